@@ -1,0 +1,27 @@
+//! The custom resources of `serinus.dev/v1alpha1`: the words that users write.
+//!
+//! The doc comments in this folder are what `kubectl explain` shows, so they say
+//! units and defaults in plain words. Rules over several fields are CEL and are
+//! enforced by the API server; standalone mode runs the same rules through
+//! [`manifest`]. Nothing here decides anything.
+#![deny(missing_docs)]
+
+pub mod canary_policy;
+pub mod conditions;
+pub mod crd;
+pub mod duration;
+pub mod keys;
+pub mod llm_deployment;
+pub mod manifest;
+pub mod prompt_release;
+pub mod prompt_version;
+pub mod schema;
+pub mod snapshot;
+
+pub use canary_policy::{CanaryPolicy, CanaryPolicySpec};
+pub use conditions::Condition;
+pub use duration::GoDuration;
+pub use llm_deployment::{LLMDeployment, LLMDeploymentSpec};
+pub use prompt_release::{PromptRelease, PromptReleaseSpec, PromptReleaseStatus};
+pub use prompt_version::{PromptVersion, PromptVersionSpec};
+pub use snapshot::Variant;

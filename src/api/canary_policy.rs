@@ -1,0 +1,394 @@
+//! CanaryPolicy: how carefully a new variant meets real traffic.
+
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{conditions::ConditionedStatus, duration::GoDuration};
+
+/// How a canary gets more traffic, what is measured, and what the answers mean.
+///
+/// A running canary keeps the policy that it started with; an edit counts from the next one.
+#[derive(CustomResource, Clone, Debug, Default, PartialEq, Deserialize, Serialize, KubeSchema)]
+#[kube(
+    group = "serinus.dev",
+    version = "v1alpha1",
+    kind = "CanaryPolicy",
+    plural = "canarypolicies",
+    namespaced,
+    status = "ConditionedStatus",
+    derive = "PartialEq",
+    derive = "Default",
+    cel,
+    shortname = "cpol",
+    category = "serinus",
+    doc = "How a canary gets more traffic, what is measured, and what the answers mean.",
+    printcolumn(name = "Weights", type_ = "string", json_path = ".spec.steps[*].weight"),
+    printcolumn(name = "Metrics", type_ = "string", json_path = ".spec.analysis.metrics[*].name"),
+    printcolumn(
+        name = "Ready",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type=='Ready')].status"
+    ),
+    printcolumn(
+        name = "Reason",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type=='Ready')].reason"
+    ),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[x_kube(
+    validation = Rule::new("self.steps.exists(s, has(s.weight))").message("spec.steps needs at least one step with a weight: without traffic there is no evidence"),
+    validation = Rule::new("self.steps.all(s, !has(s.weight) || self.steps.filter(t, has(t.weight) && t.weight == s.weight).size() == 1)").message("every weight in spec.steps must be different and larger than the one before"),
+    validation = Rule::new("self.steps.filter(s, has(s.weight)).map(s, s.weight).isSorted()").message("weights in spec.steps must increase from step to step"),
+)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct CanaryPolicySpec {
+    /// What keeps one user or conversation on one variant.
+    #[serde(default)]
+    pub stickiness: Stickiness,
+    /// The stages of a canary, in order. 1 to 16.
+    #[schemars(length(min = 1, max = 16))]
+    pub steps: Vec<Step>,
+    /// What is measured and how it is judged.
+    #[serde(default)]
+    pub analysis: Analysis,
+    /// What to do when a step has seen all its samples, or its deadline, without an answer. Default: Hold.
+    #[serde(default)]
+    pub on_inconclusive: OnInconclusive,
+    /// What to do when there has been nothing to judge for noDataTimeout. Default: Hold.
+    #[serde(default)]
+    pub on_no_data: OnNoData,
+    /// How long there may be nothing to judge before onNoData. Default: 5m.
+    #[serde(default = "default_no_data_timeout")]
+    pub no_data_timeout: GoDuration,
+    /// Answer with the stable variant when the canary fails before its first byte. Default: true.
+    #[serde(default = "yes")]
+    pub fallback_to_stable: bool,
+    /// How long a promoted variant is still compared with the one before.
+    #[serde(default)]
+    pub bake: Bake,
+    /// The longest that the whole canary may take before it is withdrawn. Default: 24h.
+    #[serde(default = "default_progress_deadline")]
+    pub progress_deadline: GoDuration,
+}
+
+fn default_no_data_timeout() -> GoDuration {
+    GoDuration::from_secs(300)
+}
+fn default_progress_deadline() -> GoDuration {
+    GoDuration::from_secs(24 * 3600)
+}
+fn yes() -> bool {
+    true
+}
+
+/// What keeps one user or conversation on one variant.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Stickiness {
+    /// Where the sticky key comes from: header:NAME or body:FIELD. The first that a
+    /// request has is used; a request without any is assigned by itself. At most 8.
+    /// Default: header:x-conversation-id, body:user.
+    #[serde(default = "default_sticky")]
+    #[schemars(
+        length(max = 8),
+        inner(length(max = 128), regex(pattern = r"^(header:[A-Za-z0-9-]+|body:[A-Za-z0-9_]+)$"))
+    )]
+    pub from: Vec<String>,
+}
+
+fn default_sticky() -> Vec<String> {
+    vec!["header:x-conversation-id".to_owned(), "body:user".to_owned()]
+}
+
+impl Default for Stickiness {
+    fn default() -> Self {
+        Self { from: default_sticky() }
+    }
+}
+
+/// One stage of a canary: either a weight or an approval.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, KubeSchema)]
+#[x_kube(
+    validation = Rule::new("has(self.weight) != has(self.approval)").message("each step sets exactly one of weight and approval"),
+    validation = Rule::new("has(self.weight) == has(self.samples)").message("a step with a weight needs samples (how many canary requests it judges), and only such a step"),
+    validation = Rule::new("!has(self.deadline) || has(self.weight)").message("only a step with a weight has a deadline: an approval waits for a person"),
+)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Step {
+    /// The share of traffic that the canary gets, in percent, 1 to 99.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 99))]
+    pub weight: Option<i32>,
+    /// The horizon: how many canary requests this step judges, 20 to 10000000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 20, max = 10_000_000))]
+    pub samples: Option<i64>,
+    /// The longest that this step may take. Default: until progressDeadline.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<GoDuration>,
+    /// Wait here, at the weight reached, until a person approves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approval: Option<Nothing>,
+}
+
+/// Takes no settings: write {}.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Nothing {}
+
+impl JsonSchema for Nothing {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Nothing".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    // The derived schema forbids additional properties, which the API server does not accept.
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({ "type": "object" })
+    }
+}
+
+/// What is measured and how it is judged.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, KubeSchema)]
+#[x_kube(
+    validation = Rule::new("self.metrics.all(m, self.metrics.filter(n, n.name == m.name).size() == 1)").message("every metric needs its own name"),
+)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Analysis {
+    /// How often evidence is collected. Default: 15s.
+    #[serde(default = "default_interval")]
+    pub interval: GoDuration,
+    /// What is measured. At most 16. Default: errors, time to first token, duration,
+    /// failed checks and cost, with careful margins.
+    #[serde(default = "default_metrics")]
+    #[schemars(length(min = 1, max = 16))]
+    pub metrics: Vec<Metric>,
+    /// How often the wrong decision may happen, over the whole canary and all metrics together.
+    #[serde(default)]
+    pub error_rates: ErrorRates,
+}
+
+fn default_interval() -> GoDuration {
+    GoDuration::from_secs(15)
+}
+
+impl Default for Analysis {
+    fn default() -> Self {
+        Self {
+            interval: default_interval(),
+            metrics: default_metrics(),
+            error_rates: ErrorRates::default(),
+        }
+    }
+}
+
+/// The metrics of a policy that names none.
+pub fn default_metrics() -> Vec<Metric> {
+    let metric = |name: &str, harm, accept| Metric {
+        name: name.to_owned(),
+        margin: Margin { harm, accept },
+        ..Metric::default()
+    };
+    vec![
+        Metric { error_rate: Some(Nothing {}), ..metric("errors", 0.02, 0.05) },
+        Metric { time_to_first_token: Some(Latency::default()), ..metric("ttft", 0.05, 0.10) },
+        Metric { duration: Some(Latency::default()), ..metric("duration", 0.05, 0.10) },
+        Metric { check_failures: Some(Nothing {}), ..metric("checks", 0.02, 0.05) },
+        Metric { cost_per_request: Some(Nothing {}), ..metric("cost", 0.25, 0.50) },
+    ]
+}
+
+/// One measured aspect. Exactly one kind is set.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, KubeSchema)]
+#[x_kube(
+    validation = Rule::new("[has(self.errorRate), has(self.timeToFirstToken), has(self.duration), has(self.checkFailures), has(self.costPerRequest), has(self.score)].filter(x, x).size() == 1").message("each metric sets exactly one of errorRate, timeToFirstToken, duration, checkFailures, costPerRequest and score"),
+    validation = Rule::new("!has(self.floor) || ((has(self.timeToFirstToken) || has(self.duration)) ? has(self.floor.maxDuration) : (has(self.score) ? has(self.floor.min) : has(self.floor.max)))").message("a floor is maxDuration for timeToFirstToken and duration, min for score, and max for every other metric"),
+)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Metric {
+    /// A short name, unique in the policy.
+    #[schemars(length(min = 1, max = 32), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
+    pub name: String,
+    /// The share of requests that failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error_rate: Option<Nothing>,
+    /// Time until the first token, as the share of requests slower than stable's quantile.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time_to_first_token: Option<Latency>,
+    /// Time until the whole answer, as the share of requests slower than stable's quantile.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub duration: Option<Latency>,
+    /// The share of answers that failed a check: JSON Schema, empty, truncated, refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub check_failures: Option<Nothing>,
+    /// USD per request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost_per_request: Option<Nothing>,
+    /// A score that applications send as feedback, between 0 (bad) and 1 (good).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub score: Option<Score>,
+    /// Which differences matter.
+    pub margin: Margin,
+    /// An emergency brake that needs no comparison.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub floor: Option<Floor>,
+}
+
+/// A latency, compared at stable's quantile.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Latency {
+    /// The quantile of stable that is frozen as threshold, 0.5 to 0.99. Default: 0.95.
+    #[serde(default = "default_quantile")]
+    #[schemars(range(min = 0.5, max = 0.99))]
+    pub quantile: f64,
+}
+
+fn default_quantile() -> f64 {
+    0.95
+}
+
+impl Default for Latency {
+    fn default() -> Self {
+        Self { quantile: default_quantile() }
+    }
+}
+
+/// A score from feedback.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Score {
+    /// The name that feedback carries, for example helpfulness.
+    #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-zA-Z0-9_.-]+$"))]
+    pub name: String,
+    /// The horizon: how many canary scores a step judges. Default: 50.
+    #[serde(default = "default_min_samples")]
+    #[schemars(range(min = 20, max = 10_000_000))]
+    pub min_samples: i64,
+}
+
+fn default_min_samples() -> i64 {
+    50
+}
+
+/// Which differences between canary and stable matter. Shares are differences of
+/// shares (0.02 = two more in a hundred), scores are differences of means, cost is
+/// relative to stable's mean (0.10 = ten percent more).
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, KubeSchema)]
+#[x_kube(validation = Rule::new("self.harm <= self.accept").message("margin.harm must not be larger than margin.accept: between them every difference has an answer"))]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Margin {
+    /// Roll back when the canary is shown to be worse by more than this.
+    #[schemars(range(min = 0.0, max = 10.0))]
+    pub harm: f64,
+    /// Advance when the canary is shown to be worse by less than this.
+    #[schemars(range(min = 0.001, max = 10.0))]
+    pub accept: f64,
+}
+
+/// An emergency brake: the canary alone, whatever stable does.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, KubeSchema)]
+#[x_kube(validation = Rule::new("[has(self.max), has(self.min), has(self.maxDuration)].filter(x, x).size() == 1").message("a floor sets exactly one of max, min and maxDuration"))]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Floor {
+    /// The largest share, or USD per request, that is tolerated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0.0, max = 1_000_000.0))]
+    pub max: Option<f64>,
+    /// The smallest mean score that is tolerated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub min: Option<f64>,
+    /// The longest latency, at the metric's quantile, that is tolerated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_duration: Option<GoDuration>,
+    /// How many canary samples the floor needs before it acts. Default: 50.
+    #[serde(default = "default_floor_samples")]
+    #[schemars(range(min = 10, max = 1_000_000))]
+    pub min_samples: i64,
+}
+
+fn default_floor_samples() -> i64 {
+    50
+}
+
+/// How often the wrong decision may happen, over the whole canary.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ErrorRates {
+    /// A canary that is not worse by more than any harm margin is rolled back by the
+    /// relative tests at most this often. Default: 0.05.
+    #[serde(default = "five_percent")]
+    #[schemars(range(min = 0.001, max = 0.5))]
+    pub false_rollback: f64,
+    /// A canary that is worse by an accept margin or more is promoted at most this often. Default: 0.05.
+    #[serde(default = "five_percent")]
+    #[schemars(range(min = 0.001, max = 0.5))]
+    pub false_promotion: f64,
+}
+
+fn five_percent() -> f64 {
+    0.05
+}
+
+impl Default for ErrorRates {
+    fn default() -> Self {
+        Self { false_rollback: five_percent(), false_promotion: five_percent() }
+    }
+}
+
+/// What to do when a step ends without an answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub enum OnInconclusive {
+    /// Keep the weight and wait for a person.
+    #[default]
+    Hold,
+    /// Collect once more as many samples; then hold.
+    Extend,
+    /// Roll back.
+    Rollback,
+    /// Go on to the next step.
+    Promote,
+}
+
+/// What to do when there is nothing to judge.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub enum OnNoData {
+    /// Keep the weight and go on when there is data again.
+    #[default]
+    Hold,
+    /// Take the canary out of routing, without a verdict on it.
+    Rollback,
+}
+
+/// How long a promoted variant is still compared with the one before.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Bake {
+    /// The duration. Default: 1h. 0s switches baking off.
+    #[serde(default = "default_bake")]
+    pub duration: GoDuration,
+    /// The percentage of traffic that stays on the previous variant as comparison
+    /// while baking. 0: only floors are watched. Default: 5.
+    #[serde(default = "default_holdback")]
+    #[schemars(range(min = 0, max = 50))]
+    pub holdback: i32,
+}
+
+fn default_bake() -> GoDuration {
+    GoDuration::from_secs(3600)
+}
+fn default_holdback() -> i32 {
+    5
+}
+
+impl Default for Bake {
+    fn default() -> Self {
+        Self { duration: default_bake(), holdback: default_holdback() }
+    }
+}

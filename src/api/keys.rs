@@ -1,0 +1,27 @@
+//! Every group, label, annotation and header name that Serinus owns, in one place.
+
+/// The API group of all kinds.
+pub const GROUP: &str = "serinus.dev";
+/// The served version.
+pub const VERSION: &str = "v1alpha1";
+/// The field manager of everything that the operator applies.
+pub const FIELD_MANAGER: &str = "serinus";
+/// The label on snapshots and on the objects of a serving backend: the owner's name.
+pub const RELEASE_LABEL: &str = "serinus.dev/release";
+/// The label on the Deployment and Service that a serving backend becomes.
+pub const BACKEND_LABEL: &str = "serinus.dev/backend";
+/// The label on a snapshot: the revision that it records.
+pub const REVISION_LABEL: &str = "serinus.dev/revision";
+/// Requests by annotation: each value starts with the revision that it is about,
+/// optionally followed by `by=WHO at=WHEN`.
+pub const APPROVE_ANNOTATION: &str = "serinus.dev/approve";
+/// See [`APPROVE_ANNOTATION`]: skip the remaining steps and promote.
+pub const PROMOTE_ANNOTATION: &str = "serinus.dev/promote";
+/// See [`APPROVE_ANNOTATION`]: take the canary out of routing.
+pub const ABORT_ANNOTATION: &str = "serinus.dev/abort";
+/// See [`APPROVE_ANNOTATION`]: try a revision again that failed before.
+pub const RETRY_ANNOTATION: &str = "serinus.dev/retry";
+/// Answer header: the id under which the request is recorded.
+pub const REQUEST_ID_HEADER: &str = "x-serinus-request-id";
+/// Answer header: the revision that answered.
+pub const REVISION_HEADER: &str = "x-serinus-revision";

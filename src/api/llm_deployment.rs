@@ -1,0 +1,256 @@
+//! LLMDeployment: a model backend.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::ResourceRequirements;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{conditions::Condition, duration::GoDuration, schema};
+
+/// A model backend: where a model answers, or how Serinus runs it.
+///
+/// Exactly one of endpoint, service and serving says where. What identifies the
+/// model (provider, model, endpoint url, service, serving image, args and port) is immutable:
+/// another model is another LLMDeployment. Limits, pricing, replicas and the
+/// secret may change.
+#[derive(CustomResource, Clone, Debug, Default, PartialEq, Deserialize, Serialize, KubeSchema)]
+#[kube(
+    group = "serinus.dev",
+    version = "v1alpha1",
+    kind = "LLMDeployment",
+    plural = "llmdeployments",
+    namespaced,
+    status = "LLMDeploymentStatus",
+    derive = "PartialEq",
+    derive = "Default",
+    cel,
+    shortname = "llmd",
+    category = "serinus",
+    doc = "A model backend: where a model answers, or how Serinus runs it.",
+    validation = Rule::new("size(self.metadata.name) <= 52").message("metadata.name may have at most 52 characters, so that the names derived from it stay valid: choose a shorter name"),
+    printcolumn(name = "Provider", type_ = "string", json_path = ".spec.provider"),
+    printcolumn(name = "Model", type_ = "string", json_path = ".spec.model"),
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].status"),
+    printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].reason"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[x_kube(
+    validation = Rule::new("[has(self.endpoint), has(self.service), has(self.serving)].filter(x, x).size() == 1").message("set exactly one of spec.endpoint, spec.service and spec.serving"),
+    validation = Rule::new("self.provider == oldSelf.provider && self.model == oldSelf.model").message("spec.provider and spec.model are immutable: create another LLMDeployment for another model and point the PromptRelease to it"),
+    validation = Rule::new("has(self.endpoint) == has(oldSelf.endpoint) && (!has(self.endpoint) || self.endpoint.url == oldSelf.endpoint.url)").message("spec.endpoint.url is immutable: create another LLMDeployment for another endpoint"),
+    validation = Rule::new("has(self.service) == has(oldSelf.service) && (!has(self.service) || self.service == oldSelf.service)").message("spec.service is immutable: create another LLMDeployment for another service"),
+    validation = Rule::new("has(self.serving) == has(oldSelf.serving) && (!has(self.serving) || (self.serving.image == oldSelf.serving.image && self.serving.port == oldSelf.serving.port && has(self.serving.args) == has(oldSelf.serving.args) && (!has(self.serving.args) || self.serving.args == oldSelf.serving.args)))").message("spec.serving image, args and port are immutable: create another LLMDeployment for another model server"),
+)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct LLMDeploymentSpec {
+    /// Who serves the model, in the words of OpenTelemetry's gen_ai.provider.name:
+    /// openai, anthropic, vllm, … It selects the price list and labels telemetry.
+    #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9][a-z0-9._-]*$"))]
+    pub provider: String,
+    /// The model name that is sent upstream.
+    #[schemars(length(min = 1, max = 253))]
+    pub model: String,
+    /// An OpenAI-compatible API at a URL.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<Endpoint>,
+    /// An OpenAI-compatible Service in the same namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<ServiceRef>,
+    /// A model server that Serinus runs as a Deployment and a Service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub serving: Option<Serving>,
+    /// What a million tokens cost. Default: the built-in price catalogue, by provider and model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pricing: Option<Pricing>,
+    /// Timeouts and concurrency towards this backend.
+    #[serde(default)]
+    pub limits: Limits,
+}
+
+/// An OpenAI-compatible API at a URL.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Endpoint {
+    /// The base URL with its version, for example https://api.openai.com/v1.
+    #[schemars(length(min = 8, max = 2048), regex(pattern = r"^https?://[^\s?#]+$"))]
+    pub url: String,
+    /// The Secret that holds the API key, sent as a bearer token. Default: no key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub api_key_secret_ref: Option<SecretKeyRef>,
+}
+
+/// One key of a Secret in the same namespace.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SecretKeyRef {
+    /// The Secret's name.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// The key in the Secret's data.
+    #[schemars(length(min = 1, max = 253))]
+    pub key: String,
+}
+
+/// An OpenAI-compatible Service in the same namespace.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ServiceRef {
+    /// The Service's name.
+    #[schemars(length(min = 1, max = 63))]
+    pub name: String,
+    /// The Service's port number.
+    #[schemars(range(min = 1, max = 65535))]
+    pub port: i32,
+    /// The path before /chat/completions. Default: /v1.
+    #[serde(default = "default_path")]
+    #[schemars(length(max = 253), regex(pattern = r"^(/[^\s?#]*)?$"))]
+    pub path: String,
+}
+
+fn default_path() -> String {
+    "/v1".to_owned()
+}
+
+/// A model server that Serinus runs.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Serving {
+    /// The container image of an OpenAI-compatible server.
+    #[schemars(length(min = 1, max = 1024))]
+    pub image: String,
+    /// The container's arguments.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), inner(length(max = 1024)))]
+    pub args: Vec<String>,
+    /// How many pods. Default: 1.
+    #[serde(default = "one")]
+    #[schemars(range(min = 0, max = 1000))]
+    pub replicas: i32,
+    /// CPU, memory and accelerators of one pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::free_object")]
+    pub resources: Option<ResourceRequirements>,
+    /// The port that the container listens on. Default: 8000.
+    #[serde(default = "default_port")]
+    #[schemars(range(min = 1, max = 65535))]
+    pub port: i32,
+    /// The path that answers 200 when the model is loaded. Default: /health.
+    #[serde(default = "default_health")]
+    #[schemars(length(min = 1, max = 253), regex(pattern = r"^/[^\s]*$"))]
+    pub health_path: String,
+}
+
+fn one() -> i32 {
+    1
+}
+fn default_port() -> i32 {
+    8000
+}
+fn default_health() -> String {
+    "/health".to_owned()
+}
+
+/// What a million tokens cost, in US dollars.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Pricing {
+    /// USD for a million input tokens.
+    #[schemars(range(min = 0.0, max = 1_000_000.0))]
+    pub input_per_million: f64,
+    /// USD for a million input tokens that the provider had cached. Default: the input price.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0.0, max = 1_000_000.0))]
+    pub cached_input_per_million: Option<f64>,
+    /// USD for a million output tokens.
+    #[schemars(range(min = 0.0, max = 1_000_000.0))]
+    pub output_per_million: f64,
+}
+
+/// Timeouts and concurrency towards a backend.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Limits {
+    /// The longest that one answer may take. Default: 60s.
+    #[serde(default = "default_timeout")]
+    pub timeout: GoDuration,
+    /// The longest wait for the first token. Default: 20s.
+    #[serde(default = "default_first_token_timeout")]
+    pub first_token_timeout: GoDuration,
+    /// Requests in flight to this backend from one gateway replica. Default: 256.
+    #[serde(default = "default_concurrency")]
+    #[schemars(range(min = 1, max = 100_000))]
+    pub max_concurrency: i32,
+}
+
+fn default_timeout() -> GoDuration {
+    GoDuration::from_secs(60)
+}
+fn default_first_token_timeout() -> GoDuration {
+    GoDuration::from_secs(20)
+}
+fn default_concurrency() -> i32 {
+    256
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            timeout: default_timeout(),
+            first_token_timeout: default_first_token_timeout(),
+            max_concurrency: default_concurrency(),
+        }
+    }
+}
+
+/// What was observed of the backend.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct LLMDeploymentStatus {
+    /// The generation that the conditions were computed for.
+    #[serde(default)]
+    pub observed_generation: i64,
+    /// Whether the backend answers.
+    #[serde(default)]
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+}
+
+impl LLMDeploymentSpec {
+    /// The base URL (with version path) under which the backend named `name` in
+    /// `namespace` answers.
+    pub fn base_url(&self, name: &str, namespace: &str) -> String {
+        if let Some(endpoint) = &self.endpoint {
+            endpoint.url.trim_end_matches('/').to_owned()
+        } else if let Some(service) = &self.service {
+            format!(
+                "http://{}.{namespace}.svc:{}{}",
+                service.name,
+                service.port,
+                service.path.trim_end_matches('/')
+            )
+        } else {
+            let port = self.serving.as_ref().map_or_else(default_port, |s| s.port);
+            format!("http://{name}.{namespace}.svc:{port}/v1")
+        }
+    }
+
+    /// The fields that identify the model, for the revision's hash.
+    pub fn identity(&self) -> BTreeMap<&'static str, serde_json::Value> {
+        let mut fields = BTreeMap::from([
+            ("provider", self.provider.clone().into()),
+            ("model", self.model.clone().into()),
+        ]);
+        if let Some(endpoint) = &self.endpoint {
+            fields.insert("endpoint", endpoint.url.clone().into());
+        }
+        if let Some(s) = &self.service {
+            fields.insert("service", format!("{}:{}{}", s.name, s.port, s.path).into());
+        }
+        if let Some(s) = &self.serving {
+            fields.insert("serving", serde_json::json!([s.image, s.args, s.port]));
+        }
+        fields
+    }
+}

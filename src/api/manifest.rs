@@ -1,0 +1,148 @@
+//! Manifests as text: YAML documents to typed objects, validated by the same
+//! schemas and CEL rules as on the API server.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::Value;
+
+use super::{CanaryPolicy, LLMDeployment, PromptRelease, PromptVersion, crd};
+
+/// One object of ours.
+#[derive(Clone, Debug, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "few exist, and they are short-lived")]
+pub enum Object {
+    /// A model backend.
+    Backend(LLMDeployment),
+    /// A prompt.
+    Prompt(PromptVersion),
+    /// A policy.
+    Policy(CanaryPolicy),
+    /// A release.
+    Release(PromptRelease),
+}
+
+/// Why a manifest can not be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ManifestError {
+    /// Not YAML.
+    #[error("not valid YAML: {0}")]
+    Yaml(#[from] serde_yaml_ng::Error),
+    /// Not of our group and kinds.
+    #[error(
+        "{api_version} {kind} is not a Serinus kind; expected serinus.dev/v1alpha1 and one of LLMDeployment, PromptVersion, CanaryPolicy, PromptRelease"
+    )]
+    Kind {
+        /// What the document says.
+        api_version: String,
+        /// What the document says.
+        kind: String,
+    },
+    /// Against the schema or a rule.
+    #[error("{kind} {name}: {message}")]
+    Invalid {
+        /// The kind.
+        kind: String,
+        /// The object's name.
+        name: String,
+        /// What is wrong and what to do.
+        message: String,
+    },
+}
+
+impl Object {
+    /// The object's metadata.
+    pub fn metadata(&self) -> &ObjectMeta {
+        match self {
+            Self::Backend(o) => &o.metadata,
+            Self::Prompt(o) => &o.metadata,
+            Self::Policy(o) => &o.metadata,
+            Self::Release(o) => &o.metadata,
+        }
+    }
+}
+
+/// Reads every document of a YAML text.
+///
+/// # Errors
+/// The first document that is not a valid Serinus object.
+pub fn parse(text: &str) -> Result<Vec<Object>, ManifestError> {
+    let mut objects = Vec::new();
+    for document in serde_yaml_ng::Deserializer::from_str(text) {
+        let value = Value::deserialize(document)?;
+        if !value.is_null() {
+            objects.push(object(value)?);
+        }
+    }
+    Ok(objects)
+}
+
+fn object(value: Value) -> Result<Object, ManifestError> {
+    let text = |pointer: &str| {
+        value.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned()
+    };
+    let (api_version, kind) = (text("/apiVersion"), text("/kind"));
+    if api_version != "serinus.dev/v1alpha1" {
+        return Err(ManifestError::Kind { api_version, kind });
+    }
+    let name = text("/metadata/name");
+    let invalid = |message: String| ManifestError::Invalid {
+        kind: kind.clone(),
+        name: if name.is_empty() { "without a name".to_owned() } else { name.clone() },
+        message,
+    };
+    if name.is_empty() {
+        return Err(invalid("set metadata.name".to_owned()));
+    }
+    match kind.as_str() {
+        "LLMDeployment" => {
+            let o: LLMDeployment = typed(value, &kind).map_err(invalid)?;
+            o.validate_cel().map_err(|e| invalid(rules(&e)))?;
+            Ok(Object::Backend(o))
+        }
+        "PromptVersion" => {
+            let o: PromptVersion = typed(value, &kind).map_err(invalid)?;
+            o.validate_cel().map_err(|e| invalid(rules(&e)))?;
+            Ok(Object::Prompt(o))
+        }
+        "CanaryPolicy" => {
+            let o: CanaryPolicy = typed(value, &kind).map_err(invalid)?;
+            o.validate_cel().map_err(|e| invalid(rules(&e)))?;
+            Ok(Object::Policy(o))
+        }
+        "PromptRelease" => {
+            let o: PromptRelease = typed(value, &kind).map_err(invalid)?;
+            o.validate_cel().map_err(|e| invalid(rules(&e)))?;
+            Ok(Object::Release(o))
+        }
+        _ => Err(ManifestError::Kind { api_version, kind }),
+    }
+}
+
+/// Checks `value` against the kind's schema, then gives it its type.
+fn typed<T: DeserializeOwned>(value: Value, kind: &str) -> Result<T, String> {
+    let schema = crd::all()
+        .into_iter()
+        .find(|(_, c)| c.spec.names.kind == kind)
+        .and_then(|(_, c)| c.spec.versions.into_iter().next())
+        .and_then(|v| v.schema)
+        .and_then(|s| s.open_api_v3_schema)
+        .and_then(|s| s.properties)
+        .and_then(|mut p| p.remove("spec"))
+        .and_then(|s| serde_json::to_value(s).ok());
+    if let (Some(schema), Some(spec)) = (schema, value.get("spec")) {
+        let validator = jsonschema::validator_for(&schema).map_err(|e| e.to_string())?;
+        if let Some(error) = validator.iter_errors(spec).next() {
+            let path = error.instance_path().to_string().replace('/', ".");
+            return Err(format!("spec{path}: {error}"));
+        }
+    }
+    serde_path(value)
+}
+
+fn serde_path<T: DeserializeOwned>(value: Value) -> Result<T, String> {
+    serde_json::from_value(value).map_err(|e| e.to_string())
+}
+
+fn rules(errors: &impl std::fmt::Display) -> String {
+    errors.to_string()
+}

@@ -1,0 +1,433 @@
+//! PromptRelease: which prompt on which backend a route should serve, and how far that is.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{conditions::Condition, schema::LocalRef};
+
+/// Which prompt version on which model backend a route should serve, and how carefully to get there.
+#[derive(CustomResource, Clone, Debug, Default, PartialEq, Deserialize, Serialize, KubeSchema)]
+#[kube(
+    group = "serinus.dev",
+    version = "v1alpha1",
+    kind = "PromptRelease",
+    namespaced,
+    status = "PromptReleaseStatus",
+    derive = "PartialEq",
+    derive = "Default",
+    cel,
+    shortname = "prel",
+    category = "serinus",
+    doc = "Which prompt version on which model backend a route should serve, and how carefully to get there.",
+    validation = Rule::new("size(self.metadata.name) <= 52").message("metadata.name may have at most 52 characters, so that the names of its snapshots stay valid: choose a shorter name"),
+    printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
+    printcolumn(name = "Prompt", type_ = "string", json_path = ".spec.promptRef.name"),
+    printcolumn(name = "Backend", type_ = "string", json_path = ".spec.backendRef.name"),
+    printcolumn(name = "Stable", type_ = "string", json_path = ".status.stable.revision"),
+    printcolumn(name = "Canary", type_ = "string", json_path = ".status.canary.revision"),
+    printcolumn(name = "Weight", type_ = "integer", json_path = ".status.canary.weight"),
+    printcolumn(name = "Gateways", type_ = "string", json_path = ".status.routing.observedBy", priority = 1),
+    printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].reason"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[x_kube(
+    validation = Rule::new("has(self.route) == has(oldSelf.route) && (!has(self.route) || self.route == oldSelf.route)").message("spec.route is immutable: applications send it as their model name; create another PromptRelease for another route"),
+)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PromptReleaseSpec {
+    /// The model name that applications send. Default: the object's name. Immutable.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        length(min = 1, max = 128),
+        regex(pattern = r"^[A-Za-z0-9]([A-Za-z0-9._/-]*[A-Za-z0-9])?$")
+    )]
+    pub route: Option<String>,
+    /// The PromptVersion to serve.
+    pub prompt_ref: LocalRef,
+    /// The LLMDeployment to serve it on.
+    pub backend_ref: LocalRef,
+    /// The CanaryPolicy to get there with. Default: a built-in careful policy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy_ref: Option<LocalRef>,
+    /// Freeze the rollout: weights stay as they are; a failing canary is still rolled back. Default: false.
+    #[serde(default)]
+    pub suspend: bool,
+}
+
+/// How far a release is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize, Serialize, JsonSchema)]
+pub enum Phase {
+    /// Something that the release needs is missing or not valid.
+    #[default]
+    Pending,
+    /// The first revision waits for its backend.
+    Initializing,
+    /// A canary runs.
+    Progressing,
+    /// A canary waits for a person.
+    AwaitingApproval,
+    /// A canary keeps its weight because there is no answer or no data.
+    Held,
+    /// All traffic moves to the new revision.
+    Promoting,
+    /// The new revision is in charge and still compared with the previous one.
+    Baking,
+    /// One revision serves.
+    Stable,
+    /// The canary is being taken out of routing.
+    RollingBack,
+    /// The canary failed; the revision before it serves.
+    RolledBack,
+}
+
+/// A variant by its revision and the names that it was made of.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct VariantRef {
+    /// The content hash, ten hex digits.
+    #[schemars(length(max = 10))]
+    pub revision: String,
+    /// The PromptVersion's name.
+    #[schemars(length(max = 253))]
+    pub prompt: String,
+    /// The LLMDeployment's name.
+    #[schemars(length(max = 253))]
+    pub backend: String,
+}
+
+/// The running canary.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CanaryStatus {
+    /// The variant.
+    #[serde(flatten)]
+    pub variant: VariantRef,
+    /// The policy's digest that this canary started with.
+    #[schemars(length(max = 10))]
+    pub policy: String,
+    /// The index of the current step, from 0.
+    pub step: i32,
+    /// The share of traffic that the canary gets, in percent.
+    pub weight: i32,
+    /// When the canary started.
+    pub started_at: Timestamp,
+    /// When the current step was entered.
+    pub entered_at: Timestamp,
+    /// When every live gateway had reported the step's routing generation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confirmed_at: Option<Timestamp>,
+    /// When evidence last grew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_data_at: Option<Timestamp>,
+    /// The step's window was extended once.
+    #[serde(default)]
+    pub extended: bool,
+    /// Why the canary is held, when it is: Inconclusive, NoData or SampleRatioMismatch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub held: Option<String>,
+    /// Who approved which steps.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub approvals: Vec<HandledRequest>,
+}
+
+/// The part of a variant in the routing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum VariantRole {
+    /// Serves when nothing else is decided.
+    Stable,
+    /// Under comparison.
+    Canary,
+    /// Served before; kept as comparison while baking.
+    Previous,
+}
+
+/// One variant's share of the traffic.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RoutedVariant {
+    /// The content hash.
+    #[schemars(length(max = 10))]
+    pub revision: String,
+    /// The part that it plays.
+    pub role: VariantRole,
+    /// Its share of traffic, in percent.
+    pub weight: i32,
+}
+
+/// The single source that gateways follow: one write moves traffic.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Routing {
+    /// Increases with every change of the routing and with every new step.
+    #[serde(default)]
+    pub generation: i64,
+    /// Who gets how much. Weights sum to 100.
+    #[serde(default)]
+    #[schemars(length(max = 4))]
+    pub variants: Vec<RoutedVariant>,
+    /// The settings of the policy that gateways need.
+    #[serde(default)]
+    pub settings: RoutingSettings,
+    /// How many of the live gateways have applied this generation, as 3/3.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 32))]
+    pub observed_by: String,
+}
+
+/// The settings of the policy that gateways need.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RoutingSettings {
+    /// Where the sticky key comes from.
+    #[serde(default)]
+    #[schemars(length(max = 8), inner(length(max = 128)))]
+    pub sticky_from: Vec<String>,
+    /// Answer with the stable variant when the canary fails before its first byte.
+    #[serde(default)]
+    pub fallback_to_stable: bool,
+}
+
+/// The answer of a test.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub enum Verdict {
+    /// Shown to be good enough.
+    Pass,
+    /// Shown to be worse than the harm margin, or beyond the floor.
+    Fail,
+    /// No answer yet: goes on collecting.
+    Undecided,
+    /// All samples are there and there is no answer.
+    Inconclusive,
+    /// Nothing to judge.
+    #[default]
+    NoData,
+}
+
+/// What one variant contributed to a metric.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Sample {
+    /// How many were measured.
+    pub count: i64,
+    /// The share that was bad, or the mean.
+    pub value: f64,
+}
+
+/// The evidence on one metric.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct MetricStatus {
+    /// The metric's name in the policy.
+    #[schemars(length(max = 32))]
+    pub metric: String,
+    /// The answer.
+    pub verdict: Verdict,
+    /// Why, in a few words.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 512))]
+    pub message: String,
+    /// The variant that is compared with.
+    #[serde(default)]
+    pub stable: Sample,
+    /// The variant under comparison.
+    #[serde(default)]
+    pub canary: Sample,
+    /// How much worse the canary is, in the unit of the margins; negative is better.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub difference: Option<f64>,
+    /// The difference lies between these with the confidence of the current look:
+    /// above harm fails, below accept passes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 2, max = 2))]
+    pub interval: Option<[f64; 2]>,
+    /// The margin beyond which the canary is rolled back.
+    #[serde(default)]
+    pub harm: f64,
+    /// The margin under which the canary is accepted.
+    #[serde(default)]
+    pub accept: f64,
+    /// The frozen latency threshold, in seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub threshold: Option<f64>,
+    /// The looks so far, as fractions of the horizon; the test's error is spent over them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub looks: Vec<f64>,
+}
+
+/// The counters of one variant in one gateway process, for the current routing
+/// generation. Only ever growing, so that merging by the larger never counts twice.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Counts {
+    /// Requests that were assigned.
+    #[schemars(with = "i64")]
+    pub requests: u64,
+    /// Of these, those that failed.
+    #[schemars(with = "i64")]
+    pub errors: u64,
+    /// Answers that were checked.
+    #[schemars(with = "i64")]
+    pub checked: u64,
+    /// Of these, those that failed a check.
+    #[schemars(with = "i64")]
+    pub check_failures: u64,
+    /// Time to first token: how many fell into each bucket of the shared scale, by bucket index.
+    #[schemars(with = "BTreeMap<String, i64>", extend("maxProperties" = 128))]
+    pub ttft: BTreeMap<u8, u64>,
+    /// Duration: how many fell into each bucket of the shared scale, by bucket index.
+    #[schemars(with = "BTreeMap<String, i64>", extend("maxProperties" = 128))]
+    pub duration: BTreeMap<u8, u64>,
+    /// USD per request.
+    pub cost: Sums,
+    /// Feedback by score name. At most 16.
+    #[schemars(extend("maxProperties" = 16))]
+    pub scores: BTreeMap<String, Sums>,
+}
+
+/// The sufficient statistics of a mean.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Sums {
+    /// How many.
+    #[schemars(with = "i64")]
+    pub count: u64,
+    /// Their sum.
+    pub sum: f64,
+    /// The sum of their squares.
+    pub squares: f64,
+}
+
+/// What one gateway process has counted under the current routing generation.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct InstanceEvidence {
+    /// The process, by an id that it drew when it started.
+    #[schemars(length(max = 64))]
+    pub instance: String,
+    /// The side that is compared with.
+    pub stable: Counts,
+    /// The side under comparison.
+    pub canary: Counts,
+}
+
+/// How a canary ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub enum Outcome {
+    /// The first revision, served without comparison.
+    Initial,
+    /// Promoted.
+    Promoted,
+    /// Failed and taken out of routing.
+    RolledBack,
+    /// Taken out of routing without a verdict on it.
+    Withdrawn,
+}
+
+/// One line of the release's history.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct HistoryEntry {
+    /// The variant.
+    #[serde(flatten)]
+    pub variant: VariantRef,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// One CamelCase word that says why.
+    #[schemars(length(max = 128))]
+    pub reason: String,
+    /// A sentence for people.
+    #[schemars(length(max = 1024))]
+    pub message: String,
+    /// When.
+    pub at: Timestamp,
+    /// Who asked for it or approved it, when a person did.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub requests: Vec<HandledRequest>,
+}
+
+/// A person's request that was carried out or refused.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct HandledRequest {
+    /// approve, promote, abort or retry.
+    #[schemars(length(max = 16))]
+    pub action: String,
+    /// The annotation's value as it was written.
+    #[schemars(length(max = 512))]
+    pub value: String,
+    /// The revision that it is about.
+    #[schemars(length(max = 64))]
+    pub revision: String,
+    /// Who asked, as far as the request says.
+    #[schemars(length(max = 256))]
+    pub by: String,
+    /// When it was handled.
+    pub at: Timestamp,
+    /// Whether it was carried out.
+    pub accepted: bool,
+}
+
+/// How far a release is, and why.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PromptReleaseStatus {
+    /// The generation that this status was computed for.
+    #[serde(default)]
+    pub observed_generation: i64,
+    /// How far the release is.
+    #[serde(default)]
+    pub phase: Phase,
+    /// The variant that serves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stable: Option<VariantRef>,
+    /// The variant that served before, while baking.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous: Option<VariantRef>,
+    /// The running or baking canary.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub canary: Option<CanaryStatus>,
+    /// The revision that failed last; it is not tried again without a request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 10))]
+    pub failed_revision: Option<String>,
+    /// What gateways follow.
+    #[serde(default)]
+    pub routing: Routing,
+    /// The evidence of the current step, a line a metric.
+    #[serde(default)]
+    #[schemars(length(max = 16))]
+    pub analysis: Vec<MetricStatus>,
+    /// The counters behind the evidence, a line a gateway process. Kept so that a
+    /// restarted operator resumes the same test.
+    #[serde(default)]
+    #[schemars(length(max = 128))]
+    pub evidence: Vec<InstanceEvidence>,
+    /// What was released before, newest last. At most 20.
+    #[serde(default)]
+    #[schemars(length(max = 20))]
+    pub history: Vec<HistoryEntry>,
+    /// The last request of each action.
+    #[serde(default)]
+    #[schemars(length(max = 4))]
+    pub requests: Vec<HandledRequest>,
+    /// Ready, Reconciling and Stalled, as kstatus reads them.
+    #[serde(default)]
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+}
+
+impl PromptRelease {
+    /// The model name that applications send.
+    pub fn route(&self) -> String {
+        self.spec.route.clone().unwrap_or_else(|| self.metadata.name.clone().unwrap_or_default())
+    }
+}

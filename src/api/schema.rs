@@ -1,0 +1,29 @@
+//! Schema pieces that several kinds share.
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Serialize};
+
+/// A JSON object that is stored as written, for example a JSON Schema.
+pub(super) fn free_object(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true })
+}
+
+/// A list of JSON objects that are stored as written, at most 128.
+pub(super) fn free_objects(generator: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "array", "maxItems": 128, "items": free_object(generator) })
+}
+
+/// The name of an object in the same namespace.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct LocalRef {
+    /// The object's name.
+    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
+    pub name: String,
+}
+
+impl From<&str> for LocalRef {
+    fn from(name: &str) -> Self {
+        Self { name: name.to_owned() }
+    }
+}

@@ -1,0 +1,31 @@
+//! What a release keeps for itself, so that deleting a referenced object never
+//! breaks serving or a rollback: the content of a `ControllerRevision`.
+
+use serde::{Deserialize, Serialize};
+
+use super::{CanaryPolicySpec, LLMDeploymentSpec, PromptVersionSpec};
+
+/// One prompt version on one model backend: the unit that is compared.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Variant {
+    /// The PromptVersion's name.
+    pub prompt_name: String,
+    /// The prompt itself.
+    pub prompt: PromptVersionSpec,
+    /// The LLMDeployment's name.
+    pub backend_name: String,
+    /// The backend itself, as it was when the variant was first seen.
+    pub backend: LLMDeploymentSpec,
+}
+
+/// The immutable record that a ControllerRevision holds.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[expect(clippy::large_enum_variant, reason = "few exist, and they are short-lived")]
+pub enum Snapshot {
+    /// A variant, named by its revision.
+    Variant(Variant),
+    /// The policy that a canary runs with, named by its digest.
+    Policy(CanaryPolicySpec),
+}

@@ -1,0 +1,11 @@
+//! Wiring: the command line and the processes.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "this layer talks to people")]
+
+use std::process::ExitCode;
+
+pub mod cli;
+
+/// Runs the command line.
+pub fn main() -> ExitCode {
+    cli::run()
+}

@@ -1,0 +1,3 @@
+//! What is remembered of every request.
+
+pub mod record;

@@ -1,0 +1,109 @@
+//! The one event that every request through the gateway produces. Evidence,
+//! exported metrics, logs and (later) traces and the audit trail all consume it;
+//! nothing else is measured anywhere.
+
+use jiff::Timestamp;
+
+/// Why a request went to the variant that it went to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum AssignmentReason {
+    /// By the hash of its sticky key.
+    Sticky,
+    /// By chance, because it has no sticky key.
+    Random,
+    /// There is only one variant, or the request named a revision.
+    Forced,
+    /// The canary failed before its first byte and stable answers instead.
+    Fallback,
+    /// The canary's breaker is open.
+    Breaker,
+    /// No leader was seen for the control-loss timeout.
+    ControlLoss,
+}
+
+impl AssignmentReason {
+    /// Whether the request is a fair draw and counts as evidence.
+    pub fn is_evidence(self) -> bool {
+        matches!(self, Self::Sticky | Self::Random)
+    }
+
+    /// The word on records and metric labels.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Sticky => "sticky",
+            Self::Random => "random",
+            Self::Forced => "forced",
+            Self::Fallback => "fallback",
+            Self::Breaker => "breaker",
+            Self::ControlLoss => "control-loss",
+        }
+    }
+}
+
+/// How an attempt on a variant ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum RecordOutcome {
+    /// The backend answered completely.
+    Ok,
+    /// The backend refused the request as the client's mistake (4xx other than 408 and 429): not the variant's failure.
+    ClientError,
+    /// The backend failed: connection, timeout, 408, 429, 5xx, a broken stream.
+    Error,
+    /// The client went away: neither success nor failure.
+    Cancelled,
+}
+
+/// What the check of an answer found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum CheckResult {
+    /// Nothing wrong.
+    Passed,
+    /// The answer does not match the response format's JSON Schema.
+    Schema,
+    /// Neither text nor a tool call.
+    Empty,
+    /// The token limit cut it off.
+    Truncated,
+    /// The model refused, or a content filter stopped it.
+    Refused,
+}
+
+/// One attempt of one request on one variant. A request that falls back to stable
+/// produces two: the canary's failure and stable's answer with the reason `Fallback`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Record {
+    /// The id on the answer's header.
+    pub request_id: String,
+    /// `namespace/name` of the release.
+    pub release: String,
+    /// The variant that was tried.
+    pub revision: String,
+    /// The routing generation under which it was assigned.
+    pub generation: i64,
+    /// Why this variant.
+    pub reason: AssignmentReason,
+    /// When the request arrived.
+    pub at: Timestamp,
+    /// How it ended.
+    pub outcome: RecordOutcome,
+    /// The HTTP status from upstream, when there was one.
+    pub status: Option<u16>,
+    /// Time to the first token (the first content of a stream, or the whole of a JSON answer), in seconds.
+    pub first_token_seconds: Option<f64>,
+    /// Time to the end of the answer, in seconds.
+    pub duration_seconds: f64,
+    /// Time per output token after the first, in seconds.
+    pub seconds_per_output_token: Option<f64>,
+    /// Tokens as the provider reported them.
+    pub input_tokens: Option<u64>,
+    /// Input tokens that the provider had cached, part of `input_tokens`.
+    pub cached_input_tokens: Option<u64>,
+    /// Tokens as the provider reported them.
+    pub output_tokens: Option<u64>,
+    /// What it cost, in US dollars, when price and tokens are known.
+    pub cost_usd: Option<f64>,
+    /// What the check of the answer found; none without a complete answer.
+    pub check: Option<CheckResult>,
+    /// Whether the answer was streamed.
+    pub streamed: bool,
+}

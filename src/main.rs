@@ -1,0 +1,7 @@
+//! The `serinus` program.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    serinus::app::main()
+}

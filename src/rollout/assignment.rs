@@ -1,0 +1,66 @@
+//! The deterministic choice of a variant for one request.
+//!
+//! `u = hash(release uid, canary revision, sticky key) / 2^64`, canary when
+//! `u < weight`. No state is shared: every gateway computes the same answer.
+//! Raising the weight only moves keys from stable to canary, and every new canary
+//! draws a fresh cut of users because its revision is part of the hash.
+
+use xxhash_rust::xxh3::Xxh3Default;
+
+/// Whether the sticky key belongs to the canary at `weight` percent (0 to 100).
+pub fn is_canary(uid: &str, canary_revision: &str, sticky_key: &str, weight: u32) -> bool {
+    position(uid, canary_revision, sticky_key) < f64::from(weight.min(100)) / 100.0
+}
+
+/// The key's place in [0, 1).
+pub fn position(uid: &str, canary_revision: &str, sticky_key: &str) -> f64 {
+    let mut hash = Xxh3Default::new();
+    for part in [uid, canary_revision, sticky_key] {
+        // The length keeps ("ab", "c") and ("a", "bc") apart.
+        hash.update(&(part.len() as u64).to_le_bytes());
+        hash.update(part.as_bytes());
+    }
+    // 53 bits are what a double holds exactly, so that the result stays below 1.
+    (hash.digest() >> 11) as f64 / (1_u64 << 53) as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn raising_the_weight_only_moves_keys_to_the_canary(key in ".*", low in 0_u32..=100, more in 0_u32..=100) {
+            if is_canary("uid", "rev", &key, low) {
+                prop_assert!(is_canary("uid", "rev", &key, low.saturating_add(more)));
+            }
+            prop_assert!(!is_canary("uid", "rev", &key, 0));
+            prop_assert!(is_canary("uid", "rev", &key, 100));
+        }
+    }
+
+    #[test]
+    fn the_share_of_keys_is_the_weight() {
+        for weight in [1, 5, 25, 50, 95] {
+            let n = 100_000;
+            let hits = (0..n).filter(|i| is_canary("uid", "rev", &i.to_string(), weight)).count();
+            let share = hits as f64 / f64::from(n);
+            let expected = f64::from(weight) / 100.0;
+            let six_sigma = 6.0 * (expected * (1.0 - expected) / f64::from(n)).sqrt();
+            assert!((share - expected).abs() < six_sigma, "{weight}%: {share}");
+        }
+    }
+
+    #[test]
+    fn every_canary_draws_a_fresh_cut_of_users() {
+        let both = (0..10_000)
+            .filter(|i| {
+                let key = i.to_string();
+                is_canary("uid", "a", &key, 50) && is_canary("uid", "b", &key, 50)
+            })
+            .count();
+        assert!((2_200..2_800).contains(&both), "{both} of 10000 keys are in both halves");
+    }
+}
