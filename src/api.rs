@@ -5,6 +5,10 @@
 //! enforced by the API server; standalone mode runs the same rules through
 //! [`manifest`]. Nothing here decides anything.
 #![deny(missing_docs)]
+#![allow(
+    clippy::duplicated_attributes,
+    reason = "the derive of kube repeats keys inside printcolumn(...)"
+)]
 
 pub mod canary_policy;
 pub mod conditions;

@@ -18,7 +18,7 @@ pub fn bound(index: u8) -> f64 {
 /// The bucket that `seconds` falls into: the first whose bound is not smaller.
 pub fn index(seconds: f64) -> u8 {
     // Not a number and negative values count as the smallest.
-    if !(seconds > FIRST) {
+    if seconds.is_nan() || seconds <= FIRST {
         return 0;
     }
     let mut guess =
