@@ -1,3 +1,8 @@
 //! The rollout: which variant a request gets, and what happens next to a release.
 
 pub mod assignment;
+pub mod decide;
+pub mod snapshot;
+
+pub use decide::decide;
+pub use snapshot::{Effect, Gateway, Plan, Problem, Request, Snapshot, Target};

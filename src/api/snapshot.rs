@@ -23,7 +23,7 @@ pub struct Variant {
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[expect(clippy::large_enum_variant, reason = "few exist, and they are short-lived")]
-pub enum Snapshot {
+pub enum Saved {
     /// A variant, named by its revision.
     Variant(Variant),
     /// The policy that a canary runs with, named by its digest.

@@ -1,0 +1,185 @@
+//! What `decide` sees and what it answers: values only.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+
+use crate::api::{
+    CanaryPolicySpec, PromptReleaseSpec, PromptReleaseStatus, Variant, prompt_release::Counts,
+    snapshot::Saved,
+};
+
+/// The world around one release at one moment.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Snapshot {
+    /// `namespace/name`, for messages.
+    pub release: String,
+    /// The object's generation.
+    pub generation: i64,
+    /// What the user wants.
+    pub spec: PromptReleaseSpec,
+    /// What was decided so far.
+    pub status: PromptReleaseStatus,
+    /// Requests by annotation, whether handled already or not.
+    pub requests: Vec<Request>,
+    /// The variant that the spec names, or why there is none.
+    pub target: Result<Target, Problem>,
+    /// The policy that the spec names, or why there is none.
+    pub policy: Result<CanaryPolicySpec, Problem>,
+    /// The policy that the running canary started with, from its saved copy.
+    pub running_policy: Option<CanaryPolicySpec>,
+    /// The release that holds the route, when it is another one.
+    pub route_held_by: Option<String>,
+    /// Why the backend of a revision can not answer now; a revision that is not here is ready.
+    pub not_ready: BTreeMap<String, String>,
+    /// Every gateway that should be following, also those that did not answer.
+    pub gateways: Vec<Gateway>,
+}
+
+/// A variant and its content hash.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Target {
+    /// Ten hex digits.
+    pub revision: String,
+    /// The content.
+    pub variant: Variant,
+}
+
+/// Why something that is needed can not be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// One CamelCase word.
+    pub reason: &'static str,
+    /// A sentence that says what to do.
+    pub message: String,
+}
+
+impl Default for Problem {
+    fn default() -> Self {
+        Self { reason: "Unknown", message: String::new() }
+    }
+}
+
+/// One gateway process as last heard of.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Gateway {
+    /// Its instance id; none when it did not answer.
+    pub instance: Option<String>,
+    /// The routing generation that it applies; none when it does not know the release yet.
+    pub applied: Option<i64>,
+    /// It sent everything to stable because it saw no leader.
+    pub control_loss: bool,
+    /// Its counts by revision, under the applied generation.
+    pub counts: BTreeMap<String, Counts>,
+}
+
+/// What a person can ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Action {
+    /// Go on from an approval step, or from a held step.
+    Approve,
+    /// Skip the remaining steps and promote.
+    Promote,
+    /// Take the canary out of routing.
+    Abort,
+    /// Try a revision again that failed or was aborted.
+    Retry,
+}
+
+impl Action {
+    /// All actions.
+    pub const ALL: [Self; 4] = [Self::Approve, Self::Promote, Self::Abort, Self::Retry];
+
+    /// The word in the status and on the command line.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Approve => "approve",
+            Self::Promote => "promote",
+            Self::Abort => "abort",
+            Self::Retry => "retry",
+        }
+    }
+
+    /// The annotation that carries the request.
+    pub fn annotation(self) -> &'static str {
+        use crate::api::keys;
+        match self {
+            Self::Approve => keys::APPROVE_ANNOTATION,
+            Self::Promote => keys::PROMOTE_ANNOTATION,
+            Self::Abort => keys::ABORT_ANNOTATION,
+            Self::Retry => keys::RETRY_ANNOTATION,
+        }
+    }
+}
+
+/// A person's request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// What is asked for.
+    pub action: Action,
+    /// The annotation's value: `REVISION [by=WHO] [at=WHEN]`.
+    pub value: String,
+}
+
+impl Request {
+    /// The revision that the request is about.
+    pub fn revision(&self) -> &str {
+        self.value.split_whitespace().next().unwrap_or_default()
+    }
+
+    /// Who asks, as far as the value says.
+    pub fn by(&self) -> &str {
+        self.value
+            .split_whitespace()
+            .find_map(|word| word.strip_prefix("by="))
+            .unwrap_or("unknown (no by= in the annotation)")
+    }
+
+    /// The requests among an object's annotations.
+    pub fn from_annotations(annotations: &BTreeMap<String, String>) -> Vec<Self> {
+        Action::ALL
+            .into_iter()
+            .filter_map(|action| {
+                let value = annotations.get(action.annotation())?.chars().take(512).collect();
+                Some(Self { action, value })
+            })
+            .collect()
+    }
+}
+
+/// The decision: the status to write, what else to do, and when to look again.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Plan {
+    /// The whole new status. Written only when it differs from the old one.
+    pub status: PromptReleaseStatus,
+    /// What else to do; each is idempotent.
+    pub effects: Vec<Effect>,
+    /// When to decide again at the latest, without any other reason to.
+    pub wake_at: Option<Timestamp>,
+}
+
+/// Something to do besides writing the status.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Effect {
+    /// Keep a copy, before the status is written. Names are revisions or digests.
+    Save {
+        /// The revision or the policy's digest.
+        name: String,
+        /// What to keep.
+        content: Box<Saved>,
+    },
+    /// Tell people, after the status is written.
+    Announce {
+        /// Whether it is bad news.
+        warning: bool,
+        /// One CamelCase word.
+        reason: String,
+        /// A sentence.
+        note: String,
+    },
+    /// Drop every saved copy but these, after the status is written.
+    Prune {
+        /// The names to keep.
+        keep: Vec<String>,
+    },
+}
