@@ -1,3 +1,10 @@
 //! The statistics: pure functions on counts. Nothing here knows what Kubernetes is.
+//!
+//! [`judge::assess`] is the one entry: a test plan, the counts of both sides and the
+//! looks so far go in, a verdict with its evidence for every metric comes out.
 
 pub mod buckets;
+pub mod evidence;
+pub mod judge;
+pub mod sample_ratio;
+pub mod stats;

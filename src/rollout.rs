@@ -2,6 +2,7 @@
 
 pub mod assignment;
 pub mod decide;
+pub mod invariants;
 pub mod snapshot;
 
 pub use decide::decide;

@@ -123,10 +123,13 @@ pub struct CanaryStatus {
     /// When evidence last grew.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_data_at: Option<Timestamp>,
+    /// When the evidence was last judged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub analysed_at: Option<Timestamp>,
     /// The step's window was extended once.
     #[serde(default)]
     pub extended: bool,
-    /// Why the canary is held, when it is: Inconclusive, NoData or SampleRatioMismatch.
+    /// Why the canary is held, when it is: Inconclusive, NoData, SampleRatioMismatch or BackendNotReady.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub held: Option<String>,
@@ -267,7 +270,10 @@ pub struct MetricStatus {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Counts {
-    /// Requests that were assigned.
+    /// Requests whose fair draw chose this side, whatever became of them.
+    #[schemars(with = "i64")]
+    pub assigned: u64,
+    /// Of these, those that this side answered or failed to answer.
     #[schemars(with = "i64")]
     pub requests: u64,
     /// Of these, those that failed.

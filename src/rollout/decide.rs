@@ -1,10 +1,58 @@
-//! What happens next to a release.
+//! What happens next to a release: a pure, total function of the world and the time.
+//!
+//! One call takes at most one step of the state machine; when there is more to do at
+//! once, `wake_at` is now. The shell saves copies, writes the status, then tells
+//! people: a crash between any two of these is repaired by the next call, because
+//! everything is decided from the status that was written.
+
+mod bake;
+mod canary;
+mod draft;
+mod idle;
+mod reasons;
+mod requests;
 
 use jiff::Timestamp;
 
+use self::draft::Draft;
 use super::snapshot::{Plan, Snapshot};
+use crate::api::{conditions::Readiness, prompt_release::Phase};
 
-/// Decides from the world and the time; total and without side effects.
-pub fn decide(snapshot: &Snapshot, _now: Timestamp) -> Plan {
-    Plan { status: snapshot.status.clone(), ..Plan::default() }
+pub use self::reasons::REASONS;
+
+/// Decides what happens next.
+pub fn decide(snapshot: &Snapshot, now: Timestamp) -> Plan {
+    let mut draft = Draft::new(snapshot, now);
+    if let Some(holder) = &snapshot.route_held_by {
+        draft.refuse_route(holder);
+        return draft.finish();
+    }
+    draft.observe_gateways();
+    if draft.status.stable.is_none() {
+        idle::first_release(&mut draft);
+    } else if draft.status.previous.is_some() {
+        bake::watch(&mut draft);
+    } else if draft.status.canary.is_some() {
+        canary::advance(&mut draft);
+    } else {
+        idle::settle_or_start(&mut draft);
+    }
+    requests::refuse_the_rest(&mut draft);
+    draft.finish()
+}
+
+/// How each phase reads for kstatus.
+fn readiness(phase: Phase) -> Readiness {
+    match phase {
+        Phase::Stable => Readiness::Ready,
+        Phase::RolledBack => Readiness::Stalled,
+        Phase::Pending => Readiness::NotReady,
+        Phase::Initializing
+        | Phase::Progressing
+        | Phase::AwaitingApproval
+        | Phase::Held
+        | Phase::Promoting
+        | Phase::Baking
+        | Phase::RollingBack => Readiness::InProgress,
+    }
 }

@@ -1,0 +1,102 @@
+//! Counts that only grow, per gateway process. The merge takes the larger side, so
+//! that seeing the same counts twice, or after a restart, never counts a request
+//! twice (a grow-only counter: Shapiro et al., Conflict-free Replicated Data Types, 2011).
+
+use std::collections::BTreeMap;
+
+use crate::api::prompt_release::{Counts, InstanceEvidence, Sums};
+
+/// How many gateway processes are remembered for one step. Rolling the gateways
+/// over more often within one step loses the oldest.
+const INSTANCES: usize = 128;
+
+/// Merges what one process reports now into what is known.
+pub fn merge(known: &mut Vec<InstanceEvidence>, instance: &str, stable: &Counts, canary: &Counts) {
+    match known.iter_mut().find(|e| e.instance == instance) {
+        Some(entry) => {
+            keep_larger(&mut entry.stable, stable);
+            keep_larger(&mut entry.canary, canary);
+        }
+        None => {
+            if known.len() == INSTANCES {
+                known.remove(0);
+            }
+            known.push(InstanceEvidence {
+                instance: instance.to_owned(),
+                stable: stable.clone(),
+                canary: canary.clone(),
+            });
+        }
+    }
+}
+
+/// Counts of one process grow together: the one with more observations is the later one.
+fn keep_larger(old: &mut Counts, new: &Counts) {
+    let feedback = |c: &Counts| c.scores.values().map(|s| s.count).sum::<u64>();
+    if (new.assigned, new.requests, feedback(new)) > (old.assigned, old.requests, feedback(old)) {
+        *old = new.clone();
+    }
+}
+
+/// The sum over all processes: stable, canary.
+pub fn totals(evidence: &[InstanceEvidence]) -> (Counts, Counts) {
+    let (mut stable, mut canary) = (Counts::default(), Counts::default());
+    for entry in evidence {
+        add(&mut stable, &entry.stable);
+        add(&mut canary, &entry.canary);
+    }
+    (stable, canary)
+}
+
+fn add(total: &mut Counts, part: &Counts) {
+    total.assigned += part.assigned;
+    total.requests += part.requests;
+    total.errors += part.errors;
+    total.checked += part.checked;
+    total.check_failures += part.check_failures;
+    add_histogram(&mut total.ttft, &part.ttft);
+    add_histogram(&mut total.duration, &part.duration);
+    add_sums(&mut total.cost, &part.cost);
+    for (name, sums) in &part.scores {
+        add_sums(total.scores.entry(name.clone()).or_default(), sums);
+    }
+}
+
+fn add_histogram(total: &mut BTreeMap<u8, u64>, part: &BTreeMap<u8, u64>) {
+    for (bucket, count) in part {
+        *total.entry(*bucket).or_default() += count;
+    }
+}
+
+fn add_sums(total: &mut Sums, part: &Sums) {
+    total.count += part.count;
+    total.sum += part.sum;
+    total.squares += part.squares;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn counts(n: u64) -> Counts {
+        Counts { assigned: n, requests: n, errors: n / 10, ..Counts::default() }
+    }
+
+    #[test]
+    fn the_same_report_twice_counts_once() {
+        let mut known = vec![];
+        for n in [100, 200, 200, 150] {
+            merge(&mut known, "a", &counts(n), &counts(n / 2));
+        }
+        let (stable, canary) = totals(&known);
+        assert_eq!((stable.requests, canary.requests, stable.errors), (200, 100, 20));
+    }
+
+    #[test]
+    fn a_restarted_gateway_adds_to_what_its_predecessor_saw() {
+        let mut known = vec![];
+        merge(&mut known, "a", &counts(100), &counts(10));
+        merge(&mut known, "b", &counts(5), &counts(1));
+        assert_eq!(totals(&known).0.requests, 105);
+    }
+}

@@ -1,0 +1,249 @@
+//! The status under construction, and the moves that keep its invariants.
+
+use jiff::Timestamp;
+use sha2::{Digest, Sha256};
+
+use super::{readiness, reasons};
+use crate::{
+    api::{
+        CanaryPolicySpec, PromptReleaseStatus,
+        conditions::{self, Readiness},
+        prompt_release::{
+            HandledRequest, HistoryEntry, Outcome, Phase, RoutedVariant, Routing, RoutingSettings,
+            VariantRef, VariantRole,
+        },
+        snapshot::Saved,
+    },
+    rollout::snapshot::{Effect, Plan, Snapshot, Target},
+};
+
+/// History keeps this many entries.
+const HISTORY: usize = 20;
+
+/// A plan in the making.
+pub(super) struct Draft<'a> {
+    pub snapshot: &'a Snapshot,
+    pub now: Timestamp,
+    pub status: PromptReleaseStatus,
+    effects: Vec<Effect>,
+    wake_at: Option<Timestamp>,
+    condition: Option<(Readiness, &'static str, String)>,
+}
+
+impl<'a> Draft<'a> {
+    pub(super) fn new(snapshot: &'a Snapshot, now: Timestamp) -> Self {
+        let mut status = snapshot.status.clone();
+        status.observed_generation = snapshot.generation;
+        Self { snapshot, now, status, effects: vec![], wake_at: None, condition: None }
+    }
+
+    /// Says how the release is, for the conditions.
+    pub(super) fn say(&mut self, reason: &'static str, message: impl Into<String>) {
+        self.condition = Some((readiness(self.status.phase), reason, message.into()));
+    }
+
+    /// As `say`, when the phase alone does not tell how ready the release is.
+    pub(super) fn say_as(
+        &mut self,
+        as_: Readiness,
+        reason: &'static str,
+        message: impl Into<String>,
+    ) {
+        self.condition = Some((as_, reason, message.into()));
+    }
+
+    pub(super) fn announce(&mut self, warning: bool, reason: &str, note: impl Into<String>) {
+        self.effects.push(Effect::Announce {
+            warning,
+            reason: reason.to_owned(),
+            note: note.into(),
+        });
+    }
+
+    /// Decide again at `at`, or earlier.
+    pub(super) fn wake(&mut self, at: Timestamp) {
+        self.wake_at = Some(self.wake_at.map_or(at, |known| known.min(at)));
+    }
+
+    pub(super) fn wake_now(&mut self) {
+        self.wake(self.now);
+    }
+
+    pub(super) fn elapsed_since(&self, since: Timestamp) -> std::time::Duration {
+        std::time::Duration::try_from(self.now.duration_since(since)).unwrap_or_default()
+    }
+
+    /// Notes how many gateways apply the current routing.
+    pub(super) fn observe_gateways(&mut self) {
+        if self.status.routing.generation == 0 {
+            return;
+        }
+        let all = self.snapshot.gateways.len();
+        self.status.routing.observed_by = format!("{}/{all}", self.applied());
+    }
+
+    fn applied(&self) -> usize {
+        let generation = Some(self.status.routing.generation);
+        self.snapshot
+            .gateways
+            .iter()
+            .filter(|g| g.instance.is_some() && g.applied == generation)
+            .count()
+    }
+
+    /// Every gateway that should follow applies the current routing; false without any.
+    pub(super) fn confirmed(&self) -> bool {
+        !self.snapshot.gateways.is_empty() && self.applied() == self.snapshot.gateways.len()
+    }
+
+    pub(super) fn control_loss(&self) -> bool {
+        self.snapshot.gateways.iter().any(|g| g.control_loss)
+    }
+
+    /// Moves traffic: the one place that changes the routing.
+    pub(super) fn route(
+        &mut self,
+        variants: &[(&VariantRef, VariantRole, i32)],
+        settings: RoutingSettings,
+    ) {
+        let generation = self.status.routing.generation + 1;
+        self.status.routing = Routing {
+            generation,
+            variants: variants
+                .iter()
+                .map(|(variant, role, weight)| RoutedVariant {
+                    revision: variant.revision.clone(),
+                    role: *role,
+                    weight: *weight,
+                })
+                .collect(),
+            settings,
+            observed_by: format!("0/{}", self.snapshot.gateways.len()),
+        };
+        self.status.evidence.clear();
+    }
+
+    /// All traffic to the stable variant.
+    pub(super) fn route_stable_only(&mut self) {
+        if let Some(stable) = self.status.stable.clone() {
+            let settings = self.status.routing.settings.clone();
+            self.route(&[(&stable, VariantRole::Stable, 100)], settings);
+        }
+    }
+
+    pub(super) fn save_target(&mut self, target: &Target) {
+        self.effects.push(Effect::Save {
+            name: target.revision.clone(),
+            content: Box::new(Saved::Variant(target.variant.clone())),
+        });
+    }
+
+    /// Keeps the policy and returns its digest.
+    pub(super) fn save_policy(&mut self, policy: &CanaryPolicySpec) -> String {
+        let name = policy_digest(policy);
+        self.effects.push(Effect::Save {
+            name: name.clone(),
+            content: Box::new(Saved::Policy(policy.clone())),
+        });
+        name
+    }
+
+    pub(super) fn remember(
+        &mut self,
+        variant: VariantRef,
+        outcome: Outcome,
+        reason: &str,
+        message: &str,
+        requests: Vec<HandledRequest>,
+    ) {
+        let history = &mut self.status.history;
+        if history.len() >= HISTORY {
+            history.drain(..=history.len() - HISTORY);
+        }
+        history.push(HistoryEntry {
+            variant,
+            outcome,
+            reason: reason.to_owned(),
+            message: message.to_owned(),
+            at: self.now,
+            requests,
+        });
+    }
+
+    /// Takes the canary out of routing and records how it ended.
+    ///
+    /// `retry` says whether the same revision may be tried again without a request.
+    pub(super) fn withdraw(
+        &mut self,
+        outcome: Outcome,
+        reason: &'static str,
+        message: &str,
+        retry: bool,
+    ) {
+        let Some(canary) = self.status.canary.take() else { return };
+        if let Some(previous) = self.status.previous.take() {
+            self.status.stable = Some(previous);
+        }
+        if !retry {
+            self.status.failed_revision = Some(canary.variant.revision.clone());
+        }
+        self.remember(canary.variant.clone(), outcome, reason, message, canary.approvals);
+        self.route_stable_only();
+        self.status.phase = if retry { Phase::Stable } else { Phase::RollingBack };
+        let note = format!("{} left routing: {message}", canary.variant.revision);
+        self.announce(!retry, reason, note);
+        self.say(reason, message);
+        self.prune();
+        self.wake_now();
+    }
+
+    /// Drops saved copies that nothing refers to any more.
+    pub(super) fn prune(&mut self) {
+        let status = &self.status;
+        let refs =
+            [&status.stable, &status.previous].into_iter().flatten().map(|v| v.revision.clone());
+        let running =
+            status.canary.iter().flat_map(|c| [c.variant.revision.clone(), c.policy.clone()]);
+        self.effects.push(Effect::Prune { keep: refs.chain(running).collect() });
+    }
+
+    /// The younger of two releases of one route is not accepted.
+    pub(super) fn refuse_route(&mut self, holder: &str) {
+        if !self.status.routing.variants.is_empty() {
+            self.route(&[], RoutingSettings::default());
+        }
+        self.status.canary = None;
+        self.status.previous = None;
+        self.status.stable = None;
+        self.status.analysis.clear();
+        self.status.phase = Phase::Pending;
+        let message = format!(
+            "the route is held by the older PromptRelease {holder}: choose another route, or delete one of them"
+        );
+        self.say_as(Readiness::Stalled, reasons::ROUTE_TAKEN, message);
+    }
+
+    pub(super) fn finish(mut self) -> Plan {
+        if let Some((readiness, reason, message)) = self.condition.take() {
+            let generation = self.snapshot.generation;
+            let conditions = &mut self.status.conditions;
+            conditions::set(conditions, readiness, reason, &message, generation, self.now);
+        }
+        Plan { status: self.status, effects: self.effects, wake_at: self.wake_at }
+    }
+}
+
+/// The name under which a policy is kept: ten hex digits of its content's SHA-256.
+pub(super) fn policy_digest(policy: &CanaryPolicySpec) -> String {
+    let text = serde_json::to_vec(policy).unwrap_or_default();
+    Sha256::digest(&text).iter().take(5).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The reference to a target.
+pub(super) fn reference(target: &Target) -> VariantRef {
+    VariantRef {
+        revision: target.revision.clone(),
+        prompt: target.variant.prompt_name.clone(),
+        backend: target.variant.backend_name.clone(),
+    }
+}

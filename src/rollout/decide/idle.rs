@@ -1,0 +1,152 @@
+//! No canary runs: the first release, waiting, and starting a canary.
+
+use super::{
+    canary,
+    draft::{Draft, reference},
+    reasons, requests,
+};
+use crate::{
+    api::{
+        conditions::Readiness,
+        prompt_release::{CanaryStatus, Outcome, Phase, RoutingSettings, VariantRole},
+    },
+    rollout::snapshot::{Action, Problem, Target},
+};
+
+/// How often to look again while gateways have not confirmed.
+const CONFIRM_SECONDS: i64 = 5;
+
+/// The first revision ever has nothing to be compared with.
+pub(super) fn first_release(draft: &mut Draft<'_>) {
+    let target = match &draft.snapshot.target {
+        Ok(target) => target.clone(),
+        Err(problem) => {
+            draft.status.phase = Phase::Pending;
+            let Problem { reason, message } = problem.clone();
+            return draft.say_as(Readiness::Stalled, reason, message);
+        }
+    };
+    if let Some(why) = draft.snapshot.not_ready.get(&target.revision) {
+        draft.status.phase = Phase::Initializing;
+        let message = format!("waits for LLMDeployment {}: {why}", target.variant.backend_name);
+        return draft.say(reasons::BACKEND_NOT_READY, message);
+    }
+    if draft.snapshot.spec.suspend {
+        draft.status.phase = Phase::Pending;
+        return draft.say(reasons::SUSPENDED, "spec.suspend is true: nothing is released");
+    }
+    let stable = reference(&target);
+    draft.save_target(&target);
+    draft.route(&[(&stable, VariantRole::Stable, 100)], RoutingSettings::default());
+    let message = format!("{} on {} is the first revision", stable.prompt, stable.backend);
+    draft.remember(stable.clone(), Outcome::Initial, reasons::FIRST_RELEASE, &message, vec![]);
+    draft.status.stable = Some(stable);
+    draft.status.phase = Phase::Stable;
+    draft.announce(false, reasons::FIRST_RELEASE, message.clone());
+    draft.say(reasons::STABLE, message);
+}
+
+/// Confirms the last change of routing, and starts a canary when the spec names another variant.
+pub(super) fn settle_or_start(draft: &mut Draft<'_>) {
+    settle(draft);
+    let stable = draft.status.stable.clone().unwrap_or_default();
+    let target = match &draft.snapshot.target {
+        Ok(target) => target,
+        Err(problem) => {
+            let message = format!("{}; {} goes on serving", problem.message, stable.revision);
+            return draft.say_as(Readiness::Stalled, problem.reason, message);
+        }
+    };
+    if target.revision == stable.revision {
+        draft.status.failed_revision = None;
+        if !matches!(draft.status.phase, Phase::RollingBack | Phase::Promoting) {
+            draft.status.phase = Phase::Stable;
+            draft.say(reasons::STABLE, format!("{} on {} serves", stable.prompt, stable.backend));
+        }
+        return;
+    }
+    if draft.status.failed_revision.as_deref() == Some(target.revision.as_str())
+        && !retried(draft, &target.revision)
+    {
+        return failed_before(draft);
+    }
+    start(draft, &target.clone());
+}
+
+fn settle(draft: &mut Draft<'_>) {
+    let settled = match draft.status.phase {
+        Phase::RollingBack => Phase::RolledBack,
+        Phase::Promoting => Phase::Stable,
+        _ => return,
+    };
+    if draft.confirmed() || draft.snapshot.gateways.is_empty() {
+        draft.status.phase = settled;
+    } else {
+        draft.wake(draft.now + jiff::SignedDuration::from_secs(CONFIRM_SECONDS));
+    }
+}
+
+fn retried(draft: &mut Draft<'_>, revision: &str) -> bool {
+    let Some(request) = requests::take(draft, Action::Retry, revision) else { return false };
+    draft.status.failed_revision = None;
+    draft.announce(false, reasons::RETRIED, format!("{} tries {revision} again", request.by));
+    true
+}
+
+fn failed_before(draft: &mut Draft<'_>) {
+    let last = draft.status.history.last().cloned();
+    let (reason, why) = last.map_or((String::new(), String::new()), |l| (l.reason, l.message));
+    let revision = draft.status.failed_revision.clone().unwrap_or_default();
+    let message = format!(
+        "{revision} left routing ({reason}: {why}); change the spec, or ask for a retry of {revision}"
+    );
+    if draft.status.phase == Phase::RollingBack {
+        draft.say(reasons::ROLLING_BACK, message);
+    } else {
+        draft.status.phase = Phase::RolledBack;
+        draft.say(reasons::FAILED_BEFORE, message);
+    }
+}
+
+fn start(draft: &mut Draft<'_>, target: &Target) {
+    let stable = draft.status.stable.clone().unwrap_or_default();
+    let policy = match &draft.snapshot.policy {
+        Ok(policy) => policy.clone(),
+        Err(problem) => {
+            let message = format!("{}; {} goes on serving", problem.message, stable.revision);
+            return draft.say_as(Readiness::Stalled, problem.reason, message);
+        }
+    };
+    if draft.snapshot.spec.suspend {
+        let message = format!("spec.suspend is true: {} waits", target.revision);
+        return draft.say_as(Readiness::InProgress, reasons::SUSPENDED, message);
+    }
+    if !draft.confirmed() && !draft.snapshot.gateways.is_empty() {
+        draft.wake(draft.now + jiff::SignedDuration::from_secs(CONFIRM_SECONDS));
+        let message = format!(
+            "{} gateways apply routing generation {}; the canary {} starts when all do",
+            draft.status.routing.observed_by, draft.status.routing.generation, target.revision
+        );
+        return draft.say_as(Readiness::InProgress, reasons::WAITING_FOR_GATEWAYS, message);
+    }
+    let variant = reference(target);
+    draft.save_target(target);
+    let digest = draft.save_policy(&policy);
+    draft.status.failed_revision = None;
+    draft.announce(
+        false,
+        reasons::CANARY_STARTED,
+        format!(
+            "{} ({} on {}) against {}",
+            variant.revision, variant.prompt, variant.backend, stable.revision
+        ),
+    );
+    draft.status.canary = Some(CanaryStatus {
+        variant,
+        policy: digest,
+        started_at: draft.now,
+        entered_at: draft.now,
+        ..CanaryStatus::default()
+    });
+    canary::enter_step(draft, &policy, 0);
+}

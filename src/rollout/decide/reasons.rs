@@ -1,0 +1,41 @@
+//! The words for why: conditions, Events, history and metric labels use only these.
+
+macro_rules! reasons {
+    ($($name:ident = $word:literal),* $(,)?) => {
+        $(pub(super) const $name: &str = $word;)*
+        /// Every reason that `decide` gives by itself.
+        pub const REASONS: &[&str] = &[$($word),*];
+    };
+}
+
+reasons! {
+    ABORTED = "Aborted",
+    ADVANCED = "StepAdvanced",
+    APPROVED = "Approved",
+    AWAITING_APPROVAL = "AwaitingApproval",
+    BACKEND_NOT_READY = "BackendNotReady",
+    BACK_TO_STABLE = "BackToStable",
+    BAKED = "Baked",
+    BAKING = "Baking",
+    CANARY_STARTED = "CanaryStarted",
+    CONTROL_LOSS = "ControlLoss",
+    EXTENDED = "Extended",
+    FAILED_BEFORE = "FailedBefore",
+    FIRST_RELEASE = "FirstRelease",
+    INCONCLUSIVE = "Inconclusive",
+    METRIC_FAILED = "MetricFailed",
+    NO_DATA = "NoData",
+    POLICY_LOST = "PolicyLost",
+    PROGRESS_DEADLINE = "ProgressDeadlineExceeded",
+    PROGRESSING = "Progressing",
+    PROMOTED = "Promoted",
+    REQUEST_IGNORED = "RequestIgnored",
+    RETRIED = "Retried",
+    ROLLING_BACK = "RollingBack",
+    ROUTE_TAKEN = "RouteTaken",
+    SAMPLE_RATIO_MISMATCH = "SampleRatioMismatch",
+    STABLE = "Stable",
+    SUPERSEDED = "Superseded",
+    SUSPENDED = "Suspended",
+    WAITING_FOR_GATEWAYS = "WaitingForGateways",
+}

@@ -1,0 +1,109 @@
+//! What must hold after every decision. Timelines, property tests and the end-to-end
+//! tests check this one list.
+
+use super::snapshot::{Action, Plan, Snapshot};
+use crate::api::prompt_release::{PromptReleaseStatus, VariantRole};
+
+/// Every invariant that the step from `snapshot.status` to `plan.status` breaks.
+pub fn broken(snapshot: &Snapshot, plan: &Plan) -> Vec<String> {
+    let (before, after) = (&snapshot.status, &plan.status);
+    let mut broken = vec![];
+    let mut check = |holds: bool, what: &str| {
+        if !holds {
+            broken.push(what.to_owned());
+        }
+    };
+    let variants = &after.routing.variants;
+    check(
+        variants.is_empty() || variants.iter().map(|v| v.weight).sum::<i32>() == 100,
+        "weights sum to 100",
+    );
+    check(variants.iter().all(|v| (0..=100).contains(&v.weight)), "weights are percentages");
+    check(canary_within_step(snapshot, after), "the canary gets no more than its step allows");
+    check(
+        routing_unchanged(before, after)
+            || variants
+                .iter()
+                .filter(|v| v.role == VariantRole::Canary && v.weight > 0)
+                .all(|v| !snapshot.not_ready.contains_key(&v.revision)),
+        "no weight is given to a canary that is not ready",
+    );
+    let failed = after.failed_revision.as_deref();
+    check(
+        failed.is_none_or(|f| variants.iter().all(|v| v.revision != f)),
+        "a revision that failed is not in routing",
+    );
+    check(
+        no_silent_second_chance(snapshot, after),
+        "a failed revision needs a request to come back",
+    );
+    check(
+        before.stable.is_none() || after.stable.is_some() || snapshot.route_held_by.is_some(),
+        "stable is never empty once set",
+    );
+    check(after.routing.generation >= before.routing.generation, "generations never go back");
+    check(
+        before.routing.variants == after.routing.variants
+            || after.routing.generation > before.routing.generation,
+        "another routing is another generation",
+    );
+    check(history_only_grows(before, after), "history only grows until its bound");
+    check(
+        after.analysis.iter().all(|m| m.looks.windows(2).all(|w| w[0] < w[1])),
+        "no look is taken twice, so no error is spent twice",
+    );
+    check(
+        after.stable.as_ref().is_none_or(|s| {
+            variants.is_empty()
+                || variants
+                    .iter()
+                    .any(|v| v.revision == s.revision && v.role == VariantRole::Stable)
+        }),
+        "stable is in routing",
+    );
+    broken
+}
+
+fn routing_unchanged(before: &PromptReleaseStatus, after: &PromptReleaseStatus) -> bool {
+    before.routing.generation == after.routing.generation
+}
+
+fn canary_within_step(snapshot: &Snapshot, after: &PromptReleaseStatus) -> bool {
+    let Some(canary) = after.canary.as_ref().filter(|_| after.previous.is_none()) else {
+        return after.routing.variants.iter().all(|v| v.role != VariantRole::Canary);
+    };
+    let started_now = snapshot.status.canary.as_ref().map(|c| &c.policy) != Some(&canary.policy);
+    let policy =
+        if started_now { snapshot.policy.as_ref().ok() } else { snapshot.running_policy.as_ref() };
+    let Some(policy) = policy else { return true };
+    let step = usize::try_from(canary.step).unwrap_or(usize::MAX);
+    let allowed = policy.steps.iter().take(step.saturating_add(1)).filter_map(|s| s.weight).max();
+    after
+        .routing
+        .variants
+        .iter()
+        .filter(|v| v.role == VariantRole::Canary)
+        .all(|v| v.weight <= allowed.unwrap_or(0) && v.weight == canary.weight)
+}
+
+/// A revision that failed becomes a canary or stable again only after a retry, or
+/// after the spec was seen to name something else.
+fn no_silent_second_chance(snapshot: &Snapshot, after: &PromptReleaseStatus) -> bool {
+    let Some(failed) = &snapshot.status.failed_revision else { return true };
+    let back = [after.canary.as_ref().map(|c| &c.variant), after.stable.as_ref()]
+        .into_iter()
+        .flatten()
+        .any(|v| v.revision == *failed);
+    let retried = snapshot
+        .requests
+        .iter()
+        .any(|r| r.action == Action::Retry && r.revision() == failed.as_str());
+    !back || retried
+}
+
+fn history_only_grows(before: &PromptReleaseStatus, after: &PromptReleaseStatus) -> bool {
+    let (old, new) = (&before.history, &after.history);
+    new.len() <= 20
+        && (0..=old.len())
+            .any(|dropped| (dropped == 0 || new.len() == 20) && new.starts_with(&old[dropped..]))
+}

@@ -1,0 +1,177 @@
+//! Random lives of a release: whatever happens in whatever order, the invariants hold
+//! (checked inside `World::decide`), and decide is a function.
+
+use jiff::SignedDuration;
+use proptest::prelude::*;
+use serinus::{
+    api::{
+        CanaryPolicySpec, GoDuration,
+        canary_policy::{Bake, Nothing, OnInconclusive, OnNoData, Step},
+        prompt_release::Phase,
+    },
+    rollout::{decide, snapshot::Action},
+};
+
+use super::world::{Behaviour, World, revision};
+
+#[derive(Clone, Debug)]
+enum Event {
+    Pass(u16),
+    Release(u8),
+    Request(usize, u8),
+    Behave(u8, Behaviour),
+    Suspend(bool),
+    Stuck(bool),
+    Silent(bool),
+    ControlLoss(bool),
+    Restart(usize),
+    Delete(u8),
+    Ready(u8, bool),
+    EditPolicy(CanaryPolicySpec),
+    Rate(f64),
+}
+
+const NAMES: [&str; 4] = ["a", "b", "c", "d"];
+
+fn name(i: u8) -> &'static str {
+    NAMES[usize::from(i) % NAMES.len()]
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    let share = prop_oneof![Just(0.01), 0.0..1.0_f64];
+    let behaviour = (share.clone(), share.clone(), share, 0.0..0.2_f64, 0.0..1.0_f64).prop_map(
+        |(errors, check_failures, slow, cost, score)| Behaviour {
+            errors,
+            check_failures,
+            slow,
+            cost,
+            score,
+            lost: 0.0,
+        },
+    );
+    prop_oneof![
+        8 => (1..600_u16).prop_map(Event::Pass),
+        3 => any::<u8>().prop_map(Event::Release),
+        3 => (0..4_usize, any::<u8>()).prop_map(|(a, n)| Event::Request(a, n)),
+        3 => (any::<u8>(), behaviour).prop_map(|(n, b)| Event::Behave(n, b)),
+        1 => any::<bool>().prop_map(Event::Suspend),
+        1 => any::<bool>().prop_map(Event::Stuck),
+        1 => any::<bool>().prop_map(Event::Silent),
+        1 => any::<bool>().prop_map(Event::ControlLoss),
+        1 => (0..2_usize).prop_map(Event::Restart),
+        1 => any::<u8>().prop_map(Event::Delete),
+        2 => (any::<u8>(), any::<bool>()).prop_map(|(n, r)| Event::Ready(n, r)),
+        1 => policy().prop_map(Event::EditPolicy),
+        1 => (0.0..2000.0_f64).prop_map(Event::Rate),
+    ]
+}
+
+fn policy() -> impl Strategy<Value = CanaryPolicySpec> {
+    let weights = prop::collection::btree_set(1..=99_i32, 1..4);
+    let inconclusive = prop_oneof![
+        Just(OnInconclusive::Hold),
+        Just(OnInconclusive::Extend),
+        Just(OnInconclusive::Rollback),
+        Just(OnInconclusive::Promote)
+    ];
+    let no_data = prop_oneof![Just(OnNoData::Hold), Just(OnNoData::Rollback)];
+    (weights, 20..400_i64, any::<bool>(), inconclusive, no_data, 0..=50_i32, 0..300_u64).prop_map(
+        |(weights, samples, approval, on_inconclusive, on_no_data, holdback, bake)| {
+            let mut steps: Vec<Step> = weights
+                .into_iter()
+                .map(|weight| Step {
+                    weight: Some(weight),
+                    samples: Some(samples),
+                    deadline: Some(GoDuration::from_secs(1800)),
+                    approval: None,
+                })
+                .collect();
+            if approval {
+                steps.insert(1, Step { approval: Some(Nothing {}), ..Step::default() });
+            }
+            // Defaults as the API server would fill them in.
+            let mut policy: CanaryPolicySpec =
+                serde_json::from_value(serde_json::json!({ "steps": steps })).unwrap();
+            policy.on_inconclusive = on_inconclusive;
+            policy.on_no_data = on_no_data;
+            policy.bake = Bake { duration: GoDuration::from_secs(bake), holdback };
+            policy
+        },
+    )
+}
+
+fn happen(world: &mut World, event: Event) {
+    match event {
+        Event::Pass(seconds) => world.pass(SignedDuration::from_secs(seconds.into())),
+        Event::Release(n) => world.release(name(n)),
+        Event::Request(action, n) => world.request(Action::ALL[action % 4], name(n), "bob"),
+        Event::Behave(n, behaviour) => {
+            world.behaviours.insert(revision(name(n)), behaviour);
+        }
+        Event::Suspend(suspend) => world.spec.suspend = suspend,
+        Event::Stuck(stuck) => world.gateways[0].stuck = stuck,
+        Event::Silent(silent) => world.gateways[1].silent = silent,
+        Event::ControlLoss(lost) => world.gateways[0].control_loss = lost,
+        Event::Restart(index) => world.restart_gateway(index),
+        Event::Delete(n) => world.missing.push(name(n).to_owned()),
+        Event::Ready(n, true) => {
+            world.not_ready.remove(&revision(name(n)));
+        }
+        Event::Ready(n, false) => {
+            world.not_ready.insert(revision(name(n)), "is down".to_owned());
+        }
+        Event::EditPolicy(policy) => world.policy = policy,
+        Event::Rate(rate) => world.requests_per_minute = rate,
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 3000, max_shrink_iters: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn invariants_hold_in_every_life(policy in policy(), events in prop::collection::vec(event(), 1..60)) {
+        let mut world = World::new(policy, 2, 600.0);
+        for event in events {
+            happen(&mut world, event);
+            let snapshot = world.snapshot();
+            prop_assert_eq!(decide(&snapshot, world.now), decide(&snapshot, world.now));
+            for _ in 0..6 {
+                let plan = world.decide();
+                if plan.wake_at.is_none_or(|at| at > world.now) {
+                    break;
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn without_news_decisions_come_to_rest(policy in policy(), events in prop::collection::vec(event(), 1..40)) {
+        let mut world = World::new(policy, 2, 600.0);
+        for event in events {
+            happen(&mut world, event);
+            let settled = (0..12).any(|_| {
+                let before = world.status.clone();
+                world.decide();
+                world.status == before
+            });
+            prop_assert!(settled, "without news the status goes on changing: {:?}", world.status);
+        }
+    }
+}
+
+#[test]
+fn a_release_without_gateways_starts_no_canary_evidence_and_never_promotes() {
+    let policy: CanaryPolicySpec = serde_json::from_value(
+        serde_json::json!({"steps": [{"weight": 5, "samples": 100}], "noDataTimeout": "1m"}),
+    )
+    .unwrap();
+    let mut world = World::new(policy, 0, 600.0);
+    world.decide();
+    world.release("b");
+    for _ in 0..1000 {
+        world.decide();
+        world.pass(SignedDuration::from_secs(15));
+    }
+    assert_eq!(world.phase(), Phase::Held);
+    assert_eq!(world.status.stable.as_ref().unwrap().prompt, "a");
+}

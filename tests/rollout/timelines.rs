@@ -1,0 +1,189 @@
+//! Scenarios as files: `tests/timelines/NAME.yaml` goes in, `NAME.txt` must come out.
+//! A new case is a new pair of files; `make generate` writes the second.
+
+use std::{collections::BTreeMap, fmt::Write, fs, path::Path};
+
+use jiff::{SignedDuration, Timestamp};
+use serde::Deserialize;
+use serinus::{
+    api::{CanaryPolicySpec, GoDuration, conditions},
+    rollout::{Effect, Plan, snapshot::Action},
+};
+
+use super::world::{Behaviour, World, revision};
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Scenario {
+    about: String,
+    policy: CanaryPolicySpec,
+    #[serde(default = "two")]
+    gateways: usize,
+    requests_per_minute: f64,
+    until: GoDuration,
+    events: Vec<Event>,
+}
+
+fn two() -> usize {
+    2
+}
+
+/// What happens in the world at a moment. Every field is one change.
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+struct Event {
+    at: GoDuration,
+    /// The spec names this prompt now.
+    release: Option<String>,
+    /// Variants behave like this from now on.
+    behave: BTreeMap<String, Behaviour>,
+    /// Somebody asks: action and the variant that it is about.
+    request: BTreeMap<String, String>,
+    suspend: Option<bool>,
+    policy: Option<CanaryPolicySpec>,
+    delete_prompt: Option<String>,
+    /// The first gateway does not take new routing.
+    stuck: Option<bool>,
+    silent: Option<bool>,
+    control_loss: Option<bool>,
+    restart_gateway: Option<usize>,
+    requests_per_minute: Option<f64>,
+    not_ready: BTreeMap<String, String>,
+    ready: Vec<String>,
+}
+
+fn apply(event: &Event, world: &mut World) {
+    if let Some(name) = &event.release {
+        world.release(name);
+    }
+    for (name, behaviour) in &event.behave {
+        world.behaviours.insert(revision(name), *behaviour);
+    }
+    for (action, name) in &event.request {
+        let action =
+            Action::ALL.into_iter().find(|a| a.as_str() == action).expect("a known action");
+        world.request(action, name, "alice");
+    }
+    if let Some(suspend) = event.suspend {
+        world.spec.suspend = suspend;
+        world.generation += 1;
+    }
+    if let Some(policy) = &event.policy {
+        world.policy = policy.clone();
+    }
+    world.missing.extend(event.delete_prompt.clone());
+    let first = &mut world.gateways[0];
+    first.stuck = event.stuck.unwrap_or(first.stuck);
+    first.silent = event.silent.unwrap_or(first.silent);
+    if let Some(lost) = event.control_loss {
+        world.gateways.iter_mut().for_each(|g| g.control_loss = lost);
+    }
+    if let Some(index) = event.restart_gateway {
+        world.restart_gateway(index);
+    }
+    world.requests_per_minute = event.requests_per_minute.unwrap_or(world.requests_per_minute);
+    for (name, why) in &event.not_ready {
+        world.not_ready.insert(revision(name), why.clone());
+    }
+    world.not_ready.retain(|r, _| !event.ready.iter().any(|name| revision(name) == *r));
+}
+
+fn play(scenario: &Scenario) -> String {
+    let mut world =
+        World::new(scenario.policy.clone(), scenario.gateways, scenario.requests_per_minute);
+    let mut out = format!("{}\n\n", scenario.about.trim());
+    let end = Timestamp::UNIX_EPOCH + scenario.until.signed();
+    let mut events = scenario.events.iter().peekable();
+    let mut last = String::new();
+    while world.now <= end {
+        while let Some(event) =
+            events.next_if(|e| Timestamp::UNIX_EPOCH + e.at.signed() <= world.now)
+        {
+            apply(event, &mut world);
+        }
+        // Everything that is due now.
+        for _ in 0..10 {
+            let plan = world.decide();
+            print(&mut out, &world, &plan, &mut last);
+            if plan.wake_at.is_none_or(|at| at > world.now) {
+                break;
+            }
+        }
+        world.pass(SignedDuration::from_secs(15));
+    }
+    let _ = writeln!(out, "\nhistory");
+    for entry in &world.status.history {
+        let _ = writeln!(
+            out,
+            "  {} {:?} {}: {}",
+            entry.variant.revision, entry.outcome, entry.reason, entry.message
+        );
+        for request in &entry.requests {
+            let _ = writeln!(out, "    {} by {}", request.action, request.by);
+        }
+    }
+    out
+}
+
+/// A line whenever the phase, the step, the routing or the reason changes, with its effects below.
+fn print(out: &mut String, world: &World, plan: &Plan, last: &mut String) {
+    let status = &plan.status;
+    let ready = conditions::find(&status.conditions, "Ready");
+    let routing: Vec<String> = status
+        .routing
+        .variants
+        .iter()
+        .map(|v| format!("{}={}%", v.revision.trim_end_matches('0'), v.weight))
+        .collect();
+    let step = status.canary.as_ref().map_or(String::new(), |c| format!(" step {}", c.step));
+    let reason = ready.map_or("", |c| c.reason.as_str());
+    let line = format!("{:?}{step} [{}] {reason}", status.phase, routing.join(" "));
+    if line != *last || !plan.effects.is_empty() {
+        let seconds = world.now.as_second();
+        let message = ready.map_or("", |c| c.message.as_str());
+        let _ = writeln!(
+            out,
+            "{:02}:{:02}:{:02} {line}: {message}",
+            seconds / 3600,
+            seconds / 60 % 60,
+            seconds % 60
+        );
+        *last = line;
+    }
+    for effect in &plan.effects {
+        if let Effect::Announce { warning, reason, note } = effect {
+            let _ = writeln!(out, "         {} {reason}: {note}", if *warning { "!" } else { "·" });
+        }
+    }
+}
+
+#[test]
+fn every_scenario_plays_as_its_golden_file_says() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/timelines");
+    let mut played = 0;
+    let mut differing = vec![];
+    for entry in fs::read_dir(&folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_none_or(|e| e != "yaml") {
+            continue;
+        }
+        let text = fs::read_to_string(&path).unwrap();
+        let scenario: Scenario =
+            serde_yaml_ng::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        let fresh = play(&scenario);
+        let golden = path.with_extension("txt");
+        if std::env::var_os("SERINUS_REFRESH").is_some() {
+            fs::write(&golden, &fresh).unwrap();
+        }
+        if fs::read_to_string(&golden).unwrap_or_default() != fresh {
+            differing.push(format!("{}:\n{fresh}", golden.display()));
+        }
+        played += 1;
+    }
+    assert!(played >= 18, "only {played} scenarios were found");
+    assert!(
+        differing.is_empty(),
+        "run `make generate` and read the diff of\n{}",
+        differing.join("\n")
+    );
+}

@@ -1,0 +1,296 @@
+//! A world around `decide`: gateways that count, users that come, a clock that is a number.
+
+use std::collections::{BTreeMap, HashMap};
+
+use jiff::{SignedDuration, Timestamp};
+use serde::Deserialize;
+use serinus::{
+    analysis::buckets,
+    api::{
+        CanaryPolicySpec, LLMDeploymentSpec, PromptReleaseSpec, PromptReleaseStatus,
+        PromptVersionSpec, Variant,
+        prompt_release::{Counts, Phase, Sums},
+        snapshot::Saved,
+    },
+    rollout::{
+        Effect, Gateway, Plan, Problem, Request, Snapshot, Target, decide, invariants,
+        snapshot::Action,
+    },
+};
+
+/// How a variant behaves, as shares and means.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct Behaviour {
+    pub errors: f64,
+    pub check_failures: f64,
+    pub slow: f64,
+    pub cost: f64,
+    pub score: f64,
+    /// Records get lost, as when a crash takes them along.
+    pub lost: f64,
+}
+
+impl Default for Behaviour {
+    fn default() -> Self {
+        Self { errors: 0.01, check_failures: 0.01, slow: 0.05, cost: 0.01, score: 0.9, lost: 0.0 }
+    }
+}
+
+pub struct World {
+    pub now: Timestamp,
+    pub generation: i64,
+    pub spec: PromptReleaseSpec,
+    pub status: PromptReleaseStatus,
+    pub policy: CanaryPolicySpec,
+    pub annotations: Vec<Request>,
+    pub behaviours: HashMap<String, Behaviour>,
+    pub missing: Vec<String>,
+    pub not_ready: BTreeMap<String, String>,
+    pub route_held_by: Option<String>,
+    pub requests_per_minute: f64,
+    pub gateways: Vec<SimulatedGateway>,
+    saved: HashMap<String, Saved>,
+    /// How far each counter is, so that shares need no random numbers.
+    carry: HashMap<(String, &'static str), f64>,
+}
+
+pub struct SimulatedGateway {
+    pub instance: String,
+    pub applied: Option<i64>,
+    pub stuck: bool,
+    pub silent: bool,
+    pub control_loss: bool,
+    counts: BTreeMap<String, Counts>,
+}
+
+/// A revision is as long as a real one and starts with the variant's name.
+pub fn revision(name: &str) -> String {
+    format!("{name:0<10}").chars().take(10).collect()
+}
+
+impl World {
+    pub fn new(policy: CanaryPolicySpec, gateways: usize, requests_per_minute: f64) -> Self {
+        let gateway = |i| SimulatedGateway {
+            instance: format!("gateway-{i}"),
+            applied: None,
+            stuck: false,
+            silent: false,
+            control_loss: false,
+            counts: BTreeMap::new(),
+        };
+        Self {
+            now: Timestamp::UNIX_EPOCH,
+            generation: 1,
+            spec: PromptReleaseSpec {
+                prompt_ref: "a".into(),
+                backend_ref: "model".into(),
+                ..PromptReleaseSpec::default()
+            },
+            status: PromptReleaseStatus::default(),
+            policy,
+            annotations: vec![],
+            behaviours: HashMap::new(),
+            missing: vec![],
+            not_ready: BTreeMap::new(),
+            route_held_by: None,
+            requests_per_minute,
+            gateways: (0..gateways).map(gateway).collect(),
+            saved: HashMap::new(),
+            carry: HashMap::new(),
+        }
+    }
+
+    pub fn release(&mut self, name: &str) {
+        self.spec.prompt_ref = name.into();
+        self.generation += 1;
+    }
+
+    pub fn request(&mut self, action: Action, name: &str, by: &str) {
+        self.annotations.retain(|r| r.action != action);
+        let value = format!("{} by={by} at={}", revision(name), self.now);
+        self.annotations.push(Request { action, value });
+    }
+
+    pub fn restart_gateway(&mut self, index: usize) {
+        if let Some(gateway) = self.gateways.get_mut(index) {
+            gateway.instance.push('\'');
+            gateway.applied = None;
+            gateway.counts.clear();
+        }
+    }
+
+    pub fn snapshot(&self) -> Snapshot {
+        let name = &self.spec.prompt_ref.name;
+        let target = if self.missing.contains(name) {
+            Err(Problem {
+                reason: "PromptNotFound",
+                message: format!(
+                    "PromptVersion {name} does not exist: create it, or change spec.promptRef"
+                ),
+            })
+        } else {
+            Ok(Target {
+                revision: revision(name),
+                variant: Variant {
+                    prompt_name: name.clone(),
+                    prompt: PromptVersionSpec::default(),
+                    backend_name: "model".into(),
+                    backend: LLMDeploymentSpec::default(),
+                },
+            })
+        };
+        let running = self.status.canary.as_ref().and_then(|c| self.saved.get(&c.policy));
+        Snapshot {
+            release: "default/answers".into(),
+            generation: self.generation,
+            spec: self.spec.clone(),
+            status: self.status.clone(),
+            requests: self.annotations.clone(),
+            target,
+            policy: Ok(self.policy.clone()),
+            running_policy: running.and_then(|saved| match saved {
+                Saved::Policy(policy) => Some(policy.clone()),
+                Saved::Variant(_) => None,
+            }),
+            route_held_by: self.route_held_by.clone(),
+            not_ready: self.not_ready.clone(),
+            gateways: self.gateways.iter().map(SimulatedGateway::view).collect(),
+        }
+    }
+
+    /// One decision, carried out. Panics when it breaks an invariant.
+    pub fn decide(&mut self) -> Plan {
+        let snapshot = self.snapshot();
+        let plan = decide(&snapshot, self.now);
+        let broken = invariants::broken(&snapshot, &plan);
+        assert!(broken.is_empty(), "{broken:?}\nbefore {snapshot:#?}\nafter {plan:#?}");
+        for effect in &plan.effects {
+            match effect {
+                Effect::Save { name, content } => {
+                    self.saved.insert(name.clone(), (**content).clone());
+                }
+                Effect::Prune { keep } => self.saved.retain(|name, _| keep.contains(name)),
+                Effect::Announce { .. } => {}
+            }
+        }
+        self.status = plan.status.clone();
+        self.check_saved();
+        plan
+    }
+
+    /// Everything that serves can be served from saved copies alone.
+    fn check_saved(&self) {
+        for variant in &self.status.routing.variants {
+            assert!(
+                self.saved.contains_key(&variant.revision),
+                "{} is not saved",
+                variant.revision
+            );
+        }
+        if let Some(canary) = &self.status.canary {
+            assert!(self.saved.contains_key(&canary.policy), "the running policy is not saved");
+        }
+    }
+
+    /// Lets time pass with traffic on the routing that gateways apply.
+    pub fn pass(&mut self, time: SignedDuration) {
+        self.now += time;
+        let generation = self.status.routing.generation;
+        for gateway in self.gateways.iter_mut().filter(|g| !g.stuck) {
+            if gateway.applied != Some(generation) {
+                gateway.applied = Some(generation);
+                gateway.counts.clear();
+            }
+        }
+        let requests = self.requests_per_minute * time.as_secs_f64() / 60.0;
+        let share = requests / self.gateways.len().max(1) as f64;
+        let split: Vec<(String, f64)> = self
+            .status
+            .routing
+            .variants
+            .iter()
+            .map(|v| (v.revision.clone(), f64::from(v.weight) / 100.0))
+            .collect();
+        for i in 0..self.gateways.len() {
+            if self.gateways[i].applied != Some(generation) || self.gateways[i].control_loss {
+                continue;
+            }
+            for (revision, weight) in &split {
+                let fresh = self.traffic(revision, share * weight);
+                fresh.add_to(self.gateways[i].counts.entry(revision.clone()).or_default());
+            }
+        }
+    }
+
+    fn traffic(&mut self, revision: &str, requests: f64) -> Traffic {
+        let b = self.behaviours.get(revision).copied().unwrap_or_default();
+        let mut take = |what: &'static str, amount: f64| {
+            let carry = self.carry.entry((revision.to_owned(), what)).or_default();
+            *carry += amount;
+            let whole = carry.floor();
+            *carry -= whole;
+            whole as u64
+        };
+        let n = take("n", requests * (1.0 - b.lost));
+        Traffic {
+            n,
+            errors: take("errors", n as f64 * b.errors).min(n),
+            failures: take("checks", n as f64 * b.check_failures).min(n),
+            slow: take("slow", n as f64 * b.slow).min(n),
+            good: take("score", n as f64 * b.score).min(n),
+            cost: b.cost,
+        }
+    }
+
+    pub fn phase(&self) -> Phase {
+        self.status.phase
+    }
+}
+
+struct Traffic {
+    n: u64,
+    errors: u64,
+    failures: u64,
+    slow: u64,
+    good: u64,
+    cost: f64,
+}
+
+impl Traffic {
+    fn add_to(&self, counts: &mut Counts) {
+        let ok = self.n - self.errors;
+        counts.assigned += self.n;
+        counts.requests += self.n;
+        counts.errors += self.errors;
+        counts.checked += ok;
+        counts.check_failures += self.failures.min(ok);
+        let slow = self.slow.min(ok);
+        for histogram in [&mut counts.ttft, &mut counts.duration] {
+            *histogram.entry(buckets::index(0.2)).or_default() += ok - slow;
+            *histogram.entry(buckets::index(1.0)).or_default() += slow;
+        }
+        let add = |sums: &mut Sums, n: u64, sum: f64, squares: f64| {
+            sums.count += n;
+            sums.sum += sum;
+            sums.squares += squares;
+        };
+        add(&mut counts.cost, ok, ok as f64 * self.cost, ok as f64 * self.cost * self.cost * 1.04);
+        let good = self.good.min(ok) as f64;
+        add(counts.scores.entry("helpfulness".into()).or_default(), ok, good, good);
+    }
+}
+
+impl SimulatedGateway {
+    fn view(&self) -> Gateway {
+        if self.silent {
+            return Gateway::default();
+        }
+        Gateway {
+            instance: Some(self.instance.clone()),
+            applied: self.applied,
+            control_loss: self.control_loss,
+            counts: self.counts.clone(),
+        }
+    }
+}
