@@ -10,9 +10,21 @@ pub const BUCKETS: u8 = 75;
 const FIRST: f64 = 0.005;
 const GROWTH: f64 = 1.15;
 
+/// Computed once, by multiplication only, so that every machine has the same bounds.
+const BOUNDS: [f64; BUCKETS as usize] = {
+    let mut bounds = [f64::INFINITY; BUCKETS as usize];
+    let (mut i, mut bound) = (0, FIRST);
+    while i + 1 < BUCKETS as usize {
+        bounds[i] = bound;
+        bound *= GROWTH;
+        i += 1;
+    }
+    bounds
+};
+
 /// The upper bound of bucket `index`, in seconds; infinite for the last.
 pub fn bound(index: u8) -> f64 {
-    if index + 1 >= BUCKETS { f64::INFINITY } else { FIRST * GROWTH.powi(i32::from(index)) }
+    BOUNDS.get(usize::from(index)).copied().unwrap_or(f64::INFINITY)
 }
 
 /// The bucket that `seconds` falls into: the first whose bound is not smaller.
@@ -21,15 +33,7 @@ pub fn index(seconds: f64) -> u8 {
     if seconds.is_nan() || seconds <= FIRST {
         return 0;
     }
-    let mut guess =
-        ((seconds / FIRST).ln() / GROWTH.ln()).ceil().clamp(0.0, f64::from(BUCKETS - 1)) as u8;
-    while guess > 0 && bound(guess - 1) >= seconds {
-        guess -= 1;
-    }
-    while bound(guess) < seconds {
-        guess += 1;
-    }
-    guess
+    BOUNDS.partition_point(|bound| *bound < seconds) as u8
 }
 
 #[cfg(test)]

@@ -14,6 +14,10 @@
 //!
 //! The information fraction is the share of the wanted canary samples that were seen.
 //! Between looks nothing is decided; only the counts move.
+//!
+//! A canary may stay longer than its horizon (held, suspended, waiting for a gateway)
+//! and some windows have none (an approval, the bake). Harm is watched there too: half
+//! of a window's harm error is kept for an open-ended test on the counts so far.
 
 use crate::api::{
     CanaryPolicySpec,
@@ -50,7 +54,8 @@ pub struct Window<'a> {
     /// How many canary requests the window judges; none: it is watched for harm
     /// without an end (an approval, a held step, the bake).
     pub horizon: Option<i64>,
-    /// The one-sided error of the harm test of one metric in this window.
+    /// The one-sided error of the harm test of one metric up to the horizon, and as
+    /// much again for watching beyond it.
     pub harm_alpha: f64,
     /// The one-sided error of the acceptance test of one metric in this window.
     pub accept_alpha: f64,
@@ -61,18 +66,17 @@ pub struct Window<'a> {
 impl<'a> Window<'a> {
     /// The window of a step of `policy`.
     ///
-    /// The harm error is divided over metrics and over the steps and the bake; a step
-    /// that may be continued after its horizon keeps half of its share for that.
+    /// The harm error is divided over metrics, over the steps and the bake, and in
+    /// two for the time up to and beyond the horizon. A step that may be extended
+    /// runs twice, on fresh counts, with half of both errors each.
     pub fn new(policy: &'a CanaryPolicySpec, horizon: Option<i64>, relative: bool) -> Self {
         let metrics = policy.analysis.metrics.as_slice();
         let windows = (policy.steps.len() + 1) as f64;
         let rates = &policy.analysis.error_rates;
         let share = rates.false_rollback / (windows * metrics.len().max(1) as f64);
-        let (harm_alpha, accept_alpha) = match policy.on_inconclusive {
-            OnInconclusive::Hold => (share / 2.0, rates.false_promotion),
-            OnInconclusive::Extend => (share / 3.0, rates.false_promotion / 2.0),
-            OnInconclusive::Rollback | OnInconclusive::Promote => (share, rates.false_promotion),
-        };
+        let runs = if policy.on_inconclusive == OnInconclusive::Extend { 2.0 } else { 1.0 };
+        let harm_alpha = share / (2.0 * runs);
+        let accept_alpha = rates.false_promotion / runs;
         Self { metrics, horizon, harm_alpha, accept_alpha, relative }
     }
 
@@ -142,10 +146,11 @@ fn assess_metric(
     }
     let horizon = window.horizon_of(metric);
     let seen = if metric.score.is_some() { measured.canary.n } else { canary.requests as f64 };
-    match due(&status.looks, seen / horizon.unwrap_or(OPEN_UNIT), horizon.is_some()) {
-        Some(look) if measured.smallest_side() >= MINIMUM || look >= 1.0 && horizon.is_some() => {
-            status.looks.push(look);
-            decide(window, &measured, horizon.is_some(), critical, &mut status);
+    let enough = measured.smallest_side() >= MINIMUM;
+    match due(&status.looks, seen, horizon) {
+        // The last planned look is taken in any case: it ends the step.
+        Some(look) if enough || look == Look::Planned(1.0) => {
+            decide(window, &measured, look, critical, &mut status, before);
         }
         _ => keep(before, seen, horizon, &mut status),
     }
@@ -167,33 +172,52 @@ fn keep(before: Option<&MetricStatus>, seen: f64, horizon: Option<f64>, status: 
     };
 }
 
-/// The information fraction of the look that is due at `t`, if one is.
-fn due(looks: &[f64], t: f64, known: bool) -> Option<f64> {
-    let last = looks.last().copied().unwrap_or(0.0);
-    if known {
-        let t = t.min(1.0);
-        LOOKS.iter().any(|&planned| planned > last && planned <= t).then_some(t)
-    } else {
-        let next = if looks.is_empty() { 1.0 } else { last * OPEN_GROWTH };
-        (t >= next && looks.len() < MAX_LOOKS).then_some(t)
-    }
+/// A look that is due.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Look {
+    /// At an information fraction up to 1.
+    Planned(f64),
+    /// Beyond the horizon, or in a window without one: the how-manieth such look, and
+    /// where, in units of the horizon.
+    Open(usize, f64),
 }
 
-/// One look: compares both test statistics with their critical values.
+fn due(looks: &[f64], seen: f64, horizon: Option<f64>) -> Option<Look> {
+    let last = looks.last().copied().unwrap_or(0.0);
+    let t = seen / horizon.unwrap_or(OPEN_UNIT);
+    if horizon.is_some() && last < 1.0 {
+        let t = t.min(1.0);
+        return LOOKS
+            .iter()
+            .any(|&planned| planned > last && planned <= t)
+            .then_some(Look::Planned(t));
+    }
+    let next = if looks.is_empty() { 1.0 } else { last * OPEN_GROWTH };
+    let index = looks.iter().filter(|&&l| horizon.is_none() || l > 1.0).count();
+    (t >= next && looks.len() < MAX_LOOKS).then_some(Look::Open(index, t))
+}
+
+/// One look: compares the test statistics with their critical values.
 fn decide(
     window: &Window<'_>,
     measured: &Measured,
-    known: bool,
+    look: Look,
     critical: &mut Critical,
     status: &mut MetricStatus,
+    before: Option<&MetricStatus>,
 ) {
-    let (harm_z, accept_z) = if known {
-        (
-            critical.value(Spending::Pocock, window.harm_alpha, &status.looks),
-            critical.value(Spending::OBrienFleming, window.accept_alpha, &status.looks),
-        )
-    } else {
-        (open_ended_critical_value(window.harm_alpha, status.looks.len() - 1), f64::INFINITY)
+    let (harm_z, accept_z) = match look {
+        Look::Planned(t) => {
+            status.looks.push(t);
+            (
+                critical.value(Spending::Pocock, window.harm_alpha, &status.looks),
+                critical.value(Spending::OBrienFleming, window.accept_alpha, &status.looks),
+            )
+        }
+        Look::Open(index, t) => {
+            status.looks.push(t);
+            (open_ended_critical_value(window.harm_alpha, index), f64::INFINITY)
+        }
     };
     let (low, high) = measured.range();
     let z = |delta: f64| measured.z(delta);
@@ -201,17 +225,19 @@ fn decide(
     let upper = if accept_z.is_finite() { invert(z, -accept_z, low, high) } else { high };
     status.interval = Some([lower, upper]);
     let enough = measured.smallest_side() >= MINIMUM;
-    let last = known && status.looks.last().is_some_and(|&t| t >= 1.0);
     status.verdict = if enough && measured.z(status.harm) > harm_z {
         Verdict::Fail
-    } else if enough && known && measured.z(status.accept) < -accept_z {
+    } else if enough && measured.z(status.accept) < -accept_z {
         Verdict::Pass
-    } else if last {
-        Verdict::Inconclusive
     } else {
-        Verdict::Undecided
+        match (look, before.map(|b| b.verdict)) {
+            (Look::Planned(1.0), _) => Verdict::Inconclusive,
+            // Watching on for harm does not change what the horizon said.
+            (Look::Open(..), Some(verdict @ (Verdict::Pass | Verdict::Inconclusive))) => verdict,
+            _ => Verdict::Undecided,
+        }
     };
-    status.message = explain(status, measured.unit, known);
+    status.message = explain(status, measured.unit, matches!(look, Look::Planned(_)));
 }
 
 fn explain(status: &MetricStatus, unit: Unit, known: bool) -> String {
@@ -223,6 +249,7 @@ fn explain(status: &MetricStatus, unit: Unit, known: bool) -> String {
             d(lower),
             d(status.harm)
         ),
+        _ if !known => format!("watched for harm: the canary is worse by at least {}", d(lower)),
         Verdict::Pass => format!(
             "the canary is worse by at most {}, less than the accept margin {}",
             d(upper),
@@ -233,8 +260,7 @@ fn explain(status: &MetricStatus, unit: Unit, known: bool) -> String {
             d(lower),
             d(upper)
         ),
-        _ if known => format!("the difference may be from {} to {} so far", d(lower), d(upper)),
-        _ => format!("watched for harm: the difference is at least {}", d(lower)),
+        _ => format!("the difference may be from {} to {} so far", d(lower), d(upper)),
     }
 }
 

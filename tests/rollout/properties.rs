@@ -126,7 +126,7 @@ fn happen(world: &mut World, event: Event) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 3000, max_shrink_iters: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 20_000, max_shrink_iters: 2000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn invariants_hold_in_every_life(policy in policy(), events in prop::collection::vec(event(), 1..60)) {

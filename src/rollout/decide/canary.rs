@@ -100,8 +100,8 @@ fn paused(draft: &mut Draft<'_>, policy: &CanaryPolicySpec, canary: &CanaryStatu
     match draft.snapshot.not_ready.get(revision) {
         Some(why) => {
             if canary.held.as_deref() != Some(reasons::BACKEND_NOT_READY) {
-                hold(draft, reasons::BACKEND_NOT_READY, true);
                 set_weight(draft, 0);
+                hold(draft, reasons::BACKEND_NOT_READY, true);
                 draft.route_stable_only();
             }
             draft.say(
@@ -207,8 +207,7 @@ pub(super) fn judge(draft: &mut Draft<'_>, policy: &CanaryPolicySpec) -> Verdict
     let (stable, treatment) = evidence::totals(&draft.status.evidence);
     let relative = baking.is_none() || policy.bake.holdback > 0;
     let step = usize::try_from(canary.step).ok().and_then(|i| policy.steps.get(i));
-    let inconclusive = canary.held.as_deref() == Some(reasons::INCONCLUSIVE);
-    let horizon = step.and_then(|s| s.samples).filter(|_| !inconclusive && baking.is_none());
+    let horizon = step.and_then(|s| s.samples).filter(|_| baking.is_none());
     let window = Window::new(policy, horizon, relative);
     draft.status.analysis = judge::assess(&window, &stable, &treatment, &draft.status.analysis);
     let verdict = judge::combine(&draft.status.analysis);
@@ -311,11 +310,7 @@ fn inconclusive(draft: &mut Draft<'_>, policy: &CanaryPolicySpec, why: &str) {
             draft.announce(false, reasons::EXTENDED, format!("{why}: collects once more"));
         }
         OnInconclusive::Hold | OnInconclusive::Extend => {
-            if canary.held.as_deref() != Some(reasons::INCONCLUSIVE) {
-                hold(draft, reasons::INCONCLUSIVE, true);
-                // The held window is watched for harm with its own error, from its first look.
-                draft.status.analysis.iter_mut().for_each(|m| m.looks.clear());
-            }
+            hold(draft, reasons::INCONCLUSIVE, true);
             let revision = &canary.variant.revision;
             draft.say(
                 reasons::INCONCLUSIVE,
@@ -360,6 +355,10 @@ fn no_data(draft: &mut Draft<'_>, policy: &CanaryPolicySpec, late: bool) {
 }
 
 fn progressing(draft: &mut Draft<'_>, policy: &CanaryPolicySpec) {
+    if draft.control_loss() {
+        let message = "gateways saw no leader for too long and send everything to stable";
+        return draft.say(reasons::CONTROL_LOSS, message);
+    }
     let Some(canary) = &draft.status.canary else { return };
     let passed = draft.status.analysis.iter().filter(|m| m.verdict == Verdict::Pass).count();
     let message = format!(

@@ -3,7 +3,8 @@
 use super::{
     canary,
     draft::{Draft, reference},
-    reasons, requests,
+    reasons::{self, REASONS},
+    requests,
 };
 use crate::{
     api::{
@@ -94,18 +95,19 @@ fn retried(draft: &mut Draft<'_>, revision: &str) -> bool {
 }
 
 fn failed_before(draft: &mut Draft<'_>) {
-    let last = draft.status.history.last().cloned();
-    let (reason, why) = last.map_or((String::new(), String::new()), |l| (l.reason, l.message));
     let revision = draft.status.failed_revision.clone().unwrap_or_default();
+    let last = draft.status.history.iter().rfind(|h| h.variant.revision == revision);
+    let (reason, why) = last.map_or((reasons::METRIC_FAILED, ""), |entry| {
+        let known = REASONS.iter().find(|r| **r == entry.reason);
+        (known.copied().unwrap_or(reasons::METRIC_FAILED), entry.message.as_str())
+    });
     let message = format!(
-        "{revision} left routing ({reason}: {why}); change the spec, or ask for a retry of {revision}"
+        "{revision} left routing: {why}. Change the spec, or ask for a retry of {revision}"
     );
-    if draft.status.phase == Phase::RollingBack {
-        draft.say(reasons::ROLLING_BACK, message);
-    } else {
+    if draft.status.phase != Phase::RollingBack {
         draft.status.phase = Phase::RolledBack;
-        draft.say(reasons::FAILED_BEFORE, message);
     }
+    draft.say(reason, message);
 }
 
 fn start(draft: &mut Draft<'_>, target: &Target) {
