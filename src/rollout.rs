@@ -3,6 +3,7 @@
 pub mod assignment;
 pub mod decide;
 pub mod invariants;
+pub mod resolve;
 pub mod snapshot;
 
 pub use decide::decide;

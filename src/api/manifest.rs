@@ -61,6 +61,37 @@ impl Object {
     }
 }
 
+impl Object {
+    /// The kind's name.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Backend(_) => "LLMDeployment",
+            Self::Prompt(_) => "PromptVersion",
+            Self::Policy(_) => "CanaryPolicy",
+            Self::Release(_) => "PromptRelease",
+        }
+    }
+
+    /// Whether this object may replace `old`: the rules on what is immutable.
+    ///
+    /// # Errors
+    /// The first rule that is broken, with what to do.
+    pub fn check_update(&self, old: &Self) -> Result<(), ManifestError> {
+        let result = match (self, old) {
+            (Self::Backend(new), Self::Backend(old)) => new.validate_cel_update(old),
+            (Self::Prompt(new), Self::Prompt(old)) => new.validate_cel_update(old),
+            (Self::Policy(new), Self::Policy(old)) => new.validate_cel_update(old),
+            (Self::Release(new), Self::Release(old)) => new.validate_cel_update(old),
+            _ => Ok(()),
+        };
+        result.map_err(|errors| ManifestError::Invalid {
+            kind: self.kind().to_owned(),
+            name: self.metadata().name.clone().unwrap_or_default(),
+            message: rules(&errors),
+        })
+    }
+}
+
 /// Reads every document of a YAML text.
 ///
 /// # Errors

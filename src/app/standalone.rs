@@ -1,0 +1,311 @@
+//! Standalone mode: the operator's core and a gateway in one process, manifests from a
+//! folder, state in one local file. The decisions are those of the cluster; only what
+//! is around them differs.
+
+mod manifests;
+mod state;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use anyhow::Context;
+use jiff::Timestamp;
+
+use self::{manifests::Manifests, state::State};
+use crate::{
+    api::{
+        LLMDeploymentSpec, PromptRelease, PromptReleaseStatus, Variant, manifest::Object,
+        snapshot::Saved,
+    },
+    gateway::{Gateway, routes::{ReleaseInput, World}},
+    rollout::{self, Effect, Request, Snapshot, decide, resolve},
+    signals::report::GatewayReport,
+};
+
+/// Where releases of the folder live when a manifest names no namespace.
+const NAMESPACE: &str = "default";
+/// More decisions than this at one moment for one release are a mistake of ours.
+const DECISIONS_AT_ONCE: usize = 8;
+
+/// Something that people should read.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Happening {
+    /// When.
+    pub at: Timestamp,
+    /// `namespace/name` of the release; empty for the folder as a whole.
+    pub release: String,
+    /// Whether it is bad news.
+    pub warning: bool,
+    /// One CamelCase word.
+    pub reason: String,
+    /// A sentence.
+    pub note: String,
+}
+
+/// The folder, the state and the gateway together.
+pub struct Standalone {
+    manifests: Manifests,
+    state: State,
+    gateway: Arc<Gateway>,
+    /// When each release wants to be decided again.
+    wake: HashMap<String, Timestamp>,
+}
+
+impl Standalone {
+    /// Opens a folder of manifests and the state file, which is created when missing.
+    ///
+    /// # Errors
+    /// The folder can not be read, or the state file is not ours.
+    pub fn open(folder: &Path, state_file: PathBuf, gateway: Arc<Gateway>) -> anyhow::Result<Self> {
+        anyhow::ensure!(folder.is_dir(), "{} is not a folder: name the folder of your manifests", folder.display());
+        let state = State::open(state_file)?;
+        Ok(Self { manifests: Manifests::new(folder), state, gateway, wake: HashMap::new() })
+    }
+
+    /// Reads what changed, decides what is due, and carries it out.
+    ///
+    /// # Errors
+    /// The state could not be written: nothing was moved then.
+    pub fn tick(&mut self, now: Timestamp) -> anyhow::Result<Vec<Happening>> {
+        let mut news: Vec<Happening> = self
+            .manifests
+            .reload()
+            .into_iter()
+            .map(|(warning, note)| Happening {
+                at: now,
+                release: String::new(),
+                warning,
+                reason: if warning { "InvalidManifest" } else { "Loaded" }.to_owned(),
+                note,
+            })
+            .collect();
+        let releases: Vec<PromptRelease> = self.manifests.releases().cloned().collect();
+        let mut names = Vec::with_capacity(releases.len());
+        for release in &releases {
+            let key = key(release);
+            self.state.adopt(&key, release, now);
+            names.push(key);
+        }
+        let forgotten = self.state.forget_all_but(&names);
+        let report = self.gateway.report(true);
+        for release in &releases {
+            self.decide_until_quiet(release, &releases, &report, now, &mut news)?;
+        }
+        if forgotten {
+            self.state.write().context("the state file could not be written")?;
+        }
+        self.gateway.set_world(self.world(&releases));
+        Ok(news)
+    }
+
+    /// The releases with their status.
+    pub fn releases(&self) -> Vec<PromptRelease> {
+        let with_status = |release: &PromptRelease| {
+            let mut release = release.clone();
+            release.status = self.state.get(&key(&release)).map(|s| s.status.clone());
+            release
+        };
+        self.manifests.releases().map(with_status).collect()
+    }
+
+    /// The copy of a policy that a running canary keeps.
+    pub fn running_policy(&self, release: &str) -> Option<crate::api::CanaryPolicySpec> {
+        let kept = self.state.get(release)?;
+        let digest = &kept.status.canary.as_ref()?.policy;
+        match kept.saved.get(digest)? {
+            Saved::Policy(policy) => Some(policy.clone()),
+            Saved::Variant(_) => None,
+        }
+    }
+
+    fn decide_until_quiet(
+        &mut self,
+        release: &PromptRelease,
+        all: &[PromptRelease],
+        report: &GatewayReport,
+        now: Timestamp,
+        news: &mut Vec<Happening>,
+    ) -> anyhow::Result<()> {
+        let key = key(release);
+        for _ in 0..DECISIONS_AT_ONCE {
+            let snapshot = self.observe(release, all, report);
+            let plan = decide(&snapshot, now);
+            let changed = plan.status != snapshot.status;
+            self.carry_out(&key, &plan.effects, plan.status, changed)?;
+            for effect in plan.effects {
+                if let Effect::Announce { warning, reason, note } = effect {
+                    news.push(Happening { at: now, release: key.clone(), warning, reason, note });
+                }
+            }
+            match plan.wake_at {
+                Some(at) if at <= now && changed => {}
+                Some(at) => {
+                    self.wake.insert(key, at);
+                    break;
+                }
+                None => break,
+            }
+        }
+        Ok(())
+    }
+
+    /// Copies and status are written together, then the gateway is told: a crash
+    /// between two ticks loses nothing.
+    fn carry_out(
+        &mut self,
+        key: &str,
+        effects: &[Effect],
+        status: PromptReleaseStatus,
+        changed: bool,
+    ) -> anyhow::Result<()> {
+        let Some(kept) = self.state.get_mut(key) else { return Ok(()) };
+        for effect in effects {
+            match effect {
+                Effect::Save { name, content } => {
+                    kept.saved.insert(name.clone(), (**content).clone());
+                }
+                Effect::Prune { keep } => kept.saved.retain(|name, _| keep.contains(name)),
+                Effect::Announce { .. } => {}
+            }
+        }
+        kept.status = status;
+        if changed || !effects.is_empty() {
+            self.state.write().context("the state file could not be written")?;
+        }
+        Ok(())
+    }
+
+    fn observe(&self, release: &PromptRelease, all: &[PromptRelease], report: &GatewayReport) -> Snapshot {
+        let key = key(release);
+        let spec = &release.spec;
+        let kept = self.state.get(&key);
+        let status = kept.map(|k| k.status.clone()).unwrap_or_default();
+        let namespace = namespace(release);
+        let backend = self.manifests.backend(&namespace, &spec.backend_ref.name);
+        let target = resolve::target(
+            spec,
+            self.manifests.prompt(&namespace, &spec.prompt_ref.name),
+            backend,
+        );
+        let policy_name = spec.policy_ref.as_ref().map_or("", |p| p.name.as_str());
+        let seen = report.releases.get(&key);
+        let claims: Vec<(String, String, String)> = all
+            .iter()
+            .map(|r| {
+                let name = self::key(r);
+                (r.route(), self.state.get(&name).map_or_else(String::new, |k| k.created.to_string()), name)
+            })
+            .collect();
+        let mut not_ready = BTreeMap::new();
+        if let (Ok(target), Some(backend)) = (&target, backend)
+            && backend.endpoint.is_none()
+        {
+            let why = "service and serving need a cluster; in standalone mode set spec.endpoint";
+            not_ready.insert(target.revision.clone(), why.to_owned());
+        }
+        Snapshot {
+            generation: kept.map_or(1, |k| k.generation),
+            spec: spec.clone(),
+            requests: release.metadata.annotations.as_ref().map(Request::from_annotations).unwrap_or_default(),
+            policy: resolve::policy(spec, self.manifests.policy(&namespace, policy_name)),
+            running_policy: self.running_policy(&key),
+            route_held_by: resolve::route_holder(
+                &key,
+                &release.route(),
+                claims.iter().map(|(r, c, n)| (r.as_str(), c.as_str(), n.as_str())),
+            ),
+            not_ready,
+            gateways: vec![rollout::Gateway {
+                instance: Some(report.instance.clone()),
+                applied: seen.map(|s| s.applied),
+                control_loss: seen.is_some_and(|s| s.control_loss),
+                counts: seen.map(|s| s.counts.clone()).unwrap_or_default(),
+            }],
+            release: key,
+            status,
+            target,
+        }
+    }
+
+    fn world(&self, releases: &[PromptRelease]) -> World {
+        let inputs = releases.iter().filter_map(|release| {
+            let key = key(release);
+            let kept = self.state.get(&key)?;
+            if kept.status.routing.variants.is_empty() {
+                return None;
+            }
+            let namespace = namespace(release);
+            let variants: HashMap<String, Variant> = kept
+                .saved
+                .iter()
+                .filter_map(|(name, saved)| match saved {
+                    Saved::Variant(variant) => Some((name.clone(), variant.clone())),
+                    Saved::Policy(_) => None,
+                })
+                .collect();
+            let backends: HashMap<String, LLMDeploymentSpec> = variants
+                .values()
+                .filter_map(|v| {
+                    let spec = self.manifests.backend(&namespace, &v.backend_name)?;
+                    Some((v.backend_name.clone(), spec.clone()))
+                })
+                .collect();
+            let api_keys = variants
+                .values()
+                .filter_map(|v| {
+                    let spec = backends.get(&v.backend_name).unwrap_or(&v.backend);
+                    Some((v.backend_name.clone(), api_key(spec)?))
+                })
+                .collect();
+            Some(ReleaseInput {
+                name: release.metadata.name.clone().unwrap_or_default(),
+                namespace,
+                uid: kept.uid.clone(),
+                route: release.route(),
+                created: kept.created.to_string(),
+                routing: kept.status.routing.clone(),
+                variants,
+                backends,
+                api_keys,
+            })
+        });
+        World { releases: inputs.collect() }
+    }
+}
+
+/// There are no Secrets outside a cluster: the key comes from the environment.
+fn api_key(spec: &LLMDeploymentSpec) -> Option<String> {
+    let secret = spec.endpoint.as_ref()?.api_key_secret_ref.as_ref()?;
+    std::env::var(secret_variable(&secret.name, &secret.key)).ok()
+}
+
+/// The environment variable that stands for one key of a Secret.
+pub fn secret_variable(name: &str, key: &str) -> String {
+    format!("SERINUS_SECRET_{name}_{key}")
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' })
+        .collect()
+}
+
+fn namespace(release: &PromptRelease) -> String {
+    release.metadata.namespace.clone().unwrap_or_else(|| NAMESPACE.to_owned())
+}
+
+fn key(release: &PromptRelease) -> String {
+    format!("{}/{}", namespace(release), release.metadata.name.clone().unwrap_or_default())
+}
+
+/// `namespace/name` of any of our objects.
+fn object_key(object: &Object) -> (String, String) {
+    let metadata = object.metadata();
+    (
+        metadata.namespace.clone().unwrap_or_else(|| NAMESPACE.to_owned()),
+        metadata.name.clone().unwrap_or_default(),
+    )
+}
+
+#[cfg(test)]
+mod tests;
