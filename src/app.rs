@@ -4,6 +4,12 @@
 use std::process::ExitCode;
 
 pub mod cli;
+pub mod clock;
+pub mod demo;
+pub mod evidence_bar;
+pub mod process;
+pub mod simulate;
+pub mod standalone;
 
 /// Runs the command line.
 pub fn main() -> ExitCode {

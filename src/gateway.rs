@@ -1,1 +1,152 @@
-//! The data plane.
+//! The data plane: answers applications, splits traffic as the operator decided, and
+//! measures what every request got.
+//!
+//! It shares nothing with other replicas and holds nothing that must last: a killed
+//! gateway loses the answers in flight and nothing else. `phases` is the life of a
+//! request, in order.
+
+mod breaker;
+mod exported;
+mod feedback;
+mod flight;
+mod forward;
+mod phases;
+pub mod routes;
+pub mod server;
+mod sinks;
+mod upstream;
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicI64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use arc_swap::ArcSwap;
+use jiff::Timestamp;
+
+use self::{
+    exported::Exported,
+    feedback::Feedback,
+    routes::{RouteTable, World},
+    sinks::Sink,
+};
+use crate::signals::report::{GatewayReport, ReleaseReport};
+
+/// What a gateway process is told when it starts.
+#[derive(Clone, Debug)]
+pub struct GatewayConfig {
+    /// Without a sign of a leader for so long, everything goes to stable.
+    pub control_loss_timeout: Duration,
+    /// The wall clock, for records.
+    pub clock: fn() -> Timestamp,
+}
+
+/// One gateway process.
+pub struct Gateway {
+    config: GatewayConfig,
+    /// Drawn at the start: a restart is another instance.
+    instance: String,
+    table: ArcSwap<RouteTable>,
+    world: ArcSwap<World>,
+    client: reqwest::Client,
+    sinks: Vec<Arc<dyn Sink>>,
+    exported: Arc<Exported>,
+    feedback: Feedback,
+    started: Instant,
+    /// Milliseconds after the start when a leader last asked.
+    leader_seen: AtomicI64,
+    has_routes: AtomicBool,
+    draining: AtomicBool,
+}
+
+/// Why a gateway can not start.
+#[derive(Debug, thiserror::Error)]
+pub enum GatewayError {
+    /// The HTTP client could not be set up.
+    #[error("the HTTP client could not be set up: {0}")]
+    Client(#[from] reqwest::Error),
+}
+
+impl Gateway {
+    /// A gateway without routes; not ready until it is told a world.
+    ///
+    /// # Errors
+    /// The HTTP client could not be set up.
+    pub fn new(config: GatewayConfig) -> Result<Arc<Self>, GatewayError> {
+        let exported = Arc::new(Exported::default());
+        Ok(Arc::new(Self {
+            config,
+            instance: format!("{:016x}", rand::random::<u64>()),
+            table: ArcSwap::default(),
+            world: ArcSwap::default(),
+            client: upstream::client()?,
+            sinks: vec![Arc::new(sinks::Counters), exported.clone(), Arc::new(sinks::Log)],
+            exported,
+            feedback: Feedback::default(),
+            started: Instant::now(),
+            leader_seen: AtomicI64::new(0),
+            has_routes: AtomicBool::new(false),
+            draining: AtomicBool::new(false),
+        }))
+    }
+
+    /// Follows a new world: one atomic swap of the route table. What could not be
+    /// applied is logged and leaves the previous route in place.
+    pub fn set_world(&self, world: World) {
+        if self.has_routes.load(Ordering::Acquire) && **self.world.load() == world {
+            return;
+        }
+        let (table, problems) = RouteTable::build(&world, &self.table.load());
+        for problem in &problems {
+            tracing::warn!(%problem, "a route was not applied");
+        }
+        self.table.store(Arc::new(table));
+        // A world that could not be applied wholly is tried again.
+        if problems.is_empty() {
+            self.world.store(Arc::new(world));
+        }
+        self.has_routes.store(true, Ordering::Release);
+    }
+
+    /// What this process has counted. `leader` says that a leader asks, which is the
+    /// gateway's sign that a judge is alive.
+    pub fn report(&self, leader: bool) -> GatewayReport {
+        let control_loss = self.control_loss();
+        if leader {
+            self.leader_seen.store(self.millis(), Ordering::Relaxed);
+        }
+        let mut releases = BTreeMap::new();
+        for route in self.table.load().iter() {
+            let breaker =
+                route.candidate.as_ref().is_some_and(|c| c.target.state.breaker.is_open());
+            releases.insert(
+                route.release.clone(),
+                ReleaseReport {
+                    applied: route.generation,
+                    control_loss,
+                    breaker_open: breaker,
+                    counts: route.tallies.iter().map(|(r, t)| (r.clone(), t.read())).collect(),
+                },
+            );
+        }
+        GatewayReport { instance: self.instance.clone(), releases }
+    }
+
+    /// No leader was seen for too long.
+    fn control_loss(&self) -> bool {
+        let silent = self.millis() - self.leader_seen.load(Ordering::Relaxed);
+        u128::try_from(silent).unwrap_or(0) > self.config.control_loss_timeout.as_millis()
+    }
+
+    fn millis(&self) -> i64 {
+        i64::try_from(self.started.elapsed().as_millis()).unwrap_or(i64::MAX)
+    }
+
+    fn ready(&self) -> bool {
+        self.has_routes.load(Ordering::Acquire) && !self.draining.load(Ordering::Acquire)
+    }
+}

@@ -1,1 +1,6 @@
-//! The OpenAI wire format.
+//! The OpenAI wire format: errors, requests, answers and streams. Only what Serinus
+//! reads is typed; everything else passes through untouched. No client lives here.
+
+pub mod answer;
+pub mod error;
+pub mod sse;

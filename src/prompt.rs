@@ -1,1 +1,7 @@
-//! Templates and inputs to messages.
+//! Template and inputs to messages; the content hashes that name prompts and variants.
+
+mod digest;
+mod template;
+
+pub use digest::{digest, revision};
+pub use template::{PromptError, Template};

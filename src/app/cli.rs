@@ -1,9 +1,14 @@
 //! The commands.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
+use super::{
+    demo,
+    process::{block_on, listen_on, stop_signal},
+    simulate, standalone,
+};
 use crate::api::crd;
 
 /// Releases prompts and models by evidence.
@@ -22,6 +27,17 @@ enum Command {
         #[arg(long)]
         out: Option<PathBuf>,
     },
+    /// A good prompt is promoted and a bad one rolled back, in about a minute.
+    Demo(demo::Options),
+    /// Run releases from a folder of manifests, without a cluster.
+    Standalone(standalone::Options),
+    /// A simulated model, for trying things out.
+    #[command(hide = true)]
+    Simulate {
+        /// Where to listen.
+        #[arg(long, default_value = "127.0.0.1:9000")]
+        listen: SocketAddr,
+    },
     /// Print the version.
     Version,
 }
@@ -29,14 +45,22 @@ enum Command {
 /// Parses the arguments and runs the command.
 pub fn run() -> ExitCode {
     let result = match Cli::parse().command {
-        Command::Crd { out } => print_crds(out),
+        Command::Crd { out } => print_crds(out).map(|()| true),
+        Command::Demo(options) => block_on(demo::run(options)),
+        Command::Standalone(options) => block_on(standalone::run(options)).map(|()| true),
+        Command::Simulate { listen } => block_on(async move {
+            let listener = listen_on(listen).await?;
+            simulate::serve(listener, stop_signal()).await?;
+            Ok(true)
+        }),
         Command::Version => {
             println!("serinus {}", env!("CARGO_PKG_VERSION"));
-            Ok(())
+            Ok(true)
         }
     };
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("serinus: {error:#}");
             ExitCode::FAILURE

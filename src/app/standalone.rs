@@ -3,6 +3,7 @@
 //! is around them differs.
 
 mod manifests;
+mod serve;
 mod state;
 
 use std::{
@@ -14,13 +15,17 @@ use std::{
 use anyhow::Context;
 use jiff::Timestamp;
 
+pub use self::serve::{Options, run};
 use self::{manifests::Manifests, state::State};
 use crate::{
     api::{
         LLMDeploymentSpec, PromptRelease, PromptReleaseStatus, Variant, manifest::Object,
         snapshot::Saved,
     },
-    gateway::{Gateway, routes::{ReleaseInput, World}},
+    gateway::{
+        Gateway,
+        routes::{ReleaseInput, World},
+    },
     rollout::{self, Effect, Request, Snapshot, decide, resolve},
     signals::report::GatewayReport,
 };
@@ -45,6 +50,16 @@ pub struct Happening {
     pub note: String,
 }
 
+impl Happening {
+    fn log(&self) {
+        if self.warning {
+            tracing::warn!(release = self.release, "{}: {}", self.reason, self.note);
+        } else {
+            tracing::info!(release = self.release, "{}: {}", self.reason, self.note);
+        }
+    }
+}
+
 /// The folder, the state and the gateway together.
 pub struct Standalone {
     manifests: Manifests,
@@ -60,7 +75,11 @@ impl Standalone {
     /// # Errors
     /// The folder can not be read, or the state file is not ours.
     pub fn open(folder: &Path, state_file: PathBuf, gateway: Arc<Gateway>) -> anyhow::Result<Self> {
-        anyhow::ensure!(folder.is_dir(), "{} is not a folder: name the folder of your manifests", folder.display());
+        anyhow::ensure!(
+            folder.is_dir(),
+            "{} is not a folder: name the folder of your manifests",
+            folder.display()
+        );
         let state = State::open(state_file)?;
         Ok(Self { manifests: Manifests::new(folder), state, gateway, wake: HashMap::new() })
     }
@@ -178,7 +197,12 @@ impl Standalone {
         Ok(())
     }
 
-    fn observe(&self, release: &PromptRelease, all: &[PromptRelease], report: &GatewayReport) -> Snapshot {
+    fn observe(
+        &self,
+        release: &PromptRelease,
+        all: &[PromptRelease],
+        report: &GatewayReport,
+    ) -> Snapshot {
         let key = key(release);
         let spec = &release.spec;
         let kept = self.state.get(&key);
@@ -196,7 +220,11 @@ impl Standalone {
             .iter()
             .map(|r| {
                 let name = self::key(r);
-                (r.route(), self.state.get(&name).map_or_else(String::new, |k| k.created.to_string()), name)
+                (
+                    r.route(),
+                    self.state.get(&name).map_or_else(String::new, |k| k.created.to_string()),
+                    name,
+                )
             })
             .collect();
         let mut not_ready = BTreeMap::new();
@@ -209,7 +237,12 @@ impl Standalone {
         Snapshot {
             generation: kept.map_or(1, |k| k.generation),
             spec: spec.clone(),
-            requests: release.metadata.annotations.as_ref().map(Request::from_annotations).unwrap_or_default(),
+            requests: release
+                .metadata
+                .annotations
+                .as_ref()
+                .map(Request::from_annotations)
+                .unwrap_or_default(),
             policy: resolve::policy(spec, self.manifests.policy(&namespace, policy_name)),
             running_policy: self.running_policy(&key),
             route_held_by: resolve::route_holder(
@@ -306,6 +339,3 @@ fn object_key(object: &Object) -> (String, String) {
         metadata.name.clone().unwrap_or_default(),
     )
 }
-
-#[cfg(test)]
-mod tests;

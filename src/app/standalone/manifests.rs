@@ -79,7 +79,10 @@ impl Manifests {
                 }
                 if objects.insert(id.clone(), kept).is_some() {
                     let (kind, namespace, name) = id;
-                    news.push((true, format!("{}: {kind} {namespace}/{name} is defined twice", path.display())));
+                    news.push((
+                        true,
+                        format!("{}: {kind} {namespace}/{name} is defined twice", path.display()),
+                    ));
                 }
             }
         }

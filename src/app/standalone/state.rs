@@ -40,7 +40,10 @@ impl State {
     pub(super) fn open(path: PathBuf) -> anyhow::Result<Self> {
         let releases = match fs::read(&path) {
             Ok(bytes) => serde_json::from_slice(&bytes).with_context(|| {
-                format!("{} is not a state file of this version: move it away to start anew", path.display())
+                format!(
+                    "{} is not a state file of this version: move it away to start anew",
+                    path.display()
+                )
             })?,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => BTreeMap::new(),
             Err(error) => return Err(error).with_context(|| path.display().to_string()),

@@ -1,0 +1,112 @@
+//! The manifests of the demo. They are ordinary ones: the same YAML works in a cluster
+//! with another endpoint.
+
+/// The route, and the release's name.
+pub(super) const ROUTE: &str = "support-answer";
+/// `namespace/name` of the release.
+pub(super) const RELEASE: &str = "default/support-answer";
+
+/// The backend, the policy and three prompts.
+pub(super) fn fixed(url: &str, model: &str, real: bool) -> String {
+    let samples = if real { [20, 40] } else { [150, 400] };
+    let markers = if real {
+        ["", "", ""]
+    } else {
+        [
+            "[[sim:firstTokenMs=60 tokens=30 quality=0.80]]",
+            "[[sim:firstTokenMs=55 tokens=24 quality=0.92]]",
+            "[[sim:firstTokenMs=60 tokens=30 quality=0.55 badJsonRate=0.25 errorRate=0.15]]",
+        ]
+    };
+    let prompts = [
+        ("support-answer-v1", "You answer questions about {{ product }}.", markers[0]),
+        (
+            "support-answer-v2",
+            "You answer questions about {{ product }} in one short sentence.",
+            markers[1],
+        ),
+        (
+            "support-answer-v3",
+            "Write about {{ product }}. Use no JSON at all, only a poem.",
+            markers[2],
+        ),
+    ]
+    .map(|(name, text, marker)| prompt(name, text, marker))
+    .concat();
+    format!(
+        r#"apiVersion: serinus.dev/v1alpha1
+kind: LLMDeployment
+metadata: {{name: demo-model}}
+spec:
+  provider: openai
+  model: {model}
+  endpoint: {{url: "{url}"}}
+  pricing: {{inputPerMillion: 0.15, outputPerMillion: 0.60}}
+---
+apiVersion: serinus.dev/v1alpha1
+kind: CanaryPolicy
+metadata: {{name: quick}}
+spec:
+  steps:
+    - {{weight: 10, samples: {}}}
+    - {{weight: 50, samples: {}}}
+  analysis:
+    interval: 500ms
+    metrics:
+      - {{name: errors, errorRate: {{}}, margin: {{harm: 0.02, accept: 0.08}}}}
+      - {{name: ttft, timeToFirstToken: {{quantile: 0.9}}, margin: {{harm: 0.10, accept: 0.25}}}}
+      - {{name: checks, checkFailures: {{}}, margin: {{harm: 0.02, accept: 0.08}}}}
+      - {{name: cost, costPerRequest: {{}}, margin: {{harm: 0.25, accept: 1.0}}}}
+  bake: {{duration: 4s}}
+{prompts}"#,
+        samples[0], samples[1]
+    )
+}
+
+fn prompt(name: &str, text: &str, marker: &str) -> String {
+    format!(
+        r#"---
+apiVersion: serinus.dev/v1alpha1
+kind: PromptVersion
+metadata: {{name: {name}}}
+spec:
+  prompt: support-answer
+  messages:
+    - {{role: system, content: "{text} Answer as a JSON object with the field answer. {marker}"}}
+    - {{role: user, content: "{{{{ question }}}}"}}
+  variables:
+    type: object
+    required: [product, question]
+    properties: {{product: {{type: string}}, question: {{type: string}}}}
+  parameters: {{maxTokens: 128}}
+  responseFormat:
+    type: object
+    required: [answer]
+    properties: {{answer: {{type: string}}}}
+"#
+    )
+}
+
+/// The release, naming one of the prompts.
+pub(super) fn release(version: u8) -> String {
+    format!(
+        "apiVersion: serinus.dev/v1alpha1\nkind: PromptRelease\nmetadata: {{name: {ROUTE}}}\nspec:\n  \
+         promptRef: {{name: support-answer-v{version}}}\n  backendRef: {{name: demo-model}}\n  \
+         policyRef: {{name: quick}}\n"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::manifest;
+
+    #[test]
+    fn the_manifests_of_the_demo_are_valid() {
+        for real in [true, false] {
+            let objects = manifest::parse(&fixed("http://127.0.0.1:1/v1", "m", real)).unwrap();
+            assert_eq!(objects.len(), 5);
+        }
+        assert_eq!(manifest::parse(&release(1)).unwrap().len(), 1);
+    }
+}

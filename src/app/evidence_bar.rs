@@ -1,0 +1,86 @@
+//! One metric's evidence as a line of text: where the difference may lie, and where
+//! the margins are.
+
+use crate::api::prompt_release::{MetricStatus, Verdict};
+
+/// Draws `metric` on `width` characters: `├──●──┤` is where the difference may lie,
+/// `H` the harm margin (wholly to its right fails), `A` the accept margin (wholly to
+/// its left passes), `|` no difference. Empty without an interval.
+pub fn draw(metric: &MetricStatus, width: usize) -> String {
+    let (Some([lower, upper]), Some(difference)) = (metric.interval, metric.difference) else {
+        return String::new();
+    };
+    let reach = 2.5 * metric.accept.max(1e-6);
+    let column = |value: f64| {
+        let share = (value.clamp(-reach, reach) + reach) / (2.0 * reach);
+        (share * (width - 1) as f64).round() as usize
+    };
+    let mut cells = vec![' '; width];
+    let (from, to) = (column(lower), column(upper));
+    cells[from..=to].fill('─');
+    cells[column(0.0)] = '|';
+    cells[column(metric.harm)] = 'H';
+    cells[column(metric.accept)] = 'A';
+    cells[from] = if lower < -reach { '◂' } else { '├' };
+    cells[to] = if upper > reach { '▸' } else { '┤' };
+    cells[column(difference)] = '●';
+    cells.into_iter().collect()
+}
+
+/// The verdict as people read it.
+pub fn word(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Pass => "pass",
+        Verdict::Fail => "FAIL",
+        Verdict::Undecided => "collecting",
+        Verdict::Inconclusive => "no answer",
+        Verdict::NoData => "no data",
+    }
+}
+
+/// A share as percent, or a mean as it is.
+pub fn value(metric: &MetricStatus, value: f64) -> String {
+    if metric.metric.contains("cost") {
+        format!("${value:.5}")
+    } else {
+        format!("{:.1} %", value * 100.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bar_shows_the_interval_between_its_margins() {
+        let metric = MetricStatus {
+            difference: Some(0.0),
+            interval: Some([-0.05, 0.02]),
+            harm: 0.05,
+            accept: 0.1,
+            ..MetricStatus::default()
+        };
+        let bar = draw(&metric, 41);
+        assert_eq!(bar.chars().count(), 41);
+        let at = |c: char| bar.chars().position(|x| x == c).unwrap();
+        assert!(
+            at('├') < at('●') && at('●') < at('┤') && at('┤') < at('H') && at('H') < at('A'),
+            "{bar}"
+        );
+    }
+
+    #[test]
+    fn any_numbers_draw_something_of_the_right_width() {
+        for interval in
+            [[-1.0, 1.0], [0.5, 100.0], [-1.0, -0.9], [f64::NEG_INFINITY, f64::INFINITY]]
+        {
+            let metric = MetricStatus {
+                difference: Some(interval[1]),
+                interval: Some(interval),
+                ..MetricStatus::default()
+            };
+            assert_eq!(draw(&metric, 30).chars().count(), 30);
+        }
+        assert_eq!(draw(&MetricStatus::default(), 30), "");
+    }
+}

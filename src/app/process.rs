@@ -1,0 +1,46 @@
+//! What every long-running command needs: a runtime, logs, a listener, the signal to stop.
+
+use std::{future::Future, net::SocketAddr};
+
+use anyhow::Context;
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+};
+use tracing_subscriber::EnvFilter;
+
+/// Runs a command on a runtime of its own.
+///
+/// # Errors
+/// The runtime could not start, or the command failed.
+pub fn block_on<T>(command: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(command)
+}
+
+/// Writes logs to standard error: `RUST_LOG` says how much, `json` one object a line.
+pub fn start_logs(json: bool) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // Fails only when a test started logs before.
+    let _ = if json { logs.json().try_init() } else { logs.try_init() };
+}
+
+/// Listens on an address.
+///
+/// # Errors
+/// Names the address and what to do.
+pub async fn listen_on(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| {
+        format!("can not listen on {address}: is it taken? Choose another address")
+    })
+}
+
+/// Ends at SIGTERM or ctrl-c.
+pub async fn stop_signal() {
+    let Ok(mut term) = signal(SignalKind::terminate()) else { return };
+    let Ok(mut int) = signal(SignalKind::interrupt()) else { return };
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = int.recv() => {}
+    }
+}

@@ -1,0 +1,117 @@
+//! Metrics for Prometheus. Labels hold only routes and revisions of the table and
+//! words of ours, so their number is bounded.
+
+use std::sync::Arc;
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text},
+    metrics::{counter::Counter, family::Family, histogram::Histogram},
+    registry::Registry,
+};
+
+use super::{routes::Tally, sinks::Sink};
+use crate::audit::record::{Record, RecordOutcome};
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Request {
+    release: String,
+    revision: String,
+    reason: &'static str,
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Of {
+    release: String,
+    revision: String,
+}
+
+type Seconds = Family<Of, Histogram, fn() -> Histogram>;
+
+/// The exported metrics of a gateway.
+pub(super) struct Exported {
+    registry: Registry,
+    requests: Family<Request, Counter>,
+    first_token: Seconds,
+    duration: Seconds,
+    output_tokens: Family<Of, Counter>,
+    input_tokens: Family<Of, Counter>,
+    cost: Family<Of, Counter<f64, std::sync::atomic::AtomicU64>>,
+    check_failures: Family<Of, Counter>,
+}
+
+fn latencies() -> Histogram {
+    Histogram::new([0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 51.2])
+}
+
+impl Default for Exported {
+    fn default() -> Self {
+        let mut this = Self {
+            registry: Registry::with_prefix("serinus_gateway"),
+            requests: Family::default(),
+            first_token: Family::new_with_constructor(latencies),
+            duration: Family::new_with_constructor(latencies),
+            output_tokens: Family::default(),
+            input_tokens: Family::default(),
+            cost: Family::default(),
+            check_failures: Family::default(),
+        };
+        let r = &mut this.registry;
+        r.register("requests", "Attempts on a variant", this.requests.clone());
+        r.register(
+            "time_to_first_token_seconds",
+            "Until the first token",
+            this.first_token.clone(),
+        );
+        r.register("duration_seconds", "Until the end of the answer", this.duration.clone());
+        r.register("output_tokens", "Output tokens", this.output_tokens.clone());
+        r.register("input_tokens", "Input tokens", this.input_tokens.clone());
+        r.register("cost_usd", "Cost in US dollars", this.cost.clone());
+        r.register("check_failures", "Answers that failed a check", this.check_failures.clone());
+        this
+    }
+}
+
+impl Exported {
+    /// The text that Prometheus scrapes.
+    pub(super) fn text(&self) -> String {
+        let mut out = String::new();
+        // Writing to a String does not fail.
+        let _ = text::encode(&mut out, &self.registry);
+        out
+    }
+}
+
+impl Sink for Exported {
+    fn consume(&self, record: &Record, _: Option<&Arc<Tally>>) {
+        let outcome = match record.outcome {
+            RecordOutcome::Ok => "ok",
+            RecordOutcome::ClientError => "client_error",
+            RecordOutcome::Error => "error",
+            RecordOutcome::Cancelled => "cancelled",
+        };
+        let of = Of { release: record.release.clone(), revision: record.revision.clone() };
+        let request = Request {
+            release: of.release.clone(),
+            revision: of.revision.clone(),
+            reason: record.reason.as_str(),
+            outcome,
+        };
+        self.requests.get_or_create(&request).inc();
+        if record.outcome != RecordOutcome::Ok {
+            return;
+        }
+        if let Some(seconds) = record.first_token_seconds {
+            self.first_token.get_or_create(&of).observe(seconds);
+        }
+        self.duration.get_or_create(&of).observe(record.duration_seconds);
+        self.input_tokens.get_or_create(&of).inc_by(record.input_tokens.unwrap_or(0));
+        self.output_tokens.get_or_create(&of).inc_by(record.output_tokens.unwrap_or(0));
+        if let Some(usd) = record.cost_usd {
+            self.cost.get_or_create(&of).inc_by(usd);
+        }
+        if record.check.is_some_and(|c| c != crate::audit::record::CheckResult::Passed) {
+            self.check_failures.get_or_create(&of).inc();
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! One attempt on one variant, from the draw to its record.
+
+use std::{sync::Arc, time::Instant};
+
+use super::{
+    Gateway, feedback,
+    routes::{Route, Tally, Target},
+};
+use crate::{
+    audit::record::{AssignmentReason, CheckResult, Record, RecordOutcome},
+    cost::Usage,
+    openai::answer::Answer,
+};
+
+/// An attempt under way. It records itself exactly once: when it is finished, or as
+/// cancelled when it is dropped before.
+pub(super) struct Flight {
+    gateway: Arc<Gateway>,
+    route: Arc<Route>,
+    pub target: Arc<Target>,
+    pub reason: AssignmentReason,
+    pub request_id: String,
+    pub streamed: bool,
+    pub status: Option<u16>,
+    pub answer: Answer,
+    started: Instant,
+    first_token: Option<Instant>,
+    recorded: bool,
+}
+
+impl Flight {
+    pub(super) fn new(
+        gateway: &Arc<Gateway>,
+        route: &Arc<Route>,
+        target: &Arc<Target>,
+        reason: AssignmentReason,
+        streamed: bool,
+    ) -> Self {
+        let unique = rand::random();
+        Self {
+            request_id: feedback::request_id(route, &target.revision, reason.is_evidence(), unique),
+            gateway: gateway.clone(),
+            route: route.clone(),
+            target: target.clone(),
+            reason,
+            streamed,
+            status: None,
+            answer: Answer::default(),
+            started: Instant::now(),
+            first_token: None,
+            recorded: false,
+        }
+    }
+
+    /// The first content is here.
+    pub(super) fn first_token(&mut self) {
+        self.first_token.get_or_insert_with(Instant::now);
+    }
+
+    /// The answer has ended.
+    pub(super) fn finish(&mut self, outcome: RecordOutcome) {
+        if std::mem::replace(&mut self.recorded, true) {
+            return;
+        }
+        let duration = self.started.elapsed().as_secs_f64();
+        let ok = outcome == RecordOutcome::Ok;
+        if self.is_candidate() && matches!(outcome, RecordOutcome::Ok | RecordOutcome::Error) {
+            let now = u64::try_from(self.gateway.millis()).unwrap_or(0);
+            self.target.state.breaker.record(!ok, now);
+        }
+        let first = self.first_token.map(|t| (t - self.started).as_secs_f64());
+        let first_token_seconds = if self.streamed { first } else { Some(duration) };
+        let answer = &self.answer;
+        let usage = answer.prompt_tokens.zip(answer.completion_tokens).map(|(input, output)| {
+            Usage { input, cached_input: answer.cached_tokens.unwrap_or(0), output }
+        });
+        let record = Record {
+            request_id: self.request_id.clone(),
+            release: self.route.release.clone(),
+            revision: self.target.revision.clone(),
+            generation: self.route.generation,
+            reason: self.reason,
+            at: (self.gateway.config.clock)(),
+            outcome,
+            status: self.status,
+            first_token_seconds: first_token_seconds.filter(|_| ok),
+            duration_seconds: duration,
+            seconds_per_output_token: first.zip(answer.completion_tokens).and_then(|(first, n)| {
+                (self.streamed && n > 1).then(|| (duration - first) / (n - 1) as f64)
+            }),
+            input_tokens: answer.prompt_tokens,
+            cached_input_tokens: answer.cached_tokens,
+            output_tokens: answer.completion_tokens,
+            cost_usd: usage.and_then(|u| self.target.prices.cost_usd(u)),
+            check: ok.then(|| check(answer, &self.target)),
+            streamed: self.streamed,
+        };
+        let tally = self.tally();
+        self.gateway.sinks.iter().for_each(|sink| sink.consume(&record, tally.as_ref()));
+    }
+
+    fn is_candidate(&self) -> bool {
+        self.route.candidate.as_ref().is_some_and(|c| c.target.revision == self.target.revision)
+    }
+
+    fn tally(&self) -> Option<Arc<Tally>> {
+        self.route.tallies.get(&self.target.revision).cloned()
+    }
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        self.finish(RecordOutcome::Cancelled);
+    }
+}
+
+/// What is wrong with a complete answer, the gravest first.
+fn check(answer: &Answer, target: &Target) -> CheckResult {
+    if answer.refused {
+        CheckResult::Refused
+    } else if answer.finish_reason.as_deref() == Some("length") {
+        CheckResult::Truncated
+    } else if answer.tool_call {
+        CheckResult::Passed
+    } else if answer.text.trim().is_empty() {
+        CheckResult::Empty
+    } else if !answer.cut && !target.template.accepts(&answer.text) {
+        CheckResult::Schema
+    } else {
+        CheckResult::Passed
+    }
+}

@@ -1,0 +1,292 @@
+//! The life of a request, in order: read, route, assign, prepare, send, fall back,
+//! answer. Checking and recording follow the answer (`flight`).
+
+use std::sync::{Arc, atomic::Ordering};
+
+use axum::{
+    body::Body,
+    http::{HeaderMap, HeaderValue, Response, StatusCode, header},
+};
+use bytes::Bytes;
+use serde_json::{Map, Value, json};
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::{
+    Gateway,
+    flight::Flight,
+    forward::{self, Forward},
+    routes::{Route, StickySource, Target},
+    upstream::{self, Failure, Started},
+};
+use crate::{
+    api::{keys, prompt_version::Role},
+    audit::record::{AssignmentReason, RecordOutcome},
+    openai::error::ApiError,
+    rollout::assignment,
+};
+
+/// A chat request as far as the gateway reads it.
+struct ChatRequest {
+    body: Map<String, Value>,
+    variables: Map<String, Value>,
+    stream: bool,
+}
+
+/// Answers `POST /v1/chat/completions`.
+pub(super) async fn chat(gateway: Arc<Gateway>, headers: HeaderMap, body: Bytes) -> Response<Body> {
+    match answer(&gateway, &headers, &body).await {
+        Ok(response) => response,
+        Err(error) => error_response(&error),
+    }
+}
+
+async fn answer(
+    gateway: &Arc<Gateway>,
+    headers: &HeaderMap,
+    body: &[u8],
+) -> Result<Response<Body>, ApiError> {
+    let request = read(body)?;
+    let route = route(gateway, &request)?;
+    let (target, reason) = assign(gateway, &route, headers, &request);
+    let is_candidate = !Arc::ptr_eq(&target, &route.baseline);
+    let first = attempt(gateway, &route, &target, reason, &request).await;
+    let (mut flight, failure) = match first {
+        Ok(response) => return Ok(response),
+        Err(failed) => *failed,
+    };
+    if !(is_candidate && route.fallback) {
+        return Ok(give_up(&mut flight, failure));
+    }
+    // The canary never costs a user an answer: stable is asked the same.
+    match attempt(gateway, &route, &route.baseline, AssignmentReason::Fallback, &request).await {
+        Ok(response) => {
+            flight.finish(RecordOutcome::Error);
+            Ok(response)
+        }
+        Err(second) => {
+            let (mut baseline, second) = *second;
+            // Both refuse it: the request itself is at fault.
+            let client = failure.client_fault && second.client_fault;
+            flight.finish(if client { RecordOutcome::ClientError } else { RecordOutcome::Error });
+            Ok(give_up(&mut baseline, second))
+        }
+    }
+}
+
+fn read(body: &[u8]) -> Result<ChatRequest, ApiError> {
+    let mut body: Map<String, Value> = serde_json::from_slice(body).map_err(|e| {
+        ApiError::new(400, "invalid_json", format!("the body is not a JSON object: {e}"))
+    })?;
+    let ours = body.remove("serinus").unwrap_or_default();
+    let variables = match ours.get("variables") {
+        None => Map::new(),
+        Some(Value::Object(variables)) => variables.clone(),
+        Some(_) => {
+            let message = "serinus.variables must be an object";
+            return Err(ApiError::new(400, "invalid_variables", message).at("serinus.variables"));
+        }
+    };
+    if body.get("messages").is_some_and(|m| !m.is_array()) {
+        return Err(
+            ApiError::new(400, "invalid_messages", "messages must be an array").at("messages")
+        );
+    }
+    let stream = body.get("stream").and_then(Value::as_bool).unwrap_or(false);
+    Ok(ChatRequest { body, variables, stream })
+}
+
+fn route(gateway: &Gateway, request: &ChatRequest) -> Result<Arc<Route>, ApiError> {
+    let model = request.body.get("model").and_then(Value::as_str).ok_or_else(|| {
+        ApiError::new(400, "missing_model", "set model to a route of a PromptRelease").at("model")
+    })?;
+    gateway.table.load().get(model).cloned().ok_or_else(|| {
+        let message =
+            format!("no PromptRelease serves the route {model:?}; GET /v1/models lists the routes");
+        ApiError::new(404, "model_not_found", message).at("model")
+    })
+}
+
+/// Which variant answers, and why that one.
+fn assign(
+    gateway: &Gateway,
+    route: &Route,
+    headers: &HeaderMap,
+    request: &ChatRequest,
+) -> (Arc<Target>, AssignmentReason) {
+    let Some(candidate) = &route.candidate else {
+        return (route.baseline.clone(), AssignmentReason::Forced);
+    };
+    if gateway.control_loss() {
+        let stable = if candidate.promoted { &candidate.target } else { &route.baseline };
+        return (stable.clone(), AssignmentReason::ControlLoss);
+    }
+    let revision = &candidate.target.revision;
+    let (drawn, reason) = match sticky_key(route, headers, request) {
+        Some(key) => (
+            assignment::is_canary(&route.uid, revision, &key, candidate.weight),
+            AssignmentReason::Sticky,
+        ),
+        None => (rand::random_range(0..100_u32) < candidate.weight, AssignmentReason::Random),
+    };
+    let target = if drawn { &candidate.target } else { &route.baseline };
+    if let Some(tally) = route.tallies.get(&target.revision) {
+        tally.assigned.fetch_add(1, Ordering::Relaxed);
+    }
+    let now = u64::try_from(gateway.millis()).unwrap_or(0);
+    if drawn && !candidate.target.state.breaker.allows(now) {
+        return (route.baseline.clone(), AssignmentReason::Breaker);
+    }
+    (target.clone(), reason)
+}
+
+fn sticky_key(route: &Route, headers: &HeaderMap, request: &ChatRequest) -> Option<String> {
+    route.sticky.iter().find_map(|source| match source {
+        StickySource::Header(name) => headers.get(name)?.to_str().ok().map(str::to_owned),
+        StickySource::Body(field) => match request.body.get(field)? {
+            Value::String(text) => Some(text.clone()),
+            Value::Null => None,
+            other => Some(other.to_string()),
+        },
+    })
+}
+
+/// One attempt. An error means that nothing was sent to the application yet.
+async fn attempt(
+    gateway: &Arc<Gateway>,
+    route: &Arc<Route>,
+    target: &Arc<Target>,
+    reason: AssignmentReason,
+    request: &ChatRequest,
+) -> Result<Response<Body>, Box<(Flight, Failure)>> {
+    let mut flight = Flight::new(gateway, route, target, reason, request.stream);
+    let body = match prepare(target, request) {
+        Ok(body) => body,
+        Err(error) => return Err(Box::new((flight, local(error, true)))),
+    };
+    let Ok(permit) = permit(target) else {
+        let error = ApiError::new(
+            429,
+            "too_many_requests",
+            "too many requests are in flight to this model",
+        )
+        .retry_after(1);
+        return Err(Box::new((flight, local(error, false))));
+    };
+    match upstream::call(&gateway.client, &mut flight, body).await {
+        Ok(Started::Whole(bytes)) => {
+            let response = respond(&flight, "application/json", Body::from(bytes));
+            flight.finish(RecordOutcome::Ok);
+            Ok(response)
+        }
+        Ok(Started::Stream { held, rest, scanner }) => {
+            let head = respond(&flight, "text/event-stream", Body::empty());
+            let forward = Forward { held: Some(held), rest, scanner, flight, _permit: permit };
+            let body = Body::from_stream(forward::body(forward));
+            let (parts, _) = head.into_parts();
+            Ok(Response::from_parts(parts, body))
+        }
+        Err(failure) => Err(Box::new((flight, failure))),
+    }
+}
+
+fn local(error: ApiError, client_fault: bool) -> Failure {
+    Failure { error, body: None, client_fault }
+}
+
+fn permit(target: &Arc<Target>) -> Result<OwnedSemaphorePermit, tokio::sync::TryAcquireError> {
+    target.state.permits.clone().try_acquire_owned()
+}
+
+/// The body that goes upstream: the application's own, with the prompt laid over it.
+fn prepare(target: &Target, request: &ChatRequest) -> Result<Vec<u8>, ApiError> {
+    let rendered = target
+        .template
+        .render(&request.variables)
+        .map_err(|e| ApiError::new(400, "invalid_variables", e.to_string()).at(e.param()))?;
+    let mut body = request.body.clone();
+    let own = match body.remove("messages") {
+        Some(Value::Array(messages)) => messages,
+        _ => vec![],
+    };
+    let prompt = rendered
+        .into_iter()
+        .map(|(role, content)| json!({"role": role_name(role), "content": content}));
+    body.insert("messages".to_owned(), prompt.chain(own).collect());
+    body.insert("model".to_owned(), Value::from(target.model.as_str()));
+    for (name, value) in &target.fields {
+        body.insert(name.clone(), value.clone());
+    }
+    if !target.tools.is_empty() {
+        let own = match body.remove("tools") {
+            Some(Value::Array(tools)) => tools,
+            _ => vec![],
+        };
+        body.insert("tools".to_owned(), target.tools.iter().cloned().chain(own).collect());
+    }
+    if request.stream {
+        // Without usage there are no tokens and no cost.
+        let options = body.entry("stream_options").or_insert_with(|| json!({}));
+        if let Some(options) = options.as_object_mut() {
+            options.insert("include_usage".to_owned(), Value::Bool(true));
+        }
+    }
+    serde_json::to_vec(&body).map_err(|e| ApiError::new(500, "internal_error", e.to_string()))
+}
+
+fn role_name(role: Role) -> &'static str {
+    match role {
+        Role::System => "system",
+        Role::Developer => "developer",
+        Role::User => "user",
+        Role::Assistant => "assistant",
+    }
+}
+
+/// Nobody else can answer: the application is told what the model said, or what failed.
+fn give_up(flight: &mut Flight, failure: Failure) -> Response<Body> {
+    let fault = failure.client_fault || failure.error.status == 429;
+    flight.finish(if fault { RecordOutcome::ClientError } else { RecordOutcome::Error });
+    let mut response = match failure.body {
+        Some((status, body)) => {
+            let mut response = respond(flight, "application/json", Body::from(body));
+            *response.status_mut() = status;
+            response
+        }
+        None => error_response(&failure.error),
+    };
+    stamp(response.headers_mut(), flight);
+    response
+}
+
+fn respond(flight: &Flight, content_type: &'static str, body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    stamp(headers, flight);
+    response
+}
+
+/// Any output can be traced.
+fn stamp(headers: &mut HeaderMap, flight: &Flight) {
+    for (name, value) in [
+        (keys::REQUEST_ID_HEADER, flight.request_id.as_str()),
+        (keys::REVISION_HEADER, flight.target.revision.as_str()),
+    ] {
+        if let Ok(value) = HeaderValue::from_str(value) {
+            headers.insert(name, value);
+        }
+    }
+}
+
+/// An error in OpenAI's shape.
+pub(super) fn error_response(error: &ApiError) -> Response<Body> {
+    let mut response = Response::new(Body::from(error.body().to_string()));
+    *response.status_mut() =
+        StatusCode::from_u16(error.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    if let Some(seconds) = error.retry_after {
+        headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    response
+}

@@ -1,0 +1,82 @@
+//! What becomes of a record. Every consumer sees the same event, after the answer.
+
+use std::sync::Arc;
+
+use super::routes::Tally;
+use crate::{
+    analysis::buckets,
+    api::prompt_release::{Counts, Sums},
+    audit::record::{CheckResult, Record, RecordOutcome},
+};
+
+/// A consumer of records. Called behind the answer; must not block.
+pub(super) trait Sink: Send + Sync {
+    /// Takes one record; `tally` counts the variant under the record's generation.
+    fn consume(&self, record: &Record, tally: Option<&Arc<Tally>>);
+}
+
+/// The evidence.
+pub(super) struct Counters;
+
+impl Sink for Counters {
+    fn consume(&self, record: &Record, tally: Option<&Arc<Tally>>) {
+        if let Some(mut counts) = tally.and_then(|t| t.counts.lock().ok()) {
+            count(&mut counts, record);
+        }
+    }
+}
+
+/// Adds a record to the evidence, if it is a fair draw with an outcome.
+pub(super) fn count(counts: &mut Counts, record: &Record) {
+    if !record.reason.is_evidence() || record.outcome == RecordOutcome::Cancelled {
+        return;
+    }
+    counts.requests += 1;
+    match record.outcome {
+        RecordOutcome::Error => counts.errors += 1,
+        RecordOutcome::Ok => count_answer(counts, record),
+        RecordOutcome::ClientError | RecordOutcome::Cancelled => {}
+    }
+}
+
+fn count_answer(counts: &mut Counts, record: &Record) {
+    if let Some(seconds) = record.first_token_seconds {
+        *counts.ttft.entry(buckets::index(seconds)).or_default() += 1;
+    }
+    *counts.duration.entry(buckets::index(record.duration_seconds)).or_default() += 1;
+    if let Some(check) = record.check {
+        counts.checked += 1;
+        counts.check_failures += u64::from(check != CheckResult::Passed);
+    }
+    if let Some(usd) = record.cost_usd {
+        add(&mut counts.cost, usd);
+    }
+}
+
+/// Adds one observation of a mean.
+pub(super) fn add(sums: &mut Sums, value: f64) {
+    sums.count += 1;
+    sums.sum += value;
+    sums.squares += value * value;
+}
+
+/// One log line a request, at debug level.
+pub(super) struct Log;
+
+impl Sink for Log {
+    fn consume(&self, record: &Record, _: Option<&Arc<Tally>>) {
+        tracing::debug!(
+            request_id = record.request_id,
+            release = record.release,
+            revision = record.revision,
+            reason = record.reason.as_str(),
+            outcome = ?record.outcome,
+            status = record.status,
+            first_token = record.first_token_seconds,
+            duration = record.duration_seconds,
+            usd = record.cost_usd,
+            check = ?record.check,
+            "answered"
+        );
+    }
+}

@@ -1,0 +1,47 @@
+//! Errors in the shape that OpenAI's clients understand.
+
+use serde_json::{Value, json};
+
+/// An error answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ApiError {
+    /// The HTTP status.
+    pub status: u16,
+    /// A stable word for programs.
+    pub code: &'static str,
+    /// A sentence for people that says what to do.
+    pub message: String,
+    /// The request field at fault.
+    pub param: Option<String>,
+    /// When to try again, in seconds.
+    pub retry_after: Option<u32>,
+}
+
+impl ApiError {
+    /// An error without a field and without a time to try again.
+    pub fn new(status: u16, code: &'static str, message: impl Into<String>) -> Self {
+        Self { status, code, message: message.into(), param: None, retry_after: None }
+    }
+
+    /// Names the request field at fault.
+    pub fn at(mut self, param: impl Into<String>) -> Self {
+        self.param = Some(param.into());
+        self
+    }
+
+    /// Says when to try again.
+    pub fn retry_after(mut self, seconds: u32) -> Self {
+        self.retry_after = Some(seconds);
+        self
+    }
+
+    /// The JSON body.
+    pub fn body(&self) -> Value {
+        let kind = match self.status {
+            429 => "rate_limit_error",
+            400..500 => "invalid_request_error",
+            _ => "api_error",
+        };
+        json!({"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}})
+    }
+}

@@ -1,0 +1,84 @@
+//! Content hashes. Two objects with the same content are the same variant, whatever
+//! they are called and in whatever order their keys were written.
+
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use crate::api::{LLMDeploymentSpec, PromptVersionSpec};
+
+/// The digest of a prompt's whole content: `sha256:` and 64 hex digits.
+pub fn digest(prompt: &PromptVersionSpec) -> String {
+    let value = serde_json::to_value(prompt).unwrap_or(Value::Null);
+    format!("sha256:{}", hex(&Sha256::digest(canonical(&value).as_bytes())))
+}
+
+/// The revision of a prompt on a backend: the first ten hex digits of the hash over the
+/// prompt's digest and the backend's identity fields. Operational fields (limits,
+/// pricing, replicas, the secret) do not change it.
+pub fn revision(prompt: &PromptVersionSpec, backend: &LLMDeploymentSpec) -> String {
+    let identity = serde_json::to_value(backend.identity()).unwrap_or(Value::Null);
+    let text = format!("{}\n{}", digest(prompt), canonical(&identity));
+    hex(&Sha256::digest(text.as_bytes()))[..10].to_owned()
+}
+
+/// JSON with sorted keys.
+fn canonical(value: &Value) -> String {
+    match value {
+        Value::Object(map) => {
+            let mut entries: Vec<_> = map.iter().collect();
+            entries.sort_by_key(|(key, _)| *key);
+            let fields: Vec<String> = entries
+                .into_iter()
+                .map(|(key, value)| format!("{}:{}", Value::from(key.as_str()), canonical(value)))
+                .collect();
+            format!("{{{}}}", fields.join(","))
+        }
+        Value::Array(items) => {
+            format!("[{}]", items.iter().map(canonical).collect::<Vec<_>>().join(","))
+        }
+        scalar => scalar.to_string(),
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn prompt(value: Value) -> PromptVersionSpec {
+        serde_json::from_value(value).unwrap()
+    }
+
+    fn backend(model: &str, timeout: &str) -> LLMDeploymentSpec {
+        serde_json::from_value(json!({
+            "provider": "openai", "model": model, "endpoint": {"url": "https://a/v1"},
+            "limits": {"timeout": timeout},
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn the_order_of_keys_does_not_matter_and_the_content_does() {
+        let one =
+            prompt(json!({"prompt": "p", "messages": [], "variables": {"type": "object", "a": 1}}));
+        let two =
+            prompt(json!({"variables": {"a": 1, "type": "object"}, "messages": [], "prompt": "p"}));
+        let other =
+            prompt(json!({"prompt": "p", "messages": [], "variables": {"type": "object", "a": 2}}));
+        assert_eq!(digest(&one), digest(&two));
+        assert_ne!(digest(&one), digest(&other));
+    }
+
+    #[test]
+    fn operational_fields_are_not_part_of_the_revision() {
+        let p = prompt(json!({"prompt": "p", "messages": []}));
+        assert_eq!(revision(&p, &backend("m", "10s")), revision(&p, &backend("m", "20s")));
+        assert_ne!(revision(&p, &backend("m", "10s")), revision(&p, &backend("n", "10s")));
+        assert_eq!(revision(&p, &backend("m", "10s")).len(), 10);
+    }
+}
