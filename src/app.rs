@@ -7,6 +7,8 @@ pub mod cli;
 pub mod clock;
 pub mod demo;
 pub mod evidence_bar;
+pub mod gateway;
+pub mod operator;
 pub mod process;
 pub mod simulate;
 pub mod standalone;

@@ -1,1 +1,136 @@
-//! The control plane.
+//! The control plane: a controller a kind, each `observe → decide → act`.
+//!
+//! Only the process that leads acts; the others keep warm caches. Everything that is
+//! written goes through [`kube::Cluster`]; no other module here talks to the API
+//! server. Gateways are met only through `status.routing` and their reports.
+
+pub mod backend;
+pub mod caches;
+pub mod error;
+pub mod exported;
+pub mod kube;
+pub mod policy;
+pub mod prompt;
+pub mod release;
+
+use std::{
+    collections::BTreeMap, fmt::Debug, future::Future, hash::Hash, sync::Arc, time::Duration,
+};
+
+use ::kube::{
+    Resource, ResourceExt,
+    runtime::{
+        Controller,
+        controller::{Action, Config, Error as LoopError},
+        reflector::ObjectRef,
+    },
+};
+use futures::StreamExt;
+use jiff::Timestamp;
+use serde::de::DeserializeOwned;
+
+use self::{caches::Caches, error::ControllerError, exported::Exported, kube::Cluster};
+use crate::signals::gateways::Gateways;
+
+/// Reconciles of one kind that run at the same time.
+const CONCURRENCY: u16 = 16;
+
+/// What every controller needs.
+pub struct Context {
+    /// The only way to write.
+    pub cluster: Cluster,
+    /// What the API server holds, as last watched.
+    pub caches: Caches,
+    /// What the gateways told last.
+    pub gateways: Gateways,
+    /// Metrics.
+    pub exported: Arc<Exported>,
+    /// The wall clock.
+    pub clock: fn() -> Timestamp,
+    /// For probing backends.
+    pub probe: reqwest::Client,
+}
+
+impl Context {
+    /// Brings the metric of releases by phase up to date.
+    pub fn count_phases(&self) {
+        let mut counts = BTreeMap::new();
+        if self.cluster.leadership().term().is_some() {
+            for release in self.caches.releases.state() {
+                let phase = release.status.as_ref().map(|s| s.phase).unwrap_or_default();
+                *counts.entry(format!("{phase:?}")).or_insert(0) += 1;
+            }
+        }
+        self.exported.phases(counts);
+    }
+}
+
+/// What a reconcile answers.
+type Reconciled = Result<Action, ControllerError>;
+
+/// Runs one kind's controller until the process stops: leaders reconcile, others wait
+/// and reconcile everything when they become the leader.
+async fn drive<K, F>(
+    kind: &'static str,
+    controller: Controller<K>,
+    context: Arc<Context>,
+    reconcile: fn(Arc<K>, Arc<Context>) -> F,
+) where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+    K::DynamicType: Eq + Hash + Clone,
+    F: Future<Output = Reconciled> + Send + 'static,
+{
+    let elected = context.cluster.leadership().elections();
+    controller
+        .with_config(Config::default().concurrency(CONCURRENCY))
+        .reconcile_all_on(elected)
+        .run(
+            move |object, context| guarded(kind, object, context, reconcile),
+            move |object, error, context: Arc<Context>| {
+                context.exported.failed(kind, error.reason());
+                let name = object.name_any();
+                if error.worth_a_warning() {
+                    tracing::warn!(kind, name, reason = error.reason(), "{error}");
+                } else {
+                    tracing::debug!(kind, name, reason = error.reason(), "{error}");
+                }
+                Action::requeue(error.retry_after())
+            },
+            context,
+        )
+        .for_each(|result| async move {
+            match result {
+                // The object is gone, or the error was told above.
+                Ok(_) | Err(LoopError::ObjectNotFound(_) | LoopError::ReconcilerFailed(..)) => {}
+                Err(error) => tracing::warn!(kind, "the watch failed and is tried again: {error}"),
+            }
+        })
+        .await;
+}
+
+async fn guarded<K, F>(
+    kind: &'static str,
+    object: Arc<K>,
+    context: Arc<Context>,
+    reconcile: fn(Arc<K>, Arc<Context>) -> F,
+) -> Reconciled
+where
+    F: Future<Output = Reconciled>,
+{
+    if context.cluster.leadership().term().is_none() {
+        return Ok(Action::await_change());
+    }
+    context.caches.ready().await?;
+    let _timing = context.exported.timing(kind);
+    reconcile(object, context).await
+}
+
+/// A look again in `after`, give or take a tenth, so that objects do not march in step.
+fn later(after: Duration) -> Action {
+    Action::requeue(after.mul_f64(0.9 + 0.2 * rand::random::<f64>()))
+}
+
+/// The reference of a namespaced object.
+fn reference<K: Resource<DynamicType = ()>>(namespace: &str, name: &str) -> ObjectRef<K> {
+    ObjectRef::new(name).within(namespace)
+}

@@ -15,6 +15,7 @@ pub mod routes;
 pub mod server;
 mod sinks;
 mod upstream;
+pub mod watch;
 
 use std::{
     collections::BTreeMap,
@@ -144,6 +145,11 @@ impl Gateway {
 
     fn millis(&self) -> i64 {
         i64::try_from(self.started.elapsed().as_millis()).unwrap_or(i64::MAX)
+    }
+
+    /// Tells probes that this process is about to stop, so that no new traffic is sent.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Release);
     }
 
     fn ready(&self) -> bool {

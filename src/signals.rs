@@ -1,3 +1,5 @@
 //! Where evidence comes from.
 
+pub mod gateways;
 pub mod report;
+pub mod watch;

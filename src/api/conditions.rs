@@ -105,7 +105,8 @@ fn merge(
     }
 }
 
-fn truncate(text: &str, bytes: usize) -> String {
+/// The longest beginning of `text` that fits into `bytes`.
+pub fn truncate(text: &str, bytes: usize) -> String {
     let mut end = text.len().min(bytes);
     while !text.is_char_boundary(end) {
         end -= 1;

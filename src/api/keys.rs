@@ -21,6 +21,8 @@ pub const PROMOTE_ANNOTATION: &str = "serinus.dev/promote";
 pub const ABORT_ANNOTATION: &str = "serinus.dev/abort";
 /// See [`APPROVE_ANNOTATION`]: try a revision again that failed before.
 pub const RETRY_ANNOTATION: &str = "serinus.dev/retry";
+/// Keeps a serving backend that is still routed to from being deleted.
+pub const IN_USE_FINALIZER: &str = "serinus.dev/in-use";
 /// Answer header: the id under which the request is recorded.
 pub const REQUEST_ID_HEADER: &str = "x-serinus-request-id";
 /// Answer header: the revision that answered.

@@ -383,7 +383,10 @@ pub struct HandledRequest {
 }
 
 /// How far a release is, and why.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, KubeSchema)]
+#[x_kube(
+    validation = Rule::new("!has(oldSelf.leaderTerm) || (has(self.leaderTerm) && self.leaderTerm >= oldSelf.leaderTerm)").message("status.leaderTerm must not decrease: this status was decided by an operator that no longer leads"),
+)]
 #[serde(rename_all = "camelCase")]
 pub struct PromptReleaseStatus {
     /// The generation that this status was computed for.
@@ -421,6 +424,10 @@ pub struct PromptReleaseStatus {
     #[serde(default)]
     #[schemars(length(max = 20))]
     pub history: Vec<HistoryEntry>,
+    /// When the operator that wrote this became the leader, in microseconds since 1970.
+    /// The API server refuses a status of an earlier leader.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leader_term: Option<i64>,
     /// The last request of each action.
     #[serde(default)]
     #[schemars(length(max = 4))]
@@ -435,5 +442,10 @@ impl PromptRelease {
     /// The model name that applications send.
     pub fn route(&self) -> String {
         self.spec.route.clone().unwrap_or_else(|| self.metadata.name.clone().unwrap_or_default())
+    }
+
+    /// Whether applications reach it under `route`.
+    pub fn has_route(&self, route: &str) -> bool {
+        self.spec.route.as_ref().or(self.metadata.name.as_ref()).is_some_and(|own| own == route)
     }
 }

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
 use clap::{Parser, Subcommand};
 
 use super::{
-    demo,
+    demo, gateway, operator,
     process::{block_on, listen_on, stop_signal},
     simulate, standalone,
 };
@@ -31,6 +31,10 @@ enum Command {
     Demo(demo::Options),
     /// Run releases from a folder of manifests, without a cluster.
     Standalone(standalone::Options),
+    /// Run the control plane in a cluster.
+    Operator(operator::Options),
+    /// Run the data plane in a cluster.
+    Gateway(gateway::Options),
     /// A simulated model, for trying things out.
     #[command(hide = true)]
     Simulate {
@@ -48,6 +52,8 @@ pub fn run() -> ExitCode {
         Command::Crd { out } => print_crds(out).map(|()| true),
         Command::Demo(options) => block_on(demo::run(options)),
         Command::Standalone(options) => block_on(standalone::run(options)).map(|()| true),
+        Command::Operator(options) => block_on(operator::run(options)).map(|()| true),
+        Command::Gateway(options) => block_on(gateway::run(options)).map(|()| true),
         Command::Simulate { listen } => block_on(async move {
             let listener = listen_on(listen).await?;
             simulate::serve(listener, stop_signal()).await?;

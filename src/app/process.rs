@@ -17,6 +17,12 @@ pub fn block_on<T>(command: impl Future<Output = anyhow::Result<T>>) -> anyhow::
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(command)
 }
 
+/// Chooses the implementation of TLS for every client of the process.
+pub fn install_tls() {
+    // Fails only when one was installed before, which is as good.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+}
+
 /// Writes logs to standard error: `RUST_LOG` says how much, `json` one object a line.
 pub fn start_logs(json: bool) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));

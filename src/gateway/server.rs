@@ -1,10 +1,6 @@
 //! The two listeners: one for applications, one for operators and Prometheus.
 
-use std::{
-    future::Future,
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
@@ -18,12 +14,10 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
 use super::{Gateway, phases};
-use crate::openai::error::ApiError;
+use crate::{openai::error::ApiError, signals::report::LEADER_HEADER};
 
 /// The largest request body: long conversations fit, uploads do not.
 const LARGEST_REQUEST: usize = 4 << 20;
-/// The header with which a leader asks for a report.
-pub const LEADER_HEADER: &str = "x-serinus-leader";
 
 /// What applications call.
 pub fn public_router(gateway: Arc<Gateway>) -> Router {
@@ -118,7 +112,7 @@ pub async fn serve(
     let (told, mut draining) = tokio::sync::watch::channel(false);
     let stop = async move {
         stop.await;
-        gateway.draining.store(true, Ordering::Release);
+        gateway.drain();
         let _ = told.send(true);
     };
     let server = axum::serve(listener, router).with_graceful_shutdown(stop);

@@ -8,6 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::api::prompt_release::Counts;
 
+/// The header with which a leader asks for a report; its value is the leader's term.
+pub const LEADER_HEADER: &str = "x-serinus-leader";
+
 /// One gateway process's state. Counts only grow while the process lives.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]

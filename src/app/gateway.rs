@@ -1,0 +1,88 @@
+//! The `gateway` command: the data plane of a cluster.
+
+use std::{net::SocketAddr, time::Duration};
+
+use anyhow::Context;
+use kube::Client;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    clock,
+    process::{install_tls, listen_on, start_logs, stop_signal},
+};
+use crate::gateway::{
+    Gateway, GatewayConfig,
+    server::{admin_router, public_router, serve},
+    watch::follow_cluster,
+};
+
+/// How to run a gateway.
+#[derive(clap::Args)]
+pub struct Options {
+    /// Where applications send requests.
+    #[arg(long, default_value = "0.0.0.0:8080")]
+    listen: SocketAddr,
+    /// Where operators, Prometheus and probes ask.
+    #[arg(long, default_value = "0.0.0.0:8081")]
+    admin: SocketAddr,
+    /// Serve the releases of one namespace only. Default: all.
+    #[arg(long)]
+    watch_namespace: Option<String>,
+    /// Without a sign of a leading operator for so many seconds, every request goes to stable.
+    #[arg(long, default_value_t = 120, value_parser = clap::value_parser!(u64).range(5..=3600))]
+    control_loss_seconds: u64,
+    /// How many seconds answers may take to end after the signal to stop.
+    #[arg(long, default_value_t = 60)]
+    drain_seconds: u64,
+    /// How many seconds to go on accepting after the signal to stop, until nobody sends any more.
+    #[arg(long, default_value_t = 5)]
+    grace_seconds: u64,
+    /// Logs as JSON.
+    #[arg(long)]
+    log_json: bool,
+}
+
+/// Serves until SIGTERM or ctrl-c; then answers what is under way.
+///
+/// # Errors
+/// There is no cluster to talk to, or an address can not be used.
+pub async fn run(options: Options) -> anyhow::Result<()> {
+    start_logs(options.log_json);
+    install_tls();
+    let client = Client::try_default()
+        .await
+        .context("no cluster to talk to: run inside one, or set KUBECONFIG to a kubeconfig file")?;
+    let gateway = Gateway::new(GatewayConfig {
+        control_loss_timeout: Duration::from_secs(options.control_loss_seconds),
+        clock: clock::now,
+    })?;
+    let stop = CancellationToken::new();
+    let drain = Duration::from_secs(options.drain_seconds);
+    let mut servers = JoinSet::new();
+    for (address, router) in [
+        (options.listen, public_router(gateway.clone())),
+        (options.admin, admin_router(gateway.clone())),
+    ] {
+        let listener = listen_on(address).await?;
+        let stop = stop.clone().cancelled_owned();
+        servers.spawn(serve(listener, router, gateway.clone(), stop, drain));
+    }
+    tracing::info!(listen = %options.listen, admin = %options.admin, "gateway");
+    // Followed to the end: also the last requests go where the operator wants them.
+    let mut following = JoinSet::new();
+    following.spawn(follow_cluster(gateway.clone(), client, options.watch_namespace));
+    tokio::select! {
+        () = stop_signal() => {}
+        Some(ended) = following.join_next() => {
+            ended?.context("the cluster can no longer be followed")?;
+        }
+    }
+    gateway.drain();
+    tokio::time::sleep(Duration::from_secs(options.grace_seconds)).await;
+    stop.cancel();
+    while let Some(ended) = servers.join_next().await {
+        ended??;
+    }
+    Ok(())
+}

@@ -1,0 +1,169 @@
+//! LLMDeployment: is there something that answers? Endpoints and services are probed;
+//! a serving backend becomes a Deployment and a Service, whose readiness counts.
+
+mod probe;
+mod serving;
+
+use std::{sync::Arc, time::Duration};
+
+use k8s_openapi::api::apps::v1::Deployment;
+use kube::{
+    ResourceExt,
+    runtime::{Controller, controller::Action, reflector::Store, watcher},
+};
+
+use super::{
+    Context, Reconciled,
+    error::ControllerError,
+    later,
+    release::{Triggers, triggers::uses_backend},
+};
+use crate::{
+    api::{
+        LLMDeployment,
+        conditions::{self, Readiness},
+        keys,
+        llm_deployment::{LLMDeploymentStatus, Serving},
+    },
+    signals::watch::Touched,
+};
+
+/// How often a backend that answers is probed.
+const PROBE_EVERY: Duration = Duration::from_secs(30);
+/// How often one that does not.
+const PROBE_AGAIN: Duration = Duration::from_secs(5);
+/// How often to look whether a backend that is being deleted is still in use.
+const STILL_USED: Duration = Duration::from_secs(10);
+
+/// What was found out about a backend.
+struct Finding {
+    readiness: Readiness,
+    reason: &'static str,
+    message: String,
+    next: Action,
+}
+
+/// Runs the controller until the process stops.
+pub async fn run(
+    store: Store<LLMDeployment>,
+    watch: Touched<LLMDeployment>,
+    deployments: kube::Api<Deployment>,
+    triggers: Triggers,
+    context: Arc<Context>,
+) {
+    let watch = triggers.tap(watch, uses_backend);
+    let ours = watcher::Config::default().labels(keys::BACKEND_LABEL);
+    let controller = Controller::for_stream(watch, store).owns(deployments, ours);
+    super::drive("LLMDeployment", controller, context, reconcile).await;
+}
+
+async fn reconcile(backend: Arc<LLMDeployment>, context: Arc<Context>) -> Reconciled {
+    if backend.metadata.deletion_timestamp.is_some() {
+        return release_when_unused(&backend, &context).await;
+    }
+    let finding = match &backend.spec.serving {
+        Some(spec) => serve(&backend, spec, &context).await?,
+        None => probe(&backend, &context).await,
+    };
+    write_status(&backend, &finding, &context).await?;
+    Ok(finding.next)
+}
+
+/// Deployment and Service as the spec wants them; ready when a pod is.
+async fn serve(
+    backend: &LLMDeployment,
+    spec: &Serving,
+    context: &Context,
+) -> Result<Finding, ControllerError> {
+    if !backend.finalizers().iter().any(|f| f == keys::IN_USE_FINALIZER) {
+        let mut finalizers = backend.finalizers().to_vec();
+        finalizers.push(keys::IN_USE_FINALIZER.to_owned());
+        context.cluster.set_finalizers(backend, finalizers).await?;
+        // The write is seen by the watch, which looks again.
+    }
+    context.cluster.apply(&serving::service(backend, spec)).await?;
+    let deployment = context.cluster.apply(&serving::deployment(backend, spec)).await?;
+    let (readiness, reason, message) = serving::readiness(&deployment, spec);
+    Ok(Finding { readiness, reason, message, next: Action::await_change() })
+}
+
+async fn probe(backend: &LLMDeployment, context: &Context) -> Finding {
+    let (namespace, name) = (backend.namespace().unwrap_or_default(), backend.name_any());
+    let url = backend.spec.base_url(&name, &namespace);
+    match probe::probe(&context.probe, &url).await {
+        Ok(message) => Finding {
+            readiness: Readiness::Ready,
+            reason: "Reachable",
+            message,
+            next: later(PROBE_EVERY),
+        },
+        Err(message) => Finding {
+            readiness: Readiness::NotReady,
+            reason: "Unreachable",
+            message,
+            next: later(PROBE_AGAIN),
+        },
+    }
+}
+
+async fn write_status(
+    backend: &LLMDeployment,
+    finding: &Finding,
+    context: &Context,
+) -> Result<(), ControllerError> {
+    let generation = backend.metadata.generation.unwrap_or_default();
+    let old = backend.status.clone().unwrap_or_default();
+    let mut status =
+        LLMDeploymentStatus { observed_generation: generation, conditions: old.conditions.clone() };
+    let Finding { readiness, reason, message, .. } = finding;
+    let now = (context.clock)();
+    conditions::set(&mut status.conditions, *readiness, reason, message, generation, now);
+    if status == old {
+        return Ok(());
+    }
+    let ready = |c: &[conditions::Condition]| {
+        conditions::find(c, conditions::types::READY).map(|c| c.status == "True")
+    };
+    let turned = ready(&old.conditions) != ready(&status.conditions);
+    let mut backend = backend.clone();
+    backend.status = Some(status);
+    let backend = context.cluster.write_status(&backend).await?;
+    if turned {
+        let warning = *readiness == Readiness::NotReady;
+        context.cluster.announce(&backend, warning, reason, message).await;
+    }
+    Ok(())
+}
+
+/// A serving backend that releases send traffic to stays until they do not.
+async fn release_when_unused(backend: &LLMDeployment, context: &Context) -> Reconciled {
+    let ours = |f: &String| f == keys::IN_USE_FINALIZER;
+    if !backend.finalizers().iter().any(ours) {
+        return Ok(Action::await_change());
+    }
+    let (namespace, name) = (backend.namespace(), backend.name_any());
+    let users = context.caches.releases.state_filter(|release| {
+        release.metadata.namespace == namespace
+            && release.status.as_ref().is_some_and(|s| {
+                let stable = s.stable.iter().chain(&s.previous);
+                stable.chain(s.canary.iter().map(|c| &c.variant)).any(|v| v.backend == name)
+            })
+    });
+    if let Some(user) = users.first() {
+        let message = format!(
+            "deleted, and kept until PromptRelease {} no longer serves with it: point the release to another backend",
+            user.name_any()
+        );
+        let finding = Finding {
+            readiness: Readiness::Ready,
+            reason: "InUse",
+            message,
+            next: later(STILL_USED),
+        };
+        write_status(backend, &finding, context).await?;
+        return Ok(finding.next);
+    }
+    let others = backend.finalizers().iter().filter(|f| !ours(f)).cloned().collect();
+    context.cluster.set_finalizers(backend, others).await?;
+    Ok(Action::await_change())
+}

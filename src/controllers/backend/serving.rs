@@ -1,0 +1,229 @@
+//! A model server of our own as a Deployment and a Service. Building can not fail.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::{
+    api::{
+        apps::v1::{Deployment, DeploymentSpec},
+        core::v1::{
+            Capabilities, Container, ContainerPort, HTTPGetAction, PodSpec, PodTemplateSpec, Probe,
+            SeccompProfile, SecurityContext, Service, ServicePort, ServiceSpec,
+        },
+    },
+    apimachinery::pkg::{
+        apis::meta::v1::{LabelSelector, OwnerReference},
+        util::intstr::IntOrString,
+    },
+};
+use kube::{Resource, ResourceExt, api::ObjectMeta};
+
+use crate::api::{LLMDeployment, conditions::Readiness, keys, llm_deployment::Serving};
+
+/// The name of the container's port.
+const PORT: &str = "http";
+/// A model of many gigabytes may take this long to load: 60 min in steps of 10 s.
+const STARTUP_ATTEMPTS: i32 = 360;
+
+fn labels(backend: &LLMDeployment) -> BTreeMap<String, String> {
+    BTreeMap::from([
+        ("app.kubernetes.io/name".to_owned(), "serinus-backend".to_owned()),
+        ("app.kubernetes.io/managed-by".to_owned(), keys::FIELD_MANAGER.to_owned()),
+        (keys::BACKEND_LABEL.to_owned(), backend.name_any()),
+    ])
+}
+
+fn metadata(backend: &LLMDeployment) -> ObjectMeta {
+    let owner = backend.controller_owner_ref(&()).map(|reference| OwnerReference {
+        // Needs no permission on the finalizers of backends.
+        block_owner_deletion: None,
+        ..reference
+    });
+    ObjectMeta {
+        name: Some(backend.name_any()),
+        namespace: backend.namespace(),
+        labels: Some(labels(backend)),
+        owner_references: owner.map(|o| vec![o]),
+        ..ObjectMeta::default()
+    }
+}
+
+fn selector(backend: &LLMDeployment) -> BTreeMap<String, String> {
+    BTreeMap::from([(keys::BACKEND_LABEL.to_owned(), backend.name_any())])
+}
+
+/// The Service in front of the model server.
+pub(super) fn service(backend: &LLMDeployment, spec: &Serving) -> Service {
+    Service {
+        metadata: metadata(backend),
+        spec: Some(ServiceSpec {
+            selector: Some(selector(backend)),
+            ports: Some(vec![ServicePort {
+                name: Some(PORT.to_owned()),
+                port: spec.port,
+                target_port: Some(IntOrString::String(PORT.to_owned())),
+                protocol: Some("TCP".to_owned()),
+                ..ServicePort::default()
+            }]),
+            ..ServiceSpec::default()
+        }),
+        status: None,
+    }
+}
+
+/// The model server's pods.
+pub(super) fn deployment(backend: &LLMDeployment, spec: &Serving) -> Deployment {
+    Deployment {
+        metadata: metadata(backend),
+        spec: DeploymentSpec {
+            replicas: Some(spec.replicas),
+            selector: LabelSelector {
+                match_labels: Some(selector(backend)),
+                ..LabelSelector::default()
+            },
+            template: PodTemplateSpec {
+                metadata: Some(ObjectMeta {
+                    labels: Some(labels(backend)),
+                    ..ObjectMeta::default()
+                }),
+                spec: Some(PodSpec {
+                    automount_service_account_token: Some(false),
+                    containers: vec![container(spec)],
+                    ..PodSpec::default()
+                }),
+            },
+            ..DeploymentSpec::default()
+        },
+        status: None,
+    }
+}
+
+fn container(spec: &Serving) -> Container {
+    let health = |period, failures| Probe {
+        http_get: Some(HTTPGetAction {
+            path: Some(spec.health_path.clone()),
+            port: IntOrString::String(PORT.to_owned()),
+            ..HTTPGetAction::default()
+        }),
+        period_seconds: Some(period),
+        failure_threshold: Some(failures),
+        timeout_seconds: Some(5),
+        ..Probe::default()
+    };
+    Container {
+        name: "model".to_owned(),
+        image: Some(spec.image.clone()),
+        args: (!spec.args.is_empty()).then(|| spec.args.clone()),
+        ports: Some(vec![ContainerPort {
+            name: Some(PORT.to_owned()),
+            container_port: spec.port,
+            protocol: Some("TCP".to_owned()),
+            ..ContainerPort::default()
+        }]),
+        resources: spec.resources.clone(),
+        readiness_probe: Some(health(5, 2)),
+        startup_probe: Some(health(10, STARTUP_ATTEMPTS)),
+        security_context: Some(SecurityContext {
+            allow_privilege_escalation: Some(false),
+            capabilities: Some(Capabilities {
+                drop: Some(vec!["ALL".to_owned()]),
+                ..Capabilities::default()
+            }),
+            seccomp_profile: Some(SeccompProfile {
+                type_: "RuntimeDefault".to_owned(),
+                ..SeccompProfile::default()
+            }),
+            ..SecurityContext::default()
+        }),
+        ..Container::default()
+    }
+}
+
+/// What the Deployment's state means for releases.
+pub(super) fn readiness(
+    deployment: &Deployment,
+    spec: &Serving,
+) -> (Readiness, &'static str, String) {
+    let status = deployment.status.clone().unwrap_or_default();
+    let ready = status.ready_replicas.unwrap_or(0);
+    let wanted = spec.replicas;
+    let current = status.observed_generation >= deployment.metadata.generation;
+    match () {
+        () if wanted == 0 => {
+            (Readiness::NotReady, "ScaledToZero", "spec.serving.replicas is 0".to_owned())
+        }
+        () if ready > 0 && current => {
+            (Readiness::Ready, "PodsReady", format!("{ready} of {wanted} pods are ready"))
+        }
+        () => {
+            let why = status
+                .conditions
+                .iter()
+                .flatten()
+                .find(|c| {
+                    c.type_.as_deref() == Some("ReplicaFailure")
+                        && c.status.as_deref() == Some("True")
+                })
+                .and_then(|c| c.message.clone())
+                .unwrap_or_default();
+            let message = format!("{ready} of {wanted} pods are ready{}{why}", sep(&why));
+            (Readiness::InProgress, "PodsNotReady", message)
+        }
+    }
+}
+
+fn sep(why: &str) -> &'static str {
+    if why.is_empty() { "" } else { ": " }
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::apps::v1::DeploymentStatus;
+
+    use super::*;
+
+    fn backend(replicas: i32) -> (LLMDeployment, Serving) {
+        let serving = Serving {
+            image: "vllm/vllm-openai:v0.11".into(),
+            args: vec!["--model=m".into()],
+            replicas,
+            port: 8000,
+            health_path: "/health".into(),
+            resources: None,
+        };
+        let mut backend = LLMDeployment::new("m", crate::api::LLMDeploymentSpec::default());
+        backend.metadata.namespace = Some("ns".into());
+        backend.metadata.uid = Some("u".into());
+        (backend, serving)
+    }
+
+    #[test]
+    fn the_service_finds_the_pods_of_the_deployment() {
+        let (backend, spec) = backend(2);
+        let (service, deployment) = (service(&backend, &spec), deployment(&backend, &spec));
+        let pods = deployment.spec.template.metadata.unwrap().labels.unwrap();
+        let wanted = service.spec.unwrap().selector.unwrap();
+        assert!(wanted.iter().all(|(k, v)| pods.get(k) == Some(v)));
+        let owners = deployment.metadata.owner_references.unwrap();
+        assert_eq!((owners[0].uid.as_str(), owners[0].controller), ("u", Some(true)));
+    }
+
+    #[test]
+    fn one_ready_pod_is_enough_and_an_old_observation_is_not() {
+        let (backend, spec) = backend(2);
+        let mut deployment = deployment(&backend, &spec);
+        deployment.metadata.generation = Some(2);
+        let status = |observed, ready| {
+            Some(DeploymentStatus {
+                observed_generation: Some(observed),
+                ready_replicas: Some(ready),
+                ..DeploymentStatus::default()
+            })
+        };
+        deployment.status = status(2, 1);
+        assert_eq!(readiness(&deployment, &spec).0, Readiness::Ready);
+        deployment.status = status(1, 1);
+        assert_eq!(readiness(&deployment, &spec).0, Readiness::InProgress);
+        deployment.status = None;
+        assert_eq!(readiness(&deployment, &spec).1, "PodsNotReady");
+    }
+}

@@ -1,0 +1,109 @@
+//! What the API server holds, as last watched: one watch a kind, shared by all
+//! controllers of the process.
+
+use k8s_openapi::api::apps::v1::ControllerRevision;
+use kube::{
+    Client, ResourceExt,
+    runtime::{
+        reflector::{ObjectRef, Store},
+        watcher,
+    },
+};
+
+use super::error::ControllerError;
+use crate::{
+    api::{CanaryPolicy, LLMDeployment, PromptRelease, PromptVersion, keys, snapshot::Saved},
+    signals::watch::{Touched, cache},
+};
+
+/// The stores of every watched kind.
+pub struct Caches {
+    /// The releases.
+    pub releases: Store<PromptRelease>,
+    /// The prompts.
+    pub prompts: Store<PromptVersion>,
+    /// The backends.
+    pub backends: Store<LLMDeployment>,
+    /// The policies.
+    pub policies: Store<CanaryPolicy>,
+    /// The saved copies of releases.
+    pub copies: Store<ControllerRevision>,
+}
+
+/// The watches that fill the stores; whoever owns them must poll them.
+pub struct Watches {
+    /// The releases.
+    pub releases: Touched<PromptRelease>,
+    /// The prompts.
+    pub prompts: Touched<PromptVersion>,
+    /// The backends.
+    pub backends: Touched<LLMDeployment>,
+    /// The policies.
+    pub policies: Touched<CanaryPolicy>,
+    /// The saved copies of releases.
+    pub copies: Touched<ControllerRevision>,
+}
+
+impl Caches {
+    /// Watches of one namespace, or of all.
+    pub fn new(client: &Client, namespace: Option<&str>) -> (Self, Watches) {
+        let copies_only = watcher::Config::default().labels(keys::RELEASE_LABEL);
+        let (releases, releases_watch) = cache(client, namespace, watcher::Config::default());
+        let (prompts, prompts_watch) = cache(client, namespace, watcher::Config::default());
+        let (backends, backends_watch) = cache(client, namespace, watcher::Config::default());
+        let (policies, policies_watch) = cache(client, namespace, watcher::Config::default());
+        let (copies, copies_watch) = cache(client, namespace, copies_only);
+        (
+            Self { releases, prompts, backends, policies, copies },
+            Watches {
+                releases: releases_watch,
+                prompts: prompts_watch,
+                backends: backends_watch,
+                policies: policies_watch,
+                copies: copies_watch,
+            },
+        )
+    }
+
+    /// Waits until every store was filled once.
+    ///
+    /// # Errors
+    /// The process is stopping.
+    pub async fn ready(&self) -> Result<(), ControllerError> {
+        let filled = async {
+            self.releases.wait_until_ready().await?;
+            self.prompts.wait_until_ready().await?;
+            self.backends.wait_until_ready().await?;
+            self.policies.wait_until_ready().await?;
+            self.copies.wait_until_ready().await
+        };
+        filled.await.map_err(|_| ControllerError::CachesNotReady)
+    }
+
+    /// The content of a saved copy of a release.
+    ///
+    /// # Errors
+    /// It is there and can not be read.
+    pub fn saved(
+        &self,
+        namespace: &str,
+        release: &str,
+        name: &str,
+    ) -> Result<Option<Saved>, ControllerError> {
+        let name = super::kube::copy_name(release, name);
+        let Some(copy) = self.copies.get(&ObjectRef::new(&name).within(namespace)) else {
+            return Ok(None);
+        };
+        read_copy(&copy).map(Some)
+    }
+}
+
+/// The content of a saved copy.
+///
+/// # Errors
+/// It can not be read.
+pub fn read_copy(copy: &ControllerRevision) -> Result<Saved, ControllerError> {
+    let data = copy.data.0.clone();
+    serde_json::from_value(data)
+        .map_err(|e| ControllerError::Copy { name: copy.name_any(), reason: e.to_string() })
+}

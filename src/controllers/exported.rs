@@ -1,0 +1,129 @@
+//! The operator's metrics for Prometheus. Labels are words of ours only.
+
+use std::time::Instant;
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text},
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    registry::Registry,
+};
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Kind {
+    kind: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Failure {
+    kind: &'static str,
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Transition {
+    reason: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Phase {
+    phase: String,
+}
+
+/// The exported metrics of an operator.
+pub struct Exported {
+    registry: Registry,
+    reconciles: Family<Kind, Histogram, fn() -> Histogram>,
+    failures: Family<Failure, Counter>,
+    writes: Family<Kind, Counter>,
+    transitions: Family<Transition, Counter>,
+    phases: Family<Phase, Gauge>,
+    leader: Gauge,
+    gateways: Gauge,
+    gateways_silent: Gauge,
+}
+
+fn durations() -> Histogram {
+    Histogram::new([0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0])
+}
+
+impl Default for Exported {
+    fn default() -> Self {
+        let mut this = Self {
+            registry: Registry::with_prefix("serinus"),
+            reconciles: Family::new_with_constructor(durations),
+            failures: Family::default(),
+            writes: Family::default(),
+            transitions: Family::default(),
+            phases: Family::default(),
+            leader: Gauge::default(),
+            gateways: Gauge::default(),
+            gateways_silent: Gauge::default(),
+        };
+        let r = &mut this.registry;
+        r.register("reconcile_seconds", "Time of one reconcile", this.reconciles.clone());
+        r.register("reconcile_failures", "Reconciles that are tried again", this.failures.clone());
+        r.register("writes", "Writes to the API server", this.writes.clone());
+        r.register("transitions", "What happened to releases", this.transitions.clone());
+        r.register("releases", "Releases by phase; told by the leader", this.phases.clone());
+        r.register("leader", "1 while this operator leads", this.leader.clone());
+        r.register("gateways", "Gateways that should follow", this.gateways.clone());
+        r.register(
+            "gateways_silent",
+            "Of these, those that did not answer",
+            this.gateways_silent.clone(),
+        );
+        this
+    }
+}
+
+impl Exported {
+    /// The text that Prometheus scrapes.
+    pub fn text(&self) -> String {
+        let mut out = String::new();
+        // Writing to a String does not fail.
+        let _ = text::encode(&mut out, &self.registry);
+        out
+    }
+
+    /// Observes the time until it is dropped.
+    pub fn timing(&self, kind: &'static str) -> impl Drop + use<> {
+        Timing(Instant::now(), self.reconciles.get_or_create(&Kind { kind }).clone())
+    }
+
+    pub(super) fn failed(&self, kind: &'static str, reason: &'static str) {
+        self.failures.get_or_create(&Failure { kind, reason }).inc();
+    }
+
+    pub(super) fn wrote(&self, kind: &'static str) {
+        self.writes.get_or_create(&Kind { kind }).inc();
+    }
+
+    pub(super) fn announced(&self, reason: &str) {
+        self.transitions.get_or_create(&Transition { reason: reason.to_owned() }).inc();
+    }
+
+    pub(super) fn lead(&self, leading: bool) {
+        self.leader.set(i64::from(leading));
+    }
+
+    pub(super) fn gateways(&self, all: usize, silent: usize) {
+        self.gateways.set(i64::try_from(all).unwrap_or(i64::MAX));
+        self.gateways_silent.set(i64::try_from(silent).unwrap_or(i64::MAX));
+    }
+
+    /// Counts of releases by phase. Phases without releases are left out.
+    pub(super) fn phases(&self, counts: impl IntoIterator<Item = (String, i64)>) {
+        self.phases.clear();
+        for (phase, count) in counts {
+            self.phases.get_or_create(&Phase { phase }).set(count);
+        }
+    }
+}
+
+struct Timing(Instant, Histogram);
+
+impl Drop for Timing {
+    fn drop(&mut self) {
+        self.1.observe(self.0.elapsed().as_secs_f64());
+    }
+}

@@ -1,0 +1,309 @@
+//! Which of several operators acts.
+//!
+//! The algorithm is that of client-go's `leaderelection`: a Lease is taken and renewed by
+//! compare-and-swap on its resourceVersion; another one's Lease counts as expired when
+//! it has not *changed* for its duration on our own clock, so clocks need not agree.
+//!
+//! Guarantees: a process says that it leads only until its last successful renewal
+//! plus the duration, less a margin, counted from before that renewal was sent. So it
+//! stops by itself when the API server is away, before another one may take over.
+//! Each acquisition has a higher term than the one before; terms are written into every
+//! status and the API server refuses a lower one, so a write that was under way when
+//! leadership was lost can not undo its successor's.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures::Stream;
+use jiff::Timestamp;
+use k8s_openapi::{
+    api::coordination::v1::{Lease, LeaseSpec},
+    apimachinery::pkg::apis::meta::v1::MicroTime,
+};
+use kube::{
+    Api, Client,
+    api::{ObjectMeta, PostParams},
+};
+use tokio::sync::watch;
+
+use crate::controllers::exported::Exported;
+
+/// Leadership ends this long before the Lease does.
+const MARGIN: Duration = Duration::from_secs(1);
+
+/// How leadership is sought.
+#[derive(Clone, Debug)]
+pub struct ElectionConfig {
+    /// The namespace of the Lease.
+    pub namespace: String,
+    /// The Lease's name.
+    pub lease: String,
+    /// Who this process is: the pod's name.
+    pub identity: String,
+    /// How long a Lease is valid without renewal. At least 3 s.
+    pub duration: Duration,
+    /// The wall clock, for what people read in the Lease.
+    pub clock: fn() -> Timestamp,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Held {
+    term: i64,
+    until: Instant,
+}
+
+/// Whether this process leads.
+pub struct Leadership {
+    identity: String,
+    held: watch::Sender<Option<Held>>,
+}
+
+impl Leadership {
+    /// Nobody leads yet.
+    pub fn new(identity: &str) -> Arc<Self> {
+        Arc::new(Self { identity: identity.to_owned(), held: watch::channel(None).0 })
+    }
+
+    /// Who this process is.
+    pub fn identity(&self) -> &str {
+        &self.identity
+    }
+
+    /// The current term while this process is sure that it leads.
+    pub fn term(&self) -> Option<i64> {
+        let held = (*self.held.borrow())?;
+        (Instant::now() < held.until).then_some(held.term)
+    }
+
+    /// Emits whenever this process became the leader.
+    pub fn elections(&self) -> impl Stream<Item = ()> + Send + 'static {
+        let mut receiver = self.held.subscribe();
+        // Leadership may be older than the subscription.
+        receiver.mark_changed();
+        futures::stream::unfold((receiver, None), |(mut receiver, mut known)| async move {
+            loop {
+                receiver.changed().await.ok()?;
+                let term = receiver.borrow_and_update().map(|h| h.term);
+                if term != known {
+                    known = term;
+                    if term.is_some() {
+                        return Some(((), (receiver, known)));
+                    }
+                }
+            }
+        })
+    }
+
+    fn set(&self, held: Option<Held>) {
+        self.held.send_replace(held);
+    }
+}
+
+/// What was seen of the Lease, and when it last changed.
+#[derive(Debug, Default)]
+struct Observed {
+    version: Option<String>,
+    since: Option<Instant>,
+}
+
+/// What to do about a Lease.
+#[derive(Clone, Debug, PartialEq)]
+enum Step {
+    /// Write this spec. The term is that of the acquisition.
+    Write { spec: LeaseSpec, term: i64, acquired: bool },
+    /// Somebody else holds it.
+    Wait,
+}
+
+/// Seeks leadership until `stop`, then hands the Lease back.
+pub async fn seek(
+    client: Client,
+    config: ElectionConfig,
+    leadership: Arc<Leadership>,
+    exported: Arc<Exported>,
+    stop: tokio_util::sync::CancellationToken,
+) {
+    let api: Api<Lease> = Api::namespaced(client, &config.namespace);
+    let mut observed = Observed::default();
+    let period = config.duration / 5;
+    loop {
+        let attempt = tokio::time::timeout(config.duration / 2, once(&api, &config, &mut observed));
+        let before = leadership.term();
+        match attempt.await {
+            Ok(Ok(held)) => leadership.set(held),
+            // A failed renewal leaves what is held until its own end.
+            Ok(Err(error)) => tracing::warn!("the Lease {}: {error}", config.lease),
+            Err(_) => tracing::warn!("the Lease {}: no answer in time", config.lease),
+        }
+        let term = leadership.term();
+        exported.lead(term.is_some());
+        if term != before {
+            tracing::info!(identity = config.identity, term, "leadership changed");
+        }
+        tokio::select! {
+            () = stop.cancelled() => break,
+            () = tokio::time::sleep(period) => {}
+        }
+    }
+    let held = leadership.term().is_some();
+    leadership.set(None);
+    if held && let Err(error) = hand_back(&api, &config).await {
+        tracing::warn!("the Lease was not handed back: {error}");
+    }
+}
+
+async fn once(
+    api: &Api<Lease>,
+    config: &ElectionConfig,
+    observed: &mut Observed,
+) -> Result<Option<Held>, kube::Error> {
+    let (lease, exists) = match api.get_opt(&config.lease).await? {
+        Some(lease) => (lease, true),
+        None => (named(&config.lease), false),
+    };
+    let started = Instant::now();
+    if observed.version != lease.metadata.resource_version || observed.since.is_none() {
+        *observed =
+            Observed { version: lease.metadata.resource_version.clone(), since: Some(started) };
+    }
+    let unchanged = observed.since.map_or(Duration::ZERO, |since| started - since);
+    let spec = lease.spec.clone().unwrap_or_default();
+    let Step::Write { spec, term, acquired } = step(&spec, config, unchanged, (config.clock)())
+    else {
+        return Ok(None);
+    };
+    let lease = Lease { spec: Some(spec), ..lease };
+    let post = PostParams::default();
+    let written = if exists {
+        api.replace(&config.lease, &post, &lease).await
+    } else {
+        api.create(&post, &lease).await
+    };
+    match written {
+        Ok(_) => {
+            if acquired {
+                tracing::info!(identity = config.identity, term, "took the Lease {}", config.lease);
+            }
+            Ok(Some(Held { term, until: started + config.duration.saturating_sub(MARGIN) }))
+        }
+        // Somebody was faster: the next look tells who.
+        Err(kube::Error::Api(status)) if status.code == 409 => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn named(name: &str) -> Lease {
+    Lease {
+        metadata: ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() },
+        spec: None,
+    }
+}
+
+/// What to do about a Lease that has not changed for `unchanged`.
+fn step(spec: &LeaseSpec, config: &ElectionConfig, unchanged: Duration, now: Timestamp) -> Step {
+    let holder = spec.holder_identity.as_deref().unwrap_or_default();
+    let old_term = spec.acquire_time.as_ref().map(|t| t.0.as_microsecond());
+    let seconds = i32::try_from(config.duration.as_secs()).unwrap_or(i32::MAX);
+    if holder == config.identity
+        && let Some(term) = old_term
+    {
+        let spec = LeaseSpec {
+            renew_time: Some(MicroTime(now)),
+            lease_duration_seconds: Some(seconds),
+            ..spec.clone()
+        };
+        return Step::Write { spec, term, acquired: false };
+    }
+    let promised = spec.lease_duration_seconds.and_then(|s| u64::try_from(s).ok()).unwrap_or(0);
+    if !holder.is_empty() && unchanged < Duration::from_secs(promised) {
+        return Step::Wait;
+    }
+    // Higher than every term before, also when the clock of an earlier holder was ahead.
+    let term = now.as_microsecond().max(old_term.map_or(i64::MIN, |t| t + 1));
+    let spec = LeaseSpec {
+        holder_identity: Some(config.identity.clone()),
+        acquire_time: Timestamp::from_microsecond(term).ok().map(MicroTime),
+        renew_time: Some(MicroTime(now)),
+        lease_duration_seconds: Some(seconds),
+        lease_transitions: Some(spec.lease_transitions.unwrap_or(0).saturating_add(1)),
+        ..LeaseSpec::default()
+    };
+    Step::Write { spec, term, acquired: true }
+}
+
+async fn hand_back(api: &Api<Lease>, config: &ElectionConfig) -> Result<(), kube::Error> {
+    let Some(mut lease) = api.get_opt(&config.lease).await? else { return Ok(()) };
+    let Some(spec) = lease.spec.as_mut() else { return Ok(()) };
+    if spec.holder_identity.as_deref() == Some(config.identity.as_str()) {
+        spec.holder_identity = None;
+        api.replace(&config.lease, &PostParams::default(), &lease).await?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(identity: &str) -> ElectionConfig {
+        ElectionConfig {
+            namespace: "ns".into(),
+            lease: "serinus".into(),
+            identity: identity.into(),
+            duration: Duration::from_secs(15),
+            clock: || Timestamp::UNIX_EPOCH,
+        }
+    }
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    fn taken(step: Step) -> (LeaseSpec, i64, bool) {
+        match step {
+            Step::Write { spec, term, acquired } => (spec, term, acquired),
+            Step::Wait => panic!("expected a write"),
+        }
+    }
+
+    #[test]
+    fn a_free_lease_is_taken_and_then_renewed_under_the_same_term() {
+        let (spec, term, acquired) =
+            taken(step(&LeaseSpec::default(), &config("a"), Duration::ZERO, at(100)));
+        assert!(acquired);
+        let (renewed, again, acquired) =
+            taken(step(&spec, &config("a"), Duration::from_secs(3), at(103)));
+        assert_eq!((again, acquired), (term, false));
+        assert_eq!(renewed.renew_time, Some(MicroTime(at(103))));
+        assert_eq!(renewed.lease_transitions, Some(1));
+    }
+
+    #[test]
+    fn a_lease_of_another_one_is_left_alone_until_it_stood_still_for_its_duration() {
+        let (spec, ..) = taken(step(&LeaseSpec::default(), &config("a"), Duration::ZERO, at(100)));
+        // Our clock says that it expired long ago, but it changed a moment ago.
+        assert_eq!(step(&spec, &config("b"), Duration::from_secs(14), at(9_999)), Step::Wait);
+        let (stolen, _, acquired) =
+            taken(step(&spec, &config("b"), Duration::from_secs(15), at(101)));
+        assert!(acquired);
+        assert_eq!(stolen.holder_identity.as_deref(), Some("b"));
+    }
+
+    #[test]
+    fn the_term_grows_also_when_the_clock_went_back() {
+        let (spec, first, _) =
+            taken(step(&LeaseSpec::default(), &config("a"), Duration::ZERO, at(1_000)));
+        let (_, second, _) = taken(step(&spec, &config("b"), Duration::from_secs(15), at(10)));
+        assert!(second > first, "{second} > {first}");
+    }
+
+    #[test]
+    fn a_lease_that_was_handed_back_is_taken_at_once() {
+        let (mut spec, ..) =
+            taken(step(&LeaseSpec::default(), &config("a"), Duration::ZERO, at(100)));
+        spec.holder_identity = None;
+        assert!(taken(step(&spec, &config("b"), Duration::ZERO, at(101))).2);
+    }
+}

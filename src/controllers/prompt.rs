@@ -1,0 +1,48 @@
+//! PromptVersion: says whether the prompt compiles, and its digest.
+
+use std::sync::Arc;
+
+use kube::runtime::{Controller, controller::Action, reflector::Store};
+
+use super::{
+    Context, Reconciled,
+    release::{Triggers, triggers::names_prompt},
+};
+use crate::{
+    api::{PromptVersion, conditions, conditions::Readiness, prompt_version::PromptVersionStatus},
+    prompt::{Template, digest},
+    signals::watch::Touched,
+};
+
+/// Runs the controller until the process stops.
+pub async fn run(
+    store: Store<PromptVersion>,
+    watch: Touched<PromptVersion>,
+    triggers: Triggers,
+    context: Arc<Context>,
+) {
+    let watch = triggers.tap(watch, names_prompt);
+    super::drive("PromptVersion", Controller::for_stream(watch, store), context, reconcile).await;
+}
+
+async fn reconcile(prompt: Arc<PromptVersion>, context: Arc<Context>) -> Reconciled {
+    let generation = prompt.metadata.generation.unwrap_or_default();
+    let old = prompt.status.clone().unwrap_or_default();
+    let mut status = PromptVersionStatus {
+        observed_generation: generation,
+        digest: Some(digest(&prompt.spec)),
+        conditions: old.conditions.clone(),
+    };
+    let (readiness, reason, message) = match Template::compile(&prompt.spec) {
+        Ok(_) => (Readiness::Ready, "Valid", "the prompt can be released".to_owned()),
+        Err(error) => (Readiness::Stalled, "PromptInvalid", error.to_string()),
+    };
+    let now = (context.clock)();
+    conditions::set(&mut status.conditions, readiness, reason, &message, generation, now);
+    if status != old {
+        let mut prompt = (*prompt).clone();
+        prompt.status = Some(status);
+        context.cluster.write_status(&prompt).await?;
+    }
+    Ok(Action::await_change())
+}

@@ -1,0 +1,123 @@
+//! From the caches to the snapshot that `decide` sees. Nothing here asks the API server.
+
+use std::collections::BTreeMap;
+
+use kube::ResourceExt;
+
+use crate::{
+    api::{
+        CanaryPolicySpec, LLMDeployment, PromptRelease, conditions, prompt_release::VariantRef,
+        snapshot::Saved,
+    },
+    controllers::{Context, error::ControllerError, reference},
+    rollout::{Request, Snapshot, resolve},
+    signals::gateways::Pulled,
+};
+
+/// The world around a release.
+///
+/// # Errors
+/// A saved copy can not be read.
+pub(super) fn observe(
+    release: &PromptRelease,
+    pulled: &Pulled,
+    just_saved: &BTreeMap<String, Saved>,
+    context: &Context,
+) -> Result<Snapshot, ControllerError> {
+    let caches = &context.caches;
+    let (namespace, name) = (release.namespace().unwrap_or_default(), release.name_any());
+    let key = format!("{namespace}/{name}");
+    let spec = &release.spec;
+    let status = release.status.clone().unwrap_or_default();
+    let prompt = caches.prompts.get(&reference(&namespace, &spec.prompt_ref.name));
+    let backend = caches.backends.get(&reference(&namespace, &spec.backend_ref.name));
+    let policy = spec
+        .policy_ref
+        .as_ref()
+        .and_then(|named| caches.policies.get(&reference(&namespace, &named.name)));
+    let target =
+        resolve::target(spec, prompt.as_ref().map(|p| &p.spec), backend.as_ref().map(|b| &b.spec));
+    let mut not_ready = BTreeMap::new();
+    if let (Ok(target), Some(backend)) = (&target, &backend)
+        && let Some(why) = why_not_ready(backend)
+    {
+        not_ready.insert(target.revision.clone(), why);
+    }
+    for variant in routed(&status.stable, status.canary.as_ref().map(|c| &c.variant)) {
+        if let Some(backend) = caches.backends.get(&reference(&namespace, &variant.backend))
+            && let Some(why) = why_not_ready(&backend)
+        {
+            not_ready.insert(variant.revision.clone(), why);
+        }
+    }
+    Ok(Snapshot {
+        generation: release.metadata.generation.unwrap_or_default(),
+        requests: Request::from_annotations(release.annotations()),
+        policy: resolve::policy(spec, policy.as_ref().map(|p| &p.spec)),
+        running_policy: running_policy(release, just_saved, context)?,
+        route_held_by: route_held_by(release, &key, context),
+        gateways: pulled.of(&key),
+        spec: spec.clone(),
+        release: key,
+        not_ready,
+        status,
+        target,
+    })
+}
+
+fn routed<'a>(
+    stable: &'a Option<VariantRef>,
+    canary: Option<&'a VariantRef>,
+) -> impl Iterator<Item = &'a VariantRef> {
+    stable.iter().chain(canary)
+}
+
+/// Why a backend can not answer now. One that nobody has looked at yet is not ready.
+fn why_not_ready(backend: &LLMDeployment) -> Option<String> {
+    let conditions = backend.status.as_ref().map(|s| s.conditions.as_slice()).unwrap_or_default();
+    match conditions::find(conditions, conditions::types::READY) {
+        Some(ready) if ready.status == "True" => None,
+        Some(ready) => Some(ready.message.clone()),
+        None => Some("it was not looked at yet".to_owned()),
+    }
+}
+
+fn running_policy(
+    release: &PromptRelease,
+    just_saved: &BTreeMap<String, Saved>,
+    context: &Context,
+) -> Result<Option<CanaryPolicySpec>, ControllerError> {
+    let canary = release.status.as_ref().and_then(|s| s.canary.as_ref());
+    let Some(digest) = canary.map(|c| c.policy.as_str()) else { return Ok(None) };
+    let saved = match just_saved.get(digest) {
+        Some(saved) => Some(saved.clone()),
+        None => context.caches.saved(
+            &release.namespace().unwrap_or_default(),
+            &release.name_any(),
+            digest,
+        )?,
+    };
+    Ok(match saved {
+        Some(Saved::Policy(policy)) => Some(policy),
+        _ => None,
+    })
+}
+
+fn route_held_by(release: &PromptRelease, key: &str, context: &Context) -> Option<String> {
+    let route = release.route();
+    let claims: Vec<(String, String)> = context
+        .caches
+        .releases
+        .state_filter(|other| other.has_route(&route))
+        .iter()
+        .filter(|other| other.metadata.deletion_timestamp.is_none())
+        .map(|other| {
+            let name = format!("{}/{}", other.namespace().unwrap_or_default(), other.name_any());
+            let created = other.creation_timestamp().map(|t| t.0.to_string());
+            (created.unwrap_or_default(), name)
+        })
+        .collect();
+    let claims =
+        claims.iter().map(|(created, name)| (route.as_str(), created.as_str(), name.as_str()));
+    resolve::route_holder(key, &route, claims)
+}

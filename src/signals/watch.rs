@@ -1,0 +1,87 @@
+//! Watches of the API server and the stores that they fill, for operators and gateways.
+
+use std::{fmt::Debug, hash::Hash, time::Duration};
+
+use futures::{Stream, StreamExt, stream::BoxStream};
+use k8s_openapi::NamespaceResourceScope;
+use kube::{
+    Api, Client, Resource,
+    runtime::{
+        WatchStreamExt,
+        reflector::{Store, store},
+        utils::Backoff,
+        watcher,
+    },
+};
+use serde::de::DeserializeOwned;
+
+/// The watch that fills a store: objects that were written or deleted.
+pub type Touched<K> = BoxStream<'static, watcher::Result<K>>;
+
+/// A store and the watch that fills it. What nobody reads is dropped before it is kept.
+pub fn cache<K>(
+    client: &Client,
+    namespace: Option<&str>,
+    config: watcher::Config,
+) -> (Store<K>, Touched<K>)
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+        + Clone
+        + Debug
+        + DeserializeOwned
+        + Send
+        + Sync
+        + 'static,
+    K::DynamicType: Hash + Eq,
+{
+    let api: Api<K> = namespace.map_or_else(
+        || Api::all(client.clone()),
+        |namespace| Api::namespaced(client.clone(), namespace),
+    );
+    let (reader, writer) = store();
+    let touched = watcher(api, config)
+        .backoff(WatchBackoff::default())
+        .modify(|object: &mut K| object.meta_mut().managed_fields = None)
+        .reflect(writer)
+        .touched_objects()
+        .boxed();
+    (reader, touched)
+}
+
+/// Polls a watch that nothing else polls, and hands each touched object to `each`.
+pub async fn follow<K>(
+    watch: impl Stream<Item = watcher::Result<K>>,
+    kind: &'static str,
+    mut each: impl FnMut(K),
+) {
+    let mut watch = std::pin::pin!(watch);
+    while let Some(touched) = watch.next().await {
+        match touched {
+            Ok(object) => each(object),
+            Err(error) => tracing::warn!(kind, "the watch failed and is tried again: {error}"),
+        }
+    }
+}
+
+/// A watch is taken up again soon: a rollout may be waiting. From 0.2 to 5 s, give or
+/// take a third.
+#[derive(Default)]
+struct WatchBackoff {
+    failures: u32,
+}
+
+impl Iterator for WatchBackoff {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        let seconds = 0.2 * f64::from(1u32 << self.failures.min(5));
+        self.failures += 1;
+        Some(Duration::from_secs_f64(seconds.min(5.0) * (0.67 + 0.66 * rand::random::<f64>())))
+    }
+}
+
+impl Backoff for WatchBackoff {
+    fn reset(&mut self) {
+        self.failures = 0;
+    }
+}
