@@ -1,0 +1,1 @@
+"""A real control plane, real processes and real clients, all on this machine."""

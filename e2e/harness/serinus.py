@@ -1,0 +1,81 @@
+"""Operators, gateways and a simulated model as processes of their own."""
+
+import os
+from pathlib import Path
+
+import httpx
+
+from .cluster import Cluster
+from .processes import Process, free_port, wait_for
+
+BIN = os.environ.get("SERINUS_BIN", "serinus")
+
+
+class Model:
+    """A simulated model server; what it does is told by markers in the prompt."""
+
+    def __init__(self, folder: Path, name: str = "model"):
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}/v1"
+        self.process = Process(name, [BIN, "simulate", f"--listen=127.0.0.1:{self.port}"], folder)
+
+    def start(self) -> "Model":
+        self.process.start()
+        wait_for("the model", lambda: httpx.get(f"{self.url}/models").status_code == 200)
+        return self
+
+    def behave(self, **behaviour) -> None:
+        """Sets the behaviour of every model name that no marker overrides."""
+        httpx.put(f"http://127.0.0.1:{self.port}/control", json={"*": behaviour}).raise_for_status()
+
+    def stats(self) -> dict:
+        return httpx.get(f"http://127.0.0.1:{self.port}/control/stats").json()
+
+
+class Gateway:
+    def __init__(self, cluster: Cluster, name: str, server: str | None = None, control_loss=30):
+        self.port, self.admin = free_port(), free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        config = cluster.kubeconfig(name, cluster.token("serinus-gateway"), server)
+        self.process = Process(name, [
+            BIN, "gateway", f"--listen=127.0.0.1:{self.port}", f"--admin=127.0.0.1:{self.admin}",
+            f"--control-loss-seconds={control_loss}", "--grace-seconds=1", "--drain-seconds=10",
+        ], cluster.folder, {"KUBECONFIG": str(config)})
+
+    def start(self) -> "Gateway":
+        self.process.start()
+        return self
+
+    def wait_ready(self) -> "Gateway":
+        wait_for(self.process.name, lambda: httpx.get(f"{self.url}/readyz").status_code == 200)
+        return self
+
+
+class Operator:
+    def __init__(self, cluster: Cluster, name: str, gateways: list[Gateway],
+                 server: str | None = None, lease_seconds: int = 5):
+        self.name, self.admin = name, free_port()
+        config = cluster.kubeconfig(name, cluster.token("serinus-operator"), server)
+        endpoints = ",".join(f"127.0.0.1:{g.admin}" for g in gateways)
+        self.process = Process(name, [
+            BIN, "operator", f"--identity={name}", "--namespace=serinus-system",
+            f"--gateway-endpoints={endpoints}", f"--admin=127.0.0.1:{self.admin}",
+            f"--lease-seconds={lease_seconds}", "--pull-milliseconds=300",
+        ], cluster.folder, {"KUBECONFIG": str(config)})
+
+    def start(self) -> "Operator":
+        self.process.start()
+        return self
+
+    def metric(self, name: str) -> float:
+        for line in httpx.get(f"http://127.0.0.1:{self.admin}/metrics").text.splitlines():
+            if line.startswith(name):
+                return float(line.split()[-1])
+        return 0.0
+
+    @property
+    def leads(self) -> bool:
+        try:
+            return self.process.alive and self.metric("serinus_leader") == 1
+        except httpx.HTTPError:
+            return False
