@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from harness import manifests as m
+from harness.audit import two_writers
 from harness.cluster import Cluster
 from harness.processes import wait_for
 from harness.serinus import Gateway, Model, Operator
@@ -96,7 +97,7 @@ def world(shared, request):
         gateway.wait_ready()
     wait_for("a leader", lambda: shared.leader)
     shared.cluster.kubectl("delete", "promptreleases", "--all", "--wait=false")
-    broken = shared.watcher.broken_rules(began)
+    broken = shared.watcher.broken_rules(began) + two_writers(shared.cluster.audit_log)
     assert not broken, broken
     for part in [*shared.operators, *shared.gateways]:
         assert "panicked at" not in part.process.log.read_text(errors="replace"), part.process.name

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The end-to-end tests: builds what they need into the user's cache, then runs them.
-# Arguments go to pytest: e2e/run.sh -k rollback
+# Arguments go to pytest: e2e/run.sh -k rollback -s
 set -euo pipefail
 cd "$(dirname "$0")/.."
 cache="${SERINUS_E2E_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/serinus-e2e}"
@@ -16,4 +16,5 @@ cargo build --locked
 SERINUS_BIN="$(cargo metadata --format-version 1 --no-deps --locked | "$venv/bin/python" -c 'import json,sys; print(json.load(sys.stdin)["target_directory"])')/debug/serinus"
 SERINUS_E2E_TOOLS="$(e2e/tools/build.sh)"
 export SERINUS_BIN SERINUS_E2E_TOOLS
-exec "$venv/bin/python" -m pytest e2e -q -ra -p no:cacheprovider "$@"
+cd e2e
+exec "$venv/bin/python" -m pytest -q -ra -p no:cacheprovider "$@"

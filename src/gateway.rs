@@ -60,7 +60,7 @@ pub struct Gateway {
     started: Instant,
     /// Milliseconds after the start when a leader last asked.
     leader_seen: AtomicI64,
-    has_routes: AtomicBool,
+    knows_routes: tokio::sync::watch::Sender<bool>,
     draining: AtomicBool,
 }
 
@@ -90,7 +90,7 @@ impl Gateway {
             feedback: Feedback::default(),
             started: Instant::now(),
             leader_seen: AtomicI64::new(0),
-            has_routes: AtomicBool::new(false),
+            knows_routes: tokio::sync::watch::Sender::new(false),
             draining: AtomicBool::new(false),
         }))
     }
@@ -98,7 +98,7 @@ impl Gateway {
     /// Follows a new world: one atomic swap of the route table. What could not be
     /// applied is logged and leaves the previous route in place.
     pub fn set_world(&self, world: World) {
-        if self.has_routes.load(Ordering::Acquire) && **self.world.load() == world {
+        if self.knows_routes() && **self.world.load() == world {
             return;
         }
         let (table, problems) = RouteTable::build(&world, &self.table.load());
@@ -110,7 +110,7 @@ impl Gateway {
         if problems.is_empty() {
             self.world.store(Arc::new(world));
         }
-        self.has_routes.store(true, Ordering::Release);
+        self.knows_routes.send_replace(true);
     }
 
     /// What this process has counted. `leader` says that a leader asks, which is the
@@ -152,7 +152,18 @@ impl Gateway {
         self.draining.store(true, Ordering::Release);
     }
 
+    /// Whether it was told a world, if only an empty one.
+    fn knows_routes(&self) -> bool {
+        *self.knows_routes.borrow()
+    }
+
+    /// Ends when it was told a world.
+    pub async fn routes_known(&self) {
+        // The sender lives as long as `self`.
+        let _ = self.knows_routes.subscribe().wait_for(|known| *known).await;
+    }
+
     fn ready(&self) -> bool {
-        self.has_routes.load(Ordering::Acquire) && !self.draining.load(Ordering::Acquire)
+        self.knows_routes() && !self.draining.load(Ordering::Acquire)
     }
 }

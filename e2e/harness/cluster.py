@@ -8,6 +8,7 @@ from pathlib import Path
 import httpx
 import yaml
 
+from . import audit
 from .processes import Process, free_port, wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -21,6 +22,8 @@ class Cluster:
         self.tools = Path(os.environ["SERINUS_E2E_TOOLS"])
         self.port = free_port()
         self.url = f"https://127.0.0.1:{self.port}"
+        self.audit_log = folder / "audit.log"
+        (folder / "audit.yaml").write_text(audit.POLICY)
         self._certificates()
         self.parts = self._parts()
         self.http = httpx.Client(
@@ -47,7 +50,7 @@ class Cluster:
             "--service-account-issuer=https://kubernetes.default.svc",
             f"--service-account-key-file={key}", f"--service-account-signing-key-file={key}",
             "--service-cluster-ip-range=10.96.0.0/16", "--profiling=false",
-            "--watch-cache=true", "--shutdown-delay-duration=0s",
+            f"--audit-policy-file={f}/audit.yaml", f"--audit-log-path={self.audit_log}",
         ]
         controllers = [
             str(self.tools / "kube-controller-manager"), f"--kubeconfig={f}/admin.kubeconfig",

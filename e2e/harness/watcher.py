@@ -36,6 +36,7 @@ class Watcher:
         with self.cluster.http.stream(
             "GET", f"{GROUP}/promptreleases", params=parameters, timeout=httpx.Timeout(5, read=60)
         ) as answer:
+            answer.raise_for_status()
             for line in answer.iter_lines():
                 event = json.loads(line)
                 if event["type"] == "ERROR":

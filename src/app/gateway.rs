@@ -1,11 +1,11 @@
 //! The `gateway` command: the data plane of a cluster.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use kube::Client;
 use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::{
     clock,
@@ -59,30 +59,49 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     })?;
     let stop = CancellationToken::new();
     let drain = Duration::from_secs(options.drain_seconds);
-    let mut servers = JoinSet::new();
-    for (address, router) in [
-        (options.listen, public_router(gateway.clone())),
-        (options.admin, admin_router(gateway.clone())),
-    ] {
-        let listener = listen_on(address).await?;
-        let stop = stop.clone().cancelled_owned();
-        servers.spawn(serve(listener, router, gateway.clone(), stop, drain));
-    }
-    tracing::info!(listen = %options.listen, admin = %options.admin, "gateway");
+    let mut tasks = JoinSet::new();
+    let admin = listen_on(options.admin).await?;
+    let until = stop.clone().cancelled_owned();
+    tasks.spawn(served(serve(admin, admin_router(gateway.clone()), gateway.clone(), until, drain)));
     // Followed to the end: also the last requests go where the operator wants them.
     let mut following = JoinSet::new();
     following.spawn(follow_cluster(gateway.clone(), client, options.watch_namespace));
+    let until = stop.clone().cancelled_owned();
+    tasks.spawn(serve_when_known(options.listen, gateway.clone(), until, drain));
     tokio::select! {
         () = stop_signal() => {}
         Some(ended) = following.join_next() => {
             ended?.context("the cluster can no longer be followed")?;
         }
+        Some(ended) = tasks.join_next() => ended??,
     }
     gateway.drain();
     tokio::time::sleep(Duration::from_secs(options.grace_seconds)).await;
     stop.cancel();
-    while let Some(ended) = servers.join_next().await {
+    while let Some(ended) = tasks.join_next().await {
         ended??;
     }
     Ok(())
+}
+
+/// Listens for applications once the routes are known: before, it could only refuse,
+/// and a client that can not connect tries another gateway.
+async fn serve_when_known(
+    address: SocketAddr,
+    gateway: Arc<Gateway>,
+    stop: WaitForCancellationFutureOwned,
+    drain: Duration,
+) -> anyhow::Result<()> {
+    let mut stop = Box::pin(stop);
+    tokio::select! {
+        () = gateway.routes_known() => {}
+        () = &mut stop => return Ok(()),
+    }
+    let listener = listen_on(address).await?;
+    tracing::info!(%address, "serves");
+    served(serve(listener, public_router(gateway.clone()), gateway, stop, drain)).await
+}
+
+async fn served(server: impl Future<Output = std::io::Result<()>>) -> anyhow::Result<()> {
+    server.await.context("a server failed")
 }

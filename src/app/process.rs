@@ -1,6 +1,6 @@
 //! What every long-running command needs: a runtime, logs, a listener, the signal to stop.
 
-use std::{future::Future, net::SocketAddr};
+use std::{future::Future, io::IsTerminal, net::SocketAddr};
 
 use anyhow::Context;
 use tokio::{
@@ -26,7 +26,10 @@ pub fn install_tls() {
 /// Writes logs to standard error: `RUST_LOG` says how much, `json` one object a line.
 pub fn start_logs(json: bool) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let logs = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr);
     // Fails only when a test started logs before.
     let _ = if json { logs.json().try_init() } else { logs.try_init() };
 }

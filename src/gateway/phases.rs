@@ -99,6 +99,10 @@ fn route(gateway: &Gateway, request: &ChatRequest) -> Result<Arc<Route>, ApiErro
     let model = request.body.get("model").and_then(Value::as_str).ok_or_else(|| {
         ApiError::new(400, "missing_model", "set model to a route of a PromptRelease").at("model")
     })?;
+    if !gateway.knows_routes() {
+        let message = "this gateway has just started and does not know its routes yet";
+        return Err(ApiError::new(503, "not_ready", message).retry_after(1));
+    }
     gateway.table.load().get(model).cloned().ok_or_else(|| {
         let message =
             format!("no PromptRelease serves the route {model:?}; GET /v1/models lists the routes");

@@ -1,0 +1,164 @@
+"""Whatever dies, whenever: the same end, no rule broken, and users do not notice."""
+
+import json
+import random
+import signal
+import time
+
+from harness.processes import wait_for
+from harness.proxy import FaultyProxy
+from harness.serinus import Operator
+from harness.traffic import Traffic
+
+SEED = 20261124
+
+
+def test_the_leading_operator_is_killed_at_twenty_instants(world):
+    dice, kills = random.Random(SEED), 0
+    for round_ in range(5):
+        name = f"killed{round_}"
+        world.first(name)
+        bad = round_ % 2
+        with Traffic(world.gateways, name) as users:
+            world.next(name, "v2", f"firstTokenMs=20 errorRate={0.25 if bad else 0}")
+            for _ in range(4):
+                time.sleep(dice.uniform(0.2, 4))
+                leader = world.leader
+                if leader:
+                    leader.process.kill()
+                    kills += 1
+                    time.sleep(dice.uniform(0, 0.5))
+                    leader.start()
+                wait_for("a leader", lambda: world.leader, 30)
+            end = world.wait_phase(name, "RolledBack" if bad else "Stable", seconds=120)
+            if not bad:
+                wait_for("the promotion", lambda: (f"{name}-v2", "Promoted") in world.history(name), 120)
+                end = world.wait_phase(name, "Stable", seconds=60)
+        assert not users.errors(), users.errors()[:5]
+        outcomes = [h["outcome"] for h in end["status"]["history"]]
+        assert outcomes == ["Initial", "RolledBack" if bad else "Promoted"], outcomes
+    assert kills == 20
+
+
+def test_each_gateway_is_killed_during_a_canary(world):
+    world.first("gatewaykill")
+    with Traffic(world.gateways, "gatewaykill", stream_share=0) as users:
+        world.next("gatewaykill", "v2", "firstTokenMs=20")
+        for gateway in world.gateways:
+            time.sleep(2)
+            gateway.process.kill()
+            time.sleep(1.5)
+            gateway.start().wait_ready()
+        world.wait_phase("gatewaykill", "Baking", seconds=120)
+        world.wait_phase("gatewaykill", "Stable", seconds=60)
+    # A client that tries the other gateway when a connection breaks sees nothing.
+    assert not users.errors(), users.errors()[:5]
+    assert world.history("gatewaykill")[-1] == ("gatewaykill-v2", "Promoted")
+
+
+def test_a_gateway_that_is_told_to_stop_breaks_no_stream(world):
+    world.first("drained", marker="firstTokenMs=50 tokens=60 tokenMs=20")
+    with Traffic(world.gateways, "drained", rate=30, threads=30, stream_share=1) as users:
+        time.sleep(3)
+        for gateway in world.gateways:
+            gateway.process.kill(signal.SIGTERM)
+            gateway.start().wait_ready()
+            time.sleep(1)
+    assert len(users.seen) > 100
+    assert not users.errors(), users.errors()[:5]
+
+
+def test_the_api_server_is_killed_for_thirty_seconds(world):
+    world.first("outage")
+    with Traffic(world.gateways, "outage") as users:
+        world.next("outage", "v2", "firstTokenMs=20")
+        world.wait_phase("outage", "Progressing", seconds=30)
+        time.sleep(1)
+        world.cluster.parts["apiserver"].kill()
+        time.sleep(30)
+        assert not any(o.leads for o in world.operators), "nobody may be sure to lead now"
+        world.cluster.parts["apiserver"].start()
+        world.cluster.wait_ready()
+        wait_for("the promotion", lambda: ("outage-v2", "Promoted") in world.history("outage"), 120)
+        world.wait_phase("outage", "Stable", seconds=60)
+    assert not users.errors(), users.errors()[:5]
+
+
+def test_without_any_operator_gateways_send_everything_to_stable(world):
+    first = world.first("orphan")
+    stable = first["status"]["stable"]["revision"]
+    with Traffic(world.gateways, "orphan") as users:
+        world.next("orphan", "v2", "firstTokenMs=20")
+        world.wait_phase("orphan", "Progressing", seconds=30)
+        for operator in world.operators:
+            operator.process.kill()
+        time.sleep(32)
+        lost = time.monotonic()
+        time.sleep(3)
+        assert {s.revision for s in users.since(lost)} == {stable}
+        for operator in world.operators:
+            operator.start()
+        wait_for("a leader", lambda: world.leader)
+        wait_for("the promotion", lambda: ("orphan-v2", "Promoted") in world.history("orphan"), 120)
+    assert not users.errors(), users.errors()[:5]
+
+
+def test_a_stolen_lease_and_a_leader_that_was_asleep_never_make_two_writers(world):
+    world.first("stolen")
+    with Traffic(world.gateways, "stolen") as users:
+        world.next("stolen", "v2", "firstTokenMs=20")
+        world.wait_phase("stolen", "Progressing", seconds=30)
+        for _ in range(3):
+            asleep = world.leader
+            asleep.process.pause()
+            wait_for("another leader", lambda: next(
+                (o for o in world.operators if o is not asleep and o.leads), None), 30)
+            asleep.process.resume()
+            time.sleep(1)
+            wait_for("one leader", lambda: sum(o.leads for o in world.operators) == 1)
+        lease = json.loads(world.cluster.kubectl("get", "lease", "serinus-operator", "-n", "serinus-system", "-o", "json"))
+        world.cluster.kubectl("patch", "lease", "serinus-operator", "-n", "serinus-system", "--type=merge", "-p",
+                              json.dumps({"spec": {"holderIdentity": "thief"}}))
+        wait_for("nobody leads", lambda: not any(o.leads for o in world.operators))
+        wait_for("a leader again", lambda: world.leader, 30)
+        now = json.loads(world.cluster.kubectl("get", "lease", "serinus-operator", "-n", "serinus-system", "-o", "json"))
+        assert now["spec"]["acquireTime"] > lease["spec"]["acquireTime"]
+        wait_for("the promotion", lambda: ("stolen-v2", "Promoted") in world.history("stolen"), 120)
+    assert not users.errors(), users.errors()[:5]
+
+
+def test_cut_watches_conflicts_throttling_and_lost_answers_change_nothing(world):
+    proxies = [FaultyProxy(world.cluster.url, SEED + i) for i in range(2)]
+    whole = world.operators
+    for operator in whole:
+        operator.process.stop()
+    world.operators = [
+        Operator(world.cluster, f"faulty-{i}", world.gateways, server=proxy.url, lease_seconds=8).start()
+        for i, proxy in enumerate(proxies)
+    ]
+    try:
+        wait_for("a leader", lambda: world.leader)
+        for name, marker, end in (("faulty-good", "firstTokenMs=20", "Stable"),
+                                  ("faulty-bad", "firstTokenMs=20 errorRate=0.25", "RolledBack")):
+            world.first(name)
+            for proxy in proxies:
+                proxy.share, proxy.cut_after = 0.2, 4
+            with Traffic(world.gateways, name) as users:
+                world.next(name, "v2", marker)
+                wanted = {"Stable": "Promoted"}.get(end, end)
+                wait_for(f"{name} {wanted}", lambda: (f"{name}-v2", wanted) in world.history(name), 180)
+                world.wait_phase(name, end, seconds=60)
+            assert not users.errors(), users.errors()[:5]
+            for proxy in proxies:
+                proxy.share, proxy.cut_after = 0.0, None
+        injected = proxies[0].injected + proxies[1].injected
+        print(f"injected: {dict(injected)}")
+        assert {409, 429, 500, "lost", "cut"} <= set(injected), injected
+    finally:
+        for operator in world.operators:
+            operator.process.stop()
+        world.operators = whole
+        for operator in whole:
+            operator.start()
+        for proxy in proxies:
+            proxy.stop()
