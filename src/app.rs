@@ -10,6 +10,7 @@ pub mod evidence_bar;
 pub mod gateway;
 pub mod operator;
 pub mod process;
+pub mod releases;
 pub mod simulate;
 pub mod standalone;
 

@@ -27,7 +27,7 @@ use crate::api::{
 
 mod measure;
 
-use self::measure::{Measured, Unit};
+use self::measure::Measured;
 use super::stats::{
     difference::invert,
     sequential::{critical_values, open_ended_critical_value},
@@ -116,6 +116,7 @@ fn assess_metric(
     let measured = Measured::of(metric, stable, canary, before.and_then(|b| b.threshold));
     let mut status = MetricStatus {
         metric: metric.name.clone(),
+        unit: measured.unit,
         stable: measured.stable.sample(),
         canary: measured.canary.sample(),
         threshold: measured.threshold,
@@ -237,12 +238,12 @@ fn decide(
             _ => Verdict::Undecided,
         }
     };
-    status.message = explain(status, measured.unit, matches!(look, Look::Planned(_)));
+    status.message = explain(status, matches!(look, Look::Planned(_)));
 }
 
-fn explain(status: &MetricStatus, unit: Unit, known: bool) -> String {
+fn explain(status: &MetricStatus, known: bool) -> String {
     let [lower, upper] = status.interval.unwrap_or_default();
-    let d = |value: f64| unit.difference(value);
+    let d = |value: f64| status.unit.difference(value);
     match status.verdict {
         Verdict::Fail => format!(
             "the canary is worse by at least {}, more than the harm margin {}",

@@ -223,6 +223,38 @@ pub struct Sample {
     pub value: f64,
 }
 
+/// The unit of a metric's values and differences.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub enum Unit {
+    /// Values are shares of requests, differences are differences of shares.
+    #[default]
+    Share,
+    /// Values are mean scores from 0 to 1, differences are differences of means.
+    Score,
+    /// Values are US dollars, differences are relative to stable's mean.
+    Relative,
+}
+
+impl Unit {
+    /// A value as people read it.
+    pub fn value(self, value: f64) -> String {
+        match self {
+            Self::Share => format!("{:.1} %", value * 100.0),
+            Self::Score => format!("{value:.3}"),
+            Self::Relative => format!("${value:.6}"),
+        }
+    }
+
+    /// A difference as people read it.
+    pub fn difference(self, value: f64) -> String {
+        match self {
+            Self::Share => format!("{:+.1} points", value * 100.0),
+            Self::Score => format!("{value:+.3}"),
+            Self::Relative => format!("{:+.1} %", value * 100.0),
+        }
+    }
+}
+
 /// The evidence on one metric.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -230,6 +262,9 @@ pub struct MetricStatus {
     /// The metric's name in the policy.
     #[schemars(length(max = 32))]
     pub metric: String,
+    /// The unit of its values and differences.
+    #[serde(default)]
+    pub unit: Unit,
     /// The answer.
     pub verdict: Verdict,
     /// Why, in a few words.

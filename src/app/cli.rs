@@ -7,7 +7,7 @@ use clap::{Parser, Subcommand};
 use super::{
     demo, gateway, operator,
     process::{block_on, listen_on, stop_signal},
-    simulate, standalone,
+    releases, simulate, standalone,
 };
 use crate::api::crd;
 
@@ -29,6 +29,8 @@ enum Command {
     },
     /// A good prompt is promoted and a bad one rolled back, in about a minute.
     Demo(demo::Options),
+    #[command(flatten)]
+    Releases(releases::Command),
     /// Run releases from a folder of manifests, without a cluster.
     Standalone(standalone::Options),
     /// Run the control plane in a cluster.
@@ -52,6 +54,7 @@ pub fn run() -> ExitCode {
         Command::Crd { out } => print_crds(out).map(|()| true),
         Command::Demo(options) => block_on(demo::run(options)),
         Command::Standalone(options) => block_on(standalone::run(options)).map(|()| true),
+        Command::Releases(command) => block_on(releases::run(command)),
         Command::Operator(options) => block_on(operator::run(options)).map(|()| true),
         Command::Gateway(options) => block_on(gateway::run(options)).map(|()| true),
         Command::Simulate { listen } => block_on(async move {

@@ -1,7 +1,7 @@
 //! One metric's evidence as a line of text: where the difference may lie, and where
 //! the margins are.
 
-use crate::api::prompt_release::{MetricStatus, Verdict};
+use crate::api::prompt_release::{MetricStatus, Sample, Verdict};
 
 /// Draws `metric` on `width` characters: `├──●──┤` is where the difference may lie,
 /// `H` the harm margin (wholly to its right fails), `A` the accept margin (wholly to
@@ -38,13 +38,12 @@ pub fn word(verdict: Verdict) -> &'static str {
     }
 }
 
-/// A share as percent, or a mean as it is.
-pub fn value(metric: &MetricStatus, value: f64) -> String {
-    if metric.metric.contains("cost") {
-        format!("${value:.5}")
-    } else {
-        format!("{:.1} %", value * 100.0)
+/// What one side contributed.
+pub fn side(metric: &MetricStatus, sample: &Sample) -> String {
+    if sample.count == 0 {
+        return "-".to_owned();
     }
+    format!("{} of {}", metric.unit.value(sample.value), sample.count)
 }
 
 #[cfg(test)]

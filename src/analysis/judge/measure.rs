@@ -9,7 +9,7 @@ use crate::{
     },
     api::{
         canary_policy::{Latency, Metric},
-        prompt_release::{Counts, Sample, Sums},
+        prompt_release::{Counts, Sample, Sums, Unit},
     },
 };
 
@@ -17,27 +17,6 @@ use crate::{
 const FREEZE_AFTER: u64 = 50;
 /// Floors are watched at every collection, so they ask for three standard errors.
 const FLOOR_Z: f64 = 3.0;
-
-/// The unit in which a difference is read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Unit {
-    /// Percentage points.
-    Share,
-    /// Points of a score.
-    Score,
-    /// Percent of stable's mean.
-    Relative,
-}
-
-impl Unit {
-    pub(super) fn difference(self, value: f64) -> String {
-        match self {
-            Self::Share => format!("{:+.1} points", value * 100.0),
-            Self::Score => format!("{value:+.3}"),
-            Self::Relative => format!("{:+.1} %", value * 100.0),
-        }
-    }
-}
 
 /// One side of a comparison.
 #[derive(Clone, Copy, Debug, PartialEq)]

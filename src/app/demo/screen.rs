@@ -142,9 +142,6 @@ fn table(frame: &mut Frame<'_>, area: Rect, status: &PromptReleaseStatus) {
 }
 
 fn row(metric: &MetricStatus) -> Row<'static> {
-    let side = |sample: &crate::api::prompt_release::Sample| {
-        format!("{} of {}", evidence_bar::value(metric, sample.value), sample.count)
-    };
     let style = match metric.verdict {
         Verdict::Pass => Style::new().fg(Color::Green),
         Verdict::Fail => Style::new().fg(Color::Red).add_modifier(Modifier::BOLD),
@@ -152,8 +149,8 @@ fn row(metric: &MetricStatus) -> Row<'static> {
     };
     Row::new([
         Cell::from(metric.metric.clone()),
-        Cell::from(side(&metric.stable)),
-        Cell::from(side(&metric.canary)),
+        Cell::from(evidence_bar::side(metric, &metric.stable)),
+        Cell::from(evidence_bar::side(metric, &metric.canary)),
         Cell::from(evidence_bar::draw(metric, BAR)),
         Cell::from(""),
         Cell::from(evidence_bar::word(metric.verdict)),

@@ -1,0 +1,249 @@
+//! Releases as text for people.
+
+use std::fmt::Write;
+
+use jiff::Timestamp;
+use kube::ResourceExt;
+
+use crate::{
+    api::{
+        PromptRelease, PromptReleaseStatus, conditions,
+        prompt_release::{MetricStatus, VariantRef},
+    },
+    app::evidence_bar,
+};
+
+/// Columns of an evidence bar.
+const BAR: usize = 33;
+
+/// Rows under their headings, each column as wide as its widest cell.
+fn table(rows: &[Vec<String>]) -> String {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |c: usize| {
+        rows.iter().filter_map(|r| r.get(c)).map(|cell| cell.chars().count()).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let mut out = String::new();
+    for row in rows {
+        let line: Vec<String> =
+            row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        // Writing to a String does not fail.
+        let _ = writeln!(out, "{}", line.join("  ").trim_end());
+    }
+    out
+}
+
+fn strings<const N: usize>(cells: [&str; N]) -> Vec<String> {
+    cells.map(str::to_owned).to_vec()
+}
+
+/// How long ago, in the largest unit that is at least two.
+fn age(since: Option<Timestamp>, now: Timestamp) -> String {
+    let Some(since) = since else { return "-".to_owned() };
+    let seconds = (now - since).get_seconds().max(0);
+    match seconds {
+        0..120 => format!("{seconds}s"),
+        120..7_200 => format!("{}m", seconds / 60),
+        7_200..172_800 => format!("{}h", seconds / 3_600),
+        _ => format!("{}d", seconds / 86_400),
+    }
+}
+
+fn variant(variant: &VariantRef) -> String {
+    format!("{} on {} ({})", variant.prompt, variant.backend, variant.revision)
+}
+
+fn status(release: &PromptRelease) -> PromptReleaseStatus {
+    release.status.clone().unwrap_or_default()
+}
+
+/// One release a row.
+pub(super) fn list(releases: &[PromptRelease], namespaces: bool, now: Timestamp) -> String {
+    let mut rows = vec![strings(["NAME", "PHASE", "STABLE", "CANARY", "STEP", "WEIGHT", "AGE"])];
+    for release in releases {
+        let status = status(release);
+        let name = |v: &VariantRef| format!("{} ({})", v.prompt, v.revision);
+        let canary = status.canary.as_ref();
+        rows.push(vec![
+            release.name_any(),
+            format!("{:?}", status.phase),
+            status.stable.as_ref().map_or_else(|| "-".to_owned(), name),
+            canary.map_or_else(|| "-".to_owned(), |c| name(&c.variant)),
+            canary.map_or_else(|| "-".to_owned(), |c| (c.step + 1).to_string()),
+            canary.map_or_else(|| "-".to_owned(), |c| format!("{}%", c.weight)),
+            age(release.creation_timestamp().map(|t| t.0), now),
+        ]);
+    }
+    if namespaces {
+        rows[0].insert(0, "NAMESPACE".to_owned());
+        for (row, release) in rows.iter_mut().skip(1).zip(releases) {
+            row.insert(0, release.namespace().unwrap_or_default());
+        }
+    }
+    table(&rows)
+}
+
+/// Where a release is, in one line.
+pub(super) fn line(release: &PromptRelease) -> String {
+    let status = status(release);
+    let mut line = format!("{:<16}", format!("{:?}", status.phase));
+    if let Some(canary) = &status.canary {
+        let _ = write!(line, " {:>3} % {}", canary.weight, canary.variant.prompt);
+    }
+    for metric in &status.analysis {
+        let _ = write!(line, " | {} {}", metric.metric, evidence_bar::word(metric.verdict));
+    }
+    let ready = conditions::find(&status.conditions, conditions::types::READY);
+    if let Some(ready) = ready {
+        let _ = write!(line, " | {}", ready.message);
+    }
+    line
+}
+
+/// Everything that matters about a release.
+pub(super) fn description(release: &PromptRelease, now: Timestamp) -> String {
+    let status = status(release);
+    let mut out = table(&head(release, &status, now));
+    if !status.analysis.is_empty() {
+        let _ = write!(
+            out,
+            "\nEvidence of this step: passes left of A, fails right of H\n{}",
+            evidence(&status.analysis)
+        );
+        for metric in status.analysis.iter().filter(|m| !m.message.is_empty()) {
+            let _ = writeln!(out, "  {}: {}", metric.metric, metric.message);
+        }
+    }
+    if !status.history.is_empty() {
+        let mut rows = vec![strings(["  AGO", "PROMPT", "BACKEND", "REVISION", "OUTCOME", "WHY"])];
+        for entry in status.history.iter().rev() {
+            let who = entry.requests.iter().map(|r| format!("; {} by {}", r.action, r.by));
+            rows.push(vec![
+                format!("  {}", age(Some(entry.at), now)),
+                entry.variant.prompt.clone(),
+                entry.variant.backend.clone(),
+                entry.variant.revision.clone(),
+                format!("{:?}", entry.outcome),
+                format!("{}{}", entry.message, who.collect::<String>()),
+            ]);
+        }
+        let _ = write!(out, "\nHistory\n{}", table(&rows));
+    }
+    if !status.requests.is_empty() {
+        let mut rows = vec![strings(["  AGO", "REQUEST", "REVISION", "BY", "ANSWER"])];
+        for request in status.requests.iter().rev() {
+            let answer = if request.accepted { "done" } else { "not possible then" };
+            rows.push(vec![
+                format!("  {}", age(Some(request.at), now)),
+                request.action.clone(),
+                request.revision.clone(),
+                request.by.clone(),
+                answer.to_owned(),
+            ]);
+        }
+        let _ = write!(out, "\nRequests\n{}", table(&rows));
+    }
+    out
+}
+
+fn head(release: &PromptRelease, status: &PromptReleaseStatus, now: Timestamp) -> Vec<Vec<String>> {
+    let name = format!("{}/{}", release.namespace().unwrap_or_default(), release.name_any());
+    let mut rows = vec![
+        vec!["Release:".to_owned(), name],
+        vec!["Route:".to_owned(), release.route()],
+        vec!["Phase:".to_owned(), format!("{:?}", status.phase)],
+    ];
+    if let Some(ready) = conditions::find(&status.conditions, conditions::types::READY) {
+        rows.push(vec!["Why:".to_owned(), format!("{}: {}", ready.reason, ready.message)]);
+    }
+    for (title, side) in [("Stable:", &status.stable), ("Previous:", &status.previous)] {
+        if let Some(side) = side {
+            rows.push(vec![title.to_owned(), variant(side)]);
+        }
+    }
+    if let Some(canary) = &status.canary {
+        rows.push(vec!["Canary:".to_owned(), variant(&canary.variant)]);
+        let place = format!(
+            "step {}, {} % of traffic, since {}{}",
+            canary.step + 1,
+            canary.weight,
+            age(Some(canary.entered_at), now),
+            canary.held.as_ref().map(|h| format!(", held: {h}")).unwrap_or_default()
+        );
+        rows.push(vec!["At:".to_owned(), place]);
+    }
+    let routing = &status.routing;
+    let shares: Vec<String> = routing
+        .variants
+        .iter()
+        .map(|v| format!("{} % {:?} {}", v.weight, v.role, v.revision))
+        .collect();
+    let followed =
+        format!("generation {}, followed by {} gateways", routing.generation, routing.observed_by);
+    rows.push(vec!["Traffic:".to_owned(), format!("{} ({followed})", shares.join(", "))]);
+    rows
+}
+
+fn evidence(metrics: &[MetricStatus]) -> String {
+    let mut rows =
+        vec![strings(["  METRIC", "STABLE", "CANARY", "DIFFERENCE", "INTERVAL", "", "VERDICT"])];
+    for metric in metrics {
+        let d = |value: f64| metric.unit.difference(value);
+        let interval = metric.interval.map(|[low, high]| format!("{} to {}", d(low), d(high)));
+        rows.push(vec![
+            format!("  {}", metric.metric),
+            evidence_bar::side(metric, &metric.stable),
+            evidence_bar::side(metric, &metric.canary),
+            metric.difference.map_or_else(|| "-".to_owned(), d),
+            interval.unwrap_or_else(|| "-".to_owned()),
+            evidence_bar::draw(metric, BAR),
+            evidence_bar::word(metric.verdict).to_owned(),
+        ]);
+    }
+    table(&rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::prompt_release::{Sample, Unit, Verdict};
+
+    #[test]
+    fn the_description_tells_where_why_and_by_how_much() {
+        let mut release = PromptRelease::new("support", Default::default());
+        release.metadata.namespace = Some("shop".into());
+        release.status = Some(PromptReleaseStatus {
+            analysis: vec![MetricStatus {
+                metric: "errors".into(),
+                verdict: Verdict::Fail,
+                unit: Unit::Share,
+                message: "the canary is worse".into(),
+                stable: Sample { count: 1000, value: 0.01 },
+                canary: Sample { count: 200, value: 0.2 },
+                difference: Some(0.19),
+                interval: Some([0.1, 0.28]),
+                harm: 0.02,
+                accept: 0.05,
+                ..MetricStatus::default()
+            }],
+            ..PromptReleaseStatus::default()
+        });
+        let text = description(&release, Timestamp::UNIX_EPOCH);
+        for part in [
+            "shop/support",
+            "20.0 % of 200",
+            "+19.0 points",
+            "+10.0 points to +28.0 points",
+            "FAIL",
+        ] {
+            assert!(text.contains(part), "{part} is not in\n{text}");
+        }
+    }
+
+    #[test]
+    fn ages_are_short() {
+        let now = Timestamp::from_second(1_000_000).unwrap();
+        let ago = |s: i64| age(Timestamp::from_second(1_000_000 - s).ok(), now);
+        assert_eq!([ago(5), ago(300), ago(7_300), ago(400_000)], ["5s", "5m", "2h", "4d"]);
+    }
+}
