@@ -15,7 +15,7 @@ use axum::{
     Json, Router,
     body::Body,
     extract::{DefaultBodyLimit, State},
-    http::{Response, StatusCode, header},
+    http::{HeaderMap, Response, StatusCode, header},
     response::IntoResponse,
     routing::{get, post, put},
 };
@@ -48,6 +48,8 @@ pub struct Behaviour {
     pub truncated_rate: f64,
     /// Streams that break after the first tokens.
     pub break_rate: f64,
+    /// Answers 401 without this API key.
+    pub require_key: String,
     /// A name for `GET /control/stats`.
     pub tag: String,
 }
@@ -64,6 +66,7 @@ impl Default for Behaviour {
             empty_rate: 0.0,
             truncated_rate: 0.0,
             break_rate: 0.0,
+            require_key: String::new(),
             tag: String::new(),
         }
     }
@@ -173,7 +176,7 @@ struct Draft {
     model: String,
 }
 
-async fn chat(State(model): State<Arc<Model>>, body: Bytes) -> Response<Body> {
+async fn chat(State(model): State<Arc<Model>>, headers: HeaderMap, body: Bytes) -> Response<Body> {
     let request: Value = match serde_json::from_slice(&body) {
         Ok(request) => request,
         Err(error) => return failure(StatusCode::BAD_REQUEST, &error.to_string()),
@@ -186,6 +189,10 @@ async fn chat(State(model): State<Arc<Model>>, body: Bytes) -> Response<Body> {
         let stats = stats.entry(behaviour.tag.clone()).or_default();
         stats.requests += 1;
         stats.last_at = super::clock::now().as_millisecond();
+    }
+    let sent = headers.get("authorization").and_then(|v| v.to_str().ok()).unwrap_or_default();
+    if !behaviour.require_key.is_empty() && sent != format!("Bearer {}", behaviour.require_key) {
+        return failure(StatusCode::UNAUTHORIZED, "the API key is wrong");
     }
     let draft = draft(behaviour, &request, body.len());
     tokio::time::sleep(spread(draft.behaviour.first_token_ms)).await;

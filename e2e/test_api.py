@@ -1,0 +1,143 @@
+"""What the API server refuses, what shows on conditions, and what an upgrade keeps."""
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from harness import manifests as m
+from harness.cluster import ROOT
+from harness.processes import wait_for
+from harness.traffic import Traffic
+
+INVALID = sorted((Path(__file__).parent / "invalid").glob("*.yaml"))
+
+
+def condition(cluster, kind: str, name: str) -> dict:
+    found = json.loads(cluster.kubectl("get", kind, name, "-o", "json"))
+    conditions = found.get("status", {}).get("conditions", [])
+    return next((c for c in conditions if c["type"] == "Ready"), {})
+
+
+@pytest.mark.parametrize("file", INVALID, ids=lambda f: f.stem)
+def test_invalid_manifest(world, file):
+    text = file.read_text()
+    how, expected = text.splitlines()[0].removeprefix("# ").split(": ", 1)
+    *before, last = yaml.safe_load_all(text)
+    if before:
+        world.cluster.apply(before)
+    if how == "refused":
+        answer = world.cluster.kubectl("apply", "-f", "-", stdin=yaml.safe_dump(last), check=False)
+        assert expected in answer, answer
+        return
+    kind, name, reason = expected.split()
+    if reason == "PolicyNotFound":
+        world.wait_phase(name, "Stable")  # what serves goes on serving
+    world.cluster.apply(last)
+    wait_for(f"{name} {reason}", lambda: condition(world.cluster, kind, name).get("reason") == reason)
+    found = condition(world.cluster, kind, name)
+    assert found["status"] != "True" and found["message"], found
+
+
+def test_invalid_objects_stall_no_other_release(world):
+    for file in INVALID:
+        world.cluster.kubectl("apply", "-f", str(file), check=False)
+    with Traffic(world.gateways, "healthy") as users:
+        world.first("healthy")
+        began = time.monotonic()
+        world.next("healthy", "v2", "firstTokenMs=15")
+        wait_for("the promotion", lambda: ("healthy-v2", "Promoted") in world.history("healthy"), 90)
+    assert not [e for e in users.errors() if e.at > began], users.errors()[:3]
+
+
+def test_an_upgrade_of_the_definitions_keeps_every_object(world):
+    world.first("kept")
+    with Traffic(world.gateways, "kept") as users:
+        world.next("kept", "v2", "firstTokenMs=20")
+        world.wait_phase("kept", "Progressing", seconds=30)
+        before = world.cluster.kubectl("get", "prompt,canarypolicy,llmd,promptrelease", "-o", "name")
+        # The next version knows a field more.
+        for file in (ROOT / "crds").glob("*s.yaml"):
+            definition = yaml.safe_load(file.read_text())
+            schema = definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+            schema["properties"]["spec"]["properties"]["newField"] = {"type": "string", "maxLength": 9}
+            world.cluster.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-",
+                                  stdin=yaml.safe_dump(definition))
+        time.sleep(2)
+        world.cluster.kubectl("apply", "--server-side", "--force-conflicts", "-k", str(ROOT / "crds"))
+        after = world.cluster.kubectl("get", "prompt,canarypolicy,llmd,promptrelease", "-o", "name")
+        assert before == after
+        wait_for("the promotion", lambda: ("kept-v2", "Promoted") in world.history("kept"), 90)
+    assert not users.errors(), users.errors()[:3]
+
+
+def test_a_serving_backend_becomes_a_deployment_and_counts_when_its_pods_are_ready(world):
+    cluster = world.cluster
+    cluster.apply({"apiVersion": m.API, "kind": "LLMDeployment", "metadata": m.meta("served"), "spec": {
+        "provider": "vllm", "model": "m", "serving": {
+            "image": "example.com/vllm:1", "args": ["--model=m"], "replicas": 1, "port": 8000,
+            "resources": {"requests": {"cpu": "2"}}}}})
+    deployment = wait_for("the Deployment", lambda: json.loads(
+        cluster.kubectl("get", "deployment", "served", "-o", "json")))
+    service = json.loads(cluster.kubectl("get", "service", "served", "-o", "json"))
+    for owned in (deployment, service):
+        owner = owned["metadata"]["ownerReferences"][0]
+        assert (owner["kind"], owner["name"], owner["controller"]) == ("LLMDeployment", "served", True)
+    assert service["spec"]["ports"][0]["port"] == 8000
+    cluster.apply([m.prompt("served-v1"), m.release("served", "served-v1", "served")])
+    world.wait_phase("served", "Initializing")
+    pod = wait_for("the pod", lambda: cluster.kubectl(
+        "get", "pods", "-l", "serinus.dev/backend=served", "-o", "name").strip())
+    # There is no kubelet here: the test says that the model is loaded.
+    ready = {"status": {"phase": "Running", "conditions": [
+        {"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"}]}}
+    cluster.kubectl("patch", pod, "--subresource=status", "--type=merge", "-p", json.dumps(ready))
+    world.wait_phase("served", "Stable")
+    # Scaling is allowed and reaches the Deployment; what others set there stays.
+    cluster.kubectl("annotate", "deployment", "served", "team=search")
+    cluster.patch("llmdeployment", "served", {"spec": {"serving": {"replicas": 3}}})
+    wait_for("the scale", lambda: (d := json.loads(cluster.kubectl(
+        "get", "deployment", "served", "-o", "json")))["spec"]["replicas"] == 3
+        and d["metadata"]["annotations"]["team"] == "search")
+    # Deleted while it serves: it stays until no release uses it.
+    cluster.kubectl("delete", "llmdeployment", "served", "--wait=false")
+    wait_for("the reason", lambda: condition(cluster, "llmdeployment", "served")["reason"] == "InUse")
+    assert cluster.kubectl("get", "deployment", "served", "-o", "name")
+    cluster.kubectl("delete", "promptrelease", "served")
+    wait_for("its end", lambda: "NotFound" in cluster.kubectl("get", "llmdeployment", "served", check=False), 60)
+
+
+def test_a_prompt_pruned_from_git_breaks_neither_serving_nor_rollback(world):
+    world.first("pruned")
+    with Traffic(world.gateways, "pruned") as users:
+        world.next("pruned", "v2", "firstTokenMs=20 errorRate=0.25")
+        world.wait_phase("pruned", "Progressing", seconds=30)
+        world.cluster.kubectl("delete", "promptversion", "pruned-v1", "pruned-v2")
+        world.wait_phase("pruned", "RolledBack", "Stable", seconds=90)
+        time.sleep(1)
+    assert not users.errors(), users.errors()[:3]
+    assert world.history("pruned")[-1][0] == "pruned-v2"
+
+
+def test_a_gateway_sends_the_key_of_the_secret_that_a_backend_names(world):
+    cluster = world.cluster
+    cluster.kubectl("create", "secret", "generic", "provider", "--from-literal=token=sk-1")
+    cluster.kubectl("create", "rolebinding", "gateway-keys", "--clusterrole=serinus-gateway-api-keys",
+                    "--serviceaccount=serinus-system:serinus-gateway")
+    keyed = m.backend("keyed", world.model.url)
+    keyed["spec"]["endpoint"]["apiKeySecretRef"] = {"name": "provider", "key": "token"}
+    cluster.apply([keyed, m.prompt("keyed-v1", "requireKey=sk-1"), m.release("keyed", "keyed-v1", "keyed")])
+    world.wait_phase("keyed", "Stable")
+    with Traffic(world.gateways, "keyed", rate=10) as users:
+        time.sleep(3)
+    assert len([s for s in users.seen if s.ok]) > 10
+    assert not [s for s in users.seen[10:] if not s.ok], users.errors()[:3]
+
+
+def test_kubectl_explain_reads_well(world):
+    text = world.cluster.kubectl("explain", "promptrelease.spec.promptRef")
+    assert "The PromptVersion to serve." in text
+    assert "Roll back when the canary is shown" in world.cluster.kubectl(
+        "explain", "canarypolicy.spec.analysis.metrics.margin")
