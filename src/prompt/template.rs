@@ -1,6 +1,6 @@
 //! A prompt, compiled once and rendered for every request.
 
-use jsonschema::Validator;
+use jsonschema::{Validator, error::ValidationErrorKind};
 use minijinja::{Environment, UndefinedBehavior};
 use serde_json::{Map, Value};
 
@@ -109,7 +109,13 @@ impl Template {
         if let Some(validator) = &self.variables {
             let value = Value::Object(variables.clone());
             if let Some(error) = validator.iter_errors(&value).next() {
-                let path = error.instance_path().to_string().replace('/', ".");
+                let mut path = error.instance_path().to_string().replace('/', ".");
+                // The field at fault is the one that is missing, not what it is missing in.
+                if let ValidationErrorKind::Required { property: Value::String(name) } =
+                    error.kind()
+                {
+                    path = format!("{path}.{name}");
+                }
                 return Err(PromptError::Variables { path, message: error.to_string() });
             }
         }

@@ -8,7 +8,7 @@ use kube::ResourceExt;
 use crate::{
     api::{
         PromptRelease, PromptReleaseStatus, conditions,
-        prompt_release::{MetricStatus, VariantRef},
+        prompt_release::{MetricStatus, VariantRef, Verdict},
     },
     app::evidence_bar,
 };
@@ -110,7 +110,11 @@ pub(super) fn description(release: &PromptRelease, now: Timestamp) -> String {
             "\nEvidence of this step: passes left of A, fails right of H\n{}",
             evidence(&status.analysis)
         );
-        for metric in status.analysis.iter().filter(|m| !m.message.is_empty()) {
+        // While it collects, the interval says it all.
+        let telling = |m: &&MetricStatus| {
+            !m.message.is_empty() && (m.verdict != Verdict::Undecided || m.interval.is_none())
+        };
+        for metric in status.analysis.iter().filter(telling) {
             let _ = writeln!(out, "  {}: {}", metric.metric, metric.message);
         }
     }
@@ -206,7 +210,7 @@ fn evidence(metrics: &[MetricStatus]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::prompt_release::{Sample, Unit, Verdict};
+    use crate::api::prompt_release::{Sample, Unit};
 
     #[test]
     fn the_description_tells_where_why_and_by_how_much() {

@@ -1,0 +1,8 @@
+//! The gateway over real sockets, with a model that does as it is told.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test says so when something is wrong")]
+#[path = "gateway/answers.rs"]
+mod answers;
+#[path = "gateway/bench.rs"]
+mod bench;
+#[path = "gateway/splitting.rs"]
+mod splitting;
