@@ -65,8 +65,8 @@ pub struct Standalone {
     manifests: Manifests,
     state: State,
     gateway: Arc<Gateway>,
-    /// When each release wants to be decided again.
-    wake: HashMap<String, Timestamp>,
+    /// The gateway serves what was decided before this process started.
+    resumed: bool,
 }
 
 impl Standalone {
@@ -81,7 +81,12 @@ impl Standalone {
             folder.display()
         );
         let state = State::open(state_file)?;
-        Ok(Self { manifests: Manifests::new(folder), state, gateway, wake: HashMap::new() })
+        Ok(Self {
+            manifests: Manifests::new(folder),
+            state,
+            gateway,
+            resumed: false,
+        })
     }
 
     /// Reads what changed, decides what is due, and carries it out.
@@ -109,6 +114,10 @@ impl Standalone {
             names.push(key);
         }
         let forgotten = self.state.forget_all_but(&names);
+        if !self.resumed {
+            self.gateway.set_world(self.world(&releases));
+            self.resumed = true;
+        }
         let report = self.gateway.report(true);
         for release in &releases {
             self.decide_until_quiet(release, &releases, &report, now, &mut news)?;
@@ -161,11 +170,8 @@ impl Standalone {
             }
             match plan.wake_at {
                 Some(at) if at <= now && changed => {}
-                Some(at) => {
-                    self.wake.insert(key, at);
-                    break;
-                }
-                None => break,
+                // Every release is looked at again at the next tick.
+                _ => break,
             }
         }
         Ok(())
