@@ -81,12 +81,7 @@ impl Standalone {
             folder.display()
         );
         let state = State::open(state_file)?;
-        Ok(Self {
-            manifests: Manifests::new(folder),
-            state,
-            gateway,
-            resumed: false,
-        })
+        Ok(Self { manifests: Manifests::new(folder), state, gateway, resumed: false })
     }
 
     /// Reads what changed, decides what is due, and carries it out.
@@ -311,7 +306,7 @@ impl Standalone {
                 api_keys,
             })
         });
-        World { releases: inputs.collect() }
+        inputs.collect()
     }
 }
 

@@ -29,7 +29,13 @@ use crate::{
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct World {
     /// One a release.
-    pub releases: Vec<ReleaseInput>,
+    pub releases: Vec<Arc<ReleaseInput>>,
+}
+
+impl FromIterator<ReleaseInput> for World {
+    fn from_iter<I: IntoIterator<Item = ReleaseInput>>(inputs: I) -> Self {
+        Self { releases: inputs.into_iter().map(Arc::new).collect() }
+    }
 }
 
 /// What a route is made of.
@@ -128,6 +134,8 @@ pub struct Candidate {
 
 /// One route.
 pub struct Route {
+    /// What it was built from.
+    input: Arc<ReleaseInput>,
     /// `namespace/name` of the release.
     pub release: String,
     /// A short hash of it, for request ids.
@@ -159,8 +167,9 @@ pub struct RouteTable {
 impl RouteTable {
     /// Builds the table. A release whose routing can not be applied (a variant is
     /// missing or not valid) keeps its previous route; what went wrong is returned.
+    /// Routes whose input did not change are taken over as they are.
     pub fn build(world: &World, previous: &Self) -> (Self, Vec<String>) {
-        let mut inputs: Vec<&ReleaseInput> = world.releases.iter().collect();
+        let mut inputs: Vec<&Arc<ReleaseInput>> = world.releases.iter().collect();
         inputs.sort_by_key(|i| (&i.created, &i.namespace, &i.name));
         let (mut routes, mut problems) = (HashMap::new(), vec![]);
         for input in inputs {
@@ -171,6 +180,10 @@ impl RouteTable {
                 continue;
             }
             let old = previous.routes.get(&input.route).filter(|r| r.release == key);
+            if let Some(same) = old.filter(|old| old.input == *input) {
+                routes.insert(input.route.clone(), same.clone());
+                continue;
+            }
             match build_route(input, key, old.map(Arc::as_ref)) {
                 Ok(route) => {
                     routes.insert(input.route.clone(), Arc::new(route));
@@ -197,7 +210,11 @@ impl RouteTable {
     }
 }
 
-fn build_route(input: &ReleaseInput, key: String, old: Option<&Route>) -> Result<Route, String> {
+fn build_route(
+    input: &Arc<ReleaseInput>,
+    key: String,
+    old: Option<&Route>,
+) -> Result<Route, String> {
     let routing = &input.routing;
     let of = |role| routing.variants.iter().find(|v| v.role == role);
     let stable = of(VariantRole::Stable).ok_or_else(|| format!("{key}: no stable variant"))?;
@@ -220,6 +237,7 @@ fn build_route(input: &ReleaseInput, key: String, old: Option<&Route>) -> Result
         (revision.clone(), known.unwrap_or_default())
     };
     Ok(Route {
+        input: input.clone(),
         release_hash: xxh3_64(key.as_bytes()) as u32,
         uid: input.uid.clone(),
         name: input.route.clone(),

@@ -17,10 +17,7 @@ use kube::{
 };
 use tokio::{sync::Notify, task::JoinSet};
 
-use super::{
-    Gateway,
-    routes::{ReleaseInput, World},
-};
+use super::{Gateway, routes::ReleaseInput};
 use crate::{
     api::{LLMDeployment, LLMDeploymentSpec, PromptRelease, Variant, keys, snapshot::Saved},
     signals::watch::{cache, follow},
@@ -92,10 +89,12 @@ impl Followed {
         self.backends.wait_until_ready().await.map_err(|_| WatchEnded)?;
         self.copies.wait_until_ready().await.map_err(|_| WatchEnded)?;
         loop {
-            let mut world = self.world();
-            self.read_secrets(&world, (gateway.config.clock)()).await;
-            self.give_keys(&mut world);
-            gateway.set_world(world);
+            let mut inputs = self.inputs();
+            self.read_secrets(&inputs, (gateway.config.clock)()).await;
+            for input in &mut inputs {
+                self.give_keys(input);
+            }
+            gateway.set_world(inputs.into_iter().collect());
             tokio::select! {
                 () = changed.notified() => tokio::time::sleep(SETTLE).await,
                 () = tokio::time::sleep(SECRET_AGE) => {}
@@ -103,7 +102,7 @@ impl Followed {
         }
     }
 
-    fn world(&self) -> World {
+    fn inputs(&self) -> Vec<ReleaseInput> {
         let mut copies: HashMap<(String, String), Vec<Arc<ControllerRevision>>> = HashMap::new();
         for copy in self.copies.state() {
             if let (Some(namespace), Some(owner)) =
@@ -146,14 +145,14 @@ impl Followed {
                 backends,
             })
         });
-        World { releases: inputs.collect() }
+        inputs.collect()
     }
 
     /// Reads the Secrets that are named for the first time, and all of them now and then.
     /// One that can not be read keeps its last value.
-    async fn read_secrets(&mut self, world: &World, now: Timestamp) {
+    async fn read_secrets(&mut self, inputs: &[ReleaseInput], now: Timestamp) {
         let wanted: BTreeSet<SecretId> =
-            world.releases.iter().flat_map(|r| secrets(r).map(|(_, id)| id)).collect();
+            inputs.iter().flat_map(|r| secrets(r).map(|(_, id)| id)).collect();
         self.secrets.retain(|id, _| wanted.contains(id));
         let old = self
             .secrets_read
@@ -184,12 +183,10 @@ impl Followed {
             .map_err(|_| "it is not text".to_owned())
     }
 
-    fn give_keys(&self, world: &mut World) {
-        for release in &mut world.releases {
-            release.api_keys = secrets(release)
-                .filter_map(|(backend, id)| Some((backend, self.secrets.get(&id)?.clone())))
-                .collect();
-        }
+    fn give_keys(&self, input: &mut ReleaseInput) {
+        input.api_keys = secrets(input)
+            .filter_map(|(backend, id)| Some((backend, self.secrets.get(&id)?.clone())))
+            .collect();
     }
 }
 

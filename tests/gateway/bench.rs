@@ -16,7 +16,7 @@ use serinus::{
     },
     gateway::{
         Gateway, GatewayConfig,
-        routes::{ReleaseInput, World},
+        routes::ReleaseInput,
         server::{public_router, serve},
     },
     signals::report::ReleaseReport,
@@ -106,7 +106,7 @@ impl Bench {
     }
 
     pub fn serve(&self, release: ReleaseInput) {
-        self.gateway.set_world(World { releases: vec![release] });
+        self.gateway.set_world([release].into_iter().collect());
     }
 
     /// A chat with the variable `question` set and `more` laid over the body.

@@ -1,0 +1,164 @@
+//! What the gateway adds to a request: an open loop at a constant rate, measured from
+//! the instant at which each request was due, directly and through the gateway in
+//! turns within one run. `cargo bench --bench added_latency`
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a bench prints and stops when something is wrong"
+)]
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use serde_json::json;
+use serinus::{
+    api::{
+        Variant,
+        prompt_release::{RoutedVariant, Routing, RoutingSettings, VariantRole},
+    },
+    app::simulate,
+    gateway::{
+        Gateway, GatewayConfig,
+        routes::ReleaseInput,
+        server::{public_router, serve},
+    },
+};
+use tokio::{net::TcpListener, task::JoinSet, time::Instant};
+
+const ROUNDS: usize = 5;
+const SECONDS: u64 = 4;
+
+#[tokio::main]
+async fn main() {
+    let model = start_model().await;
+    let gateway = start_gateway(model).await;
+    let client = reqwest::Client::builder().tcp_nodelay(true).build().unwrap();
+    println!(
+        "{ROUNDS} rounds of {SECONDS} s each, direct and through the gateway in turns; milliseconds"
+    );
+    println!(
+        "{:>6} {:>22} {:>22} {:>22}",
+        "req/s", "direct p50 / p99", "gateway p50 / p99", "added p50 / p99"
+    );
+    for rate in [200, 1000] {
+        let mut added = vec![];
+        let (mut direct, mut through) = (vec![], vec![]);
+        for _ in 0..ROUNDS {
+            let d = load(&client, model, "[[sim:firstTokenMs=0 tokenMs=0]] why?", rate).await;
+            let g = load(&client, gateway, "", rate).await;
+            added.push((g.0 - d.0, g.1 - d.1));
+            direct.push(d);
+            through.push(g);
+        }
+        let show = |all: &[(f64, f64)]| {
+            let median = |pick: fn(&(f64, f64)) -> f64| {
+                let mut values: Vec<f64> = all.iter().map(pick).collect();
+                values.sort_by(f64::total_cmp);
+                values[values.len() / 2]
+            };
+            format!("{:.3} / {:.3}", median(|v| v.0), median(|v| v.1))
+        };
+        println!("{rate:>6} {:>22} {:>22} {:>22}", show(&direct), show(&through), show(&added));
+    }
+}
+
+async fn start_model() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    spawn(async move { simulate::serve(listener, std::future::pending()).await.unwrap() });
+    address
+}
+
+async fn start_gateway(model: SocketAddr) -> SocketAddr {
+    let gateway = Gateway::new(GatewayConfig {
+        control_loss_timeout: Duration::from_secs(3600),
+        clock: || Timestamp::UNIX_EPOCH,
+    })
+    .unwrap();
+    gateway.set_world([release(model)].into_iter().collect());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let router = public_router(gateway.clone());
+    let forever = std::future::pending();
+    spawn(async move {
+        serve(listener, router, gateway, forever, Duration::from_secs(1)).await.unwrap();
+    });
+    address
+}
+
+/// A canary at 50 %: every request draws, renders, validates, is checked and counted.
+fn release(model: SocketAddr) -> ReleaseInput {
+    let variant = |text: &str| {
+        Variant {
+        prompt_name: "p".into(),
+        prompt: serde_json::from_value(json!({
+            "prompt": "p",
+            "messages": [{"role": "system", "content": format!("[[sim:firstTokenMs=0 tokenMs=0]] {text}")},
+                {"role": "user", "content": "{{ question }}"}],
+            "variables": {"type": "object", "required": ["question"]},
+            "responseFormat": {"type": "object", "required": ["answer"]},
+        }))
+        .unwrap(),
+        backend_name: "b".into(),
+        backend: serde_json::from_value(json!({
+            "provider": "openai", "model": "gpt-4o-mini",
+            "endpoint": {"url": format!("http://{model}/v1")},
+            "limits": {"maxConcurrency": 5000},
+        }))
+        .unwrap(),
+    }
+    };
+    let routed =
+        |revision: &str, role| RoutedVariant { revision: revision.into(), role, weight: 50 };
+    ReleaseInput {
+        namespace: "ns".into(),
+        name: "r".into(),
+        uid: "uid".into(),
+        route: "r".into(),
+        routing: Routing {
+            generation: 1,
+            variants: vec![routed("a", VariantRole::Stable), routed("b", VariantRole::Canary)],
+            settings: RoutingSettings {
+                sticky_from: vec!["body:user".into()],
+                fallback_to_stable: true,
+            },
+            observed_by: String::new(),
+        },
+        variants: [("a".into(), variant("one")), ("b".into(), variant("two"))].into(),
+        ..ReleaseInput::default()
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "servers live as long as the bench")]
+fn spawn(server: impl Future<Output = ()> + Send + 'static) {
+    tokio::spawn(server);
+}
+
+/// p50 and p99 in milliseconds.
+async fn load(client: &reqwest::Client, to: SocketAddr, message: &str, rate: u64) -> (f64, f64) {
+    let url = Arc::new(format!("http://{to}/v1/chat/completions"));
+    let started = Instant::now() + Duration::from_millis(100);
+    let mut requests = JoinSet::new();
+    for i in 0..rate * SECONDS {
+        let due = started + Duration::from_secs_f64(i as f64 / rate as f64);
+        let messages = if message.is_empty() {
+            json!([])
+        } else {
+            json!([{"role": "user", "content": message}])
+        };
+        let body = json!({"model": "r", "messages": messages, "user": format!("u{i}"),
+            "serinus": {"variables": {"question": "why?"}}});
+        let (client, url) = (client.clone(), url.clone());
+        requests.spawn(async move {
+            tokio::time::sleep_until(due).await;
+            let answer = client.post(url.as_str()).json(&body).send().await.unwrap();
+            assert_eq!(answer.status(), 200);
+            answer.bytes().await.unwrap();
+            due.elapsed().as_secs_f64() * 1000.0
+        });
+    }
+    let mut times: Vec<f64> = requests.join_all().await;
+    times.sort_by(f64::total_cmp);
+    let at = |q: f64| times[((times.len() - 1) as f64 * q) as usize];
+    (at(0.5), at(0.99))
+}
