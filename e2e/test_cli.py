@@ -60,6 +60,15 @@ def test_abort_promote_and_retry(world):
     assert world.history("asked")[-1] == ("asked-v2", "Promoted")
 
 
+def test_it_is_a_plugin_of_kubectl(world, tmp_path):
+    (tmp_path / "kubectl-serinus").symlink_to(BIN)
+    world.first("plugged")
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "KUBECONFIG": str(world.cluster.admin)}
+    done = subprocess.run([str(world.cluster.tools / "kubectl"), "serinus", "get"], env=environment,
+                          capture_output=True, text=True, timeout=60)
+    assert "plugged" in done.stdout, done.stderr
+
+
 def test_mistakes_are_told_with_what_to_do(world):
     world.first("mistaken")
     assert "there is no PromptRelease nothing" in serinus(world, "describe", "nothing", code=1)

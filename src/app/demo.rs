@@ -49,7 +49,7 @@ pub struct Options {
     /// The model's name there.
     #[arg(long, requires = "url")]
     model: Option<String>,
-    /// Requests a second. Default: 120, or 4 with --url.
+    /// Requests a second. Default: 45, or 4 with --url.
     #[arg(long)]
     rate: Option<f64>,
     /// Lines of text instead of the live view.
@@ -207,7 +207,7 @@ pub async fn run(options: Options) -> anyhow::Result<bool> {
         users: JoinSet::new(),
         stop: stop.clone(),
         base,
-        rate: options.rate.unwrap_or(if real { 4.0 } else { 120.0 }),
+        rate: options.rate.unwrap_or(if real { 4.0 } else { 45.0 }),
         patience: if real { PATIENCE_REAL } else { PATIENCE },
         happenings: vec![],
         names: BTreeMap::new(),

@@ -3,13 +3,12 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context;
-use kube::Client;
 use tokio::task::JoinSet;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::{
     clock,
-    process::{install_tls, listen_on, start_logs, stop_signal},
+    process::{cluster, listen_on, start_logs, stop_signal},
 };
 use crate::gateway::{
     Gateway, GatewayConfig,
@@ -49,10 +48,7 @@ pub struct Options {
 /// There is no cluster to talk to, or an address can not be used.
 pub async fn run(options: Options) -> anyhow::Result<()> {
     start_logs(options.log_json);
-    install_tls();
-    let client = Client::try_default()
-        .await
-        .context("no cluster to talk to: run inside one, or set KUBECONFIG to a kubeconfig file")?;
+    let client = cluster().await?;
     let gateway = Gateway::new(GatewayConfig {
         control_loss_timeout: Duration::from_secs(options.control_loss_seconds),
         clock: clock::now,

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     clock,
-    process::{install_tls, listen_on, start_logs, stop_signal},
+    process::{cluster, listen_on, start_logs, stop_signal},
 };
 use crate::{
     controllers::{
@@ -77,10 +77,7 @@ pub struct Options {
 /// There is no cluster to talk to, or the address can not be used.
 pub async fn run(options: Options) -> anyhow::Result<()> {
     start_logs(options.log_json);
-    install_tls();
-    let client = Client::try_default()
-        .await
-        .context("no cluster to talk to: run inside one, or set KUBECONFIG to a kubeconfig file")?;
+    let client = cluster().await?;
     let listener = listen_on(options.admin).await?;
     let stop = CancellationToken::new();
     let mut tasks = JoinSet::new();

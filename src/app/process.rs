@@ -3,6 +3,7 @@
 use std::{future::Future, io::IsTerminal, net::SocketAddr};
 
 use anyhow::Context;
+use kube::Client;
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
@@ -21,6 +22,17 @@ pub fn block_on<T>(command: impl Future<Output = anyhow::Result<T>>) -> anyhow::
 pub fn install_tls() {
     // Fails only when one was installed before, which is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
+}
+
+/// A client of the cluster that this process runs in, or that KUBECONFIG names.
+///
+/// # Errors
+/// There is none, and what to do.
+pub async fn cluster() -> anyhow::Result<Client> {
+    install_tls();
+    Client::try_default()
+        .await
+        .context("no cluster to talk to: run inside one, or set KUBECONFIG to a kubeconfig file")
 }
 
 /// Writes logs to standard error: `RUST_LOG` says how much, `json` one object a line.

@@ -7,7 +7,7 @@ use futures::{StreamExt, stream};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-use crate::bench::{Bench, event, fails, good, json_answer, says, variant};
+use crate::bench::{Bench, event, fails, good, json_answer, says, streamed, variant};
 
 #[tokio::test]
 async fn the_prompt_is_laid_over_the_request_and_the_rest_is_kept() {
@@ -47,10 +47,7 @@ async fn a_stream_is_forwarded_as_it_comes() {
     let bench = Bench::new(move |_| {
         let receiver = receiver.lock().unwrap().take().unwrap();
         let events = stream::unfold(receiver, |mut r| async { Some((r.recv().await?, r)) });
-        Response::builder()
-            .header("content-type", "text/event-stream")
-            .body(Body::from_stream(events))
-            .unwrap()
+        streamed(events)
     })
     .await;
     bench.serve(bench.release(0));
@@ -77,10 +74,7 @@ async fn a_stream_is_forwarded_as_it_comes() {
 }
 
 fn streams(chunks: Vec<Result<String, std::io::Error>>) -> Response<Body> {
-    Response::builder()
-        .header("content-type", "text/event-stream")
-        .body(Body::from_stream(stream::iter(chunks)))
-        .unwrap()
+    streamed(stream::iter(chunks))
 }
 
 #[tokio::test]
@@ -91,10 +85,7 @@ async fn a_stream_that_breaks_is_an_error_of_its_variant() {
             tokio::time::sleep(Duration::from_millis(i * 20)).await;
             if i == 0 { Ok(event("a", None)) } else { Err(std::io::Error::other("broken")) }
         });
-        Response::builder()
-            .header("content-type", "text/event-stream")
-            .body(Body::from_stream(events))
-            .unwrap()
+        streamed(events)
     })
     .await;
     bench.serve(bench.release(99));
@@ -143,10 +134,7 @@ async fn a_slow_canary_falls_back_when_its_first_token_is_late() {
         if variant(request) == "stable" {
             return streams(vec![Ok(event("x", Some("stop"))), Ok("data: [DONE]\n\n".into())]);
         }
-        Response::builder()
-            .header("content-type", "text/event-stream")
-            .body(Body::from_stream(stream::pending::<Result<String, std::io::Error>>()))
-            .unwrap()
+        streamed(stream::pending::<Result<String, std::io::Error>>())
     })
     .await;
     bench.serve(bench.release(99));
@@ -260,10 +248,7 @@ async fn a_stream_that_runs_when_the_process_is_told_to_stop_ends_well() {
             tokio::time::sleep(Duration::from_millis(30)).await;
             Ok::<_, std::io::Error>(event("x", (i == 9).then_some("stop")))
         });
-        Response::builder()
-            .header("content-type", "text/event-stream")
-            .body(Body::from_stream(events))
-            .unwrap()
+        streamed(events)
     })
     .await;
     bench.serve(bench.release(0));

@@ -218,3 +218,13 @@ pub fn event(content: &str, finish: Option<&str>) -> String {
     });
     format!("data: {chunk}\n\n")
 }
+
+/// An answer that is a stream of events.
+pub fn streamed(
+    events: impl futures::Stream<Item = Result<String, std::io::Error>> + Send + 'static,
+) -> Response<Body> {
+    Response::builder()
+        .header("content-type", "text/event-stream")
+        .body(Body::from_stream(events))
+        .unwrap()
+}

@@ -31,7 +31,11 @@ pub(super) fn fixed(url: &str, model: &str, real: bool) -> String {
             markers[2],
         ),
     ]
-    .map(|(name, text, marker)| prompt(name, text, marker))
+    .map(|(name, text, marker)| {
+        // A real model does as it is told; cut off, the third prompt fails for sure.
+        let tokens = if real && name.ends_with("v3") { 4 } else { 128 };
+        prompt(name, text, marker, tokens)
+    })
     .concat();
     format!(
         r#"apiVersion: serinus.dev/v1alpha1
@@ -63,7 +67,7 @@ spec:
     )
 }
 
-fn prompt(name: &str, text: &str, marker: &str) -> String {
+fn prompt(name: &str, text: &str, marker: &str, tokens: u32) -> String {
     format!(
         r#"---
 apiVersion: serinus.dev/v1alpha1
@@ -78,7 +82,7 @@ spec:
     type: object
     required: [product, question]
     properties: {{product: {{type: string}}, question: {{type: string}}}}
-  parameters: {{maxTokens: 128}}
+  parameters: {{maxTokens: {tokens}}}
   responseFormat:
     type: object
     required: [answer]
