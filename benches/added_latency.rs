@@ -7,7 +7,11 @@
     reason = "a bench prints and stops when something is wrong"
 )]
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use jiff::Timestamp;
 use serde_json::json;
@@ -23,7 +27,11 @@ use serinus::{
         server::{public_router, serve},
     },
 };
-use tokio::{net::TcpListener, task::JoinSet, time::Instant};
+use tokio::{
+    net::TcpListener,
+    sync::mpsc::{UnboundedReceiver, unbounded_channel},
+    task::JoinSet,
+};
 
 const ROUNDS: usize = 5;
 const SECONDS: u64 = 4;
@@ -134,23 +142,39 @@ fn spawn(server: impl Future<Output = ()> + Send + 'static) {
     tokio::spawn(server);
 }
 
+/// Hands out the instants at which requests are due. A thread of its own, because the
+/// timer of tokio counts whole milliseconds, which is more than what is measured here.
+#[expect(clippy::disallowed_methods, reason = "a pacing thread of its own")]
+fn pace(rate: u64) -> UnboundedReceiver<Instant> {
+    let (sender, receiver) = unbounded_channel();
+    std::thread::spawn(move || {
+        let started = Instant::now() + Duration::from_millis(50);
+        for i in 0..rate * SECONDS {
+            let due = started + Duration::from_secs_f64(i as f64 / rate as f64);
+            std::thread::sleep(due.saturating_duration_since(Instant::now()));
+            if sender.send(due).is_err() {
+                return;
+            }
+        }
+    });
+    receiver
+}
+
 /// p50 and p99 in milliseconds.
 async fn load(client: &reqwest::Client, to: SocketAddr, message: &str, rate: u64) -> (f64, f64) {
     let url = Arc::new(format!("http://{to}/v1/chat/completions"));
-    let started = Instant::now() + Duration::from_millis(100);
-    let mut requests = JoinSet::new();
-    for i in 0..rate * SECONDS {
-        let due = started + Duration::from_secs_f64(i as f64 / rate as f64);
-        let messages = if message.is_empty() {
-            json!([])
-        } else {
-            json!([{"role": "user", "content": message}])
-        };
-        let body = json!({"model": "r", "messages": messages, "user": format!("u{i}"),
+    let messages = match message {
+        "" => json!([]),
+        text => json!([{"role": "user", "content": text}]),
+    };
+    let (mut due_times, mut requests) = (pace(rate), JoinSet::new());
+    let mut number = 0;
+    while let Some(due) = due_times.recv().await {
+        number += 1;
+        let body = json!({"model": "r", "messages": messages, "user": format!("u{number}"),
             "serinus": {"variables": {"question": "why?"}}});
         let (client, url) = (client.clone(), url.clone());
         requests.spawn(async move {
-            tokio::time::sleep_until(due).await;
             let answer = client.post(url.as_str()).json(&body).send().await.unwrap();
             assert_eq!(answer.status(), 200);
             answer.bytes().await.unwrap();

@@ -195,7 +195,7 @@ async fn chat(State(model): State<Arc<Model>>, headers: HeaderMap, body: Bytes) 
         return failure(StatusCode::UNAUTHORIZED, "the API key is wrong");
     }
     let draft = draft(behaviour, &request, body.len());
-    tokio::time::sleep(spread(draft.behaviour.first_token_ms)).await;
+    pause(spread(draft.behaviour.first_token_ms)).await;
     if chance(draft.behaviour.error_rate) {
         return failure(StatusCode::INTERNAL_SERVER_ERROR, "a simulated failure");
     }
@@ -204,13 +204,20 @@ async fn chat(State(model): State<Arc<Model>>, headers: HeaderMap, body: Bytes) 
         ([(header::CONTENT_TYPE, "text/event-stream")], body).into_response()
     } else {
         let rest = draft.behaviour.token_ms * draft.behaviour.tokens as f64;
-        tokio::time::sleep(Duration::from_secs_f64(rest / 1000.0)).await;
+        pause(Duration::from_secs_f64(rest / 1000.0)).await;
         Json(whole(&draft)).into_response()
     }
 }
 
 fn chance(rate: f64) -> bool {
     rate > 0.0 && rand::rng().random::<f64>() < rate
+}
+
+/// Also a sleep of no time waits for the next tick of the timer.
+async fn pause(time: Duration) {
+    if !time.is_zero() {
+        tokio::time::sleep(time).await;
+    }
 }
 
 /// Around `ms`, give or take a third.
@@ -281,8 +288,8 @@ fn events(draft: Draft) -> impl Stream<Item = Result<Bytes, std::io::Error>> + S
     let items = texts.chain(end).enumerate();
     stream::unfold(items, move |mut items| async move {
         let (i, item) = items.next()?;
-        if i > 0 && !pause.is_zero() {
-            tokio::time::sleep(pause).await;
+        if i > 0 {
+            self::pause(pause).await;
         }
         Some((item, items))
     })
