@@ -25,7 +25,9 @@ def rolled_back(world, name: str, marker: str, metric: str, **traffic) -> Traffi
     assert any(s.revision == canary for s in users.seen), "the canary was never tried"
     late = [s.at - decided for s in users.since(decided) if s.revision == canary]
     # The time for a status write to reach both gateways; printed to be read.
-    print(f"{name}: last canary request {max(late, default=0):+.3f} s after the decision was seen")
+    tried = [s.at for s in users.seen if s.revision == canary]
+    print(f"{name}: {len(tried)} answers by the canary within {max(tried) - min(tried):.1f} s, the last "
+          f"{max(tried) - decided:+.3f} s from when the decision was seen")
     assert not [x for x in late if x > 1.0], late
     return users
 

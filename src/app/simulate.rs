@@ -236,7 +236,15 @@ fn draft(behaviour: Behaviour, request: &Value, body: usize) -> Draft {
     } else {
         json!({"answer": words}).to_string()
     };
-    let finish = if chance(behaviour.truncated_rate) { "length" } else { "stop" };
+    let limit = request.get("max_tokens").and_then(Value::as_u64);
+    let cut = limit.filter(|limit| *limit < behaviour.tokens);
+    let text = match cut {
+        Some(limit) => text.split_inclusive(' ').take(limit as usize).collect(),
+        None => text,
+    };
+    let behaviour = Behaviour { tokens: cut.unwrap_or(behaviour.tokens), ..behaviour };
+    let truncated = cut.is_some() || chance(behaviour.truncated_rate);
+    let finish = if truncated { "length" } else { "stop" };
     let model = request.get("model").and_then(Value::as_str).unwrap_or_default().to_owned();
     let breaks = chance(behaviour.break_rate);
     Draft { behaviour, quality, text, finish, breaks, input_tokens: body / 4, model }

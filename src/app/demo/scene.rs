@@ -6,9 +6,34 @@ pub(super) const ROUTE: &str = "support-answer";
 /// `namespace/name` of the release.
 pub(super) const RELEASE: &str = "default/support-answer";
 
+/// How much a step looks at, and the margins (harm, accept) that it can tell.
+struct Scale {
+    weight: u8,
+    samples: [u32; 2],
+    share: [f64; 2],
+    slow: [f64; 2],
+    cost: [f64; 2],
+}
+
+const SIMULATED: Scale = Scale {
+    weight: 10,
+    samples: [150, 400],
+    share: [0.02, 0.08],
+    slow: [0.10, 0.25],
+    cost: [0.25, 1.0],
+};
+const REAL: Scale = Scale {
+    weight: 25,
+    samples: [50, 80],
+    share: [0.05, 0.25],
+    slow: [0.25, 0.5],
+    cost: [1.0, 4.0],
+};
+
 /// The backend, the policy and three prompts.
 pub(super) fn fixed(url: &str, model: &str, real: bool) -> String {
-    let samples = if real { [20, 40] } else { [150, 400] };
+    // A real model is slow, so its canary decides on little and tells big differences only.
+    let scale = if real { REAL } else { SIMULATED };
     let markers = if real {
         ["", "", ""]
     } else {
@@ -52,18 +77,26 @@ kind: CanaryPolicy
 metadata: {{name: quick}}
 spec:
   steps:
-    - {{weight: 10, samples: {}}}
+    - {{weight: {}, samples: {}}}
     - {{weight: 50, samples: {}}}
   analysis:
     interval: 500ms
     metrics:
-      - {{name: errors, errorRate: {{}}, margin: {{harm: 0.02, accept: 0.08}}}}
-      - {{name: ttft, timeToFirstToken: {{quantile: 0.9}}, margin: {{harm: 0.10, accept: 0.25}}}}
-      - {{name: checks, checkFailures: {{}}, margin: {{harm: 0.02, accept: 0.08}}}}
-      - {{name: cost, costPerRequest: {{}}, margin: {{harm: 0.25, accept: 1.0}}}}
+      - {{name: errors, errorRate: {{}}, margin: {{harm: {harm}, accept: {accept}}}}}
+      - {{name: ttft, timeToFirstToken: {{quantile: 0.9}}, margin: {{harm: {slower}, accept: {slow}}}}}
+      - {{name: checks, checkFailures: {{}}, margin: {{harm: {harm}, accept: {accept}}}}}
+      - {{name: cost, costPerRequest: {{}}, margin: {{harm: {dearer}, accept: {dear}}}}}
   bake: {{duration: 4s}}
 {prompts}"#,
-        samples[0], samples[1]
+        scale.weight,
+        scale.samples[0],
+        scale.samples[1],
+        harm = scale.share[0],
+        accept = scale.share[1],
+        slower = scale.slow[0],
+        slow = scale.slow[1],
+        dearer = scale.cost[0],
+        dear = scale.cost[1],
     )
 }
 

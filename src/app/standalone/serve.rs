@@ -53,6 +53,8 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     })?;
     let state = options.state.unwrap_or_else(|| options.folder.join(".serinus/state.json"));
     let mut standalone = Standalone::open(&options.folder, state, gateway.clone())?;
+    // Before it knows its routes it could only refuse: nobody should reach it.
+    step(&mut standalone);
     let stop = CancellationToken::new();
     let mut servers = JoinSet::new();
     for (address, router) in [
@@ -76,15 +78,19 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
             () = &mut signal => break,
             _ = ticks.tick() => {}
         }
-        // A full disk is no reason to stop serving: nothing moves until the state can be written.
-        match tokio::task::block_in_place(|| standalone.tick(clock::now())) {
-            Ok(news) => news.iter().for_each(super::Happening::log),
-            Err(error) => tracing::error!("{error:#}"),
-        }
+        step(&mut standalone);
     }
     stop.cancel();
     while let Some(ended) = servers.join_next().await {
         ended??;
     }
     Ok(())
+}
+
+/// A full disk is no reason to stop serving: nothing moves until the state can be written.
+fn step(standalone: &mut Standalone) {
+    match tokio::task::block_in_place(|| standalone.tick(clock::now())) {
+        Ok(news) => news.iter().for_each(super::Happening::log),
+        Err(error) => tracing::error!("{error:#}"),
+    }
 }
