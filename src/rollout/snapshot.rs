@@ -183,3 +183,26 @@ pub enum Effect {
         keep: Vec<String>,
     },
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_names_its_revision_and_who_asks() {
+        let annotations = BTreeMap::from([
+            (Action::Approve.annotation().to_owned(), "41cc by=ada at=now".to_owned()),
+            (Action::Abort.annotation().to_owned(), String::new()),
+            ("other".to_owned(), "9f3a".to_owned()),
+        ]);
+        let requests = Request::from_annotations(&annotations);
+        assert_eq!(requests.len(), 2);
+        let approve = &requests[0];
+        assert_eq!(
+            (approve.action, approve.revision(), approve.by()),
+            (Action::Approve, "41cc", "ada")
+        );
+        assert_eq!(requests[1].revision(), "");
+        assert!(requests[1].by().starts_with("unknown"));
+    }
+}
