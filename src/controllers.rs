@@ -13,9 +13,7 @@ pub mod policy;
 pub mod prompt;
 pub mod release;
 
-use std::{
-    collections::BTreeMap, fmt::Debug, future::Future, hash::Hash, sync::Arc, time::Duration,
-};
+use std::{collections::BTreeMap, fmt::Debug, future::Future, sync::Arc, time::Duration};
 
 use ::kube::{
     Resource, ResourceExt,
@@ -77,7 +75,6 @@ async fn drive<K, F>(
     reconcile: fn(Arc<K>, Arc<Context>) -> F,
 ) where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
-    K::DynamicType: Eq + Hash + Clone,
     F: Future<Output = Reconciled> + Send + 'static,
 {
     let elected = context.cluster.leadership().elections();

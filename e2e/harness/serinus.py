@@ -28,15 +28,12 @@ class Model:
         """Sets the behaviour of every model name that no marker overrides."""
         httpx.put(f"http://127.0.0.1:{self.port}/control", json={"*": behaviour}).raise_for_status()
 
-    def stats(self) -> dict:
-        return httpx.get(f"http://127.0.0.1:{self.port}/control/stats").json()
-
 
 class Gateway:
-    def __init__(self, cluster: Cluster, name: str, server: str | None = None, control_loss=30):
+    def __init__(self, cluster: Cluster, name: str, control_loss=30):
         self.port, self.admin = free_port(), free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        config = cluster.kubeconfig(name, cluster.token("serinus-gateway"), server)
+        config = cluster.kubeconfig(name, cluster.token("serinus-gateway"))
         self.process = Process(name, [
             BIN, "gateway", f"--listen=127.0.0.1:{self.port}", f"--admin=127.0.0.1:{self.admin}",
             f"--control-loss-seconds={control_loss}", "--grace-seconds=1", "--drain-seconds=10",

@@ -37,7 +37,6 @@ class Traffic:
         self._threads = [threading.Thread(target=self._run, daemon=True) for _ in range(threads)]
 
     def __enter__(self):
-        self._start = time.monotonic()
         for thread in self._threads:
             thread.start()
         return self

@@ -82,7 +82,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let leadership = Leadership::new(&election.identity);
     let exported = Arc::new(Exported::default());
     let (caches, watches) = Caches::new(&client, options.watch_namespace.as_deref());
-    let triggers = Triggers::new(caches.releases.clone());
+    let (triggers, triggered) = Triggers::new(caches.releases.clone());
     let context = Arc::new(Context {
         cluster: Cluster::new(client.clone(), leadership.clone(), exported.clone()),
         caches,
@@ -120,6 +120,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         stores.releases.clone(),
         watches.releases,
         triggers.clone(),
+        triggered,
         context.clone(),
     ));
     let copies = triggers.clone();

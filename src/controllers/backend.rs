@@ -16,7 +16,10 @@ use super::{
     Context, Reconciled,
     error::ControllerError,
     later,
-    release::{Triggers, triggers::uses_backend},
+    release::{
+        Triggers,
+        triggers::{sends_traffic_to, uses_backend},
+    },
 };
 use crate::{
     api::{
@@ -143,11 +146,7 @@ async fn release_when_unused(backend: &LLMDeployment, context: &Context) -> Reco
     }
     let (namespace, name) = (backend.namespace(), backend.name_any());
     let users = context.caches.releases.state_filter(|release| {
-        release.metadata.namespace == namespace
-            && release.status.as_ref().is_some_and(|s| {
-                let stable = s.stable.iter().chain(&s.previous);
-                stable.chain(s.canary.iter().map(|c| &c.variant)).any(|v| v.backend == name)
-            })
+        release.metadata.namespace == namespace && sends_traffic_to(release, &name)
     });
     if let Some(user) = users.first() {
         let message = format!(

@@ -20,7 +20,7 @@ use kube::{
 };
 
 use self::observe::observe;
-pub use self::triggers::Triggers;
+pub use self::triggers::{Triggered, Triggers};
 use super::{Context, Reconciled, error::ControllerError};
 use crate::{
     api::{PromptRelease, keys, prompt_release::Phase, snapshot::Saved},
@@ -41,10 +41,11 @@ pub async fn run(
     store: Store<PromptRelease>,
     watch: Touched<PromptRelease>,
     triggers: Triggers,
+    triggered: Triggered,
     context: Arc<Context>,
 ) {
     let controller =
-        Controller::for_stream(triggers.tap_releases(watch), store).reconcile_on(triggers.stream());
+        Controller::for_stream(triggers.tap_releases(watch), store).reconcile_on(triggered);
     super::drive("PromptRelease", controller, context, reconcile).await;
 }
 

@@ -11,7 +11,7 @@ use std::{
 use futures::future::join_all;
 
 use super::report::{GatewayReport, LEADER_HEADER};
-use crate::{api::prompt_release::Counts, rollout};
+use crate::rollout;
 
 /// A report that takes longer is no report.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -98,9 +98,7 @@ impl Pulled {
                     instance: Some(report.instance.clone()),
                     applied: seen.map(|s| s.applied),
                     control_loss: seen.is_some_and(|s| s.control_loss),
-                    counts: seen
-                        .map(|s| s.counts.clone())
-                        .unwrap_or_else(BTreeMap::<String, Counts>::new),
+                    counts: seen.map(|s| s.counts.clone()).unwrap_or_default(),
                 }
             })
             .collect()

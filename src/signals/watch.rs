@@ -1,6 +1,6 @@
 //! Watches of the API server and the stores that they fill, for operators and gateways.
 
-use std::{fmt::Debug, hash::Hash, time::Duration};
+use std::{fmt::Debug, time::Duration};
 
 use futures::{Stream, StreamExt, stream::BoxStream};
 use k8s_openapi::NamespaceResourceScope;
@@ -32,7 +32,6 @@ where
         + Send
         + Sync
         + 'static,
-    K::DynamicType: Hash + Eq,
 {
     let api: Api<K> = namespace.map_or_else(
         || Api::all(client.clone()),

@@ -1,11 +1,8 @@
 //! What makes a release worth a look besides its own changes.
 
-use std::sync::{Arc, Mutex};
-
 use futures::{
-    Stream, StreamExt,
+    StreamExt,
     channel::mpsc::{UnboundedReceiver, UnboundedSender, unbounded},
-    stream,
 };
 use kube::{
     Resource, ResourceExt,
@@ -16,34 +13,30 @@ use kube::{
 };
 
 use crate::{
-    api::{PromptRelease, PromptReleaseStatus, keys},
+    api::{PromptRelease, keys},
     signals::watch::Touched,
 };
+
+/// The releases that were sent.
+pub type Triggered = UnboundedReceiver<ObjectRef<PromptRelease>>;
 
 /// Sends releases to the controller.
 #[derive(Clone)]
 pub struct Triggers {
     releases: Store<PromptRelease>,
     sender: UnboundedSender<ObjectRef<PromptRelease>>,
-    receiver: Arc<Mutex<Option<UnboundedReceiver<ObjectRef<PromptRelease>>>>>,
 }
 
 impl Triggers {
-    /// Over the releases of `store`.
-    pub fn new(store: Store<PromptRelease>) -> Self {
+    /// Over the releases of `store`, and what is sent.
+    pub fn new(store: Store<PromptRelease>) -> (Self, Triggered) {
         let (sender, receiver) = unbounded();
-        Self { releases: store, sender, receiver: Arc::new(Mutex::new(Some(receiver))) }
+        (Self { releases: store, sender }, receiver)
     }
 
     /// Where to send releases.
     pub fn sender(&self) -> UnboundedSender<ObjectRef<PromptRelease>> {
         self.sender.clone()
-    }
-
-    /// What was sent. The first caller gets it.
-    pub(super) fn stream(&self) -> impl Stream<Item = ObjectRef<PromptRelease>> + use<> {
-        let receiver = self.receiver.lock().ok().and_then(|mut r| r.take());
-        stream::iter(receiver).flatten()
     }
 
     /// Passes a kind's watch on and sends the releases of the same namespace that
@@ -110,11 +103,12 @@ pub fn names_policy(release: &PromptRelease, name: &str) -> bool {
 
 /// A release names this backend, or sends traffic to it.
 pub fn uses_backend(release: &PromptRelease, name: &str) -> bool {
-    release.spec.backend_ref.name == name
-        || release.status.as_ref().is_some_and(|s| serves_with(s, name))
+    release.spec.backend_ref.name == name || sends_traffic_to(release, name)
 }
 
-fn serves_with(status: &PromptReleaseStatus, name: &str) -> bool {
-    [&status.stable, &status.previous].into_iter().flatten().any(|v| v.backend == name)
-        || status.canary.as_ref().is_some_and(|c| c.variant.backend == name)
+/// A release sends traffic to this backend, or did before it bakes.
+pub fn sends_traffic_to(release: &PromptRelease, name: &str) -> bool {
+    let Some(status) = &release.status else { return false };
+    let stable = status.stable.iter().chain(&status.previous);
+    stable.chain(status.canary.iter().map(|c| &c.variant)).any(|v| v.backend == name)
 }
