@@ -20,7 +20,7 @@ use serinus::{
         Variant,
         prompt_release::{RoutedVariant, Routing, RoutingSettings, VariantRole},
     },
-    app::simulate,
+    app::simulated_model,
     gateway::{
         Gateway, GatewayConfig,
         routes::ReleaseInput,
@@ -73,7 +73,7 @@ async fn main() {
 async fn start_model() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    spawn(async move { simulate::serve(listener, std::future::pending()).await.unwrap() });
+    spawn(async move { simulated_model::serve(listener, std::future::pending()).await.unwrap() });
     address
 }
 
@@ -116,8 +116,12 @@ fn release(model: SocketAddr) -> ReleaseInput {
         .unwrap(),
     }
     };
-    let routed =
-        |revision: &str, role| RoutedVariant { revision: revision.into(), role, weight: 50 };
+    let routed = |revision: &str, role| RoutedVariant {
+        revision: revision.into(),
+        role,
+        weight: 50,
+        copies: None,
+    };
     ReleaseInput {
         namespace: "ns".into(),
         name: "r".into(),

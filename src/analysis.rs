@@ -5,6 +5,7 @@
 
 pub mod buckets;
 pub mod evidence;
+pub mod external;
 pub mod judge;
 pub mod sample_ratio;
 pub mod stats;

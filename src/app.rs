@@ -11,7 +11,7 @@ pub mod gateway;
 pub mod operator;
 pub mod process;
 pub mod releases;
-pub mod simulate;
+pub mod simulated_model;
 pub mod standalone;
 
 /// Runs the command line.

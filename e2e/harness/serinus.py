@@ -17,7 +17,7 @@ class Model:
     def __init__(self, folder: Path, name: str = "model"):
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}/v1"
-        self.process = Process(name, [BIN, "simulate", f"--listen=127.0.0.1:{self.port}"], folder)
+        self.process = Process(name, [BIN, "simulated-model", f"--listen=127.0.0.1:{self.port}"], folder)
 
     def start(self) -> "Model":
         self.process.start()

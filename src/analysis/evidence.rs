@@ -2,9 +2,9 @@
 //! that seeing the same counts twice, or after a restart, never counts a request
 //! twice (a grow-only counter: Shapiro et al., Conflict-free Replicated Data Types, 2011).
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::AddAssign};
 
-use crate::api::prompt_release::{Counts, InstanceEvidence, Sums};
+use crate::api::prompt_release::{Counts, Groups, InstanceEvidence, Paired, Sums};
 
 /// How many gateway processes are remembered for one step. Rolling the gateways
 /// over more often within one step loses the oldest.
@@ -60,6 +60,47 @@ fn add(total: &mut Counts, part: &Counts) {
     for (name, sums) in &part.scores {
         add_sums(total.scores.entry(name.clone()).or_default(), sums);
     }
+    add_groups(&mut total.groups, &part.groups);
+    if let Some(paired) = &part.paired {
+        add_paired(total.paired.get_or_insert_default(), paired);
+    }
+}
+
+fn add_groups(total: &mut Groups, part: &Groups) {
+    add_lists(&mut total.requests, &part.requests);
+    add_lists(&mut total.errors, &part.errors);
+    add_lists(&mut total.checked, &part.checked);
+    add_lists(&mut total.check_failures, &part.check_failures);
+    add_lists(&mut total.costs, &part.costs);
+    add_lists(&mut total.cost, &part.cost);
+    for (name, score) in &part.scores {
+        let sum = total.scores.entry(name.clone()).or_default();
+        add_lists(&mut sum.counts, &score.counts);
+        add_lists(&mut sum.sums, &score.sums);
+    }
+}
+
+fn add_lists<T: Copy + Default + AddAssign>(total: &mut Vec<T>, part: &[T]) {
+    if total.len() < part.len() {
+        total.resize(part.len(), T::default());
+    }
+    total.iter_mut().zip(part).for_each(|(sum, value)| *sum += *value);
+}
+
+fn add_paired(total: &mut Paired, part: &Paired) {
+    for (sum, table) in [(&mut total.errors, &part.errors), (&mut total.checks, &part.checks)] {
+        sum.neither += table.neither;
+        sum.canary_only += table.canary_only;
+        sum.stable_only += table.stable_only;
+        sum.both += table.both;
+    }
+    add_sums(&mut total.cost, &part.cost);
+    add_sums(&mut total.stable_cost, &part.stable_cost);
+    for (name, sums) in &part.scores {
+        add_sums(total.scores.entry(name.clone()).or_default(), sums);
+    }
+    total.spent_usd += part.spent_usd;
+    total.dropped += part.dropped;
 }
 
 fn add_histogram(total: &mut BTreeMap<u8, u64>, part: &BTreeMap<u8, u64>) {
@@ -72,6 +113,7 @@ fn add_sums(total: &mut Sums, part: &Sums) {
     total.count += part.count;
     total.sum += part.sum;
     total.squares += part.squares;
+    total.cubes += part.cubes;
 }
 
 #[cfg(test)]

@@ -108,10 +108,10 @@ impl Default for Stickiness {
     }
 }
 
-/// One stage of a canary: either a weight or an approval.
+/// One stage of a canary: a weight, an approval, or shadow copies of live requests.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, KubeSchema)]
 #[x_kube(
-    validation = Rule::new("has(self.weight) != has(self.approval)").message("each step sets exactly one of weight and approval"),
+    validation = Rule::new("[has(self.weight), has(self.approval), has(self.shadow)].filter(x, x).size() == 1").message("each step sets exactly one of weight, approval and shadow"),
     validation = Rule::new("has(self.weight) == has(self.samples)").message("a step with a weight needs samples (how many canary requests it judges), and only such a step"),
     validation = Rule::new("!has(self.deadline) || has(self.weight)").message("only a step with a weight has a deadline: an approval waits for a person"),
 )]
@@ -131,6 +131,26 @@ pub struct Step {
     /// Wait here, at the weight reached, until a person approves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub approval: Option<Nothing>,
+    /// Users keep stable; copies of their requests go to the canary.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shadow: Option<Shadow>,
+}
+
+/// A share of live requests is answered by stable and copied to the canary, whose
+/// answers nobody sees. Both answers to the same request are compared in pairs. The
+/// copies cost money: it is recorded as shadow cost.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Shadow {
+    /// The share of requests that is copied, in percent, 1 to 100.
+    #[schemars(range(min = 1, max = 100))]
+    pub percent: i32,
+    /// The horizon: how many pairs this step judges, 20 to 10000000.
+    #[schemars(range(min = 20, max = 10_000_000))]
+    pub samples: i64,
+    /// The longest that this step may take. Default: until progressDeadline.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<GoDuration>,
 }
 
 /// Takes no settings: write {}.
@@ -191,7 +211,7 @@ impl Default for Analysis {
 pub fn default_metrics() -> Vec<Metric> {
     let metric = |name: &str, harm, accept| Metric {
         name: name.to_owned(),
-        margin: Margin { harm, accept },
+        margin: Some(Margin { harm, accept }),
         ..Metric::default()
     };
     vec![
@@ -206,7 +226,8 @@ pub fn default_metrics() -> Vec<Metric> {
 /// One measured aspect. Exactly one kind is set.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, KubeSchema)]
 #[x_kube(
-    validation = Rule::new("[has(self.errorRate), has(self.timeToFirstToken), has(self.duration), has(self.checkFailures), has(self.costPerRequest), has(self.score)].filter(x, x).size() == 1").message("each metric sets exactly one of errorRate, timeToFirstToken, duration, checkFailures, costPerRequest and score"),
+    validation = Rule::new("[has(self.errorRate), has(self.timeToFirstToken), has(self.duration), has(self.checkFailures), has(self.costPerRequest), has(self.score), has(self.prometheus)].filter(x, x).size() == 1").message("each metric sets exactly one of errorRate, timeToFirstToken, duration, checkFailures, costPerRequest, score and prometheus"),
+    validation = Rule::new("has(self.margin) != (has(self.prometheus) && has(self.prometheus.value))").message("a metric needs a margin, except a prometheus value, which has limits of its own"),
     validation = Rule::new("!has(self.floor) || ((has(self.timeToFirstToken) || has(self.duration)) ? has(self.floor.maxDuration) : (has(self.score) ? has(self.floor.min) : has(self.floor.max)))").message("a floor is maxDuration for timeToFirstToken and duration, min for score, and max for every other metric"),
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -232,11 +253,22 @@ pub struct Metric {
     /// A score that applications send as feedback, between 0 (bad) and 1 (good).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub score: Option<Score>,
-    /// Which differences matter.
-    pub margin: Margin,
+    /// Counts or a value that Prometheus knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prometheus: Option<PrometheusQuery>,
+    /// Which differences matter. Every metric has one, except a value of Prometheus.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub margin: Option<Margin>,
     /// An emergency brake that needs no comparison.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub floor: Option<Floor>,
+}
+
+impl Metric {
+    /// Its margin; all zeros for a value of Prometheus, which has none.
+    pub fn margin(&self) -> Margin {
+        self.margin.clone().unwrap_or_default()
+    }
 }
 
 /// A latency, compared at stable's quantile.
@@ -274,6 +306,45 @@ pub struct Score {
 
 fn default_min_samples() -> i64 {
     50
+}
+
+/// A question to Prometheus. The texts are PromQL in which `{{ namespace }}`,
+/// `{{ release }}`, `{{ revision }}`, `{{ backend }}`, `{{ model }}` and `{{ window }}`
+/// (the time since the step's traffic was in place, as 300s) are filled in, once for
+/// each variant. Each answers a single number.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, KubeSchema)]
+#[x_kube(
+    validation = Rule::new("has(self.bad) == has(self.total) && has(self.bad) != has(self.value)").message("prometheus sets either bad and total (two counts that are compared), or value with max or min"),
+    validation = Rule::new("has(self.value) == (has(self.max) || has(self.min))").message("a prometheus value needs max, min or both"),
+)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PrometheusQuery {
+    /// How many were bad within the window.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 2048))]
+    pub bad: Option<String>,
+    /// Of how many.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 2048))]
+    pub total: Option<String>,
+    /// A plain value of the canary, judged by a fixed rule.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 2048))]
+    pub value: Option<String>,
+    /// The largest value that is tolerated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max: Option<f64>,
+    /// The smallest value that is tolerated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min: Option<f64>,
+    /// So many looks in a row beyond max or min fail, and so many within them pass. Default: 3.
+    #[serde(default = "default_consecutive")]
+    #[schemars(range(min = 1, max = 100))]
+    pub consecutive: i32,
+}
+
+fn default_consecutive() -> i32 {
+    3
 }
 
 /// Which differences between canary and stable matter. Shares are differences of

@@ -149,6 +149,8 @@ pub enum VariantRole {
     Canary,
     /// Served before; kept as comparison while baking.
     Previous,
+    /// Gets copies of requests that stable answers; its own answers reach nobody.
+    Shadow,
 }
 
 /// One variant's share of the traffic.
@@ -162,6 +164,9 @@ pub struct RoutedVariant {
     pub role: VariantRole,
     /// Its share of traffic, in percent.
     pub weight: i32,
+    /// The share of requests that it gets copies of, in percent: only of a shadow.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub copies: Option<i32>,
 }
 
 /// The single source that gateways follow: one write moves traffic.
@@ -331,6 +336,114 @@ pub struct Counts {
     /// Feedback by score name. At most 16.
     #[schemars(extend("maxProperties" = 16))]
     pub scores: BTreeMap<String, Sums>,
+    /// Requests with a sticky key, by groups of keys: how much more alike the requests
+    /// of one key are than those of different keys.
+    #[serde(skip_serializing_if = "Groups::is_empty")]
+    pub groups: Groups,
+    /// What both variants made of the same requests; only of a shadow.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub paired: Option<Paired>,
+}
+
+/// Sums over groups of sticky keys. Each key belongs to one of 32 groups by its hash,
+/// in every gateway the same. Position i of each list is group i; empty lists are zeros.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Groups {
+    /// Requests.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<i64>", length(max = 32))]
+    pub requests: Vec<u64>,
+    /// Of these, those that failed.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<i64>", length(max = 32))]
+    pub errors: Vec<u64>,
+    /// Answers that were checked.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<i64>", length(max = 32))]
+    pub checked: Vec<u64>,
+    /// Of these, those that failed a check.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<i64>", length(max = 32))]
+    pub check_failures: Vec<u64>,
+    /// Requests whose cost is known.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<i64>", length(max = 32))]
+    pub costs: Vec<u64>,
+    /// Their USD.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    pub cost: Vec<f64>,
+    /// Feedback by score name. At most 16.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 16))]
+    pub scores: BTreeMap<String, GroupedScore>,
+}
+
+impl Groups {
+    /// Nothing was counted.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// One score by groups of sticky keys.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct GroupedScore {
+    /// How many.
+    #[schemars(with = "Vec<i64>", length(max = 32))]
+    pub counts: Vec<u64>,
+    /// Their sum.
+    #[schemars(length(max = 32))]
+    pub sums: Vec<f64>,
+}
+
+/// What both variants made of the same requests.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Paired {
+    /// Did they fail?
+    pub errors: PairTable,
+    /// Did their answers fail a check? Only of requests that both answered.
+    pub checks: PairTable,
+    /// USD that the canary's copy cost more than stable's answer; negative is less.
+    pub cost: Sums,
+    /// USD of stable's answers to these requests.
+    pub stable_cost: Sums,
+    /// The canary's score less stable's, by score name. At most 16.
+    #[schemars(extend("maxProperties" = 16))]
+    pub scores: BTreeMap<String, Sums>,
+    /// USD that the copies cost, all together.
+    pub spent_usd: f64,
+    /// Copies that were not sent or not paired, because there was no room or stable had no outcome.
+    #[schemars(with = "i64")]
+    pub dropped: u64,
+}
+
+/// Pairs of outcomes of the same requests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PairTable {
+    /// Both were good.
+    #[schemars(with = "i64")]
+    pub neither: u64,
+    /// Only the canary was bad.
+    #[schemars(with = "i64")]
+    pub canary_only: u64,
+    /// Only stable was bad.
+    #[schemars(with = "i64")]
+    pub stable_only: u64,
+    /// Both were bad.
+    #[schemars(with = "i64")]
+    pub both: u64,
+}
+
+impl PairTable {
+    /// How many pairs.
+    pub fn pairs(&self) -> u64 {
+        self.neither + self.canary_only + self.stable_only + self.both
+    }
 }
 
 /// The sufficient statistics of a mean.
@@ -344,6 +457,8 @@ pub struct Sums {
     pub sum: f64,
     /// The sum of their squares.
     pub squares: f64,
+    /// The sum of their cubes: how skewed they are.
+    pub cubes: f64,
 }
 
 /// What one gateway process has counted under the current routing generation.

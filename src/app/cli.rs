@@ -7,7 +7,7 @@ use clap::{Parser, Subcommand};
 use super::{
     demo, gateway, operator,
     process::{block_on, listen_on, stop_signal},
-    releases, simulate, standalone,
+    releases, simulated_model, standalone,
 };
 use crate::api::crd;
 
@@ -39,7 +39,7 @@ enum Command {
     Gateway(gateway::Options),
     /// A simulated model, for trying things out.
     #[command(hide = true)]
-    Simulate {
+    SimulatedModel {
         /// Where to listen.
         #[arg(long, default_value = "127.0.0.1:9000")]
         listen: SocketAddr,
@@ -57,9 +57,9 @@ pub fn run() -> ExitCode {
         Command::Releases(command) => block_on(releases::run(command)),
         Command::Operator(options) => block_on(operator::run(options)).map(|()| true),
         Command::Gateway(options) => block_on(gateway::run(options)).map(|()| true),
-        Command::Simulate { listen } => block_on(async move {
+        Command::SimulatedModel { listen } => block_on(async move {
             let listener = listen_on(listen).await?;
-            simulate::serve(listener, stop_signal()).await?;
+            simulated_model::serve(listener, stop_signal()).await?;
             Ok(true)
         }),
         Command::Version => {

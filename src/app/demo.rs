@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::users::Seen;
 use super::{
-    clock, evidence_bar, simulate,
+    clock, evidence_bar, simulated_model,
     standalone::{Happening, Standalone},
 };
 use crate::{
@@ -173,7 +173,7 @@ pub async fn run(options: Options) -> anyhow::Result<bool> {
         None => {
             let listener = TcpListener::bind("127.0.0.1:0").await?;
             let url = format!("http://{}/v1", listener.local_addr()?);
-            servers.spawn(simulate::serve(listener, stop.clone().cancelled_owned()));
+            servers.spawn(simulated_model::serve(listener, stop.clone().cancelled_owned()));
             url
         }
     };

@@ -258,6 +258,7 @@ impl Standalone {
                 control_loss: seen.is_some_and(|s| s.control_loss),
                 counts: seen.map(|s| s.counts.clone()).unwrap_or_default(),
             }],
+            external: Default::default(),
             release: key,
             status,
             target,

@@ -82,6 +82,8 @@ pub struct Record {
     pub generation: i64,
     /// Why this variant.
     pub reason: AssignmentReason,
+    /// The group of its sticky key (`rollout::assignment::group`); none without a key.
+    pub group: Option<u8>,
     /// When the request arrived.
     pub at: Timestamp,
     /// How it ended.

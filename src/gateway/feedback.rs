@@ -34,10 +34,19 @@ struct Taken {
     order: VecDeque<u64>,
 }
 
-/// A new request id.
-pub(super) fn request_id(route: &Route, revision: &str, evidence: bool, unique: u64) -> String {
+/// A new request id. Its fourth part says whether the request is evidence (`e`, else
+/// `o`) and, in hexadecimal, the group of its sticky key.
+pub(super) fn request_id(
+    route: &Route,
+    revision: &str,
+    evidence: bool,
+    group: Option<u8>,
+    unique: u64,
+) -> String {
     let kind = if evidence { 'e' } else { 'o' };
-    format!("{:08x}-{revision}-{:x}-{kind}-{unique:016x}", route.release_hash, route.generation)
+    let group = group.map(|g| format!("{g:02x}")).unwrap_or_default();
+    let (release, generation) = (route.release_hash, route.generation);
+    format!("{release:08x}-{revision}-{generation:x}-{kind}{group}-{unique:016x}")
 }
 
 struct Parsed<'a> {
@@ -45,6 +54,7 @@ struct Parsed<'a> {
     revision: &'a str,
     generation: i64,
     evidence: bool,
+    group: Option<u8>,
 }
 
 fn parse(id: &str) -> Option<Parsed<'_>> {
@@ -52,9 +62,10 @@ fn parse(id: &str) -> Option<Parsed<'_>> {
     let release = u32::from_str_radix(parts.next()?, 16).ok()?;
     let revision = parts.next()?;
     let generation = i64::from_str_radix(parts.next()?, 16).ok()?;
-    let evidence = parts.next()? == "e";
+    let kind = parts.next()?;
+    let group = u8::from_str_radix(kind.get(1..)?, 16).ok();
     parts.next()?;
-    Some(Parsed { release, revision, generation, evidence })
+    Some(Parsed { release, revision, generation, evidence: kind.starts_with('e'), group })
 }
 
 impl Feedback {
@@ -116,6 +127,11 @@ impl Feedback {
             let Ok(mut counts) = tally.counts.lock() else { return Ok(()) };
             if counts.scores.contains_key(name) || counts.scores.len() < NAMES {
                 sinks::add(counts.scores.entry(name.to_owned()).or_default(), score);
+                if let Some(group) = parsed.group {
+                    let grouped = counts.groups.scores.entry(name.to_owned()).or_default();
+                    sinks::add_at(&mut grouped.counts, group, 1);
+                    sinks::add_at(&mut grouped.sums, group, score);
+                }
             }
         }
         Ok(())

@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Instant};
 
 use super::{
     Gateway, feedback,
+    phases::Assigned,
     routes::{Route, Tally, Target},
 };
 use crate::{
@@ -19,6 +20,7 @@ pub(super) struct Flight {
     route: Arc<Route>,
     pub target: Arc<Target>,
     pub reason: AssignmentReason,
+    pub group: Option<u8>,
     pub request_id: String,
     pub streamed: bool,
     pub status: Option<u16>,
@@ -32,17 +34,19 @@ impl Flight {
     pub(super) fn new(
         gateway: &Arc<Gateway>,
         route: &Arc<Route>,
-        target: &Arc<Target>,
-        reason: AssignmentReason,
+        assigned: Assigned,
         streamed: bool,
     ) -> Self {
+        let Assigned { target, reason, group } = assigned;
         let unique = rand::random();
+        let revision = &target.revision;
         Self {
-            request_id: feedback::request_id(route, &target.revision, reason.is_evidence(), unique),
+            request_id: feedback::request_id(route, revision, reason.is_evidence(), group, unique),
             gateway: gateway.clone(),
             route: route.clone(),
-            target: target.clone(),
+            target,
             reason,
+            group,
             streamed,
             status: None,
             answer: Answer::default(),
@@ -80,6 +84,7 @@ impl Flight {
             revision: self.target.revision.clone(),
             generation: self.route.generation,
             reason: self.reason,
+            group: self.group,
             at: (self.gateway.config.clock)(),
             outcome,
             status: self.status,

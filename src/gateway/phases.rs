@@ -47,9 +47,14 @@ async fn answer(
 ) -> Result<Response<Body>, ApiError> {
     let request = read(body)?;
     let route = route(gateway, &request)?;
-    let (target, reason) = assign(gateway, &route, headers, &request);
-    let is_candidate = !Arc::ptr_eq(&target, &route.baseline);
-    let first = attempt(gateway, &route, &target, reason, &request).await;
+    let assigned = assign(gateway, &route, headers, &request);
+    let is_candidate = !Arc::ptr_eq(&assigned.target, &route.baseline);
+    let instead = Assigned {
+        target: route.baseline.clone(),
+        reason: AssignmentReason::Fallback,
+        group: assigned.group,
+    };
+    let first = attempt(gateway, &route, assigned, &request).await;
     let (mut flight, failure) = match first {
         Ok(response) => return Ok(response),
         Err(failed) => *failed,
@@ -58,7 +63,7 @@ async fn answer(
         return Ok(give_up(&mut flight, failure));
     }
     // The canary never costs a user an answer: stable is asked the same.
-    match attempt(gateway, &route, &route.baseline, AssignmentReason::Fallback, &request).await {
+    match attempt(gateway, &route, instead, &request).await {
         Ok(response) => {
             flight.finish(RecordOutcome::Error);
             Ok(response)
@@ -110,27 +115,40 @@ fn route(gateway: &Gateway, request: &ChatRequest) -> Result<Arc<Route>, ApiErro
     })
 }
 
+/// Who answers a request.
+pub(super) struct Assigned {
+    /// The variant.
+    pub target: Arc<Target>,
+    /// Why this one.
+    pub reason: AssignmentReason,
+    /// The group of the sticky key, when there is one.
+    pub group: Option<u8>,
+}
+
 /// Which variant answers, and why that one.
 fn assign(
     gateway: &Gateway,
     route: &Route,
     headers: &HeaderMap,
     request: &ChatRequest,
-) -> (Arc<Target>, AssignmentReason) {
+) -> Assigned {
+    let to =
+        |target: &Arc<Target>, reason, group| Assigned { target: target.clone(), reason, group };
     let Some(candidate) = &route.candidate else {
-        return (route.baseline.clone(), AssignmentReason::Forced);
+        return to(&route.baseline, AssignmentReason::Forced, None);
     };
     if gateway.control_loss() {
         let stable = if candidate.promoted { &candidate.target } else { &route.baseline };
-        return (stable.clone(), AssignmentReason::ControlLoss);
+        return to(stable, AssignmentReason::ControlLoss, None);
     }
     let revision = &candidate.target.revision;
-    let (drawn, reason) = match sticky_key(route, headers, request) {
+    let (drawn, reason, group) = match sticky_key(route, headers, request) {
         Some(key) => (
             assignment::is_canary(&route.uid, revision, &key, candidate.weight),
             AssignmentReason::Sticky,
+            Some(assignment::group(&route.uid, &key)),
         ),
-        None => (rand::random_range(0..100_u32) < candidate.weight, AssignmentReason::Random),
+        None => (rand::random_range(0..100_u32) < candidate.weight, AssignmentReason::Random, None),
     };
     let target = if drawn { &candidate.target } else { &route.baseline };
     if let Some(tally) = route.tallies.get(&target.revision) {
@@ -138,9 +156,9 @@ fn assign(
     }
     let now = u64::try_from(gateway.millis()).unwrap_or(0);
     if drawn && !candidate.target.state.breaker.allows(now) {
-        return (route.baseline.clone(), AssignmentReason::Breaker);
+        return to(&route.baseline, AssignmentReason::Breaker, group);
     }
-    (target.clone(), reason)
+    to(target, reason, group)
 }
 
 fn sticky_key(route: &Route, headers: &HeaderMap, request: &ChatRequest) -> Option<String> {
@@ -158,11 +176,11 @@ fn sticky_key(route: &Route, headers: &HeaderMap, request: &ChatRequest) -> Opti
 async fn attempt(
     gateway: &Arc<Gateway>,
     route: &Arc<Route>,
-    target: &Arc<Target>,
-    reason: AssignmentReason,
+    assigned: Assigned,
     request: &ChatRequest,
 ) -> Result<Response<Body>, Box<(Flight, Failure)>> {
-    let mut flight = Flight::new(gateway, route, target, reason, request.stream);
+    let target = &assigned.target.clone();
+    let mut flight = Flight::new(gateway, route, assigned, request.stream);
     let body = match prepare(target, request) {
         Ok(body) => body,
         Err(error) => return Err(Box::new((flight, local(error, true)))),

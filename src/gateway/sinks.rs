@@ -1,12 +1,13 @@
 //! What becomes of a record. Every consumer sees the same event, after the answer.
 
-use std::sync::Arc;
+use std::{ops::AddAssign, sync::Arc};
 
 use super::routes::Tally;
 use crate::{
     analysis::buckets,
-    api::prompt_release::{Counts, Sums},
+    api::prompt_release::{Counts, Groups, Sums},
     audit::record::{CheckResult, Record, RecordOutcome},
+    rollout::assignment::GROUPS,
 };
 
 /// A consumer of records. Called behind the answer; must not block.
@@ -32,6 +33,9 @@ pub(super) fn count(counts: &mut Counts, record: &Record) {
         return;
     }
     counts.requests += 1;
+    if let Some(group) = record.group {
+        count_grouped(&mut counts.groups, group, record);
+    }
     match record.outcome {
         RecordOutcome::Error => counts.errors += 1,
         RecordOutcome::Ok => count_answer(counts, record),
@@ -53,11 +57,39 @@ fn count_answer(counts: &mut Counts, record: &Record) {
     }
 }
 
+/// The same once more, by the group of the sticky key.
+fn count_grouped(groups: &mut Groups, group: u8, record: &Record) {
+    add_at(&mut groups.requests, group, 1);
+    add_at(&mut groups.errors, group, u64::from(record.outcome == RecordOutcome::Error));
+    if record.outcome != RecordOutcome::Ok {
+        return;
+    }
+    if let Some(check) = record.check {
+        add_at(&mut groups.checked, group, 1);
+        add_at(&mut groups.check_failures, group, u64::from(check != CheckResult::Passed));
+    }
+    if let Some(usd) = record.cost_usd {
+        add_at(&mut groups.costs, group, 1);
+        add_at(&mut groups.cost, group, usd);
+    }
+}
+
+/// Adds to one group.
+pub(super) fn add_at<T: Default + Clone + AddAssign>(list: &mut Vec<T>, group: u8, value: T) {
+    if list.is_empty() {
+        list.resize(GROUPS, T::default());
+    }
+    if let Some(sum) = list.get_mut(usize::from(group)) {
+        *sum += value;
+    }
+}
+
 /// Adds one observation of a mean.
 pub(super) fn add(sums: &mut Sums, value: f64) {
     sums.count += 1;
     sums.sum += value;
     sums.squares += value * value;
+    sums.cubes += value * value * value;
 }
 
 /// One log line a request, at debug level.

@@ -24,6 +24,15 @@ pub fn position(uid: &str, canary_revision: &str, sticky_key: &str) -> f64 {
     (hash.digest() >> 11) as f64 / (1_u64 << 53) as f64
 }
 
+/// Sticky keys are counted in so many groups, to see how alike the requests of one key are.
+pub const GROUPS: usize = 32;
+
+/// The group of a sticky key, below [`GROUPS`]: the same in every gateway, and
+/// independent of which variant the key got.
+pub fn group(uid: &str, sticky_key: &str) -> u8 {
+    (position(uid, "group", sticky_key) * GROUPS as f64) as u8
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -4,9 +4,12 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
-use crate::api::{
-    CanaryPolicySpec, PromptReleaseSpec, PromptReleaseStatus, Variant, prompt_release::Counts,
-    snapshot::Saved,
+use crate::{
+    analysis::external::Externals,
+    api::{
+        CanaryPolicySpec, PromptReleaseSpec, PromptReleaseStatus, Variant, prompt_release::Counts,
+        snapshot::Saved,
+    },
 };
 
 /// The world around one release at one moment.
@@ -34,6 +37,8 @@ pub struct Snapshot {
     pub not_ready: BTreeMap<String, String>,
     /// Every gateway that should be following, also those that did not answer.
     pub gateways: Vec<Gateway>,
+    /// What is known of the running canary's metrics from elsewhere, by metric name.
+    pub external: Externals,
 }
 
 /// A variant and its content hash.

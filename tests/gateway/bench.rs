@@ -75,6 +75,7 @@ impl Bench {
             revision: revision.to_owned(),
             role,
             weight,
+            copies: None,
         };
         let mut variants = vec![routed("stable", VariantRole::Stable, 100 - canary_weight)];
         if canary_weight > 0 {

@@ -83,7 +83,7 @@ fn policy() -> impl Strategy<Value = CanaryPolicySpec> {
                     weight: Some(weight),
                     samples: Some(samples),
                     deadline: Some(GoDuration::from_secs(1800)),
-                    approval: None,
+                    ..Step::default()
                 })
                 .collect();
             if approval {

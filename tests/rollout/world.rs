@@ -156,6 +156,7 @@ impl World {
             route_held_by: self.route_held_by.clone(),
             not_ready: self.not_ready.clone(),
             gateways: self.gateways.iter().map(SimulatedGateway::view).collect(),
+            external: Default::default(),
         }
     }
 

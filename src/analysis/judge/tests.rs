@@ -6,7 +6,11 @@ use crate::api::{
 };
 
 fn metric() -> Metric {
-    Metric { name: "m".into(), margin: Margin { harm: 0.02, accept: 0.05 }, ..Metric::default() }
+    Metric {
+        name: "m".into(),
+        margin: Some(Margin { harm: 0.02, accept: 0.05 }),
+        ..Metric::default()
+    }
 }
 
 fn errors() -> Metric {
@@ -113,14 +117,14 @@ fn slower_first_tokens_fail_though_nothing_is_wrong_otherwise() {
 fn a_worse_score_fails_and_a_better_one_passes() {
     let score = Metric {
         score: Some(Score { name: "helpfulness".into(), min_samples: 100 }),
-        margin: Margin { harm: 0.03, accept: 0.15 },
+        margin: Some(Margin { harm: 0.03, accept: 0.15 }),
         ..metric()
     };
     let side = |n: u64, good: u64| Counts {
         requests: n * 3,
         scores: [(
             "helpfulness".to_owned(),
-            Sums { count: n, sum: good as f64, squares: good as f64 },
+            Sums { count: n, sum: good as f64, squares: good as f64, cubes: good as f64 },
         )]
         .into(),
         ..Counts::default()
@@ -133,12 +137,17 @@ fn a_worse_score_fails_and_a_better_one_passes() {
 fn cost_is_compared_relative_to_stable_and_free_equals_free() {
     let cost = Metric {
         cost_per_request: Some(Nothing {}),
-        margin: Margin { harm: 0.10, accept: 0.50 },
+        margin: Some(Margin { harm: 0.10, accept: 0.50 }),
         ..metric()
     };
     let side = |n: u64, usd: f64| Counts {
         requests: n,
-        cost: Sums { count: n, sum: n as f64 * usd, squares: n as f64 * usd * usd * 1.04 },
+        cost: Sums {
+            count: n,
+            sum: n as f64 * usd,
+            squares: n as f64 * usd * usd * 1.04,
+            ..Sums::default()
+        },
         ..Counts::default()
     };
     assert_eq!(judge(cost.clone(), &side(900, 0.01), &side(300, 0.02)).verdict, Verdict::Fail);

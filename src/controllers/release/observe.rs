@@ -57,6 +57,7 @@ pub(super) fn observe(
         running_policy: running_policy(release, just_saved, context)?,
         route_held_by: route_held_by(release, &key, context),
         gateways: pulled.of(&key),
+        external: Default::default(),
         spec: spec.clone(),
         release: key,
         not_ready,

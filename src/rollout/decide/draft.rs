@@ -115,6 +115,7 @@ impl<'a> Draft<'a> {
                     revision: variant.revision.clone(),
                     role: *role,
                     weight: *weight,
+                    copies: None,
                 })
                 .collect(),
             settings,
