@@ -1,6 +1,6 @@
 //! Evidence that somebody else counted, as Prometheus.
 
-use super::stats::difference::Share;
+use super::stats::proportion::Share;
 
 /// What is known of one metric from outside the gateways, by the metric's name.
 pub type Externals = std::collections::BTreeMap<String, External>;

@@ -1,97 +1,82 @@
 //! From counts to a verdict for every metric.
 //!
-//! Two one-sided group-sequential tests run on each metric: *harm* (the canary is
-//! worse by more than `margin.harm`) fails it, *acceptance* (it is worse by less than
-//! `margin.accept`) passes it. Harm spends its error evenly over the step, so that a
-//! bad canary is found early; acceptance spends it at the end.
+//! Two one-sided tests run on each metric: *harm* (the canary is worse by more than
+//! `margin.harm`) fails it, *acceptance* (it is worse by less than `margin.accept`)
+//! passes it. Up to the horizon of a step both are group-sequential; harm spends its
+//! error early, so that a bad canary is found soon, acceptance spends it at the end.
+//! `budget` says how the promised error rates are divided.
 //!
-//! How the promised error rates are kept for the canary as a whole:
-//! - A false rollback can happen in any metric of any step, so `falseRollback` is
-//!   divided by both (union bound).
-//! - A promotion needs every metric to pass every step, so a canary with one bad
-//!   metric is promoted only if that metric wrongly passes: an intersection-union
-//!   test (Berger, Technometrics 24, 1982), which needs no division.
-//!
-//! The information fraction is the share of the wanted canary samples that were seen.
-//! Between looks nothing is decided; only the counts move.
-//!
-//! A canary may stay longer than its horizon (held, suspended, waiting for a gateway)
-//! and some windows have none (an approval, the bake). Harm is watched there too: half
-//! of a window's harm error is kept for an open-ended test on the counts so far.
+//! The information fraction is the share of the wanted canary samples that were seen at
+//! each look that really happened. Between looks only the counts move, and a second test
+//! goes on that may be looked at any time (`stats::anytime`): it watches for harm also
+//! beyond the horizon (held, suspended, waiting for a gateway) and in windows that have
+//! none (an approval, the bake).
 
+mod budget;
+mod effect;
+mod explain;
+mod measure;
+
+pub use self::budget::Window;
+pub(super) use self::effect::of_split;
+use self::measure::{Comparison, Measured};
+use super::{
+    external::Externals,
+    stats::{
+        anytime::{critical_z, log_growth},
+        difference::invert,
+        normal::{upper_quantile, upper_tail},
+        proportion::Share,
+        sequential::critical_values,
+        spending::Spending,
+    },
+};
 use crate::api::{
-    CanaryPolicySpec,
-    canary_policy::{Metric, OnInconclusive},
+    canary_policy::{Metric, PrometheusQuery},
+    conditions::truncate,
     prompt_release::{Counts, MetricStatus, Verdict},
 };
 
-mod measure;
-
-use self::measure::Measured;
-use super::stats::{
-    difference::invert,
-    sequential::{critical_values, open_ended_critical_value},
-    spending::Spending,
-};
-
-/// The planned looks of a step, as fractions of its horizon.
-const LOOKS: [f64; 12] = [0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0];
-/// An open-ended window has its first look at this many canary samples …
-const OPEN_UNIT: f64 = 50.0;
-/// … and the next whenever there are a quarter more.
-const OPEN_GROWTH: f64 = 1.25;
-/// The status keeps at most so many looks: at a quarter more each, beyond 50 million samples.
+/// Harm spends its error early: with this gamma a canary that fails three times as
+/// often as stable is found on about half of the samples that O'Brien and Fleming's
+/// spending needs, and an error within the margin is as rare (`cargo bench --bench verdicts`).
+const HARM_SPENDING: Spending = Spending::HwangShihDeCani(2.0);
+const ACCEPT_SPENDING: Spending = Spending::OBrienFleming;
+/// A look is due when there are a quarter more samples (half as many again at the very
+/// start), or a twentieth of the horizon more.
+const LOOK_GROWTH: f64 = 1.25;
+const EARLY: f64 = 0.01;
+const EARLY_GROWTH: f64 = 1.5;
+const LOOK_STEP: f64 = 0.05;
+/// The status keeps at most so many looks.
 const MAX_LOOKS: usize = 64;
-/// Fewer observations than this on either side decide nothing, whatever the spending allows:
-/// below it the normal approximation is not trusted.
+/// Fewer observations than this on either side decide nothing, whatever the spending allows.
 const MINIMUM: f64 = 10.0;
+/// Means are trusted from so many observations on.
+const MINIMUM_OF_MEANS: f64 = 20.0;
+/// Tests without an end are tightest near so many samples when there is no horizon.
+const OPEN_TUNED: f64 = 500.0;
+/// The longest message that the API accepts.
+const LONGEST_MESSAGE: usize = 512;
+/// Below this chance a canary is not expected to pass any more.
+pub const FUTILE: f64 = 0.01;
 
-/// One window of a canary: what is tested, with which error.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Window<'a> {
-    /// The metrics of the policy.
-    pub metrics: &'a [Metric],
-    /// How many canary requests the window judges; none: it is watched for harm
-    /// without an end (an approval, a held step, the bake).
-    pub horizon: Option<i64>,
-    /// The one-sided error of the harm test of one metric up to the horizon, and as
-    /// much again for watching beyond it.
-    pub harm_alpha: f64,
-    /// The one-sided error of the acceptance test of one metric in this window.
-    pub accept_alpha: f64,
-    /// Compare both sides (false: only floors, because there is no concurrent stable).
-    pub relative: bool,
-}
-
-impl<'a> Window<'a> {
-    /// The window of a step of `policy`.
-    ///
-    /// The harm error is divided over metrics, over the steps and the bake, and in
-    /// two for the time up to and beyond the horizon. A step that may be extended
-    /// runs twice, on fresh counts, with half of both errors each.
-    pub fn new(policy: &'a CanaryPolicySpec, horizon: Option<i64>, relative: bool) -> Self {
-        let metrics = policy.analysis.metrics.as_slice();
-        let windows = (policy.steps.len() + 1) as f64;
-        let rates = &policy.analysis.error_rates;
-        let share = rates.false_rollback / (windows * metrics.len().max(1) as f64);
-        let runs = if policy.on_inconclusive == OnInconclusive::Extend { 2.0 } else { 1.0 };
-        let harm_alpha = share / (2.0 * runs);
-        let accept_alpha = rates.false_promotion / runs;
-        Self { metrics, horizon, harm_alpha, accept_alpha, relative }
-    }
-
-    fn horizon_of(&self, metric: &Metric) -> Option<f64> {
-        let horizon = self.horizon?;
-        Some(metric.score.as_ref().map_or(horizon, |s| s.min_samples.min(horizon)) as f64)
-    }
+/// What was counted in a window.
+#[derive(Clone, Copy, Debug)]
+pub struct Evidence<'a> {
+    /// The side that is compared with.
+    pub stable: &'a Counts,
+    /// The side under comparison.
+    pub canary: &'a Counts,
+    /// What is known from elsewhere.
+    pub external: &'a Externals,
 }
 
 /// Judges every metric of the window. `previous` is the result of the last call in
-/// the same window (empty in a new one); total for any input.
+/// the same window, or what [`carry_over`] kept of the window before; total for any input.
 pub fn assess(
     window: &Window<'_>,
-    stable: &Counts,
-    canary: &Counts,
+    evidence: &Evidence<'_>,
     previous: &[MetricStatus],
 ) -> Vec<MetricStatus> {
     let mut critical = Critical::default();
@@ -100,62 +85,151 @@ pub fn assess(
         .iter()
         .map(|metric| {
             let before = previous.iter().find(|p| p.metric == metric.name);
-            assess_metric(window, metric, stable, canary, before, &mut critical)
+            let mut status = assess_metric(window, metric, evidence, before, &mut critical);
+            status.message = truncate(&status.message, LONGEST_MESSAGE);
+            status
         })
         .collect()
+}
+
+/// What of a window's results counts in the next one: the frozen latency thresholds.
+pub fn carry_over(previous: &[MetricStatus]) -> Vec<MetricStatus> {
+    let thresholds = previous.iter().filter(|p| p.threshold.is_some());
+    let kept = |p: &MetricStatus| MetricStatus {
+        metric: p.metric.clone(),
+        threshold: p.threshold,
+        harm: p.harm,
+        accept: p.accept,
+        message: "a new step: nothing was counted yet".to_owned(),
+        ..MetricStatus::default()
+    };
+    thresholds.map(kept).collect()
 }
 
 fn assess_metric(
     window: &Window<'_>,
     metric: &Metric,
-    stable: &Counts,
-    canary: &Counts,
+    evidence: &Evidence<'_>,
     before: Option<&MetricStatus>,
     critical: &mut Critical,
 ) -> MetricStatus {
-    let measured = Measured::of(metric, stable, canary, before.and_then(|b| b.threshold));
+    let measured = Measured::of(metric, evidence, window.paired, before);
     let mut status = MetricStatus {
         metric: metric.name.clone(),
         unit: measured.unit,
-        stable: measured.stable.sample(),
-        canary: measured.canary.sample(),
+        stable: measured.stable,
+        canary: measured.canary,
         threshold: measured.threshold,
+        frozen: measured.frozen,
         harm: metric.margin().harm,
         accept: metric.margin().accept,
         looks: before.map(|b| b.looks.clone()).unwrap_or_default(),
+        log_e: before.map(|b| b.log_e).unwrap_or_default(),
+        streak: before.map(|b| b.streak).unwrap_or_default(),
         difference: measured.difference(),
         interval: before.and_then(|b| b.interval),
+        chance: before.and_then(|b| b.chance),
         ..MetricStatus::default()
     };
-    if before.is_some_and(|b| b.verdict == Verdict::Fail) {
-        (status.verdict, status.message) =
-            before.map(|b| (b.verdict, b.message.clone())).unwrap_or_default();
+    if let Some(failed) = before.filter(|b| b.verdict == Verdict::Fail) {
+        (status.verdict, status.message) = (failed.verdict, failed.message.clone());
         return status;
     }
     if let Some(message) = measured.beyond_floor(metric) {
         (status.verdict, status.message) = (Verdict::Fail, message);
         return status;
     }
-    if !window.relative {
-        status.message = "no concurrent stable: only the floor is watched".to_owned();
-        status.verdict = if canary.requests == 0 { Verdict::NoData } else { Verdict::Undecided };
+    if let (Comparison::Value(value), Some(rule)) = (measured.comparison, &metric.prometheus) {
+        by_fixed_rule(value, rule, &mut status);
         return status;
     }
-    if let Some(message) = measured.missing() {
-        (status.verdict, status.message) = (Verdict::NoData, message);
+    if !window.relative {
+        status.message = "no concurrent stable: only the floor is watched".to_owned();
+        let silent = evidence.canary.requests == 0;
+        status.verdict = if silent { Verdict::NoData } else { Verdict::Undecided };
+        return status;
+    }
+    if let Some((verdict, message)) = measured.silent() {
+        (status.verdict, status.message) = (verdict, message);
+        return status;
+    }
+    watch(window, &measured, before, &mut status);
+    if status.verdict == Verdict::Fail {
         return status;
     }
     let horizon = window.horizon_of(metric);
-    let seen = if metric.score.is_some() { measured.canary.n } else { canary.requests as f64 };
-    let enough = measured.smallest_side() >= MINIMUM;
-    match due(&status.looks, seen, horizon) {
-        // The last planned look is taken in any case: it ends the step.
-        Some(look) if enough || look == Look::Planned(1.0) => {
-            decide(window, &measured, look, critical, &mut status, before);
+    let seen = window.seen(metric, evidence, &measured);
+    match horizon.and_then(|horizon| due(&status.looks, seen, horizon)) {
+        // The last look is taken in any case: it ends the step.
+        Some(t) if measured.smallest_side() >= minimum(&measured) || t >= 1.0 => {
+            status.looks.push(t);
+            look(window, &measured, critical, &mut status);
         }
         _ => keep(before, seen, horizon, &mut status),
     }
     status
+}
+
+fn minimum(measured: &Measured) -> f64 {
+    match measured.comparison {
+        Comparison::Means(..) | Comparison::Differences(..) => MINIMUM_OF_MEANS,
+        _ => MINIMUM,
+    }
+}
+
+/// So many looks in a row beyond the limits fail, so many within them pass.
+fn by_fixed_rule(value: f64, rule: &PrometheusQuery, status: &mut MetricStatus) {
+    let beyond = rule.max.is_some_and(|max| value > max) || rule.min.is_some_and(|min| value < min);
+    status.streak = match (beyond, status.streak) {
+        (true, streak) => streak.min(0).saturating_sub(1),
+        (false, streak) => streak.max(0).saturating_add(1),
+    };
+    status.verdict = if status.streak <= -rule.consecutive {
+        Verdict::Fail
+    } else if status.streak >= rule.consecutive {
+        Verdict::Pass
+    } else {
+        Verdict::Undecided
+    };
+    status.message = explain::fixed_rule(value, rule, status.streak);
+}
+
+/// Watches for harm without an end, at every collection.
+fn watch(
+    window: &Window<'_>,
+    measured: &Measured,
+    before: Option<&MetricStatus>,
+    status: &mut MetricStatus,
+) {
+    let n = measured.smallest_side();
+    let enough = n >= minimum(measured);
+    let tuned = window.horizon.map_or(OPEN_TUNED, |h| h as f64);
+    let z = critical_z(window.open_alpha, n, tuned);
+    let failed = if let Comparison::Shares(canary, stable) = measured.comparison {
+        let past = before.map(|b| (as_share(b.canary), as_share(b.stable))).unwrap_or_default();
+        let growth = log_growth(past, (canary, stable), status.harm) / measured.effect;
+        // Kept within what JSON can hold; far beyond any threshold.
+        status.log_e = (status.log_e + growth).clamp(-1e6, 1e6);
+        enough && status.log_e >= -window.open_alpha.ln()
+    } else {
+        enough && measured.z_harm(status.harm) > z
+    };
+    if window.horizon.is_none() && enough {
+        let (low, high) = measured.range();
+        status.interval = Some([
+            invert(|d| measured.z_harm(d), z, low, high),
+            invert(|d| measured.z_accept(d), -z, low, high),
+        ]);
+    }
+    if failed {
+        status.verdict = Verdict::Fail;
+        status.message = explain::open_failure(measured, status);
+    }
+}
+
+fn as_share(sample: crate::api::prompt_release::Sample) -> Share {
+    let n = sample.count as f64;
+    Share { n, bad: (sample.value * n).round() }
 }
 
 /// Between looks the verdict and the interval stay.
@@ -173,96 +247,68 @@ fn keep(before: Option<&MetricStatus>, seen: f64, horizon: Option<f64>, status: 
     };
 }
 
-/// A look that is due.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Look {
-    /// At an information fraction up to 1.
-    Planned(f64),
-    /// Beyond the horizon, or in a window without one: the how-manieth such look, and
-    /// where, in units of the horizon.
-    Open(usize, f64),
-}
-
-fn due(looks: &[f64], seen: f64, horizon: Option<f64>) -> Option<Look> {
+/// The information fraction of the look that is due, if one is.
+fn due(looks: &[f64], seen: f64, horizon: f64) -> Option<f64> {
     let last = looks.last().copied().unwrap_or(0.0);
-    let t = seen / horizon.unwrap_or(OPEN_UNIT);
-    if horizon.is_some() && last < 1.0 {
-        let t = t.min(1.0);
-        return LOOKS
-            .iter()
-            .any(|&planned| planned > last && planned <= t)
-            .then_some(Look::Planned(t));
-    }
-    let next = if looks.is_empty() { 1.0 } else { last * OPEN_GROWTH };
-    let index = looks.iter().filter(|&&l| horizon.is_none() || l > 1.0).count();
-    (t >= next && looks.len() < MAX_LOOKS).then_some(Look::Open(index, t))
+    let t = (seen / horizon).min(1.0);
+    let growth = if last < EARLY { EARLY_GROWTH } else { LOOK_GROWTH };
+    let next = (last * growth).min(last + LOOK_STEP).min(1.0);
+    // Multiples of a twentieth are not exact in binary.
+    let reached = t + 1e-9 >= next && t > last && last < 1.0;
+    (reached && (looks.len() < MAX_LOOKS || t >= 1.0)).then_some(t)
 }
 
 /// One look: compares the test statistics with their critical values.
-fn decide(
+fn look(
     window: &Window<'_>,
     measured: &Measured,
-    look: Look,
     critical: &mut Critical,
     status: &mut MetricStatus,
-    before: Option<&MetricStatus>,
 ) {
-    let (harm_z, accept_z) = match look {
-        Look::Planned(t) => {
-            status.looks.push(t);
-            (
-                critical.value(Spending::Pocock, window.harm_alpha, &status.looks),
-                critical.value(Spending::OBrienFleming, window.accept_alpha, &status.looks),
-            )
-        }
-        Look::Open(index, t) => {
-            status.looks.push(t);
-            (open_ended_critical_value(window.harm_alpha, index), f64::INFINITY)
-        }
-    };
+    let t = status.looks.last().copied().unwrap_or(1.0);
+    let harm_z = critical.value(HARM_SPENDING, window.harm_alpha, &status.looks);
+    let accept_z = critical.value(ACCEPT_SPENDING, window.accept_alpha, &status.looks);
     let (low, high) = measured.range();
-    let z = |delta: f64| measured.z(delta);
-    let lower = if harm_z.is_finite() { invert(z, harm_z, low, high) } else { low };
-    let upper = if accept_z.is_finite() { invert(z, -accept_z, low, high) } else { high };
-    status.interval = Some([lower, upper]);
-    let enough = measured.smallest_side() >= MINIMUM;
-    status.verdict = if enough && measured.z(status.harm) > harm_z {
+    let enough = measured.smallest_side() >= minimum(measured);
+    let accepted = measured.z_accept(status.accept);
+    status.verdict = if enough && measured.z_harm(status.harm) > harm_z {
         Verdict::Fail
-    } else if enough && measured.z(status.accept) < -accept_z {
+    } else if enough && accepted < -accept_z {
         Verdict::Pass
+    } else if t >= 1.0 {
+        Verdict::Inconclusive
     } else {
-        match (look, before.map(|b| b.verdict)) {
-            (Look::Planned(1.0), _) => Verdict::Inconclusive,
-            // Watching on for harm does not change what the horizon said.
-            (Look::Open(..), Some(verdict @ (Verdict::Pass | Verdict::Inconclusive))) => verdict,
-            _ => Verdict::Undecided,
-        }
+        Verdict::Undecided
     };
-    status.message = explain(status, matches!(look, Look::Planned(_)));
+    if window.explained {
+        let reached = |z: f64, level: f64, end: f64, harm: bool| {
+            if !z.is_finite() {
+                return end;
+            }
+            invert(
+                |d| if harm { measured.z_harm(d) } else { measured.z_accept(d) },
+                level,
+                low,
+                high,
+            )
+        };
+        status.interval =
+            Some([reached(harm_z, harm_z, low, true), reached(accept_z, -accept_z, high, false)]);
+        status.chance = Some(chance(-accepted, t, window.accept_alpha));
+        status.message = explain::look(measured, status);
+    }
 }
 
-fn explain(status: &MetricStatus, known: bool) -> String {
-    let [lower, upper] = status.interval.unwrap_or_default();
-    let d = |value: f64| status.unit.difference(value);
-    match status.verdict {
-        Verdict::Fail => format!(
-            "the canary is worse by at least {}, more than the harm margin {}",
-            d(lower),
-            d(status.harm)
-        ),
-        _ if !known => format!("watched for harm: the canary is worse by at least {}", d(lower)),
-        Verdict::Pass => format!(
-            "the canary is worse by at most {}, less than the accept margin {}",
-            d(upper),
-            d(status.accept)
-        ),
-        Verdict::Inconclusive => format!(
-            "all samples seen and the difference may be anything from {} to {}",
-            d(lower),
-            d(upper)
-        ),
-        _ => format!("the difference may be from {} to {} so far", d(lower), d(upper)),
+/// The conditional power of acceptance: the chance that the statistic, now `z` at
+/// information fraction `t`, is beyond its last critical value at the horizon if it goes
+/// on as so far (Lan and Wittes, Biometrics 44, 1988). It informs and stops no test:
+/// futility is not binding, and the error rates do not rest on it.
+fn chance(z: f64, t: f64, alpha: f64) -> f64 {
+    if t >= 1.0 || !z.is_finite() {
+        return f64::from(u8::from(z > upper_quantile(alpha)));
     }
+    let (score, left) = (z * t.sqrt(), 1.0 - t);
+    upper_tail((upper_quantile(alpha) - score - score / t * left) / left.sqrt())
 }
 
 /// Critical values that metrics with the same looks share within one assessment.

@@ -1,6 +1,12 @@
 //! Numbers in, numbers out.
 
+pub mod anytime;
+pub mod clustered;
 pub mod difference;
+pub mod exact;
+pub mod mean;
 pub mod normal;
+pub mod paired;
+pub mod proportion;
 pub mod sequential;
 pub mod spending;

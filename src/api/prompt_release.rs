@@ -238,6 +238,8 @@ pub enum Unit {
     Score,
     /// Values are US dollars, differences are relative to stable's mean.
     Relative,
+    /// A plain value, which is not compared.
+    Value,
 }
 
 impl Unit {
@@ -247,6 +249,7 @@ impl Unit {
             Self::Share => format!("{:.1} %", value * 100.0),
             Self::Score => format!("{value:.3}"),
             Self::Relative => format!("${value:.6}"),
+            Self::Value => format!("{value}"),
         }
     }
 
@@ -254,7 +257,7 @@ impl Unit {
     pub fn difference(self, value: f64) -> String {
         match self {
             Self::Share => format!("{:+.1} points", value * 100.0),
-            Self::Score => format!("{value:+.3}"),
+            Self::Score | Self::Value => format!("{value:+.3}"),
             Self::Relative => format!("{:+.1} %", value * 100.0),
         }
     }
@@ -285,7 +288,7 @@ pub struct MetricStatus {
     /// How much worse the canary is, in the unit of the margins; negative is better.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub difference: Option<f64>,
-    /// The difference lies between these with the confidence of the current look:
+    /// The difference lies between these with the confidence of the last look:
     /// above harm fails, below accept passes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 2, max = 2))]
@@ -299,10 +302,29 @@ pub struct MetricStatus {
     /// The frozen latency threshold, in seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub threshold: Option<f64>,
+    /// Stable's answers that chose the threshold; they are left out of the comparison.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub frozen: Option<Sample>,
+    /// The chance to be accepted by the horizon if it goes on like this, 0 to 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chance: Option<f64>,
+    /// The evidence for harm that may be looked at any time, as the logarithm of an e-value.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub log_e: f64,
+    /// How many looks in a row a plain value was within its limits; negative: beyond them.
+    #[serde(default, skip_serializing_if = "is_none_in_a_row")]
+    pub streak: i32,
     /// The looks so far, as fractions of the horizon; the test's error is spent over them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     pub looks: Vec<f64>,
+}
+
+fn is_zero(value: &f64) -> bool {
+    *value == 0.0
+}
+fn is_none_in_a_row(value: &i32) -> bool {
+    *value == 0
 }
 
 /// The counters of one variant in one gateway process, for the current routing
@@ -442,7 +464,9 @@ pub struct PairTable {
 impl PairTable {
     /// How many pairs.
     pub fn pairs(&self) -> u64 {
-        self.neither + self.canary_only + self.stable_only + self.both
+        [self.canary_only, self.stable_only, self.both]
+            .iter()
+            .fold(self.neither, |n, more| n.saturating_add(*more))
     }
 }
 

@@ -10,6 +10,7 @@ use super::{
     reasons, requests,
 };
 use crate::{
+    analysis::judge,
     api::{
         CanaryPolicySpec,
         prompt_release::{Outcome, Phase, VariantRole, Verdict},
@@ -32,8 +33,9 @@ pub(super) fn promote(draft: &mut Draft<'_>, policy: &CanaryPolicySpec, message:
     draft.announce(false, reasons::PROMOTED, format!("{} serves now: {message}", new.revision));
     draft.status.stable = Some(new.clone());
     draft.status.phase = Phase::Promoting;
-    draft.status.analysis.clear();
+    draft.status.analysis = judge::carry_over(&draft.status.analysis);
     if policy.bake.duration.0.is_zero() {
+        draft.status.analysis.clear();
         draft.route(&[(&new, VariantRole::Stable, 100)], settings(policy));
         draft.prune();
     } else {

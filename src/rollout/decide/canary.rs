@@ -4,7 +4,7 @@ use super::{bake, draft::Draft, reasons, requests};
 use crate::{
     analysis::{
         evidence,
-        judge::{self, Window},
+        judge::{self, Evidence, Window},
         sample_ratio,
     },
     api::{
@@ -134,7 +134,7 @@ pub(super) fn enter_step(draft: &mut Draft<'_>, policy: &CanaryPolicySpec, index
     canary.entered_at = draft.now;
     canary.extended = false;
     restart_window(&mut canary);
-    draft.status.analysis.clear();
+    draft.status.analysis = judge::carry_over(&draft.status.analysis);
     let settings = settings(policy);
     if canary.weight > 0 {
         let weight = canary.weight;
@@ -205,11 +205,11 @@ pub(super) fn judge(draft: &mut Draft<'_>, policy: &CanaryPolicySpec) -> Verdict
     let seen_before = evidence::totals(&draft.status.evidence).1;
     collect(draft, &control.revision, &canary.variant.revision);
     let (stable, treatment) = evidence::totals(&draft.status.evidence);
-    let relative = baking.is_none() || policy.bake.holdback > 0;
-    let step = usize::try_from(canary.step).ok().and_then(|i| policy.steps.get(i));
-    let horizon = step.and_then(|s| s.samples).filter(|_| baking.is_none());
-    let window = Window::new(policy, horizon, relative);
-    draft.status.analysis = judge::assess(&window, &stable, &treatment, &draft.status.analysis);
+    let step = usize::try_from(canary.step).ok().filter(|_| baking.is_none());
+    let window = Window::new(policy, step.unwrap_or(usize::MAX));
+    let external = &draft.snapshot.external;
+    let evidence = Evidence { stable: &stable, canary: &treatment, external };
+    draft.status.analysis = judge::assess(&window, &evidence, &draft.status.analysis);
     let verdict = judge::combine(&draft.status.analysis);
     let grew = treatment.requests > seen_before.requests;
     let now = draft.now;
@@ -240,8 +240,7 @@ pub(super) fn failure(draft: &Draft<'_>) -> String {
 
 fn held_by_split(draft: &mut Draft<'_>, canary: &CanaryStatus) -> bool {
     let (stable, treatment) = evidence::totals(&draft.status.evidence);
-    let Some(message) = sample_ratio::mismatch(stable.assigned, treatment.assigned, canary.weight)
-    else {
+    let Some(message) = sample_ratio::mismatch(&stable, &treatment, canary.weight) else {
         release(draft, reasons::SAMPLE_RATIO_MISMATCH);
         return false;
     };

@@ -135,6 +135,7 @@ fn start(draft: &mut Draft<'_>, target: &Target) {
     draft.save_target(target);
     let digest = draft.save_policy(&policy);
     draft.status.failed_revision = None;
+    draft.status.analysis.clear();
     draft.announce(
         false,
         reasons::CANARY_STARTED,

@@ -1,0 +1,94 @@
+//! How the promised error rates are divided over a canary.
+//!
+//! - A false rollback can happen in any metric of any window, so `falseRollback` is
+//!   divided by both (union bound). The windows are the steps, and the bake when it
+//!   compares. A window with a horizon spends four fifths up to it and one fifth on
+//!   watching beyond it; one without spends all on watching.
+//! - A promotion needs every metric to pass every step, so a canary with one bad metric
+//!   is promoted only if that metric wrongly passes: an intersection-union test (Berger,
+//!   Technometrics 24, 1982), which needs no division.
+//! - A step that may be extended runs twice, on fresh counts, with half of both errors each.
+
+use super::{Evidence, Measured};
+use crate::api::{
+    CanaryPolicySpec,
+    canary_policy::{Metric, OnInconclusive},
+};
+
+/// The part of a window's harm error that is spent up to its horizon.
+const UP_TO_HORIZON: f64 = 0.8;
+
+/// One window of a canary: what is tested, with which error.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Window<'a> {
+    /// The metrics of the policy.
+    pub metrics: &'a [Metric],
+    /// How many canary requests (or pairs) the window judges; none: it is watched for
+    /// harm without an end (an approval, the bake).
+    pub horizon: Option<i64>,
+    /// The one-sided error of the harm test of one metric up to the horizon.
+    pub harm_alpha: f64,
+    /// The one-sided error of watching one metric for harm without an end.
+    pub open_alpha: f64,
+    /// The one-sided error of the acceptance test of one metric in this window.
+    pub accept_alpha: f64,
+    /// Compare both sides (false: only floors, because there is no concurrent stable).
+    pub relative: bool,
+    /// Both variants answer the same requests.
+    pub paired: bool,
+    /// Intervals and messages are wanted (a simulation does without).
+    pub explained: bool,
+}
+
+impl<'a> Window<'a> {
+    /// Step `index` of `policy`; an index beyond the steps is the bake.
+    pub fn new(policy: &'a CanaryPolicySpec, index: usize) -> Self {
+        let step = policy.steps.get(index);
+        let metrics = policy.analysis.metrics.as_slice();
+        let bakes = !policy.bake.duration.0.is_zero() && policy.bake.holdback > 0;
+        let windows = (policy.steps.len() + usize::from(bakes)).max(1) as f64;
+        let compared = metrics.iter().filter(|m| m.margin.is_some()).count().max(1) as f64;
+        let rates = &policy.analysis.error_rates;
+        let runs = match (policy.on_inconclusive, step) {
+            (OnInconclusive::Extend, Some(_)) => 2.0,
+            _ => 1.0,
+        };
+        let share = rates.false_rollback / (windows * compared * runs);
+        let shadow = step.and_then(|s| s.shadow.as_ref());
+        let horizon = step.and_then(|s| s.samples).or(shadow.map(|s| s.samples));
+        let up_to_horizon = if horizon.is_some() { UP_TO_HORIZON } else { 0.0 };
+        Self {
+            metrics,
+            horizon,
+            harm_alpha: share * up_to_horizon,
+            open_alpha: share * (1.0 - up_to_horizon),
+            accept_alpha: rates.false_promotion / runs,
+            relative: step.is_some() || policy.bake.holdback > 0,
+            paired: shadow.is_some(),
+            explained: true,
+        }
+    }
+
+    /// The horizon of one metric.
+    pub(super) fn horizon_of(&self, metric: &Metric) -> Option<f64> {
+        let horizon = self.horizon?;
+        Some(metric.score.as_ref().map_or(horizon, |s| s.min_samples.min(horizon)) as f64)
+    }
+
+    /// How much of it was seen. Scores come later than answers and count by themselves,
+    /// as do counts from elsewhere; the rest counts requests, so that all look at once.
+    pub(super) fn seen(
+        &self,
+        metric: &Metric,
+        evidence: &Evidence<'_>,
+        measured: &Measured,
+    ) -> f64 {
+        if metric.score.is_some() || metric.prometheus.is_some() {
+            measured.canary.count as f64
+        } else if self.paired {
+            evidence.canary.paired.as_ref().map_or(0, |p| p.errors.pairs()) as f64
+        } else {
+            evidence.canary.requests as f64
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! Why, in one sentence: what was seen on both sides, how large the difference may be,
+//! and which limit that is beyond.
+
+use super::{FUTILE, Measured, measure::Comparison};
+use crate::{
+    analysis::stats::{anytime::plain_z, difference::invert},
+    api::{
+        canary_policy::PrometheusQuery,
+        prompt_release::{MetricStatus, Unit, Verdict},
+    },
+};
+
+/// After a look.
+pub(super) fn look(measured: &Measured, status: &MetricStatus) -> String {
+    let [lower, upper] = status.interval.unwrap_or_default();
+    let d = |value: f64| status.unit.difference(value);
+    let verdict = match status.verdict {
+        Verdict::Fail => {
+            format!("worse than the harm margin {}: by at least {}", d(status.harm), d(lower))
+        }
+        Verdict::Pass => {
+            format!("within the accept margin {}: at most {}", d(status.accept), d(upper))
+        }
+        Verdict::Inconclusive => format!(
+            "every sample was seen, and {} to {} is neither beyond {} nor below {}",
+            d(lower),
+            d(upper),
+            d(status.harm),
+            d(status.accept)
+        ),
+        _ => match status.chance {
+            Some(chance) if chance < FUTILE => {
+                "less than 1 % chance to pass by the horizon".to_owned()
+            }
+            _ => format!("may still be {} to {}: collecting", d(lower), d(upper)),
+        },
+    };
+    format!("{}; {verdict}", seen(measured, status))
+}
+
+/// Harm was found by the test without an end.
+pub(super) fn open_failure(measured: &Measured, status: &MetricStatus) -> String {
+    let harm = status.unit.difference(status.harm);
+    let odds = match measured.comparison {
+        Comparison::Shares(..) => {
+            format!(", the evidence for that is {:.0} to 1", status.log_e.min(30.0).exp())
+        }
+        _ => String::new(),
+    };
+    format!("{}; worse than the harm margin {harm}{odds}", seen(measured, status))
+}
+
+/// A plain value against its limits.
+pub(super) fn fixed_rule(value: f64, rule: &PrometheusQuery, streak: i32) -> String {
+    let limits: Vec<String> = [("at most", rule.max), ("at least", rule.min)]
+        .into_iter()
+        .filter_map(|(word, limit)| Some(format!("{word} {}", limit?)))
+        .collect();
+    let where_ = if streak < 0 { "beyond" } else { "within" };
+    let (looks, of) = (streak.unsigned_abs(), rule.consecutive);
+    format!(
+        "{value} is {where_} its limits ({}), {looks} of {of} looks in a row",
+        limits.join(", ")
+    )
+}
+
+/// `canary 3.1 % of 1,204, stable 1.0 % of 22,871; difference +2.1 points, 95 % interval
+/// +1.0 to +3.3 points`.
+fn seen(measured: &Measured, status: &MetricStatus) -> String {
+    let side = |sample: crate::api::prompt_release::Sample| {
+        format!("{} of {}", status.unit.value(sample.value), grouped(sample.count))
+    };
+    let sides = match measured.comparison {
+        Comparison::Differences(..) if status.unit == Unit::Score => {
+            format!("{} pairs", grouped(status.canary.count))
+        }
+        _ => format!("canary {}, stable {}", side(status.canary), side(status.stable)),
+    };
+    let (low, high) = measured.range();
+    let z = plain_z(0.95);
+    let limit = |level: f64| invert(|d| middle(measured, d), level, low, high);
+    let difference = status
+        .difference
+        .map_or_else(|| "unknown".to_owned(), |value| status.unit.difference(value));
+    let slower = status.threshold.map(|t| format!(" slower than {t:.3} s")).unwrap_or_default();
+    format!(
+        "{sides}{slower}; difference {difference}, 95 % interval {} to {}{}",
+        status.unit.difference(limit(z)),
+        status.unit.difference(limit(-z)),
+        if measured.effect > 1.0 {
+            format!(" (requests of one user count 1/{:.1})", measured.effect)
+        } else {
+            String::new()
+        }
+    )
+}
+
+/// The statistic that doubts neither side, for a plain interval.
+fn middle(measured: &Measured, delta: f64) -> f64 {
+    let (harm, accept) = (measured.z_harm(delta), measured.z_accept(delta));
+    if harm.is_finite() && accept.is_finite() { 0.5 * (harm + accept) } else { harm }
+}
+
+/// 22871 as 22,871.
+fn grouped(count: i64) -> String {
+    let digits = count.unsigned_abs().to_string();
+    let mut out = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i) % 3 == 0 {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn thousands_are_grouped() {
+        assert_eq!(
+            [0, 999, 1_204, 22_871, 1_000_000].map(grouped).join(" "),
+            "0 999 1,204 22,871 1,000,000"
+        );
+    }
+}
