@@ -7,5 +7,7 @@ pub mod buckets;
 pub mod evidence;
 pub mod external;
 pub mod judge;
+pub mod plan;
 pub mod sample_ratio;
+pub mod simulation;
 pub mod stats;

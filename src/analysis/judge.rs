@@ -12,6 +12,8 @@
 //! beyond the horizon (held, suspended, waiting for a gateway) and in windows that have
 //! none (an approval, the bake).
 
+use std::collections::HashMap;
+
 mod budget;
 mod effect;
 mod explain;
@@ -40,8 +42,8 @@ use crate::api::{
 /// Harm spends its error early: with this gamma a canary that fails three times as
 /// often as stable is found on about half of the samples that O'Brien and Fleming's
 /// spending needs, and an error within the margin is as rare (`cargo bench --bench verdicts`).
-const HARM_SPENDING: Spending = Spending::HwangShihDeCani(2.0);
-const ACCEPT_SPENDING: Spending = Spending::OBrienFleming;
+pub(super) const HARM_SPENDING: Spending = Spending::HwangShihDeCani(2.0);
+pub(super) const ACCEPT_SPENDING: Spending = Spending::OBrienFleming;
 /// A look is due when there are a quarter more samples (half as many again at the very
 /// start), or a twentieth of the horizon more.
 const LOOK_GROWTH: f64 = 1.25;
@@ -79,13 +81,23 @@ pub fn assess(
     evidence: &Evidence<'_>,
     previous: &[MetricStatus],
 ) -> Vec<MetricStatus> {
-    let mut critical = Critical::default();
+    assess_with(&mut Boundaries::default(), window, evidence, previous)
+}
+
+/// As [`assess`], with critical values that are known from before: many canaries with
+/// the same looks are simulated much faster.
+pub fn assess_with(
+    critical: &mut Boundaries,
+    window: &Window<'_>,
+    evidence: &Evidence<'_>,
+    previous: &[MetricStatus],
+) -> Vec<MetricStatus> {
     window
         .metrics
         .iter()
         .map(|metric| {
             let before = previous.iter().find(|p| p.metric == metric.name);
-            let mut status = assess_metric(window, metric, evidence, before, &mut critical);
+            let mut status = assess_metric(window, metric, evidence, before, critical);
             status.message = truncate(&status.message, LONGEST_MESSAGE);
             status
         })
@@ -111,7 +123,7 @@ fn assess_metric(
     metric: &Metric,
     evidence: &Evidence<'_>,
     before: Option<&MetricStatus>,
-    critical: &mut Critical,
+    critical: &mut Boundaries,
 ) -> MetricStatus {
     let measured = Measured::of(metric, evidence, window.paired, before);
     let mut status = MetricStatus {
@@ -258,16 +270,27 @@ fn due(looks: &[f64], seen: f64, horizon: f64) -> Option<f64> {
     (reached && (looks.len() < MAX_LOOKS || t >= 1.0)).then_some(t)
 }
 
+/// The looks of a step with `horizon` samples, when they come one by one.
+pub(super) fn planned_looks(horizon: i64) -> Vec<f64> {
+    let (horizon, mut looks) = (horizon.max(1) as f64, vec![]);
+    let mut t = (MINIMUM / horizon).min(1.0);
+    while let Some(look) = due(&looks, t * horizon, horizon) {
+        looks.push(look);
+        let growth = if look < EARLY { EARLY_GROWTH } else { LOOK_GROWTH };
+        t = (look * growth).min(look + LOOK_STEP).max(look + 1.0 / horizon).min(1.0);
+    }
+    looks
+}
+
 /// One look: compares the test statistics with their critical values.
 fn look(
     window: &Window<'_>,
     measured: &Measured,
-    critical: &mut Critical,
+    critical: &mut Boundaries,
     status: &mut MetricStatus,
 ) {
     let t = status.looks.last().copied().unwrap_or(1.0);
-    let harm_z = critical.value(HARM_SPENDING, window.harm_alpha, &status.looks);
-    let accept_z = critical.value(ACCEPT_SPENDING, window.accept_alpha, &status.looks);
+    let [harm_z, accept_z] = critical.last(window, &status.looks);
     let (low, high) = measured.range();
     let enough = measured.smallest_side() >= minimum(measured);
     let accepted = measured.z_accept(status.accept);
@@ -311,19 +334,31 @@ fn chance(z: f64, t: f64, alpha: f64) -> f64 {
     upper_tail((upper_quantile(alpha) - score - score / t * left) / left.sqrt())
 }
 
-/// Critical values that metrics with the same looks share within one assessment.
+/// Critical values that were computed before, by test and looks.
 #[derive(Default)]
-struct Critical(Vec<(Spending, f64, Vec<f64>, f64)>);
+pub struct Boundaries(HashMap<([u64; 2], Vec<u64>), [f64; 2]>);
 
-impl Critical {
-    fn value(&mut self, spending: Spending, alpha: f64, looks: &[f64]) -> f64 {
-        let known = self.0.iter().find(|(s, a, l, _)| (*s, *a) == (spending, alpha) && l == looks);
-        if let Some((.., z)) = known {
-            return *z;
+impl Boundaries {
+    /// Beyond so many, all are forgotten: a simulation with few different looks never is.
+    const MOST: usize = 10_000;
+
+    /// Of harm and of acceptance at the last of `looks`.
+    fn last(&mut self, window: &Window<'_>, looks: &[f64]) -> [f64; 2] {
+        let rates = [window.harm_alpha.to_bits(), window.accept_alpha.to_bits()];
+        let key = (rates, looks.iter().map(|t| t.to_bits()).collect());
+        if let Some(known) = self.0.get(&key) {
+            return *known;
         }
-        let z = critical_values(spending, alpha, looks).last().copied().unwrap_or(f64::INFINITY);
-        self.0.push((spending, alpha, looks.to_vec(), z));
-        z
+        let last = |spending, alpha| {
+            critical_values(spending, alpha, looks).last().copied().unwrap_or(f64::INFINITY)
+        };
+        let values =
+            [last(HARM_SPENDING, window.harm_alpha), last(ACCEPT_SPENDING, window.accept_alpha)];
+        if self.0.len() >= Self::MOST {
+            self.0.clear();
+        }
+        self.0.insert(key, values);
+        values
     }
 }
 

@@ -1,0 +1,254 @@
+//! One virtual canary: a policy's steps and bake on drawn counts, judged by the code
+//! that judges real ones.
+
+use rand::Rng;
+
+use super::{
+    peers::{Decision, Interval, Rule, Side},
+    truth::Source,
+};
+use crate::{
+    analysis::{
+        external::Externals,
+        judge::{Boundaries, Evidence, Window, assess_with, carry_over, combine},
+    },
+    api::{
+        CanaryPolicySpec,
+        canary_policy::{OnInconclusive, Step},
+        prompt_release::{Counts, MetricStatus, Verdict},
+    },
+};
+
+/// A step is collected at most so often: a simulation need not collect without news.
+const COLLECTIONS: f64 = 60.0;
+/// The bake is collected so often.
+const BAKE_COLLECTIONS: f64 = 24.0;
+
+/// How a canary ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// Shown to be worse.
+    RolledBack,
+    /// No answer at the horizon or the deadline.
+    Inconclusive,
+    /// Passed every step (and the bake).
+    Promoted,
+}
+
+/// How a canary ended, and when.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Outcome {
+    /// How.
+    pub end: End,
+    /// Requests that the canary answered until then.
+    pub canary_requests: u64,
+    /// The time until then, in seconds.
+    pub seconds: f64,
+}
+
+/// A policy under simulated traffic.
+pub struct Setting<'a> {
+    /// The policy.
+    pub policy: &'a CanaryPolicySpec,
+    /// Requests a second of the route.
+    pub rate: f64,
+}
+
+/// One pass of time.
+struct Pace {
+    seconds: f64,
+    share: f64,
+    owed: (f64, f64),
+}
+
+impl Pace {
+    fn new(rate: f64, share: f64, seconds: f64) -> (Self, f64) {
+        (Self { seconds, share, owed: (0.0, 0.0) }, rate)
+    }
+
+    /// Whole requests of stable and canary in the next stretch of time.
+    fn next(&mut self, rate: f64) -> (u64, u64) {
+        let requests = rate * self.seconds;
+        self.owed.0 += requests * (1.0 - self.share);
+        self.owed.1 += requests * self.share;
+        let whole = (self.owed.0.floor(), self.owed.1.floor());
+        self.owed.0 -= whole.0;
+        self.owed.1 -= whole.1;
+        (whole.0 as u64, whole.1 as u64)
+    }
+}
+
+impl Setting<'_> {
+    fn step_seconds(&self, step: &Step) -> Option<(f64, f64)> {
+        let percent = step.weight.or(step.shadow.as_ref().map(|s| s.percent))?;
+        let samples = step.samples.or(step.shadow.as_ref().map(|s| s.samples))? as f64;
+        let share = f64::from(percent) / 100.0;
+        let whole = samples / (share * self.rate);
+        let interval = self.policy.analysis.interval.0.as_secs_f64();
+        Some((share, interval.max(whole / COLLECTIONS)))
+    }
+
+    /// The time that all steps take when each needs all its samples, in seconds.
+    pub fn seconds(&self) -> f64 {
+        let of = |s: &Step| {
+            let samples = s.samples.or(s.shadow.as_ref().map(|s| s.samples)).unwrap_or(0) as f64;
+            self.step_seconds(s).map_or(0.0, |(share, _)| samples / (share * self.rate))
+        };
+        self.policy.steps.iter().map(of).sum::<f64>().max(1.0)
+    }
+
+    /// One canary, judged by Serinus.
+    pub fn run(&self, source: &Source, rng: &mut impl Rng, known: &mut Boundaries) -> Outcome {
+        let (total, mut run) = (self.seconds(), Run::default());
+        for index in 0..self.policy.steps.len() {
+            match self.step(index, total, source, rng, known, &mut run) {
+                Verdict::Pass => {}
+                Verdict::Fail => return run.ended(End::RolledBack),
+                _ => match self.policy.on_inconclusive {
+                    OnInconclusive::Promote => {}
+                    OnInconclusive::Rollback => return run.ended(End::RolledBack),
+                    OnInconclusive::Hold => return run.ended(End::Inconclusive),
+                    OnInconclusive::Extend => {
+                        match self.step(index, total, source, rng, known, &mut run) {
+                            Verdict::Pass => {}
+                            Verdict::Fail => return run.ended(End::RolledBack),
+                            _ => return run.ended(End::Inconclusive),
+                        }
+                    }
+                },
+            }
+        }
+        let failed = self.bake(total, source, rng, known, &mut run) == Verdict::Fail;
+        run.ended(if failed { End::RolledBack } else { End::Promoted })
+    }
+
+    fn step(
+        &self,
+        index: usize,
+        total: f64,
+        source: &Source,
+        rng: &mut impl Rng,
+        known: &mut Boundaries,
+        run: &mut Run,
+    ) -> Verdict {
+        let step = &self.policy.steps[index];
+        // An approval is given at once.
+        let Some((share, seconds)) = self.step_seconds(step) else { return Verdict::Pass };
+        let window = Window { explained: false, ..Window::new(self.policy, index) };
+        let deadline = step.deadline.or(step.shadow.as_ref().and_then(|s| s.deadline));
+        let deadline = deadline.map_or(f64::INFINITY, |d| d.0.as_secs_f64());
+        let (mut pace, rate) = Pace::new(self.rate, share, seconds);
+        let (mut stable, mut canary) = (Counts::default(), Counts::default());
+        let (mut waited, entered) = (0.0, run.seconds);
+        run.status = carry_over(&run.status);
+        loop {
+            let (n_stable, n_canary) = pace.next(rate);
+            run.seconds += seconds;
+            waited += seconds;
+            let time = run.seconds / total;
+            if window.paired {
+                // Stable answers all; the canary gets copies of some.
+                let none = &mut Counts::default();
+                source.collect(rng, time, (n_stable + n_canary, 0), (&mut stable, none));
+                source.collect_pairs(rng, time, n_canary, &mut canary);
+            } else {
+                let to = (&mut stable, &mut canary);
+                source.collect(rng, time, (n_stable, n_canary), to);
+                run.canary_requests += n_canary;
+            }
+            let verdict = run.judge(&window, &stable, &canary, known);
+            if !matches!(verdict, Verdict::Undecided | Verdict::NoData) {
+                return verdict;
+            }
+            let lost = waited > 20.0 * COLLECTIONS * seconds;
+            if run.seconds - entered >= deadline || lost {
+                return Verdict::Inconclusive;
+            }
+        }
+    }
+
+    fn bake(
+        &self,
+        total: f64,
+        source: &Source,
+        rng: &mut impl Rng,
+        known: &mut Boundaries,
+        run: &mut Run,
+    ) -> Verdict {
+        let seconds = self.policy.bake.duration.0.as_secs_f64();
+        let holdback = f64::from(self.policy.bake.holdback) / 100.0;
+        if seconds <= 0.0 || holdback <= 0.0 {
+            return Verdict::Pass;
+        }
+        let window = Window { explained: false, ..Window::new(self.policy, usize::MAX) };
+        let (mut pace, rate) = Pace::new(self.rate, 1.0 - holdback, seconds / BAKE_COLLECTIONS);
+        let (mut stable, mut canary) = (Counts::default(), Counts::default());
+        run.status = carry_over(&run.status);
+        for _ in 0..BAKE_COLLECTIONS as usize {
+            let requests = pace.next(rate);
+            run.seconds += pace.seconds;
+            let time = run.seconds / total;
+            source.collect(rng, time, requests, (&mut stable, &mut canary));
+            run.canary_requests += requests.1;
+            if run.judge(&window, &stable, &canary, known) == Verdict::Fail {
+                return Verdict::Fail;
+            }
+        }
+        Verdict::Pass
+    }
+
+    /// The same truth, judged by a peer's rule on the error rate.
+    pub fn run_peer(&self, source: &Source, rng: &mut impl Rng, rule: &mut dyn Rule) -> Outcome {
+        let (total, mut run) = (self.seconds(), Run::default());
+        rule.reset();
+        for step in &self.policy.steps {
+            let Some((share, seconds)) = self.step_seconds(step) else { continue };
+            let samples = step.samples.unwrap_or(0) as u64;
+            let (mut pace, rate) = Pace::new(self.rate, share, seconds);
+            let mut seen = 0;
+            loop {
+                let requests = pace.next(rate);
+                run.seconds += seconds;
+                run.canary_requests += requests.1;
+                seen += requests.1;
+                let (mut stable, mut canary) = (Counts::default(), Counts::default());
+                source.collect(rng, run.seconds / total, requests, (&mut stable, &mut canary));
+                let side = |c: &Counts| Side { n: c.requests, bad: c.errors };
+                let interval = Interval { stable: side(&stable), canary: side(&canary) };
+                match rule.look(&interval, seen >= samples) {
+                    Decision::Continue if seen < samples => {}
+                    Decision::Continue | Decision::Promote => break,
+                    Decision::Rollback => return run.ended(End::RolledBack),
+                    Decision::Inconclusive => return run.ended(End::Inconclusive),
+                }
+            }
+        }
+        run.ended(End::Promoted)
+    }
+}
+
+#[derive(Default)]
+struct Run {
+    status: Vec<MetricStatus>,
+    canary_requests: u64,
+    seconds: f64,
+}
+
+impl Run {
+    fn judge(
+        &mut self,
+        window: &Window<'_>,
+        stable: &Counts,
+        canary: &Counts,
+        known: &mut Boundaries,
+    ) -> Verdict {
+        let external = Externals::new();
+        let evidence = Evidence { stable, canary, external: &external };
+        self.status = assess_with(known, window, &evidence, &self.status);
+        combine(&self.status)
+    }
+
+    fn ended(&self, end: End) -> Outcome {
+        Outcome { end, canary_requests: self.canary_requests, seconds: self.seconds }
+    }
+}

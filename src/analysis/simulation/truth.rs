@@ -1,0 +1,310 @@
+//! What is true of two simulated variants, and the counts that gateways would report.
+
+use rand::{Rng, RngExt};
+use rand_distr::{Binomial, Distribution};
+
+use crate::{
+    analysis::{buckets, plan::Assumptions, stats::normal::upper_quantile},
+    api::{
+        canary_policy::Metric,
+        prompt_release::{Counts, Groups, PairTable, Paired, Sums},
+    },
+    rollout::assignment::GROUPS,
+};
+
+/// The latency of half of stable's answers, and the spread of its logarithm.
+const MEDIAN_LATENCY: f64 = 0.4;
+const LATENCY_SPREAD: f64 = 0.5;
+/// A canary's additional slow answers take so long.
+const SLOW: f64 = 10.0;
+/// USD a request on average.
+const COST: f64 = 0.01;
+/// So many different costs are drawn from.
+const COSTS: usize = 1024;
+
+/// How much worse the canary is: shares in points, cost relative, score as a difference.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Worse {
+    /// Share of failed requests.
+    pub errors: f64,
+    /// Share of failed checks.
+    pub checks: f64,
+    /// Share of answers slower than stable's quantile.
+    pub slow: f64,
+    /// Cost of a request, relative.
+    pub cost: f64,
+    /// Mean score.
+    pub score: f64,
+}
+
+/// How the truth changes over time. Times are fractions of the time that all steps take.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Course {
+    /// It does not.
+    Steady,
+    /// An incident hits both variants: from this time on so many requests fail.
+    Incident {
+        /// When it starts.
+        from: f64,
+        /// The error rate of both from then on.
+        error_rate: f64,
+    },
+    /// The canary is like stable at first and gets worse evenly, up to the full difference.
+    Drift,
+    /// Now and then both fail much more often for a while.
+    Bursts {
+        /// The share of time in which they do.
+        share: f64,
+        /// The error rate then.
+        error_rate: f64,
+    },
+    /// Each user sends so many requests, which all go well or all fail.
+    Conversations {
+        /// Requests a user.
+        turns: u64,
+    },
+    /// Gateways restart: what they had counted since the last collection is lost.
+    Restarts {
+        /// The share of collections that is lost.
+        share: f64,
+    },
+}
+
+/// What is true of both variants.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Truth {
+    /// Its name in tables.
+    pub name: String,
+    /// Stable's behaviour.
+    pub stable: Assumptions,
+    /// The canary's difference.
+    pub worse: Worse,
+    /// How it changes.
+    pub course: Course,
+}
+
+impl Truth {
+    /// A steady truth.
+    pub fn steady(name: &str, stable: Assumptions, worse: Worse) -> Self {
+        Self { name: name.to_owned(), stable, worse, course: Course::Steady }
+    }
+}
+
+/// What the metrics of a policy need: the rest is not drawn.
+#[derive(Clone, Debug, Default)]
+struct Wanted {
+    latencies: bool,
+    checks: bool,
+    cost: bool,
+    scores: Vec<String>,
+}
+
+/// Draws counts of both variants.
+pub struct Source {
+    truth: Truth,
+    wanted: Wanted,
+    /// The cumulated probabilities of latency buckets.
+    latencies: Vec<f64>,
+    costs: Vec<f64>,
+}
+
+/// The shares at one moment.
+#[derive(Clone, Copy)]
+struct Now {
+    errors: f64,
+    checks: f64,
+    slow: f64,
+    cost: f64,
+    score: f64,
+}
+
+impl Source {
+    /// For a truth and the metrics of a policy.
+    pub fn new(truth: &Truth, metrics: &[Metric]) -> Self {
+        let wanted = Wanted {
+            latencies: metrics
+                .iter()
+                .any(|m| m.time_to_first_token.is_some() || m.duration.is_some()),
+            checks: metrics.iter().any(|m| m.check_failures.is_some()),
+            cost: metrics.iter().any(|m| m.cost_per_request.is_some()),
+            scores: metrics.iter().filter_map(|m| Some(m.score.as_ref()?.name.clone())).collect(),
+        };
+        let latencies = (0..buckets::BUCKETS)
+            .map(|i| {
+                let z = (buckets::bound(i) / MEDIAN_LATENCY).ln() / LATENCY_SPREAD;
+                1.0 - crate::analysis::stats::normal::upper_tail(z)
+            })
+            .collect();
+        // A lognormal cost with the wanted variation, by its quantiles.
+        let sigma = (1.0 + truth.stable.cost_variation.powi(2)).ln().sqrt();
+        let cost = |i: usize| {
+            let z = -upper_quantile((i as f64 + 0.5) / COSTS as f64);
+            COST * (sigma * z - sigma * sigma / 2.0).exp()
+        };
+        Self { truth: truth.clone(), wanted, latencies, costs: (0..COSTS).map(cost).collect() }
+    }
+
+    /// Adds what happened between two collections at `time` (a fraction of the whole):
+    /// `stable` and `canary` requests. What a restart loses is not added.
+    pub fn collect(
+        &self,
+        rng: &mut impl Rng,
+        time: f64,
+        (stable, canary): (u64, u64),
+        (to_stable, to_canary): (&mut Counts, &mut Counts),
+    ) {
+        if let Course::Restarts { share } = self.truth.course
+            && rng.random::<f64>() < share
+        {
+            return;
+        }
+        let (base, worse) = self.at(rng, time);
+        self.side(rng, base, stable, to_stable);
+        self.side(rng, worse, canary, to_canary);
+    }
+
+    /// As `collect`, for copies of the same requests.
+    pub fn collect_pairs(&self, rng: &mut impl Rng, time: f64, pairs: u64, canary: &mut Counts) {
+        let (base, worse) = self.at(rng, time);
+        let paired = canary.paired.get_or_insert_default();
+        table(rng, &mut paired.errors, pairs, base.errors, worse.errors);
+        table(rng, &mut paired.checks, pairs, base.checks, worse.checks);
+        if self.wanted.cost {
+            for _ in 0..pairs {
+                let (s, c) = (self.cost(rng, base.cost), self.cost(rng, worse.cost));
+                add(&mut paired.cost, c - s);
+                add(&mut paired.stable_cost, s);
+            }
+        }
+        self.pair_scores(rng, pairs, base.score, worse.score, paired);
+        let mut unused = Counts::default();
+        self.side(rng, worse, pairs, &mut unused);
+        canary.requests += unused.requests;
+        merge(&mut canary.ttft, &unused.ttft);
+        merge(&mut canary.duration, &unused.duration);
+    }
+
+    fn pair_scores(&self, rng: &mut impl Rng, pairs: u64, s: f64, c: f64, paired: &mut Paired) {
+        let scored = binomial(rng, pairs, self.truth.stable.feedback);
+        for name in &self.wanted.scores {
+            let sums = paired.scores.entry(name.clone()).or_default();
+            for _ in 0..scored {
+                let thumbs = |rng: &mut dyn Rng, p| f64::from(u8::from(rng.random::<f64>() < p));
+                add(sums, thumbs(rng, c) - thumbs(rng, s));
+            }
+        }
+    }
+
+    fn at(&self, rng: &mut impl Rng, time: f64) -> (Now, Now) {
+        let (s, w) = (&self.truth.stable, &self.truth.worse);
+        let shared = match self.truth.course {
+            Course::Incident { from, error_rate } if time >= from => error_rate,
+            Course::Bursts { share, error_rate } if rng.random::<f64>() < share => error_rate,
+            _ => s.error_rate,
+        };
+        let part = if self.truth.course == Course::Drift { time.clamp(0.0, 1.0) } else { 1.0 };
+        let of = |part: f64| Now {
+            errors: (shared + part * w.errors).clamp(0.0, 1.0),
+            checks: (s.check_failures + part * w.checks).clamp(0.0, 1.0),
+            slow: (part * w.slow).clamp(0.0, 1.0),
+            cost: 1.0 + part * w.cost,
+            score: (s.score - part * w.score).clamp(0.0, 1.0),
+        };
+        (of(0.0), of(part))
+    }
+
+    fn side(&self, rng: &mut impl Rng, now: Now, n: u64, counts: &mut Counts) {
+        counts.assigned += n;
+        counts.requests += n;
+        let failed = match self.truth.course {
+            Course::Conversations { turns } => users(rng, now.errors, n, turns, &mut counts.groups),
+            _ => binomial(rng, n, now.errors),
+        };
+        counts.errors += failed;
+        let answered = n - failed;
+        if self.wanted.checks {
+            counts.checked += answered;
+            counts.check_failures += binomial(rng, answered, now.checks);
+        }
+        if self.wanted.latencies {
+            let slow = binomial(rng, answered, now.slow);
+            for histogram in [&mut counts.ttft, &mut counts.duration] {
+                *histogram.entry(buckets::index(SLOW)).or_default() += slow;
+                for _ in 0..answered - slow {
+                    let u: f64 = rng.random();
+                    let bucket = self.latencies.partition_point(|p| *p < u) as u8;
+                    *histogram.entry(bucket.min(buckets::BUCKETS - 1)).or_default() += 1;
+                }
+            }
+        }
+        if self.wanted.cost {
+            for _ in 0..answered {
+                add(&mut counts.cost, self.cost(rng, now.cost));
+            }
+        }
+        let scored = binomial(rng, answered, self.truth.stable.feedback);
+        for name in &self.wanted.scores {
+            let good = binomial(rng, scored, now.score);
+            let sums = counts.scores.entry(name.clone()).or_default();
+            sums.count += scored;
+            sums.sum += good as f64;
+            sums.squares += good as f64;
+            sums.cubes += good as f64;
+        }
+    }
+
+    fn cost(&self, rng: &mut impl Rng, factor: f64) -> f64 {
+        factor * self.costs[rng.random_range(0..COSTS)]
+    }
+}
+
+/// Users of `turns` requests each, who fail or not as a whole.
+fn users(rng: &mut impl Rng, p: f64, n: u64, turns: u64, groups: &mut Groups) -> u64 {
+    for list in [&mut groups.requests, &mut groups.errors] {
+        list.resize(GROUPS, 0);
+    }
+    let (mut left, mut failed) = (n, 0);
+    while left > 0 {
+        let requests = turns.max(1).min(left);
+        left -= requests;
+        let bad = if rng.random::<f64>() < p { requests } else { 0 };
+        let group = rng.random_range(0..GROUPS);
+        groups.requests[group] += requests;
+        groups.errors[group] += bad;
+        failed += bad;
+    }
+    failed
+}
+
+fn table(rng: &mut impl Rng, table: &mut PairTable, pairs: u64, stable: f64, canary: f64) {
+    let bad = binomial(rng, pairs, stable);
+    let both = binomial(rng, bad, canary);
+    let alone = binomial(rng, pairs - bad, canary);
+    table.both += both;
+    table.stable_only += bad - both;
+    table.canary_only += alone;
+    table.neither += pairs - bad - alone;
+}
+
+fn add(sums: &mut Sums, value: f64) {
+    sums.count += 1;
+    sums.sum += value;
+    sums.squares += value * value;
+    sums.cubes += value * value * value;
+}
+
+fn merge(
+    total: &mut std::collections::BTreeMap<u8, u64>,
+    part: &std::collections::BTreeMap<u8, u64>,
+) {
+    for (bucket, n) in part {
+        *total.entry(*bucket).or_default() += n;
+    }
+}
+
+fn binomial(rng: &mut impl Rng, n: u64, p: f64) -> u64 {
+    match Binomial::new(n, p.clamp(0.0, 1.0)) {
+        Ok(drawn) if n > 0 && p > 0.0 => drawn.sample(rng).min(n),
+        _ => 0,
+    }
+}
