@@ -8,4 +8,5 @@ pub mod evidence;
 pub mod external;
 pub mod judge;
 pub mod sample_ratio;
+pub mod simulation;
 pub mod stats;
