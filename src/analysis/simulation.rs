@@ -2,3 +2,4 @@
 //! rules of peers on the same streams, and pictures of the result.
 
 pub mod peers;
+pub mod plot;
