@@ -9,10 +9,12 @@ pub mod demo;
 pub mod evidence_bar;
 pub mod gateway;
 pub mod operator;
+pub mod policies;
 pub mod process;
 pub mod releases;
 pub mod simulated_model;
 pub mod standalone;
+mod table;
 
 /// Runs the command line.
 pub fn main() -> ExitCode {

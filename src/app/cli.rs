@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
 use clap::{Parser, Subcommand};
 
 use super::{
-    demo, gateway, operator,
+    demo, gateway, operator, policies,
     process::{block_on, listen_on, stop_signal},
     releases, simulated_model, standalone,
 };
@@ -29,6 +29,10 @@ enum Command {
     },
     /// A good prompt is promoted and a bad one rolled back, in about a minute.
     Demo(demo::Options),
+    /// What a policy can find, how long it takes, and what to change when it can not decide.
+    Plan(policies::Setup),
+    /// Many virtual canaries: how often a policy rolls back, promotes or has no answer.
+    Simulate(policies::SimulateOptions),
     #[command(flatten)]
     Releases(releases::Command),
     /// Run releases from a folder of manifests, without a cluster.
@@ -62,6 +66,8 @@ pub fn run() -> ExitCode {
             simulated_model::serve(listener, stop_signal()).await?;
             Ok(true)
         }),
+        Command::Plan(setup) => policies::plan(&setup),
+        Command::Simulate(options) => policies::simulate(&options).map(|()| true),
         Command::Version => {
             println!("serinus {}", env!("CARGO_PKG_VERSION"));
             Ok(true)

@@ -297,9 +297,9 @@ impl Measured {
         self.missing.clone().or_else(nothing)
     }
 
-    /// How many the smaller side has.
+    /// How many independent observations the smaller side is worth.
     pub(super) fn smallest_side(&self) -> f64 {
-        self.stable.count.min(self.canary.count) as f64
+        self.stable.count.min(self.canary.count) as f64 / self.effect
     }
 
     /// How much worse the canary looks.

@@ -4,7 +4,11 @@ use rand::{Rng, RngExt};
 use rand_distr::{Binomial, Distribution};
 
 use crate::{
-    analysis::{buckets, plan::Assumptions, stats::normal::upper_quantile},
+    analysis::{
+        buckets,
+        plan::Assumptions,
+        stats::normal::{upper_quantile, upper_tail},
+    },
     api::{
         canary_policy::Metric,
         prompt_release::{Counts, Groups, PairTable, Paired, Sums},
@@ -20,7 +24,7 @@ const SLOW: f64 = 10.0;
 /// USD a request on average.
 const COST: f64 = 0.01;
 /// So many different costs are drawn from.
-const COSTS: usize = 1024;
+const COSTS: usize = 48;
 
 /// How much worse the canary is: shares in points, cost relative, score as a difference.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -103,7 +107,7 @@ struct Wanted {
 pub struct Source {
     truth: Truth,
     wanted: Wanted,
-    /// The cumulated probabilities of latency buckets.
+    /// The probability of each latency bucket.
     latencies: Vec<f64>,
     costs: Vec<f64>,
 }
@@ -129,12 +133,12 @@ impl Source {
             cost: metrics.iter().any(|m| m.cost_per_request.is_some()),
             scores: metrics.iter().filter_map(|m| Some(m.score.as_ref()?.name.clone())).collect(),
         };
-        let latencies = (0..buckets::BUCKETS)
-            .map(|i| {
-                let z = (buckets::bound(i) / MEDIAN_LATENCY).ln() / LATENCY_SPREAD;
-                1.0 - crate::analysis::stats::normal::upper_tail(z)
-            })
-            .collect();
+        let below = |i: u8| {
+            let z = (buckets::bound(i) / MEDIAN_LATENCY).ln() / LATENCY_SPREAD;
+            1.0 - upper_tail(z)
+        };
+        let mass = |i: u8| below(i) - if i == 0 { 0.0 } else { below(i - 1) };
+        let latencies = (0..buckets::BUCKETS).map(mass).collect();
         // A lognormal cost with the wanted variation, by its quantiles.
         let sigma = (1.0 + truth.stable.cost_variation.powi(2)).ln().sqrt();
         let cost = |i: usize| {
@@ -230,17 +234,16 @@ impl Source {
             let slow = binomial(rng, answered, now.slow);
             for histogram in [&mut counts.ttft, &mut counts.duration] {
                 *histogram.entry(buckets::index(SLOW)).or_default() += slow;
-                for _ in 0..answered - slow {
-                    let u: f64 = rng.random();
-                    let bucket = self.latencies.partition_point(|p| *p < u) as u8;
-                    *histogram.entry(bucket.min(buckets::BUCKETS - 1)).or_default() += 1;
-                }
+                spread(rng, answered - slow, &self.latencies, |bucket, n| {
+                    *histogram.entry(bucket as u8).or_default() += n;
+                });
             }
         }
         if self.wanted.cost {
-            for _ in 0..answered {
-                add(&mut counts.cost, self.cost(rng, now.cost));
-            }
+            let each = vec![1.0 / COSTS as f64; COSTS];
+            spread(rng, answered, &each, |i, n| {
+                add_many(&mut counts.cost, now.cost * self.costs[i], n);
+            });
         }
         let scored = binomial(rng, answered, self.truth.stable.feedback);
         for name in &self.wanted.scores {
@@ -286,11 +289,32 @@ fn table(rng: &mut impl Rng, table: &mut PairTable, pairs: u64, stable: f64, can
     table.neither += pairs - bad - alone;
 }
 
+/// Spreads `n` over cells with these probabilities: a multinomial draw.
+fn spread(rng: &mut impl Rng, n: u64, cells: &[f64], mut add: impl FnMut(usize, u64)) {
+    let (mut left, mut rest) = (n, 1.0);
+    for (i, p) in cells.iter().enumerate() {
+        if left == 0 || rest <= 0.0 {
+            return;
+        }
+        let last = i + 1 == cells.len();
+        let drawn = if last { left } else { binomial(rng, left, (p / rest).min(1.0)) };
+        if drawn > 0 {
+            add(i, drawn);
+        }
+        (left, rest) = (left - drawn, rest - p);
+    }
+}
+
 fn add(sums: &mut Sums, value: f64) {
-    sums.count += 1;
-    sums.sum += value;
-    sums.squares += value * value;
-    sums.cubes += value * value * value;
+    add_many(sums, value, 1);
+}
+
+fn add_many(sums: &mut Sums, value: f64, n: u64) {
+    let weight = n as f64;
+    sums.count += n;
+    sums.sum += weight * value;
+    sums.squares += weight * value.powi(2);
+    sums.cubes += weight * value.powi(3);
 }
 
 fn merge(

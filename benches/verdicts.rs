@@ -1,0 +1,314 @@
+//! How good the verdicts are: error rates and acceptance over whole canaries, requests
+//! until a rollback beside the peers' rules on the same streams, coverage of the tests
+//! without an end, and how long judging takes.
+//!
+//! `cargo bench --bench verdicts` prints the tables of docs/statistics.md. RUNS=2000 is a
+//! quick look. Takes some minutes with two cores.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a bench prints and stops when wrong")]
+
+use std::{sync::Mutex, time::Instant};
+
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+use serinus::{
+    analysis::{
+        external::Externals,
+        judge::{Evidence, Window, assess},
+        plan::{Assumptions, recommended},
+        simulation::{
+            canary::Setting,
+            characteristics::{Characteristics, Estimate, of_peer, of_serinus},
+            peers::{ArgoRollouts, Flagger, Kayenta, Rule},
+            truth::{Course, Truth, Worse},
+        },
+        stats::{anytime, proportion::Share},
+    },
+    api::{CanaryPolicySpec, prompt_release::Counts},
+};
+
+fn main() {
+    let runs = std::env::var("RUNS").ok().and_then(|r| r.parse().ok()).unwrap_or(20_000);
+    let started = Instant::now();
+    judging_time();
+    rollback_speed(runs);
+    error_rates(runs);
+    coverage(runs.min(2_000));
+    println!("\ntook {:.0} s", started.elapsed().as_secs_f64());
+}
+
+fn policy(text: &str) -> CanaryPolicySpec {
+    serde_yaml_ng::from_str(text).unwrap()
+}
+
+/// Runs the tasks on two threads; the answers in their order.
+fn in_parallel<T: Send>(tasks: Vec<Box<dyn FnOnce() -> T + Send>>) -> Vec<T> {
+    let queue = Mutex::new(tasks.into_iter().enumerate().collect::<Vec<_>>());
+    let done = Mutex::new(vec![]);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                loop {
+                    let Some((i, task)) = queue.lock().unwrap().pop() else { break };
+                    let answer = task();
+                    done.lock().unwrap().push((i, answer));
+                }
+            });
+        }
+    });
+    let mut done = done.into_inner().unwrap();
+    done.sort_by_key(|(i, _)| *i);
+    done.into_iter().map(|(_, answer)| answer).collect()
+}
+
+const METRICS: [&str; 8] = [
+    "{name: errors, errorRate: {}, margin: {harm: 0.02, accept: 0.05}}",
+    "{name: ttft, timeToFirstToken: {quantile: 0.95}, margin: {harm: 0.05, accept: 0.10}}",
+    "{name: checks, checkFailures: {}, margin: {harm: 0.02, accept: 0.05}}",
+    "{name: cost, costPerRequest: {}, margin: {harm: 0.25, accept: 0.50}}",
+    "{name: duration, duration: {quantile: 0.9}, margin: {harm: 0.05, accept: 0.10}}",
+    "{name: helpful, score: {name: helpful, minSamples: 100}, margin: {harm: 0.05, accept: 0.15}}",
+    "{name: polite, score: {name: polite, minSamples: 100}, margin: {harm: 0.05, accept: 0.15}}",
+    "{name: correct, score: {name: correct, minSamples: 100}, margin: {harm: 0.05, accept: 0.15}}",
+];
+
+fn assumed() -> Assumptions {
+    // Thumbs up or down at 80 %.
+    Assumptions { score_deviation: 0.4, ..Assumptions::default() }
+}
+
+fn error_rates(runs: usize) {
+    println!("\n## Whole canaries: three steps (5, 25, 50 %) and a bake, {runs} runs a cell");
+    println!("samples as `serinus plan` recommends; shares in percent with 95 % intervals\n");
+    println!(
+        "| metrics | requests/s | truth | rolled back | no answer | promoted | hours (median) |"
+    );
+    println!("|---|---|---|---|---|---|---|");
+    let worse = |by: f64| Worse { errors: by, ..Worse::default() };
+    let half = |error_rate| Course::Incident { from: 0.3, error_rate };
+    let truths = [
+        ("equal", Worse::default(), Course::Steady),
+        ("both fail 40 % from 30 % of the time on", Worse::default(), half(0.4)),
+        ("errors worse by the harm margin", worse(0.02), Course::Steady),
+        ("errors worse by the accept margin", worse(0.05), Course::Steady),
+        ("conversations of ten alike turns", Worse::default(), Course::Conversations { turns: 10 }),
+    ];
+    let mut tasks: Vec<Box<dyn FnOnce() -> (String, Characteristics) + Send>> = vec![];
+    for (m, rate) in [1, 3, 8].iter().flat_map(|m| [0.5, 5.0, 50.0].map(|r| (*m, r))) {
+        for (name, worse, course) in truths {
+            tasks.push(Box::new(move || {
+                let text = format!(
+                    "{{steps: [{{weight: 5, samples: 300}}, {{weight: 25, samples: 300}}, {{weight: 50, samples: 300}}], \
+                     analysis: {{metrics: [{}]}}, bake: {{duration: 1h}}}}",
+                    METRICS[..m].join(", ")
+                );
+                let policy = recommended(&policy(&text), &assumed());
+                let truth = Truth { name: name.to_owned(), stable: assumed(), worse, course };
+                let setting = Setting { policy: &policy, rate };
+                (format!("{m} | {rate} | {name}"), of_serinus(&setting, &truth, runs, 1))
+            }));
+        }
+    }
+    for (cell, c) in in_parallel(tasks) {
+        println!(
+            "| {cell} | {} | {} | {} | {:.1} |",
+            percent(c.rollback),
+            percent(c.inconclusive),
+            percent(c.promotion),
+            c.seconds.0 / 3600.0
+        );
+    }
+}
+
+fn percent(e: Estimate) -> String {
+    format!("{:.2} ({:.2}–{:.2})", e.value * 100.0, e.low * 100.0, e.high * 100.0)
+}
+
+/// Stable fails 8 %; harm margin 2 points; one metric at 5 %; looks every 15 canary
+/// requests; horizon 300.
+fn rollback_speed(runs: usize) {
+    println!("\n## Canary requests until a rollback, {runs} runs");
+    println!(
+        "stable fails 8 %, harm margin 2 points, one metric at 5 %, a look every 15 canary requests, horizon 300\n"
+    );
+    println!(
+        "| rule | rolled back at 8 % (equal) | at 10 % (the margin) | at 20 %: median (9 of 10) | at 28 %: median (9 of 10) | incident on both |"
+    );
+    println!("|---|---|---|---|---|---|");
+    // 5 % of 20 requests a second is a canary request a second. Of the budget of one step
+    // four fifths are spent up to the horizon: 0.0625 * 0.8 = 0.05.
+    let policy = policy(
+        "{steps: [{weight: 5, samples: 300}], bake: {duration: 0s}, analysis: {interval: 15s, \
+         errorRates: {falseRollback: 0.0625}, metrics: [{name: errors, errorRate: {}, margin: {harm: 0.02, accept: 0.05}}]}}",
+    );
+    let setting = Setting { policy: &policy, rate: 20.0 };
+    let truth = |by: f64| {
+        let stable = Assumptions { error_rate: 0.08, ..Assumptions::default() };
+        Truth::steady("", stable, Worse { errors: by, ..Worse::default() })
+    };
+    let incident = Truth { course: Course::Incident { from: 0.2, error_rate: 0.4 }, ..truth(0.0) };
+    let row = |name: &str, cells: [Characteristics; 5]| {
+        let samples = |c: &Characteristics| {
+            let typical = c.requests_to_rollback.map_or("-".into(), |(m, p)| format!("{m} ({p})"));
+            format!("{typical}, {:.1} % found", c.rollback.value * 100.0)
+        };
+        println!(
+            "| {name} | {} | {} | {} | {} | {} |",
+            percent(cells[0].rollback),
+            percent(cells[1].rollback),
+            samples(&cells[2]),
+            samples(&cells[3]),
+            percent(cells[4].rollback)
+        );
+    };
+    let truths = [truth(0.0), truth(0.02), truth(0.12), truth(0.20), incident];
+    row("Serinus", std::array::from_fn(|i| of_serinus(&setting, &truths[i], runs, 2)));
+    let equal = of_serinus(&setting, &truths[0], runs, 2).rollback.value;
+    let mut peers: Vec<(String, Box<dyn Rule>)> = vec![
+        ("Argo Rollouts, as documented".into(), Box::new(ArgoRollouts::default())),
+        ("Flagger, as documented".into(), Box::new(Flagger::default())),
+        ("Kayenta, as documented".into(), Box::new(Kayenta::default())),
+    ];
+    let margin = of_serinus(&setting, &truths[1], runs, 2).rollback.value;
+    peers.push(tuned(
+        "Argo Rollouts",
+        margin,
+        |x| Box::new(ArgoRollouts::tuned(x)),
+        &setting,
+        &truths[1],
+    ));
+    peers.push(tuned("Flagger", margin, |x| Box::new(Flagger::tuned(x)), &setting, &truths[1]));
+    peers.push(tuned("Kayenta", margin, |x| Box::new(Kayenta::tuned(x)), &setting, &truths[1]));
+    for (name, mut rule) in peers {
+        let runs = if name.starts_with("Kayenta") { runs / 4 } else { runs };
+        let cells = std::array::from_fn(|i| of_peer(&setting, &truths[i], rule.as_mut(), runs, 2));
+        row(&name, cells);
+    }
+    println!(
+        "\nWald's bound (sequential probability ratio test of 8 + 2 % against the truth): 60 and 21."
+    );
+    println!("Serinus rolls back {:.2} % of equal canaries.", equal * 100.0);
+}
+
+/// The strictest threshold of a peer with which it rolls back no more at the margin
+/// than Serinus does.
+fn tuned(
+    name: &str,
+    most: f64,
+    rule: impl Fn(f64) -> Box<dyn Rule>,
+    setting: &Setting<'_>,
+    truth: &Truth,
+) -> (String, Box<dyn Rule>) {
+    let rate = |x: f64| of_peer(setting, truth, rule(x).as_mut(), 2_000, 3).rollback.value;
+    let (mut low, mut high) = (0.0, 10.0);
+    for _ in 0..14 {
+        let middle = 0.5 * (low + high);
+        if rate(middle) > most { low = middle } else { high = middle }
+    }
+    (format!("{name}, threshold {high:.3} (as often at the margin)"), rule(high))
+}
+
+/// The tests without an end, looked at after every request from 1 to 100,000.
+fn coverage(runs: usize) {
+    println!(
+        "\n## Tests without an end, looked at at every sample size from 1 to 100,000, {runs} runs at 5 %\n"
+    );
+    println!("| test | ever wrong |");
+    println!("|---|---|");
+    let e_process = move |p_canary: f64, p_stable: f64, each: usize, runs: usize| {
+        let mut rng = StdRng::seed_from_u64(4);
+        let wrong = (0..runs)
+            .filter(|_| {
+                let (mut past, mut log_e) = ((Share::default(), Share::default()), 0.0);
+                (0..100_000).any(|_| {
+                    let mut now = past;
+                    now.0.n += 1.0;
+                    now.0.bad += f64::from(u8::from(rng.random::<f64>() < p_canary));
+                    now.1.n += each as f64;
+                    now.1.bad +=
+                        (0..each).filter(|_| rng.random::<f64>() < p_stable).count() as f64;
+                    log_e += anytime::log_growth(past, now, 0.02);
+                    past = now;
+                    log_e >= 20_f64.ln()
+                })
+            })
+            .count();
+        Estimate::of(wrong, runs)
+    };
+    let walk = |runs: usize| {
+        let mut rng = StdRng::seed_from_u64(5);
+        let critical: Vec<f64> =
+            (0..=100_000).map(|n| anytime::critical_z(0.05, f64::from(n), 500.0)).collect();
+        let wrong = (0..runs)
+            .filter(|_| {
+                // Skewed values with variance one, as costs are.
+                let mut sum = 0.0;
+                (1..=100_000_usize).any(|n| {
+                    sum += -(1.0 - rng.random::<f64>()).ln() - 1.0;
+                    n >= 20 && sum / (n as f64).sqrt() > critical[n]
+                })
+            })
+            .count();
+        Estimate::of(wrong, runs)
+    };
+    let tasks: Vec<Box<dyn FnOnce() -> (&'static str, Estimate) + Send>> = vec![
+        Box::new(move || {
+            ("two shares, 10 % against 8 %, 1:1 (e-process)", e_process(0.10, 0.08, 1, runs / 2))
+        }),
+        Box::new(move || {
+            ("two shares, 3 % against 1 %, 1:4 (e-process)", e_process(0.03, 0.01, 4, runs / 4))
+        }),
+        Box::new(move || ("a mean of skewed values, from 20 on (confidence sequence)", walk(runs))),
+    ];
+    for (name, wrong) in in_parallel(tasks) {
+        println!("| {name} | {} % |", percent(wrong));
+    }
+}
+
+/// 10,000 releases with six metrics each, every one with looks of its own.
+fn judging_time() {
+    println!("\n## Judging 10,000 releases x 6 metrics on one core\n");
+    let policy = policy(&format!(
+        "{{steps: [{{weight: 5, samples: 300}}], analysis: {{metrics: [{}]}}}}",
+        METRICS[..6].join(", ")
+    ));
+    let window = Window::new(&policy, 0);
+    let external = Externals::new();
+    let mut rng = StdRng::seed_from_u64(6);
+    let source = serinus::analysis::simulation::truth::Source::new(
+        &Truth::steady("", assumed(), Worse::default()),
+        &policy.analysis.metrics,
+    );
+    // Each release is somewhere else in its step.
+    let mut releases: Vec<(Counts, Counts, Vec<_>)> = (0..10_000)
+        .map(|_| {
+            let (mut stable, mut canary, mut status) =
+                (Counts::default(), Counts::default(), vec![]);
+            for _ in 0..rng.random_range(0..18) {
+                let n = rng.random_range(12..18);
+                source.collect(&mut rng, 0.0, (n * 19, n), (&mut stable, &mut canary));
+                let evidence = Evidence { stable: &stable, canary: &canary, external: &external };
+                status = assess(&window, &evidence, &status);
+            }
+            (stable, canary, status)
+        })
+        .collect();
+    let mut timed = |name: &str, more: u64| {
+        for (stable, canary, _) in &mut releases {
+            source.collect(&mut rng, 0.0, (more * 19, more), (stable, canary));
+        }
+        let started = Instant::now();
+        let mut looks = 0;
+        for (stable, canary, status) in &mut releases {
+            let evidence = Evidence { stable, canary, external: &external };
+            let after = assess(&window, &evidence, status);
+            looks += after
+                .iter()
+                .zip(status.iter())
+                .filter(|(a, b)| a.looks.len() > b.looks.len())
+                .count();
+            *status = after;
+        }
+        println!("- {name}: {:.2} s ({looks} looks)", started.elapsed().as_secs_f64());
+    };
+    timed("counts that have grown by one request", 1);
+    timed("every release takes a look", 15);
+}

@@ -1,0 +1,442 @@
+//! Looking at a policy before anyone waits for it: `serinus plan` and `serinus simulate`.
+
+use std::{fmt::Write, path::PathBuf, thread};
+
+use anyhow::{Context, bail, ensure};
+
+use super::table::table;
+use crate::{
+    analysis::{
+        plan::{self, Assumptions, Plan, StepPlan, duration},
+        simulation::{
+            canary::Setting,
+            characteristics::{Characteristics, Estimate, of_peer, of_serinus},
+            peers::{ArgoRollouts, Flagger, Kayenta, Rule},
+            plot,
+            truth::{Course, Truth, Worse},
+        },
+    },
+    api::{
+        CanaryPolicySpec,
+        canary_policy::Metric,
+        manifest::{self, Object},
+        prompt_release::Unit,
+    },
+    rollout::resolve,
+};
+
+/// Where the policy is, and what is assumed of its traffic.
+#[derive(clap::Args)]
+pub struct Setup {
+    /// A file with a CanaryPolicy, or FILE:NAME when it has several; "default" is the
+    /// policy of a release that names none.
+    policy: String,
+    /// Requests a second of the route.
+    #[arg(long, value_name = "N", value_parser = positive)]
+    rps: f64,
+    /// Stable's share of failed requests.
+    #[arg(long, default_value_t = 0.01, value_parser = share)]
+    error_rate: f64,
+    /// Stable's share of failed checks, and of bad counts from Prometheus.
+    #[arg(long, default_value_t = 0.02, value_parser = share)]
+    check_failures: f64,
+    /// The standard deviation of the cost of a request, over its mean.
+    #[arg(long, default_value_t = 0.6, value_parser = positive)]
+    cost_variation: f64,
+    /// Stable's mean score.
+    #[arg(long, default_value_t = 0.8, value_parser = share)]
+    score: f64,
+    /// The standard deviation of a score; thumbs at 80 % have 0.4.
+    #[arg(long, default_value_t = 0.4, value_parser = positive)]
+    score_deviation: f64,
+    /// The share of requests that get a score.
+    #[arg(long, default_value_t = 0.2, value_parser = share)]
+    feedback: f64,
+    /// How many requests of one user tell as much as one of different users.
+    #[arg(long, default_value_t = 1.0, value_parser = positive)]
+    design_effect: f64,
+}
+
+/// How to simulate.
+#[derive(clap::Args)]
+pub struct SimulateOptions {
+    #[command(flatten)]
+    setup: Setup,
+    /// Virtual canaries for each truth.
+    #[arg(long, default_value_t = 2_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    runs: u64,
+    /// The seed: the same one gives the same answer.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Also judge by the rules of Argo Rollouts, Flagger and Kayenta, on the error rate.
+    #[arg(long)]
+    peers: bool,
+    /// Write the outcomes of all truths as an SVG picture.
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
+    /// Write how often the policy rolls back and promotes, by how much worse the errors
+    /// of the canary are, as an SVG picture.
+    #[arg(long, value_name = "FILE")]
+    curve: Option<PathBuf>,
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    text.parse()
+        .ok()
+        .filter(|v: &f64| *v > 0.0 && v.is_finite())
+        .ok_or_else(|| "give a number above 0".to_owned())
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    let number = text.parse().ok().filter(|v| (0.0..=1.0).contains(v));
+    number.ok_or_else(|| "give a share from 0 to 1".to_owned())
+}
+
+impl Setup {
+    fn assumptions(&self) -> Assumptions {
+        Assumptions {
+            error_rate: self.error_rate,
+            check_failures: self.check_failures,
+            cost_variation: self.cost_variation,
+            score: self.score,
+            score_deviation: self.score_deviation,
+            feedback: self.feedback,
+            design_effect: self.design_effect,
+        }
+    }
+
+    fn load(&self) -> anyhow::Result<CanaryPolicySpec> {
+        if self.policy == "default" {
+            return Ok(resolve::careful());
+        }
+        let (file, name) = match self.policy.rsplit_once(':') {
+            Some((file, name)) if !PathBuf::from(&self.policy).exists() => (file, Some(name)),
+            _ => (self.policy.as_str(), None),
+        };
+        let text = std::fs::read_to_string(file)
+            .with_context(|| format!("{file} can not be read: name a file with a CanaryPolicy"))?;
+        let mut policies: Vec<(String, CanaryPolicySpec)> = manifest::parse(&text)
+            .with_context(|| file.to_owned())?
+            .into_iter()
+            .filter_map(|object| match object {
+                Object::Policy(p) => Some((p.metadata.name.unwrap_or_default(), p.spec)),
+                _ => None,
+            })
+            .filter(|(found, _)| name.is_none_or(|name| found == name))
+            .collect();
+        let names: Vec<&str> = policies.iter().map(|(n, _)| n.as_str()).collect();
+        ensure!(
+            !policies.is_empty(),
+            "{file} has no CanaryPolicy{}",
+            name.map(|n| format!(" named {n}")).unwrap_or_default()
+        );
+        if policies.len() > 1 {
+            bail!(
+                "{file} has several policies, choose one: {file}:{}",
+                names.join(&format!(", {file}:"))
+            );
+        }
+        Ok(policies.remove(0).1)
+    }
+}
+
+/// `serinus plan`: answers whether the policy can decide.
+///
+/// # Errors
+/// There is no such policy.
+pub fn plan(setup: &Setup) -> anyhow::Result<bool> {
+    let (policy, assumed) = (setup.load()?, setup.assumptions());
+    let plan = plan::plan(&policy, &assumed, Some(setup.rps));
+    println!("{}", plan_text(&policy, &plan, setup.rps));
+    if !plan.problems.is_empty() || !plan.hints.is_empty() {
+        let better = plan::recommended(&policy, &assumed);
+        let again = plan::plan(&better, &assumed, Some(setup.rps));
+        println!("With as many samples as are needed:\n{}", steps_text(&again, &better, setup.rps));
+    }
+    Ok(plan.problems.is_empty())
+}
+
+fn plan_text(policy: &CanaryPolicySpec, plan: &Plan, rate: f64) -> String {
+    let mut out = steps_text(plan, policy, rate);
+    let _ = writeln!(
+        out,
+        "A canary like stable is promoted in at least {:.0} % of cases (if not sooner, after the times above).",
+        plan.promotes * 100.0
+    );
+    let rates = &policy.analysis.error_rates;
+    let _ = writeln!(
+        out,
+        "It is rolled back wrongly in at most {} % of cases; one that is worse by an accept margin is promoted in at most {} %.",
+        rates.false_rollback * 100.0,
+        rates.false_promotion * 100.0
+    );
+    for (title, list) in [
+        ("\nThis policy can not decide:", &plan.problems),
+        ("\nIt may often end without an answer:", &plan.hints),
+    ] {
+        if !list.is_empty() {
+            let _ = writeln!(out, "{title}");
+            for line in list.iter() {
+                let _ = writeln!(out, "  - {line}");
+            }
+        }
+    }
+    out
+}
+
+fn steps_text(plan: &Plan, policy: &CanaryPolicySpec, rate: f64) -> String {
+    let head =
+        ["STEP", "TRAFFIC", "SAMPLES", "REQUESTS", "TIME", "METRIC", "ACCEPTS", "NEEDS", "FINDS"];
+    let mut rows = vec![head.map(str::to_owned).to_vec()];
+    for step in &plan.steps {
+        for (i, metric) in step.metrics.iter().enumerate() {
+            let unit = unit_of(&policy.analysis.metrics, &metric.metric);
+            let mut row =
+                if i == 0 { step_cells(step, policy, rate) } else { vec![String::new(); 5] };
+            row.push(metric.metric.clone());
+            row.push(format!("{:.0} %", metric.accepts * 100.0));
+            row.push(metric.needs.map_or_else(|| "no number helps".to_owned(), |n| n.to_string()));
+            row.push(metric.detects.map_or_else(|| "-".to_owned(), |d| unit.difference(d)));
+            rows.push(row);
+        }
+    }
+    format!(
+        "{}ACCEPTS: the chance to accept a canary like stable. NEEDS: samples for a chance that is good enough. \
+         FINDS: the difference that is rolled back in four of five cases.\n",
+        table(&rows)
+    )
+}
+
+fn step_cells(step: &StepPlan, policy: &CanaryPolicySpec, rate: f64) -> Vec<String> {
+    let shadow = policy.steps.get(step.index).is_some_and(|s| s.shadow.is_some());
+    let traffic = format!("{} %{}", step.weight, if shadow { " copied" } else { "" });
+    let time = duration(step.requests / rate);
+    let samples = step.samples.to_string();
+    vec![(step.index + 1).to_string(), traffic, samples, format!("{:.0}", step.requests), time]
+}
+
+fn unit_of(metrics: &[Metric], name: &str) -> Unit {
+    match metrics.iter().find(|m| m.name == name) {
+        Some(m) if m.cost_per_request.is_some() => Unit::Relative,
+        Some(m) if m.score.is_some() => Unit::Score,
+        _ => Unit::Share,
+    }
+}
+
+/// `serinus simulate`.
+///
+/// # Errors
+/// There is no such policy, or a picture can not be written.
+pub fn simulate(options: &SimulateOptions) -> anyhow::Result<()> {
+    let (policy, rate) = (options.setup.load()?, options.setup.rps);
+    let setting = Setting { policy: &policy, rate };
+    let runs = usize::try_from(options.runs)?;
+    let truths = truths(&policy, options.setup.assumptions());
+    println!(
+        "{runs} canaries for each truth at {rate} requests/s; all steps together take up to {}\n",
+        duration(setting.seconds())
+    );
+    let judge = |truth: &Truth| {
+        let mut all = vec![of_serinus(&setting, truth, runs, options.seed)];
+        if options.peers {
+            let rules: [Box<dyn Rule>; 3] = [
+                Box::new(ArgoRollouts::default()),
+                Box::new(Flagger::default()),
+                Box::new(Kayenta::default()),
+            ];
+            for mut rule in rules {
+                all.push(of_peer(&setting, truth, rule.as_mut(), runs, options.seed));
+            }
+        }
+        all
+    };
+    let results = on_all_cores(&truths, judge);
+    println!("{}", characteristics_text(&truths, &results));
+    if let Some(file) = &options.svg {
+        write(file, &outcomes_svg(&truths, &results))?;
+    }
+    if let Some(file) = &options.curve {
+        write(file, &curve_svg(&policy, &setting, options))?;
+    }
+    Ok(())
+}
+
+fn write(file: &PathBuf, text: &str) -> anyhow::Result<()> {
+    std::fs::write(file, text).with_context(|| format!("{} can not be written", file.display()))?;
+    println!("{} is written", file.display());
+    Ok(())
+}
+
+/// The truths that every policy is asked about.
+fn truths(policy: &CanaryPolicySpec, stable: Assumptions) -> Vec<Truth> {
+    let margin = |of: fn(&Metric) -> bool| {
+        policy.analysis.metrics.iter().find(|m| of(m)).map(Metric::margin).unwrap_or_default()
+    };
+    let errors = margin(|m| m.error_rate.is_some());
+    let (errors_harm, errors_accept) = (errors.harm.max(0.01), errors.accept.max(0.02));
+    let steady = |name: &str, worse| Truth::steady(name, stable, worse);
+    let course = |name: &str, worse, course| Truth { course, ..steady(name, worse) };
+    let none = Worse::default();
+    let by = |errors| Worse { errors, ..none };
+    vec![
+        steady("equal", none),
+        steady("better: no errors", by(-stable.error_rate)),
+        steady("errors worse by the harm margin", by(errors_harm)),
+        steady("errors worse by the accept margin", by(errors_accept)),
+        steady("errors worse by three accept margins", by(3.0 * errors_accept)),
+        steady("a tenth of the answers slow", Worse { slow: 0.10, ..none }),
+        steady("a tenth of the checks fail", Worse { checks: 0.10, ..none }),
+        steady("twice as dear", Worse { cost: 1.0, ..none }),
+        steady("scores worse by 0.2", Worse { score: 0.2, ..none }),
+        course(
+            "both degrade to 40 % errors",
+            none,
+            Course::Incident { from: 0.3, error_rate: 0.4 },
+        ),
+        course("slow drift to three accept margins", by(3.0 * errors_accept), Course::Drift),
+        course("bursts of errors on both", none, Course::Bursts { share: 0.1, error_rate: 0.3 }),
+        course("conversations of ten alike turns", none, Course::Conversations { turns: 10 }),
+        course("gateways restart, a tenth is lost", none, Course::Restarts { share: 0.1 }),
+    ]
+}
+
+fn on_all_cores<T: Send>(truths: &[Truth], judge: impl Fn(&Truth) -> T + Sync) -> Vec<T> {
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    let mut results: Vec<(usize, T)> = thread::scope(|scope| {
+        let workers: Vec<_> = (0..cores)
+            .map(|core| {
+                let judge = &judge;
+                scope.spawn(move || {
+                    let mine = truths.iter().enumerate().skip(core).step_by(cores);
+                    mine.map(|(i, truth)| (i, judge(truth))).collect::<Vec<_>>()
+                })
+            })
+            .collect();
+        workers.into_iter().flat_map(|worker| worker.join().unwrap_or_default()).collect()
+    });
+    results.sort_by_key(|(i, _)| *i);
+    results.into_iter().map(|(_, result)| result).collect()
+}
+
+fn characteristics_text(truths: &[Truth], results: &[Vec<Characteristics>]) -> String {
+    let head = [
+        "TRUTH",
+        "JUDGED BY",
+        "ROLLED BACK",
+        "NO ANSWER",
+        "PROMOTED",
+        "REQUESTS TO ROLLBACK",
+        "TIME",
+    ];
+    let mut rows = vec![head.map(str::to_owned).to_vec()];
+    let percent =
+        |e: Estimate| format!("{:.1} % (±{:.1})", e.value * 100.0, (e.high - e.low) * 50.0);
+    for (truth, all) in truths.iter().zip(results) {
+        for (i, c) in all.iter().enumerate() {
+            rows.push(vec![
+                if i == 0 { truth.name.clone() } else { String::new() },
+                c.name.clone(),
+                percent(c.rollback),
+                percent(c.inconclusive),
+                percent(c.promotion),
+                c.requests_to_rollback
+                    .map_or_else(|| "-".to_owned(), |(m, p)| format!("{m}, 9 of 10: {p}")),
+                duration(c.seconds.0),
+            ]);
+        }
+    }
+    format!(
+        "{}REQUESTS TO ROLLBACK: the canary's, median. TIME: until the end, median. ±: 95 % interval.\n",
+        table(&rows)
+    )
+}
+
+fn outcomes_svg(truths: &[Truth], results: &[Vec<Characteristics>]) -> String {
+    let shares = |c: &Characteristics| [c.rollback.value, c.inconclusive.value, c.promotion.value];
+    let bars: Vec<(String, [f64; 3])> = truths
+        .iter()
+        .zip(results)
+        .flat_map(|(truth, all)| {
+            let several = all.len() > 1;
+            all.iter().map(move |c| {
+                let label = if several {
+                    format!("{}: {}", truth.name, c.name)
+                } else {
+                    truth.name.clone()
+                };
+                (label, shares(c))
+            })
+        })
+        .collect();
+    plot::stacked("What becomes of a canary", "share of canaries", &bars)
+}
+
+/// Rollback and promotion by how much worse the canary's errors are.
+fn curve_svg(
+    policy: &CanaryPolicySpec,
+    setting: &Setting<'_>,
+    options: &SimulateOptions,
+) -> String {
+    let errors = policy.analysis.metrics.iter().find(|m| m.error_rate.is_some());
+    let accept = errors.map_or(0.05, |m| m.margin().accept).max(0.01);
+    let assumed = options.setup.assumptions();
+    let truths: Vec<Truth> = (0..=16)
+        .map(|i| {
+            let errors = 2.5 * accept * f64::from(i) / 16.0;
+            Truth::steady("", assumed, Worse { errors, ..Worse::default() })
+        })
+        .collect();
+    let runs = options.runs as usize;
+    let results = on_all_cores(&truths, |truth| of_serinus(setting, truth, runs, options.seed));
+    let series = |name: &str, of: fn(&Characteristics) -> Estimate| plot::Series {
+        name: name.to_owned(),
+        points: truths
+            .iter()
+            .zip(&results)
+            .map(|(t, c)| (t.worse.errors, of(c).value, of(c).low, of(c).high))
+            .collect(),
+    };
+    let axes = plot::Axes {
+        title: "How the policy decides",
+        x_label: "errors of the canary above those of stable",
+        y_label: "share of canaries",
+        x_percent: true,
+        y_percent: true,
+    };
+    plot::chart(
+        &axes,
+        &[
+            series("rolled back", |c| c.rollback),
+            series("no answer", |c| c.inconclusive),
+            series("promoted", |c| c.promotion),
+        ],
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_plan_of_the_built_in_policy_says_what_it_can_do() {
+        let policy = resolve::careful();
+        let plan = plan::plan(&policy, &Assumptions::default(), Some(10.0));
+        let text = plan_text(&policy, &plan, 10.0);
+        assert!(
+            text.contains("ttft") && text.contains("FINDS") && text.contains("10m0s"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn every_truth_is_told_with_its_shares() {
+        let policy = resolve::careful();
+        let truths = truths(&policy, Assumptions::default());
+        let setting = Setting { policy: &policy, rate: 50.0 };
+        let few = &truths[..2];
+        let results = on_all_cores(few, |t| vec![of_serinus(&setting, t, 5, 1)]);
+        let text = characteristics_text(few, &results);
+        assert!(text.contains("equal") && text.contains('%'), "{text}");
+        assert!(outcomes_svg(few, &results).contains("</svg>"));
+    }
+}
