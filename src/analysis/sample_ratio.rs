@@ -11,7 +11,7 @@ const CRITICAL: f64 = 12.116;
 const MINIMUM: f64 = 200.0;
 
 /// A message when the split of `stable` and `canary` assignments contradicts the
-/// canary's `weight` in percent.
+/// canary's `weight` in percent: of users, or of the requests that a shadow gets copies of.
 pub fn mismatch(stable: u64, canary: u64, weight: i32) -> Option<String> {
     let total = (stable + canary) as f64;
     let share = f64::from(weight) / 100.0;
@@ -22,8 +22,8 @@ pub fn mismatch(stable: u64, canary: u64, weight: i32) -> Option<String> {
     let chi_square = excess * excess / (total * share * (1.0 - share)) / DESIGN_EFFECT;
     (chi_square > CRITICAL).then(|| {
         format!(
-            "{canary} of {total} requests were assigned to the canary ({:.1} %) at a weight of {weight} %: \
-             the split contradicts the weight, so the evidence can not be trusted",
+            "{canary} of {total} requests were assigned to the canary ({:.1} %), and {weight} % should be: \
+             the split contradicts the routing, so the evidence can not be trusted",
             100.0 * canary as f64 / total
         )
     })

@@ -163,6 +163,13 @@ async fn what_only_the_canary_refuses_is_its_failure_and_what_both_refuse_is_no_
     bench.chat(json!({"user": "422,422"})).await;
     let (_, told) = settled(&bench).await;
     assert_eq!((told.errors.canary_only, told.errors.pairs(), told.dropped), (1, 1, 1));
+    // A mistake that never reaches a model is not copied either.
+    let sent = bench.asked().len();
+    let mistake = json!({"user": "good,good", "serinus": {"variables": {}}});
+    let answer = bench.chat(mistake).await;
+    assert_eq!((answer.status().as_u16(), bench.asked().len()), (400, sent));
+    assert_eq!(header(&answer, "x-serinus-shadow-request-id"), None);
+    assert_eq!(settled(&bench).await.1.dropped, 2);
     // A variable that no application sends.
     let canary = release.variants.get_mut("canary").unwrap();
     canary

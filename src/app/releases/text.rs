@@ -89,7 +89,10 @@ pub(super) fn line(release: &PromptRelease) -> String {
     let status = status(release);
     let mut line = format!("{:<16}", format!("{:?}", status.phase));
     if let Some(canary) = &status.canary {
-        let _ = write!(line, " {:>3} % {}", canary.weight, canary.variant.prompt);
+        let copies = status.routing.variants.iter().find_map(|v| v.copies);
+        let copied = copies.map(|percent| format!(" (copies of {percent} %)"));
+        let (weight, prompt) = (canary.weight, &canary.variant.prompt);
+        let _ = write!(line, " {weight:>3} % {prompt}{}", copied.unwrap_or_default());
     }
     for metric in &status.analysis {
         let _ = write!(line, " | {} {}", metric.metric, evidence_bar::word(metric.verdict));
