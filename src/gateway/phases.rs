@@ -171,6 +171,7 @@ fn assign(
     Assigned { group, copy, ..Assigned::new(target, reason) }
 }
 
+/// A draw chose this variant, whatever becomes of the request or its copy.
 pub(super) fn count_assigned(route: &Route, target: &Target) {
     if let Some(tally) = route.tallies.get(&target.revision) {
         tally.assigned.fetch_add(1, Ordering::Relaxed);

@@ -24,13 +24,7 @@ pub fn broken(snapshot: &Snapshot, plan: &Plan) -> Vec<String> {
     check(variants.iter().all(|v| (0..=100).contains(&v.weight)), "weights are percentages");
     check(canary_within_step(snapshot, after), "the canary gets no more than its step allows");
     check(
-        routing_unchanged(before, after)
-            || variants
-                .iter()
-                .filter(|v| {
-                    v.role == VariantRole::Shadow || v.role == VariantRole::Canary && v.weight > 0
-                })
-                .all(|v| !snapshot.not_ready.contains_key(&v.revision)),
+        routing_unchanged(before, after) || exposed_are_ready(snapshot, after),
         "no weight and no copies are given to a canary that is not ready",
     );
     check(
@@ -81,6 +75,16 @@ fn routing_unchanged(before: &PromptReleaseStatus, after: &PromptReleaseStatus) 
 fn policy_of<'a>(snapshot: &'a Snapshot, canary: &CanaryStatus) -> Option<&'a CanaryPolicySpec> {
     let started_now = snapshot.status.canary.as_ref().map(|c| &c.policy) != Some(&canary.policy);
     if started_now { snapshot.policy.as_ref().ok() } else { snapshot.running_policy.as_ref() }
+}
+
+/// Whoever gets users or copies can answer.
+fn exposed_are_ready(snapshot: &Snapshot, after: &PromptReleaseStatus) -> bool {
+    let on_trial = after.routing.variants.iter().filter(|v| match v.role {
+        VariantRole::Canary => v.weight > 0,
+        VariantRole::Shadow => true,
+        VariantRole::Stable | VariantRole::Previous => false,
+    });
+    on_trial.map(|v| &v.revision).all(|revision| !snapshot.not_ready.contains_key(revision))
 }
 
 fn canary_within_step(snapshot: &Snapshot, after: &PromptReleaseStatus) -> bool {
