@@ -228,6 +228,8 @@ async fn copies_without_room_are_dropped_and_counted() {
         )
         .await;
         let mut release = shadowed(&bench, 100);
+        // One user at a time: a copy that took stable's permit would be noticed.
+        release.variants.get_mut("stable").unwrap().backend.limits.max_concurrency = 1;
         if let Some(limit) = backend {
             let canary = release.variants.get_mut("canary").unwrap();
             canary.backend.limits.max_concurrency = limit;
@@ -235,6 +237,7 @@ async fn copies_without_room_are_dropped_and_counted() {
         bench.serve(release);
         for _ in 0..gateway + 5 {
             let answer = bench.chat(json!({})).await;
+            assert_eq!(answer.status(), 200);
             assert_eq!(header(&answer, "x-serinus-revision"), Some("stable"));
         }
         assert_eq!(paired(&bench).dropped, 5, "whatever had no room");
