@@ -39,21 +39,24 @@ const SECONDS: u64 = 4;
 #[tokio::main]
 async fn main() {
     let model = start_model().await;
-    let gateway = start_gateway(model).await;
+    let gateways = [
+        ("canary 50 %", start_gateway(canary_at_half(model)).await),
+        ("shadow 10 %", start_gateway(slow_shadow(model)).await),
+    ];
     let client = reqwest::Client::builder().tcp_nodelay(true).build().unwrap();
     println!(
         "{ROUNDS} rounds of {SECONDS} s each, direct and through the gateway in turns; milliseconds"
     );
     println!(
-        "{:>6} {:>22} {:>22} {:>22}",
-        "req/s", "direct p50 / p99", "gateway p50 / p99", "added p50 / p99"
+        "{:<12} {:>6} {:>22} {:>22} {:>22}",
+        "", "req/s", "direct p50 / p99", "gateway p50 / p99", "added p50 / p99"
     );
-    for rate in [200, 1000] {
+    for ((what, gateway), rate) in gateways.iter().flat_map(|g| [(g, 200), (g, 1000)]) {
         let mut added = vec![];
         let (mut direct, mut through) = (vec![], vec![]);
         for _ in 0..ROUNDS {
             let d = load(&client, model, "[[sim:firstTokenMs=0 tokenMs=0]] why?", rate).await;
-            let g = load(&client, gateway, "", rate).await;
+            let g = load(&client, *gateway, "", rate).await;
             added.push((g.0 - d.0, g.1 - d.1));
             direct.push(d);
             through.push(g);
@@ -66,7 +69,8 @@ async fn main() {
             };
             format!("{:.3} / {:.3}", median(|v| v.0), median(|v| v.1))
         };
-        println!("{rate:>6} {:>22} {:>22} {:>22}", show(&direct), show(&through), show(&added));
+        let (direct, through, added) = (show(&direct), show(&through), show(&added));
+        println!("{what:<12} {rate:>6} {direct:>22} {through:>22} {added:>22}");
     }
 }
 
@@ -77,13 +81,13 @@ async fn start_model() -> SocketAddr {
     address
 }
 
-async fn start_gateway(model: SocketAddr) -> SocketAddr {
+async fn start_gateway(release: ReleaseInput) -> SocketAddr {
     let gateway = Gateway::new(GatewayConfig {
         control_loss_timeout: Duration::from_secs(3600),
         clock: || Timestamp::UNIX_EPOCH,
     })
     .unwrap();
-    gateway.set_world([release(model)].into_iter().collect());
+    gateway.set_world([release].into_iter().collect());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let router = public_router(gateway.clone());
@@ -95,13 +99,26 @@ async fn start_gateway(model: SocketAddr) -> SocketAddr {
 }
 
 /// A canary at 50 %: every request draws, renders, validates, is checked and counted.
-fn release(model: SocketAddr) -> ReleaseInput {
-    let variant = |text: &str| {
+fn canary_at_half(model: SocketAddr) -> ReleaseInput {
+    release(model, 0, [(VariantRole::Stable, 50, None), (VariantRole::Canary, 50, None)])
+}
+
+/// A shadow that takes half a second for each of its copies: users must not notice.
+fn slow_shadow(model: SocketAddr) -> ReleaseInput {
+    release(model, 500, [(VariantRole::Stable, 100, None), (VariantRole::Shadow, 0, Some(10))])
+}
+
+fn release(
+    model: SocketAddr,
+    second_takes_ms: u32,
+    [first, second]: [(VariantRole, i32, Option<i32>); 2],
+) -> ReleaseInput {
+    let variant = |text: &str, ms: u32| {
         Variant {
         prompt_name: "p".into(),
         prompt: serde_json::from_value(json!({
             "prompt": "p",
-            "messages": [{"role": "system", "content": format!("[[sim:firstTokenMs=0 tokenMs=0]] {text}")},
+            "messages": [{"role": "system", "content": format!("[[sim:firstTokenMs={ms} tokenMs=0]] {text}")},
                 {"role": "user", "content": "{{ question }}"}],
             "variables": {"type": "object", "required": ["question"]},
             "responseFormat": {"type": "object", "required": ["answer"]},
@@ -116,11 +133,11 @@ fn release(model: SocketAddr) -> ReleaseInput {
         .unwrap(),
     }
     };
-    let routed = |revision: &str, role| RoutedVariant {
+    let routed = |revision: &str, (role, weight, copies)| RoutedVariant {
         revision: revision.into(),
         role,
-        weight: 50,
-        copies: None,
+        weight,
+        copies,
     };
     ReleaseInput {
         namespace: "ns".into(),
@@ -129,14 +146,15 @@ fn release(model: SocketAddr) -> ReleaseInput {
         route: "r".into(),
         routing: Routing {
             generation: 1,
-            variants: vec![routed("a", VariantRole::Stable), routed("b", VariantRole::Canary)],
+            variants: vec![routed("a", first), routed("b", second)],
             settings: RoutingSettings {
                 sticky_from: vec!["body:user".into()],
                 fallback_to_stable: true,
             },
             observed_by: String::new(),
         },
-        variants: [("a".into(), variant("one")), ("b".into(), variant("two"))].into(),
+        variants: [("a".into(), variant("one", 0)), ("b".into(), variant("two", second_takes_ms))]
+            .into(),
         ..ReleaseInput::default()
     }
 }

@@ -13,6 +13,7 @@ mod forward;
 mod phases;
 pub mod routes;
 pub mod server;
+mod shadow;
 mod sinks;
 mod upstream;
 pub mod watch;
@@ -33,6 +34,7 @@ use self::{
     exported::Exported,
     feedback::Feedback,
     routes::{RouteTable, World},
+    shadow::Shadows,
     sinks::Sink,
 };
 use crate::signals::report::{GatewayReport, ReleaseReport};
@@ -57,6 +59,7 @@ pub struct Gateway {
     sinks: Vec<Arc<dyn Sink>>,
     exported: Arc<Exported>,
     feedback: Feedback,
+    shadows: Shadows,
     started: Instant,
     /// Milliseconds after the start when a leader last asked.
     leader_seen: AtomicI64,
@@ -88,6 +91,7 @@ impl Gateway {
             sinks: vec![Arc::new(sinks::Counters), exported.clone(), Arc::new(sinks::Log)],
             exported,
             feedback: Feedback::default(),
+            shadows: Shadows::default(),
             started: Instant::now(),
             leader_seen: AtomicI64::new(0),
             knows_routes: tokio::sync::watch::Sender::new(false),
@@ -122,8 +126,7 @@ impl Gateway {
         }
         let mut releases = BTreeMap::new();
         for route in self.table.load().iter() {
-            let breaker =
-                route.candidate.as_ref().is_some_and(|c| c.target.state.breaker.is_open());
+            let breaker = route.on_trial().is_some_and(|target| target.state.breaker.is_open());
             releases.insert(
                 route.release.clone(),
                 ReleaseReport {
@@ -145,6 +148,11 @@ impl Gateway {
 
     fn millis(&self) -> i64 {
         i64::try_from(self.started.elapsed().as_millis()).unwrap_or(i64::MAX)
+    }
+
+    /// As `millis`, for breakers.
+    fn now_millis(&self) -> u64 {
+        u64::try_from(self.millis()).unwrap_or(0)
     }
 
     /// Tells probes that this process is about to stop, so that no new traffic is sent.

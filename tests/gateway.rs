@@ -4,5 +4,7 @@
 mod answers;
 #[path = "gateway/bench.rs"]
 mod bench;
+#[path = "gateway/shadow.rs"]
+mod shadow;
 #[path = "gateway/splitting.rs"]
 mod splitting;

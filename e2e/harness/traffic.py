@@ -17,6 +17,7 @@ class Seen:
     request_id: str = ""
     error: str = ""
     user: str = ""
+    shadow_id: str = ""
 
 
 class Traffic:
@@ -26,8 +27,9 @@ class Traffic:
     client does by default; any other failure is an error that the user saw."""
 
     def __init__(self, gateways, route: str, rate: float = 40, threads: int = 4,
-                 stream_share: float = 0.5, score=None):
+                 stream_share: float = 0.5, score=None, shadow_score=None):
         self.route, self.stream_share, self.score = route, stream_share, score
+        self.shadow_score = shadow_score
         self.seen: list[Seen] = []
         self._stop = threading.Event()
         self._lock = threading.Lock()
@@ -95,12 +97,17 @@ class Traffic:
             response.parse()
         revision = headers.get("x-serinus-revision", "")
         request_id = headers.get("x-serinus-request-id", "")
+        shadow_id = headers.get("x-serinus-shadow-request-id", "")
         if self.score:
-            value = self.score(revision)
-            if value is not None:
-                httpx.post(f"{client.base_url}".replace("/v1/", "/serinus/v1/feedback"),
-                           json={"request_id": request_id, "name": "helpfulness", "score": value})
-        return Seen(sent, True, revision, request_id, user=user)
+            self._feedback(client, request_id, self.score(revision))
+        if self.shadow_score and shadow_id:
+            self._feedback(client, shadow_id, self.shadow_score())
+        return Seen(sent, True, revision, request_id, user=user, shadow_id=shadow_id)
+
+    def _feedback(self, client, request_id: str, value) -> None:
+        if value is not None:
+            httpx.post(f"{client.base_url}".replace("/v1/", "/serinus/v1/feedback"),
+                       json={"request_id": request_id, "name": "helpfulness", "score": value})
 
     def errors(self) -> list[Seen]:
         with self._lock:

@@ -71,6 +71,11 @@ def _check(release: dict, before: dict | None):
         yield f"the weights are {weights}"
     if "canary" in weights and weights["canary"] > status["canary"]["weight"]:
         yield f"the canary gets {weights['canary']} of {status['canary']['weight']}"
+    copies = {v["role"]: v["copies"] for v in variants if "copies" in v}
+    if weights.get("shadow", 0) or set(copies) - {"shadow"} or ("shadow" in weights) != ("shadow" in copies):
+        yield f"copies {copies} with weights {weights}"
+    if "shadow" in weights and weights["stable"] != 100:
+        yield f"users are not all on stable in a shadow step: {weights}"
     if status["phase"] in ("RolledBack", "RollingBack", "Stable") and set(weights) - {"stable"}:
         yield f"{status['phase']} with {weights}"
     if before:

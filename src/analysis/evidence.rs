@@ -32,10 +32,18 @@ pub fn merge(known: &mut Vec<InstanceEvidence>, instance: &str, stable: &Counts,
 
 /// Counts of one process grow together: the one with more observations is the later one.
 fn keep_larger(old: &mut Counts, new: &Counts) {
-    let feedback = |c: &Counts| c.scores.values().map(|s| s.count).sum::<u64>();
-    if (new.assigned, new.requests, feedback(new)) > (old.assigned, old.requests, feedback(old)) {
+    if observations(new) > observations(old) {
         *old = new.clone();
     }
+}
+
+/// How much was observed; none of the parts ever shrinks.
+fn observations(counts: &Counts) -> [u64; 5] {
+    let scores = |scores: &BTreeMap<String, Sums>| scores.values().map(|s| s.count).sum::<u64>();
+    // A copy that is dropped, and a score whose pair comes late, show only here.
+    let (dropped, pairs) =
+        counts.paired.as_ref().map_or((0, 0), |p| (p.dropped, scores(&p.scores)));
+    [counts.assigned, counts.requests, scores(&counts.scores), dropped, pairs]
 }
 
 /// The sum over all processes: stable, canary.
@@ -132,6 +140,17 @@ mod tests {
         }
         let (stable, canary) = totals(&known);
         assert_eq!((stable.requests, canary.requests, stable.errors), (200, 100, 20));
+    }
+
+    #[test]
+    fn a_dropped_copy_is_news() {
+        let mut known = vec![];
+        let mut copied = counts(10);
+        for dropped in [0, 1] {
+            copied.paired = Some(Paired { dropped, ..Paired::default() });
+            merge(&mut known, "a", &counts(100), &copied);
+        }
+        assert_eq!(totals(&known).1.paired.unwrap().dropped, 1);
     }
 
     #[test]

@@ -193,7 +193,7 @@ fn plan_step(
     let share = f64::from(weight) / 100.0;
     // In a shadow step both sides answer the same requests.
     let ratio = if window.paired { 1.0 } else { (1.0 - share) / share };
-    let deadline = step.deadline.or(step.shadow.as_ref().and_then(|s| s.deadline));
+    let deadline = step.deadline();
     let compared = window.metrics.iter().filter(|m| m.margin.is_some());
     let metrics = compared
         .map(|metric| {

@@ -19,7 +19,7 @@ const CONCENTRATION: f64 = 100.0;
 const ASSUMED_EFFECT: f64 = 10.0;
 
 /// A message when the split of `stable` and `canary` assignments contradicts the
-/// canary's `weight` in percent.
+/// canary's `weight` in percent: of users, or of the requests that a shadow gets copies of.
 pub fn mismatch(stable: &Counts, canary: &Counts, weight: i32) -> Option<String> {
     let share = f64::from(weight) / 100.0;
     let total = stable.assigned.saturating_add(canary.assigned);
@@ -33,8 +33,8 @@ pub fn mismatch(stable: &Counts, canary: &Counts, weight: i32) -> Option<String>
         log_evidence(stable.assigned as f64 / effect, canary.assigned as f64 / effect, share);
     (evidence > -ALPHA.ln()).then(|| {
         format!(
-            "{} of {total} requests were assigned to the canary ({:.1} %) at a weight of {weight} %: \
-             the split contradicts the weight, so the evidence can not be trusted",
+            "{} of {total} requests were assigned to the canary ({:.1} %), and {weight} % should be: \
+             the split contradicts the routing, so the evidence can not be trusted",
             canary.assigned,
             100.0 * canary.assigned as f64 / total as f64
         )

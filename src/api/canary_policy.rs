@@ -113,7 +113,7 @@ impl Default for Stickiness {
 #[x_kube(
     validation = Rule::new("[has(self.weight), has(self.approval), has(self.shadow)].filter(x, x).size() == 1").message("each step sets exactly one of weight, approval and shadow"),
     validation = Rule::new("has(self.weight) == has(self.samples)").message("a step with a weight needs samples (how many canary requests it judges), and only such a step"),
-    validation = Rule::new("!has(self.deadline) || has(self.weight)").message("only a step with a weight has a deadline: an approval waits for a person"),
+    validation = Rule::new("!has(self.deadline) || has(self.weight)").message("only a step with a weight has a deadline: an approval waits for a person, and a shadow has its own inside"),
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Step {
@@ -134,6 +134,18 @@ pub struct Step {
     /// Users keep stable; copies of their requests go to the canary.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shadow: Option<Shadow>,
+}
+
+impl Step {
+    /// How many canary requests, or pairs of a shadow, the step judges; none of an approval.
+    pub fn horizon(&self) -> Option<i64> {
+        self.samples.or_else(|| Some(self.shadow.as_ref()?.samples))
+    }
+
+    /// The longest that the step may take, when it says so.
+    pub fn deadline(&self) -> Option<GoDuration> {
+        self.deadline.or_else(|| self.shadow.as_ref()?.deadline)
+    }
 }
 
 /// A share of live requests is answered by stable and copied to the canary, whose

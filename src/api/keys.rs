@@ -25,5 +25,8 @@ pub const RETRY_ANNOTATION: &str = "serinus.dev/retry";
 pub const IN_USE_FINALIZER: &str = "serinus.dev/in-use";
 /// Answer header: the id under which the request is recorded.
 pub const REQUEST_ID_HEADER: &str = "x-serinus-request-id";
+/// Answer header: the id of the copy that a shadow got of this request. Scores of both
+/// ids are compared in pairs.
+pub const SHADOW_REQUEST_ID_HEADER: &str = "x-serinus-shadow-request-id";
 /// Answer header: the revision that answered.
 pub const REVISION_HEADER: &str = "x-serinus-revision";

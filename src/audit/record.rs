@@ -19,12 +19,15 @@ pub enum AssignmentReason {
     Breaker,
     /// No leader was seen for the control-loss timeout.
     ControlLoss,
+    /// It is a copy of a request that stable answers; nobody sees its own answer.
+    Shadow,
 }
 
 impl AssignmentReason {
-    /// Whether the request is a fair draw and counts as evidence.
+    /// Whether the request is a fair draw and counts as evidence. A copy does, once it
+    /// has a pair.
     pub fn is_evidence(self) -> bool {
-        matches!(self, Self::Sticky | Self::Random)
+        matches!(self, Self::Sticky | Self::Random | Self::Shadow)
     }
 
     /// The word on records and metric labels.
@@ -36,6 +39,7 @@ impl AssignmentReason {
             Self::Fallback => "fallback",
             Self::Breaker => "breaker",
             Self::ControlLoss => "control-loss",
+            Self::Shadow => "shadow",
         }
     }
 }
@@ -68,8 +72,21 @@ pub enum CheckResult {
     Refused,
 }
 
+/// What stable made of a request that was copied to a shadow.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StableSide {
+    /// How it ended.
+    pub outcome: RecordOutcome,
+    /// What the check of the answer found; none without a complete answer.
+    pub check: Option<CheckResult>,
+    /// What it cost, in US dollars, when price and tokens are known.
+    pub cost_usd: Option<f64>,
+}
+
 /// One attempt of one request on one variant. A request that falls back to stable
 /// produces two: the canary's failure and stable's answer with the reason `Fallback`.
+/// So does one that is copied: stable's, and the copy's with the reason `Shadow`, whose
+/// cost comes on top of what answering the user costs.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Record {
     /// The id on the answer's header.
@@ -108,4 +125,14 @@ pub struct Record {
     pub check: Option<CheckResult>,
     /// Whether the answer was streamed.
     pub streamed: bool,
+    /// What stable made of the same request: only of a copy, and only when it is known.
+    pub stable: Option<StableSide>,
+}
+
+impl Record {
+    /// Both sides of a copied request, when both have an outcome of their own.
+    pub fn pair(&self) -> Option<StableSide> {
+        let told = |o| matches!(o, RecordOutcome::Ok | RecordOutcome::Error);
+        self.stable.filter(|stable| told(stable.outcome) && told(self.outcome))
+    }
 }

@@ -10,7 +10,7 @@ use prometheus_client::{
 };
 
 use super::{routes::Tally, sinks::Sink};
-use crate::audit::record::{Record, RecordOutcome};
+use crate::audit::record::{AssignmentReason, CheckResult, Record, RecordOutcome};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Request {
@@ -24,6 +24,16 @@ struct Request {
 struct Of {
     release: String,
     revision: String,
+    /// Whose requests: of `users`, or copies for a `shadow`. What copies cost comes on
+    /// top of what answering users costs, so neither hides in the other.
+    traffic: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Dropped {
+    release: String,
+    revision: String,
+    why: &'static str,
 }
 
 type Seconds = Family<Of, Histogram, fn() -> Histogram>;
@@ -38,6 +48,7 @@ pub(super) struct Exported {
     input_tokens: Family<Of, Counter>,
     cost: Family<Of, Counter<f64, std::sync::atomic::AtomicU64>>,
     check_failures: Family<Of, Counter>,
+    dropped: Family<Dropped, Counter>,
 }
 
 fn latencies() -> Histogram {
@@ -55,6 +66,7 @@ impl Default for Exported {
             input_tokens: Family::default(),
             cost: Family::default(),
             check_failures: Family::default(),
+            dropped: Family::default(),
         };
         let r = &mut this.registry;
         r.register("requests", "Attempts on a variant", this.requests.clone());
@@ -68,11 +80,18 @@ impl Default for Exported {
         r.register("input_tokens", "Input tokens", this.input_tokens.clone());
         r.register("cost_usd", "Cost in US dollars", this.cost.clone());
         r.register("check_failures", "Answers that failed a check", this.check_failures.clone());
+        r.register("dropped_copies", "Copies for a shadow without a pair", this.dropped.clone());
         this
     }
 }
 
 impl Exported {
+    /// A copy for a shadow was not sent, or has no pair.
+    pub(super) fn copy_dropped(&self, release: &str, revision: &str, why: &'static str) {
+        let of = Dropped { release: release.to_owned(), revision: revision.to_owned(), why };
+        self.dropped.get_or_create(&of).inc();
+    }
+
     /// The text that Prometheus scrapes.
     pub(super) fn text(&self) -> String {
         let mut out = String::new();
@@ -90,7 +109,12 @@ impl Sink for Exported {
             RecordOutcome::Error => "error",
             RecordOutcome::Cancelled => "cancelled",
         };
-        let of = Of { release: record.release.clone(), revision: record.revision.clone() };
+        let copy = record.reason == AssignmentReason::Shadow;
+        let of = Of {
+            release: record.release.clone(),
+            revision: record.revision.clone(),
+            traffic: if copy { "shadow" } else { "users" },
+        };
         let request = Request {
             release: of.release.clone(),
             revision: of.revision.clone(),
@@ -98,6 +122,12 @@ impl Sink for Exported {
             outcome,
         };
         self.requests.get_or_create(&request).inc();
+        if copy && record.pair().is_none() {
+            self.copy_dropped(&record.release, &record.revision, "not_paired");
+        }
+        if let Some(usd) = record.cost_usd {
+            self.cost.get_or_create(&of).inc_by(usd);
+        }
         if record.outcome != RecordOutcome::Ok {
             return;
         }
@@ -107,10 +137,7 @@ impl Sink for Exported {
         self.duration.get_or_create(&of).observe(record.duration_seconds);
         self.input_tokens.get_or_create(&of).inc_by(record.input_tokens.unwrap_or(0));
         self.output_tokens.get_or_create(&of).inc_by(record.output_tokens.unwrap_or(0));
-        if let Some(usd) = record.cost_usd {
-            self.cost.get_or_create(&of).inc_by(usd);
-        }
-        if record.check.is_some_and(|c| c != crate::audit::record::CheckResult::Passed) {
+        if record.check.is_some_and(|c| c != CheckResult::Passed) {
             self.check_failures.get_or_create(&of).inc();
         }
     }

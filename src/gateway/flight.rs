@@ -1,14 +1,20 @@
 //! One attempt on one variant, from the draw to its record.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::sync::oneshot;
 
 use super::{
-    Gateway, feedback,
+    Gateway,
+    feedback::{self, Kind},
     phases::Assigned,
     routes::{Route, Tally, Target},
 };
 use crate::{
-    audit::record::{AssignmentReason, CheckResult, Record, RecordOutcome},
+    audit::record::{AssignmentReason, CheckResult, Record, RecordOutcome, StableSide},
     cost::Usage,
     openai::answer::Answer,
 };
@@ -21,11 +27,20 @@ pub(super) struct Flight {
     pub target: Arc<Target>,
     pub reason: AssignmentReason,
     pub group: Option<u8>,
+    pub unique: u64,
     pub request_id: String,
     pub streamed: bool,
     pub status: Option<u16>,
     pub answer: Answer,
+    /// The id of the copy that a shadow got of this request.
+    pub shadow_request_id: Option<String>,
+    /// Who waits to compare the copy with how this one ends.
+    told: Option<oneshot::Sender<StableSide>>,
+    /// What stable made of the request that this one is a copy of.
+    stable: Option<StableSide>,
     started: Instant,
+    /// How long the answer took, when that is known before it is recorded.
+    took: Option<Duration>,
     first_token: Option<Instant>,
     recorded: bool,
 }
@@ -34,23 +49,33 @@ impl Flight {
     pub(super) fn new(
         gateway: &Arc<Gateway>,
         route: &Arc<Route>,
-        assigned: Assigned,
+        assigned: &Assigned,
         streamed: bool,
     ) -> Self {
-        let Assigned { target, reason, group } = assigned;
-        let unique = rand::random();
-        let revision = &target.revision;
+        let Assigned { target, reason, group, unique, copy } = assigned;
+        let (reason, group, unique) = (*reason, *group, *unique);
+        let kind = match (reason, copy) {
+            (AssignmentReason::Shadow, _) => Kind::Shadow,
+            (_, Some(_)) => Kind::Copied,
+            _ if reason.is_evidence() => Kind::Evidence,
+            _ => Kind::Other,
+        };
         Self {
-            request_id: feedback::request_id(route, revision, reason.is_evidence(), group, unique),
+            request_id: feedback::request_id(route, &target.revision, kind, group, unique),
             gateway: gateway.clone(),
             route: route.clone(),
-            target,
+            target: target.clone(),
             reason,
             group,
+            unique,
             streamed,
             status: None,
             answer: Answer::default(),
+            shadow_request_id: None,
+            told: None,
+            stable: None,
             started: Instant::now(),
+            took: None,
             first_token: None,
             recorded: false,
         }
@@ -61,16 +86,32 @@ impl Flight {
         self.first_token.get_or_insert_with(Instant::now);
     }
 
+    /// A copy is under way, which wants to know how this request ends.
+    pub(super) fn copied(&mut self, shadow_request_id: String, told: oneshot::Sender<StableSide>) {
+        self.shadow_request_id = Some(shadow_request_id);
+        self.told = Some(told);
+    }
+
+    /// The answer has ended, though it is not recorded yet.
+    pub(super) fn ended(&mut self) {
+        self.took.get_or_insert_with(|| self.started.elapsed());
+    }
+
+    /// As `finish`, beside what stable made of the same request.
+    pub(super) fn finish_beside(&mut self, outcome: RecordOutcome, stable: Option<StableSide>) {
+        self.stable = stable;
+        self.finish(outcome);
+    }
+
     /// The answer has ended.
     pub(super) fn finish(&mut self, outcome: RecordOutcome) {
         if std::mem::replace(&mut self.recorded, true) {
             return;
         }
-        let duration = self.started.elapsed().as_secs_f64();
+        let duration = self.took.unwrap_or_else(|| self.started.elapsed()).as_secs_f64();
         let ok = outcome == RecordOutcome::Ok;
-        if self.is_candidate() && matches!(outcome, RecordOutcome::Ok | RecordOutcome::Error) {
-            let now = u64::try_from(self.gateway.millis()).unwrap_or(0);
-            self.target.state.breaker.record(!ok, now);
+        if self.is_on_trial() && matches!(outcome, RecordOutcome::Ok | RecordOutcome::Error) {
+            self.target.state.breaker.record(!ok, self.gateway.now_millis());
         }
         let first = self.first_token.map(|t| (t - self.started).as_secs_f64());
         let first_token_seconds = if self.streamed { first } else { Some(duration) };
@@ -99,13 +140,19 @@ impl Flight {
             cost_usd: usage.and_then(|u| self.target.prices.cost_usd(u)),
             check: ok.then(|| check(answer, &self.target)),
             streamed: self.streamed,
+            stable: self.stable,
         };
+        if let Some(told) = self.told.take() {
+            let side = StableSide { outcome, check: record.check, cost_usd: record.cost_usd };
+            // Nobody listens when the copy was given up.
+            let _ = told.send(side);
+        }
         let tally = self.tally();
         self.gateway.sinks.iter().for_each(|sink| sink.consume(&record, tally.as_ref()));
     }
 
-    fn is_candidate(&self) -> bool {
-        self.route.candidate.as_ref().is_some_and(|c| c.target.revision == self.target.revision)
+    fn is_on_trial(&self) -> bool {
+        self.route.on_trial().is_some_and(|target| target.revision == self.target.revision)
     }
 
     fn tally(&self) -> Option<Arc<Tally>> {

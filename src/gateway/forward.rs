@@ -34,26 +34,45 @@ pub(super) fn body(forward: Forward) -> impl Stream<Item = Result<Bytes, Infalli
         if let Some(held) = forward.held.take() {
             return Some((Ok(held), Some(forward)));
         }
-        match tokio::time::timeout(SILENCE, forward.rest.next()).await {
-            Ok(Some(Ok(chunk))) => {
-                let mut content = false;
-                let flight = &mut forward.flight;
-                forward.scanner.feed(&chunk, |data| content |= flight.answer.absorb_event(data));
-                if content {
-                    flight.first_token();
-                }
-                Some((Ok(chunk), Some(forward)))
-            }
-            Ok(None) if forward.flight.answer.complete() => {
+        let Forward { rest, scanner, flight, .. } = &mut forward;
+        match next(rest, scanner, flight).await {
+            Next::Chunk(chunk) => Some((Ok(chunk), Some(forward))),
+            Next::End => {
                 forward.flight.finish(RecordOutcome::Ok);
                 None
             }
             // Broken in the middle: the application has begun to read, so nobody else can answer.
-            Ok(None | Some(Err(_))) | Err(_) => {
+            Next::Broken => {
                 forward.flight.finish(RecordOutcome::Error);
                 let error = ApiError::new(502, "upstream_broken", "the model's stream broke off");
                 Some((Ok(Bytes::from(format!("data: {}\n\n", error.body()))), None))
             }
         }
     })
+}
+
+/// What comes next in a stream.
+pub(super) enum Next {
+    /// Some bytes, read already.
+    Chunk(Bytes),
+    /// It is complete.
+    End,
+    /// It broke off, or says nothing any more.
+    Broken,
+}
+
+/// Waits for the next bytes and reads them.
+pub(super) async fn next(rest: &mut Chunks, scanner: &mut Scanner, flight: &mut Flight) -> Next {
+    match tokio::time::timeout(SILENCE, rest.next()).await {
+        Ok(Some(Ok(chunk))) => {
+            let mut content = false;
+            scanner.feed(&chunk, |data| content |= flight.answer.absorb_event(data));
+            if content {
+                flight.first_token();
+            }
+            Next::Chunk(chunk)
+        }
+        Ok(None) if flight.answer.complete() => Next::End,
+        Ok(None | Some(Err(_))) | Err(_) => Next::Broken,
+    }
 }

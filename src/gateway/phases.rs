@@ -1,5 +1,6 @@
-//! The life of a request, in order: read, route, assign, prepare, send, fall back,
-//! answer. Checking and recording follow the answer (`flight`).
+//! The life of a request, in order: read, route, assign, prepare, copy, send, fall
+//! back, answer. Checking and recording follow the answer (`flight`); copies live a life
+//! of their own (`shadow`).
 
 use std::sync::{Arc, atomic::Ordering};
 
@@ -16,6 +17,7 @@ use super::{
     flight::Flight,
     forward::{self, Forward},
     routes::{Route, StickySource, Target},
+    shadow::{self, Copy},
     upstream::{self, Failure, Started},
 };
 use crate::{
@@ -26,10 +28,10 @@ use crate::{
 };
 
 /// A chat request as far as the gateway reads it.
-struct ChatRequest {
+pub(super) struct ChatRequest {
     body: Map<String, Value>,
     variables: Map<String, Value>,
-    stream: bool,
+    pub stream: bool,
 }
 
 /// Answers `POST /v1/chat/completions`.
@@ -45,14 +47,14 @@ async fn answer(
     headers: &HeaderMap,
     body: &[u8],
 ) -> Result<Response<Body>, ApiError> {
-    let request = read(body)?;
+    // Shared with its copy, if there is one.
+    let request = Arc::new(read(body)?);
     let route = route(gateway, &request)?;
     let assigned = assign(gateway, &route, headers, &request);
     let is_candidate = !Arc::ptr_eq(&assigned.target, &route.baseline);
     let instead = Assigned {
-        target: route.baseline.clone(),
-        reason: AssignmentReason::Fallback,
         group: assigned.group,
+        ..Assigned::new(&route.baseline, AssignmentReason::Fallback)
     };
     let first = attempt(gateway, &route, assigned, &request).await;
     let (mut flight, failure) = match first {
@@ -123,42 +125,57 @@ pub(super) struct Assigned {
     pub reason: AssignmentReason,
     /// The group of the sticky key, when there is one.
     pub group: Option<u8>,
+    /// The part of the request's id that it shares with its copy only.
+    pub unique: u64,
+    /// A shadow gets a copy.
+    pub copy: Option<Copy>,
+}
+
+impl Assigned {
+    pub(super) fn new(target: &Arc<Target>, reason: AssignmentReason) -> Self {
+        Self { target: target.clone(), reason, group: None, unique: rand::random(), copy: None }
+    }
 }
 
 /// Which variant answers, and why that one.
 fn assign(
-    gateway: &Gateway,
-    route: &Route,
+    gateway: &Arc<Gateway>,
+    route: &Arc<Route>,
     headers: &HeaderMap,
     request: &ChatRequest,
 ) -> Assigned {
-    let to =
-        |target: &Arc<Target>, reason, group| Assigned { target: target.clone(), reason, group };
-    let Some(candidate) = &route.candidate else {
-        return to(&route.baseline, AssignmentReason::Forced, None);
-    };
-    if gateway.control_loss() {
-        let stable = if candidate.promoted { &candidate.target } else { &route.baseline };
-        return to(stable, AssignmentReason::ControlLoss, None);
+    if route.on_trial().is_none() {
+        return Assigned::new(&route.baseline, AssignmentReason::Forced);
     }
-    let revision = &candidate.target.revision;
-    let (drawn, reason, group) = match sticky_key(route, headers, request) {
-        Some(key) => (
-            assignment::is_canary(&route.uid, revision, &key, candidate.weight),
-            AssignmentReason::Sticky,
-            Some(assignment::group(&route.uid, &key)),
-        ),
-        None => (rand::random_range(0..100_u32) < candidate.weight, AssignmentReason::Random, None),
-    };
-    let target = if drawn { &candidate.target } else { &route.baseline };
+    if gateway.control_loss() {
+        let promoted = route.candidate.as_ref().filter(|c| c.promoted);
+        let stable = promoted.map_or(&route.baseline, |c| &c.target);
+        return Assigned::new(stable, AssignmentReason::ControlLoss);
+    }
+    let key = sticky_key(route, headers, request);
+    let drawn = route.candidate.as_ref().filter(|candidate| match &key {
+        Some(key) => {
+            assignment::is_canary(&route.uid, &candidate.target.revision, key, candidate.weight)
+        }
+        None => rand::random_range(0..100_u32) < candidate.weight,
+    });
+    let target = drawn.map_or(&route.baseline, |candidate| &candidate.target);
+    count_assigned(route, target);
+    let group = key.as_ref().map(|key| assignment::group(&route.uid, key));
+    if drawn.is_some() && !target.state.breaker.allows(gateway.now_millis()) {
+        return Assigned { group, ..Assigned::new(&route.baseline, AssignmentReason::Breaker) };
+    }
+    // Beside a shadow everybody draws stable: those are compared with the copies.
+    let copy = route.shadow.as_ref().and_then(|shadow| shadow::draw(gateway, route, shadow));
+    let reason = if key.is_some() { AssignmentReason::Sticky } else { AssignmentReason::Random };
+    Assigned { group, copy, ..Assigned::new(target, reason) }
+}
+
+/// A draw chose this variant, whatever becomes of the request or its copy.
+pub(super) fn count_assigned(route: &Route, target: &Target) {
     if let Some(tally) = route.tallies.get(&target.revision) {
         tally.assigned.fetch_add(1, Ordering::Relaxed);
     }
-    let now = u64::try_from(gateway.millis()).unwrap_or(0);
-    if drawn && !candidate.target.state.breaker.allows(now) {
-        return to(&route.baseline, AssignmentReason::Breaker, group);
-    }
-    to(target, reason, group)
 }
 
 fn sticky_key(route: &Route, headers: &HeaderMap, request: &ChatRequest) -> Option<String> {
@@ -176,11 +193,11 @@ fn sticky_key(route: &Route, headers: &HeaderMap, request: &ChatRequest) -> Opti
 async fn attempt(
     gateway: &Arc<Gateway>,
     route: &Arc<Route>,
-    assigned: Assigned,
-    request: &ChatRequest,
+    mut assigned: Assigned,
+    request: &Arc<ChatRequest>,
 ) -> Result<Response<Body>, Box<(Flight, Failure)>> {
     let target = &assigned.target.clone();
-    let mut flight = Flight::new(gateway, route, assigned, request.stream);
+    let mut flight = Flight::new(gateway, route, &assigned, request.stream);
     let body = match prepare(target, request) {
         Ok(body) => body,
         Err(error) => return Err(Box::new((flight, local(error, true)))),
@@ -194,6 +211,9 @@ async fn attempt(
         .retry_after(1);
         return Err(Box::new((flight, local(error, false))));
     };
+    if let Some(copy) = assigned.copy.take() {
+        copy.start(&mut flight, request);
+    }
     match upstream::call(&gateway.client, &mut flight, body).await {
         Ok(Started::Whole(bytes)) => {
             let response = respond(&flight, "application/json", Body::from(bytes));
@@ -220,7 +240,7 @@ fn permit(target: &Arc<Target>) -> Result<OwnedSemaphorePermit, tokio::sync::Try
 }
 
 /// The body that goes upstream: the application's own, with the prompt laid over it.
-fn prepare(target: &Target, request: &ChatRequest) -> Result<Vec<u8>, ApiError> {
+pub(super) fn prepare(target: &Target, request: &ChatRequest) -> Result<Vec<u8>, ApiError> {
     let rendered = target
         .template
         .render(&request.variables)
@@ -290,10 +310,13 @@ fn respond(flight: &Flight, content_type: &'static str, body: Body) -> Response<
 
 /// Any output can be traced.
 fn stamp(headers: &mut HeaderMap, flight: &Flight) {
+    let shadow = flight.shadow_request_id.as_deref();
     for (name, value) in [
-        (keys::REQUEST_ID_HEADER, flight.request_id.as_str()),
-        (keys::REVISION_HEADER, flight.target.revision.as_str()),
+        (keys::REQUEST_ID_HEADER, Some(flight.request_id.as_str())),
+        (keys::REVISION_HEADER, Some(flight.target.revision.as_str())),
+        (keys::SHADOW_REQUEST_ID_HEADER, shadow),
     ] {
+        let Some(value) = value else { continue };
         if let Ok(value) = HeaderValue::from_str(value) {
             headers.insert(name, value);
         }

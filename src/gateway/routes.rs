@@ -132,6 +132,14 @@ pub struct Candidate {
     pub promoted: bool,
 }
 
+/// The part of a route that gets copies.
+pub struct Shadow {
+    /// The variant.
+    pub target: Arc<Target>,
+    /// The share of requests that is copied, in percent.
+    pub percent: u32,
+}
+
 /// One route.
 pub struct Route {
     /// What it was built from.
@@ -150,12 +158,22 @@ pub struct Route {
     pub baseline: Arc<Target>,
     /// Under comparison.
     pub candidate: Option<Candidate>,
+    /// Gets copies of what the baseline answers; never together with a candidate.
+    pub shadow: Option<Shadow>,
     /// Where the sticky key comes from.
     pub sticky: Vec<StickySource>,
     /// Answer with the baseline when the candidate fails before its first byte.
     pub fallback: bool,
     /// Counts by revision.
     pub tallies: HashMap<String, Arc<Tally>>,
+}
+
+impl Route {
+    /// The variant that is not trusted yet, whether users see it or not: its breaker counts.
+    pub fn on_trial(&self) -> Option<&Arc<Target>> {
+        let shadow = self.shadow.as_ref().map(|s| &s.target);
+        self.candidate.as_ref().map(|c| &c.target).or(shadow)
+    }
 }
 
 /// All routes.
@@ -231,6 +249,12 @@ fn build_route(
             Ok::<_, String>(Candidate { target: target(&variant.revision)?, weight, promoted })
         })
         .transpose()?;
+    let shadow = of(VariantRole::Shadow)
+        .map(|variant| {
+            let percent = variant.copies.and_then(|p| u32::try_from(p).ok()).unwrap_or(0);
+            Ok::<_, String>(Shadow { target: target(&variant.revision)?, percent })
+        })
+        .transpose()?;
     let kept = old.filter(|old| old.generation == routing.generation);
     let tally = |revision: &String| {
         let known = kept.and_then(|old| old.tallies.get(revision)).cloned();
@@ -243,6 +267,7 @@ fn build_route(
         name: input.route.clone(),
         generation: routing.generation,
         baseline: target(&baseline.revision)?,
+        shadow: shadow.filter(|_| candidate.is_none()),
         candidate,
         sticky: routing.settings.sticky_from.iter().filter_map(|s| sticky_source(s)).collect(),
         fallback: routing.settings.fallback_to_stable,
@@ -277,7 +302,7 @@ fn build_target(
     let limit = usize::try_from(backend.limits.max_concurrency).unwrap_or(1);
     let state = old
         .into_iter()
-        .flat_map(|r| std::iter::once(&r.baseline).chain(r.candidate.as_ref().map(|c| &c.target)))
+        .flat_map(|r| std::iter::once(&r.baseline).chain(r.on_trial()))
         .find(|t| t.revision == revision && t.state.limit == limit)
         .map(|t| t.state.clone())
         .unwrap_or_else(|| {

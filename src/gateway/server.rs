@@ -98,7 +98,8 @@ async fn unknown_path() -> Response<Body> {
     phases::error_response(&ApiError::new(404, "unknown_path", message))
 }
 
-/// Serves until `stop`, then finishes the answers that are under way, for at most `drain`.
+/// Serves until `stop`, then finishes the answers and copies that are under way, for at
+/// most `drain`.
 ///
 /// # Errors
 /// The listener failed.
@@ -109,13 +110,19 @@ pub async fn serve(
     stop: impl Future<Output = ()> + Send + 'static,
     drain: Duration,
 ) -> std::io::Result<()> {
+    let copies = gateway.clone();
     let (told, mut draining) = tokio::sync::watch::channel(false);
     let stop = async move {
         stop.await;
         gateway.drain();
         let _ = told.send(true);
     };
-    let server = axum::serve(listener, router).with_graceful_shutdown(stop);
+    let server = async {
+        axum::serve(listener, router).with_graceful_shutdown(stop).await?;
+        // What copies cost and tell is counted, too.
+        copies.shadows.ended().await;
+        Ok(())
+    };
     let late = async {
         let _ = draining.wait_for(|on| *on).await;
         tokio::time::sleep(drain).await;

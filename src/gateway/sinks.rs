@@ -5,8 +5,8 @@ use std::{ops::AddAssign, sync::Arc};
 use super::routes::Tally;
 use crate::{
     analysis::buckets,
-    api::prompt_release::{Counts, Groups, Sums},
-    audit::record::{CheckResult, Record, RecordOutcome},
+    api::prompt_release::{Counts, Groups, PairTable, Paired, Sums},
+    audit::record::{AssignmentReason, CheckResult, Record, RecordOutcome},
     rollout::assignment::GROUPS,
 };
 
@@ -27,8 +27,14 @@ impl Sink for Counters {
     }
 }
 
-/// Adds a record to the evidence, if it is a fair draw with an outcome.
+/// Adds a record to the evidence, if it is a fair draw with an outcome. Of copies only
+/// those with a pair count: what users cancel is, on average, slower than the rest.
 pub(super) fn count(counts: &mut Counts, record: &Record) {
+    if record.reason == AssignmentReason::Shadow
+        && !count_copy(counts.paired.get_or_insert_default(), record)
+    {
+        return;
+    }
     if !record.reason.is_evidence() || record.outcome == RecordOutcome::Cancelled {
         return;
     }
@@ -55,6 +61,38 @@ fn count_answer(counts: &mut Counts, record: &Record) {
     if let Some(usd) = record.cost_usd {
         add(&mut counts.cost, usd);
     }
+}
+
+/// Compares a copy with stable's answer to the same request. Says whether they are a pair.
+fn count_copy(paired: &mut Paired, record: &Record) -> bool {
+    // Spent in any case.
+    paired.spent_usd += record.cost_usd.unwrap_or(0.0);
+    let Some(stable) = record.pair() else {
+        paired.dropped += 1;
+        return false;
+    };
+    let failed = |outcome| outcome == RecordOutcome::Error;
+    add_pair(&mut paired.errors, failed(stable.outcome), failed(record.outcome));
+    if let Some((own, other)) = record.check.zip(stable.check) {
+        let wrong = |check| check != CheckResult::Passed;
+        add_pair(&mut paired.checks, wrong(other), wrong(own));
+        // Only of answers: what a failure costs says nothing of what an answer does.
+        if let Some((own, other)) = record.cost_usd.zip(stable.cost_usd) {
+            add(&mut paired.cost, own - other);
+            add(&mut paired.stable_cost, other);
+        }
+    }
+    true
+}
+
+fn add_pair(table: &mut PairTable, stable_bad: bool, canary_bad: bool) {
+    let cell = match (stable_bad, canary_bad) {
+        (false, false) => &mut table.neither,
+        (false, true) => &mut table.canary_only,
+        (true, false) => &mut table.stable_only,
+        (true, true) => &mut table.both,
+    };
+    *cell += 1;
 }
 
 /// The same once more, by the group of the sticky key.
@@ -108,6 +146,8 @@ impl Sink for Log {
             duration = record.duration_seconds,
             usd = record.cost_usd,
             check = ?record.check,
+            shadow = record.reason == AssignmentReason::Shadow,
+            stable = ?record.stable,
             "answered"
         );
     }

@@ -2,7 +2,10 @@
 //! tests check this one list.
 
 use super::snapshot::{Action, Plan, Snapshot};
-use crate::api::prompt_release::{PromptReleaseStatus, VariantRole};
+use crate::api::{
+    CanaryPolicySpec,
+    prompt_release::{CanaryStatus, PromptReleaseStatus, VariantRole},
+};
 
 /// Every invariant that the step from `snapshot.status` to `plan.status` breaks.
 pub fn broken(snapshot: &Snapshot, plan: &Plan) -> Vec<String> {
@@ -21,12 +24,12 @@ pub fn broken(snapshot: &Snapshot, plan: &Plan) -> Vec<String> {
     check(variants.iter().all(|v| (0..=100).contains(&v.weight)), "weights are percentages");
     check(canary_within_step(snapshot, after), "the canary gets no more than its step allows");
     check(
-        routing_unchanged(before, after)
-            || variants
-                .iter()
-                .filter(|v| v.role == VariantRole::Canary && v.weight > 0)
-                .all(|v| !snapshot.not_ready.contains_key(&v.revision)),
-        "no weight is given to a canary that is not ready",
+        routing_unchanged(before, after) || exposed_are_ready(snapshot, after),
+        "no weight and no copies are given to a canary that is not ready",
+    );
+    check(
+        shadow_within_step(snapshot, after),
+        "a shadow gets no weight, and copies only in its step",
     );
     let failed = after.failed_revision.as_deref();
     check(
@@ -68,14 +71,27 @@ fn routing_unchanged(before: &PromptReleaseStatus, after: &PromptReleaseStatus) 
     before.routing.generation == after.routing.generation
 }
 
+/// The policy that the canary runs under.
+fn policy_of<'a>(snapshot: &'a Snapshot, canary: &CanaryStatus) -> Option<&'a CanaryPolicySpec> {
+    let started_now = snapshot.status.canary.as_ref().map(|c| &c.policy) != Some(&canary.policy);
+    if started_now { snapshot.policy.as_ref().ok() } else { snapshot.running_policy.as_ref() }
+}
+
+/// Whoever gets users or copies can answer.
+fn exposed_are_ready(snapshot: &Snapshot, after: &PromptReleaseStatus) -> bool {
+    let on_trial = after.routing.variants.iter().filter(|v| match v.role {
+        VariantRole::Canary => v.weight > 0,
+        VariantRole::Shadow => true,
+        VariantRole::Stable | VariantRole::Previous => false,
+    });
+    on_trial.map(|v| &v.revision).all(|revision| !snapshot.not_ready.contains_key(revision))
+}
+
 fn canary_within_step(snapshot: &Snapshot, after: &PromptReleaseStatus) -> bool {
     let Some(canary) = after.canary.as_ref().filter(|_| after.previous.is_none()) else {
         return after.routing.variants.iter().all(|v| v.role != VariantRole::Canary);
     };
-    let started_now = snapshot.status.canary.as_ref().map(|c| &c.policy) != Some(&canary.policy);
-    let policy =
-        if started_now { snapshot.policy.as_ref().ok() } else { snapshot.running_policy.as_ref() };
-    let Some(policy) = policy else { return true };
+    let Some(policy) = policy_of(snapshot, canary) else { return true };
     let step = usize::try_from(canary.step).unwrap_or(usize::MAX);
     let allowed = policy.steps.iter().take(step.saturating_add(1)).filter_map(|s| s.weight).max();
     after
@@ -84,6 +100,30 @@ fn canary_within_step(snapshot: &Snapshot, after: &PromptReleaseStatus) -> bool 
         .iter()
         .filter(|v| v.role == VariantRole::Canary)
         .all(|v| v.weight <= allowed.unwrap_or(0) && v.weight == canary.weight)
+}
+
+/// Copies are sent only in a step that asks for them, only to its canary, and no user
+/// is: so after a failure, an abort or a promotion there are none.
+fn shadow_within_step(snapshot: &Snapshot, after: &PromptReleaseStatus) -> bool {
+    let mut variants = after.routing.variants.iter();
+    if !variants.clone().any(|v| v.role == VariantRole::Shadow) {
+        return variants.all(|v| v.copies.is_none());
+    }
+    let Some(canary) = after.canary.as_ref().filter(|_| after.previous.is_none()) else {
+        return false;
+    };
+    let Some(policy) = policy_of(snapshot, canary) else { return true };
+    let step = usize::try_from(canary.step).ok().and_then(|i| policy.steps.get(i));
+    let Some(shadow) = step.and_then(|s| s.shadow.as_ref()) else { return false };
+    canary.weight == 0
+        && variants.all(|v| match v.role {
+            VariantRole::Stable => v.weight == 100 && v.copies.is_none(),
+            VariantRole::Shadow => {
+                (v.weight, v.copies) == (0, Some(shadow.percent))
+                    && v.revision == canary.variant.revision
+            }
+            VariantRole::Canary | VariantRole::Previous => false,
+        })
 }
 
 /// A revision that failed becomes a canary or stable again only after a retry, or

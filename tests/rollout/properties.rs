@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use serinus::{
     api::{
         CanaryPolicySpec, GoDuration,
-        canary_policy::{Bake, Nothing, OnInconclusive, OnNoData, Step},
+        canary_policy::{Bake, Nothing, OnInconclusive, OnNoData, Shadow, Step},
         prompt_release::Phase,
     },
     rollout::{decide, snapshot::Action},
@@ -75,8 +75,12 @@ fn policy() -> impl Strategy<Value = CanaryPolicySpec> {
         Just(OnInconclusive::Promote)
     ];
     let no_data = prop_oneof![Just(OnNoData::Hold), Just(OnNoData::Rollback)];
-    (weights, 20..400_i64, any::<bool>(), inconclusive, no_data, 0..=50_i32, 0..300_u64).prop_map(
-        |(weights, samples, approval, on_inconclusive, on_no_data, holdback, bake)| {
+    // Where an approval is put; where a shadow step is put, and how much it copies.
+    let approval = prop::option::of(0..4_usize);
+    let shadow = prop::option::of((0..4_usize, 1..=100_i32));
+    let steps = (weights, 20..400_i64, approval, shadow);
+    (steps, inconclusive, no_data, 0..=50_i32, 0..300_u64).prop_map(
+        |((weights, samples, approval, shadow), on_inconclusive, on_no_data, holdback, bake)| {
             let mut steps: Vec<Step> = weights
                 .into_iter()
                 .map(|weight| Step {
@@ -86,8 +90,14 @@ fn policy() -> impl Strategy<Value = CanaryPolicySpec> {
                     ..Step::default()
                 })
                 .collect();
-            if approval {
-                steps.insert(1, Step { approval: Some(Nothing {}), ..Step::default() });
+            if let Some(place) = approval {
+                let place = place.min(steps.len());
+                steps.insert(place, Step { approval: Some(Nothing {}), ..Step::default() });
+            }
+            if let Some((place, percent)) = shadow {
+                let deadline = Some(GoDuration::from_secs(900));
+                let shadow = Some(Shadow { percent, samples, deadline });
+                steps.insert(place.min(steps.len()), Step { shadow, ..Step::default() });
             }
             // Defaults as the API server would fill them in.
             let mut policy: CanaryPolicySpec =

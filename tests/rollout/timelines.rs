@@ -133,7 +133,12 @@ fn print(out: &mut String, world: &World, plan: &Plan, last: &mut String) {
         .routing
         .variants
         .iter()
-        .map(|v| format!("{}={}%", v.revision.trim_end_matches('0'), v.weight))
+        .map(|v| {
+            let name = v.revision.trim_end_matches('0');
+            // A shadow: copies of so many requests.
+            let copies = v.copies.map(|percent| format!("{name}~{percent}%"));
+            copies.unwrap_or_else(|| format!("{name}={}%", v.weight))
+        })
         .collect();
     let step = status.canary.as_ref().map_or(String::new(), |c| format!(" step {}", c.step));
     let reason = ready.map_or("", |c| c.reason.as_str());

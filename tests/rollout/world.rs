@@ -9,7 +9,7 @@ use serinus::{
     api::{
         CanaryPolicySpec, LLMDeploymentSpec, PromptReleaseSpec, PromptReleaseStatus,
         PromptVersionSpec, Variant,
-        prompt_release::{Counts, Phase, Sums},
+        prompt_release::{Counts, PairTable, Paired, Phase, Sums},
         snapshot::Saved,
     },
     rollout::{
@@ -206,20 +206,24 @@ impl World {
         }
         let requests = self.requests_per_minute * time.as_secs_f64() / 60.0;
         let share = requests / self.gateways.len().max(1) as f64;
-        let split: Vec<(String, f64)> = self
-            .status
-            .routing
-            .variants
-            .iter()
-            .map(|v| (v.revision.clone(), f64::from(v.weight) / 100.0))
-            .collect();
+        let variants = self.status.routing.variants.clone();
         for i in 0..self.gateways.len() {
             if self.gateways[i].applied != Some(generation) || self.gateways[i].control_loss {
                 continue;
             }
-            for (revision, weight) in &split {
-                let fresh = self.traffic(revision, share * weight);
-                fresh.add_to(self.gateways[i].counts.entry(revision.clone()).or_default());
+            for variant in &variants {
+                let revision = &variant.revision;
+                let percent = variant.copies.unwrap_or(variant.weight);
+                let fresh = self.traffic(revision, share * f64::from(percent) / 100.0);
+                let counts = self.gateways[i].counts.entry(revision.clone()).or_default();
+                fresh.add_to(counts);
+                if variant.copies.is_some() {
+                    let stable = self.behaviours.get(&variants[0].revision).copied();
+                    fresh.pair_with(
+                        &stable.unwrap_or_default(),
+                        counts.paired.get_or_insert_default(),
+                    );
+                }
             }
         }
     }
@@ -271,15 +275,49 @@ impl Traffic {
             *histogram.entry(buckets::index(0.2)).or_default() += ok - slow;
             *histogram.entry(buckets::index(1.0)).or_default() += slow;
         }
-        let add = |sums: &mut Sums, n: u64, sum: f64, squares: f64| {
-            sums.count += n;
-            sums.sum += sum;
-            sums.squares += squares;
-        };
         add(&mut counts.cost, ok, ok as f64 * self.cost, ok as f64 * self.cost * self.cost * 1.04);
         let good = self.good.min(ok) as f64;
         add(counts.scores.entry("helpfulness".into()).or_default(), ok, good, good);
     }
+}
+
+impl Traffic {
+    /// As if stable had been asked the same: as bad as ever, and bad on other requests
+    /// than the canary as far as that is possible.
+    fn pair_with(&self, stable: &Behaviour, paired: &mut Paired) {
+        let table = |of: u64, canary: u64, share: f64, table: &mut PairTable| {
+            let bad = (of as f64 * share).round() as u64;
+            let both = (canary + bad).saturating_sub(of);
+            table.both += both;
+            table.canary_only += canary - both;
+            table.stable_only += bad - both;
+            table.neither += of - (canary + bad - both);
+        };
+        table(self.n, self.errors, stable.errors, &mut paired.errors);
+        let answered = self.n - self.errors;
+        let failures = self.failures.min(answered);
+        table(answered, failures, stable.check_failures, &mut paired.checks);
+        let (n, d) = (answered as f64, self.cost - stable.cost);
+        // Costs vary from request to request by a fifth of stable's.
+        let noise = n * 0.04 * stable.cost * stable.cost;
+        add(&mut paired.cost, answered, n * d, n * d * d + noise);
+        add(
+            &mut paired.stable_cost,
+            answered,
+            n * stable.cost,
+            n * stable.cost * stable.cost + noise,
+        );
+        let score = paired.scores.entry("helpfulness".into()).or_default();
+        let d = self.good.min(answered) as f64 - n * stable.score;
+        add(score, answered, d, n * 0.1);
+        paired.spent_usd += n * self.cost;
+    }
+}
+
+fn add(sums: &mut Sums, n: u64, sum: f64, squares: f64) {
+    sums.count += n;
+    sums.sum += sum;
+    sums.squares += squares;
 }
 
 impl SimulatedGateway {

@@ -12,7 +12,7 @@
 use super::{Evidence, Measured};
 use crate::api::{
     CanaryPolicySpec,
-    canary_policy::{Metric, OnInconclusive},
+    canary_policy::{Metric, OnInconclusive, Step},
 };
 
 /// The part of a window's harm error that is spent up to its horizon.
@@ -54,8 +54,7 @@ impl<'a> Window<'a> {
             _ => 1.0,
         };
         let share = rates.false_rollback / (windows * compared * runs);
-        let shadow = step.and_then(|s| s.shadow.as_ref());
-        let horizon = step.and_then(|s| s.samples).or(shadow.map(|s| s.samples));
+        let horizon = step.and_then(Step::horizon);
         let up_to_horizon = if horizon.is_some() { UP_TO_HORIZON } else { 0.0 };
         Self {
             metrics,
@@ -64,7 +63,7 @@ impl<'a> Window<'a> {
             open_alpha: share * (1.0 - up_to_horizon),
             accept_alpha: rates.false_promotion / runs,
             relative: step.is_some() || policy.bake.holdback > 0,
-            paired: shadow.is_some(),
+            paired: step.is_some_and(|s| s.shadow.is_some()),
             explained: true,
         }
     }

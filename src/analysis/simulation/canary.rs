@@ -81,7 +81,7 @@ impl Pace {
 impl Setting<'_> {
     fn step_seconds(&self, step: &Step) -> Option<(f64, f64)> {
         let percent = step.weight.or(step.shadow.as_ref().map(|s| s.percent))?;
-        let samples = step.samples.or(step.shadow.as_ref().map(|s| s.samples))? as f64;
+        let samples = step.horizon()? as f64;
         let share = f64::from(percent) / 100.0;
         let whole = samples / (share * self.rate);
         let interval = self.policy.analysis.interval.0.as_secs_f64();
@@ -91,7 +91,7 @@ impl Setting<'_> {
     /// The time that all steps take when each needs all its samples, in seconds.
     pub fn seconds(&self) -> f64 {
         let of = |s: &Step| {
-            let samples = s.samples.or(s.shadow.as_ref().map(|s| s.samples)).unwrap_or(0) as f64;
+            let samples = s.horizon().unwrap_or(0) as f64;
             self.step_seconds(s).map_or(0.0, |(share, _)| samples / (share * self.rate))
         };
         self.policy.steps.iter().map(of).sum::<f64>().max(1.0)
@@ -135,8 +135,7 @@ impl Setting<'_> {
         // An approval is given at once.
         let Some((share, seconds)) = self.step_seconds(step) else { return Verdict::Pass };
         let window = Window { explained: false, ..Window::new(self.policy, index) };
-        let deadline = step.deadline.or(step.shadow.as_ref().and_then(|s| s.deadline));
-        let deadline = deadline.map_or(f64::INFINITY, |d| d.0.as_secs_f64());
+        let deadline = step.deadline().map_or(f64::INFINITY, |d| d.0.as_secs_f64());
         let (mut pace, rate) = Pace::new(self.rate, share, seconds);
         let (mut stable, mut canary) = (Counts::default(), Counts::default());
         let (mut waited, entered) = (0.0, run.seconds);

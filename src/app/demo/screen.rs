@@ -90,7 +90,11 @@ fn stage_line(
     let at = usize::try_from(canary.step).unwrap_or(0);
     let mut spans = vec![];
     for (i, step) in policy.steps.iter().enumerate() {
-        let name = step.weight.map_or_else(|| "approval".to_owned(), |w| format!("{w} %"));
+        let name = match (step.weight, &step.shadow) {
+            (Some(weight), _) => format!("{weight} %"),
+            (None, Some(shadow)) => format!("shadow {} %", shadow.percent),
+            (None, None) => "approval".to_owned(),
+        };
         spans.push(stage(name, i, at));
     }
     spans.push(stage("bake".to_owned(), policy.steps.len(), at));

@@ -6,9 +6,10 @@ use jiff::Timestamp;
 use kube::ResourceExt;
 
 use crate::{
+    analysis::evidence,
     api::{
         PromptRelease, PromptReleaseStatus, conditions,
-        prompt_release::{MetricStatus, VariantRef, Verdict},
+        prompt_release::{MetricStatus, Paired, VariantRef, Verdict},
     },
     app::{evidence_bar, table::table},
 };
@@ -71,7 +72,10 @@ pub(super) fn line(release: &PromptRelease) -> String {
     let status = status(release);
     let mut line = format!("{:<16}", format!("{:?}", status.phase));
     if let Some(canary) = &status.canary {
-        let _ = write!(line, " {:>3} % {}", canary.weight, canary.variant.prompt);
+        let copies = status.routing.variants.iter().find_map(|v| v.copies);
+        let copied = copies.map(|percent| format!(" (copies of {percent} %)"));
+        let (weight, prompt) = (canary.weight, &canary.variant.prompt);
+        let _ = write!(line, " {weight:>3} % {prompt}{}", copied.unwrap_or_default());
     }
     for metric in &status.analysis {
         let _ = write!(line, " | {} {}", metric.metric, evidence_bar::word(metric.verdict));
@@ -91,7 +95,7 @@ pub(super) fn description(release: &PromptRelease, now: Timestamp) -> String {
         let _ = write!(
             out,
             "\nEvidence of this step: passes left of A, fails right of H\n{}",
-            evidence(&status.analysis)
+            bars(&status.analysis)
         );
         // While it collects, the interval says it all.
         let telling = |m: &&MetricStatus| {
@@ -163,15 +167,31 @@ fn head(release: &PromptRelease, status: &PromptReleaseStatus, now: Timestamp) -
     let shares: Vec<String> = routing
         .variants
         .iter()
-        .map(|v| format!("{} % {:?} {}", v.weight, v.role, v.revision))
+        .map(|v| match v.copies {
+            Some(percent) => format!("copies of {percent} % to {:?} {}", v.role, v.revision),
+            None => format!("{} % {:?} {}", v.weight, v.role, v.revision),
+        })
         .collect();
     let followed =
         format!("generation {}, followed by {} gateways", routing.generation, routing.observed_by);
     rows.push(vec!["Traffic:".to_owned(), format!("{} ({followed})", shares.join(", "))]);
+    if let Some(paired) = evidence::totals(&status.evidence).1.paired {
+        rows.push(vec!["Shadow:".to_owned(), shadow(&paired)]);
+    }
     rows
 }
 
-fn evidence(metrics: &[MetricStatus]) -> String {
+/// What the copies of this step gave, and what they cost on top of what users cost.
+fn shadow(paired: &Paired) -> String {
+    format!(
+        "{} pairs, {} copies without a pair, ${:.4} for copies in this step",
+        paired.errors.pairs(),
+        paired.dropped,
+        paired.spent_usd
+    )
+}
+
+fn bars(metrics: &[MetricStatus]) -> String {
     let mut rows =
         vec![strings(["  METRIC", "STABLE", "CANARY", "DIFFERENCE", "INTERVAL", "", "VERDICT"])];
     for metric in metrics {
@@ -193,7 +213,9 @@ fn evidence(metrics: &[MetricStatus]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::prompt_release::{Sample, Unit};
+    use crate::api::prompt_release::{
+        Counts, InstanceEvidence, PairTable, RoutedVariant, Sample, Unit, VariantRole,
+    };
 
     #[test]
     fn the_description_tells_where_why_and_by_how_much() {
@@ -222,6 +244,40 @@ mod tests {
             "+19.0 points",
             "+10.0 points to +28.0 points",
             "FAIL",
+        ] {
+            assert!(text.contains(part), "{part} is not in\n{text}");
+        }
+    }
+
+    #[test]
+    fn a_shadow_is_told_with_its_pairs_and_its_cost() {
+        let mut release = PromptRelease::new("support", Default::default());
+        let routed = |revision: &str, role, weight, copies| RoutedVariant {
+            revision: revision.into(),
+            role,
+            weight,
+            copies,
+        };
+        let paired = Paired {
+            errors: PairTable { neither: 120, canary_only: 3, ..PairTable::default() },
+            spent_usd: 0.4321,
+            dropped: 7,
+            ..Paired::default()
+        };
+        let canary = Counts { paired: Some(paired), ..Counts::default() };
+        let mut status = PromptReleaseStatus {
+            evidence: vec![InstanceEvidence { canary, ..InstanceEvidence::default() }],
+            ..PromptReleaseStatus::default()
+        };
+        status.routing.variants = vec![
+            routed("9f3a", VariantRole::Stable, 100, None),
+            routed("41cc", VariantRole::Shadow, 0, Some(10)),
+        ];
+        release.status = Some(status);
+        let text = description(&release, Timestamp::UNIX_EPOCH);
+        for part in [
+            "100 % Stable 9f3a, copies of 10 % to Shadow 41cc (",
+            "123 pairs, 7 copies without a pair, $0.4321 for copies",
         ] {
             assert!(text.contains(part), "{part} is not in\n{text}");
         }

@@ -10,7 +10,9 @@ use crate::{
     api::{
         CanaryPolicySpec,
         canary_policy::{OnInconclusive, OnNoData, Step},
-        prompt_release::{CanaryStatus, Outcome, Phase, RoutingSettings, VariantRole, Verdict},
+        prompt_release::{
+            CanaryStatus, Counts, Outcome, Phase, RoutingSettings, VariantRef, VariantRole, Verdict,
+        },
     },
     rollout::snapshot::Action,
 };
@@ -50,7 +52,7 @@ pub(super) fn advance(draft: &mut Draft<'_>) {
         let message = format!("not finished within progressDeadline {}", policy.progress_deadline);
         return draft.withdraw(Outcome::Withdrawn, reasons::PROGRESS_DEADLINE, &message, false);
     }
-    if held_by_split(draft, &canary) {
+    if held_by_split(draft, &policy, &canary) {
         return;
     }
     step(draft, &policy, verdict);
@@ -101,8 +103,8 @@ fn paused(draft: &mut Draft<'_>, policy: &CanaryPolicySpec, canary: &CanaryStatu
         Some(why) => {
             if canary.held.as_deref() != Some(reasons::BACKEND_NOT_READY) {
                 set_weight(draft, 0);
-                hold(draft, reasons::BACKEND_NOT_READY, true);
                 draft.route_stable_only();
+                hold(draft, reasons::BACKEND_NOT_READY, true);
             }
             draft.say(
                 reasons::BACKEND_NOT_READY,
@@ -129,30 +131,45 @@ pub(super) fn enter_step(draft: &mut Draft<'_>, policy: &CanaryPolicySpec, index
     let ready = !draft.snapshot.not_ready.contains_key(&canary.variant.revision);
     let reached = policy.steps[..=index].iter().filter_map(|s| s.weight).max().unwrap_or(0);
     canary.step = i32::try_from(index).unwrap_or(i32::MAX);
-    canary.weight = if ready { step.weight.unwrap_or(reached) } else { 0 };
+    let exposed = ready && step.shadow.is_none();
+    canary.weight = if exposed { step.weight.unwrap_or(reached) } else { 0 };
     canary.held = (!ready).then(|| reasons::BACKEND_NOT_READY.to_owned());
     canary.entered_at = draft.now;
     canary.extended = false;
     restart_window(&mut canary);
     draft.status.analysis = judge::carry_over(&draft.status.analysis);
-    let settings = settings(policy);
-    if canary.weight > 0 {
-        let weight = canary.weight;
-        draft.route(
-            &[
-                (&stable, VariantRole::Stable, 100 - weight),
-                (&canary.variant, VariantRole::Canary, weight),
-            ],
-            settings,
-        );
-    }
+    route_step(draft, policy, step, &stable, &canary);
     draft.status.phase =
         if step.approval.is_some() { Phase::AwaitingApproval } else { Phase::Progressing };
-    let message = describe_step(step, index, policy.steps.len(), canary.weight);
+    let message = describe_step(step, index, policy.steps.len(), &canary);
     draft.status.canary = Some(canary);
     draft.announce(false, reasons::ADVANCED, message.clone());
     draft.say(reasons::ADVANCED, message);
     draft.wake(draft.now + policy.analysis.interval.signed());
+}
+
+/// Moves traffic as `step` wants it. A shadow step shows the canary to nobody, also
+/// after a weight: what it is for is to look without users.
+fn route_step(
+    draft: &mut Draft<'_>,
+    policy: &CanaryPolicySpec,
+    step: &Step,
+    stable: &VariantRef,
+    canary: &CanaryStatus,
+) {
+    let (settings, weight) = (settings(policy), canary.weight);
+    if let Some(shadow) = step.shadow.as_ref().filter(|_| canary.held.is_none()) {
+        draft.route_shadow(stable, &canary.variant, shadow.percent, settings);
+    } else if weight > 0 {
+        let shares = [
+            (stable, VariantRole::Stable, 100 - weight),
+            (&canary.variant, VariantRole::Canary, weight),
+        ];
+        draft.route(&shares, settings);
+    } else if draft.status.routing.variants.len() > 1 {
+        // An approval after a shadow, before any weight: no copies while nobody judges them.
+        draft.route_stable_only();
+    }
 }
 
 fn restart_window(canary: &mut CanaryStatus) {
@@ -161,15 +178,30 @@ fn restart_window(canary: &mut CanaryStatus) {
     canary.analysed_at = None;
 }
 
-fn describe_step(step: &Step, index: usize, of: usize, weight: i32) -> String {
-    let place = format!("step {} of {of}", index + 1);
-    match step.samples {
-        Some(samples) if weight > 0 => {
+fn describe_step(step: &Step, index: usize, of: usize, canary: &CanaryStatus) -> String {
+    let (place, weight) = (format!("step {} of {of}", index + 1), canary.weight);
+    match (step.horizon(), &step.shadow) {
+        (Some(_), _) if canary.held.is_some() => format!("{place}: waits for its backend"),
+        (Some(pairs), Some(shadow)) => {
+            format!("{place}: a shadow of {} % of requests, {pairs} pairs wanted", shadow.percent)
+        }
+        (Some(samples), None) => {
             format!("{place}: {weight} % of traffic, {samples} samples wanted")
         }
-        Some(_) => format!("{place}: waits for its backend"),
-        None => format!("{place}: waits for approval at {weight} %"),
+        (None, _) => format!("{place}: waits for approval at {weight} %"),
     }
+}
+
+/// How the canary meets traffic in its step.
+fn exposure(policy: &CanaryPolicySpec, canary: &CanaryStatus) -> String {
+    match running_step(policy, canary).and_then(|s| s.shadow.as_ref()) {
+        Some(shadow) => format!("as a shadow of {} %", shadow.percent),
+        None => format!("at {} %", canary.weight),
+    }
+}
+
+fn running_step<'a>(policy: &'a CanaryPolicySpec, canary: &CanaryStatus) -> Option<&'a Step> {
+    policy.steps.get(usize::try_from(canary.step).ok()?)
 }
 
 /// What gateways need of the policy.
@@ -238,9 +270,19 @@ pub(super) fn failure(draft: &Draft<'_>) -> String {
     failed.map(|m| format!("{}: {}", m.metric, m.message)).collect::<Vec<_>>().join("; ")
 }
 
-fn held_by_split(draft: &mut Draft<'_>, canary: &CanaryStatus) -> bool {
+fn held_by_split(draft: &mut Draft<'_>, policy: &CanaryPolicySpec, canary: &CanaryStatus) -> bool {
     let (stable, treatment) = evidence::totals(&draft.status.evidence);
-    let Some(message) = sample_ratio::mismatch(&stable, &treatment, canary.weight) else {
+    // A shadow is assigned copies of what stable is assigned, request by request: the
+    // rest is the other side, and users do not matter.
+    let alone = |assigned| Counts { assigned, ..Counts::default() };
+    let message = match running_step(policy, canary).and_then(|s| s.shadow.as_ref()) {
+        Some(shadow) => {
+            let others = stable.assigned.saturating_sub(treatment.assigned);
+            sample_ratio::mismatch(&alone(others), &alone(treatment.assigned), shadow.percent)
+        }
+        None => sample_ratio::mismatch(&stable, &treatment, canary.weight),
+    };
+    let Some(message) = message else {
         release(draft, reasons::SAMPLE_RATIO_MISMATCH);
         return false;
     };
@@ -281,7 +323,7 @@ fn step(draft: &mut Draft<'_>, policy: &CanaryPolicySpec, verdict: Verdict) {
         };
         draft.say(reason, message);
     }
-    let late = step.deadline.is_some_and(|d| draft.elapsed_since(canary.entered_at) >= d.0);
+    let late = step.deadline().is_some_and(|d| draft.elapsed_since(canary.entered_at) >= d.0);
     match verdict {
         Verdict::Pass if canary.confirmed_at.is_some() => enter_step(draft, policy, index + 1),
         Verdict::Inconclusive => inconclusive(draft, policy, "every sample was seen"),
@@ -361,10 +403,10 @@ fn progressing(draft: &mut Draft<'_>, policy: &CanaryPolicySpec) {
     let Some(canary) = &draft.status.canary else { return };
     let passed = draft.status.analysis.iter().filter(|m| m.verdict == Verdict::Pass).count();
     let message = format!(
-        "step {} of {} at {} %: {passed} of {} metrics pass",
+        "step {} of {} {}: {passed} of {} metrics pass",
         canary.step + 1,
         policy.steps.len(),
-        canary.weight,
+        exposure(policy, canary),
         policy.analysis.metrics.len()
     );
     draft.say(reasons::PROGRESSING, message);
@@ -377,7 +419,9 @@ fn hold(draft: &mut Draft<'_>, why: &'static str, warning: bool) {
         return;
     }
     canary.held = Some(why.to_owned());
-    let note = format!("{} is held at {} %", canary.variant.revision, canary.weight);
+    let shadow = draft.status.routing.variants.iter().any(|v| v.role == VariantRole::Shadow);
+    let place = if shadow { "as a shadow".to_owned() } else { format!("at {} %", canary.weight) };
+    let note = format!("{} is held {place}", canary.variant.revision);
     draft.status.phase = Phase::Held;
     draft.announce(warning, why, note);
 }

@@ -100,24 +100,48 @@ impl<'a> Draft<'a> {
         self.snapshot.gateways.iter().any(|g| g.control_loss)
     }
 
-    /// Moves traffic: the one place that changes the routing.
+    /// Moves traffic to variants by their weights.
     pub(super) fn route(
         &mut self,
         variants: &[(&VariantRef, VariantRole, i32)],
         settings: RoutingSettings,
     ) {
+        let routed = |(variant, role, weight): &(&VariantRef, VariantRole, i32)| RoutedVariant {
+            revision: variant.revision.clone(),
+            role: *role,
+            weight: *weight,
+            copies: None,
+        };
+        self.set_routing(variants.iter().map(routed).collect(), settings);
+    }
+
+    /// All users to stable, and copies of `percent` of their requests to the shadow.
+    pub(super) fn route_shadow(
+        &mut self,
+        stable: &VariantRef,
+        shadow: &VariantRef,
+        percent: i32,
+        settings: RoutingSettings,
+    ) {
+        let routed = |variant: &VariantRef, role, weight, copies| RoutedVariant {
+            revision: variant.revision.clone(),
+            role,
+            weight,
+            copies,
+        };
+        let variants = vec![
+            routed(stable, VariantRole::Stable, 100, None),
+            routed(shadow, VariantRole::Shadow, 0, Some(percent)),
+        ];
+        self.set_routing(variants, settings);
+    }
+
+    /// The one place that changes the routing.
+    fn set_routing(&mut self, variants: Vec<RoutedVariant>, settings: RoutingSettings) {
         let generation = self.status.routing.generation + 1;
         self.status.routing = Routing {
             generation,
-            variants: variants
-                .iter()
-                .map(|(variant, role, weight)| RoutedVariant {
-                    revision: variant.revision.clone(),
-                    role: *role,
-                    weight: *weight,
-                    copies: None,
-                })
-                .collect(),
+            variants,
             settings,
             observed_by: format!("0/{}", self.snapshot.gateways.len()),
         };

@@ -1,0 +1,194 @@
+//! Copies of live requests, for a variant that no user sees yet.
+//!
+//! A copy costs the user nothing: it runs in a task of its own, from the moment when
+//! stable's request is sent, with permits of its own, and its answer is read to the end
+//! and thrown away. Which requests are copied is drawn by chance, so that it depends on
+//! nothing that could bias the comparison.
+//!
+//! Every drawn copy ends exactly once: as a record beside what stable made of the same
+//! request, or counted as dropped. There is no retry and no queue: a copy that finds no
+//! room would measure waiting, not the variant.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio_util::task::TaskTracker;
+
+use super::{
+    Gateway,
+    flight::Flight,
+    forward::{self, Next},
+    phases::{self, Assigned, ChatRequest},
+    routes::{Route, Shadow, Target},
+    upstream::{self, Started},
+};
+use crate::audit::record::{AssignmentReason, RecordOutcome, StableSide};
+
+/// Copies in flight in one gateway. Each holds a request and an answer in memory.
+const COPIES: usize = 128;
+
+/// The copies of one gateway.
+pub(super) struct Shadows {
+    room: Arc<Semaphore>,
+    tasks: TaskTracker,
+}
+
+impl Default for Shadows {
+    fn default() -> Self {
+        Self { room: Arc::new(Semaphore::new(COPIES)), tasks: TaskTracker::new() }
+    }
+}
+
+impl Shadows {
+    /// Ends when no copy is under way. Without a bound of its own: who drains has one.
+    pub(super) async fn ended(&self) {
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
+
+/// A copy that was drawn and has room. Dropped before it is started, it counts as dropped.
+pub(super) struct Copy {
+    gateway: Arc<Gateway>,
+    route: Arc<Route>,
+    target: Arc<Target>,
+    room: Option<Room>,
+}
+
+/// What a copy holds while it runs.
+struct Room {
+    /// Of the gateway, until it is paired.
+    _slot: OwnedSemaphorePermit,
+    /// Of the backend, until it is answered.
+    permit: OwnedSemaphorePermit,
+}
+
+/// Whether a request is copied.
+pub(super) fn draw(gateway: &Arc<Gateway>, route: &Arc<Route>, shadow: &Shadow) -> Option<Copy> {
+    if rand::random_range(0..100_u32) >= shadow.percent {
+        return None;
+    }
+    let target = &shadow.target;
+    phases::count_assigned(route, target);
+    match find_room(gateway, target) {
+        Ok(room) => Some(Copy {
+            gateway: gateway.clone(),
+            route: route.clone(),
+            target: target.clone(),
+            room: Some(room),
+        }),
+        Err(why) => {
+            count_dropped(gateway, route, target, why);
+            None
+        }
+    }
+}
+
+fn find_room(gateway: &Gateway, target: &Target) -> Result<Room, &'static str> {
+    let taken = |semaphore: &Arc<Semaphore>| semaphore.clone().try_acquire_owned();
+    let slot = taken(&gateway.shadows.room).map_err(|_| "gateway_full")?;
+    let permit = taken(&target.state.permits).map_err(|_| "backend_full")?;
+    // Asked last: an open breaker lets one probe a second through, which must not be lost.
+    if !target.state.breaker.allows(gateway.now_millis()) {
+        return Err("breaker");
+    }
+    Ok(Room { _slot: slot, permit })
+}
+
+fn count_dropped(gateway: &Gateway, route: &Route, target: &Target, why: &'static str) {
+    if let Some(mut counts) =
+        route.tallies.get(&target.revision).and_then(|tally| tally.counts.lock().ok())
+    {
+        counts.paired.get_or_insert_default().dropped += 1;
+    }
+    gateway.exported.copy_dropped(&route.release, &target.revision, why);
+}
+
+impl Copy {
+    /// Sends the copy, at the same time as `flight` is sent to stable.
+    pub(super) fn start(mut self, flight: &mut Flight, request: &Arc<ChatRequest>) {
+        let Some(room) = self.room.take() else { return };
+        let assigned = Assigned {
+            group: flight.group,
+            // What both ids share.
+            unique: flight.unique,
+            ..Assigned::new(&self.target, AssignmentReason::Shadow)
+        };
+        let copy = Flight::new(&self.gateway, &self.route, &assigned, flight.streamed);
+        let (tell, told) = oneshot::channel();
+        flight.copied(copy.request_id.clone(), tell);
+        let task = run(
+            self.gateway.clone(),
+            copy,
+            request.clone(),
+            room,
+            Stable { told, patience: self.route.baseline.timeout },
+        );
+        self.gateway.shadows.tasks.spawn(task);
+    }
+}
+
+impl Drop for Copy {
+    fn drop(&mut self) {
+        if self.room.is_some() {
+            count_dropped(&self.gateway, &self.route, &self.target, "stable_unanswered");
+        }
+    }
+}
+
+/// How stable's answer to the same request becomes known.
+struct Stable {
+    told: oneshot::Receiver<StableSide>,
+    /// How much longer than the copy it may take: an application that stops reading
+    /// its answer must not keep the copy's room for ever.
+    patience: Duration,
+}
+
+async fn run(
+    gateway: Arc<Gateway>,
+    mut flight: Flight,
+    request: Arc<ChatRequest>,
+    room: Room,
+    stable: Stable,
+) {
+    let Room { _slot, permit } = room;
+    let answered = ask(&gateway, &mut flight, &request).await;
+    flight.ended();
+    drop((permit, request));
+    let told = tokio::time::timeout(stable.patience, stable.told).await;
+    let stable = told.ok().and_then(Result::ok);
+    flight.finish_beside(outcome(answered, stable), stable);
+}
+
+/// What the model refuses as the client's mistake is the canary's fault when stable
+/// took the same request.
+fn outcome(answered: Result<(), Fault>, stable: Option<StableSide>) -> RecordOutcome {
+    let took =
+        stable.is_some_and(|s| matches!(s.outcome, RecordOutcome::Ok | RecordOutcome::Error));
+    match answered {
+        Ok(()) => RecordOutcome::Ok,
+        Err(Fault::Client) if !took => RecordOutcome::ClientError,
+        Err(_) => RecordOutcome::Error,
+    }
+}
+
+enum Fault {
+    Client,
+    Model,
+}
+
+/// Asks the shadow and reads its answer to the end.
+async fn ask(gateway: &Gateway, flight: &mut Flight, request: &ChatRequest) -> Result<(), Fault> {
+    let body = phases::prepare(&flight.target, request).map_err(|_| Fault::Client)?;
+    let started = upstream::call(&gateway.client, flight, body)
+        .await
+        .map_err(|failure| if failure.client_fault { Fault::Client } else { Fault::Model })?;
+    let Started::Stream { mut rest, mut scanner, .. } = started else { return Ok(()) };
+    loop {
+        match forward::next(&mut rest, &mut scanner, flight).await {
+            Next::Chunk(_) => {}
+            Next::End => return Ok(()),
+            Next::Broken => return Err(Fault::Model),
+        }
+    }
+}
