@@ -1,60 +1,63 @@
-//! By how much less the requests of few users tell than those of many, measured on the
-//! side with more requests: both sides have the same kind of users. Latencies are
-//! taken for independent given their variant, because no gateway knows the threshold.
+//! By how much less the requests of few users tell than those of many, measured on both
+//! sides together: they have the same kind of users, and the rare failures of one side
+//! alone often say nothing. Latencies are taken for independent given their variant,
+//! because no gateway knows the threshold.
 
 use crate::{
     analysis::stats::clustered::{Grouped, Sums, design_effect},
-    api::prompt_release::Counts,
+    api::prompt_release::{Counts, Groups, Sums as Moments},
 };
 
 pub(in crate::analysis) fn of_errors(stable: &Counts, canary: &Counts) -> f64 {
-    let of = |c: &Counts| {
-        let counts = &c.groups.requests;
-        let grouped = Grouped { counts, sums: Sums::Counts(&c.groups.errors) };
-        diluted(grouped, bernoulli(c.requests, c.errors), c.requests)
-    };
-    of(larger(stable, canary, |c| c.requests))
+    let (n, bad) = (both(stable, canary, |c| c.requests), both(stable, canary, |c| c.errors));
+    of_shares(stable, canary, (n, bad), |g| (&g.requests, &g.errors))
 }
 
 pub(in crate::analysis) fn of_checks(stable: &Counts, canary: &Counts) -> f64 {
-    let of = |c: &Counts| {
-        let counts = &c.groups.checked;
-        let grouped = Grouped { counts, sums: Sums::Counts(&c.groups.check_failures) };
-        diluted(grouped, bernoulli(c.checked, c.check_failures), c.checked)
-    };
-    of(larger(stable, canary, |c| c.checked))
+    let n = both(stable, canary, |c| c.checked);
+    let bad = both(stable, canary, |c| c.check_failures);
+    of_shares(stable, canary, (n, bad), |g| (&g.checked, &g.check_failures))
 }
 
 pub(in crate::analysis) fn of_cost(stable: &Counts, canary: &Counts) -> f64 {
-    let of = |c: &Counts| {
-        let grouped = Grouped { counts: &c.groups.costs, sums: Sums::Values(&c.groups.cost) };
-        diluted(grouped, variance(&c.cost), c.cost.count)
-    };
-    of(larger(stable, canary, |c| c.cost.count))
+    let moments = [Some(&stable.cost), Some(&canary.cost)];
+    let counts = sum(&stable.groups.costs, &canary.groups.costs);
+    let sums = sum(&stable.groups.cost, &canary.groups.cost);
+    of_means(moments, &counts, &sums)
 }
 
 pub(in crate::analysis) fn of_score(name: &str, stable: &Counts, canary: &Counts) -> f64 {
-    let count = |c: &Counts| c.scores.get(name).map_or(0, |s| s.count);
-    let side = larger(stable, canary, count);
-    let (Some(all), Some(grouped)) = (side.scores.get(name), side.groups.scores.get(name)) else {
-        return 1.0;
-    };
-    let grouped = Grouped { counts: &grouped.counts, sums: Sums::Values(&grouped.sums) };
-    diluted(grouped, variance(all), all.count)
+    let moments = [stable.scores.get(name), canary.scores.get(name)];
+    let of = |c: &Counts| c.groups.scores.get(name).cloned().unwrap_or_default();
+    let (s, c) = (of(stable), of(canary));
+    of_means(moments, &sum(&s.counts, &c.counts), &sum(&s.sums, &c.sums))
 }
 
 /// Of the split between the variants: users and not requests are drawn.
 pub(in crate::analysis) fn of_split(stable: &Counts, canary: &Counts, share: f64) -> f64 {
-    let (s, c) = (&stable.groups.requests, &canary.groups.requests);
-    let at = |list: &[u64], i: usize| list.get(i).copied().unwrap_or_default();
-    let groups = s.len().max(c.len());
-    let counts: Vec<u64> = (0..groups).map(|i| at(s, i).saturating_add(at(c, i))).collect();
-    let grouped = Grouped { counts: &counts, sums: Sums::Counts(c) };
+    let counts = sum(&stable.groups.requests, &canary.groups.requests);
+    let grouped = Grouped { counts: &counts, sums: Sums::Counts(&canary.groups.requests) };
     design_effect(grouped, share * (1.0 - share))
 }
 
-fn larger<'a>(a: &'a Counts, b: &'a Counts, count: impl Fn(&Counts) -> u64) -> &'a Counts {
-    if count(b) > count(a) { b } else { a }
+fn of_shares(
+    stable: &Counts,
+    canary: &Counts,
+    (n, bad): (u64, u64),
+    lists: impl Fn(&Groups) -> (&Vec<u64>, &Vec<u64>),
+) -> f64 {
+    let (s, c) = (lists(&stable.groups), lists(&canary.groups));
+    let (counts, failed) = (sum(s.0, c.0), sum(s.1, c.1));
+    let p = bad.min(n) as f64 / n.max(1) as f64;
+    let grouped = Grouped { counts: &counts, sums: Sums::Counts(&failed) };
+    diluted(grouped, p * (1.0 - p), n)
+}
+
+fn of_means(moments: [Option<&Moments>; 2], counts: &[u64], sums: &[f64]) -> f64 {
+    let total = |of: fn(&Moments) -> f64| moments.iter().flatten().map(|m| of(m)).sum::<f64>();
+    let n = total(|m| m.count as f64).max(1.0);
+    let variance = (total(|m| m.squares) / n - (total(|m| m.sum) / n).powi(2)).max(0.0);
+    diluted(Grouped { counts, sums: Sums::Values(sums) }, variance, n as u64)
 }
 
 /// Requests without a sticky key are independent.
@@ -64,12 +67,29 @@ fn diluted(grouped: Grouped<'_>, variance: f64, all: u64) -> f64 {
     1.0 + (effect - 1.0) * (with_key / all.max(1) as f64).min(1.0)
 }
 
-fn bernoulli(n: u64, bad: u64) -> f64 {
-    let p = bad.min(n) as f64 / n.max(1) as f64;
-    p * (1.0 - p)
+fn both(stable: &Counts, canary: &Counts, of: impl Fn(&Counts) -> u64) -> u64 {
+    of(stable).saturating_add(of(canary))
 }
 
-fn variance(sums: &crate::api::prompt_release::Sums) -> f64 {
-    let n = sums.count.max(1) as f64;
-    (sums.squares / n - (sums.sum / n).powi(2)).max(0.0)
+/// Position by position; the shorter list is filled up with zeros.
+fn sum<T: Copy + Default + Saturating>(a: &[T], b: &[T]) -> Vec<T> {
+    let at = |list: &[T], i: usize| list.get(i).copied().unwrap_or_default();
+    (0..a.len().max(b.len())).map(|i| at(a, i).plus(at(b, i))).collect()
+}
+
+/// Adds without overflow.
+trait Saturating {
+    fn plus(self, other: Self) -> Self;
+}
+
+impl Saturating for u64 {
+    fn plus(self, other: Self) -> Self {
+        self.saturating_add(other)
+    }
+}
+
+impl Saturating for f64 {
+    fn plus(self, other: Self) -> Self {
+        self + other
+    }
 }

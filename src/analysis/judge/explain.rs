@@ -78,7 +78,7 @@ fn seen(measured: &Measured, status: &MetricStatus) -> String {
     };
     let (low, high) = measured.range();
     let z = plain_z(0.95);
-    let limit = |level: f64| invert(|d| middle(measured, d), level, low, high);
+    let limit = |level: f64| invert(|d| measured.z_plain(d), level, low, high);
     let difference = status
         .difference
         .map_or_else(|| "unknown".to_owned(), |value| status.unit.difference(value));
@@ -93,12 +93,6 @@ fn seen(measured: &Measured, status: &MetricStatus) -> String {
             String::new()
         }
     )
-}
-
-/// The statistic that doubts neither side, for a plain interval.
-fn middle(measured: &Measured, delta: f64) -> f64 {
-    let (harm, accept) = (measured.z_harm(delta), measured.z_accept(delta));
-    if harm.is_finite() && accept.is_finite() { 0.5 * (harm + accept) } else { harm }
 }
 
 /// 22871 as 22,871.

@@ -45,6 +45,14 @@ pub(super) enum Comparison {
     Nothing,
 }
 
+/// Whose luck would decide.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Doubt {
+    Stable,
+    Canary,
+    Neither,
+}
+
 /// Both sides of one metric.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Measured {
@@ -322,22 +330,27 @@ impl Measured {
 
     /// The statistic that shows harm: large when the canary is worse by more than `delta`.
     pub(super) fn z_harm(&self, delta: f64) -> f64 {
-        self.z(delta, false)
+        self.z(delta, Doubt::Stable)
     }
 
     /// The statistic that shows acceptance: very negative when it is worse by less than `delta`.
     pub(super) fn z_accept(&self, delta: f64) -> f64 {
-        self.z(delta, true)
+        self.z(delta, Doubt::Canary)
     }
 
-    fn z(&self, delta: f64, doubt_canary: bool) -> f64 {
+    /// The statistic for a plain interval.
+    pub(super) fn z_plain(&self, delta: f64) -> f64 {
+        self.z(delta, Doubt::Neither)
+    }
+
+    fn z(&self, delta: f64, doubt: Doubt) -> f64 {
         match self.comparison {
             Comparison::Shares(c, s) => {
                 let (c, s) = (c.deflated(self.effect), s.deflated(self.effect));
-                if doubt_canary {
-                    proportion::shares(c.doubted(), s, delta)
-                } else {
-                    proportion::shares(c, s.doubted(), delta)
+                match doubt {
+                    Doubt::Canary => proportion::shares(c.doubted(), s, delta),
+                    Doubt::Stable => proportion::shares(c, s.doubted(), delta),
+                    Doubt::Neither => proportion::shares(c, s, delta),
                 }
             }
             Comparison::Means(c, s) => {
