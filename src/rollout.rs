@@ -6,5 +6,5 @@ pub mod invariants;
 pub mod resolve;
 pub mod snapshot;
 
-pub use decide::decide;
+pub use decide::{decidable, decide};
 pub use snapshot::{Effect, Gateway, Plan, Problem, Request, Snapshot, Target};

@@ -6,21 +6,26 @@ use std::{collections::BTreeMap, ops::AddAssign};
 
 use crate::api::prompt_release::{Counts, Groups, InstanceEvidence, Paired, Sums};
 
-/// How many gateway processes are remembered for one step. Rolling the gateways
-/// over more often within one step loses the oldest.
+/// How many gateway processes are remembered for one step. What more processes count is
+/// left out, and told: to forget an old one could count it twice when it reports again.
 const INSTANCES: usize = 128;
 
-/// Merges what one process reports now into what is known.
-pub fn merge(known: &mut Vec<InstanceEvidence>, instance: &str, stable: &Counts, canary: &Counts) {
+/// Merges what one process reports now into what is known; false when there is no room
+/// for another process, and its counts are left out.
+pub fn merge(
+    known: &mut Vec<InstanceEvidence>,
+    instance: &str,
+    stable: &Counts,
+    canary: &Counts,
+) -> bool {
+    let full = known.len() >= INSTANCES;
     match known.iter_mut().find(|e| e.instance == instance) {
         Some(entry) => {
             keep_larger(&mut entry.stable, stable);
             keep_larger(&mut entry.canary, canary);
         }
+        None if full => return false,
         None => {
-            if known.len() == INSTANCES {
-                known.remove(0);
-            }
             known.push(InstanceEvidence {
                 instance: instance.to_owned(),
                 stable: stable.clone(),
@@ -28,6 +33,7 @@ pub fn merge(known: &mut Vec<InstanceEvidence>, instance: &str, stable: &Counts,
             });
         }
     }
+    true
 }
 
 /// Counts of one process grow together: the one with more observations is the later one.
@@ -151,6 +157,59 @@ mod tests {
             merge(&mut known, "a", &counts(100), &copied);
         }
         assert_eq!(totals(&known).1.paired.unwrap().dropped, 1);
+    }
+
+    #[test]
+    fn there_is_an_end_to_the_processes_and_it_is_told() {
+        let mut known = vec![];
+        for i in 0..INSTANCES {
+            assert!(merge(&mut known, &i.to_string(), &counts(10), &counts(1)));
+        }
+        assert!(!merge(&mut known, "one more", &counts(10), &counts(1)));
+        assert!(merge(&mut known, "0", &counts(20), &counts(2)), "a known one goes on");
+        assert_eq!(totals(&known).0.requests, 10 * INSTANCES as u64 + 10);
+    }
+
+    proptest::proptest! {
+        /// Processes that count, report late, twice or out of order, die and are replaced.
+        #[test]
+        fn nothing_is_counted_twice_and_only_what_was_never_reported_is_lost(
+            events in proptest::collection::vec((0..4_usize, 0..6_u8, 0..50_u64, 0..3_usize), 1..80),
+        ) {
+            let (mut alive, mut born) = (vec![(0_u64, 0_u64); 4], 4);
+            let mut names: Vec<String> = (0..4).map(|i| i.to_string()).collect();
+            let mut mail: Vec<(String, u64)> = vec![];
+            let (mut truth, mut unreported, mut known) = (0, 0, vec![]);
+            for (who, what, more, back) in events {
+                match what {
+                    0..3 => {
+                        alive[who].0 += more;
+                        truth += more;
+                    }
+                    // A report is sent and may arrive later, or again.
+                    3..5 => {
+                        alive[who].1 = alive[who].0;
+                        mail.push((names[who].clone(), alive[who].0));
+                        if let Some((name, n)) = mail.iter().rev().nth(back).cloned() {
+                            merge(&mut known, &name, &counts(n), &counts(n));
+                        }
+                    }
+                    _ => {
+                        unreported += alive[who].0 - alive[who].1;
+                        alive[who] = (0, 0);
+                        names[who] = born.to_string();
+                        born += 1;
+                    }
+                }
+            }
+            for (name, n) in &mail {
+                merge(&mut known, name, &counts(*n), &counts(*n));
+            }
+            let pending: u64 = alive.iter().map(|(counted, sent)| counted - sent).sum();
+            let (stable, canary) = totals(&known);
+            proptest::prop_assert_eq!(stable.requests, truth - unreported - pending);
+            proptest::prop_assert_eq!(canary.requests, stable.requests);
+        }
     }
 
     #[test]

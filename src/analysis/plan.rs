@@ -145,6 +145,13 @@ pub fn plan(policy: &CanaryPolicySpec, assumed: &Assumptions, rate: Option<f64>)
     Plan { steps, promotes: (1.0 - misses).max(0.0), problems, hints }
 }
 
+/// What keeps `policy` from deciding under ordinary traffic, in one text; none if it can.
+/// Costs some tens of milliseconds.
+pub fn undecidable(policy: &CanaryPolicySpec) -> Option<String> {
+    let problems = plan(policy, &Assumptions::default(), None).problems;
+    (!problems.is_empty()).then(|| problems.join("; "))
+}
+
 /// `policy` with as many samples in each step as it needs; steps that no number of
 /// samples helps stay as they are.
 pub fn recommended(policy: &CanaryPolicySpec, assumed: &Assumptions) -> CanaryPolicySpec {

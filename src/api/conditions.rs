@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Condition {
-    /// What is stated: `Ready`, `Reconciling` or `Stalled`.
+    /// What is stated: `Ready`, `Reconciling`, `Stalled` or `Decidable`.
     #[schemars(rename = "type", length(max = 64))]
     #[serde(rename = "type")]
     pub type_: String,
@@ -37,6 +37,9 @@ pub mod types {
     pub const RECONCILING: &str = "Reconciling";
     /// The operator can not go on by itself.
     pub const STALLED: &str = "Stalled";
+    /// The policy's tests can tell a good canary from a bad one with the samples, margins
+    /// and deadlines that it names. A warning: nothing is refused.
+    pub const DECIDABLE: &str = "Decidable";
 }
 
 /// The state that the three kstatus conditions express together.
@@ -75,6 +78,19 @@ pub fn set(
     {
         merge(conditions, type_, status, reason, message, generation, now);
     }
+}
+
+/// Merges one condition that stands by itself.
+pub fn set_one(
+    conditions: &mut Vec<Condition>,
+    type_: &str,
+    holds: bool,
+    (reason, message): (&str, &str),
+    generation: i64,
+    now: Timestamp,
+) {
+    let status = if holds { "True" } else { "False" };
+    merge(conditions, type_, status, reason, message, generation, now);
 }
 
 fn merge(

@@ -126,6 +126,11 @@ pub struct CanaryStatus {
     /// When the evidence was last judged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub analysed_at: Option<Timestamp>,
+    /// Requests of gateway processes beyond the 128 that are remembered in a step: they
+    /// are left out of the evidence.
+    #[serde(default, skip_serializing_if = "is_nothing")]
+    #[schemars(with = "i64")]
+    pub uncounted: u64,
     /// The step's window was extended once.
     #[serde(default)]
     pub extended: bool,
@@ -322,6 +327,9 @@ pub struct MetricStatus {
 
 fn is_zero(value: &f64) -> bool {
     *value == 0.0
+}
+fn is_nothing(value: &u64) -> bool {
+    *value == 0
 }
 fn is_none_in_a_row(value: &i32) -> bool {
     *value == 0

@@ -244,6 +244,7 @@ impl Standalone {
                 .as_ref()
                 .map(Request::from_annotations)
                 .unwrap_or_default(),
+            undecidable: self.manifests.undecidable(&namespace, policy_name),
             policy: resolve::policy(spec, self.manifests.policy(&namespace, policy_name)),
             running_policy: self.running_policy(&key),
             route_held_by: resolve::route_holder(

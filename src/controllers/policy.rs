@@ -1,5 +1,5 @@
 //! CanaryPolicy: everything that can be wrong with it is refused by the API server, so
-//! a policy that exists can be used.
+//! a policy that exists can be used. Whether it can decide is told as a warning.
 
 use std::sync::Arc;
 
@@ -10,10 +10,12 @@ use super::{
     release::{Triggers, triggers::names_policy},
 };
 use crate::{
+    analysis::plan::undecidable,
     api::{
         CanaryPolicy,
-        conditions::{self, ConditionedStatus, Readiness},
+        conditions::{self, ConditionedStatus, Readiness, types},
     },
+    rollout::decidable,
     signals::watch::Touched,
 };
 
@@ -31,11 +33,19 @@ pub async fn run(
 async fn reconcile(policy: Arc<CanaryPolicy>, context: Arc<Context>) -> Reconciled {
     let generation = policy.metadata.generation.unwrap_or_default();
     let old = policy.status.clone().unwrap_or_default();
+    let told = conditions::find(&old.conditions, types::DECIDABLE);
+    if old.observed_generation == generation && told.is_some() {
+        return Ok(Action::await_change());
+    }
     let mut status =
         ConditionedStatus { observed_generation: generation, conditions: old.conditions.clone() };
     let (message, now) = ("the next canary can use it", (context.clock)());
     let ready = Readiness::Ready;
     conditions::set(&mut status.conditions, ready, "Valid", message, generation, now);
+    let finding = undecidable(&policy.spec);
+    let (holds, told) = decidable(finding.as_deref());
+    let conditions = &mut status.conditions;
+    conditions::set_one(conditions, types::DECIDABLE, holds, told, generation, now);
     if status != old {
         let mut policy = (*policy).clone();
         policy.status = Some(status);

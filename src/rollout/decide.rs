@@ -20,6 +20,17 @@ use crate::api::{conditions::Readiness, prompt_release::Phase};
 
 pub use self::reasons::REASONS;
 
+/// Whether a policy can decide, as a condition's status, reason and message.
+pub fn decidable(undecidable: Option<&str>) -> (bool, (&str, &str)) {
+    match undecidable {
+        Some(finding) => (false, (reasons::CAN_NOT_DECIDE, finding)),
+        None => {
+            let message = "a canary like stable is likely to pass, a bad one to be found";
+            (true, (reasons::CAN_DECIDE, message))
+        }
+    }
+}
+
 /// Decides what happens next.
 pub fn decide(snapshot: &Snapshot, now: Timestamp) -> Plan {
     let mut draft = Draft::new(snapshot, now);

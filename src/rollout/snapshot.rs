@@ -29,6 +29,8 @@ pub struct Snapshot {
     pub target: Result<Target, Problem>,
     /// The policy that the spec names, or why there is none.
     pub policy: Result<CanaryPolicySpec, Problem>,
+    /// What keeps that policy from deciding, if anything does.
+    pub undecidable: Option<String>,
     /// The policy that the running canary started with, from its saved copy.
     pub running_policy: Option<CanaryPolicySpec>,
     /// The release that holds the route, when it is another one.

@@ -169,6 +169,37 @@ proptest! {
     }
 }
 
+/// A restarted operator knows what the API server kept: the status as JSON.
+fn restart(world: &mut World) {
+    let text = serde_json::to_string(&world.status).unwrap();
+    world.status = serde_json::from_str(&text).unwrap();
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn ten_restarts_change_no_decision(
+        policy in policy(), events in prop::collection::vec(event(), 10..60),
+        restarts in prop::collection::btree_set(0..60_usize, 10), rate in 20.0..3000.0_f64,
+    ) {
+        let mut worlds = [World::new(policy.clone(), 2, rate), World::new(policy, 2, rate)];
+        for (i, event) in events.into_iter().enumerate() {
+            for (which, world) in worlds.iter_mut().enumerate() {
+                happen(world, event.clone());
+                if which == 1 && restarts.contains(&i) {
+                    restart(world);
+                }
+                world.decide();
+                world.pass(SignedDuration::from_secs(15));
+                world.decide();
+            }
+            let [kept, restarted] = &worlds;
+            prop_assert_eq!(&kept.status, &restarted.status);
+        }
+    }
+}
+
 #[test]
 fn a_release_without_gateways_starts_no_canary_evidence_and_never_promotes() {
     let policy: CanaryPolicySpec = serde_json::from_value(

@@ -6,6 +6,7 @@ use std::{collections::BTreeMap, fmt::Write, fs, path::Path};
 use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 use serinus::{
+    analysis::plan::undecidable,
     api::{CanaryPolicySpec, GoDuration, conditions},
     rollout::{Effect, Plan, snapshot::Action},
 };
@@ -17,6 +18,9 @@ use super::world::{Behaviour, World, revision};
 struct Scenario {
     about: String,
     policy: CanaryPolicySpec,
+    /// Ask whether the policy can decide, as its controller does.
+    #[serde(default)]
+    planned: bool,
     #[serde(default = "two")]
     gateways: usize,
     requests_per_minute: f64,
@@ -91,6 +95,9 @@ fn apply(event: &Event, world: &mut World) {
 fn play(scenario: &Scenario) -> String {
     let mut world =
         World::new(scenario.policy.clone(), scenario.gateways, scenario.requests_per_minute);
+    if scenario.planned {
+        world.undecidable = undecidable(&scenario.policy);
+    }
     let mut out = format!("{}\n\n", scenario.about.trim());
     let end = Timestamp::UNIX_EPOCH + scenario.until.signed();
     let mut events = scenario.events.iter().peekable();

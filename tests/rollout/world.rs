@@ -43,6 +43,7 @@ pub struct World {
     pub spec: PromptReleaseSpec,
     pub status: PromptReleaseStatus,
     pub policy: CanaryPolicySpec,
+    pub undecidable: Option<String>,
     pub annotations: Vec<Request>,
     pub behaviours: HashMap<String, Behaviour>,
     pub missing: Vec<String>,
@@ -88,6 +89,7 @@ impl World {
                 ..PromptReleaseSpec::default()
             },
             status: PromptReleaseStatus::default(),
+            undecidable: None,
             policy,
             annotations: vec![],
             behaviours: HashMap::new(),
@@ -148,6 +150,7 @@ impl World {
             status: self.status.clone(),
             requests: self.annotations.clone(),
             target,
+            undecidable: self.undecidable.clone(),
             policy: Ok(self.policy.clone()),
             running_policy: running.and_then(|saved| match saved {
                 Saved::Policy(policy) => Some(policy.clone()),

@@ -8,9 +8,12 @@ use std::{
 };
 
 use super::object_key;
-use crate::api::{
-    CanaryPolicySpec, LLMDeploymentSpec, PromptRelease, PromptVersionSpec,
-    manifest::{self, Object},
+use crate::{
+    analysis::plan::undecidable,
+    api::{
+        CanaryPolicySpec, LLMDeploymentSpec, PromptRelease, PromptVersionSpec,
+        manifest::{self, Object},
+    },
 };
 
 /// What identifies an object.
@@ -23,6 +26,8 @@ pub(super) struct Manifests {
     /// What each file held when it was last valid.
     files: BTreeMap<PathBuf, Vec<Object>>,
     objects: BTreeMap<Id, Object>,
+    /// What keeps each policy from deciding, computed once for each content.
+    findings: BTreeMap<Id, (CanaryPolicySpec, Option<String>)>,
 }
 
 impl Manifests {
@@ -32,6 +37,7 @@ impl Manifests {
             seen: BTreeMap::new(),
             files: BTreeMap::new(),
             objects: BTreeMap::new(),
+            findings: BTreeMap::new(),
         }
     }
 
@@ -90,6 +96,31 @@ impl Manifests {
             news.push((false, format!("{} objects in {}", objects.len(), self.folder.display())));
         }
         self.objects = objects;
+        self.find_out(news);
+    }
+
+    /// Asks of every policy whether it can decide, when it is new or has changed.
+    fn find_out(&mut self, news: &mut Vec<(bool, String)>) {
+        let mut findings = BTreeMap::new();
+        for (id, object) in &self.objects {
+            let Object::Policy(policy) = object else { continue };
+            let known = self.findings.get(id).filter(|(spec, _)| *spec == policy.spec);
+            let finding = known.cloned().unwrap_or_else(|| {
+                let finding = undecidable(&policy.spec);
+                if let Some(text) = &finding {
+                    news.push((true, format!("CanaryPolicy {} can not decide: {text}", id.2)));
+                }
+                (policy.spec.clone(), finding)
+            });
+            findings.insert(id.clone(), finding);
+        }
+        self.findings = findings;
+    }
+
+    /// What keeps a policy from deciding, if anything does.
+    pub(super) fn undecidable(&self, namespace: &str, name: &str) -> Option<String> {
+        let id = ("CanaryPolicy", namespace.to_owned(), name.to_owned());
+        self.findings.get(&id)?.1.clone()
     }
 
     fn stamps(&self) -> std::io::Result<BTreeMap<PathBuf, (SystemTime, u64)>> {

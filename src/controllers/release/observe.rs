@@ -6,8 +6,8 @@ use kube::ResourceExt;
 
 use crate::{
     api::{
-        CanaryPolicySpec, LLMDeployment, PromptRelease, conditions, prompt_release::VariantRef,
-        snapshot::Saved,
+        CanaryPolicy, CanaryPolicySpec, LLMDeployment, PromptRelease, conditions,
+        prompt_release::VariantRef, snapshot::Saved,
     },
     controllers::{Context, error::ControllerError, reference},
     rollout::{Request, Snapshot, resolve},
@@ -53,6 +53,7 @@ pub(super) fn observe(
     Ok(Snapshot {
         generation: release.metadata.generation.unwrap_or_default(),
         requests: Request::from_annotations(release.annotations()),
+        undecidable: policy.as_ref().and_then(|p| undecidable(p)),
         policy: resolve::policy(spec, policy.as_ref().map(|p| &p.spec)),
         running_policy: running_policy(release, just_saved, context)?,
         route_held_by: route_held_by(release, &key, context),
@@ -81,6 +82,14 @@ fn why_not_ready(backend: &LLMDeployment) -> Option<String> {
         Some(ready) => Some(ready.message.clone()),
         None => Some("it was not looked at yet".to_owned()),
     }
+}
+
+/// What its own controller has found out about a policy.
+fn undecidable(policy: &CanaryPolicy) -> Option<String> {
+    let conditions = policy.status.as_ref().map(|s| s.conditions.as_slice()).unwrap_or_default();
+    conditions::find(conditions, conditions::types::DECIDABLE)
+        .filter(|c| c.status == "False")
+        .map(|c| c.message.clone())
 }
 
 fn running_policy(

@@ -5,11 +5,13 @@ use crate::{
     analysis::{
         evidence,
         judge::{self, Evidence, Window},
+        plan::duration,
         sample_ratio,
     },
     api::{
         CanaryPolicySpec,
         canary_policy::{OnInconclusive, OnNoData, Step},
+        conditions,
         prompt_release::{
             CanaryStatus, Counts, Outcome, Phase, RoutingSettings, VariantRef, VariantRole, Verdict,
         },
@@ -257,10 +259,17 @@ pub(super) fn judge(draft: &mut Draft<'_>, policy: &CanaryPolicySpec) -> Verdict
 /// Only counts of the current routing generation are evidence.
 fn collect(draft: &mut Draft<'_>, control: &str, treatment: &str) {
     let generation = Some(draft.status.routing.generation);
+    let mut uncounted = 0;
     for gateway in draft.snapshot.gateways.iter().filter(|g| g.applied == generation) {
         let Some(instance) = &gateway.instance else { continue };
         let of = |revision: &str| gateway.counts.get(revision).cloned().unwrap_or_default();
-        evidence::merge(&mut draft.status.evidence, instance, &of(control), &of(treatment));
+        let (control, treatment) = (of(control), of(treatment));
+        if !evidence::merge(&mut draft.status.evidence, instance, &control, &treatment) {
+            uncounted += control.requests + treatment.requests;
+        }
+    }
+    if let Some(canary) = &mut draft.status.canary {
+        canary.uncounted = uncounted;
     }
 }
 
@@ -323,6 +332,7 @@ fn step(draft: &mut Draft<'_>, policy: &CanaryPolicySpec, verdict: Verdict) {
         };
         draft.say(reason, message);
     }
+    foresee(draft, step);
     let late = step.deadline().is_some_and(|d| draft.elapsed_since(canary.entered_at) >= d.0);
     match verdict {
         Verdict::Pass if canary.confirmed_at.is_some() => enter_step(draft, policy, index + 1),
@@ -330,6 +340,36 @@ fn step(draft: &mut Draft<'_>, policy: &CanaryPolicySpec, verdict: Verdict) {
         Verdict::NoData => no_data(draft, policy, late),
         _ if late => inconclusive(draft, policy, "the step's deadline has passed"),
         _ => no_data(draft, policy, false),
+    }
+}
+
+/// Tells in good time that a step's deadline comes before its samples.
+fn foresee(draft: &mut Draft<'_>, step: &Step) {
+    let Some(canary) = &draft.status.canary else { return };
+    let (Some(since), Some(deadline), Some(horizon)) =
+        (canary.confirmed_at, step.deadline(), step.horizon())
+    else {
+        return;
+    };
+    let (elapsed, deadline) = (draft.elapsed_since(since).as_secs_f64(), deadline.0.as_secs_f64());
+    if elapsed < 0.1 * deadline {
+        return;
+    }
+    let seen = evidence::totals(&draft.status.evidence).1.requests as f64;
+    let needed = elapsed * horizon as f64 / seen.max(0.5);
+    let known = conditions::find(&draft.status.conditions, conditions::types::DECIDABLE);
+    let warned = known.is_some_and(|c| c.reason == reasons::DEADLINE_TOO_SHORT);
+    // What is close to the deadline is neither warned of nor taken back.
+    if needed > 1.1 * deadline && !warned {
+        let message = format!(
+            "at the rate so far {horizon} samples take {}, the step's deadline is {}: more weight, fewer samples or a longer deadline",
+            duration(needed),
+            duration(deadline)
+        );
+        draft.tell_decidable(false, (reasons::DEADLINE_TOO_SHORT, &message));
+    } else if warned && needed < deadline {
+        let (holds, told) = super::decidable(draft.snapshot.undecidable.as_deref());
+        draft.tell_decidable(holds, told);
     }
 }
 

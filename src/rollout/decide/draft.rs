@@ -52,6 +52,23 @@ impl<'a> Draft<'a> {
         self.condition = Some((as_, reason, message.into()));
     }
 
+    /// Says whether the running policy can decide. A warning; told as an Event when it is new.
+    pub(super) fn tell_decidable(&mut self, holds: bool, (reason, message): (&str, &str)) {
+        let known = conditions::find(&self.status.conditions, conditions::types::DECIDABLE);
+        let new = known.is_none_or(|c| c.reason != reason);
+        if new && !holds {
+            self.announce(true, reason, message);
+        }
+        conditions::set_one(
+            &mut self.status.conditions,
+            conditions::types::DECIDABLE,
+            holds,
+            (reason, message),
+            self.snapshot.generation,
+            self.now,
+        );
+    }
+
     pub(super) fn announce(&mut self, warning: bool, reason: &str, note: impl Into<String>) {
         self.effects.push(Effect::Announce {
             warning,

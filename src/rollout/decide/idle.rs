@@ -144,6 +144,8 @@ fn start(draft: &mut Draft<'_>, target: &Target) {
             variant.revision, variant.prompt, variant.backend, stable.revision
         ),
     );
+    let (holds, told) = super::decidable(draft.snapshot.undecidable.as_deref());
+    draft.tell_decidable(holds, told);
     draft.status.canary = Some(CanaryStatus {
         variant,
         policy: digest,
