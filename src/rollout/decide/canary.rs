@@ -13,7 +13,8 @@ use crate::{
         canary_policy::{OnInconclusive, OnNoData, Step},
         conditions,
         prompt_release::{
-            CanaryStatus, Counts, Outcome, Phase, RoutingSettings, VariantRef, VariantRole, Verdict,
+            CanaryStatus, Counts, MetricStatus, Outcome, Phase, RoutingSettings, VariantRef,
+            VariantRole, Verdict,
         },
     },
     rollout::snapshot::Action,
@@ -339,8 +340,30 @@ fn step(draft: &mut Draft<'_>, policy: &CanaryPolicySpec, verdict: Verdict) {
         Verdict::Inconclusive => inconclusive(draft, policy, "every sample was seen"),
         Verdict::NoData => no_data(draft, policy, late),
         _ if late => inconclusive(draft, policy, "the step's deadline has passed"),
-        _ => no_data(draft, policy, false),
+        _ => match futile(draft, policy) {
+            Some(why) => inconclusive(draft, policy, &why),
+            None => {
+                // The stop for futility is not binding: the canary may have recovered.
+                release(draft, reasons::INCONCLUSIVE);
+                no_data(draft, policy, false);
+            }
+        },
     }
+}
+
+/// A metric that will hardly pass any more ends the step early, when the end would be to
+/// hold or to roll back anyway. No error rate rests on it.
+fn futile(draft: &Draft<'_>, policy: &CanaryPolicySpec) -> Option<String> {
+    if matches!(policy.on_inconclusive, OnInconclusive::Promote | OnInconclusive::Extend) {
+        return None;
+    }
+    let hopeless = |m: &&MetricStatus| {
+        m.verdict == Verdict::Undecided
+            && m.looks.last().is_some_and(|t| *t >= 0.5)
+            && m.chance.is_some_and(|chance| chance < judge::FUTILE)
+    };
+    let metric = draft.status.analysis.iter().find(hopeless)?;
+    Some(format!("{} has less than 1 % chance to pass by the horizon", metric.metric))
 }
 
 /// Tells in good time that a step's deadline comes before its samples.
