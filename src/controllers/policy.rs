@@ -1,5 +1,6 @@
-//! CanaryPolicy: everything that can be wrong with it is refused by the API server, so
-//! a policy that exists can be used.
+//! CanaryPolicy: what can be wrong with it is refused by the API server, except the texts
+//! of queries, which are told on the condition. A release that runs with such a policy has
+//! no data for that metric and holds.
 
 use std::sync::Arc;
 
@@ -11,10 +12,10 @@ use super::{
 };
 use crate::{
     api::{
-        CanaryPolicy,
+        CanaryPolicy, CanaryPolicySpec,
         conditions::{self, ConditionedStatus, Readiness},
     },
-    signals::watch::Touched,
+    signals::{prometheus, watch::Touched},
 };
 
 /// Runs the controller until the process stops.
@@ -33,13 +34,23 @@ async fn reconcile(policy: Arc<CanaryPolicy>, context: Arc<Context>) -> Reconcil
     let old = policy.status.clone().unwrap_or_default();
     let mut status =
         ConditionedStatus { observed_generation: generation, conditions: old.conditions.clone() };
-    let (message, now) = ("the next canary can use it", (context.clock)());
-    let ready = Readiness::Ready;
-    conditions::set(&mut status.conditions, ready, "Valid", message, generation, now);
+    let (ready, reason, message) = verdict(&policy.spec);
+    let now = (context.clock)();
+    conditions::set(&mut status.conditions, ready, reason, &message, generation, now);
     if status != old {
         let mut policy = (*policy).clone();
         policy.status = Some(status);
         context.cluster.write_status(&policy).await?;
     }
     Ok(Action::await_change())
+}
+
+fn verdict(policy: &CanaryPolicySpec) -> (Readiness, &'static str, String) {
+    match prometheus::notes(policy) {
+        Err(problem) => (Readiness::Stalled, "PrometheusQueryInvalid", problem),
+        Ok(notes) => {
+            let sentences = std::iter::once("the next canary can use it".to_owned()).chain(notes);
+            (Readiness::Ready, "Valid", sentences.collect::<Vec<_>>().join("; "))
+        }
+    }
 }
