@@ -9,6 +9,7 @@ from harness import manifests as m
 from harness.audit import two_writers
 from harness.cluster import Cluster
 from harness.processes import wait_for
+from harness.prometheus import PrometheusProxy
 from harness.serinus import Gateway, Model, Operator
 from harness.watcher import Watcher
 
@@ -20,7 +21,10 @@ class World:
         self.cluster = cluster
         self.model = Model(cluster.folder).start()
         self.gateways = [Gateway(cluster, f"gateway-{i}").start() for i in range(2)]
-        self.operators = [Operator(cluster, f"operator-{i}", self.gateways).start() for i in range(2)]
+        # Nothing stands behind it until a case starts a Prometheus, and nobody asks before.
+        self.prometheus = PrometheusProxy().start()
+        self.operators = [Operator(cluster, f"operator-{i}", self.gateways,
+                                   prometheus=self.prometheus.url).start() for i in range(2)]
         self.watcher = Watcher(cluster).start()
         for gateway in self.gateways:
             gateway.wait_ready()
@@ -66,6 +70,7 @@ class World:
         self.watcher.stop()
         for part in [*self.operators, *self.gateways, self.model]:
             part.process.stop()
+        self.prometheus.stop()
 
 
 @pytest.fixture(scope="session")

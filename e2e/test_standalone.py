@@ -10,18 +10,19 @@ import yaml
 
 from harness import manifests as m
 from harness.processes import Process, free_port, wait_for
+from harness.prometheus import Exporter, Prometheus, PrometheusProxy
 from harness.serinus import BIN, Model
 from harness.traffic import Traffic
 
 
 class Standalone:
-    def __init__(self, folder):
+    def __init__(self, folder, *arguments: str):
         self.folder, self.port = folder / "manifests", free_port()
         self.folder.mkdir()
         self.url = f"http://127.0.0.1:{self.port}"
         self.process = Process("standalone", [
             BIN, "standalone", str(self.folder), f"--listen=127.0.0.1:{self.port}",
-            f"--admin=127.0.0.1:{free_port()}"], folder)
+            f"--admin=127.0.0.1:{free_port()}", *arguments], folder)
 
     def apply(self, name: str, *objects: dict) -> None:
         beside = self.folder / f"{name}.tmp"
@@ -67,6 +68,40 @@ def test_standalone_killed_at_random_instants_comes_to_the_same_end(tmp_path):
     finally:
         here.process.stop()
         model.process.stop()
+
+
+def test_standalone_judges_by_counts_of_a_real_prometheus(tmp_path):
+    """Prometheus is down at first: the canary waits, and is rolled back once it is up."""
+    model, exporter, proxy = Model(tmp_path).start(), Exporter(), PrometheusProxy().start()
+    proxy.break_with("down")
+    prometheus = Prometheus(tmp_path, exporter.address).start()
+    proxy.target = prometheus.url
+    here = Standalone(tmp_path, f"--prometheus-url={proxy.url}", "--prometheus-timeout=1s")
+    counts = {name: f'sum(increase(app_{name}{{revision="{{{{ revision }}}}"}}[{{{{ window }}}}]))'
+              for name in ("bad", "total")}
+    metric = {"name": "custom", "prometheus": counts, "margin": {"harm": 0.03, "accept": 0.12}}
+
+    def count(revision: str, bad_share: float) -> None:
+        exporter.grow(f'app_total{{revision="{revision}"}}', 100)
+        exporter.grow(f'app_bad{{revision="{revision}"}}', 100 * bad_share)
+
+    try:
+        here.apply("fixed", m.backend("model", model.url), m.prompt("kept-v1"), m.prompt("kept-v2"),
+                   m.policy("quick", [{"weight": 50, "samples": 200}], [metric]))
+        here.apply("release", m.release("kept", "kept-v1"))
+        here.start()
+        wait_for("the first release", lambda: here.status()["phase"] == "Stable")
+        count(here.status()["stable"]["revision"], 0.02)
+        with Traffic([here], "kept", stream_share=0):
+            here.apply("release", m.release("kept", "kept-v2"))
+            count(wait_for("the canary", lambda: here.status()["canary"]["revision"]), 0.3)
+            wait_for("the reason", lambda: here.status()["analysis"][0]["message"].startswith(
+                "PrometheusUnreachable: "), 30)
+            proxy.heal()
+            wait_for("the rollback", lambda: ("kept-v2", "RolledBack") in here.history(), 60)
+    finally:
+        for part in (here.process, model.process, prometheus.process, exporter, proxy):
+            part.stop()
 
 
 @pytest.mark.parametrize("real", [False, True], ids=["simulated", "url"])

@@ -11,6 +11,7 @@ pub mod gateway;
 pub mod operator;
 pub mod policies;
 pub mod process;
+pub mod prometheus;
 pub mod releases;
 pub mod simulated_model;
 pub mod standalone;

@@ -28,7 +28,7 @@ use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 
 use self::{caches::Caches, error::ControllerError, exported::Exported, kube::Cluster};
-use crate::signals::gateways::Gateways;
+use crate::signals::{gateways::Gateways, prometheus::Prometheus};
 
 /// Reconciles of one kind that run at the same time.
 const CONCURRENCY: u16 = 16;
@@ -41,6 +41,8 @@ pub struct Context {
     pub caches: Caches,
     /// What the gateways told last.
     pub gateways: Gateways,
+    /// What Prometheus answered last.
+    pub prometheus: Prometheus,
     /// Metrics.
     pub exported: Arc<Exported>,
     /// The wall clock.

@@ -50,7 +50,8 @@ class Gateway:
 
 class Operator:
     def __init__(self, cluster: Cluster, name: str, gateways: list[Gateway],
-                 server: str | None = None, lease_seconds: int = 5):
+                 server: str | None = None, lease_seconds: int = 5,
+                 prometheus: str | None = None):
         self.name, self.admin = name, free_port()
         config = cluster.kubeconfig(name, cluster.token("serinus-operator"), server)
         endpoints = ",".join(f"127.0.0.1:{g.admin}" for g in gateways)
@@ -58,6 +59,7 @@ class Operator:
             BIN, "operator", f"--identity={name}", "--namespace=serinus-system",
             f"--gateway-endpoints={endpoints}", f"--admin=127.0.0.1:{self.admin}",
             f"--lease-seconds={lease_seconds}", "--pull-milliseconds=300",
+            *([f"--prometheus-url={prometheus}", "--prometheus-timeout=1s"] if prometheus else []),
         ], cluster.folder, {"KUBECONFIG": str(config)})
 
     def start(self) -> "Operator":

@@ -162,7 +162,7 @@ fn assess_metric(
         return status;
     }
     if let Some((verdict, message)) = measured.silent() {
-        (status.verdict, status.message) = (verdict, message);
+        (status.verdict, status.message, status.streak) = (verdict, message, 0);
         return status;
     }
     watch(window, &measured, before, &mut status);

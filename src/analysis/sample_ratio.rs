@@ -62,8 +62,8 @@ mod tests {
     #[test]
     fn a_fair_split_is_not_reported() {
         assert_eq!(message(9_480, 520, 5), None);
-        assert_eq!(message(0, 50, 50).is_some(), true);
-        assert_eq!(message(0, 3, 5).is_some(), false);
+        assert!(message(0, 50, 50).is_some());
+        assert!(message(0, 3, 5).is_none());
         assert_eq!(message(0, 0, 5), None);
     }
 

@@ -4,6 +4,9 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+mod prometheus;
+
+pub use self::prometheus::{EngineTemplate, PrometheusQuery};
 use super::{conditions::ConditionedStatus, duration::GoDuration};
 
 /// How a canary gets more traffic, what is measured, and what the answers mean.
@@ -318,45 +321,6 @@ pub struct Score {
 
 fn default_min_samples() -> i64 {
     50
-}
-
-/// A question to Prometheus. The texts are PromQL in which `{{ namespace }}`,
-/// `{{ release }}`, `{{ revision }}`, `{{ backend }}`, `{{ model }}` and `{{ window }}`
-/// (the time since the step's traffic was in place, as 300s) are filled in, once for
-/// each variant. Each answers a single number.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, KubeSchema)]
-#[x_kube(
-    validation = Rule::new("has(self.bad) == has(self.total) && has(self.bad) != has(self.value)").message("prometheus sets either bad and total (two counts that are compared), or value with max or min"),
-    validation = Rule::new("has(self.value) == (has(self.max) || has(self.min))").message("a prometheus value needs max, min or both"),
-)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct PrometheusQuery {
-    /// How many were bad within the window.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 2048))]
-    pub bad: Option<String>,
-    /// Of how many.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 2048))]
-    pub total: Option<String>,
-    /// A plain value of the canary, judged by a fixed rule.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 2048))]
-    pub value: Option<String>,
-    /// The largest value that is tolerated.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub max: Option<f64>,
-    /// The smallest value that is tolerated.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub min: Option<f64>,
-    /// So many looks in a row beyond max or min fail, and so many within them pass. Default: 3.
-    #[serde(default = "default_consecutive")]
-    #[schemars(range(min = 1, max = 100))]
-    pub consecutive: i32,
-}
-
-fn default_consecutive() -> i32 {
-    3
 }
 
 /// Which differences between canary and stable matter. Shares are differences of

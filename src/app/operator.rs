@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     clock,
     process::{cluster, listen_on, start_logs, stop_signal},
+    prometheus,
 };
 use crate::{
     controllers::{
@@ -23,7 +24,7 @@ use crate::{
             leadership::{ElectionConfig, Leadership, seek},
         },
         policy, prompt,
-        release::{self, Triggers, follow_gateways},
+        release::{self, Triggers, ask_prometheus, follow_gateways},
     },
     signals::{
         gateways::Gateways,
@@ -63,6 +64,8 @@ pub struct Options {
     /// How often gateways are asked, in milliseconds.
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(100..=30_000))]
     pull_milliseconds: u64,
+    #[command(flatten)]
+    prometheus: prometheus::Options,
     /// Logs as JSON.
     #[arg(long)]
     log_json: bool,
@@ -87,6 +90,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         cluster: Cluster::new(client.clone(), leadership.clone(), exported.clone()),
         caches,
         gateways: Gateways::new()?,
+        prometheus: options.prometheus.build()?,
         exported: exported.clone(),
         clock: clock::now,
         probe: reqwest::Client::builder().no_proxy().build()?,
@@ -127,6 +131,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     tasks.spawn(follow(watches.copies, "ControllerRevision", move |copy| copies.on_copy(&copy)));
     let pull = Duration::from_millis(options.pull_milliseconds);
     tasks.spawn(follow_gateways(context.clone(), endpoints, triggers.sender(), pull));
+    tasks.spawn(ask_prometheus(context.clone(), pull));
     tasks.spawn(serve_admin(listener, context.clone()));
     let seeking = seek(client, election, leadership, exported, stop.clone());
     let mut seeking = std::pin::pin!(seeking);

@@ -20,14 +20,17 @@ use self::{manifests::Manifests, state::State};
 use crate::{
     api::{
         LLMDeploymentSpec, PromptRelease, PromptReleaseStatus, Variant, manifest::Object,
-        snapshot::Saved,
+        prompt_release::VariantRef, snapshot::Saved,
     },
     gateway::{
         Gateway,
         routes::{ReleaseInput, World},
     },
     rollout::{self, Effect, Request, Snapshot, decide, resolve},
-    signals::report::GatewayReport,
+    signals::{
+        prometheus::{Prometheus, Questions, questions},
+        report::GatewayReport,
+    },
 };
 
 /// Where releases of the folder live when a manifest names no namespace.
@@ -65,6 +68,7 @@ pub struct Standalone {
     manifests: Manifests,
     state: State,
     gateway: Arc<Gateway>,
+    prometheus: Arc<Prometheus>,
     /// The gateway serves what was decided before this process started.
     resumed: bool,
 }
@@ -81,7 +85,16 @@ impl Standalone {
             folder.display()
         );
         let state = State::open(state_file)?;
-        Ok(Self { manifests: Manifests::new(folder), state, gateway, resumed: false })
+        let (manifests, prometheus) = (Manifests::new(folder), Arc::default());
+        Ok(Self { manifests, state, gateway, prometheus, resumed: false })
+    }
+
+    /// Takes evidence from Prometheus too. Somebody else asks it what
+    /// [`Standalone::questions`] says.
+    #[must_use]
+    pub fn with_prometheus(mut self, prometheus: Arc<Prometheus>) -> Self {
+        self.prometheus = prometheus;
+        self
     }
 
     /// Reads what changed, decides what is due, and carries it out.
@@ -144,6 +157,21 @@ impl Standalone {
         }
     }
 
+    /// What Prometheus should be asked for the running canaries.
+    pub fn questions(&self, now: Timestamp) -> Vec<Questions> {
+        let of = |release: &PromptRelease| {
+            let (namespace, key) = (namespace(release), key(release));
+            let name = release.metadata.name.as_deref().unwrap_or_default();
+            let (kept, policy) = (self.state.get(&key)?, self.running_policy(&key)?);
+            let model = |variant: &VariantRef| match kept.saved.get(&variant.revision) {
+                Some(Saved::Variant(saved)) => saved.backend.model.clone(),
+                _ => String::new(),
+            };
+            questions(&namespace, name, &kept.status, &policy, model, now)
+        };
+        self.manifests.releases().filter_map(of).collect()
+    }
+
     fn decide_until_quiet(
         &mut self,
         release: &PromptRelease,
@@ -154,7 +182,7 @@ impl Standalone {
     ) -> anyhow::Result<()> {
         let key = key(release);
         for _ in 0..DECISIONS_AT_ONCE {
-            let snapshot = self.observe(release, all, report);
+            let snapshot = self.observe(release, all, report, now);
             let plan = decide(&snapshot, now);
             let changed = plan.status != snapshot.status;
             self.carry_out(&key, &plan.effects, plan.status, changed)?;
@@ -203,6 +231,7 @@ impl Standalone {
         release: &PromptRelease,
         all: &[PromptRelease],
         report: &GatewayReport,
+        now: Timestamp,
     ) -> Snapshot {
         let key = key(release);
         let spec = &release.spec;
@@ -235,6 +264,10 @@ impl Standalone {
             let why = "service and serving need a cluster; in standalone mode set spec.endpoint";
             not_ready.insert(target.revision.clone(), why.to_owned());
         }
+        let running_policy = self.running_policy(&key);
+        let external = running_policy
+            .as_ref()
+            .map(|policy| self.prometheus.of(&key, status.routing.generation, policy, now));
         Snapshot {
             generation: kept.map_or(1, |k| k.generation),
             spec: spec.clone(),
@@ -246,7 +279,7 @@ impl Standalone {
                 .unwrap_or_default(),
             undecidable: self.manifests.undecidable(&namespace, policy_name),
             policy: resolve::policy(spec, self.manifests.policy(&namespace, policy_name)),
-            running_policy: self.running_policy(&key),
+            running_policy,
             route_held_by: resolve::route_holder(
                 &key,
                 &release.route(),
@@ -259,7 +292,7 @@ impl Standalone {
                 control_loss: seen.is_some_and(|s| s.control_loss),
                 counts: seen.map(|s| s.counts.clone()).unwrap_or_default(),
             }],
-            external: Default::default(),
+            external: external.unwrap_or_default(),
             release: key,
             status,
             target,

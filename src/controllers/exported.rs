@@ -8,6 +8,8 @@ use prometheus_client::{
     registry::Registry,
 };
 
+use crate::signals::prometheus::Round;
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Kind {
     kind: &'static str,
@@ -29,6 +31,11 @@ struct Phase {
     phase: String,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Reason {
+    reason: &'static str,
+}
+
 /// The exported metrics of an operator.
 pub struct Exported {
     registry: Registry,
@@ -40,6 +47,8 @@ pub struct Exported {
     leader: Gauge,
     gateways: Gauge,
     gateways_silent: Gauge,
+    prometheus_queries: Counter,
+    prometheus_failures: Family<Reason, Counter>,
 }
 
 fn durations() -> Histogram {
@@ -58,6 +67,8 @@ impl Default for Exported {
             leader: Gauge::default(),
             gateways: Gauge::default(),
             gateways_silent: Gauge::default(),
+            prometheus_queries: Counter::default(),
+            prometheus_failures: Family::default(),
         };
         let r = &mut this.registry;
         r.register("reconcile_seconds", "Time of one reconcile", this.reconciles.clone());
@@ -71,6 +82,16 @@ impl Default for Exported {
             "gateways_silent",
             "Of these, those that did not answer",
             this.gateways_silent.clone(),
+        );
+        r.register(
+            "prometheus_queries",
+            "Queries sent to Prometheus",
+            this.prometheus_queries.clone(),
+        );
+        r.register(
+            "prometheus_query_failures",
+            "Of these, those that brought no number",
+            this.prometheus_failures.clone(),
         );
         this
     }
@@ -109,6 +130,13 @@ impl Exported {
     pub(super) fn gateways(&self, all: usize, silent: usize) {
         self.gateways.set(i64::try_from(all).unwrap_or(i64::MAX));
         self.gateways_silent.set(i64::try_from(silent).unwrap_or(i64::MAX));
+    }
+
+    pub(super) fn asked_prometheus(&self, round: &Round) {
+        self.prometheus_queries.inc_by(u64::try_from(round.sent).unwrap_or(u64::MAX));
+        for reason in &round.failed {
+            self.prometheus_failures.get_or_create(&Reason { reason }).inc();
+        }
     }
 
     /// Counts of releases by phase. Phases without releases are left out.

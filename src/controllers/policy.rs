@@ -1,5 +1,6 @@
-//! CanaryPolicy: everything that can be wrong with it is refused by the API server, so
-//! a policy that exists can be used. Whether it can decide is told as a warning.
+//! CanaryPolicy: what can be wrong with it is refused by the API server, except the texts
+//! of queries, which are told on the condition. A release that runs with such a policy has
+//! no data for that metric and holds. Whether the policy can decide is told as a warning.
 
 use std::sync::Arc;
 
@@ -12,11 +13,11 @@ use super::{
 use crate::{
     analysis::plan::undecidable,
     api::{
-        CanaryPolicy,
+        CanaryPolicy, CanaryPolicySpec,
         conditions::{self, ConditionedStatus, Readiness, types},
     },
     rollout::decidable,
-    signals::watch::Touched,
+    signals::{prometheus, watch::Touched},
 };
 
 /// Runs the controller until the process stops.
@@ -39,9 +40,9 @@ async fn reconcile(policy: Arc<CanaryPolicy>, context: Arc<Context>) -> Reconcil
     }
     let mut status =
         ConditionedStatus { observed_generation: generation, conditions: old.conditions.clone() };
-    let (message, now) = ("the next canary can use it", (context.clock)());
-    let ready = Readiness::Ready;
-    conditions::set(&mut status.conditions, ready, "Valid", message, generation, now);
+    let (ready, reason, message) = verdict(&policy.spec);
+    let now = (context.clock)();
+    conditions::set(&mut status.conditions, ready, reason, &message, generation, now);
     let finding = undecidable(&policy.spec);
     let (holds, told) = decidable(finding.as_deref());
     let conditions = &mut status.conditions;
@@ -52,4 +53,14 @@ async fn reconcile(policy: Arc<CanaryPolicy>, context: Arc<Context>) -> Reconcil
         context.cluster.write_status(&policy).await?;
     }
     Ok(Action::await_change())
+}
+
+fn verdict(policy: &CanaryPolicySpec) -> (Readiness, &'static str, String) {
+    match prometheus::notes(policy) {
+        Err(problem) => (Readiness::Stalled, "PrometheusQueryInvalid", problem),
+        Ok(notes) => {
+            let sentences = std::iter::once("the next canary can use it".to_owned()).chain(notes);
+            (Readiness::Ready, "Valid", sentences.collect::<Vec<_>>().join("; "))
+        }
+    }
 }

@@ -2,6 +2,7 @@
 //! decides, and writes: copies first, then the status (which moves traffic), then the
 //! rest. A crash between any two of these is repaired by the next look.
 
+mod asking;
 mod observe;
 pub mod triggers;
 
@@ -19,6 +20,7 @@ use kube::{
     },
 };
 
+pub use self::asking::ask_prometheus;
 use self::observe::observe;
 pub use self::triggers::{Triggered, Triggers};
 use super::{Context, Reconciled, error::ControllerError};

@@ -35,7 +35,12 @@ pub(super) fn look(measured: &Measured, status: &MetricStatus) -> String {
             _ => format!("may still be {} to {}: collecting", d(lower), d(upper)),
         },
     };
-    format!("{}; {verdict}", seen(measured, status))
+    // While it collects, the limits of the test say more than a plain interval.
+    let interval = match status.verdict {
+        Verdict::Undecided => String::new(),
+        _ => interval(measured, status),
+    };
+    format!("{}{interval}; {verdict}", seen(measured, status))
 }
 
 /// Harm was found by the test without an end.
@@ -47,7 +52,8 @@ pub(super) fn open_failure(measured: &Measured, status: &MetricStatus) -> String
         }
         _ => String::new(),
     };
-    format!("{}; worse than the harm margin {harm}{odds}", seen(measured, status))
+    let (seen, interval) = (seen(measured, status), interval(measured, status));
+    format!("{seen}{interval}; worse than the harm margin {harm}{odds}")
 }
 
 /// A plain value against its limits.
@@ -64,8 +70,16 @@ pub(super) fn fixed_rule(value: f64, rule: &PrometheusQuery, streak: i32) -> Str
     )
 }
 
-/// `canary 3.1 % of 1,204, stable 1.0 % of 22,871; difference +2.1 points, 95 % interval
-/// +1.0 to +3.3 points`.
+/// `, 95 % interval +1.0 points to +3.3 points`.
+fn interval(measured: &Measured, status: &MetricStatus) -> String {
+    let (low, high) = measured.range();
+    let z = plain_z(0.95);
+    let limit =
+        |level: f64| status.unit.difference(invert(|d| measured.z_plain(d), level, low, high));
+    format!(", 95 % interval {} to {}", limit(z), limit(-z))
+}
+
+/// `canary 3.1 % of 1,204, stable 1.0 % of 22,871; difference +2.1 points`.
 fn seen(measured: &Measured, status: &MetricStatus) -> String {
     let side = |sample: crate::api::prompt_release::Sample| {
         format!("{} of {}", status.unit.value(sample.value), grouped(sample.count))
@@ -76,23 +90,16 @@ fn seen(measured: &Measured, status: &MetricStatus) -> String {
         }
         _ => format!("canary {}, stable {}", side(status.canary), side(status.stable)),
     };
-    let (low, high) = measured.range();
-    let z = plain_z(0.95);
-    let limit = |level: f64| invert(|d| measured.z_plain(d), level, low, high);
     let difference = status
         .difference
         .map_or_else(|| "unknown".to_owned(), |value| status.unit.difference(value));
     let slower = status.threshold.map(|t| format!(" slower than {t:.3} s")).unwrap_or_default();
-    format!(
-        "{sides}{slower}; difference {difference}, 95 % interval {} to {}{}",
-        status.unit.difference(limit(z)),
-        status.unit.difference(limit(-z)),
-        if measured.effect > 1.0 {
-            format!(" (requests of one user count 1/{:.1})", measured.effect)
-        } else {
-            String::new()
-        }
-    )
+    let alike = if measured.effect > 1.0 {
+        format!(" (requests of one user count 1/{:.1})", measured.effect)
+    } else {
+        String::new()
+    };
+    format!("{sides}{slower}{alike}; difference {difference}")
 }
 
 /// 22871 as 22,871.
@@ -100,7 +107,7 @@ fn grouped(count: i64) -> String {
     let digits = count.unsigned_abs().to_string();
     let mut out = String::new();
     for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i) % 3 == 0 {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
             out.push(',');
         }
         out.push(digit);

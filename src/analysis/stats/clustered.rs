@@ -43,7 +43,7 @@ impl Sums<'_> {
 pub fn design_effect(grouped: Grouped<'_>, variance: f64) -> f64 {
     let n: f64 = grouped.counts.iter().map(|c| *c as f64).sum();
     let groups = grouped.counts.iter().filter(|c| **c > 0).count() as f64;
-    if groups < 8.0 || n < PER_GROUP * groups || !(variance > 0.0) {
+    if groups < 8.0 || n < PER_GROUP * groups || variance.is_nan() || variance <= 0.0 {
         return 1.0;
     }
     let mean = (0..grouped.counts.len()).map(|i| grouped.sums.at(i)).sum::<f64>() / n;

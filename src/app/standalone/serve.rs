@@ -1,8 +1,9 @@
 //! The `standalone` command: the loop around the core.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
-use tokio::task::JoinSet;
+use jiff::Timestamp;
+use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use super::Standalone;
@@ -10,11 +11,13 @@ use crate::{
     app::{
         clock,
         process::{listen_on, start_logs, stop_signal},
+        prometheus,
     },
     gateway::{
         Gateway, GatewayConfig,
         server::{admin_router, public_router, serve},
     },
+    signals::prometheus::{Prometheus, Questions},
 };
 
 /// How often the folder is looked at and decisions are due.
@@ -36,6 +39,8 @@ pub struct Options {
     /// The file that keeps the state. Default: .serinus/state.json in the folder.
     #[arg(long)]
     state: Option<PathBuf>,
+    #[command(flatten)]
+    prometheus: prometheus::Options,
     /// Logs as JSON.
     #[arg(long)]
     log_json: bool,
@@ -52,7 +57,9 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         clock: clock::now,
     })?;
     let state = options.state.unwrap_or_else(|| options.folder.join(".serinus/state.json"));
-    let mut standalone = Standalone::open(&options.folder, state, gateway.clone())?;
+    let prometheus = Arc::new(options.prometheus.build()?);
+    let mut standalone = Standalone::open(&options.folder, state, gateway.clone())?
+        .with_prometheus(prometheus.clone());
     // Before it knows its routes it could only refuse: nobody should reach it.
     step(&mut standalone);
     let stop = CancellationToken::new();
@@ -71,6 +78,9 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         ));
     }
     tracing::info!(folder = %options.folder.display(), listen = %options.listen, admin = %options.admin, "standalone");
+    let (ask, asked) = mpsc::channel(1);
+    let mut asking = JoinSet::new();
+    asking.spawn(answer(prometheus.clone(), asked));
     let mut signal = std::pin::pin!(stop_signal());
     let mut ticks = tokio::time::interval(TICK);
     loop {
@@ -79,7 +89,9 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
             _ = ticks.tick() => {}
         }
         step(&mut standalone);
+        ask_what_is_due(&standalone, &prometheus, &ask);
     }
+    asking.shutdown().await;
     stop.cancel();
     while let Some(ended) = servers.join_next().await {
         ended??;
@@ -92,5 +104,33 @@ fn step(standalone: &mut Standalone) {
     match tokio::task::block_in_place(|| standalone.tick(clock::now())) {
         Ok(news) => news.iter().for_each(super::Happening::log),
         Err(error) => tracing::error!("{error:#}"),
+    }
+}
+
+type Due = (Vec<Questions>, Timestamp);
+
+/// Hands over what Prometheus should be asked now. While a round is under way nothing
+/// waits for it: what is due then is due at the next tick as well.
+fn ask_what_is_due(standalone: &Standalone, prometheus: &Prometheus, ask: &mpsc::Sender<Due>) {
+    if !prometheus.configured() {
+        return;
+    }
+    let now = clock::now();
+    let mut due = standalone.questions(now);
+    let releases: BTreeSet<String> = due.iter().map(|q| q.release.clone()).collect();
+    prometheus.forget_all_but(&releases);
+    due.retain(|q| prometheus.due(&q.release, q.generation, now));
+    if !due.is_empty() {
+        let _ = ask.try_send((due, now));
+    }
+}
+
+async fn answer(prometheus: Arc<Prometheus>, mut asked: mpsc::Receiver<Due>) {
+    while let Some((mut due, now)) = asked.recv().await {
+        // What waited during a round may have been answered by it.
+        due.retain(|q| prometheus.due(&q.release, q.generation, now));
+        if !due.is_empty() {
+            prometheus.ask(&due, now).await;
+        }
     }
 }

@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use kube::ResourceExt;
 
 use crate::{
+    analysis::external::Externals,
     api::{
-        CanaryPolicy, CanaryPolicySpec, LLMDeployment, PromptRelease, conditions,
-        prompt_release::VariantRef, snapshot::Saved,
+        CanaryPolicy, CanaryPolicySpec, LLMDeployment, PromptRelease, PromptReleaseStatus,
+        conditions, prompt_release::VariantRef, snapshot::Saved,
     },
     controllers::{Context, error::ControllerError, reference},
     rollout::{Request, Snapshot, resolve},
@@ -35,6 +36,8 @@ pub(super) fn observe(
         .policy_ref
         .as_ref()
         .and_then(|named| caches.policies.get(&reference(&namespace, &named.name)));
+    let running_policy = running_policy(release, just_saved, context)?;
+    let external = external(&key, &status, running_policy.as_ref(), context);
     let target =
         resolve::target(spec, prompt.as_ref().map(|p| &p.spec), backend.as_ref().map(|b| &b.spec));
     let mut not_ready = BTreeMap::new();
@@ -55,10 +58,10 @@ pub(super) fn observe(
         requests: Request::from_annotations(release.annotations()),
         undecidable: policy.as_ref().and_then(|p| undecidable(p)),
         policy: resolve::policy(spec, policy.as_ref().map(|p| &p.spec)),
-        running_policy: running_policy(release, just_saved, context)?,
+        running_policy,
         route_held_by: route_held_by(release, &key, context),
         gateways: pulled.of(&key),
-        external: Default::default(),
+        external,
         spec: spec.clone(),
         release: key,
         not_ready,
@@ -92,7 +95,19 @@ fn undecidable(policy: &CanaryPolicy) -> Option<String> {
         .map(|c| c.message.clone())
 }
 
-fn running_policy(
+/// What Prometheus told of the running canary.
+fn external(
+    release: &str,
+    status: &PromptReleaseStatus,
+    policy: Option<&CanaryPolicySpec>,
+    context: &Context,
+) -> Externals {
+    let (Some(_), Some(policy)) = (&status.canary, policy) else { return Externals::default() };
+    context.prometheus.of(release, status.routing.generation, policy, (context.clock)())
+}
+
+/// The policy that the running canary started with, as saved.
+pub(super) fn running_policy(
     release: &PromptRelease,
     just_saved: &BTreeMap<String, Saved>,
     context: &Context,

@@ -1,0 +1,47 @@
+//! The flags that say where Prometheus is.
+
+use std::{path::PathBuf, time::Duration};
+
+use anyhow::Context;
+
+use crate::{
+    api::GoDuration,
+    signals::prometheus::{Config, Prometheus},
+};
+
+/// Where Prometheus is, for metrics that ask it.
+#[derive(clap::Args)]
+#[group(id = "prometheus")]
+pub struct Options {
+    /// The address of Prometheus, or of what speaks its API (Thanos, Mimir,
+    /// VictoriaMetrics), for example http://prometheus.monitoring:9090.
+    #[arg(long)]
+    prometheus_url: Option<String>,
+    /// A file with a bearer token for Prometheus. It may change at any time.
+    #[arg(long, requires = "prometheus_url")]
+    prometheus_token_file: Option<PathBuf>,
+    /// The longest that one query may take, 100ms to 1m.
+    #[arg(long, default_value = "5s")]
+    prometheus_timeout: GoDuration,
+}
+
+impl Options {
+    /// Sets it up; nothing is asked yet.
+    ///
+    /// # Errors
+    /// The address is none, or the timeout out of its range.
+    pub fn build(&self) -> anyhow::Result<Prometheus> {
+        super::process::install_tls();
+        let timeout = self.prometheus_timeout.0;
+        anyhow::ensure!(
+            (Duration::from_millis(100)..=Duration::from_secs(60)).contains(&timeout),
+            "--prometheus-timeout must be between 100ms and 1m"
+        );
+        let config = self.prometheus_url.clone().map(|url| Config {
+            url,
+            token_file: self.prometheus_token_file.clone(),
+            timeout,
+        });
+        Prometheus::new(config).context("--prometheus-url")
+    }
+}
