@@ -29,6 +29,11 @@ use super::{conditions::ConditionedStatus, duration::GoDuration};
     printcolumn(name = "Weights", type_ = "string", json_path = ".spec.steps[*].weight"),
     printcolumn(name = "Metrics", type_ = "string", json_path = ".spec.analysis.metrics[*].name"),
     printcolumn(
+        name = "Decidable",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type=='Decidable')].status"
+    ),
+    printcolumn(
         name = "Ready",
         type_ = "string",
         json_path = ".status.conditions[?(@.type=='Ready')].status"

@@ -267,37 +267,46 @@ fn write(file: &PathBuf, text: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The truths that every policy is asked about.
+/// The truths that a policy is asked about: of what it measures.
 fn truths(policy: &CanaryPolicySpec, stable: Assumptions) -> Vec<Truth> {
-    let margin = |of: fn(&Metric) -> bool| {
-        policy.analysis.metrics.iter().find(|m| of(m)).map(Metric::margin).unwrap_or_default()
-    };
-    let errors = margin(|m| m.error_rate.is_some());
-    let (errors_harm, errors_accept) = (errors.harm.max(0.01), errors.accept.max(0.02));
-    let steady = |name: &str, worse| Truth::steady(name, stable, worse);
-    let course = |name: &str, worse, course| Truth { course, ..steady(name, worse) };
+    let metrics = &policy.analysis.metrics;
+    let measures = |of: fn(&Metric) -> bool| metrics.iter().any(of);
+    let errors = metrics.iter().find(|m| m.error_rate.is_some());
+    let errors = errors.map(Metric::margin).unwrap_or_default();
+    let (harm, accept) = (errors.harm.max(0.01), errors.accept.max(0.02));
     let none = Worse::default();
     let by = |errors| Worse { errors, ..none };
-    vec![
+    let steady = |name: &str, worse| Truth::steady(name, stable, worse);
+    let course = |name: &str, worse, course| Truth { course, ..steady(name, worse) };
+    let points = |by: f64, note: &str| format!("errors +{:.1} points{note}", by * 100.0);
+    let mut truths = vec![
         steady("equal", none),
         steady("better: no errors", by(-stable.error_rate)),
-        steady("errors worse by the harm margin", by(errors_harm)),
-        steady("errors worse by the accept margin", by(errors_accept)),
-        steady("errors worse by three accept margins", by(3.0 * errors_accept)),
-        steady("a tenth of the answers slow", Worse { slow: 0.10, ..none }),
-        steady("a tenth of the checks fail", Worse { checks: 0.10, ..none }),
-        steady("twice as dear", Worse { cost: 1.0, ..none }),
-        steady("scores worse by 0.2", Worse { score: 0.2, ..none }),
-        course(
-            "both degrade to 40 % errors",
-            none,
-            Course::Incident { from: 0.3, error_rate: 0.4 },
-        ),
-        course("slow drift to three accept margins", by(3.0 * errors_accept), Course::Drift),
-        course("bursts of errors on both", none, Course::Bursts { share: 0.1, error_rate: 0.3 }),
-        course("conversations of ten alike turns", none, Course::Conversations { turns: 10 }),
-        course("gateways restart, a tenth is lost", none, Course::Restarts { share: 0.1 }),
-    ]
+        steady(&points(harm, " (harm)"), by(harm)),
+        steady(&points(accept, " (accept)"), by(accept)),
+        steady(&points(3.0 * accept, ""), by(3.0 * accept)),
+    ];
+    if measures(|m| m.time_to_first_token.is_some() || m.duration.is_some()) {
+        truths.push(steady("a tenth more answers slow", Worse { slow: 0.10, ..none }));
+    }
+    if measures(|m| m.check_failures.is_some()) {
+        truths.push(steady("a tenth more checks fail", Worse { checks: 0.10, ..none }));
+    }
+    if measures(|m| m.cost_per_request.is_some()) {
+        truths.push(steady("twice as dear", Worse { cost: 1.0, ..none }));
+    }
+    if measures(|m| m.score.is_some()) {
+        truths.push(steady("scores worse by 0.2", Worse { score: 0.2, ..none }));
+    }
+    let incident = Course::Incident { from: 0.3, error_rate: 0.4 };
+    truths.extend([
+        course("both degrade to 40 %", none, incident),
+        course(&format!("drift to +{:.1} points", accept * 300.0), by(3.0 * accept), Course::Drift),
+        course("bursts on both", none, Course::Bursts { share: 0.1, error_rate: 0.3 }),
+        course("ten alike turns a user", none, Course::Conversations { turns: 10 }),
+        course("restarts lose a tenth", none, Course::Restarts { share: 0.1 }),
+    ]);
+    truths
 }
 
 fn on_all_cores<T: Send>(truths: &[Truth], judge: impl Fn(&Truth) -> T + Sync) -> Vec<T> {
