@@ -231,12 +231,14 @@ pub fn simulate(options: &SimulateOptions) -> anyhow::Result<()> {
     let (policy, rate) = (options.setup.load()?, options.setup.rps);
     let setting = Setting { policy: &policy, rate };
     let runs = usize::try_from(options.runs)?;
-    let truths = truths(&policy, options.setup.assumptions());
+    let cases = cases(&policy, rate, options.setup.assumptions());
+    let truths: Vec<Truth> = cases.iter().map(|case| case.truth.clone()).collect();
     println!(
         "{runs} canaries for each truth at {rate} requests/s; all steps together take up to {}\n",
         duration(setting.seconds())
     );
-    let judge = |truth: &Truth| {
+    let judge = |case: &Case| {
+        let (setting, truth) = (Setting { policy: &case.policy, rate: case.rate }, &case.truth);
         let mut all = vec![of_serinus(&setting, truth, runs, options.seed)];
         if options.peers {
             let rules: [Box<dyn Rule>; 3] = [
@@ -250,7 +252,7 @@ pub fn simulate(options: &SimulateOptions) -> anyhow::Result<()> {
         }
         all
     };
-    let results = on_all_cores(&truths, judge);
+    let results = on_all_cores(&cases, judge);
     println!("{}", characteristics_text(&truths, &results));
     if let Some(file) = &options.svg {
         write(file, &outcomes_svg(&truths, &results))?;
@@ -265,6 +267,27 @@ fn write(file: &PathBuf, text: &str) -> anyhow::Result<()> {
     std::fs::write(file, text).with_context(|| format!("{} can not be written", file.display()))?;
     println!("{} is written", file.display());
     Ok(())
+}
+
+/// A truth under a policy's traffic.
+struct Case {
+    truth: Truth,
+    policy: CanaryPolicySpec,
+    rate: f64,
+}
+
+/// Every truth, and two on other traffic: a tenth of it, and steps of 1, 2, 3 … percent.
+fn cases(policy: &CanaryPolicySpec, rate: f64, stable: Assumptions) -> Vec<Case> {
+    let of = |truth| Case { truth, policy: policy.clone(), rate };
+    let equal = |name: &str| Truth::steady(name, stable, Worse::default());
+    let mut small = policy.clone();
+    for (i, step) in (1..).zip(small.steps.iter_mut().filter(|s| s.weight.is_some())) {
+        step.weight = Some(i);
+    }
+    let mut cases: Vec<Case> = truths(policy, stable).into_iter().map(of).collect();
+    cases.push(Case { rate: rate / 10.0, ..of(equal("equal, a tenth of the traffic")) });
+    cases.push(Case { policy: small, ..of(equal("equal, steps of 1, 2, 3 %")) });
+    cases
 }
 
 /// The truths that a policy is asked about: of what it measures.
@@ -309,15 +332,15 @@ fn truths(policy: &CanaryPolicySpec, stable: Assumptions) -> Vec<Truth> {
     truths
 }
 
-fn on_all_cores<T: Send>(truths: &[Truth], judge: impl Fn(&Truth) -> T + Sync) -> Vec<T> {
+fn on_all_cores<C: Sync, T: Send>(cases: &[C], judge: impl Fn(&C) -> T + Sync) -> Vec<T> {
     let cores = thread::available_parallelism().map_or(1, usize::from);
     let mut results: Vec<(usize, T)> = thread::scope(|scope| {
         let workers: Vec<_> = (0..cores)
             .map(|core| {
                 let judge = &judge;
                 scope.spawn(move || {
-                    let mine = truths.iter().enumerate().skip(core).step_by(cores);
-                    mine.map(|(i, truth)| (i, judge(truth))).collect::<Vec<_>>()
+                    let mine = cases.iter().enumerate().skip(core).step_by(cores);
+                    mine.map(|(i, case)| (i, judge(case))).collect::<Vec<_>>()
                 })
             })
             .collect();

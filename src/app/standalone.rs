@@ -106,11 +106,11 @@ impl Standalone {
             .manifests
             .reload()
             .into_iter()
-            .map(|(warning, note)| Happening {
+            .map(|(reason, note)| Happening {
                 at: now,
                 release: String::new(),
-                warning,
-                reason: if warning { "InvalidManifest" } else { "Loaded" }.to_owned(),
+                warning: reason != manifests::LOADED,
+                reason: reason.to_owned(),
                 note,
             })
             .collect();

@@ -147,6 +147,15 @@ fn head(release: &PromptRelease, status: &PromptReleaseStatus, now: Timestamp) -
     if let Some(ready) = conditions::find(&status.conditions, conditions::types::READY) {
         rows.push(vec!["Why:".to_owned(), format!("{}: {}", ready.reason, ready.message)]);
     }
+    let decidable = conditions::find(&status.conditions, conditions::types::DECIDABLE);
+    if let Some(warning) = decidable.filter(|c| c.status == "False" && status.canary.is_some()) {
+        rows.push(vec!["Warning:".to_owned(), format!("{}: {}", warning.reason, warning.message)]);
+    }
+    if let Some(uncounted) = status.canary.as_ref().map(|c| c.uncounted).filter(|n| *n > 0) {
+        let note =
+            format!("{uncounted} requests of more than 128 gateway processes are not counted");
+        rows.push(vec!["Warning:".to_owned(), note]);
+    }
     for (title, side) in [("Stable:", &status.stable), ("Previous:", &status.previous)] {
         if let Some(side) = side {
             rows.push(vec![title.to_owned(), variant(side)]);

@@ -16,6 +16,11 @@ use crate::{
     },
 };
 
+/// Something of the folder can not be used.
+const INVALID: &str = "InvalidManifest";
+/// The folder was read.
+pub(super) const LOADED: &str = "Loaded";
+
 /// What identifies an object.
 type Id = (&'static str, String, String);
 
@@ -42,13 +47,16 @@ impl Manifests {
     }
 
     /// Reads files that changed. A file that is not valid keeps its last valid content.
-    /// Returns what to tell: whether it is bad news, and a sentence.
-    pub(super) fn reload(&mut self) -> Vec<(bool, String)> {
+    /// Returns what to tell: one word, and a sentence.
+    pub(super) fn reload(&mut self) -> Vec<(&'static str, String)> {
         let mut news = vec![];
         let found = match self.stamps() {
             Ok(found) => found,
             Err(error) => {
-                return vec![(true, format!("{} can not be read: {error}", self.folder.display()))];
+                return vec![(
+                    INVALID,
+                    format!("{} can not be read: {error}", self.folder.display()),
+                )];
             }
         };
         if found == self.seen {
@@ -60,7 +68,7 @@ impl Manifests {
                     Ok(objects) => {
                         self.files.insert(path.clone(), objects);
                     }
-                    Err(error) => news.push((true, format!("{}: {error}", path.display()))),
+                    Err(error) => news.push((INVALID, format!("{}: {error}", path.display()))),
                 }
             }
         }
@@ -71,7 +79,7 @@ impl Manifests {
     }
 
     /// One object of each name. What is immutable stays as it was.
-    fn assemble(&mut self, news: &mut Vec<(bool, String)>) {
+    fn assemble(&mut self, news: &mut Vec<(&'static str, String)>) {
         let mut objects = BTreeMap::new();
         for (path, content) in &self.files {
             for object in content {
@@ -80,27 +88,27 @@ impl Manifests {
                 if let Some(old) = self.objects.get(&id)
                     && let Err(error) = object.check_update(old)
                 {
-                    news.push((true, format!("{}: {error}", path.display())));
+                    news.push((INVALID, format!("{}: {error}", path.display())));
                     kept = old.clone();
                 }
                 if objects.insert(id.clone(), kept).is_some() {
                     let (kind, namespace, name) = id;
                     news.push((
-                        true,
+                        INVALID,
                         format!("{}: {kind} {namespace}/{name} is defined twice", path.display()),
                     ));
                 }
             }
         }
         if objects.len() != self.objects.len() {
-            news.push((false, format!("{} objects in {}", objects.len(), self.folder.display())));
+            news.push((LOADED, format!("{} objects in {}", objects.len(), self.folder.display())));
         }
         self.objects = objects;
         self.find_out(news);
     }
 
     /// Asks of every policy whether it can decide, when it is new or has changed.
-    fn find_out(&mut self, news: &mut Vec<(bool, String)>) {
+    fn find_out(&mut self, news: &mut Vec<(&'static str, String)>) {
         let mut findings = BTreeMap::new();
         for (id, object) in &self.objects {
             let Object::Policy(policy) = object else { continue };
@@ -108,7 +116,7 @@ impl Manifests {
             let finding = known.cloned().unwrap_or_else(|| {
                 let finding = undecidable(&policy.spec);
                 if let Some(text) = &finding {
-                    news.push((true, format!("CanaryPolicy {} can not decide: {text}", id.2)));
+                    news.push(("PolicyCanNotDecide", format!("{}: {text}", id.2)));
                 }
                 (policy.spec.clone(), finding)
             });
