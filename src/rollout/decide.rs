@@ -9,6 +9,7 @@ mod bake;
 mod canary;
 mod draft;
 mod idle;
+mod look;
 mod reasons;
 mod requests;
 

@@ -4,11 +4,7 @@
 //! (`bake.holdback`), so that the comparison stays a concurrent one and a provider's
 //! incident is not taken for the new variant's fault.
 
-use super::{
-    canary::{self, settings},
-    draft::Draft,
-    reasons, requests,
-};
+use super::{canary::settings, draft::Draft, look, reasons, requests};
 use crate::{
     analysis::judge,
     api::{
@@ -82,9 +78,9 @@ pub(super) fn watch(draft: &mut Draft<'_>) {
         return end(draft, "the saved copy of the policy is missing");
     };
     draft.wake(draft.now + policy.analysis.interval.signed());
-    canary::confirm(draft);
-    if canary::judge(draft, &policy) == Verdict::Fail {
-        let message = canary::failure(draft);
+    look::confirm(draft);
+    if look::judge(draft, &policy) == Verdict::Fail {
+        let message = look::failure(draft);
         return draft.withdraw(Outcome::RolledBack, reasons::METRIC_FAILED, &message, false);
     }
     let Some(since) = draft.status.canary.as_ref().and_then(|c| c.confirmed_at) else {

@@ -1,0 +1,302 @@
+//! What was counted of both variants, and what the tests say about it.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// The answer of a test.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub enum Verdict {
+    /// Shown to be good enough.
+    Pass,
+    /// Shown to be worse than the harm margin, or beyond the floor.
+    Fail,
+    /// No answer yet: goes on collecting.
+    Undecided,
+    /// All samples are there and there is no answer.
+    Inconclusive,
+    /// Nothing to judge.
+    #[default]
+    NoData,
+}
+
+/// What one variant contributed to a metric.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Sample {
+    /// How many were measured.
+    pub count: i64,
+    /// The share that was bad, or the mean.
+    pub value: f64,
+}
+
+/// The unit of a metric's values and differences.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub enum Unit {
+    /// Values are shares of requests, differences are differences of shares.
+    #[default]
+    Share,
+    /// Values are mean scores from 0 to 1, differences are differences of means.
+    Score,
+    /// Values are US dollars, differences are relative to stable's mean.
+    Relative,
+    /// A plain value, which is not compared.
+    Value,
+}
+
+impl Unit {
+    /// A value as people read it.
+    pub fn value(self, value: f64) -> String {
+        match self {
+            Self::Share => format!("{:.1} %", value * 100.0),
+            Self::Score => format!("{value:.3}"),
+            Self::Relative => format!("${value:.6}"),
+            Self::Value => format!("{value}"),
+        }
+    }
+
+    /// A difference as people read it.
+    pub fn difference(self, value: f64) -> String {
+        match self {
+            Self::Share => format!("{:+.1} points", value * 100.0),
+            Self::Score | Self::Value => format!("{value:+.3}"),
+            Self::Relative => format!("{:+.1} %", value * 100.0),
+        }
+    }
+}
+
+/// The evidence on one metric.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct MetricStatus {
+    /// The metric's name in the policy.
+    #[schemars(length(max = 32))]
+    pub metric: String,
+    /// The unit of its values and differences.
+    #[serde(default)]
+    pub unit: Unit,
+    /// The answer.
+    pub verdict: Verdict,
+    /// Why, in a few words.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 512))]
+    pub message: String,
+    /// The variant that is compared with.
+    #[serde(default)]
+    pub stable: Sample,
+    /// The variant under comparison.
+    #[serde(default)]
+    pub canary: Sample,
+    /// How much worse the canary is, in the unit of the margins; negative is better.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub difference: Option<f64>,
+    /// The difference lies between these with the confidence of the last look:
+    /// above harm fails, below accept passes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 2, max = 2))]
+    pub interval: Option<[f64; 2]>,
+    /// The margin beyond which the canary is rolled back.
+    #[serde(default)]
+    pub harm: f64,
+    /// The margin under which the canary is accepted.
+    #[serde(default)]
+    pub accept: f64,
+    /// The frozen latency threshold, in seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub threshold: Option<f64>,
+    /// Stable's answers that chose the threshold; they are left out of the comparison.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub frozen: Option<Sample>,
+    /// The chance to be accepted by the horizon if it goes on like this, 0 to 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chance: Option<f64>,
+    /// The evidence for harm that may be looked at any time, as the logarithm of an e-value.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub log_e: f64,
+    /// How many looks in a row a plain value was within its limits; negative: beyond them.
+    #[serde(default, skip_serializing_if = "is_none_in_a_row")]
+    pub streak: i32,
+    /// The looks so far, as fractions of the horizon; the test's error is spent over them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub looks: Vec<f64>,
+}
+
+fn is_zero(value: &f64) -> bool {
+    *value == 0.0
+}
+fn is_none_in_a_row(value: &i32) -> bool {
+    *value == 0
+}
+
+/// The counters of one variant in one gateway process, for the current routing
+/// generation. Only ever growing, so that merging by the larger never counts twice.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Counts {
+    /// Requests whose fair draw chose this side, whatever became of them.
+    #[schemars(with = "i64")]
+    pub assigned: u64,
+    /// Of these, those that this side answered or failed to answer.
+    #[schemars(with = "i64")]
+    pub requests: u64,
+    /// Of these, those that failed.
+    #[schemars(with = "i64")]
+    pub errors: u64,
+    /// Answers that were checked.
+    #[schemars(with = "i64")]
+    pub checked: u64,
+    /// Of these, those that failed a check.
+    #[schemars(with = "i64")]
+    pub check_failures: u64,
+    /// Time to first token: how many fell into each bucket of the shared scale, by bucket index.
+    #[schemars(with = "BTreeMap<String, i64>", extend("maxProperties" = 128))]
+    pub ttft: BTreeMap<u8, u64>,
+    /// Duration: how many fell into each bucket of the shared scale, by bucket index.
+    #[schemars(with = "BTreeMap<String, i64>", extend("maxProperties" = 128))]
+    pub duration: BTreeMap<u8, u64>,
+    /// USD per request.
+    pub cost: Sums,
+    /// Feedback by score name. At most 16.
+    #[schemars(extend("maxProperties" = 16))]
+    pub scores: BTreeMap<String, Sums>,
+    /// Requests with a sticky key, by groups of keys: how much more alike the requests
+    /// of one key are than those of different keys.
+    #[serde(skip_serializing_if = "Groups::is_empty")]
+    pub groups: Groups,
+    /// What both variants made of the same requests; only of a shadow.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub paired: Option<Paired>,
+}
+
+/// Sums over groups of sticky keys. Each key belongs to one of 32 groups by its hash,
+/// in every gateway the same. Position i of each list is group i; empty lists are zeros.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Groups {
+    /// Requests.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<i64>", length(max = 32))]
+    pub requests: Vec<u64>,
+    /// Of these, those that failed.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<i64>", length(max = 32))]
+    pub errors: Vec<u64>,
+    /// Answers that were checked.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<i64>", length(max = 32))]
+    pub checked: Vec<u64>,
+    /// Of these, those that failed a check.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<i64>", length(max = 32))]
+    pub check_failures: Vec<u64>,
+    /// Requests whose cost is known.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<i64>", length(max = 32))]
+    pub costs: Vec<u64>,
+    /// Their USD.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    pub cost: Vec<f64>,
+    /// Feedback by score name. At most 16.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 16))]
+    pub scores: BTreeMap<String, GroupedScore>,
+}
+
+impl Groups {
+    /// Nothing was counted.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// One score by groups of sticky keys.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct GroupedScore {
+    /// How many.
+    #[schemars(with = "Vec<i64>", length(max = 32))]
+    pub counts: Vec<u64>,
+    /// Their sum.
+    #[schemars(length(max = 32))]
+    pub sums: Vec<f64>,
+}
+
+/// What both variants made of the same requests.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Paired {
+    /// Did they fail?
+    pub errors: PairTable,
+    /// Did their answers fail a check? Only of requests that both answered.
+    pub checks: PairTable,
+    /// USD that the canary's copy cost more than stable's answer; negative is less.
+    pub cost: Sums,
+    /// USD of stable's answers to these requests.
+    pub stable_cost: Sums,
+    /// The canary's score less stable's, by score name. At most 16.
+    #[schemars(extend("maxProperties" = 16))]
+    pub scores: BTreeMap<String, Sums>,
+    /// USD that the copies cost, all together.
+    pub spent_usd: f64,
+    /// Copies that were not sent or not paired, because there was no room or stable had no outcome.
+    #[schemars(with = "i64")]
+    pub dropped: u64,
+}
+
+/// Pairs of outcomes of the same requests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PairTable {
+    /// Both were good.
+    #[schemars(with = "i64")]
+    pub neither: u64,
+    /// Only the canary was bad.
+    #[schemars(with = "i64")]
+    pub canary_only: u64,
+    /// Only stable was bad.
+    #[schemars(with = "i64")]
+    pub stable_only: u64,
+    /// Both were bad.
+    #[schemars(with = "i64")]
+    pub both: u64,
+}
+
+impl PairTable {
+    /// How many pairs.
+    pub fn pairs(&self) -> u64 {
+        [self.canary_only, self.stable_only, self.both]
+            .iter()
+            .fold(self.neither, |n, more| n.saturating_add(*more))
+    }
+}
+
+/// The sufficient statistics of a mean.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Sums {
+    /// How many.
+    #[schemars(with = "i64")]
+    pub count: u64,
+    /// Their sum.
+    pub sum: f64,
+    /// The sum of their squares.
+    pub squares: f64,
+    /// The sum of their cubes: how skewed they are.
+    pub cubes: f64,
+}
+
+/// What one gateway process has counted under the current routing generation.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct InstanceEvidence {
+    /// The process, by an id that it drew when it started.
+    #[schemars(length(max = 64))]
+    pub instance: String,
+    /// The side that is compared with.
+    pub stable: Counts,
+    /// The side under comparison.
+    pub canary: Counts,
+}

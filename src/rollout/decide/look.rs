@@ -1,0 +1,157 @@
+//! Looking at the evidence of a running or baking canary: is it to be trusted, what does
+//! it say, and where is it heading.
+
+use super::{
+    canary::{hold, release, running_step},
+    draft::Draft,
+    reasons,
+};
+use crate::{
+    analysis::{
+        evidence,
+        judge::{self, Evidence, Window},
+        plan::duration,
+        sample_ratio,
+    },
+    api::{
+        CanaryPolicySpec,
+        canary_policy::{OnInconclusive, Step},
+        conditions,
+        prompt_release::{CanaryStatus, Counts, MetricStatus, Verdict},
+    },
+};
+
+/// Notes when every gateway applies the step's routing.
+pub(super) fn confirm(draft: &mut Draft<'_>) {
+    let confirmed = draft.confirmed();
+    let now = draft.now;
+    if let Some(canary) = &mut draft.status.canary
+        && canary.confirmed_at.is_none()
+        && confirmed
+    {
+        canary.confirmed_at = Some(now);
+    }
+}
+
+/// Collects evidence and judges it, once per interval; between, the last verdict stands.
+pub(super) fn judge(draft: &mut Draft<'_>, policy: &CanaryPolicySpec) -> Verdict {
+    let Some(canary) = draft.status.canary.clone() else { return Verdict::NoData };
+    let due =
+        canary.analysed_at.is_none_or(|at| draft.elapsed_since(at) >= policy.analysis.interval.0);
+    if !due {
+        return judge::combine(&draft.status.analysis);
+    }
+    let baking = draft.status.previous.clone();
+    let control = baking.clone().or_else(|| draft.status.stable.clone()).unwrap_or_default();
+    let seen_before = evidence::totals(&draft.status.evidence).1;
+    collect(draft, &control.revision, &canary.variant.revision);
+    let (stable, treatment) = evidence::totals(&draft.status.evidence);
+    let step = usize::try_from(canary.step).ok().filter(|_| baking.is_none());
+    let window = Window::new(policy, step.unwrap_or(usize::MAX));
+    let external = &draft.snapshot.external;
+    let evidence = Evidence { stable: &stable, canary: &treatment, external };
+    draft.status.analysis = judge::assess(&window, &evidence, &draft.status.analysis);
+    let verdict = judge::combine(&draft.status.analysis);
+    let grew = treatment.requests > seen_before.requests;
+    let now = draft.now;
+    if let Some(canary) = &mut draft.status.canary {
+        canary.analysed_at = Some(now);
+        if grew && verdict != Verdict::NoData {
+            canary.last_data_at = Some(now);
+        }
+    }
+    verdict
+}
+
+/// Only counts of the current routing generation are evidence.
+fn collect(draft: &mut Draft<'_>, control: &str, treatment: &str) {
+    let generation = Some(draft.status.routing.generation);
+    let mut uncounted = 0;
+    for gateway in draft.snapshot.gateways.iter().filter(|g| g.applied == generation) {
+        let Some(instance) = &gateway.instance else { continue };
+        let of = |revision: &str| gateway.counts.get(revision).cloned().unwrap_or_default();
+        let (control, treatment) = (of(control), of(treatment));
+        if !evidence::merge(&mut draft.status.evidence, instance, &control, &treatment) {
+            uncounted += control.requests + treatment.requests;
+        }
+    }
+    if let Some(canary) = &mut draft.status.canary {
+        canary.uncounted = uncounted;
+    }
+}
+
+/// Which metric failed and why.
+pub(super) fn failure(draft: &Draft<'_>) -> String {
+    let failed = draft.status.analysis.iter().filter(|m| m.verdict == Verdict::Fail);
+    failed.map(|m| format!("{}: {}", m.metric, m.message)).collect::<Vec<_>>().join("; ")
+}
+
+pub(super) fn held_by_split(
+    draft: &mut Draft<'_>,
+    policy: &CanaryPolicySpec,
+    canary: &CanaryStatus,
+) -> bool {
+    let (stable, treatment) = evidence::totals(&draft.status.evidence);
+    // A shadow is assigned copies of what stable is assigned, request by request: the
+    // rest is the other side, and users do not matter.
+    let alone = |assigned| Counts { assigned, ..Counts::default() };
+    let message = match running_step(policy, canary).and_then(|s| s.shadow.as_ref()) {
+        Some(shadow) => {
+            let others = stable.assigned.saturating_sub(treatment.assigned);
+            sample_ratio::mismatch(&alone(others), &alone(treatment.assigned), shadow.percent)
+        }
+        None => sample_ratio::mismatch(&stable, &treatment, canary.weight),
+    };
+    let Some(message) = message else {
+        release(draft, reasons::SAMPLE_RATIO_MISMATCH);
+        return false;
+    };
+    hold(draft, reasons::SAMPLE_RATIO_MISMATCH, true);
+    draft.say(reasons::SAMPLE_RATIO_MISMATCH, message);
+    true
+}
+
+/// A metric that will hardly pass any more ends the step early, when the end would be to
+/// hold or to roll back anyway. No error rate rests on it.
+pub(super) fn futile(draft: &Draft<'_>, policy: &CanaryPolicySpec) -> Option<String> {
+    if matches!(policy.on_inconclusive, OnInconclusive::Promote | OnInconclusive::Extend) {
+        return None;
+    }
+    let hopeless = |m: &&MetricStatus| {
+        m.verdict == Verdict::Undecided
+            && m.looks.last().is_some_and(|t| *t >= 0.5)
+            && m.chance.is_some_and(|chance| chance < judge::FUTILE)
+    };
+    let metric = draft.status.analysis.iter().find(hopeless)?;
+    Some(format!("{} has less than 1 % chance to pass by the horizon", metric.metric))
+}
+
+/// Tells in good time that a step's deadline comes before its samples.
+pub(super) fn foresee(draft: &mut Draft<'_>, step: &Step) {
+    let Some(canary) = &draft.status.canary else { return };
+    let (Some(since), Some(deadline), Some(horizon)) =
+        (canary.confirmed_at, step.deadline(), step.horizon())
+    else {
+        return;
+    };
+    let (elapsed, deadline) = (draft.elapsed_since(since).as_secs_f64(), deadline.0.as_secs_f64());
+    if elapsed < 0.1 * deadline {
+        return;
+    }
+    let seen = evidence::totals(&draft.status.evidence).1.requests as f64;
+    let needed = elapsed * horizon as f64 / seen.max(0.5);
+    let known = conditions::find(&draft.status.conditions, conditions::types::DECIDABLE);
+    let warned = known.is_some_and(|c| c.reason == reasons::DEADLINE_TOO_SHORT);
+    // What is close to the deadline is neither warned of nor taken back.
+    if needed > 1.1 * deadline && !warned {
+        let message = format!(
+            "at the rate so far {horizon} samples take {}, the step's deadline is {}: more weight, fewer samples or a longer deadline",
+            duration(needed),
+            duration(deadline)
+        );
+        draft.tell_decidable(false, (reasons::DEADLINE_TOO_SHORT, &message));
+    } else if warned && needed < deadline {
+        let (holds, told) = super::decidable(draft.snapshot.undecidable.as_deref());
+        draft.tell_decidable(holds, told);
+    }
+}
