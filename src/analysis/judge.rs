@@ -26,7 +26,6 @@ use super::{
     external::Externals,
     stats::{
         anytime::{critical_z, log_growth},
-        difference::invert,
         normal::{upper_quantile, upper_tail},
         proportion::Share,
         sequential::critical_values,
@@ -219,7 +218,7 @@ fn watch(
     let z = critical_z(window.open_alpha, n, tuned);
     let failed = if let Comparison::Shares(canary, stable) = measured.comparison {
         let past = before.map(|b| (as_share(b.canary), as_share(b.stable))).unwrap_or_default();
-        let growth = log_growth(past, (canary, stable), status.harm) / measured.effect;
+        let growth = log_growth(past, (canary, stable), status.harm) / measured.effects.larger();
         // Kept within what JSON can hold; far beyond any threshold.
         status.log_e = (status.log_e + growth).clamp(-1e6, 1e6);
         enough && status.log_e >= -window.open_alpha.ln()
@@ -227,10 +226,9 @@ fn watch(
         enough && measured.z_harm(status.harm) > z
     };
     if window.horizon.is_none() && enough {
-        let (low, high) = measured.range();
         status.interval = Some([
-            invert(|d| measured.z_harm(d), z, low, high),
-            invert(|d| measured.z_accept(d), -z, low, high),
+            measured.limit(|d| measured.z_harm(d), z),
+            measured.limit(|d| measured.z_accept(d), -z),
         ]);
     }
     if failed {
@@ -259,10 +257,12 @@ fn keep(before: Option<&MetricStatus>, seen: f64, horizon: Option<f64>, status: 
     };
 }
 
-/// The information fraction of the look that is due, if one is.
+/// The information fraction of the look that is due, if one is. The last one may be
+/// beyond the horizon: all error is spent at 1, but the boundary needs to know how much
+/// was really seen.
 fn due(looks: &[f64], seen: f64, horizon: f64) -> Option<f64> {
     let last = looks.last().copied().unwrap_or(0.0);
-    let t = (seen / horizon).min(1.0);
+    let t = seen / horizon;
     let growth = if last < EARLY { EARLY_GROWTH } else { LOOK_GROWTH };
     let next = (last * growth).min(last + LOOK_STEP).min(1.0);
     // Multiples of a twentieth are not exact in binary.
@@ -291,7 +291,6 @@ fn look(
 ) {
     let t = status.looks.last().copied().unwrap_or(1.0);
     let [harm_z, accept_z] = critical.last(window, &status.looks);
-    let (low, high) = measured.range();
     let enough = measured.smallest_side() >= minimum(measured);
     let accepted = measured.z_accept(status.accept);
     status.verdict = if enough && measured.z_harm(status.harm) > harm_z {
@@ -304,19 +303,13 @@ fn look(
         Verdict::Undecided
     };
     if window.explained {
-        let reached = |z: f64, level: f64, end: f64, harm: bool| {
-            if !z.is_finite() {
-                return end;
-            }
-            invert(
-                |d| if harm { measured.z_harm(d) } else { measured.z_accept(d) },
-                level,
-                low,
-                high,
-            )
+        let (low, high) = measured.range();
+        let harm =
+            |z: f64| if z.is_finite() { measured.limit(|d| measured.z_harm(d), z) } else { low };
+        let accept = |z: f64| {
+            if z.is_finite() { measured.limit(|d| measured.z_accept(d), -z) } else { high }
         };
-        status.interval =
-            Some([reached(harm_z, harm_z, low, true), reached(accept_z, -accept_z, high, false)]);
+        status.interval = Some([harm(harm_z), accept(accept_z)]);
         status.chance = Some(chance(-accepted, t, window.accept_alpha));
         status.message = explain::look(measured, status);
     }
@@ -381,5 +374,7 @@ pub fn combine(metrics: &[MetricStatus]) -> Verdict {
     }
 }
 
+#[cfg(test)]
+mod fuzz;
 #[cfg(test)]
 mod tests;

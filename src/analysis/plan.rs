@@ -9,7 +9,7 @@
 use super::{
     judge::{ACCEPT_SPENDING, HARM_SPENDING, Window, planned_looks},
     stats::{
-        mean::{self, Mean},
+        mean::{self, Doubt, Mean},
         proportion::{self, Share},
         sequential::{critical_values, first_crossings},
         spending::Spending,
@@ -293,11 +293,17 @@ impl Question<'_> {
         let side = |n: f64, mean: f64, sd: f64| Mean { n, mean, variance: sd * sd, third: 0.0 };
         let z = if self.metric.score.is_some() {
             let (score, sd) = (self.assumed.score, self.assumed.score_deviation);
-            mean::means(side(n * self.ratio, score, sd), side(n, score - truth, sd), delta)
+            let (s, c) = (side(n * self.ratio, score, sd), side(n, score - truth, sd));
+            if accepting {
+                mean::means(s, c.with_ends(), delta)
+            } else {
+                mean::means(s.with_ends(), c, delta)
+            }
         } else {
             let sd = self.assumed.cost_variation;
             let canary = side(n, 1.0 + truth, sd * (1.0 + truth));
-            mean::ratio(canary, side(n * self.ratio, 1.0, sd), delta)
+            let doubt = if accepting { Doubt::Canary } else { Doubt::Stable };
+            mean::ratio(canary, side(n * self.ratio, 1.0, sd), delta, doubt)
         };
         (z, 1.0)
     }

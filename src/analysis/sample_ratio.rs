@@ -28,7 +28,7 @@ pub fn mismatch(stable: &Counts, canary: &Counts, weight: i32) -> Option<String>
     }
     let sticky = !(stable.groups.is_empty() && canary.groups.is_empty());
     let assumed = if sticky && total < 2_000 { ASSUMED_EFFECT } else { 1.0 };
-    let effect = of_split(stable, canary, share).max(assumed);
+    let effect = of_split(&stable.groups, &canary.groups, share).max(assumed);
     let evidence =
         log_evidence(stable.assigned as f64 / effect, canary.assigned as f64 / effect, share);
     (evidence > -ALPHA.ln()).then(|| {

@@ -1,95 +1,127 @@
-//! By how much less the requests of few users tell than those of many, measured on both
-//! sides together: they have the same kind of users, and the rare failures of one side
-//! alone often say nothing. Latencies are taken for independent given their variant,
-//! because no gateway knows the threshold.
+//! By how much less the requests of few users tell than those of many: the design effect
+//! of each side.
+//!
+//! It is measured from the failures of a side when these are spread over enough groups of
+//! users. A side with too few failures is taken to be as alike as the other one, or more
+//! when its own failures come in clusters. When neither tells, users' requests are taken
+//! to be all alike. Latencies are taken for independent given their variant, because no
+//! gateway knows the threshold; of pairs only the numbers of requests are known.
 
 use crate::{
-    analysis::stats::clustered::{Grouped, Sums, design_effect},
+    analysis::stats::clustered::{Grouped, Sums, design_effect, dispersion},
     api::prompt_release::{Counts, Groups, Sums as Moments},
 };
 
-pub(in crate::analysis) fn of_errors(stable: &Counts, canary: &Counts) -> f64 {
-    let (n, bad) = (both(stable, canary, |c| c.requests), both(stable, canary, |c| c.errors));
-    of_shares(stable, canary, (n, bad), |g| (&g.requests, &g.errors))
+/// Failures in fewer groups than this do not tell.
+const TELLING: usize = 8;
+
+/// The design effects of both sides.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(in crate::analysis) struct Effects {
+    pub canary: f64,
+    pub stable: f64,
 }
 
-pub(in crate::analysis) fn of_checks(stable: &Counts, canary: &Counts) -> f64 {
-    let n = both(stable, canary, |c| c.checked);
-    let bad = both(stable, canary, |c| c.check_failures);
-    of_shares(stable, canary, (n, bad), |g| (&g.checked, &g.check_failures))
+impl Effects {
+    pub(super) const NONE: Self = Self { canary: 1.0, stable: 1.0 };
+
+    pub(super) fn larger(self) -> f64 {
+        self.canary.max(self.stable)
+    }
 }
 
-pub(in crate::analysis) fn of_cost(stable: &Counts, canary: &Counts) -> f64 {
-    let moments = [Some(&stable.cost), Some(&canary.cost)];
-    let counts = sum(&stable.groups.costs, &canary.groups.costs);
-    let sums = sum(&stable.groups.cost, &canary.groups.cost);
-    of_means(moments, &counts, &sums)
+/// What the groups of one side say.
+struct Side {
+    /// Measured from enough failures.
+    measured: Option<f64>,
+    /// Measured from whatever there is.
+    hint: f64,
+    /// If all requests of a user were alike.
+    most: f64,
+    /// The part of the requests that have a sticky key.
+    keyed: f64,
 }
 
-pub(in crate::analysis) fn of_score(name: &str, stable: &Counts, canary: &Counts) -> f64 {
-    let moments = [stable.scores.get(name), canary.scores.get(name)];
-    let of = |c: &Counts| c.groups.scores.get(name).cloned().unwrap_or_default();
-    let (s, c) = (of(stable), of(canary));
-    of_means(moments, &sum(&s.counts, &c.counts), &sum(&s.sums, &c.sums))
+impl Side {
+    fn new(grouped: Grouped<'_>, variance: f64, telling: usize, all: u64) -> Self {
+        let most = dispersion(grouped.counts);
+        let hint = design_effect(grouped, variance).min(most.max(1.0));
+        let with_key = grouped.counts.iter().fold(0_u64, |n, c| n.saturating_add(*c)) as f64;
+        let keyed = (with_key / all.max(1) as f64).min(1.0);
+        Self { measured: (telling >= TELLING).then_some(hint), hint, most, keyed }
+    }
+
+    fn effect(&self, other: &Self) -> f64 {
+        let effect = match (self.measured, other.measured) {
+            (Some(own), _) => own,
+            (None, Some(other)) => self.hint.max(other).min(self.most),
+            (None, None) => self.most,
+        };
+        1.0 + (effect.max(1.0) - 1.0) * self.keyed
+    }
 }
 
-/// Of the split between the variants: users and not requests are drawn.
-pub(in crate::analysis) fn of_split(stable: &Counts, canary: &Counts, share: f64) -> f64 {
-    let counts = sum(&stable.groups.requests, &canary.groups.requests);
-    let grouped = Grouped { counts: &counts, sums: Sums::Counts(&canary.groups.requests) };
-    design_effect(grouped, share * (1.0 - share))
+fn of_both(stable: &Side, canary: &Side) -> Effects {
+    Effects { canary: canary.effect(stable), stable: stable.effect(canary) }
 }
 
-fn of_shares(
-    stable: &Counts,
-    canary: &Counts,
-    (n, bad): (u64, u64),
-    lists: impl Fn(&Groups) -> (&Vec<u64>, &Vec<u64>),
-) -> f64 {
-    let (s, c) = (lists(&stable.groups), lists(&canary.groups));
-    let (counts, failed) = (sum(s.0, c.0), sum(s.1, c.1));
+pub(super) fn of_errors(stable: &Counts, canary: &Counts) -> Effects {
+    let side = |c: &Counts| of_shares((c.requests, c.errors), &c.groups.requests, &c.groups.errors);
+    of_both(&side(stable), &side(canary))
+}
+
+pub(super) fn of_checks(stable: &Counts, canary: &Counts) -> Effects {
+    let side = |c: &Counts| {
+        of_shares((c.checked, c.check_failures), &c.groups.checked, &c.groups.check_failures)
+    };
+    of_both(&side(stable), &side(canary))
+}
+
+pub(super) fn of_cost(stable: &Counts, canary: &Counts) -> Effects {
+    let side = |c: &Counts| of_means(&c.cost, &c.groups.costs, &c.groups.cost);
+    of_both(&side(stable), &side(canary))
+}
+
+pub(super) fn of_score(name: &str, stable: &Counts, canary: &Counts) -> Effects {
+    let side = |c: &Counts| {
+        let grouped = c.groups.scores.get(name).cloned().unwrap_or_default();
+        let all = c.scores.get(name).copied().unwrap_or_default();
+        of_means(&all, &grouped.counts, &grouped.sums)
+    };
+    of_both(&side(stable), &side(canary))
+}
+
+/// Of copies of requests: their users' numbers of requests.
+pub(super) fn of_pairs(canary: &Counts) -> f64 {
+    dispersion(&canary.groups.requests)
+}
+
+/// Of the split between the variants: users and not requests are drawn. The estimate from
+/// 32 groups is uncertain, and one that is too small at one look would be enough for a
+/// false alarm: so its upper limit counts (31 over the 5 % quantile of chi-square).
+pub(in crate::analysis) fn of_split(stable: &Groups, canary: &Groups, share: f64) -> f64 {
+    let counts = sum(&stable.requests, &canary.requests);
+    let grouped = Grouped { counts: &counts, sums: Sums::Counts(&canary.requests) };
+    let effect = design_effect(grouped, share * (1.0 - share)).max(dispersion(&counts));
+    if counts.is_empty() { 1.0 } else { 1.6 * effect }
+}
+
+fn of_shares((n, bad): (u64, u64), counts: &[u64], failed: &[u64]) -> Side {
     let p = bad.min(n) as f64 / n.max(1) as f64;
-    let grouped = Grouped { counts: &counts, sums: Sums::Counts(&failed) };
-    diluted(grouped, p * (1.0 - p), n)
+    let telling = failed.iter().filter(|f| **f > 0).count();
+    Side::new(Grouped { counts, sums: Sums::Counts(failed) }, p * (1.0 - p), telling, n)
 }
 
-fn of_means(moments: [Option<&Moments>; 2], counts: &[u64], sums: &[f64]) -> f64 {
-    let total = |of: fn(&Moments) -> f64| moments.iter().flatten().map(|m| of(m)).sum::<f64>();
-    let n = total(|m| m.count as f64).max(1.0);
-    let variance = (total(|m| m.squares) / n - (total(|m| m.sum) / n).powi(2)).max(0.0);
-    diluted(Grouped { counts, sums: Sums::Values(sums) }, variance, n as u64)
-}
-
-/// Requests without a sticky key are independent.
-fn diluted(grouped: Grouped<'_>, variance: f64, all: u64) -> f64 {
-    let effect = design_effect(grouped, variance);
-    let with_key = grouped.counts.iter().fold(0_u64, |sum, n| sum.saturating_add(*n)) as f64;
-    1.0 + (effect - 1.0) * (with_key / all.max(1) as f64).min(1.0)
-}
-
-fn both(stable: &Counts, canary: &Counts, of: impl Fn(&Counts) -> u64) -> u64 {
-    of(stable).saturating_add(of(canary))
+fn of_means(moments: &Moments, counts: &[u64], sums: &[f64]) -> Side {
+    let n = moments.count.max(1) as f64;
+    let variance = (moments.squares / n - (moments.sum / n).powi(2)).max(0.0);
+    // Every value tells, once there are some in each group.
+    let telling = counts.iter().filter(|c| **c >= 3).count();
+    Side::new(Grouped { counts, sums: Sums::Values(sums) }, variance, telling, moments.count)
 }
 
 /// Position by position; the shorter list is filled up with zeros.
-fn sum<T: Copy + Default + Saturating>(a: &[T], b: &[T]) -> Vec<T> {
-    let at = |list: &[T], i: usize| list.get(i).copied().unwrap_or_default();
-    (0..a.len().max(b.len())).map(|i| at(a, i).plus(at(b, i))).collect()
-}
-
-/// Adds without overflow.
-trait Saturating {
-    fn plus(self, other: Self) -> Self;
-}
-
-impl Saturating for u64 {
-    fn plus(self, other: Self) -> Self {
-        self.saturating_add(other)
-    }
-}
-
-impl Saturating for f64 {
-    fn plus(self, other: Self) -> Self {
-        self + other
-    }
+fn sum(a: &[u64], b: &[u64]) -> Vec<u64> {
+    let at = |list: &[u64], i: usize| list.get(i).copied().unwrap_or_default();
+    (0..a.len().max(b.len())).map(|i| at(a, i).saturating_add(at(b, i))).collect()
 }

@@ -3,7 +3,7 @@
 
 use super::{FUTILE, Measured, measure::Comparison};
 use crate::{
-    analysis::stats::{anytime::plain_z, difference::invert},
+    analysis::stats::anytime::plain_z,
     api::{
         canary_policy::PrometheusQuery,
         prompt_release::{MetricStatus, Unit, Verdict},
@@ -72,10 +72,8 @@ pub(super) fn fixed_rule(value: f64, rule: &PrometheusQuery, streak: i32) -> Str
 
 /// `, 95 % interval +1.0 points to +3.3 points`.
 fn interval(measured: &Measured, status: &MetricStatus) -> String {
-    let (low, high) = measured.range();
     let z = plain_z(0.95);
-    let limit =
-        |level: f64| status.unit.difference(invert(|d| measured.z_plain(d), level, low, high));
+    let limit = |level: f64| status.unit.difference(measured.limit(|d| measured.z_plain(d), level));
     format!(", 95 % interval {} to {}", limit(z), limit(-z))
 }
 
@@ -94,8 +92,9 @@ fn seen(measured: &Measured, status: &MetricStatus) -> String {
         .difference
         .map_or_else(|| "unknown".to_owned(), |value| status.unit.difference(value));
     let slower = status.threshold.map(|t| format!(" slower than {t:.3} s")).unwrap_or_default();
-    let alike = if measured.effect > 1.0 {
-        format!(" (requests of one user count 1/{:.1})", measured.effect)
+    let effect = measured.effects.larger();
+    let alike = if effect > 1.0 {
+        format!(" (requests of one user count 1/{effect:.1})")
     } else {
         String::new()
     };

@@ -6,10 +6,14 @@ use crate::{
     analysis::{
         buckets,
         external::External,
-        judge::{Evidence, effect},
+        judge::{
+            Evidence,
+            effect::{self, Effects},
+        },
         stats::{
+            difference::invert_near,
             exact::log_evidence_above,
-            mean::{self, Mean},
+            mean::{self, Doubt, Mean},
             paired::{self, Pairs},
             proportion::{self, Share},
         },
@@ -45,14 +49,6 @@ pub(super) enum Comparison {
     Nothing,
 }
 
-/// Whose luck would decide.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Doubt {
-    Stable,
-    Canary,
-    Neither,
-}
-
 /// Both sides of one metric.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Measured {
@@ -65,7 +61,7 @@ pub(super) struct Measured {
     /// Stable's answers that chose the threshold and are left out of the comparison.
     pub frozen: Option<Sample>,
     /// By how much less than independent requests these tell.
-    pub effect: f64,
+    pub effects: Effects,
     missing: Option<String>,
     /// What is missing comes with the next answers.
     waits: bool,
@@ -82,7 +78,7 @@ impl Measured {
     ) -> Self {
         let Evidence { stable, canary, .. } = *evidence;
         let pairs = canary.paired.clone().unwrap_or_default();
-        if let Some(latency) = &metric.time_to_first_token {
+        let mut measured = if let Some(latency) = &metric.time_to_first_token {
             Self::latency(latency, &stable.ttft, &canary.ttft, before)
         } else if let Some(latency) = &metric.duration {
             Self::latency(latency, &stable.duration, &canary.duration, before)
@@ -102,7 +98,11 @@ impl Measured {
             Self::pairs(pairs.errors)
         } else {
             Self::errors(stable, canary)
+        };
+        if matches!(measured.comparison, Comparison::Pairs(_) | Comparison::Differences(..)) {
+            measured.effects.canary = effect::of_pairs(canary);
         }
+        measured
     }
 
     fn new(unit: Unit, comparison: Comparison, stable: Sample, canary: Sample) -> Self {
@@ -113,7 +113,7 @@ impl Measured {
             unit,
             threshold: None,
             frozen: None,
-            effect: 1.0,
+            effects: Effects::NONE,
             missing: None,
             waits: false,
             canary_histogram: BTreeMap::new(),
@@ -134,7 +134,7 @@ impl Measured {
             share(canary.requests, canary.errors),
             share(stable.requests, stable.errors),
         );
-        measured.effect = effect::of_errors(stable, canary);
+        measured.effects = effect::of_errors(stable, canary);
         measured
     }
 
@@ -143,15 +143,12 @@ impl Measured {
             share(canary.checked, canary.check_failures),
             share(stable.checked, stable.check_failures),
         );
-        measured.effect = effect::of_checks(stable, canary);
+        measured.effects = effect::of_checks(stable, canary);
         measured
     }
 
-    fn means(unit: Unit, canary: &Sums, stable: &Sums, doubt: bool) -> Self {
-        let of = |sums: &Sums| {
-            let sums = if doubt { doubted(sums, 0.0, 1.0) } else { *sums };
-            Mean::from_sums(sums.count, sums.sum, sums.squares, sums.cubes)
-        };
+    fn means(unit: Unit, canary: &Sums, stable: &Sums) -> Self {
+        let of = |sums: &Sums| Mean::from_sums(sums.count, sums.sum, sums.squares, sums.cubes);
         let comparison = match (of(canary), of(stable)) {
             (Some(c), Some(s)) if canary.count > 0 && stable.count > 0 => Comparison::Means(c, s),
             _ => Comparison::Nothing,
@@ -160,8 +157,8 @@ impl Measured {
     }
 
     fn cost(stable: &Counts, canary: &Counts) -> Self {
-        let mut measured = Self::means(Unit::Relative, &canary.cost, &stable.cost, false);
-        measured.effect = effect::of_cost(stable, canary);
+        let mut measured = Self::means(Unit::Relative, &canary.cost, &stable.cost);
+        measured.effects = effect::of_cost(stable, canary);
         let unpriced = |requests: u64, sums: &Sums| requests > 50 && sums.count == 0;
         if unpriced(stable.requests, &stable.cost) || unpriced(canary.requests, &canary.cost) {
             measured.missing = Some(
@@ -174,8 +171,8 @@ impl Measured {
 
     fn score(name: &str, stable: &Counts, canary: &Counts) -> Self {
         let sums = |counts: &Counts| counts.scores.get(name).copied().unwrap_or_default();
-        let mut measured = Self::means(Unit::Score, &sums(canary), &sums(stable), true);
-        measured.effect = effect::of_score(name, stable, canary);
+        let mut measured = Self::means(Unit::Score, &sums(canary), &sums(stable));
+        measured.effects = effect::of_score(name, stable, canary);
         measured
     }
 
@@ -199,15 +196,15 @@ impl Measured {
             _ => Comparison::Nothing,
         };
         let stable = mean_sample(&paired.stable_cost);
-        let canary =
-            Sample { count: stable.count, value: stable.value + mean_sample(&paired.cost).value };
+        let value = stable.value + mean_sample(&paired.cost).value;
+        let value = if value.is_finite() { value } else { stable.value };
+        let canary = Sample { count: stable.count, value };
         Self::new(Unit::Relative, comparison, stable, canary)
     }
 
     fn paired_score(differences: Option<&Sums>) -> Self {
         let sums = differences.copied().unwrap_or_default();
-        let padded = doubted(&sums, -0.5, 0.5);
-        let mean = Mean::from_sums(padded.count, padded.sum, padded.squares, padded.cubes);
+        let mean = Mean::from_sums(sums.count, sums.sum, sums.squares, sums.cubes);
         let comparison = match mean {
             Some(mean) if sums.count > 0 => Comparison::Differences(mean, None),
             _ => Comparison::Nothing,
@@ -218,7 +215,9 @@ impl Measured {
 
     fn external(external: Option<&External>) -> Self {
         match external {
-            Some(External::Shares { stable, canary }) => Self::shares(*canary, *stable),
+            Some(External::Shares { stable, canary }) if sane(*stable) && sane(*canary) => {
+                Self::shares(*canary, *stable)
+            }
             Some(External::Value(value)) if value.is_finite() => Self::new(
                 Unit::Value,
                 Comparison::Value(*value),
@@ -230,7 +229,8 @@ impl Measured {
                 measured.missing = Some(match other {
                     Some(External::Missing { reason, message }) => format!("{reason}: {message}"),
                     Some(External::Value(value)) => format!("the value is {value}"),
-                    _ => "it was not asked for yet".to_owned(),
+                    Some(External::Shares { .. }) => "the counts are no counts".to_owned(),
+                    None => "it was not asked for yet".to_owned(),
                 });
                 measured
             }
@@ -307,7 +307,8 @@ impl Measured {
 
     /// How many independent observations the smaller side is worth.
     pub(super) fn smallest_side(&self) -> f64 {
-        self.stable.count.min(self.canary.count) as f64 / self.effect
+        let Effects { canary, stable } = self.effects;
+        (self.stable.count as f64 / stable).min(self.canary.count as f64 / canary)
     }
 
     /// How much worse the canary looks.
@@ -319,7 +320,7 @@ impl Measured {
             Comparison::Differences(mean, None) => Some(-mean.mean),
             Comparison::Means(..) | Comparison::Differences(..) => match self.unit {
                 Unit::Relative if self.stable.value > 0.0 => {
-                    Some(self.canary.value / self.stable.value - 1.0)
+                    Some(self.canary.value / self.stable.value - 1.0).filter(|d| d.is_finite())
                 }
                 Unit::Relative => None,
                 _ => Some(self.stable.value - self.canary.value),
@@ -346,7 +347,7 @@ impl Measured {
     fn z(&self, delta: f64, doubt: Doubt) -> f64 {
         match self.comparison {
             Comparison::Shares(c, s) => {
-                let (c, s) = (c.deflated(self.effect), s.deflated(self.effect));
+                let (c, s) = (c.deflated(self.effects.canary), s.deflated(self.effects.stable));
                 match doubt {
                     Doubt::Canary => proportion::shares(c.doubted(), s, delta),
                     Doubt::Stable => proportion::shares(c, s.doubted(), delta),
@@ -354,25 +355,50 @@ impl Measured {
                 }
             }
             Comparison::Means(c, s) => {
-                let (c, s) = (c.deflated(self.effect), s.deflated(self.effect));
+                let (c, s) = (c.deflated(self.effects.canary), s.deflated(self.effects.stable));
                 match self.unit {
                     // Both cost nothing: no difference at all.
                     Unit::Relative if c.mean == 0.0 && s.mean == 0.0 => {
                         f64::INFINITY.copysign(-delta)
                     }
-                    Unit::Relative => mean::ratio(c, s, delta),
+                    Unit::Relative => mean::ratio(c, s, delta, doubt),
                     // A lower score is worse.
+                    _ if doubt == Doubt::Canary => mean::means(s, c.with_ends(), delta),
+                    _ if doubt == Doubt::Stable => mean::means(s.with_ends(), c, delta),
                     _ => mean::means(s, c, delta),
                 }
             }
-            Comparison::Pairs(pairs) => paired::shares(pairs, delta),
+            Comparison::Pairs(pairs) => {
+                let pairs = pairs.deflated(self.effects.canary);
+                let doubted = if doubt == Doubt::Canary { pairs.doubted() } else { pairs };
+                paired::shares(doubted, delta)
+            }
             Comparison::Differences(d, Some(s)) if s.mean == 0.0 && d.mean == 0.0 => {
                 f64::INFINITY.copysign(-delta)
             }
-            Comparison::Differences(d, Some(s)) => paired::relative_mean(d, s, delta),
-            Comparison::Differences(d, None) => paired::mean(d.negated(), delta),
+            Comparison::Differences(d, Some(s)) => paired::relative_mean(
+                d.deflated(self.effects.canary),
+                s.deflated(self.effects.canary),
+                delta,
+            ),
+            Comparison::Differences(d, None) => {
+                let d = d.deflated(self.effects.canary);
+                // One pair more at the end that speaks against the decision.
+                let d = match doubt {
+                    Doubt::Canary => d.with(-1.0),
+                    Doubt::Stable => d.with(1.0),
+                    Doubt::Neither => d,
+                };
+                paired::mean(d.negated(), delta)
+            }
             Comparison::Value(_) | Comparison::Nothing => 0.0,
         }
+    }
+
+    /// The difference at which a statistic reaches `level`: a confidence limit.
+    pub(super) fn limit(&self, z: impl Fn(f64) -> f64, level: f64) -> f64 {
+        let (low, high) = self.range();
+        invert_near(z, level, low, high, self.difference().unwrap_or(0.0))
     }
 
     /// The differences that are possible.
@@ -404,13 +430,14 @@ impl Measured {
         }
         let sure = match self.comparison {
             Comparison::Means(mean, _) => {
-                let slack = FLOOR_Z * (mean.variance / mean.n).sqrt();
+                let slack = FLOOR_Z * (mean.variance * self.effects.canary / mean.n).sqrt();
                 floor.max.is_some_and(|max| mean.mean - slack > max)
                     || floor.min.is_some_and(|min| mean.mean + slack < min)
             }
             _ if self.unit == Unit::Share => {
                 let n = count as f64;
-                floor.max.is_some_and(|max| surely_above(Share { n, bad: value * n }, max))
+                let share = Share { n, bad: value * n }.deflated(self.effects.canary);
+                floor.max.is_some_and(|max| surely_above(share, max))
             }
             _ => false,
         };
@@ -424,15 +451,9 @@ fn surely_above(share: Share, most: f64) -> bool {
     log_evidence_above(share, most) >= -FLOOR_ALPHA.ln()
 }
 
-/// With one value more at each end of what is possible (Agresti and Coull, The American
-/// Statistician 52, 1998): equal scores so far do not prove that all will be equal.
-fn doubted(sums: &Sums, low: f64, high: f64) -> Sums {
-    Sums {
-        count: sums.count.saturating_add(2),
-        sum: sums.sum + low + high,
-        squares: sums.squares + low * low + high * high,
-        cubes: sums.cubes + low.powi(3) + high.powi(3),
-    }
+/// Counts that can be.
+fn sane(share: Share) -> bool {
+    (0.0..1e18).contains(&share.n) && (0.0..=share.n).contains(&share.bad)
 }
 
 fn share(n: u64, bad: u64) -> Share {

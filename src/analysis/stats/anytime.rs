@@ -25,6 +25,10 @@ pub fn log_growth(past: (Share, Share), now: (Share, Share), margin: f64) -> f64
         return 0.0;
     }
     let (p1, p2) = bet(past, margin);
+    // No shares differ by more than a margin near one: there is nothing to bet on.
+    if margin.is_nan() || margin >= 1.0 || p1 - p2 <= margin {
+        return 0.0;
+    }
     let expected = |share: Share, p: f64| Share { n: share.n, bad: share.n * p };
     let (q1, q2) = restricted(expected(canary, p1), expected(stable, p2), margin);
     let (q1, q2) = (q1.clamp(1e-12, 1.0 - 1e-12), q2.clamp(1e-12, 1.0 - 1e-12));
@@ -133,6 +137,15 @@ mod tests {
     }
 
     #[test]
+    fn a_margin_that_no_canary_can_exceed_finds_nothing() {
+        let share = |bad, n| Share { n, bad };
+        for margin in [0.92, 0.99, 1.0, 1.01, 2.0] {
+            let now = (share(1.0, 20.0), share(3.0, 300.0));
+            assert_eq!(log_growth(Default::default(), now, margin), 0.0, "{margin}");
+        }
+    }
+
+    #[test]
     fn harm_is_found_and_its_absence_rarely_mistaken() {
         let runs = 400;
         let slack = 5.0 * (0.05_f64 * 0.95 / f64::from(runs)).sqrt();
@@ -171,7 +184,7 @@ mod tests {
             let share = |n: u64, bad: u64| Share { n: n as f64, bad: bad.min(n) as f64 };
             let past = (share(a[0], a[1]), share(a[2], a[3]));
             let now = (share(b[0], b[1]), share(b[2], b[3]));
-            proptest::prop_assert!(!log_growth(past, now, margin.min(1.0)).is_nan());
+            proptest::prop_assert!(!log_growth(past, now, margin).is_nan());
         }
     }
 }

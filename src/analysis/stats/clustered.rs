@@ -5,8 +5,6 @@
 //! groups, over the variance that independent requests would have, is the design effect
 //! (random groups: Wolter, Introduction to Variance Estimation, 2007, chapter 2).
 
-use statrs::distribution::{ChiSquared, ContinuousCDF};
-
 /// Fewer observations a group than this say nothing about it.
 const PER_GROUP: f64 = 3.0;
 
@@ -37,6 +35,29 @@ impl Sums<'_> {
     }
 }
 
+/// The design effect if all requests of a user were alike, from the numbers of requests
+/// alone: how much more they vary over the groups than those of independent requests.
+/// It needs no failure to be seen, and no real effect is larger. 1 when independent
+/// requests vary as much in one of twenty cases.
+pub fn dispersion(counts: &[u64]) -> f64 {
+    let n: f64 = counts.iter().map(|c| *c as f64).sum();
+    let groups = counts.len() as f64;
+    if groups < 8.0 || n < 2.0 * groups {
+        return 1.0;
+    }
+    let mean = n / groups;
+    let spread = counts.iter().map(|c| (*c as f64 - mean).powi(2)).sum::<f64>();
+    let effect = spread / mean / (groups - 1.0);
+    if effect > noise(groups) { effect } else { 1.0 }
+}
+
+/// What independent requests reach in one of twenty cases: the 95 % quantile of chi-square
+/// over its degrees of freedom, by Wilson and Hilferty (PNAS 17, 1931).
+fn noise(groups: f64) -> f64 {
+    let part = 2.0 / (9.0 * (groups - 1.0));
+    (1.0 - part + 1.645 * part.sqrt()).powi(3)
+}
+
 /// The design effect: by how much the variance of the mean is larger than that of
 /// independent observations with `variance` each. At least 1. Noise is not taken for an
 /// effect: one that independent observations reach in one of twenty cases counts as none.
@@ -52,9 +73,7 @@ pub fn design_effect(grouped: Grouped<'_>, variance: f64) -> f64 {
         .map(|i| (grouped.sums.at(i) - mean * grouped.counts[i] as f64).powi(2))
         .sum();
     let effect = between / (n * variance) * groups / (groups - 1.0);
-    let noise = ChiSquared::new(groups - 1.0)
-        .map_or(f64::INFINITY, |c| c.inverse_cdf(0.95) / (groups - 1.0));
-    if effect.is_finite() && effect > noise { effect } else { 1.0 }
+    if effect.is_finite() && effect > noise(groups) { effect } else { 1.0 }
 }
 
 #[cfg(test)]
@@ -80,6 +99,19 @@ mod tests {
     fn ten_alike_turns_tell_as_much_as_one() {
         let mean = (0..50).map(|s| effect_of(10, 2_000, s)).sum::<f64>() / 50.0;
         assert!((8.5..11.5).contains(&mean), "{mean}");
+    }
+
+    #[test]
+    fn the_number_of_turns_shows_in_the_spread_of_requests() {
+        let mut rng = StdRng::seed_from_u64(2);
+        let mut spread = |turns: u64| {
+            let mut counts = vec![0; 32];
+            (0..2_000).for_each(|_| counts[rng.random_range(0..32)] += turns);
+            dispersion(&counts)
+        };
+        let mut mean = |turns| (0..50).map(|_| spread(turns)).sum::<f64>() / 50.0;
+        let (ten, one) = (mean(10), mean(1));
+        assert!((8.0..12.0).contains(&ten) && one < 1.1, "{ten} {one}");
     }
 
     #[test]

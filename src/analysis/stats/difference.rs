@@ -15,7 +15,7 @@ pub fn invert(z: impl Fn(f64) -> f64, level: f64, low: f64, high: f64) -> f64 {
     if below >= 0.0 {
         return high;
     }
-    let tolerance = 1e-5 * (high - low);
+    let tolerance = 1e-5 * (high - low).max(0.2);
     let mut side = 0;
     for i in 0..100 {
         let secant = high - below * (high - low) / (below - above);
@@ -43,6 +43,24 @@ pub fn invert(z: impl Fn(f64) -> f64, level: f64, low: f64, high: f64) -> f64 {
     0.5 * (low + high)
 }
 
+/// As [`invert`], when the root is expected not far from `near`, where z is about zero.
+pub fn invert_near(z: impl Fn(f64) -> f64, level: f64, low: f64, high: f64, near: f64) -> f64 {
+    if !(low < near && near < high) {
+        return invert(z, level, low, high);
+    }
+    let away = if level > 0.0 { -1.0 } else { 1.0 };
+    let mut width = 0.02;
+    loop {
+        let end = (near + away * width).clamp(low, high);
+        let beyond = if away < 0.0 { z(end) >= level } else { z(end) <= level };
+        if beyond || end <= low || end >= high {
+            let (from, to) = if away < 0.0 { (end, near) } else { (near, end) };
+            return invert(z, level, from, to);
+        }
+        width *= 3.0;
+    }
+}
+
 /// excess / sqrt(variance), also without any variance. What is not a number shows nothing.
 pub(super) fn standardise(excess: f64, variance: f64) -> f64 {
     if excess.is_nan() || variance.is_nan() || variance.is_infinite() {
@@ -68,6 +86,11 @@ mod tests {
             let steep = invert(|d| (0.3 - d).powi(5) * 1e4, level, -1.0, 1.0);
             let expected = 0.3 - f64::powf(level.abs() / 1e4, 0.2).copysign(level);
             assert!((steep - expected).abs() < 2e-5, "{steep}");
+        }
+        for level in [-3.0, 2.5, 40.0] {
+            let z = |d: f64| 20.0 * (0.1 - d);
+            let (far, near) = (invert(z, level, -1.0, 1.0), invert_near(z, level, -1.0, 1.0, 0.1));
+            assert!((far - near).abs() < 4e-5, "{far} {near}");
         }
         assert_eq!(invert(|_| 5.0, 1.0, -1.0, 1.0), 1.0);
         assert_eq!(invert(|_| -5.0, 1.0, -1.0, 1.0), -1.0);

@@ -21,6 +21,21 @@ pub struct Pairs {
 }
 
 impl Pairs {
+    /// What of it counts when each pair tells as much as 1 / `effect` independent ones.
+    pub fn deflated(self, effect: f64) -> Self {
+        Self {
+            n: self.n / effect,
+            canary_only: self.canary_only / effect,
+            stable_only: self.stable_only / effect,
+        }
+    }
+
+    /// With half a pair more in which only the canary was bad, of one more pair: for
+    /// acceptance, so that a few lucky pairs do not decide.
+    pub fn doubted(self) -> Self {
+        Self { n: self.n + 1.0, canary_only: self.canary_only + 0.5, ..self }
+    }
+
     /// The canary's share of bad less stable's.
     pub fn difference(self) -> f64 {
         (self.canary_only - self.stable_only) / self.n
@@ -110,6 +125,13 @@ mod tests {
         let z = |delta| shares(Pairs { n: 200.0, canary_only: 0.0, stable_only: 0.0 }, delta);
         assert_eq!(z(0.0), 0.0);
         assert!(z(0.05) < -4.0 && z(-0.05) > 4.0);
+    }
+
+    #[test]
+    fn fifty_pairs_without_a_difference_do_not_show_that_there_is_none() {
+        // A canary that is worse by 5 points has no such pair in 0.95^50 = 7.7 % of cases.
+        let pairs = Pairs { n: 50.0, canary_only: 0.0, stable_only: 0.0 };
+        assert!(shares(pairs, 0.05) < -1.645 && shares(pairs.doubted(), 0.05) > -1.645);
     }
 
     proptest::proptest! {

@@ -51,6 +51,7 @@ pub fn shares(canary: Share, stable: Share, delta: f64) -> f64 {
 /// closed form of Farrington and Manning, Statistics in Medicine 9 (1990), after
 /// Miettinen and Nurminen, ibid. 4 (1985).
 pub fn restricted(canary: Share, stable: Share, delta: f64) -> (f64, f64) {
+    let delta = delta.clamp(-1.0 + 1e-9, 1.0 - 1e-9);
     let (p1, p2) = (canary.value(), stable.value());
     let theta = stable.n / canary.n;
     let a = 1.0 + theta;

@@ -53,7 +53,7 @@ pub fn critical_values(spending: Spending, alpha: f64, looks: &[f64]) -> Vec<f64
         let bound = match &region {
             _ if !stops => OUT_OF_REACH * t.sqrt(),
             None => upper_quantile(increment) * t.sqrt(),
-            Some(region) => region.bound_for(increment, step, t, values.last().copied()),
+            Some(region) => region.bound_for(increment, step, t, guess(&values, looks)),
         };
         values.push(if stops { bound / t.sqrt() } else { f64::INFINITY });
         if let Some(next) = looks.get(i + 1) {
@@ -62,6 +62,19 @@ pub fn critical_values(spending: Spending, alpha: f64, looks: &[f64]) -> Vec<f64
         (spent, before) = (total, t);
     }
     values
+}
+
+/// The next critical value as a power of the time, as Pocock's (0) and O'Brien and
+/// Fleming's (-1/2) are: a good start for the search.
+fn guess(values: &[f64], looks: &[f64]) -> Option<f64> {
+    let n = values.len();
+    let last = values.last().copied().filter(|z| z.is_finite())?;
+    let before = n.checked_sub(2).and_then(|i| values.get(i)).copied().filter(|z| z.is_finite());
+    let (Some(before), Some(t)) = (before, looks.get(n)) else { return Some(last) };
+    let (t1, t0) = (looks[n - 1], looks[n - 2]);
+    let power = (last / before).ln() / (t1 / t0).ln();
+    let next = last * (t / t1).powf(power.clamp(-1.0, 0.5));
+    Some(if next.is_finite() { next } else { last })
 }
 
 /// The probability that each look is the first beyond its critical value.
@@ -187,10 +200,9 @@ impl Region {
 
     /// The bound that the score after a step exceeds with probability `error`: Newton's
     /// method on the logarithm of the tail, kept within a bracket.
-    fn bound_for(&self, error: f64, step: f64, t: f64, last_z: Option<f64>) -> f64 {
+    fn bound_for(&self, error: f64, step: f64, t: f64, guess: Option<f64>) -> f64 {
         let (mut low, mut high) = (-OUT_OF_REACH * t.sqrt(), OUT_OF_REACH * t.sqrt());
-        // Critical values change little from look to look.
-        let guess = last_z.filter(|z| z.is_finite()).map_or(self.top, |z| z * t.sqrt());
+        let guess = guess.map_or(self.top, |z| z * t.sqrt());
         let mut bound = guess.clamp(low, high);
         for _ in 0..60 {
             let (tail, slope) = self.exceed(bound, step);

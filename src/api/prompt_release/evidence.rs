@@ -117,7 +117,7 @@ pub struct MetricStatus {
     /// How many looks in a row a plain value was within its limits; negative: beyond them.
     #[serde(default, skip_serializing_if = "is_none_in_a_row")]
     pub streak: i32,
-    /// The looks so far, as fractions of the horizon; the test's error is spent over them.
+    /// The looks so far, as fractions of the horizon (the last may be beyond it); the test's error is spent over them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     pub looks: Vec<f64>,
