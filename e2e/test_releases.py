@@ -1,5 +1,6 @@
 """What a release goes through while users send chats. Checked from the users' side."""
 
+import json
 import time
 
 from harness import manifests as m
@@ -121,3 +122,24 @@ def test_an_approval_waits_for_the_person_who_names_the_revision(world):
         world.wait_phase("approval", "Stable", seconds=90)
     entry = world.cluster.release("approval")["status"]["history"][-1]
     assert entry["outcome"] == "Promoted" and entry["requests"][0]["by"] == "ada"
+
+
+def test_a_policy_that_can_not_decide_is_a_warning_and_refuses_nothing(world):
+    metric = [{"name": "errors", "errorRate": {}, "margin": {"harm": 0.01, "accept": 0.02}}]
+    world.cluster.apply(m.policy("hasty", steps=[{"weight": 20, "samples": 20}], measured=metric))
+
+    def decidable(kind: str, name: str) -> dict | None:
+        text = world.cluster.kubectl("get", kind, name, "-o", "json")
+        conditions = json.loads(text).get("status", {}).get("conditions", [])
+        return next((c for c in conditions if c["type"] == "Decidable"), None)
+
+    told = wait_for("the policy's condition", lambda: decidable("canarypolicy", "hasty"))
+    assert (told["status"], told["reason"]) == ("False", "PolicyCanNotDecide")
+    assert "set samples to" in told["message"], told["message"]
+    assert wait_for("quick", lambda: decidable("canarypolicy", "quick"))["status"] == "True"
+    world.first("hasty", policy="hasty")
+    world.next("hasty", "v2", "firstTokenMs=20")
+    world.wait_phase("hasty", "Progressing", "Held", seconds=60)
+    assert decidable("promptrelease", "hasty")["message"] == told["message"]
+    events = world.cluster.kubectl("get", "events", "-o", "jsonpath={.items[*].reason}")
+    assert "PolicyCanNotDecide" in events.split()
