@@ -116,7 +116,7 @@ pub struct Plan {
 /// Plans `policy`; `rate` is the requests a second of the route, when it is known.
 pub fn plan(policy: &CanaryPolicySpec, assumed: &Assumptions, rate: Option<f64>) -> Plan {
     let target = metric_target(policy);
-    let judging = policy.steps.iter().enumerate().filter(|(_, s)| weight_of(s).is_some());
+    let judging = policy.steps.iter().enumerate().filter(|(_, s)| s.percent().is_some());
     let steps: Vec<StepPlan> =
         judging.map(|(i, step)| plan_step(policy, i, step, assumed, target)).collect();
     let misses: f64 = steps.iter().flat_map(|s| &s.metrics).map(|m| 1.0 - m.accepts).sum();
@@ -178,13 +178,9 @@ pub fn recommended(policy: &CanaryPolicySpec, assumed: &Assumptions) -> CanaryPo
 /// Every metric of every step may miss as much, so that together they promote a canary
 /// like stable as often as wanted (union bound).
 fn metric_target(policy: &CanaryPolicySpec) -> f64 {
-    let steps = policy.steps.iter().filter(|s| weight_of(s).is_some()).count();
+    let steps = policy.steps.iter().filter(|s| s.percent().is_some()).count();
     let metrics = policy.analysis.metrics.iter().filter(|m| m.margin.is_some()).count();
     1.0 - (1.0 - WANTED) / (steps * metrics).max(1) as f64
-}
-
-fn weight_of(step: &Step) -> Option<i32> {
-    step.weight.or(step.shadow.as_ref().map(|s| s.percent))
 }
 
 fn plan_step(
@@ -195,7 +191,7 @@ fn plan_step(
     target: f64,
 ) -> StepPlan {
     let window = Window::new(policy, index);
-    let weight = weight_of(step).unwrap_or(1).clamp(1, 100);
+    let weight = step.percent().unwrap_or(1).clamp(1, 100);
     let samples = window.horizon.unwrap_or(0);
     let share = f64::from(weight) / 100.0;
     // In a shadow step both sides answer the same requests.

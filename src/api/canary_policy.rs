@@ -145,6 +145,12 @@ pub struct Step {
 }
 
 impl Step {
+    /// The share of requests that the canary sees, in percent: its own, or copies. None of
+    /// an approval.
+    pub fn percent(&self) -> Option<i32> {
+        self.weight.or(self.shadow.as_ref().map(|s| s.percent))
+    }
+
     /// How many canary requests, or pairs of a shadow, the step judges; none of an approval.
     pub fn horizon(&self) -> Option<i64> {
         self.samples.or_else(|| Some(self.shadow.as_ref()?.samples))

@@ -77,7 +77,8 @@ impl Measured {
         before: Option<&MetricStatus>,
     ) -> Self {
         let Evidence { stable, canary, .. } = *evidence;
-        let pairs = canary.paired.clone().unwrap_or_default();
+        let none = Paired::default();
+        let pairs = canary.paired.as_ref().unwrap_or(&none);
         let mut measured = if let Some(latency) = &metric.time_to_first_token {
             Self::latency(latency, &stable.ttft, &canary.ttft, before)
         } else if let Some(latency) = &metric.duration {
@@ -85,7 +86,7 @@ impl Measured {
         } else if metric.check_failures.is_some() {
             if paired { Self::pairs(pairs.checks) } else { Self::checks(stable, canary) }
         } else if metric.cost_per_request.is_some() {
-            if paired { Self::paired_cost(&pairs) } else { Self::cost(stable, canary) }
+            if paired { Self::paired_cost(pairs) } else { Self::cost(stable, canary) }
         } else if let Some(score) = &metric.score {
             if paired {
                 Self::paired_score(pairs.scores.get(&score.name))

@@ -56,21 +56,23 @@ pub struct Setting<'a> {
 
 /// One pass of time.
 struct Pace {
+    /// How long it is.
     seconds: f64,
-    share: f64,
+    /// Requests of stable and canary in it.
+    each: (f64, f64),
     owed: (f64, f64),
 }
 
 impl Pace {
-    fn new(rate: f64, share: f64, seconds: f64) -> (Self, f64) {
-        (Self { seconds, share, owed: (0.0, 0.0) }, rate)
+    fn new(rate: f64, share: f64, seconds: f64) -> Self {
+        let requests = rate * seconds;
+        Self { seconds, each: (requests * (1.0 - share), requests * share), owed: (0.0, 0.0) }
     }
 
     /// Whole requests of stable and canary in the next stretch of time.
-    fn next(&mut self, rate: f64) -> (u64, u64) {
-        let requests = rate * self.seconds;
-        self.owed.0 += requests * (1.0 - self.share);
-        self.owed.1 += requests * self.share;
+    fn next(&mut self) -> (u64, u64) {
+        self.owed.0 += self.each.0;
+        self.owed.1 += self.each.1;
         let whole = (self.owed.0.floor(), self.owed.1.floor());
         self.owed.0 -= whole.0;
         self.owed.1 -= whole.1;
@@ -80,7 +82,7 @@ impl Pace {
 
 impl Setting<'_> {
     fn step_seconds(&self, step: &Step) -> Option<(f64, f64)> {
-        let percent = step.weight.or(step.shadow.as_ref().map(|s| s.percent))?;
+        let percent = step.percent()?;
         let samples = step.horizon()? as f64;
         let share = f64::from(percent) / 100.0;
         let whole = samples / (share * self.rate);
@@ -136,12 +138,12 @@ impl Setting<'_> {
         let Some((share, seconds)) = self.step_seconds(step) else { return Verdict::Pass };
         let window = Window { explained: false, ..Window::new(self.policy, index) };
         let deadline = step.deadline().map_or(f64::INFINITY, |d| d.0.as_secs_f64());
-        let (mut pace, rate) = Pace::new(self.rate, share, seconds);
+        let mut pace = Pace::new(self.rate, share, seconds);
         let (mut stable, mut canary) = (Counts::default(), Counts::default());
         let (mut waited, entered) = (0.0, run.seconds);
         run.status = carry_over(&run.status);
         loop {
-            let (n_stable, n_canary) = pace.next(rate);
+            let (n_stable, n_canary) = pace.next();
             run.seconds += seconds;
             waited += seconds;
             let time = run.seconds / total;
@@ -180,11 +182,11 @@ impl Setting<'_> {
             return Verdict::Pass;
         }
         let window = Window { explained: false, ..Window::new(self.policy, usize::MAX) };
-        let (mut pace, rate) = Pace::new(self.rate, 1.0 - holdback, seconds / BAKE_COLLECTIONS);
+        let mut pace = Pace::new(self.rate, 1.0 - holdback, seconds / BAKE_COLLECTIONS);
         let (mut stable, mut canary) = (Counts::default(), Counts::default());
         run.status = carry_over(&run.status);
         for _ in 0..BAKE_COLLECTIONS as usize {
-            let requests = pace.next(rate);
+            let requests = pace.next();
             run.seconds += pace.seconds;
             let time = run.seconds / total;
             source.collect(rng, time, requests, (&mut stable, &mut canary));
@@ -203,10 +205,10 @@ impl Setting<'_> {
         for step in &self.policy.steps {
             let Some((share, seconds)) = self.step_seconds(step) else { continue };
             let samples = step.samples.unwrap_or(0) as u64;
-            let (mut pace, rate) = Pace::new(self.rate, share, seconds);
+            let mut pace = Pace::new(self.rate, share, seconds);
             let mut seen = 0;
             loop {
-                let requests = pace.next(rate);
+                let requests = pace.next();
                 run.seconds += seconds;
                 run.canary_requests += requests.1;
                 seen += requests.1;
