@@ -1,5 +1,6 @@
 """Stands between an operator and the API server and injects faults."""
 
+import itertools
 import json
 import random
 import threading
@@ -14,12 +15,15 @@ HOP = {"connection", "transfer-encoding", "content-length", "host", "accept-enco
 
 class FaultyProxy:
     """Answers 409, 429 or 500 instead of forwarding, or 500 after having forwarded (the
-    write happened, its answer is lost), and cuts watches. The share is settable."""
+    write happened, its answer is lost), and cuts watches. The share is settable. When is
+    random, which fault comes in turn: writes are few, and each fault must meet some."""
 
     def __init__(self, target: str, seed: int):
         self.share, self.cut_after = 0.0, None
         self.injected = Counter()
         self.random = random.Random(seed)
+        self._faults = {False: itertools.cycle([429, 500]),
+                        True: itertools.cycle([409, "lost", 429, 500])}
         self._client = httpx.Client(base_url=target, verify=False, timeout=httpx.Timeout(30, read=400))
         proxy = self
 
@@ -61,8 +65,7 @@ class FaultyProxy:
     def _fault(self, method: str):
         if self.random.random() >= self.share:
             return None
-        writes = [409, "lost"] if method in ("PUT", "POST", "PATCH") else []
-        fault = self.random.choice([429, 500, *writes])
+        fault = next(self._faults[method in ("PUT", "POST", "PATCH")])
         self.injected[fault] += 1
         return fault
 
