@@ -4,3 +4,4 @@
 pub mod answer;
 pub mod error;
 pub mod sse;
+pub mod usage;

@@ -95,13 +95,17 @@ fn yes() -> bool {
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Stickiness {
-    /// Where the sticky key comes from: header:NAME or body:FIELD. The first that a
-    /// request has is used; a request without any is assigned by itself. At most 8.
+    /// Where the sticky key comes from: header:NAME, body:FIELD, or client (who the
+    /// client key or token says it is). The first that a request has is used; a request
+    /// without any is assigned by itself. At most 8.
     /// Default: header:x-conversation-id, body:user.
     #[serde(default = "default_sticky")]
     #[schemars(
         length(max = 8),
-        inner(length(max = 128), regex(pattern = r"^(header:[A-Za-z0-9-]+|body:[A-Za-z0-9_]+)$"))
+        inner(
+            length(max = 128),
+            regex(pattern = r"^(header:[A-Za-z0-9-]+|body:[A-Za-z0-9_]+|client)$")
+        )
     )]
     pub from: Vec<String>,
 }

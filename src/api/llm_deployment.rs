@@ -7,7 +7,11 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{conditions::Condition, duration::GoDuration, schema};
+use super::{
+    conditions::Condition,
+    duration::GoDuration,
+    schema::{self, LocalRef},
+};
 
 /// A model backend: where a model answers, or how Serinus runs it.
 ///
@@ -76,9 +80,39 @@ pub struct Endpoint {
     /// The base URL with its version, for example https://api.openai.com/v1.
     #[schemars(length(min = 8, max = 2048), regex(pattern = r"^https?://[^\s?#]+$"))]
     pub url: String,
-    /// The Secret that holds the API key, sent as a bearer token. Default: no key.
+    /// The Secret that holds the API key. Default: no key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub api_key_secret_ref: Option<SecretKeyRef>,
+    /// The header that carries the API key, for example api-key for Azure OpenAI.
+    /// Default: authorization, with the key as a bearer token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 64), regex(pattern = r"^[A-Za-z0-9-]+$"))]
+    pub api_key_header: Option<String>,
+    /// Query parameters of every request, for example api-version for Azure OpenAI.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "schema::short_texts")]
+    pub query: BTreeMap<String, String>,
+    /// Headers of every request, for example openai-organization. Not for secrets.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "schema::short_texts")]
+    pub headers: BTreeMap<String, String>,
+    /// Whom to trust, and as whom to appear, with TLS. Default: the public
+    /// certificate authorities, no client certificate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<EndpointTls>,
+}
+
+/// TLS towards an endpoint.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct EndpointTls {
+    /// The Secret that holds the certificate authorities to trust, PEM. Default: the
+    /// public ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_secret_ref: Option<SecretKeyRef>,
+    /// The Secret of type kubernetes.io/tls with the certificate to show (tls.crt, tls.key).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_certificate_secret_ref: Option<LocalRef>,
 }
 
 /// One key of a Secret in the same namespace.
@@ -178,10 +212,30 @@ pub struct Limits {
     /// The longest wait for the first token. Default: 20s.
     #[serde(default = "default_first_token_timeout")]
     pub first_token_timeout: GoDuration,
+    /// The longest wait for a connection. Default: 5s.
+    #[serde(default = "default_connect_timeout")]
+    pub connect_timeout: GoDuration,
+    /// The longest silence within a stream after its first token. Default: 60s.
+    #[serde(default = "default_between_tokens_timeout")]
+    pub between_tokens_timeout: GoDuration,
     /// Requests in flight to this backend from one gateway replica. Default: 256.
     #[serde(default = "default_concurrency")]
     #[schemars(range(min = 1, max = 100_000))]
     pub max_concurrency: i32,
+    /// Requests that may wait for one in flight to end; more are answered 429.
+    /// Default: 0, so that nobody waits.
+    #[serde(default)]
+    #[schemars(range(min = 0, max = 100_000))]
+    pub max_queue: i32,
+    /// The longest that a request may wait in the queue. Default: 5s.
+    #[serde(default = "default_queue_timeout")]
+    pub queue_timeout: GoDuration,
+    /// How often a request is sent again when the backend was not reached, or answered
+    /// 429, 502, 503 or 504 before anything was sent to the user. A canary is not asked
+    /// again: stable answers instead. Each attempt counts as evidence. Default: 1.
+    #[serde(default = "one")]
+    #[schemars(range(min = 0, max = 3))]
+    pub retries: i32,
 }
 
 fn default_timeout() -> GoDuration {
@@ -193,13 +247,27 @@ fn default_first_token_timeout() -> GoDuration {
 fn default_concurrency() -> i32 {
     256
 }
+fn default_connect_timeout() -> GoDuration {
+    GoDuration::from_secs(5)
+}
+fn default_between_tokens_timeout() -> GoDuration {
+    GoDuration::from_secs(60)
+}
+fn default_queue_timeout() -> GoDuration {
+    GoDuration::from_secs(5)
+}
 
 impl Default for Limits {
     fn default() -> Self {
         Self {
             timeout: default_timeout(),
             first_token_timeout: default_first_token_timeout(),
+            connect_timeout: default_connect_timeout(),
+            between_tokens_timeout: default_between_tokens_timeout(),
             max_concurrency: default_concurrency(),
+            max_queue: 0,
+            queue_timeout: default_queue_timeout(),
+            retries: one(),
         }
     }
 }

@@ -11,7 +11,7 @@ pub use self::evidence::{
     Counts, GroupedScore, Groups, InstanceEvidence, MetricStatus, PairTable, Paired, Sample, Sums,
     Unit, Verdict,
 };
-use super::{conditions::Condition, schema::LocalRef};
+use super::{conditions::Condition, duration::GoDuration, schema::LocalRef};
 
 /// Which prompt version on which model backend a route should serve, and how carefully to get there.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Deserialize, Serialize, KubeSchema)]
@@ -60,6 +60,26 @@ pub struct PromptReleaseSpec {
     /// Freeze the rollout: weights stay as they are; a failing canary is still rolled back. Default: false.
     #[serde(default)]
     pub suspend: bool,
+    /// Other backends that answer, with the stable prompt, while the release's own backend
+    /// is unavailable: the first that works. Their answers are marked and never counted
+    /// as evidence. Default: none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 4))]
+    pub fallback_backend_refs: Vec<LocalRef>,
+    /// Answer identical requests from memory. Default: no.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache: Option<ResponseCache>,
+}
+
+/// Answering identical requests from memory.
+///
+/// A hit needs the same revision and the same request, apart from who asks. Hits are
+/// marked and never counted as evidence.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ResponseCache {
+    /// How long an answer may be given again.
+    pub ttl: GoDuration,
 }
 
 /// How far a release is.

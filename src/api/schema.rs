@@ -13,6 +13,15 @@ pub(super) fn free_objects(generator: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "array", "maxItems": 128, "items": free_object(generator) })
 }
 
+/// Short texts by short names.
+pub(super) fn short_texts(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "object",
+        "maxProperties": 16,
+        "additionalProperties": { "type": "string", "maxLength": 1024 },
+    })
+}
+
 /// The name of an object in the same namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]

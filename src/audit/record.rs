@@ -2,7 +2,11 @@
 //! exported metrics, logs and (later) traces and the audit trail all consume it;
 //! nothing else is measured anywhere.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
+
+use crate::{api::prompt_release::VariantRole, openai::usage::Tokens};
 
 /// Why a request went to the variant that it went to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -19,6 +23,12 @@ pub enum AssignmentReason {
     Breaker,
     /// No leader was seen for the control-loss timeout.
     ControlLoss,
+    /// The first attempt failed before its first byte, and the same variant is asked again.
+    Retry,
+    /// Stable is unavailable, and another backend answers with its prompt.
+    OtherBackend,
+    /// The answer was given before and comes from the cache.
+    Cached,
     /// It is a copy of a request that stable answers; nobody sees its own answer.
     Shadow,
 }
@@ -39,6 +49,9 @@ impl AssignmentReason {
             Self::Fallback => "fallback",
             Self::Breaker => "breaker",
             Self::ControlLoss => "control-loss",
+            Self::Retry => "retry",
+            Self::OtherBackend => "other-backend",
+            Self::Cached => "cached",
             Self::Shadow => "shadow",
         }
     }
@@ -83,28 +96,107 @@ pub struct StableSide {
     pub cost_usd: Option<f64>,
 }
 
+/// What a request asks for, in the words of OpenTelemetry's `gen_ai.operation.name`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Operation {
+    /// `POST /v1/chat/completions`
+    #[default]
+    Chat,
+    /// `POST /v1/completions`
+    Completions,
+    /// `POST /v1/embeddings`
+    Embeddings,
+    /// `POST /v1/responses`
+    Responses,
+}
+
+/// What is the same for every request of one variant of one release: built once with
+/// the route, shared by all records.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Origin {
+    /// `namespace/name` of the release.
+    pub release: String,
+    /// The model name that applications send.
+    pub route: String,
+    /// The revision.
+    pub revision: String,
+    /// The prompt's lineage (`spec.prompt` of the PromptVersion).
+    pub prompt: String,
+    /// The PromptVersion's name.
+    pub prompt_version: String,
+    /// The LLMDeployment's name.
+    pub backend: String,
+    /// The LLMDeployment's provider.
+    pub provider: String,
+    /// The model name that is sent upstream.
+    pub model: String,
+    /// The host of the backend's address.
+    pub server_address: String,
+    /// The port of the backend's address.
+    pub server_port: u16,
+}
+
+/// Who asks.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Caller {
+    /// The client key's or token's name.
+    pub name: String,
+    /// The team that pays.
+    pub team: String,
+}
+
+/// The position in a trace (W3C Trace Context).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TraceContext {
+    /// The trace.
+    pub trace_id: [u8; 16],
+    /// The span of this attempt.
+    pub span_id: [u8; 8],
+    /// The span that called, when the application told it.
+    pub parent: Option<[u8; 8]>,
+    /// Whether the trace is recorded.
+    pub sampled: bool,
+}
+
+/// What was said, kept only where the configuration asks for it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Content {
+    /// The JSON of the input as it was sent upstream: messages, prompt or input.
+    pub input: Vec<u8>,
+    /// The answer's text.
+    pub output: String,
+}
+
 /// One attempt of one request on one variant. A request that falls back to stable
 /// produces two: the canary's failure and stable's answer with the reason `Fallback`.
-/// So does one that is copied: stable's, and the copy's with the reason `Shadow`, whose
-/// cost comes on top of what answering the user costs.
+/// So does one that is tried again, and one that is copied: stable's, and the copy's with
+/// the reason `Shadow`, whose cost comes on top of what answering the user costs.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Record {
     /// The id on the answer's header.
     pub request_id: String,
-    /// `namespace/name` of the release.
-    pub release: String,
-    /// The variant that was tried.
-    pub revision: String,
+    /// The release and the variant that was tried.
+    pub origin: Arc<Origin>,
+    /// The variant's role in the routing.
+    pub role: VariantRole,
     /// The routing generation under which it was assigned.
     pub generation: i64,
     /// Why this variant.
     pub reason: AssignmentReason,
     /// The group of its sticky key (`rollout::assignment::group`); none without a key.
     pub group: Option<u8>,
-    /// When the request arrived.
+    /// Who asked; none when nobody needs to say.
+    pub caller: Option<Arc<Caller>>,
+    /// What was asked for.
+    pub operation: Operation,
+    /// Where in a trace; none when traces are off.
+    pub trace: Option<TraceContext>,
+    /// When the attempt began.
     pub at: Timestamp,
     /// How it ended.
     pub outcome: RecordOutcome,
+    /// The stable word of what went wrong (`code` of the error), when something did.
+    pub error: Option<&'static str>,
     /// The HTTP status from upstream, when there was one.
     pub status: Option<u16>,
     /// Time to the first token (the first content of a stream, or the whole of a JSON answer), in seconds.
@@ -114,17 +206,21 @@ pub struct Record {
     /// Time per output token after the first, in seconds.
     pub seconds_per_output_token: Option<f64>,
     /// Tokens as the provider reported them.
-    pub input_tokens: Option<u64>,
-    /// Input tokens that the provider had cached, part of `input_tokens`.
-    pub cached_input_tokens: Option<u64>,
-    /// Tokens as the provider reported them.
-    pub output_tokens: Option<u64>,
+    pub tokens: Tokens,
     /// What it cost, in US dollars, when price and tokens are known.
     pub cost_usd: Option<f64>,
     /// What the check of the answer found; none without a complete answer.
     pub check: Option<CheckResult>,
     /// Whether the answer was streamed.
     pub streamed: bool,
+    /// The model that the backend says has answered.
+    pub served_model: Option<String>,
+    /// The backend's id of the answer.
+    pub response_id: Option<String>,
+    /// Why the answer ended.
+    pub finish_reason: Option<String>,
+    /// What was said, where the configuration asks for it.
+    pub content: Option<Box<Content>>,
     /// What stable made of the same request: only of a copy, and only when it is known.
     pub stable: Option<StableSide>,
 }

@@ -111,8 +111,8 @@ impl Sink for Exported {
         };
         let copy = record.reason == AssignmentReason::Shadow;
         let of = Of {
-            release: record.release.clone(),
-            revision: record.revision.clone(),
+            release: record.origin.release.clone(),
+            revision: record.origin.revision.clone(),
             traffic: if copy { "shadow" } else { "users" },
         };
         let request = Request {
@@ -123,7 +123,7 @@ impl Sink for Exported {
         };
         self.requests.get_or_create(&request).inc();
         if copy && record.pair().is_none() {
-            self.copy_dropped(&record.release, &record.revision, "not_paired");
+            self.copy_dropped(&record.origin.release, &record.origin.revision, "not_paired");
         }
         if let Some(usd) = record.cost_usd {
             self.cost.get_or_create(&of).inc_by(usd);
@@ -135,8 +135,8 @@ impl Sink for Exported {
             self.first_token.get_or_create(&of).observe(seconds);
         }
         self.duration.get_or_create(&of).observe(record.duration_seconds);
-        self.input_tokens.get_or_create(&of).inc_by(record.input_tokens.unwrap_or(0));
-        self.output_tokens.get_or_create(&of).inc_by(record.output_tokens.unwrap_or(0));
+        self.input_tokens.get_or_create(&of).inc_by(record.tokens.input.unwrap_or(0));
+        self.output_tokens.get_or_create(&of).inc_by(record.tokens.output.unwrap_or(0));
         if record.check.is_some_and(|c| c != CheckResult::Passed) {
             self.check_failures.get_or_create(&of).inc();
         }

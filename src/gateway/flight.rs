@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use jiff::Timestamp;
 use tokio::sync::oneshot;
 
 use super::{
@@ -14,7 +15,7 @@ use super::{
     routes::{Route, Tally, Target},
 };
 use crate::{
-    audit::record::{AssignmentReason, CheckResult, Record, RecordOutcome, StableSide},
+    audit::record::{AssignmentReason, CheckResult, Operation, Record, RecordOutcome, StableSide},
     cost::Usage,
     openai::answer::Answer,
 };
@@ -39,6 +40,7 @@ pub(super) struct Flight {
     /// What stable made of the request that this one is a copy of.
     stable: Option<StableSide>,
     started: Instant,
+    at: Timestamp,
     /// How long the answer took, when that is known before it is recorded.
     took: Option<Duration>,
     first_token: Option<Instant>,
@@ -75,6 +77,7 @@ impl Flight {
             told: None,
             stable: None,
             started: Instant::now(),
+            at: (gateway.config.clock)(),
             took: None,
             first_token: None,
             recorded: false,
@@ -116,30 +119,39 @@ impl Flight {
         let first = self.first_token.map(|t| (t - self.started).as_secs_f64());
         let first_token_seconds = if self.streamed { first } else { Some(duration) };
         let answer = &self.answer;
-        let usage = answer.prompt_tokens.zip(answer.completion_tokens).map(|(input, output)| {
-            Usage { input, cached_input: answer.cached_tokens.unwrap_or(0), output }
+        let tokens = answer.tokens;
+        let usage = tokens.input.zip(tokens.output).map(|(input, output)| Usage {
+            input,
+            cached_input: tokens.cached_input.unwrap_or(0),
+            output,
         });
         let record = Record {
             request_id: self.request_id.clone(),
-            release: self.route.release.clone(),
-            revision: self.target.revision.clone(),
+            origin: self.target.origin.clone(),
+            role: self.target.role,
             generation: self.route.generation,
             reason: self.reason,
             group: self.group,
-            at: (self.gateway.config.clock)(),
+            caller: None,
+            operation: Operation::Chat,
+            trace: None,
+            at: self.at,
             outcome,
+            error: None,
             status: self.status,
             first_token_seconds: first_token_seconds.filter(|_| ok),
             duration_seconds: duration,
-            seconds_per_output_token: first.zip(answer.completion_tokens).and_then(|(first, n)| {
+            seconds_per_output_token: first.zip(tokens.output).and_then(|(first, n)| {
                 (self.streamed && n > 1).then(|| (duration - first) / (n - 1) as f64)
             }),
-            input_tokens: answer.prompt_tokens,
-            cached_input_tokens: answer.cached_tokens,
-            output_tokens: answer.completion_tokens,
+            tokens,
             cost_usd: usage.and_then(|u| self.target.prices.cost_usd(u)),
             check: ok.then(|| check(answer, &self.target)),
             streamed: self.streamed,
+            served_model: answer.model.clone(),
+            response_id: answer.id.clone(),
+            finish_reason: answer.finish_reason.clone(),
+            content: None,
             stable: self.stable,
         };
         if let Some(told) = self.told.take() {

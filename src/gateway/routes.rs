@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use axum::http::Uri;
 use serde_json::{Map, Value, json};
 use tokio::sync::Semaphore;
 use xxhash_rust::xxh3::xxh3_64;
@@ -18,9 +19,10 @@ use super::breaker::Breaker;
 use crate::{
     api::{
         LLMDeploymentSpec, Variant,
-        prompt_release::{Counts, Routing, VariantRole},
+        prompt_release::{Counts, RoutedVariant, Routing, VariantRole},
         prompt_version::Parameters,
     },
+    audit::record::Origin,
     cost::Prices,
     prompt::Template,
 };
@@ -74,6 +76,10 @@ pub enum StickySource {
 pub struct Target {
     /// The revision.
     pub revision: String,
+    /// What all records of it share.
+    pub origin: Arc<Origin>,
+    /// Its part in the routing.
+    pub role: VariantRole,
     /// Where to send chat completions.
     pub url: String,
     /// The model name upstream.
@@ -242,17 +248,17 @@ fn build_route(
         (None, Some(previous)) => (previous, Some((stable, true))),
         (None, None) => (stable, None),
     };
-    let target = |revision: &str| build_target(input, &key, revision, old);
+    let target = |routed: &RoutedVariant| build_target(input, &key, routed, old);
     let candidate = candidate
         .map(|(variant, promoted)| {
             let weight = u32::try_from(variant.weight).unwrap_or(0);
-            Ok::<_, String>(Candidate { target: target(&variant.revision)?, weight, promoted })
+            Ok::<_, String>(Candidate { target: target(variant)?, weight, promoted })
         })
         .transpose()?;
     let shadow = of(VariantRole::Shadow)
         .map(|variant| {
             let percent = variant.copies.and_then(|p| u32::try_from(p).ok()).unwrap_or(0);
-            Ok::<_, String>(Shadow { target: target(&variant.revision)?, percent })
+            Ok::<_, String>(Shadow { target: target(variant)?, percent })
         })
         .transpose()?;
     let kept = old.filter(|old| old.generation == routing.generation);
@@ -266,7 +272,7 @@ fn build_route(
         uid: input.uid.clone(),
         name: input.route.clone(),
         generation: routing.generation,
-        baseline: target(&baseline.revision)?,
+        baseline: target(baseline)?,
         shadow: shadow.filter(|_| candidate.is_none()),
         candidate,
         sticky: routing.settings.sticky_from.iter().filter_map(|s| sticky_source(s)).collect(),
@@ -287,9 +293,10 @@ fn sticky_source(text: &str) -> Option<StickySource> {
 fn build_target(
     input: &ReleaseInput,
     key: &str,
-    revision: &str,
+    routed: &RoutedVariant,
     old: Option<&Route>,
 ) -> Result<Arc<Target>, String> {
+    let revision = routed.revision.as_str();
     let variant = input
         .variants
         .get(revision)
@@ -309,8 +316,24 @@ fn build_target(
             let permits = Arc::new(Semaphore::new(limit));
             Arc::new(TargetState { permits, limit, breaker: Breaker::default() })
         });
+    let uri: Uri = base.parse().map_err(|e| format!("{key}: {base} is no address: {e}"))?;
+    let default_port = if uri.scheme_str() == Some("https") { 443 } else { 80 };
+    let origin = Origin {
+        release: key.to_owned(),
+        route: input.route.clone(),
+        revision: revision.to_owned(),
+        prompt: variant.prompt.prompt.clone(),
+        prompt_version: variant.prompt_name.clone(),
+        backend: variant.backend_name.clone(),
+        provider: variant.backend.provider.clone(),
+        model: variant.backend.model.clone(),
+        server_address: uri.host().unwrap_or_default().to_owned(),
+        server_port: uri.port_u16().unwrap_or(default_port),
+    };
     Ok(Arc::new(Target {
         revision: revision.to_owned(),
+        origin: Arc::new(origin),
+        role: routed.role,
         url: format!("{base}/chat/completions"),
         model: variant.backend.model.clone(),
         api_key: input.api_keys.get(&variant.backend_name).cloned(),

@@ -137,8 +137,8 @@ impl Sink for Log {
     fn consume(&self, record: &Record, _: Option<&Arc<Tally>>) {
         tracing::debug!(
             request_id = record.request_id,
-            release = record.release,
-            revision = record.revision,
+            release = record.origin.release,
+            revision = record.origin.revision,
             reason = record.reason.as_str(),
             outcome = ?record.outcome,
             status = record.status,

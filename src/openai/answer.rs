@@ -2,6 +2,8 @@
 
 use serde_json::Value;
 
+use super::usage::Tokens;
+
 /// Text beyond this is counted as there but not kept for checking.
 const LONGEST_TEXT: usize = 1 << 20;
 
@@ -18,12 +20,12 @@ pub struct Answer {
     pub refused: bool,
     /// Why the answer ended.
     pub finish_reason: Option<String>,
-    /// Input tokens.
-    pub prompt_tokens: Option<u64>,
-    /// Input tokens that were cached.
-    pub cached_tokens: Option<u64>,
-    /// Output tokens.
-    pub completion_tokens: Option<u64>,
+    /// What it took.
+    pub tokens: Tokens,
+    /// The model that has answered.
+    pub model: Option<String>,
+    /// The backend's id of the answer.
+    pub id: Option<String>,
     /// The stream said that it is complete.
     pub done: bool,
 }
@@ -71,10 +73,17 @@ impl Answer {
             self.finish_reason = Some(reason.to_owned());
         }
         let tokens = |pointer: &str| value.pointer(pointer).and_then(Value::as_u64);
-        self.prompt_tokens = tokens("/usage/prompt_tokens").or(self.prompt_tokens);
-        self.completion_tokens = tokens("/usage/completion_tokens").or(self.completion_tokens);
-        self.cached_tokens =
-            tokens("/usage/prompt_tokens_details/cached_tokens").or(self.cached_tokens);
+        self.tokens.input = tokens("/usage/prompt_tokens").or(self.tokens.input);
+        self.tokens.output = tokens("/usage/completion_tokens").or(self.tokens.output);
+        self.tokens.cached_input =
+            tokens("/usage/prompt_tokens_details/cached_tokens").or(self.tokens.cached_input);
+        let text = |field: &str| value.get(field).and_then(Value::as_str).map(str::to_owned);
+        if self.model.is_none() {
+            self.model = text("model");
+        }
+        if self.id.is_none() {
+            self.id = text("id");
+        }
         content
     }
 
