@@ -1,8 +1,9 @@
 //! What an answer said, collected from JSON or from the chunks of a stream.
 
+use serde::Deserialize;
 use serde_json::Value;
 
-use super::usage::Tokens;
+use super::usage::{Nested, Timings, Tokens, Usage};
 
 /// Text beyond this is counted as there but not kept for checking.
 const LONGEST_TEXT: usize = 1 << 20;
@@ -72,11 +73,14 @@ impl Answer {
             self.refused |= reason == "content_filter";
             self.finish_reason = Some(reason.to_owned());
         }
-        let tokens = |pointer: &str| value.pointer(pointer).and_then(Value::as_u64);
-        self.tokens.input = tokens("/usage/prompt_tokens").or(self.tokens.input);
-        self.tokens.output = tokens("/usage/completion_tokens").or(self.tokens.output);
-        self.tokens.cached_input =
-            tokens("/usage/prompt_tokens_details/cached_tokens").or(self.tokens.cached_input);
+        // From the least to the most exact.
+        let at = |pointer: &str| value.pointer(pointer).unwrap_or(&Value::Null);
+        self.tokens.absorb(Timings::deserialize(at("/timings")).unwrap_or_default().tokens());
+        for nested in ["/x_groq", "/choices/0", "/response", "/message"] {
+            let nested = Nested::deserialize(at(nested)).unwrap_or_default();
+            self.tokens.absorb(nested.usage.tokens());
+        }
+        self.tokens.absorb(Usage::deserialize(at("/usage")).unwrap_or_default().tokens());
         let text = |field: &str| value.get(field).and_then(Value::as_str).map(str::to_owned);
         if self.model.is_none() {
             self.model = text("model");
