@@ -12,7 +12,7 @@ use serde::{
 
 use super::{
     request::{Operation, Text},
-    usage::{Tokens, Usage},
+    usage::{Nested, Timings, Tokens, Usage},
 };
 
 /// Text beyond this is counted as there but not kept for checking.
@@ -98,9 +98,12 @@ impl Answer {
         self.failed |= body.error.0 && body.choices.0.is_empty();
         keep(&mut self.id, body.id);
         keep(&mut self.model, body.model);
-        let usage = body.usage.or(body.x_groq.and_then(|g| g.usage));
+        self.tokens.absorb(body.timings.tokens());
+        self.tokens.absorb(body.x_groq.usage.tokens());
+        let usage = body.usage.tokens();
+        let told = usage != Tokens::default();
         let mut carried =
-            Carried { content: false, only_usage: usage.is_some() && body.choices.0.is_empty() };
+            Carried { content: false, only_usage: told && body.choices.0.is_empty() };
         if operation == Operation::Embeddings {
             self.tool_call |= body.data.0;
         }
@@ -110,9 +113,7 @@ impl Answer {
         for item in body.output.0 {
             self.output_item(item);
         }
-        if let Some(usage) = usage {
-            self.tokens = usage.tokens();
-        }
+        self.tokens.absorb(usage);
         if let Some(status) = body.status.0 {
             self.ended_as(&status, body.incomplete_details);
         }
@@ -124,9 +125,7 @@ impl Answer {
         // Of several choices the first is checked; all are content.
         let first = choice.index.unwrap_or(0) == 0;
         let mut content = false;
-        if let Some(usage) = choice.usage {
-            self.tokens = usage.tokens();
-        }
+        self.tokens.absorb(choice.usage.tokens());
         let message = choice.message.or(choice.delta).unwrap_or_default();
         for text in [message.content.0, choice.text.0].into_iter().flatten() {
             content |= !text.is_empty();
@@ -187,12 +186,10 @@ impl Answer {
             _ => {}
         }
         if let Some(response) = body.response {
-            let (status, usage) = (response.status.0, response.usage);
+            let status = response.status.0;
             keep(&mut self.id, response.id);
             keep(&mut self.model, response.model);
-            if let Some(usage) = usage {
-                self.tokens = usage.tokens();
-            }
+            self.tokens.absorb(response.usage.tokens());
             if matches!(kind.as_ref(), "response.completed" | "response.incomplete" | "response.failed")
             {
                 self.done = true;
@@ -252,18 +249,13 @@ struct Body<'a> {
     output: Many<Item<'a>>,
     data: Filled,
     error: Filled,
-    usage: Option<Usage>,
-    x_groq: Option<Groq>,
+    usage: Usage,
+    x_groq: Nested,
+    timings: Timings,
     #[serde(borrow)]
     incomplete_details: Option<Incomplete<'a>>,
     #[serde(borrow)]
     response: Option<Box<Body<'a>>>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Groq {
-    usage: Option<Usage>,
 }
 
 #[derive(Default, Deserialize)]
@@ -278,7 +270,7 @@ struct Choice<'a> {
     text: Text<'a>,
     #[serde(borrow)]
     finish_reason: Text<'a>,
-    usage: Option<Usage>,
+    usage: Usage,
 }
 
 #[derive(Default, Deserialize)]
