@@ -10,6 +10,7 @@ mod exported;
 mod feedback;
 mod flight;
 mod forward;
+pub mod identity;
 mod phases;
 pub mod routes;
 pub mod server;
@@ -33,6 +34,7 @@ use jiff::Timestamp;
 use self::{
     exported::Exported,
     feedback::Feedback,
+    identity::Identities,
     routes::{RouteTable, World},
     shadow::Shadows,
     sinks::Sink,
@@ -46,6 +48,20 @@ pub struct GatewayConfig {
     pub control_loss_timeout: Duration,
     /// The wall clock, for records.
     pub clock: fn() -> Timestamp,
+    /// Who may ask.
+    pub identities: Identities,
+}
+
+impl GatewayConfig {
+    /// What a gateway does unless it is told otherwise: nobody is known who may ask, and
+    /// two minutes without a leader are a loss of control.
+    pub fn new(clock: fn() -> Timestamp) -> Self {
+        Self {
+            control_loss_timeout: Duration::from_secs(120),
+            clock,
+            identities: Identities::default(),
+        }
+    }
 }
 
 /// One gateway process.
@@ -97,6 +113,11 @@ impl Gateway {
             knows_routes: tokio::sync::watch::Sender::new(false),
             draining: AtomicBool::new(false),
         }))
+    }
+
+    /// Who may ask.
+    pub fn identities(&self) -> &Identities {
+        &self.config.identities
     }
 
     /// Follows a new world: one atomic swap of the route table. What could not be
