@@ -6,12 +6,15 @@
 //! request, in order.
 
 mod breaker;
+mod clients;
 mod exported;
 mod feedback;
 mod flight;
 mod forward;
 pub mod identity;
 mod phases;
+mod prepare;
+mod room;
 pub mod routes;
 pub mod server;
 mod shadow;
@@ -39,7 +42,10 @@ use self::{
     shadow::Shadows,
     sinks::Sink,
 };
-use crate::signals::report::{GatewayReport, ReleaseReport};
+use crate::{
+    signals::report::{GatewayReport, ReleaseReport},
+    telemetry::Tracing,
+};
 
 /// What a gateway process is told when it starts.
 #[derive(Clone, Debug)]
@@ -50,6 +56,8 @@ pub struct GatewayConfig {
     pub clock: fn() -> Timestamp,
     /// Who may ask.
     pub identities: Identities,
+    /// What is traced.
+    pub tracing: Tracing,
 }
 
 impl GatewayConfig {
@@ -60,6 +68,7 @@ impl GatewayConfig {
             control_loss_timeout: Duration::from_secs(120),
             clock,
             identities: Identities::default(),
+            tracing: Tracing::default(),
         }
     }
 }
@@ -71,7 +80,6 @@ pub struct Gateway {
     instance: String,
     table: ArcSwap<RouteTable>,
     world: ArcSwap<World>,
-    client: reqwest::Client,
     sinks: Vec<Arc<dyn Sink>>,
     exported: Arc<Exported>,
     feedback: Feedback,
@@ -103,7 +111,6 @@ impl Gateway {
             instance: format!("{:016x}", rand::random::<u64>()),
             table: ArcSwap::default(),
             world: ArcSwap::default(),
-            client: upstream::client()?,
             sinks: vec![Arc::new(sinks::Counters), exported.clone(), Arc::new(sinks::Log)],
             exported,
             feedback: Feedback::default(),

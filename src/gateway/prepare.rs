@@ -1,7 +1,7 @@
 //! The body that goes upstream: the application's own, with the prompt laid over it.
 //! What the prompt does not set is copied byte for byte.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, ops::Range};
 
 use bytes::Bytes;
 use serde::Deserialize;
@@ -70,9 +70,7 @@ impl Asked {
             let given = request.raw(field).filter(|_| operation == wanted);
             if given.is_some_and(|raw| request::elements(raw).is_none()) {
                 let code = if field == "tools" { "invalid_tools" } else { "invalid_messages" };
-                return Err(
-                    ApiError::new(400, code, format!("{field} must be an array")).at(field)
-                );
+                return Err(ApiError::new(400, code, format!("{field} must be an array")).at(field));
             }
         }
         let stream = operation != Operation::Embeddings && request.is_true("stream");
@@ -90,9 +88,8 @@ impl Asked {
 }
 
 fn variables(request: &Request) -> Result<Value, ApiError> {
-    let invalid = |message: &str| {
-        ApiError::new(400, "invalid_variables", message).at("serinus.variables")
-    };
+    let invalid =
+        |message: &str| ApiError::new(400, "invalid_variables", message).at("serinus.variables");
     let Some(ours) = request.raw("serinus") else { return Ok(Value::Object(Map::new())) };
     let ours: Ours = serde_json::from_slice(ours)
         .map_err(|_| invalid("serinus must be an object with variables"))?;
@@ -103,11 +100,18 @@ fn variables(request: &Request) -> Result<Value, ApiError> {
     }
 }
 
+/// A body that goes upstream.
+pub(super) struct Prepared {
+    pub body: Bytes,
+    /// Where in it the messages, the prompt or the input is.
+    pub input: Range<usize>,
+}
+
 /// The body that goes upstream.
 ///
 /// # Errors
 /// The variables do not fit the prompt, or the request does not fit the operation.
-pub(super) fn body(target: &Target, asked: &Asked) -> Result<Bytes, ApiError> {
+pub(super) fn body(target: &Target, asked: &Asked) -> Result<Prepared, ApiError> {
     let Asked { operation, request, .. } = asked;
     let overlay = target.overlay(*operation);
     let mut out = Out { bytes: Vec::with_capacity(request.len() + 512), fields: 0 };
@@ -140,14 +144,18 @@ pub(super) fn body(target: &Target, asked: &Asked) -> Result<Bytes, ApiError> {
     if asked.hides_usage() {
         stream_options(request, &mut out);
     }
+    let start = out.bytes.len();
     match operation {
         Operation::Chat => messages(target, asked, "messages", &mut out)?,
         Operation::Responses => messages(target, asked, "input", &mut out)?,
         Operation::Completions => completion(target, asked, &mut out)?,
         Operation::Embeddings => {}
     }
+    // After the comma, the name, its quotes and the colon.
+    let named = prompted.map_or(0, |name| name.len() + 4);
+    let input = (start + named).min(out.bytes.len())..out.bytes.len();
     out.bytes.push(b'}');
-    Ok(Bytes::from(out.bytes))
+    Ok(Prepared { body: Bytes::from(out.bytes), input })
 }
 
 /// The field that the prompt's messages go into.

@@ -169,11 +169,12 @@ async fn whole(mut rest: Incoming, largest: usize) -> Result<Bytes, Failure> {
 async fn next_chunk(body: &mut Incoming) -> Option<Result<Bytes, hyper::Error>> {
     loop {
         match body.frame().await? {
-            // Trailers say nothing to us.
-            Ok(frame) => match frame.into_data() {
-                Ok(data) => return Some(Ok(data)),
-                Err(_) => {}
-            },
+            Ok(frame) => {
+                // Trailers say nothing to us.
+                if let Ok(data) = frame.into_data() {
+                    return Some(Ok(data));
+                }
+            }
             Err(error) => return Some(Err(error)),
         }
     }

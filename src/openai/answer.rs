@@ -102,8 +102,7 @@ impl Answer {
         self.tokens.absorb(body.x_groq.usage.tokens());
         let usage = body.usage.tokens();
         let told = usage != Tokens::default();
-        let mut carried =
-            Carried { content: false, only_usage: told && body.choices.0.is_empty() };
+        let mut carried = Carried { content: false, only_usage: told && body.choices.0.is_empty() };
         if operation == Operation::Embeddings {
             self.tool_call |= body.data.0;
         }
@@ -190,8 +189,10 @@ impl Answer {
             keep(&mut self.id, response.id);
             keep(&mut self.model, response.model);
             self.tokens.absorb(response.usage.tokens());
-            if matches!(kind.as_ref(), "response.completed" | "response.incomplete" | "response.failed")
-            {
+            if matches!(
+                kind.as_ref(),
+                "response.completed" | "response.incomplete" | "response.failed"
+            ) {
                 self.done = true;
                 self.tool_call |= response.output.0.iter().any(|item| {
                     !matches!(item.kind.0.as_deref(), Some("message" | "reasoning") | None)
@@ -505,7 +506,8 @@ mod tests {
         assert_eq!(content, [false, true, true, false]);
         assert_eq!(streamed, Answer { contents: 2, ..direct });
         assert_eq!(streamed.finish_reason.as_deref(), Some("stop"));
-        let cut = json!({"status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}});
+        let cut =
+            json!({"status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}});
         assert_eq!(whole(Operation::Responses, &cut).finish_reason.as_deref(), Some("length"));
         assert!(whole(Operation::Responses, &json!({"status": "failed"})).failed);
     }

@@ -48,6 +48,11 @@ impl Events {
         }
     }
 
+    /// Whether events may be left out.
+    pub fn sifts(&self) -> bool {
+        self.sifts
+    }
+
     /// The next bytes that go on.
     pub fn take(&mut self) -> Option<Bytes> {
         self.out.pop_front()

@@ -198,25 +198,21 @@ mod tests {
 
     #[test]
     fn messages_are_rendered_in_order_without_escaping() {
-        let rendered = template(greeting())
-            .unwrap()
-            .render(&json!({"product": "a < b", "question": "why?"}))
-            .unwrap();
+        let template = template(greeting()).unwrap();
+        let rendered = template.render(&json!({"product": "a < b", "question": "why?"})).unwrap();
         assert_eq!(rendered, [(Role::System, "About a < b.".into()), (Role::User, "why?".into())]);
     }
 
     #[test]
     fn an_undefined_variable_is_an_error_that_names_its_message() {
-        let error =
-            template(greeting()).unwrap().render(&json!({"product": "x"})).unwrap_err();
+        let error = template(greeting()).unwrap().render(&json!({"product": "x"})).unwrap_err();
         assert_eq!(error.reason(), "RenderFailed");
         assert!(error.to_string().contains("message 1"), "{error}");
     }
 
     #[test]
     fn inputs_that_do_not_match_name_the_field() {
-        let error =
-            template(greeting()).unwrap().render(&json!({"product": 7})).unwrap_err();
+        let error = template(greeting()).unwrap().render(&json!({"product": 7})).unwrap_err();
         assert_eq!(error.param(), "serinus.variables.product");
         let error = template(greeting()).unwrap().render(&json!({})).unwrap_err();
         assert!(error.to_string().contains("product"), "{error}");
