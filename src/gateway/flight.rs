@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 
 use super::{
     Gateway,
+    backends::Taken,
     feedback::{self, Kind},
     phases::{Assigned, Passed},
     prepare::{Asked, Prepared},
@@ -49,6 +50,8 @@ pub(super) struct Flight {
     pub answer: Answer,
     /// What was sent, where it is kept.
     input: Option<Vec<u8>>,
+    /// The pod that it is at.
+    pub pod: Option<Taken>,
     /// The id of the copy that a shadow got of this request.
     pub shadow_request_id: Option<String>,
     error: Option<&'static str>,
@@ -97,6 +100,7 @@ impl Flight {
             headers: vec![],
             answer: Answer::default(),
             input: None,
+            pod: None,
             shadow_request_id: None,
             error: None,
             told: None,
@@ -123,6 +127,10 @@ impl Flight {
     pub(super) fn follows(&mut self) {
         self.trace = self.trace.as_ref().map(follow);
         self.passed.trace = self.trace;
+    }
+
+    pub(super) fn now_millis(&self) -> u64 {
+        self.gateway.now_millis()
     }
 
     /// The first content is here.
@@ -166,7 +174,7 @@ impl Flight {
         let duration = self.took.unwrap_or_else(|| self.started.elapsed()).as_secs_f64();
         let ok = outcome == RecordOutcome::Ok;
         if self.has_breaker() && matches!(outcome, RecordOutcome::Ok | RecordOutcome::Error) {
-            self.target.state.breaker.record(!ok, self.gateway.now_millis());
+            self.target.breaker.record(!ok, self.gateway.now_millis());
         }
         let first = self.first_token.map(|t| (t - self.started).as_secs_f64());
         let first_token_seconds = if self.streamed { first } else { Some(duration) };
