@@ -81,7 +81,11 @@ impl Answer {
             self.tokens.absorb(nested.usage.tokens());
         }
         self.tokens.absorb(Usage::deserialize(at("/usage")).unwrap_or_default().tokens());
-        let text = |field: &str| value.get(field).and_then(Value::as_str).map(str::to_owned);
+        // Azure begins a stream with an event whose id and model are empty.
+        let text = |field: &str| {
+            let text = value.get(field).and_then(Value::as_str)?;
+            (!text.is_empty()).then(|| text.to_owned())
+        };
         if self.model.is_none() {
             self.model = text("model");
         }
