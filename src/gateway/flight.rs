@@ -16,7 +16,6 @@ use super::{
 };
 use crate::{
     audit::record::{AssignmentReason, CheckResult, Operation, Record, RecordOutcome, StableSide},
-    cost::Usage,
     openai::answer::Answer,
 };
 
@@ -120,11 +119,6 @@ impl Flight {
         let first_token_seconds = if self.streamed { first } else { Some(duration) };
         let answer = &self.answer;
         let tokens = answer.tokens;
-        let usage = tokens.input.zip(tokens.output).map(|(input, output)| Usage {
-            input,
-            cached_input: tokens.cached_input.unwrap_or(0),
-            output,
-        });
         let record = Record {
             request_id: self.request_id.clone(),
             origin: self.target.origin.clone(),
@@ -145,7 +139,7 @@ impl Flight {
                 (self.streamed && n > 1).then(|| (duration - first) / (n - 1) as f64)
             }),
             tokens,
-            cost_usd: usage.and_then(|u| self.target.prices.cost_usd(u)),
+            cost_usd: self.target.prices.cost_usd(tokens, duration),
             check: ok.then(|| check(answer, &self.target)),
             streamed: self.streamed,
             served_model: answer.model.clone(),
