@@ -6,11 +6,15 @@
 //! request, in order.
 
 mod breaker;
+mod clients;
 mod exported;
 mod feedback;
 mod flight;
 mod forward;
+pub mod identity;
 mod phases;
+mod prepare;
+mod room;
 pub mod routes;
 pub mod server;
 mod shadow;
@@ -33,11 +37,15 @@ use jiff::Timestamp;
 use self::{
     exported::Exported,
     feedback::Feedback,
+    identity::Identities,
     routes::{RouteTable, World},
     shadow::Shadows,
     sinks::Sink,
 };
-use crate::signals::report::{GatewayReport, ReleaseReport};
+use crate::{
+    signals::report::{GatewayReport, ReleaseReport},
+    telemetry::Tracing,
+};
 
 /// What a gateway process is told when it starts.
 #[derive(Clone, Debug)]
@@ -46,6 +54,23 @@ pub struct GatewayConfig {
     pub control_loss_timeout: Duration,
     /// The wall clock, for records.
     pub clock: fn() -> Timestamp,
+    /// Who may ask.
+    pub identities: Identities,
+    /// What is traced.
+    pub tracing: Tracing,
+}
+
+impl GatewayConfig {
+    /// What a gateway does unless it is told otherwise: nobody is known who may ask, and
+    /// two minutes without a leader are a loss of control.
+    pub fn new(clock: fn() -> Timestamp) -> Self {
+        Self {
+            control_loss_timeout: Duration::from_secs(120),
+            clock,
+            identities: Identities::default(),
+            tracing: Tracing::default(),
+        }
+    }
 }
 
 /// One gateway process.
@@ -55,7 +80,6 @@ pub struct Gateway {
     instance: String,
     table: ArcSwap<RouteTable>,
     world: ArcSwap<World>,
-    client: reqwest::Client,
     sinks: Vec<Arc<dyn Sink>>,
     exported: Arc<Exported>,
     feedback: Feedback,
@@ -87,7 +111,6 @@ impl Gateway {
             instance: format!("{:016x}", rand::random::<u64>()),
             table: ArcSwap::default(),
             world: ArcSwap::default(),
-            client: upstream::client()?,
             sinks: vec![Arc::new(sinks::Counters), exported.clone(), Arc::new(sinks::Log)],
             exported,
             feedback: Feedback::default(),
@@ -97,6 +120,11 @@ impl Gateway {
             knows_routes: tokio::sync::watch::Sender::new(false),
             draining: AtomicBool::new(false),
         }))
+    }
+
+    /// Who may ask.
+    pub fn identities(&self) -> &Identities {
+        &self.config.identities
     }
 
     /// Follows a new world: one atomic swap of the route table. What could not be

@@ -12,9 +12,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use bytes::Bytes;
 use genai_prices::ExtractRequest;
 use serde_json::{Value, json};
-use serinus::openai::{answer::Answer, sse::Scanner, usage::Tokens};
+use serinus::openai::{
+    Operation,
+    answer::Answer,
+    sse::{Events, Fate},
+    usage::Tokens,
+};
 
 struct Case {
     name: String,
@@ -45,14 +51,26 @@ fn cases() -> Vec<Case> {
         .collect()
 }
 
+/// What was asked for: told by the case's name, chat unless it says something else.
+fn operation(case: &Case) -> Operation {
+    let file = case.name.rsplit('/').next().unwrap();
+    match file.split(['.', '-']).next().unwrap() {
+        "completion" => Operation::Completions,
+        "embeddings" => Operation::Embeddings,
+        "responses" => Operation::Responses,
+        _ => Operation::Chat,
+    }
+}
+
 /// The one place that knows how an answer is read.
 fn read(case: &Case) -> Answer {
     if !case.stream {
-        return Answer::from_json(&serde_json::from_slice(&case.body).unwrap());
+        return Answer::whole(operation(case), &case.body).unwrap();
     }
-    let (mut scanner, mut answer) = (Scanner::default(), Answer::default());
-    scanner.feed(&case.body, |data| {
-        answer.absorb_event(data);
+    let (mut events, mut answer) = (Events::new(false), Answer::default());
+    events.feed(Bytes::from(case.body.clone()), |data| {
+        answer.event(operation(case), data);
+        Fate::Forward
     });
     answer
 }

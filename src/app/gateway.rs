@@ -12,6 +12,7 @@ use super::{
 };
 use crate::gateway::{
     Gateway, GatewayConfig,
+    identity::Identities,
     server::{admin_router, public_router, serve},
     watch::follow_cluster,
 };
@@ -51,7 +52,8 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let client = cluster().await?;
     let gateway = Gateway::new(GatewayConfig {
         control_loss_timeout: Duration::from_secs(options.control_loss_seconds),
-        clock: clock::now,
+        identities: Identities::off(),
+        ..GatewayConfig::new(clock::now)
     })?;
     let stop = CancellationToken::new();
     let drain = Duration::from_secs(options.drain_seconds);

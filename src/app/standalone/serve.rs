@@ -15,6 +15,7 @@ use crate::{
     },
     gateway::{
         Gateway, GatewayConfig,
+        identity::Identities,
         server::{admin_router, public_router, serve},
     },
     signals::prometheus::{Prometheus, Questions},
@@ -53,8 +54,8 @@ pub struct Options {
 pub async fn run(options: Options) -> anyhow::Result<()> {
     start_logs(options.log_json);
     let gateway = Gateway::new(GatewayConfig {
-        control_loss_timeout: Duration::from_secs(120),
-        clock: clock::now,
+        identities: Identities::off(),
+        ..GatewayConfig::new(clock::now)
     })?;
     let state = options.state.unwrap_or_else(|| options.folder.join(".serinus/state.json"));
     let prometheus = Arc::new(options.prometheus.build()?);
