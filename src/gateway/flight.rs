@@ -21,9 +21,8 @@ use super::{
 use crate::{
     audit::record::{
         AssignmentReason, Caller, CheckResult, Content, Operation, Record, RecordOutcome,
-        StableSide, Tokens, TraceContext,
+        StableSide, TraceContext,
     },
-    cost::Usage,
     openai::{answer::Answer, error::ApiError},
     telemetry::follow,
 };
@@ -208,7 +207,7 @@ impl Flight {
                 (self.streamed && n > 1).then(|| (duration - first) / (n - 1) as f64)
             }),
             tokens,
-            cost_usd: cost(&self.target, tokens),
+            cost_usd: self.target.prices.cost_usd(tokens, duration),
             check,
             streamed: self.streamed,
             served_model: answer.model.take(),
@@ -245,12 +244,6 @@ impl Drop for Flight {
     fn drop(&mut self) {
         self.finish(RecordOutcome::Cancelled);
     }
-}
-
-fn cost(target: &Target, tokens: Tokens) -> Option<f64> {
-    let (input, output) = tokens.input.zip(tokens.output)?;
-    let cached_input = tokens.cached_input.unwrap_or(0);
-    target.prices.cost_usd(Usage { input, cached_input, output })
 }
 
 /// What is wrong with a complete answer, the gravest first.
