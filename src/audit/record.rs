@@ -70,6 +70,18 @@ pub enum RecordOutcome {
     Cancelled,
 }
 
+impl RecordOutcome {
+    /// The word on metric labels, spans and log lines.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::ClientError => "client_error",
+            Self::Error => "error",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
 /// What the check of an answer found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum CheckResult {
@@ -83,6 +95,19 @@ pub enum CheckResult {
     Truncated,
     /// The model refused, or a content filter stopped it.
     Refused,
+}
+
+impl CheckResult {
+    /// The word on metric labels, spans and log lines.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Passed => "passed",
+            Self::Schema => "schema",
+            Self::Empty => "empty",
+            Self::Truncated => "truncated",
+            Self::Refused => "refused",
+        }
+    }
 }
 
 /// What stable made of a request that was copied to a shadow.
@@ -108,6 +133,17 @@ pub enum Operation {
     Embeddings,
     /// `POST /v1/responses`
     Responses,
+}
+
+impl Operation {
+    /// The word of OpenTelemetry's conventions. Of the Responses API it is `chat`, too.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Chat | Self::Responses => "chat",
+            Self::Completions => "text_completion",
+            Self::Embeddings => "embeddings",
+        }
+    }
 }
 
 /// What is the same for every request of one variant of one release: built once with
@@ -165,6 +201,19 @@ pub struct Content {
     pub input: Vec<u8>,
     /// The answer's text.
     pub output: String,
+    /// The JSON list of the tool calls of the answer, as the backend sent them; empty without.
+    pub tool_calls: Vec<u8>,
+    /// Whom the request names as its `user`.
+    pub user: Option<String>,
+    /// The conversation that the request belongs to, where the application tells it.
+    pub conversation: Option<String>,
+}
+
+impl Content {
+    /// How many bytes it keeps in memory, about.
+    pub fn weight(&self) -> usize {
+        self.input.len() + self.output.len() + self.tool_calls.len()
+    }
 }
 
 /// One attempt of one request on one variant. A request that falls back to stable
