@@ -37,7 +37,10 @@ use self::{
     shadow::Shadows,
     sinks::Sink,
 };
-use crate::signals::report::{GatewayReport, ReleaseReport};
+use crate::{
+    signals::report::{GatewayReport, ReleaseReport},
+    telemetry::Telemetry,
+};
 
 /// What a gateway process is told when it starts.
 #[derive(Clone, Debug)]
@@ -58,6 +61,7 @@ pub struct Gateway {
     client: reqwest::Client,
     sinks: Vec<Arc<dyn Sink>>,
     exported: Arc<Exported>,
+    telemetry: Arc<Telemetry>,
     feedback: Feedback,
     shadows: Shadows,
     started: Instant,
@@ -76,20 +80,37 @@ pub enum GatewayError {
 }
 
 impl Gateway {
-    /// A gateway without routes; not ready until it is told a world.
+    /// A gateway without routes, that tells nobody; not ready until it is told a world.
     ///
     /// # Errors
     /// The HTTP client could not be set up.
     pub fn new(config: GatewayConfig) -> Result<Arc<Self>, GatewayError> {
-        let exported = Arc::new(Exported::default());
+        Self::with_telemetry(config, Arc::default())
+    }
+
+    /// A gateway that tells of its requests.
+    ///
+    /// # Errors
+    /// The HTTP client could not be set up.
+    pub fn with_telemetry(
+        config: GatewayConfig,
+        telemetry: Arc<Telemetry>,
+    ) -> Result<Arc<Self>, GatewayError> {
+        let exported = Arc::new(Exported::new(telemetry.clone()));
+        let mut sinks: Vec<Arc<dyn Sink>> =
+            vec![Arc::new(sinks::Counters), exported.clone(), Arc::new(sinks::Log)];
+        if telemetry.is_on() {
+            sinks.push(telemetry.clone());
+        }
         Ok(Arc::new(Self {
             config,
             instance: format!("{:016x}", rand::random::<u64>()),
             table: ArcSwap::default(),
             world: ArcSwap::default(),
             client: upstream::client()?,
-            sinks: vec![Arc::new(sinks::Counters), exported.clone(), Arc::new(sinks::Log)],
+            sinks,
             exported,
+            telemetry,
             feedback: Feedback::default(),
             shadows: Shadows::default(),
             started: Instant::now(),
@@ -115,6 +136,11 @@ impl Gateway {
             self.world.store(Arc::new(world));
         }
         self.knows_routes.send_replace(true);
+    }
+
+    /// What it tells of its requests, and which of them it traces.
+    pub fn telemetry(&self) -> &Telemetry {
+        &self.telemetry
     }
 
     /// What this process has counted. `leader` says that a leader asks, which is the

@@ -125,7 +125,7 @@ impl Flight {
             cached_input: tokens.cached_input.unwrap_or(0),
             output,
         });
-        let record = Record {
+        let record = Arc::new(Record {
             request_id: self.request_id.clone(),
             origin: self.target.origin.clone(),
             role: self.target.role,
@@ -153,7 +153,7 @@ impl Flight {
             finish_reason: answer.finish_reason.clone(),
             content: None,
             stable: self.stable,
-        };
+        });
         if let Some(told) = self.told.take() {
             let side = StableSide { outcome, check: record.check, cost_usd: record.cost_usd };
             // Nobody listens when the copy was given up.

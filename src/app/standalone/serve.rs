@@ -11,7 +11,7 @@ use crate::{
     app::{
         clock,
         process::{listen_on, start_logs, stop_signal},
-        prometheus,
+        prometheus, telemetry,
     },
     gateway::{
         Gateway, GatewayConfig,
@@ -41,6 +41,8 @@ pub struct Options {
     state: Option<PathBuf>,
     #[command(flatten)]
     prometheus: prometheus::Options,
+    #[command(flatten)]
+    telemetry: telemetry::Options,
     /// Logs as JSON.
     #[arg(long)]
     log_json: bool,
@@ -52,10 +54,10 @@ pub struct Options {
 /// The folder, the state file or an address can not be used.
 pub async fn run(options: Options) -> anyhow::Result<()> {
     start_logs(options.log_json);
-    let gateway = Gateway::new(GatewayConfig {
-        control_loss_timeout: Duration::from_secs(120),
-        clock: clock::now,
-    })?;
+    let config =
+        GatewayConfig { control_loss_timeout: Duration::from_secs(120), clock: clock::now };
+    let (telemetry, behind) = options.telemetry.start()?;
+    let gateway = Gateway::with_telemetry(config, telemetry)?;
     let state = options.state.unwrap_or_else(|| options.folder.join(".serinus/state.json"));
     let prometheus = Arc::new(options.prometheus.build()?);
     let mut standalone = Standalone::open(&options.folder, state, gateway.clone())?
@@ -96,6 +98,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     while let Some(ended) = servers.join_next().await {
         ended??;
     }
+    behind.flush().await;
     Ok(())
 }
 
