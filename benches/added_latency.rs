@@ -23,6 +23,7 @@ use serinus::{
     app::simulated_model,
     gateway::{
         Gateway, GatewayConfig,
+        identity::Identities,
         routes::ReleaseInput,
         server::{public_router, serve},
     },
@@ -84,7 +85,8 @@ async fn start_model() -> SocketAddr {
 async fn start_gateway(release: ReleaseInput) -> SocketAddr {
     let gateway = Gateway::new(GatewayConfig {
         control_loss_timeout: Duration::from_secs(3600),
-        clock: || Timestamp::UNIX_EPOCH,
+        identities: Identities::off(),
+        ..GatewayConfig::new(|| Timestamp::UNIX_EPOCH)
     })
     .unwrap();
     gateway.set_world([release].into_iter().collect());

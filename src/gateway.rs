@@ -6,11 +6,15 @@
 //! request, in order.
 
 mod breaker;
+mod clients;
 mod exported;
 mod feedback;
 mod flight;
 mod forward;
+pub mod identity;
 mod phases;
+mod prepare;
+mod room;
 pub mod routes;
 pub mod server;
 mod shadow;
@@ -33,6 +37,7 @@ use jiff::Timestamp;
 use self::{
     exported::Exported,
     feedback::Feedback,
+    identity::Identities,
     routes::{RouteTable, World},
     shadow::Shadows,
     sinks::Sink,
@@ -49,6 +54,23 @@ pub struct GatewayConfig {
     pub control_loss_timeout: Duration,
     /// The wall clock, for records.
     pub clock: fn() -> Timestamp,
+    /// Who may ask.
+    pub identities: Identities,
+    /// What it tells of its requests, and which of them it traces.
+    pub telemetry: Arc<Telemetry>,
+}
+
+impl GatewayConfig {
+    /// What a gateway does unless it is told otherwise: nobody is known who may ask, and
+    /// two minutes without a leader are a loss of control.
+    pub fn new(clock: fn() -> Timestamp) -> Self {
+        Self {
+            control_loss_timeout: Duration::from_secs(120),
+            clock,
+            identities: Identities::default(),
+            telemetry: Arc::default(),
+        }
+    }
 }
 
 /// One gateway process.
@@ -58,10 +80,8 @@ pub struct Gateway {
     instance: String,
     table: ArcSwap<RouteTable>,
     world: ArcSwap<World>,
-    client: reqwest::Client,
     sinks: Vec<Arc<dyn Sink>>,
     exported: Arc<Exported>,
-    telemetry: Arc<Telemetry>,
     feedback: Feedback,
     shadows: Shadows,
     started: Instant,
@@ -80,37 +100,25 @@ pub enum GatewayError {
 }
 
 impl Gateway {
-    /// A gateway without routes, that tells nobody; not ready until it is told a world.
+    /// A gateway without routes; not ready until it is told a world.
     ///
     /// # Errors
     /// The HTTP client could not be set up.
     pub fn new(config: GatewayConfig) -> Result<Arc<Self>, GatewayError> {
-        Self::with_telemetry(config, Arc::default())
-    }
-
-    /// A gateway that tells of its requests.
-    ///
-    /// # Errors
-    /// The HTTP client could not be set up.
-    pub fn with_telemetry(
-        config: GatewayConfig,
-        telemetry: Arc<Telemetry>,
-    ) -> Result<Arc<Self>, GatewayError> {
+        let telemetry = config.telemetry.clone();
         let exported = Arc::new(Exported::new(telemetry.clone()));
         let mut sinks: Vec<Arc<dyn Sink>> =
             vec![Arc::new(sinks::Counters), exported.clone(), Arc::new(sinks::Log)];
         if telemetry.is_on() {
-            sinks.push(telemetry.clone());
+            sinks.push(telemetry);
         }
         Ok(Arc::new(Self {
             config,
             instance: format!("{:016x}", rand::random::<u64>()),
             table: ArcSwap::default(),
             world: ArcSwap::default(),
-            client: upstream::client()?,
             sinks,
             exported,
-            telemetry,
             feedback: Feedback::default(),
             shadows: Shadows::default(),
             started: Instant::now(),
@@ -118,6 +126,11 @@ impl Gateway {
             knows_routes: tokio::sync::watch::Sender::new(false),
             draining: AtomicBool::new(false),
         }))
+    }
+
+    /// Who may ask.
+    pub fn identities(&self) -> &Identities {
+        &self.config.identities
     }
 
     /// Follows a new world: one atomic swap of the route table. What could not be
@@ -136,11 +149,6 @@ impl Gateway {
             self.world.store(Arc::new(world));
         }
         self.knows_routes.send_replace(true);
-    }
-
-    /// What it tells of its requests, and which of them it traces.
-    pub fn telemetry(&self) -> &Telemetry {
-        &self.telemetry
     }
 
     /// What this process has counted. `leader` says that a leader asks, which is the

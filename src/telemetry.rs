@@ -30,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::outbox::Outbox;
 pub use self::{
+    content::whole_words,
     outbox::Bounds,
     trace_context::{Parent, Tracing, follow, parse_traceparent, propagate, traceparent},
 };

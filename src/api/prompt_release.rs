@@ -367,6 +367,11 @@ impl PromptRelease {
         self.spec.route.clone().unwrap_or_else(|| self.metadata.name.clone().unwrap_or_default())
     }
 
+    /// The names of the backends that answer while its own is unavailable.
+    pub fn other_backends(&self) -> Vec<String> {
+        self.spec.fallback_backend_refs.iter().map(|reference| reference.name.clone()).collect()
+    }
+
     /// Whether applications reach it under `route`.
     pub fn has_route(&self, route: &str) -> bool {
         self.spec.route.as_ref().or(self.metadata.name.as_ref()).is_some_and(|own| own == route)

@@ -29,6 +29,7 @@ use crate::{
     api::{CanaryPolicySpec, PromptReleaseStatus, prompt_release::Phase},
     gateway::{
         Gateway, GatewayConfig,
+        identity::Identities,
         server::{public_router, serve},
     },
 };
@@ -180,8 +181,8 @@ pub async fn run(options: Options) -> anyhow::Result<bool> {
     let model = options.model.unwrap_or_else(|| "simulated".to_owned());
     fs::write(folder.0.join("world.yaml"), scene::fixed(&url, &model, real))?;
     let gateway = Gateway::new(GatewayConfig {
-        control_loss_timeout: Duration::from_secs(120),
-        clock: clock::now,
+        identities: Identities::off(),
+        ..GatewayConfig::new(clock::now)
     })?;
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let base = format!("http://{}", listener.local_addr()?);

@@ -13,6 +13,7 @@ use super::{
 };
 use crate::gateway::{
     Gateway, GatewayConfig,
+    identity::Identities,
     server::{admin_router, public_router, serve},
     watch::follow_cluster,
 };
@@ -52,12 +53,13 @@ pub struct Options {
 pub async fn run(options: Options) -> anyhow::Result<()> {
     start_logs(options.log_json);
     let client = cluster().await?;
-    let config = GatewayConfig {
-        control_loss_timeout: Duration::from_secs(options.control_loss_seconds),
-        clock: clock::now,
-    };
     let (telemetry, behind) = options.telemetry.start()?;
-    let gateway = Gateway::with_telemetry(config, telemetry)?;
+    let gateway = Gateway::new(GatewayConfig {
+        control_loss_timeout: Duration::from_secs(options.control_loss_seconds),
+        identities: Identities::off(),
+        telemetry,
+        ..GatewayConfig::new(clock::now)
+    })?;
     let stop = CancellationToken::new();
     let drain = Duration::from_secs(options.drain_seconds);
     let mut tasks = JoinSet::new();

@@ -315,19 +315,20 @@ impl Standalone {
                     Saved::Policy(_) => None,
                 })
                 .collect();
+            let other_backends = release.other_backends();
             let backends: HashMap<String, LLMDeploymentSpec> = variants
                 .values()
-                .filter_map(|v| {
-                    let spec = self.manifests.backend(&namespace, &v.backend_name)?;
-                    Some((v.backend_name.clone(), spec.clone()))
+                .map(|v| &v.backend_name)
+                .chain(&other_backends)
+                .filter_map(|name| {
+                    Some((name.clone(), self.manifests.backend(&namespace, name)?.clone()))
                 })
                 .collect();
-            let api_keys = variants
-                .values()
-                .filter_map(|v| {
-                    let spec = backends.get(&v.backend_name).unwrap_or(&v.backend);
-                    Some((v.backend_name.clone(), api_key(spec)?))
-                })
+            let saved = variants.values().map(|v| (&v.backend_name, &v.backend));
+            // The backend as it is now comes last, and holds.
+            let api_keys = saved
+                .chain(&backends)
+                .filter_map(|(name, spec)| Some((name.clone(), api_key(spec)?)))
                 .collect();
             Some(ReleaseInput {
                 name: release.metadata.name.clone().unwrap_or_default(),
@@ -339,6 +340,8 @@ impl Standalone {
                 variants,
                 backends,
                 api_keys,
+                other_backends,
+                cache: release.spec.cache.clone(),
             })
         });
         inputs.collect()

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use crate::{api::prompt_release::VariantRole, openai::usage::Tokens};
+use crate::api::prompt_release::VariantRole;
+pub use crate::openai::{Operation, usage::Tokens};
 
 /// Why a request went to the variant that it went to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -119,31 +120,6 @@ pub struct StableSide {
     pub check: Option<CheckResult>,
     /// What it cost, in US dollars, when price and tokens are known.
     pub cost_usd: Option<f64>,
-}
-
-/// What a request asks for, in the words of OpenTelemetry's `gen_ai.operation.name`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Operation {
-    /// `POST /v1/chat/completions`
-    #[default]
-    Chat,
-    /// `POST /v1/completions`
-    Completions,
-    /// `POST /v1/embeddings`
-    Embeddings,
-    /// `POST /v1/responses`
-    Responses,
-}
-
-impl Operation {
-    /// The word of OpenTelemetry's conventions. Of the Responses API it is `chat`, too.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Chat | Self::Responses => "chat",
-            Self::Completions => "text_completion",
-            Self::Embeddings => "embeddings",
-        }
-    }
 }
 
 /// What is the same for every request of one variant of one release: built once with

@@ -10,21 +10,23 @@ use std::{
     time::Duration,
 };
 
-use axum::http::Uri;
-use serde_json::{Map, Value, json};
-use tokio::sync::Semaphore;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::breaker::Breaker;
+use super::{
+    breaker::Breaker,
+    clients::{Client, Clients},
+    prepare::Overlay,
+    room::{Bounds, Room},
+};
 use crate::{
     api::{
         LLMDeploymentSpec, Variant,
-        prompt_release::{Counts, RoutedVariant, Routing, VariantRole},
-        prompt_version::Parameters,
+        prompt_release::{Counts, ResponseCache, RoutedVariant, Routing, VariantRole},
     },
-    audit::record::Origin,
+    audit::record::{Operation, Origin},
     cost::Prices,
-    prompt::Template,
+    prompt::{Template, revision},
 };
 
 /// Everything that routes are made of.
@@ -61,6 +63,10 @@ pub struct ReleaseInput {
     pub backends: HashMap<String, LLMDeploymentSpec>,
     /// API keys, by backend name.
     pub api_keys: HashMap<String, String>,
+    /// The names of backends that answer while the baseline's is unavailable.
+    pub other_backends: Vec<String>,
+    /// Identical requests are answered from memory.
+    pub cache: Option<ResponseCache>,
 }
 
 /// Where a sticky key comes from.
@@ -70,6 +76,8 @@ pub enum StickySource {
     Header(String),
     /// A field of the body.
     Body(String),
+    /// Who asks.
+    Client,
 }
 
 /// One variant, ready to be called.
@@ -80,33 +88,46 @@ pub struct Target {
     pub origin: Arc<Origin>,
     /// Its part in the routing.
     pub role: VariantRole,
-    /// Where to send chat completions.
-    pub url: String,
     /// The model name upstream.
     pub model: String,
-    /// The API key, if any.
-    pub api_key: Option<String>,
-    /// Timeouts.
+    /// The longest that a whole answer may take.
     pub timeout: Duration,
-    /// Timeout of the first token.
+    /// The longest wait for the first token.
     pub first_token_timeout: Duration,
+    /// The longest silence of a stream after that.
+    pub between_tokens_timeout: Duration,
+    /// How often a failed attempt is repeated.
+    pub retries: u32,
     /// The compiled prompt.
     pub template: Template,
-    /// Fields that the prompt sets on every request.
-    pub fields: Map<String, Value>,
-    /// Tools that the prompt adds.
-    pub tools: Vec<Value>,
     /// Prices.
     pub prices: Prices,
     /// Survives table swaps.
     pub state: Arc<TargetState>,
+    /// By operation.
+    uris: [Uri; 4],
+    overlays: [Overlay; 4],
+    /// The headers of every request, the API key among them.
+    pub(super) headers: HeaderMap,
+    pub(super) client: Client,
+}
+
+impl Target {
+    /// Where to send an operation.
+    pub(super) fn uri(&self, operation: Operation) -> &Uri {
+        &self.uris[operation as usize]
+    }
+
+    /// What the prompt sets.
+    pub(super) fn overlay(&self, operation: Operation) -> &Overlay {
+        &self.overlays[operation as usize]
+    }
 }
 
 /// What of a variant survives a swap of the table.
 pub struct TargetState {
-    /// Requests in flight.
-    pub permits: Arc<Semaphore>,
-    limit: usize,
+    /// Room for requests in flight.
+    pub room: Room,
     /// Opens when the variant fails outright.
     pub breaker: Breaker,
 }
@@ -166,6 +187,8 @@ pub struct Route {
     pub candidate: Option<Candidate>,
     /// Gets copies of what the baseline answers; never together with a candidate.
     pub shadow: Option<Shadow>,
+    /// Other backends with the prompt of the baseline, when its own is unavailable.
+    pub alternatives: Vec<Arc<Target>>,
     /// Where the sticky key comes from.
     pub sticky: Vec<StickySource>,
     /// Answer with the baseline when the candidate fails before its first byte.
@@ -186,6 +209,7 @@ impl Route {
 #[derive(Default)]
 pub struct RouteTable {
     routes: HashMap<String, Arc<Route>>,
+    clients: Arc<Clients>,
 }
 
 impl RouteTable {
@@ -208,7 +232,7 @@ impl RouteTable {
                 routes.insert(input.route.clone(), same.clone());
                 continue;
             }
-            match build_route(input, key, old.map(Arc::as_ref)) {
+            match build_route(input, key, old.map(Arc::as_ref), &previous.clients) {
                 Ok(route) => {
                     routes.insert(input.route.clone(), Arc::new(route));
                 }
@@ -220,7 +244,7 @@ impl RouteTable {
                 }
             }
         }
-        (Self { routes }, problems)
+        (Self { routes, clients: previous.clients.clone() }, problems)
     }
 
     /// The route of a model name.
@@ -238,6 +262,7 @@ fn build_route(
     input: &Arc<ReleaseInput>,
     key: String,
     old: Option<&Route>,
+    clients: &Clients,
 ) -> Result<Route, String> {
     let routing = &input.routing;
     let of = |role| routing.variants.iter().find(|v| v.role == role);
@@ -248,7 +273,11 @@ fn build_route(
         (None, Some(previous)) => (previous, Some((stable, true))),
         (None, None) => (stable, None),
     };
-    let target = |routed: &RoutedVariant| build_target(input, &key, routed, old);
+    let target = |routed: &RoutedVariant| {
+        let variant = input.variants.get(&routed.revision);
+        let missing = || format!("{key}: the saved copy of {} has not arrived", routed.revision);
+        build_target(input, &key, routed, variant.ok_or_else(missing)?, old, clients)
+    };
     let candidate = candidate
         .map(|(variant, promoted)| {
             let weight = u32::try_from(variant.weight).unwrap_or(0);
@@ -266,6 +295,7 @@ fn build_route(
         let known = kept.and_then(|old| old.tallies.get(revision)).cloned();
         (revision.clone(), known.unwrap_or_default())
     };
+    let alternatives = alternatives(input, &key, baseline, old, clients)?;
     Ok(Route {
         input: input.clone(),
         release_hash: xxh3_64(key.as_bytes()) as u32,
@@ -275,6 +305,7 @@ fn build_route(
         baseline: target(baseline)?,
         shadow: shadow.filter(|_| candidate.is_none()),
         candidate,
+        alternatives,
         sticky: routing.settings.sticky_from.iter().filter_map(|s| sticky_source(s)).collect(),
         fallback: routing.settings.fallback_to_stable,
         tallies: routing.variants.iter().map(|v| tally(&v.revision)).collect(),
@@ -283,6 +314,9 @@ fn build_route(
 }
 
 fn sticky_source(text: &str) -> Option<StickySource> {
+    if text == "client" {
+        return Some(StickySource::Client);
+    }
     match text.split_once(':')? {
         ("header", name) => Some(StickySource::Header(name.to_ascii_lowercase())),
         ("body", field) => Some(StickySource::Body(field.to_owned())),
@@ -290,34 +324,54 @@ fn sticky_source(text: &str) -> Option<StickySource> {
     }
 }
 
+/// The baseline's prompt on other backends. One that is missing is left out: it is
+/// asked for only when something else has failed already.
+fn alternatives(
+    input: &ReleaseInput,
+    key: &str,
+    baseline: &RoutedVariant,
+    old: Option<&Route>,
+    clients: &Clients,
+) -> Result<Vec<Arc<Target>>, String> {
+    let Some(variant) = input.variants.get(&baseline.revision) else { return Ok(vec![]) };
+    let known = input.other_backends.iter().filter_map(|name| {
+        Some((name, input.backends.get(name).filter(|_| *name != variant.backend_name)?))
+    });
+    known
+        .map(|(name, backend)| {
+            let other =
+                Variant { backend_name: name.clone(), backend: backend.clone(), ..variant.clone() };
+            let routed =
+                RoutedVariant { revision: revision(&other.prompt, backend), ..baseline.clone() };
+            build_target(input, key, &routed, &other, old, clients)
+        })
+        .collect()
+}
+
 fn build_target(
     input: &ReleaseInput,
     key: &str,
     routed: &RoutedVariant,
+    variant: &Variant,
     old: Option<&Route>,
+    clients: &Clients,
 ) -> Result<Arc<Target>, String> {
     let revision = routed.revision.as_str();
-    let variant = input
-        .variants
-        .get(revision)
-        .ok_or_else(|| format!("{key}: the saved copy of {revision} has not arrived"))?;
     let backend = input.backends.get(&variant.backend_name).unwrap_or(&variant.backend);
     let template =
         Template::compile(&variant.prompt).map_err(|e| format!("{key}: {revision}: {e}"))?;
     // Identity never changes, so the address is that of the saved copy.
     let base = variant.backend.base_url(&variant.backend_name, &input.namespace);
-    let limit = usize::try_from(backend.limits.max_concurrency).unwrap_or(1);
-    let state = old
-        .into_iter()
-        .flat_map(|r| std::iter::once(&r.baseline).chain(r.on_trial()))
-        .find(|t| t.revision == revision && t.state.limit == limit)
-        .map(|t| t.state.clone())
-        .unwrap_or_else(|| {
-            let permits = Arc::new(Semaphore::new(limit));
-            Arc::new(TargetState { permits, limit, breaker: Breaker::default() })
-        });
-    let uri: Uri = base.parse().map_err(|e| format!("{key}: {base} is no address: {e}"))?;
-    let default_port = if uri.scheme_str() == Some("https") { 443 } else { 80 };
+    let uris = Operation::ALL
+        .iter()
+        .map(|operation| uri(&base, *operation, backend))
+        .collect::<Result<Vec<Uri>, String>>()
+        .map_err(|e| format!("{key}: {e}"))?;
+    let uris: [Uri; 4] = uris.try_into().map_err(|_| format!("{key}: {base} is no address"))?;
+    let headers = headers(backend, input.api_keys.get(&variant.backend_name))
+        .map_err(|e| format!("{key}: {}: {e}", variant.backend_name))?;
+    let [chat, ..] = &uris;
+    let default_port = if chat.scheme_str() == Some("https") { 443 } else { 80 };
     let origin = Origin {
         release: key.to_owned(),
         route: input.route.clone(),
@@ -327,55 +381,80 @@ fn build_target(
         backend: variant.backend_name.clone(),
         provider: variant.backend.provider.clone(),
         model: variant.backend.model.clone(),
-        server_address: uri.host().unwrap_or_default().to_owned(),
-        server_port: uri.port_u16().unwrap_or(default_port),
+        server_address: chat.host().unwrap_or_default().to_owned(),
+        server_port: chat.port_u16().unwrap_or(default_port),
     };
+    let limits = &backend.limits;
+    let bounds = Bounds::of(limits);
+    let state = old
+        .into_iter()
+        .flat_map(|r| std::iter::once(&r.baseline).chain(r.on_trial()).chain(&r.alternatives))
+        .find(|t| t.revision == revision && t.state.room.bounds() == bounds)
+        .map(|t| t.state.clone())
+        .unwrap_or_else(|| {
+            Arc::new(TargetState { room: Room::new(bounds), breaker: Breaker::default() })
+        });
     Ok(Arc::new(Target {
         revision: revision.to_owned(),
         origin: Arc::new(origin),
         role: routed.role,
-        url: format!("{base}/chat/completions"),
         model: variant.backend.model.clone(),
-        api_key: input.api_keys.get(&variant.backend_name).cloned(),
-        timeout: backend.limits.timeout.0,
-        first_token_timeout: backend.limits.first_token_timeout.0,
+        timeout: limits.timeout.0,
+        first_token_timeout: limits.first_token_timeout.0,
+        between_tokens_timeout: limits.between_tokens_timeout.0,
+        retries: u32::try_from(limits.retries).unwrap_or(0),
         template,
-        fields: prompt_fields(variant),
-        tools: variant.prompt.tools.iter().cloned().map(Value::Object).collect(),
         prices: Prices::of(backend),
         state,
+        uris,
+        overlays: Operation::ALL.map(|operation| Overlay::new(variant, operation)),
+        headers,
+        client: clients.get(limits.connect_timeout.0),
     }))
 }
 
-/// The request fields that a prompt sets, in OpenAI's names.
-fn prompt_fields(variant: &Variant) -> Map<String, Value> {
-    let Parameters {
-        temperature,
-        top_p,
-        max_tokens,
-        stop,
-        seed,
-        frequency_penalty,
-        presence_penalty,
-    } = &variant.prompt.parameters;
-    let mut fields = Map::new();
-    let mut set = |name: &str, value: Option<Value>| {
-        if let Some(value) = value {
-            fields.insert(name.to_owned(), value);
-        }
-    };
-    set("temperature", temperature.map(Value::from));
-    set("top_p", top_p.map(Value::from));
-    set("max_tokens", max_tokens.map(Value::from));
-    set("stop", (!stop.is_empty()).then(|| json!(stop)));
-    set("seed", seed.map(Value::from));
-    set("frequency_penalty", frequency_penalty.map(Value::from));
-    set("presence_penalty", presence_penalty.map(Value::from));
-    set(
-        "response_format",
-        variant.prompt.response_format.as_ref().map(|schema| {
-            json!({"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}})
-        }),
-    );
-    fields
+fn uri(base: &str, operation: Operation, backend: &LLMDeploymentSpec) -> Result<Uri, String> {
+    let query = backend.endpoint.iter().flat_map(|e| &e.query);
+    let query: Vec<String> = query.map(|(k, v)| format!("{}={}", escaped(k), escaped(v))).collect();
+    let mark = if query.is_empty() { "" } else { "?" };
+    let text = format!("{base}{}{mark}{}", operation.path(), query.join("&"));
+    text.parse().map_err(|e| format!("{base} is no address: {e}"))
+}
+
+/// Percent-encoding of what is not unreserved (RFC 3986, section 2.3).
+fn escaped(text: &str) -> String {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
+    text.bytes()
+        .map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") })
+        .collect()
+}
+
+fn headers(backend: &LLMDeploymentSpec, api_key: Option<&String>) -> Result<HeaderMap, String> {
+    let endpoint = backend.endpoint.as_ref();
+    let mut headers = HeaderMap::new();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    let agent = concat!("serinus/", env!("CARGO_PKG_VERSION"));
+    headers.insert(header::USER_AGENT, HeaderValue::from_static(agent));
+    for (name, value) in endpoint.iter().flat_map(|e| &e.headers) {
+        let name: HeaderName =
+            name.parse().map_err(|_| format!("{name} can not be a header's name"))?;
+        let value =
+            value.parse().map_err(|_| format!("the value of {name} can not be a header's"))?;
+        headers.insert(name, value);
+    }
+    if let Some(key) = api_key {
+        let (name, text) = match endpoint.and_then(|e| e.api_key_header.as_deref()) {
+            None => (header::AUTHORIZATION, format!("Bearer {key}")),
+            Some(name) => {
+                let name =
+                    name.parse().map_err(|_| format!("{name} can not be a header's name"))?;
+                (name, key.clone())
+            }
+        };
+        let mut value: HeaderValue =
+            text.parse().map_err(|_| "the API key can not be sent in a header".to_owned())?;
+        value.set_sensitive(true);
+        headers.insert(name, value);
+    }
+    Ok(headers)
 }

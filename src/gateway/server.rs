@@ -14,7 +14,10 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
 use super::{Gateway, phases};
-use crate::{openai::error::ApiError, signals::report::LEADER_HEADER};
+use crate::{
+    openai::{Operation, error::ApiError},
+    signals::report::LEADER_HEADER,
+};
 
 /// The largest request body: long conversations fit, uploads do not.
 const LARGEST_REQUEST: usize = 4 << 20;
@@ -23,6 +26,9 @@ const LARGEST_REQUEST: usize = 4 << 20;
 pub fn public_router(gateway: Arc<Gateway>) -> Router {
     Router::new()
         .route("/v1/chat/completions", post(chat))
+        .route("/v1/completions", post(completions))
+        .route("/v1/embeddings", post(embeddings))
+        .route("/v1/responses", post(responses))
         .route("/v1/models", get(models))
         .route("/serinus/v1/feedback", post(feedback))
         .route("/healthz", get(|| async { "ok" }))
@@ -42,13 +48,44 @@ pub fn admin_router(gateway: Arc<Gateway>) -> Router {
         .with_state(gateway)
 }
 
-async fn chat(
-    State(gateway): State<Arc<Gateway>>,
+type Received = Result<Bytes, axum::extract::rejection::BytesRejection>;
+
+async fn chat(State(g): State<Arc<Gateway>>, headers: HeaderMap, body: Received) -> Response<Body> {
+    answer(g, Operation::Chat, headers, body).await
+}
+
+async fn completions(
+    State(g): State<Arc<Gateway>>,
     headers: HeaderMap,
-    body: Result<Bytes, axum::extract::rejection::BytesRejection>,
+    body: Received,
+) -> Response<Body> {
+    answer(g, Operation::Completions, headers, body).await
+}
+
+async fn embeddings(
+    State(g): State<Arc<Gateway>>,
+    headers: HeaderMap,
+    body: Received,
+) -> Response<Body> {
+    answer(g, Operation::Embeddings, headers, body).await
+}
+
+async fn responses(
+    State(g): State<Arc<Gateway>>,
+    headers: HeaderMap,
+    body: Received,
+) -> Response<Body> {
+    answer(g, Operation::Responses, headers, body).await
+}
+
+async fn answer(
+    gateway: Arc<Gateway>,
+    operation: Operation,
+    headers: HeaderMap,
+    body: Received,
 ) -> Response<Body> {
     match body {
-        Ok(body) => phases::chat(gateway, headers, body).await,
+        Ok(body) => phases::serve(gateway, operation, headers, body).await,
         Err(_) => {
             let message = format!(
                 "the body is larger than {LARGEST_REQUEST} bytes, or was not sent completely"
@@ -94,7 +131,7 @@ async fn metrics(State(gateway): State<Arc<Gateway>>) -> impl IntoResponse {
 }
 
 async fn unknown_path() -> Response<Body> {
-    let message = "this gateway serves /v1/chat/completions, /v1/models and /serinus/v1/feedback";
+    let message = "this gateway serves /v1/chat/completions, /v1/completions, /v1/embeddings, /v1/responses, /v1/models and /serinus/v1/feedback";
     phases::error_response(&ApiError::new(404, "unknown_path", message))
 }
 

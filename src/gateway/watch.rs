@@ -126,11 +126,14 @@ impl Followed {
             };
             let variants: HashMap<String, Variant> =
                 saved.into_iter().flatten().filter_map(routed).collect();
+            let other_backends = release.other_backends();
             let backends: HashMap<String, LLMDeploymentSpec> = variants
                 .values()
-                .filter_map(|v| {
-                    let key = ObjectRef::new(&v.backend_name).within(&namespace);
-                    Some((v.backend_name.clone(), self.backends.get(&key)?.spec.clone()))
+                .map(|v| &v.backend_name)
+                .chain(&other_backends)
+                .filter_map(|name| {
+                    let key = ObjectRef::new(name).within(&namespace);
+                    Some((name.clone(), self.backends.get(&key)?.spec.clone()))
                 })
                 .collect();
             Some(ReleaseInput {
@@ -143,6 +146,8 @@ impl Followed {
                 name,
                 variants,
                 backends,
+                other_backends,
+                cache: release.spec.cache.clone(),
             })
         });
         inputs.collect()
@@ -203,10 +208,11 @@ fn variant(copy: &ControllerRevision) -> Option<Variant> {
 
 /// Backend names and the Secrets that they name.
 fn secrets(release: &ReleaseInput) -> impl Iterator<Item = (String, SecretId)> {
-    release.variants.values().filter_map(|v| {
-        let spec = release.backends.get(&v.backend_name).unwrap_or(&v.backend);
+    let gone = release.variants.values().map(|v| (&v.backend_name, &v.backend));
+    let gone = gone.filter(|(name, _)| !release.backends.contains_key(*name));
+    release.backends.iter().chain(gone).filter_map(|(name, spec)| {
         let secret = spec.endpoint.as_ref()?.api_key_secret_ref.as_ref()?;
         let id = (release.namespace.clone(), secret.name.clone(), secret.key.clone());
-        Some((v.backend_name.clone(), id))
+        Some((name.clone(), id))
     })
 }

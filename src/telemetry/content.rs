@@ -63,7 +63,7 @@ pub(super) fn said(record: &Record, redaction: &Redaction) -> Option<Said> {
             said.input = input.to_string();
         }
         // It was cut off where the limit is, perhaps within what a rule would have found.
-        Err(_) => said.input = redaction.text(&whole_words(&content.input)).into_owned(),
+        Err(_) => said.input = redaction.text(&whole(&content.input)).into_owned(),
     }
     if record.operation != Operation::Embeddings {
         said.answer = answer(content, redaction, &said.output);
@@ -78,10 +78,21 @@ pub(super) fn said(record: &Record, redaction: &Redaction) -> Option<Said> {
     Some(said)
 }
 
-fn whole_words(bytes: &[u8]) -> String {
-    let text = String::from_utf8_lossy(bytes);
-    text.rfind(char::is_whitespace)
-        .map_or_else(String::new, |end| text.get(..end).unwrap_or_default().to_owned())
+fn whole(cut: &[u8]) -> String {
+    let text = String::from_utf8_lossy(cut).into_owned();
+    let most = text.len().saturating_sub(1);
+    whole_words(text, most)
+}
+
+/// At most so many bytes of a text, without the word in which it would be cut: half an
+/// address is not found by a rule, and still tells whose it is.
+pub fn whole_words(mut text: String, most: usize) -> String {
+    if text.len() > most {
+        let kept = text.char_indices().take_while(|(at, _)| *at <= most);
+        let end = kept.filter(|(_, c)| c.is_whitespace()).last().map_or(0, |(at, _)| at);
+        text.truncate(end);
+    }
+    text
 }
 
 /// The messages of a chat, or the one message that a prompt or input is.
@@ -254,6 +265,16 @@ mod tests {
         assert_eq!(said.messages[2].call_id.as_deref(), Some("c"));
         let said = of(Content { input: b"\"a prompt\"".to_vec(), ..Content::default() });
         assert_eq!(said.messages[0].text, "a prompt");
+    }
+
+    #[test]
+    fn a_text_is_cut_between_words() {
+        let cut = |most| whole_words("ab cd ef".to_owned(), most);
+        assert_eq!(
+            [cut(8), cut(7), cut(5), cut(4), cut(1)],
+            ["ab cd ef", "ab cd", "ab cd", "ab", ""]
+        );
+        assert_eq!(whole_words("äö ü".to_owned(), 4), "äö");
     }
 
     #[test]

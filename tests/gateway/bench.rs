@@ -16,6 +16,7 @@ use serinus::{
     },
     gateway::{
         Gateway, GatewayConfig,
+        identity::Identities,
         routes::ReleaseInput,
         server::{public_router, serve},
     },
@@ -49,9 +50,12 @@ impl Bench {
         let asked = Arc::new(Mutex::new(vec![]));
         let mut servers = JoinSet::new();
         let model = start_model(&mut servers, Arc::new(script), asked.clone()).await;
-        let gateway =
-            Gateway::new(GatewayConfig { control_loss_timeout, clock: || Timestamp::UNIX_EPOCH })
-                .unwrap();
+        let gateway = Gateway::new(GatewayConfig {
+            control_loss_timeout,
+            identities: Identities::off(),
+            ..GatewayConfig::new(|| Timestamp::UNIX_EPOCH)
+        })
+        .unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();

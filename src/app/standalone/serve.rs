@@ -15,6 +15,7 @@ use crate::{
     },
     gateway::{
         Gateway, GatewayConfig,
+        identity::Identities,
         server::{admin_router, public_router, serve},
     },
     signals::prometheus::{Prometheus, Questions},
@@ -54,10 +55,12 @@ pub struct Options {
 /// The folder, the state file or an address can not be used.
 pub async fn run(options: Options) -> anyhow::Result<()> {
     start_logs(options.log_json);
-    let config =
-        GatewayConfig { control_loss_timeout: Duration::from_secs(120), clock: clock::now };
     let (telemetry, behind) = options.telemetry.start()?;
-    let gateway = Gateway::with_telemetry(config, telemetry)?;
+    let gateway = Gateway::new(GatewayConfig {
+        identities: Identities::off(),
+        telemetry,
+        ..GatewayConfig::new(clock::now)
+    })?;
     let state = options.state.unwrap_or_else(|| options.folder.join(".serinus/state.json"));
     let prometheus = Arc::new(options.prometheus.build()?);
     let mut standalone = Standalone::open(&options.folder, state, gateway.clone())?
