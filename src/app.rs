@@ -16,6 +16,7 @@ pub mod releases;
 pub mod simulated_model;
 pub mod standalone;
 mod table;
+mod telemetry;
 
 /// Runs the command line.
 pub fn main() -> ExitCode {

@@ -44,7 +44,7 @@ use self::{
 };
 use crate::{
     signals::report::{GatewayReport, ReleaseReport},
-    telemetry::Tracing,
+    telemetry::Telemetry,
 };
 
 /// What a gateway process is told when it starts.
@@ -56,8 +56,8 @@ pub struct GatewayConfig {
     pub clock: fn() -> Timestamp,
     /// Who may ask.
     pub identities: Identities,
-    /// What is traced.
-    pub tracing: Tracing,
+    /// What it tells of its requests, and which of them it traces.
+    pub telemetry: Arc<Telemetry>,
 }
 
 impl GatewayConfig {
@@ -68,7 +68,7 @@ impl GatewayConfig {
             control_loss_timeout: Duration::from_secs(120),
             clock,
             identities: Identities::default(),
-            tracing: Tracing::default(),
+            telemetry: Arc::default(),
         }
     }
 }
@@ -104,12 +104,18 @@ impl Gateway {
     /// # Errors
     /// The HTTP client could not be set up.
     pub fn new(config: GatewayConfig) -> Result<Arc<Self>, GatewayError> {
-        let exported = Arc::new(Exported::default());
+        let telemetry = config.telemetry.clone();
+        let exported = Arc::new(Exported::new(telemetry.clone()));
+        let mut sinks: Vec<Arc<dyn Sink>> =
+            vec![Arc::new(sinks::Counters), exported.clone(), Arc::new(sinks::Log)];
+        if telemetry.is_on() {
+            sinks.push(telemetry);
+        }
         Ok(Arc::new(Self {
             config,
             instance: format!("{:016x}", rand::random::<u64>()),
             table: RouteTable::default(),
-            sinks: vec![Arc::new(sinks::Counters), exported.clone(), Arc::new(sinks::Log)],
+            sinks,
             exported,
             feedback: Feedback::default(),
             shadows: Shadows::default(),

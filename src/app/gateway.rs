@@ -9,6 +9,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use super::{
     clock,
     process::{cluster, listen_on, start_logs, stop_signal},
+    telemetry,
 };
 use crate::gateway::{
     Gateway, GatewayConfig,
@@ -38,6 +39,8 @@ pub struct Options {
     /// How many seconds to go on accepting after the signal to stop, until nobody sends any more.
     #[arg(long, default_value_t = 5)]
     grace_seconds: u64,
+    #[command(flatten)]
+    telemetry: telemetry::Options,
     /// Logs as JSON.
     #[arg(long)]
     log_json: bool,
@@ -50,9 +53,11 @@ pub struct Options {
 pub async fn run(options: Options) -> anyhow::Result<()> {
     start_logs(options.log_json);
     let client = cluster().await?;
+    let (telemetry, behind) = options.telemetry.start()?;
     let gateway = Gateway::new(GatewayConfig {
         control_loss_timeout: Duration::from_secs(options.control_loss_seconds),
         identities: Identities::off(),
+        telemetry,
         ..GatewayConfig::new(clock::now)
     })?;
     let stop = CancellationToken::new();
@@ -79,6 +84,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     while let Some(ended) = tasks.join_next().await {
         ended??;
     }
+    behind.flush().await;
     Ok(())
 }
 

@@ -24,7 +24,7 @@ use crate::{
         StableSide, TraceContext,
     },
     openai::{answer::Answer, error::ApiError},
-    telemetry::follow,
+    telemetry::{follow, whole_words},
 };
 
 /// An attempt under way. It records itself exactly once: when it is finished, or as
@@ -115,7 +115,7 @@ impl Flight {
     /// What is sent; kept where the configuration asks for it.
     pub(super) fn sends(&mut self, prepared: Prepared) -> Bytes {
         let Prepared { body, input } = prepared;
-        if let Some(most) = self.gateway.config.tracing.content_of(self.trace.as_ref()) {
+        if let Some(most) = self.gateway.config.telemetry.tracing.content_of(self.trace.as_ref()) {
             let input = &body[input];
             self.input = Some(input[..input.len().min(most)].to_vec());
         }
@@ -162,6 +162,7 @@ impl Flight {
 
     /// What went wrong, whoever turns out to be at fault.
     pub(super) fn went_wrong(&mut self, error: &ApiError) {
+        self.ended();
         self.error = Some(error.code);
     }
 
@@ -179,7 +180,9 @@ impl Flight {
         let first_token_seconds = if self.streamed { first } else { Some(duration) };
         let check = ok.then(|| check(&self.answer, &self.target));
         let content = self.input.take().map(|input| {
-            Box::new(Content { input, output: std::mem::take(&mut self.answer.text) })
+            let most = self.gateway.config.telemetry.tracing.content_bytes.unwrap_or(0);
+            let output = whole_words(std::mem::take(&mut self.answer.text), most);
+            Box::new(Content { input, output, ..Content::default() })
         });
         let answer = &mut self.answer;
         // A stream that was cut off tells no usage: an event with content is about a token.
@@ -187,7 +190,7 @@ impl Flight {
             answer.tokens.output = Some(answer.contents);
         }
         let tokens = answer.tokens;
-        let record = Record {
+        let record = Arc::new(Record {
             request_id: self.request_id.clone(),
             origin: self.target.origin.clone(),
             role: self.target.role,
@@ -215,7 +218,7 @@ impl Flight {
             finish_reason: answer.finish_reason.take(),
             content,
             stable: self.stable,
-        };
+        });
         if let Some(told) = self.told.take() {
             let side = StableSide { outcome, check: record.check, cost_usd: record.cost_usd };
             // Nobody listens when the copy was given up.

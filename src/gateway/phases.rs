@@ -91,7 +91,7 @@ impl Passed {
     fn new(gateway: &Gateway, headers: HeaderMap, client: Option<&Client>) -> Self {
         Self {
             caller: client.map(|client| client.caller.clone()),
-            trace: gateway.config.tracing.start(headers.get("traceparent")),
+            trace: gateway.config.telemetry.tracing.start(headers.get("traceparent")),
             headers: Arc::new(headers),
         }
     }

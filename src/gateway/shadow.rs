@@ -100,7 +100,7 @@ fn count_dropped(gateway: &Gateway, route: &Route, target: &Target, why: &'stati
     {
         counts.paired.get_or_insert_default().dropped += 1;
     }
-    gateway.exported.copy_dropped(&route.release, &target.revision, why);
+    gateway.exported.copy_dropped(&target.origin, why);
 }
 
 impl Copy {

@@ -11,7 +11,7 @@ use crate::{
     app::{
         clock,
         process::{listen_on, start_logs, stop_signal},
-        prometheus,
+        prometheus, telemetry,
     },
     gateway::{
         Gateway, GatewayConfig,
@@ -42,6 +42,8 @@ pub struct Options {
     state: Option<PathBuf>,
     #[command(flatten)]
     prometheus: prometheus::Options,
+    #[command(flatten)]
+    telemetry: telemetry::Options,
     /// Logs as JSON.
     #[arg(long)]
     log_json: bool,
@@ -53,8 +55,10 @@ pub struct Options {
 /// The folder, the state file or an address can not be used.
 pub async fn run(options: Options) -> anyhow::Result<()> {
     start_logs(options.log_json);
+    let (telemetry, behind) = options.telemetry.start()?;
     let gateway = Gateway::new(GatewayConfig {
         identities: Identities::off(),
+        telemetry,
         ..GatewayConfig::new(clock::now)
     })?;
     let state = options.state.unwrap_or_else(|| options.folder.join(".serinus/state.json"));
@@ -97,6 +101,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     while let Some(ended) = servers.join_next().await {
         ended??;
     }
+    behind.flush().await;
     Ok(())
 }
 
