@@ -4,6 +4,8 @@
 mod answers;
 #[path = "gateway/bench.rs"]
 mod bench;
+#[path = "gateway/routing.rs"]
+mod routing;
 #[path = "gateway/shadow.rs"]
 mod shadow;
 #[path = "gateway/splitting.rs"]

@@ -114,6 +114,18 @@ impl Bench {
         self.gateway.set_world(&[release].into_iter().collect());
     }
 
+    /// One more model, whose requests are not kept.
+    pub async fn another_model(
+        &self,
+        script: impl Fn(&Value) -> Response<Body> + Send + Sync + 'static,
+    ) -> SocketAddr {
+        let mut servers = JoinSet::new();
+        let model = start_model(&mut servers, Arc::new(script), Arc::default()).await;
+        // It ends with the runtime of the test.
+        servers.detach_all();
+        model
+    }
+
     /// A chat with the variable `question` set and `more` laid over the body.
     pub async fn chat(&self, more: Value) -> reqwest::Response {
         let mut body = json!({"model": "r", "serinus": {"variables": {"question": "why?"}}});
