@@ -8,6 +8,8 @@ pub mod clock;
 pub mod demo;
 pub mod evidence_bar;
 pub mod gateway;
+pub mod identity;
+pub mod limits;
 pub mod operator;
 pub mod policies;
 pub mod process;
@@ -16,6 +18,7 @@ pub mod releases;
 pub mod simulated_model;
 pub mod standalone;
 mod table;
+pub mod tls;
 
 /// Runs the command line.
 pub fn main() -> ExitCode {

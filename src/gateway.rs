@@ -11,11 +11,13 @@ mod feedback;
 mod flight;
 mod forward;
 pub mod identity;
+pub mod limits;
 mod phases;
 pub mod routes;
 pub mod server;
 mod shadow;
 mod sinks;
+pub mod tls;
 mod upstream;
 pub mod watch;
 
@@ -30,11 +32,13 @@ use std::{
 
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
+use tokio::sync::Semaphore;
 
 use self::{
     exported::Exported,
     feedback::Feedback,
-    identity::Identities,
+    identity::{Identities, Operators},
+    limits::Limits,
     routes::{RouteTable, World},
     shadow::Shadows,
     sinks::Sink,
@@ -48,18 +52,24 @@ pub struct GatewayConfig {
     pub control_loss_timeout: Duration,
     /// The wall clock, for records.
     pub clock: fn() -> Timestamp,
-    /// Who may ask.
+    /// Which applications may ask.
     pub identities: Identities,
+    /// Who may ask for reports.
+    pub operators: Operators,
+    /// What requests and connections may cost.
+    pub limits: Limits,
 }
 
 impl GatewayConfig {
-    /// What a gateway does unless it is told otherwise: nobody is known who may ask, and
-    /// two minutes without a leader are a loss of control.
+    /// What a gateway does unless it is told otherwise: nobody is known who may ask, neither
+    /// applications nor operators, and two minutes without a leader are a loss of control.
     pub fn new(clock: fn() -> Timestamp) -> Self {
         Self {
             control_loss_timeout: Duration::from_secs(120),
             clock,
             identities: Identities::default(),
+            operators: Operators::default(),
+            limits: Limits::default(),
         }
     }
 }
@@ -76,6 +86,8 @@ pub struct Gateway {
     exported: Arc<Exported>,
     feedback: Feedback,
     shadows: Shadows,
+    /// Room for large request bodies.
+    large_bodies: Arc<Semaphore>,
     started: Instant,
     /// Milliseconds after the start when a leader last asked.
     leader_seen: AtomicI64,
@@ -99,6 +111,7 @@ impl Gateway {
     pub fn new(config: GatewayConfig) -> Result<Arc<Self>, GatewayError> {
         let exported = Arc::new(Exported::default());
         Ok(Arc::new(Self {
+            large_bodies: server::room(&config.limits),
             config,
             instance: format!("{:016x}", rand::random::<u64>()),
             table: ArcSwap::default(),
@@ -115,7 +128,7 @@ impl Gateway {
         }))
     }
 
-    /// Who may ask.
+    /// Which applications may ask.
     pub fn identities(&self) -> &Identities {
         &self.config.identities
     }

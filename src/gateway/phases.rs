@@ -16,6 +16,7 @@ use super::{
     Gateway,
     flight::Flight,
     forward::{self, Forward},
+    identity::Client,
     routes::{Route, StickySource, Target},
     shadow::{self, Copy},
     upstream::{self, Failure, Started},
@@ -35,8 +36,13 @@ pub(super) struct ChatRequest {
 }
 
 /// Answers `POST /v1/chat/completions`.
-pub(super) async fn chat(gateway: Arc<Gateway>, headers: HeaderMap, body: Bytes) -> Response<Body> {
-    match answer(&gateway, &headers, &body).await {
+pub(super) async fn chat(
+    gateway: Arc<Gateway>,
+    client: Option<Arc<Client>>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response<Body> {
+    match answer(&gateway, client.as_deref(), &headers, &body).await {
         Ok(response) => response,
         Err(error) => error_response(&error),
     }
@@ -44,12 +50,14 @@ pub(super) async fn chat(gateway: Arc<Gateway>, headers: HeaderMap, body: Bytes)
 
 async fn answer(
     gateway: &Arc<Gateway>,
+    client: Option<&Client>,
     headers: &HeaderMap,
     body: &[u8],
 ) -> Result<Response<Body>, ApiError> {
     // Shared with its copy, if there is one.
     let request = Arc::new(read(body)?);
     let route = route(gateway, &request)?;
+    permitted(client, &route)?;
     let assigned = assign(gateway, &route, headers, &request);
     let is_candidate = !Arc::ptr_eq(&assigned.target, &route.baseline);
     let instead = Assigned {
@@ -115,6 +123,18 @@ fn route(gateway: &Gateway, request: &ChatRequest) -> Result<Arc<Route>, ApiErro
             format!("no PromptRelease serves the route {model:?}; GET /v1/models lists the routes");
         ApiError::new(404, "model_not_found", message).at("model")
     })
+}
+
+/// Whether the client may use the route.
+pub(super) fn permitted(client: Option<&Client>, route: &Route) -> Result<(), ApiError> {
+    if client.is_none_or(|client| client.permits(route)) {
+        return Ok(());
+    }
+    let message = format!(
+        "your key may not use the route {:?}: GET /v1/models lists those that it may",
+        route.name
+    );
+    Err(ApiError::new(403, "route_not_permitted", message).at("model"))
 }
 
 /// Who answers a request.

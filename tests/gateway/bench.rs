@@ -16,9 +16,9 @@ use serinus::{
     },
     gateway::{
         Gateway, GatewayConfig,
-        identity::Identities,
+        identity::{Identities, Operators},
         routes::ReleaseInput,
-        server::{public_router, serve},
+        server::{Face, serve},
     },
     signals::report::ReleaseReport,
 };
@@ -53,6 +53,7 @@ impl Bench {
         let gateway = Gateway::new(GatewayConfig {
             control_loss_timeout,
             identities: Identities::off(),
+            operators: Operators::Anyone,
             ..GatewayConfig::new(|| Timestamp::UNIX_EPOCH)
         })
         .unwrap();
@@ -60,10 +61,8 @@ impl Bench {
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
         let until = stop.clone().cancelled_owned();
-        let (router, served) = (public_router(gateway.clone()), gateway.clone());
-        servers.spawn(async move {
-            serve(listener, router, served, until, Duration::from_secs(10)).await.unwrap();
-        });
+        let patience = Duration::from_secs(10);
+        servers.spawn(serve(listener, Face::Applications, gateway.clone(), until, patience));
         Self { gateway, address, model, asked, client: reqwest::Client::new(), stop, servers }
     }
 
