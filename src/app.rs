@@ -3,6 +3,7 @@
 
 use std::process::ExitCode;
 
+pub mod addresses;
 pub mod cli;
 pub mod clock;
 pub mod demo;

@@ -43,7 +43,10 @@ use self::{
     shadow::Shadows,
     sinks::Sink,
 };
-use crate::signals::report::{GatewayReport, ReleaseReport};
+use crate::signals::{
+    addresses::Addresses,
+    report::{GatewayReport, ReleaseReport},
+};
 
 /// What a gateway process is told when it starts.
 #[derive(Clone, Debug)]
@@ -58,6 +61,8 @@ pub struct GatewayConfig {
     pub operators: Operators,
     /// What requests and connections may cost.
     pub limits: Limits,
+    /// Where models may be.
+    pub addresses: Arc<Addresses>,
 }
 
 impl GatewayConfig {
@@ -70,6 +75,7 @@ impl GatewayConfig {
             identities: Identities::default(),
             operators: Operators::default(),
             limits: Limits::default(),
+            addresses: Arc::default(),
         }
     }
 }

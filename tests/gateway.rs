@@ -4,7 +4,11 @@
 mod answers;
 #[path = "gateway/bench.rs"]
 mod bench;
+#[path = "gateway/identity.rs"]
+mod identity;
 #[path = "gateway/shadow.rs"]
 mod shadow;
 #[path = "gateway/splitting.rs"]
 mod splitting;
+#[path = "gateway/tls.rs"]
+mod tls;

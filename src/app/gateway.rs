@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::{
-    clock, identity, limits,
+    addresses, clock, identity, limits,
     process::{cluster, listen_on, start_logs, stop_signal},
     tls,
 };
@@ -48,6 +48,8 @@ pub struct Options {
     limits: limits::Options,
     #[command(flatten)]
     tls: tls::Options,
+    #[command(flatten)]
+    addresses: addresses::Options,
     /// Logs as JSON.
     #[arg(long)]
     log_json: bool,
@@ -74,6 +76,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         identities,
         operators,
         limits: options.limits.build(),
+        addresses: Arc::new(options.addresses.build()),
         ..GatewayConfig::new(clock::now)
     })?;
     let stop = CancellationToken::new();

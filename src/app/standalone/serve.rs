@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::Standalone;
 use crate::{
     app::{
-        clock, identity, limits,
+        addresses, clock, identity, limits,
         process::{listen_on, start_logs, stop_signal},
         prometheus, tls,
     },
@@ -52,6 +52,8 @@ pub struct Options {
     #[command(flatten)]
     tls: tls::Options,
     #[command(flatten)]
+    addresses: addresses::Options,
+    #[command(flatten)]
     prometheus: prometheus::Options,
     /// Logs as JSON.
     #[arg(long)]
@@ -81,6 +83,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         identities: options.clients.build(vec![], &mut following)?,
         operators,
         limits: options.limits.build(),
+        addresses: Arc::new(options.addresses.build()),
         ..GatewayConfig::new(clock::now)
     })?;
     let state = options.state.unwrap_or_else(|| options.folder.join(".serinus/state.json"));

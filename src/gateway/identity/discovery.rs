@@ -16,7 +16,7 @@ const REFRESH: Duration = Duration::from_secs(300);
 const RETRY: Duration = Duration::from_secs(5);
 /// A token with an unknown key makes them asked for earlier, but not more often than so:
 /// tokens can be made up.
-const AT_MOST: Duration = Duration::from_secs(10);
+const AT_MOST: Duration = Duration::from_secs(3);
 /// The largest answer that is read.
 const LARGEST: usize = 1 << 20;
 /// How long an issuer may take.
