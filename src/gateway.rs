@@ -212,6 +212,8 @@ impl Gateway {
     }
 
     fn ready(&self) -> bool {
-        self.knows_routes() && !self.draining.load(Ordering::Acquire)
+        self.knows_routes()
+            && self.config.identities.keys_known()
+            && !self.draining.load(Ordering::Acquire)
     }
 }

@@ -152,6 +152,12 @@ impl Standalone {
         }
         self.clients_of = Some(self.manifests.version());
         let (keys, problems) = secrets::client_keys(&self.manifests);
+        if keys.is_empty() && !self.gateway.identities().is_off() {
+            tracing::warn!(
+                "the folder has no client key, so no application may ask (unless by a token): add \
+                 a Secret labelled serinus.dev/client-key=true, or run with --client-auth=off"
+            );
+        }
         self.gateway.identities().set_keys(keys);
         self.gateway.identities().set_keys_known();
         news.extend(problems.into_iter().map(|note| Happening {

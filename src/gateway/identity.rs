@@ -159,7 +159,7 @@ impl Identities {
     }
 
     pub(super) fn keys_known(&self) -> bool {
-        *self.0.keys_known.borrow()
+        self.0.off || *self.0.keys_known.borrow()
     }
 
     /// Ends when a stranger is one: keys were read, and so were the keys of issuers, unless

@@ -305,7 +305,7 @@ impl Shared {
         if self.gateway.ready() {
             return text("ready");
         }
-        let mut response = text("no routes yet, or draining");
+        let mut response = text("no routes or client keys yet, or draining");
         *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
         response
     }

@@ -122,7 +122,7 @@ impl Collected {
         for name in doubles {
             tracing::warn!(name, "another Secret has the same client key: this one is not used");
         }
-        tracing::debug!(keys = keys.len(), "client keys");
+        tracing::info!(keys = keys.len(), "client keys");
         identities.set_keys(keys);
     }
 }

@@ -14,7 +14,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     task::{Context, Poll, ready},
     time::Duration,
@@ -30,25 +30,29 @@ use crate::{gateway::limits::Limits, openai::error::ApiError};
 /// Whether a request of a connection is being answered. While it is, nobody waits for
 /// the next one.
 #[derive(Default)]
-pub(super) struct Turn(AtomicBool);
+pub(super) struct Turn {
+    answering: AtomicBool,
+    begun: AtomicUsize,
+}
 
 /// Held from the moment when a request's head is read until its answer has ended.
 pub(super) struct Answering(Arc<Turn>);
 
 impl Turn {
     pub(super) fn begin(self: &Arc<Self>) -> Answering {
-        self.0.store(true, Ordering::Relaxed);
+        self.answering.store(true, Ordering::Relaxed);
+        self.begun.fetch_add(1, Ordering::Relaxed);
         Answering(self.clone())
     }
 
     fn answering(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        self.answering.load(Ordering::Relaxed)
     }
 }
 
 impl Drop for Answering {
     fn drop(&mut self) {
-        self.0.0.store(false, Ordering::Relaxed);
+        self.0.answering.store(false, Ordering::Relaxed);
     }
 }
 
@@ -61,8 +65,10 @@ pub(super) struct Paced<T> {
     write: Duration,
     /// Since when nothing is asked.
     quiet: Instant,
-    /// A turn was seen since.
+    /// A turn was under way when it was looked at last.
     answered: bool,
+    /// How many turns had begun by then.
+    begun: usize,
     /// When the first bytes of a head came that is not complete.
     head_began: Option<Instant>,
     reading: Option<Pin<Box<Sleep>>>,
@@ -87,6 +93,7 @@ impl<T> Paced<T> {
             write: limits.write_time,
             quiet: Instant::now(),
             answered: false,
+            begun: 0,
             head_began: None,
             reading: None,
             writing: None,
@@ -94,16 +101,24 @@ impl<T> Paced<T> {
         }
     }
 
-    /// Notices that a turn has ended, and whether nobody asked for too long since.
+    /// Notices turns that have ended since the last look, however short they were: what
+    /// comes from now on belongs to the next request.
+    fn notice(&mut self) {
+        let begun = self.turn.begun.load(Ordering::Relaxed);
+        if std::mem::take(&mut self.answered) || begun != self.begun {
+            self.begun = begun;
+            self.quiet = Instant::now();
+            self.head_began = None;
+        }
+    }
+
+    /// Whether nobody asked for too long.
     fn overdue(&mut self, cx: &mut Context<'_>) -> bool {
         if self.turn.answering() {
             self.answered = true;
             return false;
         }
-        if std::mem::take(&mut self.answered) {
-            self.quiet = Instant::now();
-            self.head_began = None;
-        }
+        self.notice();
         let deadline = self.head_began.map_or(self.quiet + self.idle, |at| at + self.head);
         let timer = self.reading.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
         if deadline < timer.deadline() {
@@ -178,6 +193,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Paced<T> {
         match Pin::new(&mut this.io).poll_read(cx, buffer) {
             Poll::Ready(Ok(())) => {
                 if buffer.filled().len() > before && !this.turn.answering() {
+                    this.notice();
                     this.head_began.get_or_insert_with(Instant::now);
                 }
                 Poll::Ready(Ok(()))
@@ -332,6 +348,23 @@ mod tests {
         let began = Instant::now();
         assert!(server.read(&mut byte).await.is_err());
         assert_eq!(began.elapsed(), Limits::default().idle, "counted from the answer's end");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_turn_that_nobody_saw_ends_a_head_all_the_same() {
+        let (mut client, server) = duplex(1024);
+        let (mut server, turn) = paced(server);
+        let limits = Limits::default();
+        for (next, allowed) in [("", limits.idle), ("GET", limits.header_time)] {
+            client.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+            server.read_exact(&mut [0; 18]).await.unwrap();
+            tokio::time::sleep(Duration::from_secs(9)).await;
+            drop(turn.begin());
+            client.write_all(next.as_bytes()).await.unwrap();
+            let began = Instant::now();
+            let error = server.read_to_end(&mut vec![]).await.unwrap_err();
+            assert_eq!((error.kind(), began.elapsed()), (io::ErrorKind::TimedOut, allowed));
+        }
     }
 
     #[tokio::test(start_paused = true)]
