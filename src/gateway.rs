@@ -13,6 +13,7 @@ mod feedback;
 mod flight;
 mod forward;
 pub mod identity;
+pub mod limits;
 mod phases;
 mod prepare;
 mod room;
@@ -20,6 +21,7 @@ pub mod routes;
 pub mod server;
 mod shadow;
 mod sinks;
+pub mod tls;
 mod upstream;
 pub mod watch;
 
@@ -33,17 +35,22 @@ use std::{
 };
 
 use jiff::Timestamp;
+use tokio::sync::Semaphore;
 
 use self::{
     exported::Exported,
     feedback::Feedback,
-    identity::Identities,
+    identity::{Identities, Operators},
+    limits::Limits,
     routes::{ReleaseInput, RouteTable, World},
     shadow::Shadows,
     sinks::Sink,
 };
 use crate::{
-    signals::report::{GatewayReport, ReleaseReport},
+    signals::{
+        addresses::Addresses,
+        report::{GatewayReport, ReleaseReport},
+    },
     telemetry::Telemetry,
 };
 
@@ -54,21 +61,30 @@ pub struct GatewayConfig {
     pub control_loss_timeout: Duration,
     /// The wall clock, for records.
     pub clock: fn() -> Timestamp,
-    /// Who may ask.
+    /// Which applications may ask.
     pub identities: Identities,
     /// What it tells of its requests, and which of them it traces.
     pub telemetry: Arc<Telemetry>,
+    /// Who may ask for reports.
+    pub operators: Operators,
+    /// What requests and connections may cost.
+    pub limits: Limits,
+    /// Where models may be.
+    pub addresses: Arc<Addresses>,
 }
 
 impl GatewayConfig {
-    /// What a gateway does unless it is told otherwise: nobody is known who may ask, and
-    /// two minutes without a leader are a loss of control.
+    /// What a gateway does unless it is told otherwise: nobody is known who may ask, neither
+    /// applications nor operators, and two minutes without a leader are a loss of control.
     pub fn new(clock: fn() -> Timestamp) -> Self {
         Self {
             control_loss_timeout: Duration::from_secs(120),
             clock,
             identities: Identities::default(),
             telemetry: Arc::default(),
+            operators: Operators::default(),
+            limits: Limits::default(),
+            addresses: Arc::default(),
         }
     }
 }
@@ -83,6 +99,8 @@ pub struct Gateway {
     exported: Arc<Exported>,
     feedback: Feedback,
     shadows: Shadows,
+    /// Room for large request bodies.
+    large_bodies: Arc<Semaphore>,
     started: Instant,
     /// Milliseconds after the start when a leader last asked.
     leader_seen: AtomicI64,
@@ -112,6 +130,7 @@ impl Gateway {
             sinks.push(telemetry);
         }
         Ok(Arc::new(Self {
+            large_bodies: server::room(&config.limits),
             config,
             instance: format!("{:016x}", rand::random::<u64>()),
             table: RouteTable::default(),
@@ -126,7 +145,7 @@ impl Gateway {
         }))
     }
 
-    /// Who may ask.
+    /// Which applications may ask.
     pub fn identities(&self) -> &Identities {
         &self.config.identities
     }
@@ -206,6 +225,8 @@ impl Gateway {
     }
 
     fn ready(&self) -> bool {
-        self.knows_routes() && !self.draining.load(Ordering::Acquire)
+        self.knows_routes()
+            && self.config.identities.keys_known()
+            && !self.draining.load(Ordering::Acquire)
     }
 }
