@@ -38,6 +38,8 @@ use jiff::Timestamp;
 use tokio::sync::Semaphore;
 
 use self::{
+    backends::Backends,
+    clients::Clients,
     exported::Exported,
     feedback::Feedback,
     identity::{Identities, Operators},
@@ -108,20 +110,9 @@ pub struct Gateway {
     draining: AtomicBool,
 }
 
-/// Why a gateway can not start.
-#[derive(Debug, thiserror::Error)]
-pub enum GatewayError {
-    /// The HTTP client could not be set up.
-    #[error("the HTTP client could not be set up: {0}")]
-    Client(#[from] reqwest::Error),
-}
-
 impl Gateway {
     /// A gateway without routes; not ready until it is told a world.
-    ///
-    /// # Errors
-    /// The HTTP client could not be set up.
-    pub fn new(config: GatewayConfig) -> Result<Arc<Self>, GatewayError> {
+    pub fn new(config: GatewayConfig) -> Arc<Self> {
         let telemetry = config.telemetry.clone();
         let exported = Arc::new(Exported::new(telemetry.clone()));
         let mut sinks: Vec<Arc<dyn Sink>> =
@@ -129,11 +120,11 @@ impl Gateway {
         if telemetry.is_on() {
             sinks.push(telemetry);
         }
-        Ok(Arc::new(Self {
+        Arc::new(Self {
             large_bodies: server::room(&config.limits),
+            table: RouteTable::new(Backends::new(Clients::new(config.addresses.clone()))),
             config,
             instance: format!("{:016x}", rand::random::<u64>()),
-            table: RouteTable::default(),
             sinks,
             exported,
             feedback: Feedback::default(),
@@ -142,7 +133,7 @@ impl Gateway {
             leader_seen: AtomicI64::new(0),
             knows_routes: tokio::sync::watch::Sender::new(false),
             draining: AtomicBool::new(false),
-        }))
+        })
     }
 
     /// Which applications may ask.

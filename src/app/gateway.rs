@@ -82,7 +82,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         addresses: Arc::new(options.addresses.build()),
         telemetry,
         ..GatewayConfig::new(clock::now)
-    })?;
+    });
     let stop = CancellationToken::new();
     let drain = Duration::from_secs(options.drain_seconds);
     let admin = listen_on(options.admin).await?;

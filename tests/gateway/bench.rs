@@ -77,7 +77,7 @@ impl Bench {
         let asked = Arc::new(Mutex::new(vec![]));
         let mut servers = JoinSet::new();
         let model = start_model(&mut servers, Arc::new(script), asked.clone()).await;
-        let gateway = Gateway::new(config).unwrap();
+        let gateway = Gateway::new(config);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();

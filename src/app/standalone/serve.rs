@@ -89,7 +89,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         addresses: Arc::new(options.addresses.build()),
         telemetry,
         ..GatewayConfig::new(clock::now)
-    })?;
+    });
     let state = options.state.unwrap_or_else(|| options.folder.join(".serinus/state.json"));
     let prometheus = Arc::new(options.prometheus.build()?);
     let mut standalone = Standalone::open(&options.folder, state, gateway.clone())?
