@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 pub mod cli;
 pub mod clock;
+pub mod cost;
 pub mod demo;
 pub mod evidence_bar;
 pub mod gateway;

@@ -12,6 +12,7 @@ mod feedback;
 mod flight;
 mod forward;
 pub mod identity;
+mod ledger;
 mod phases;
 mod prepare;
 mod room;
@@ -38,12 +39,16 @@ use self::{
     exported::Exported,
     feedback::Feedback,
     identity::Identities,
+    ledger::Ledger,
     routes::{RouteTable, World},
     shadow::Shadows,
     sinks::Sink,
 };
 use crate::{
-    signals::report::{GatewayReport, ReleaseReport},
+    signals::{
+        report::{GatewayReport, ReleaseReport},
+        spending::CostReport,
+    },
     telemetry::Tracing,
 };
 
@@ -82,6 +87,9 @@ pub struct Gateway {
     world: ArcSwap<World>,
     sinks: Vec<Arc<dyn Sink>>,
     exported: Arc<Exported>,
+    ledger: Arc<Ledger>,
+    /// When the process started, for people.
+    since: Timestamp,
     feedback: Feedback,
     shadows: Shadows,
     started: Instant,
@@ -105,13 +113,22 @@ impl Gateway {
     /// # Errors
     /// The HTTP client could not be set up.
     pub fn new(config: GatewayConfig) -> Result<Arc<Self>, GatewayError> {
-        let exported = Arc::new(Exported::default());
+        let since = (config.clock)();
+        let ledger = Arc::new(Ledger::default());
+        let exported = Arc::new(Exported::with(ledger.clone()));
         Ok(Arc::new(Self {
             config,
             instance: format!("{:016x}", rand::random::<u64>()),
             table: ArcSwap::default(),
             world: ArcSwap::default(),
-            sinks: vec![Arc::new(sinks::Counters), exported.clone(), Arc::new(sinks::Log)],
+            sinks: vec![
+                Arc::new(sinks::Counters),
+                exported.clone(),
+                ledger.clone(),
+                Arc::new(sinks::Log),
+            ],
+            ledger,
+            since,
             exported,
             feedback: Feedback::default(),
             shadows: Shadows::default(),
@@ -166,6 +183,12 @@ impl Gateway {
             );
         }
         GatewayReport { instance: self.instance.clone(), releases }
+    }
+
+    /// What requests have cost since the process started.
+    pub fn cost(&self) -> CostReport {
+        let (instance, totals) = (self.instance.clone(), self.ledger.lines());
+        CostReport { instance, since: self.since, totals }
     }
 
     /// No leader was seen for too long.

@@ -3,4 +3,5 @@
 pub mod gateways;
 pub mod prometheus;
 pub mod report;
+pub mod spending;
 pub mod watch;

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use prometheus_client::{
+    collector::Collector,
     encoding::{EncodeLabelSet, text},
     metrics::{counter::Counter, family::Family, histogram::Histogram},
     registry::Registry,
@@ -44,9 +45,6 @@ pub(super) struct Exported {
     requests: Family<Request, Counter>,
     first_token: Seconds,
     duration: Seconds,
-    output_tokens: Family<Of, Counter>,
-    input_tokens: Family<Of, Counter>,
-    cost: Family<Of, Counter<f64, std::sync::atomic::AtomicU64>>,
     check_failures: Family<Of, Counter>,
     dropped: Family<Dropped, Counter>,
 }
@@ -62,9 +60,6 @@ impl Default for Exported {
             requests: Family::default(),
             first_token: Family::new_with_constructor(latencies),
             duration: Family::new_with_constructor(latencies),
-            output_tokens: Family::default(),
-            input_tokens: Family::default(),
-            cost: Family::default(),
             check_failures: Family::default(),
             dropped: Family::default(),
         };
@@ -76,9 +71,6 @@ impl Default for Exported {
             this.first_token.clone(),
         );
         r.register("duration_seconds", "Until the end of the answer", this.duration.clone());
-        r.register("output_tokens", "Output tokens", this.output_tokens.clone());
-        r.register("input_tokens", "Input tokens", this.input_tokens.clone());
-        r.register("cost_usd", "Cost in US dollars", this.cost.clone());
         r.register("check_failures", "Answers that failed a check", this.check_failures.clone());
         r.register("dropped_copies", "Copies for a shadow without a pair", this.dropped.clone());
         this
@@ -86,6 +78,13 @@ impl Default for Exported {
 }
 
 impl Exported {
+    /// Also exports what `collector` counts by itself.
+    pub(super) fn with(collector: impl Collector) -> Self {
+        let mut this = Self::default();
+        this.registry.register_collector(Box::new(collector));
+        this
+    }
+
     /// A copy for a shadow was not sent, or has no pair.
     pub(super) fn copy_dropped(&self, release: &str, revision: &str, why: &'static str) {
         let of = Dropped { release: release.to_owned(), revision: revision.to_owned(), why };
@@ -125,9 +124,6 @@ impl Sink for Exported {
         if copy && record.pair().is_none() {
             self.copy_dropped(&record.origin.release, &record.origin.revision, "not_paired");
         }
-        if let Some(usd) = record.cost_usd {
-            self.cost.get_or_create(&of).inc_by(usd);
-        }
         if record.outcome != RecordOutcome::Ok {
             return;
         }
@@ -135,8 +131,6 @@ impl Sink for Exported {
             self.first_token.get_or_create(&of).observe(seconds);
         }
         self.duration.get_or_create(&of).observe(record.duration_seconds);
-        self.input_tokens.get_or_create(&of).inc_by(record.tokens.input.unwrap_or(0));
-        self.output_tokens.get_or_create(&of).inc_by(record.tokens.output.unwrap_or(0));
         if record.check.is_some_and(|c| c != CheckResult::Passed) {
             self.check_failures.get_or_create(&of).inc();
         }

@@ -42,6 +42,7 @@ pub fn public_router(gateway: Arc<Gateway>) -> Router {
 pub fn admin_router(gateway: Arc<Gateway>) -> Router {
     Router::new()
         .route("/serinus/v1/report", get(report))
+        .route("/serinus/v1/cost", get(cost))
         .route("/metrics", get(metrics))
         .route("/healthz", get(|| async { "ok" }))
         .route("/readyz", get(readyz))
@@ -121,6 +122,10 @@ async fn readyz(State(gateway): State<Arc<Gateway>>) -> (StatusCode, &'static st
 
 async fn report(State(gateway): State<Arc<Gateway>>, headers: HeaderMap) -> impl IntoResponse {
     Json(gateway.report(headers.contains_key(LEADER_HEADER)))
+}
+
+async fn cost(State(gateway): State<Arc<Gateway>>) -> impl IntoResponse {
+    Json(gateway.cost())
 }
 
 async fn metrics(State(gateway): State<Arc<Gateway>>) -> impl IntoResponse {
