@@ -3,6 +3,7 @@
 
 use std::process::ExitCode;
 
+pub mod cache;
 pub mod cli;
 pub mod clock;
 pub mod cost;

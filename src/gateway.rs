@@ -6,6 +6,7 @@
 //! request, in order.
 
 mod breaker;
+pub mod cache;
 mod clients;
 mod exported;
 mod feedback;
