@@ -5,8 +5,9 @@
 //! *Why not `increase`.* It knows a series only from its first sample on, and a team's or
 //! a revision's series begins with its first request: what that cost would be lost, all of
 //! it when there was only one. It also extrapolates, so that requests come in fractions.
-//! [`query`] takes the difference of two samples, and from nothing where there was no
-//! series before; only a series that was reset within the window is left to `increase`.
+//! [`query`] takes the difference of two samples, and all of the last one where there was no
+//! series before, or a larger one of a process that is gone; only a series that was reset
+//! within the window is left to `increase`.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -157,9 +158,11 @@ pub fn query(counter: &Counter, window: Duration, selector: &str) -> String {
     let series = format!("serinus_gateway_{}_total{{{selector}}}", counter.name);
     let window = format!("{}s", window.as_secs().max(1));
     let last = format!("last_over_time({series}[{window}])");
+    // A scrape or two may be missing there.
+    let before = format!("last_over_time({series}[15m] offset {window})");
     format!(
         "sum by (team, release, revision, traffic) (\
-         (({last} - ({series} offset {window})) or {last}) unless (resets({series}[{window}]) > 0) \
+         ((({last} - {before}) >= 0) or {last}) unless (resets({series}[{window}]) > 0) \
          or increase({series}[{window}]))"
     )
 }
