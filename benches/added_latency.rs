@@ -89,7 +89,7 @@ async fn start_gateway(release: ReleaseInput) -> SocketAddr {
         ..GatewayConfig::new(|| Timestamp::UNIX_EPOCH)
     })
     .unwrap();
-    gateway.set_world([release].into_iter().collect());
+    gateway.set_world(&[release].into_iter().collect());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let router = public_router(gateway.clone());

@@ -5,6 +5,7 @@
 //! gateway loses the answers in flight and nothing else. `phases` is the life of a
 //! request, in order.
 
+mod backends;
 mod breaker;
 mod clients;
 mod exported;
@@ -31,14 +32,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use arc_swap::ArcSwap;
 use jiff::Timestamp;
 
 use self::{
     exported::Exported,
     feedback::Feedback,
     identity::Identities,
-    routes::{RouteTable, World},
+    routes::{ReleaseInput, RouteTable, World},
     shadow::Shadows,
     sinks::Sink,
 };
@@ -78,8 +78,7 @@ pub struct Gateway {
     config: GatewayConfig,
     /// Drawn at the start: a restart is another instance.
     instance: String,
-    table: ArcSwap<RouteTable>,
-    world: ArcSwap<World>,
+    table: RouteTable,
     sinks: Vec<Arc<dyn Sink>>,
     exported: Arc<Exported>,
     feedback: Feedback,
@@ -115,8 +114,7 @@ impl Gateway {
         Ok(Arc::new(Self {
             config,
             instance: format!("{:016x}", rand::random::<u64>()),
-            table: ArcSwap::default(),
-            world: ArcSwap::default(),
+            table: RouteTable::default(),
             sinks,
             exported,
             feedback: Feedback::default(),
@@ -133,22 +131,24 @@ impl Gateway {
         &self.config.identities
     }
 
-    /// Follows a new world: one atomic swap of the route table. What could not be
-    /// applied is logged and leaves the previous route in place.
-    pub fn set_world(&self, world: World) {
-        if self.knows_routes() && **self.world.load() == world {
-            return;
-        }
-        let (table, problems) = RouteTable::build(&world, &self.table.load());
-        for problem in &problems {
+    /// Follows a new world. What could not be applied is logged and leaves the previous
+    /// route in place.
+    pub fn set_world(&self, world: &World) {
+        self.applied(self.table.replace(world));
+    }
+
+    /// As `set_world`, for some releases by `namespace/name`; none is one that is gone.
+    pub fn change(&self, releases: impl IntoIterator<Item = (String, Option<Arc<ReleaseInput>>)>) {
+        self.applied(self.table.apply(releases));
+    }
+
+    fn applied(&self, problems: Vec<String>) {
+        for problem in problems {
             tracing::warn!(%problem, "a route was not applied");
         }
-        self.table.store(Arc::new(table));
-        // A world that could not be applied wholly is tried again.
-        if problems.is_empty() {
-            self.world.store(Arc::new(world));
+        if !self.knows_routes() {
+            self.knows_routes.send_replace(true);
         }
-        self.knows_routes.send_replace(true);
     }
 
     /// What this process has counted. `leader` says that a leader asks, which is the
@@ -159,8 +159,8 @@ impl Gateway {
             self.leader_seen.store(self.millis(), Ordering::Relaxed);
         }
         let mut releases = BTreeMap::new();
-        for route in self.table.load().iter() {
-            let breaker = route.on_trial().is_some_and(|target| target.state.breaker.is_open());
+        for route in self.table.all() {
+            let breaker = route.on_trial().is_some_and(|target| target.breaker.is_open());
             releases.insert(
                 route.release.clone(),
                 ReleaseReport {
@@ -171,7 +171,7 @@ impl Gateway {
                 },
             );
         }
-        GatewayReport { instance: self.instance.clone(), releases }
+        GatewayReport { instance: self.instance.clone(), releases, ..GatewayReport::default() }
     }
 
     /// No leader was seen for too long.

@@ -1,5 +1,6 @@
 //! Where evidence comes from.
 
+pub mod endpoints;
 pub mod gateways;
 pub mod prometheus;
 pub mod report;

@@ -20,7 +20,7 @@ use self::{manifests::Manifests, state::State};
 use crate::{
     api::{
         LLMDeploymentSpec, PromptRelease, PromptReleaseStatus, Variant, manifest::Object,
-        prompt_release::VariantRef, snapshot::Saved,
+        prompt_release::VariantRef, secret::SecretText, snapshot::Saved,
     },
     gateway::{
         Gateway,
@@ -123,7 +123,7 @@ impl Standalone {
         }
         let forgotten = self.state.forget_all_but(&names);
         if !self.resumed {
-            self.gateway.set_world(self.world(&releases));
+            self.gateway.set_world(&self.world(&releases));
             self.resumed = true;
         }
         let report = self.gateway.report(true);
@@ -133,7 +133,7 @@ impl Standalone {
         if forgotten {
             self.state.write().context("the state file could not be written")?;
         }
-        self.gateway.set_world(self.world(&releases));
+        self.gateway.set_world(&self.world(&releases));
         Ok(news)
     }
 
@@ -342,6 +342,8 @@ impl Standalone {
                 api_keys,
                 other_backends,
                 cache: release.spec.cache.clone(),
+                // Outside a cluster a Service is a name to resolve.
+                endpoints: HashMap::new(),
             })
         });
         inputs.collect()
@@ -349,9 +351,9 @@ impl Standalone {
 }
 
 /// There are no Secrets outside a cluster: the key comes from the environment.
-fn api_key(spec: &LLMDeploymentSpec) -> Option<String> {
+fn api_key(spec: &LLMDeploymentSpec) -> Option<SecretText> {
     let secret = spec.endpoint.as_ref()?.api_key_secret_ref.as_ref()?;
-    std::env::var(secret_variable(&secret.name, &secret.key)).ok()
+    std::env::var(secret_variable(&secret.name, &secret.key)).ok().map(SecretText::from)
 }
 
 /// The environment variable that stands for one key of a Secret.

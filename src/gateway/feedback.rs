@@ -194,7 +194,7 @@ impl Feedback {
             )
         };
         let parsed = parse(given.id).ok_or_else(unknown)?;
-        let route = table.iter().find(|r| r.release_hash == parsed.release).ok_or_else(unknown)?;
+        let route = table.of_release(parsed.release).ok_or_else(unknown)?;
         if !self.is_new(given.id, given.name) {
             return Err(ApiError::new(
                 409,
@@ -208,7 +208,7 @@ impl Feedback {
         }
         count(route.tallies.get(parsed.revision).ok_or_else(unknown)?, &parsed, &given);
         if matches!(parsed.kind, Kind::Copied | Kind::Shadow) {
-            self.pair(route, &parsed, &given);
+            self.pair(&route, &parsed, &given);
         }
         Ok(())
     }

@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 
 use super::{
     Gateway,
+    backends::Taken,
     feedback::{self, Kind},
     phases::{Assigned, Passed},
     prepare::{Asked, Prepared},
@@ -20,9 +21,8 @@ use super::{
 use crate::{
     audit::record::{
         AssignmentReason, Caller, CheckResult, Content, Operation, Record, RecordOutcome,
-        StableSide, Tokens, TraceContext,
+        StableSide, TraceContext,
     },
-    cost::Usage,
     openai::{answer::Answer, error::ApiError},
     telemetry::{follow, whole_words},
 };
@@ -49,6 +49,8 @@ pub(super) struct Flight {
     pub answer: Answer,
     /// What is kept of what was said, where it is.
     content: Option<Box<Content>>,
+    /// The pod that it is at.
+    pub pod: Option<Taken>,
     /// The id of the copy that a shadow got of this request.
     pub shadow_request_id: Option<String>,
     error: Option<&'static str>,
@@ -97,6 +99,7 @@ impl Flight {
             headers: vec![],
             answer: Answer::default(),
             content: None,
+            pod: None,
             shadow_request_id: None,
             error: None,
             told: None,
@@ -133,6 +136,10 @@ impl Flight {
     pub(super) fn follows(&mut self) {
         self.trace = self.trace.as_ref().map(follow);
         self.passed.trace = self.trace;
+    }
+
+    pub(super) fn now_millis(&self) -> u64 {
+        self.gateway.now_millis()
     }
 
     /// The first content is here.
@@ -177,7 +184,7 @@ impl Flight {
         let duration = self.took.unwrap_or_else(|| self.started.elapsed()).as_secs_f64();
         let ok = outcome == RecordOutcome::Ok;
         if self.has_breaker() && matches!(outcome, RecordOutcome::Ok | RecordOutcome::Error) {
-            self.target.state.breaker.record(!ok, self.gateway.now_millis());
+            self.target.breaker.record(!ok, self.gateway.now_millis());
         }
         let first = self.first_token.map(|t| (t - self.started).as_secs_f64());
         let first_token_seconds = if self.streamed { first } else { Some(duration) };
@@ -213,7 +220,7 @@ impl Flight {
                 (self.streamed && n > 1).then(|| (duration - first) / (n - 1) as f64)
             }),
             tokens,
-            cost_usd: cost(&self.target, tokens),
+            cost_usd: self.target.prices.cost_usd(tokens, duration),
             check,
             streamed: self.streamed,
             served_model: answer.model.take(),
@@ -250,12 +257,6 @@ impl Drop for Flight {
     fn drop(&mut self) {
         self.finish(RecordOutcome::Cancelled);
     }
-}
-
-fn cost(target: &Target, tokens: Tokens) -> Option<f64> {
-    let (input, output) = tokens.input.zip(tokens.output)?;
-    let cached_input = tokens.cached_input.unwrap_or(0);
-    target.prices.cost_usd(Usage { input, cached_input, output })
 }
 
 /// What is wrong with a complete answer, the gravest first.

@@ -222,7 +222,7 @@ impl Attempts<'_> {
                 return Err(Box::new((flight, failure)));
             }
         };
-        let permit = match target.state.room.enter().await {
+        let permit = match target.room.enter().await {
             Ok(permit) => permit,
             Err(error) => return Err(Box::new((flight, Failure::of(error)))),
         };
@@ -259,7 +259,7 @@ fn route(
         let message = "this gateway has just started and does not know its routes yet";
         return Err(ApiError::new(503, "not_ready", message).retry_after(1));
     }
-    let route = gateway.table.load().get(&model).cloned().ok_or_else(|| {
+    let route = gateway.table.get(&model).ok_or_else(|| {
         let message =
             format!("no PromptRelease serves the route {model:?}; GET /v1/models lists the routes");
         ApiError::new(404, "model_not_found", message).at("model")
@@ -322,7 +322,7 @@ fn assign(
     let target = drawn.map_or(&route.baseline, |candidate| &candidate.target);
     count_assigned(route, target);
     let group = key.as_ref().map(|key| assignment::group(&route.uid, key));
-    if drawn.is_some() && !target.state.breaker.allows(gateway.now_millis()) {
+    if drawn.is_some() && !target.breaker.allows(gateway.now_millis()) {
         return Ok(unless_unavailable(gateway, route, AssignmentReason::Breaker, group));
     }
     let reason = if key.is_some() { AssignmentReason::Sticky } else { AssignmentReason::Random };
@@ -345,7 +345,7 @@ fn unless_unavailable(
 ) -> Assigned {
     let assigned = |target, reason| Assigned { group, ..Assigned::new(target, reason) };
     match route.alternatives.first() {
-        Some(other) if !route.baseline.state.breaker.allows(gateway.now_millis()) => {
+        Some(other) if !route.baseline.breaker.allows(gateway.now_millis()) => {
             assigned(other, AssignmentReason::OtherBackend)
         }
         _ => assigned(&route.baseline, reason),

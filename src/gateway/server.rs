@@ -96,8 +96,8 @@ async fn answer(
 }
 
 async fn models(State(gateway): State<Arc<Gateway>>) -> Json<Value> {
-    let table = gateway.table.load();
-    let mut names: Vec<&str> = table.iter().map(|r| r.name.as_str()).collect();
+    let routes = gateway.table.all();
+    let mut names: Vec<&str> = routes.iter().map(|r| r.name.as_str()).collect();
     names.sort_unstable();
     let model =
         |id: &&str| json!({"id": id, "object": "model", "created": 0, "owned_by": "serinus"});
@@ -105,7 +105,7 @@ async fn models(State(gateway): State<Arc<Gateway>>) -> Json<Value> {
 }
 
 async fn feedback(State(gateway): State<Arc<Gateway>>, body: Bytes) -> Response<Body> {
-    match gateway.feedback.take(&body, &gateway.table.load()) {
+    match gateway.feedback.take(&body, &gateway.table) {
         Ok(()) => StatusCode::NO_CONTENT.into_response(),
         Err(error) => phases::error_response(&error),
     }

@@ -126,7 +126,9 @@ impl Answer {
         let mut content = false;
         self.tokens.absorb(choice.usage.tokens());
         let message = choice.message.or(choice.delta).unwrap_or_default();
-        for text in [message.content.0, choice.text.0].into_iter().flatten() {
+        // Together says the same in both.
+        let said = message.content.0.filter(|text| !text.is_empty()).or(choice.text.0);
+        if let Some(text) = said {
             content |= !text.is_empty();
             if first {
                 self.say(&text);

@@ -9,8 +9,8 @@
 //!
 //! Where a server says it: `usage` of the answer or of a stream's event; `x_groq.usage`
 //! (Groq); `choices[0].usage` (Moonshot); `response.usage` (events of the Responses API);
-//! `message.usage` (Anthropic's `message_start`); `timings` (llama.cpp). Absorb them from
-//! the least to the most exact: `timings`, then the [`Nested`] ones, then `usage`.
+//! `timings` (llama.cpp). Absorb them from the least to the most exact: `timings`, then the
+//! [`Nested`] ones, then `usage`.
 //!
 //! Absent on purpose: an error. What is missing, null or of another type is unknown, so
 //! that no answer is lost for its bookkeeping.

@@ -57,7 +57,7 @@ impl Gateways {
             if let Err(error) = &report {
                 tracing::debug!(address, "no report: {error}");
             }
-            (address.clone(), report.ok())
+            (address.clone(), report.ok().filter(GatewayReport::is_known))
         });
         let reports = join_all(asked).await.into_iter().collect();
         let pulled = Arc::new(Pulled { term, reports });
@@ -149,6 +149,7 @@ mod tests {
         let report = |(instance, applied): (&str, i64)| GatewayReport {
             instance: instance.into(),
             releases: [("ns/r".to_owned(), ReleaseReport { applied, ..Default::default() })].into(),
+            ..Default::default()
         };
         Pulled {
             term: 1,

@@ -111,7 +111,7 @@ impl Bench {
     }
 
     pub fn serve(&self, release: ReleaseInput) {
-        self.gateway.set_world([release].into_iter().collect());
+        self.gateway.set_world(&[release].into_iter().collect());
     }
 
     /// A chat with the variable `question` set and `more` laid over the body.
