@@ -156,6 +156,7 @@ def test_phoenix_shows_requests_as_llm_spans_with_tokens_cost_and_prompt(telling
         assert streamed == (kind == "stream")
     for kind in ("tool", "tool stream"):
         message = spans[asked[kind]]["attributes"]["llm"]["output_messages"][0]["message"]
+        assert '"name":"weather"' in spans[asked[kind]]["output"]["value"], kind
         function = message["tool_calls"][0]["tool_call"]["function"]
         assert function == {"name": "weather", "arguments": '{"city": "Paris"}'}, kind
     failure = spans[asked["failure"]]

@@ -1,5 +1,5 @@
 //! The one event that every request through the gateway produces. Evidence,
-//! exported metrics, logs and (later) traces and the audit trail all consume it;
+//! exported metrics, spans and the access log all consume it;
 //! nothing else is measured anywhere.
 
 use std::sync::Arc;

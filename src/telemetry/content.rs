@@ -15,7 +15,7 @@ pub(super) struct Said {
     pub input: String,
     /// The input as messages; empty when it has none (embeddings, cut input).
     pub messages: Vec<Message>,
-    /// The answer's text.
+    /// The answer's text, or the tool calls that are all of it, as JSON.
     pub output: String,
     /// The answer as a message.
     pub answer: Vec<Message>,
@@ -77,6 +77,10 @@ pub(super) fn said(record: &Record, redaction: &Redaction) -> Option<Said> {
     if !said.answer.is_empty() {
         let reason = record.finish_reason.as_deref().unwrap_or("error");
         said.gen_ai_output = list(&said.answer, Some(reason));
+        // An answer that only calls tools is no empty one.
+        if said.output.is_empty() {
+            said.output.clone_from(&said.gen_ai_output);
+        }
     }
     Some(said)
 }

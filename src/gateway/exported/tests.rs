@@ -173,3 +173,53 @@ fn names_of_teams_can_not_grow_without_bound() {
     let usd: f64 = other.rsplit(' ').next().unwrap().parse().unwrap();
     assert!((usd - 50.0 * 0.0042).abs() < 1e-9, "{other}");
 }
+
+#[test]
+#[ignore = "prints what a request's telemetry costs: cargo test --release --lib costs -- --ignored --nocapture"]
+fn what_a_request_costs() {
+    use crate::telemetry::{Config, Tracing};
+    const REQUESTS: u32 = 200_000;
+    let exported = Exported::default();
+    let origins: Vec<Arc<Origin>> =
+        (0..100).map(|n| Arc::new(origin(&format!("rev{n}")))).collect();
+    let records: Vec<Record> = origins.iter().map(of).collect();
+    let each = |what: &str, mut work: Box<dyn FnMut(&Record) + '_>| {
+        let began = Instant::now();
+        (0..REQUESTS).zip(records.iter().cycle()).for_each(|(_, record)| work(record));
+        println!("{what}: {:.0} ns", began.elapsed().as_secs_f64() * 1e9 / f64::from(REQUESTS));
+    };
+    each(
+        "a record, cloned into an Arc",
+        Box::new(|record| {
+            std::hint::black_box(Arc::new(record.clone()));
+        }),
+    );
+    each(
+        "the same, and metrics",
+        Box::new(|record| {
+            exported.consume(&Arc::new(record.clone()), None);
+        }),
+    );
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let _inside = runtime.enter();
+    let (off, _behind) = Telemetry::start(Config::default()).unwrap();
+    each(
+        "the same, and telemetry that is off",
+        Box::new(|record| {
+            off.consume(&Arc::new(record.clone()));
+        }),
+    );
+    let tracing = Tracing { ratio: Some(1.0), content_bytes: None };
+    each(
+        "a trace of its own, and its header",
+        Box::new(|_| {
+            let trace = tracing.start(None);
+            std::hint::black_box(trace.map(|trace| crate::telemetry::traceparent(&trace)));
+        }),
+    );
+    println!("a scrape of {} variants: {:?}", origins.len(), {
+        let began = Instant::now();
+        std::hint::black_box(exported.text());
+        began.elapsed()
+    });
+}
