@@ -12,7 +12,7 @@ from harness import manifests as m
 from harness.processes import wait_for
 from harness.prometheus import Prometheus
 from harness.serinus import BIN, Model
-from test_standalone import Standalone
+from harness.standalone import Standalone
 
 PRICES = {"by-token": {"inputPerMillion": 0.15, "outputPerMillion": 0.6},
           "by-time": {"gpuHour": {"usd": 3.6, "gpus": 2, "concurrency": 4}},
@@ -34,7 +34,8 @@ def ask(here: Standalone, route: str, stream: bool = False) -> dict:
     body = {"model": route, "messages": [], "serinus": {"variables": {"question": "Q?"}}}
     if stream:
         body |= {"stream": True, "stream_options": {"include_usage": True}}
-    answer = httpx.post(f"{here.url}/v1/chat/completions", json=body, timeout=30)
+    answer = httpx.post(f"{here.url}/v1/chat/completions", json=body, timeout=30,
+                        headers={"api-key": m.KEY})
     assert answer.status_code == 200, answer.text
     if not stream:
         return answer.json()["usage"]

@@ -191,7 +191,7 @@ impl Gateway {
                 },
             );
         }
-        GatewayReport { instance: self.instance.clone(), releases }
+        GatewayReport { instance: self.instance.clone(), releases, ..GatewayReport::default() }
     }
 
     /// What requests have cost since the process started.
