@@ -35,6 +35,9 @@ pub const SHADOW: &str = "serinus, shadow";
 /// Serinus with 1,000 other releases.
 pub const ROUTES: &str = "serinus, 1,000 routes";
 
+/// Whoever does not answer after so long does not take part.
+const LONGEST_START: Duration = Duration::from_secs(180);
+
 /// A contestant that is ready.
 pub struct Contestant {
     pub name: String,
@@ -142,7 +145,7 @@ async fn answers(contestant: &mut Contestant) -> Result<(), String> {
         if let Some(ended) = process.and_then(|p| p.0.try_wait().ok().flatten()) {
             return Err(format!("ended at once ({ended}); its output is above"));
         }
-        if started.elapsed() > Duration::from_secs(60) {
+        if started.elapsed() > LONGEST_START {
             return Err(format!("does not answer: {status:?}"));
         }
         sleep(Duration::from_millis(200)).await;

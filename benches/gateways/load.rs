@@ -11,6 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures::future::join_all;
 use tokio::{
     net::TcpStream,
     sync::Notify,
@@ -106,16 +107,15 @@ impl Queue {
 
 /// Opens the connections and asks once over each.
 pub async fn connect(request: &Request) -> io::Result<Vec<Connection>> {
-    let mut connections = vec![];
-    for i in 0..CONNECTIONS {
+    let opened = join_all((0..CONNECTIONS as u64).map(|user| async move {
         let mut connection = Connection::new(TcpStream::connect(request.address).await?)?;
-        let mut answers = Answers::default();
-        let mut request = request.clone();
-        ask(&mut connection, request.as_user(i as u64), Instant::now(), &mut answers).await?;
-        connections.push(connection);
-    }
-    sleep(Duration::from_millis(20)).await;
-    Ok(connections)
+        let (mut request, mut answers) = (request.clone(), Answers::default());
+        ask(&mut connection, request.as_user(user), Instant::now(), &mut answers).await?;
+        Ok(connection)
+    }));
+    let connections = opened.await.into_iter().collect();
+    sleep(Duration::from_millis(50)).await;
+    connections
 }
 
 /// Sends `rate` requests a second for so many seconds.
@@ -174,6 +174,24 @@ pub async fn closed_loop(
     let _ = timeout(patience, async { while users.join_next().await.is_some() {} }).await;
     users.abort_all();
     Ok(finish(&queue, 0, started))
+}
+
+/// So many requests over all connections, each when one is answered.
+pub async fn several(
+    connections: Vec<Connection>,
+    request: &Request,
+    requests: u64,
+) -> io::Result<Vec<Connection>> {
+    let each = requests / CONNECTIONS as u64;
+    let users = connections.into_iter().enumerate().map(|(i, mut connection)| async move {
+        let (mut request, mut answers) = (request.clone(), Answers::default());
+        for n in 0..each {
+            let bytes = request.as_user(i as u64 * each + n);
+            ask(&mut connection, bytes, Instant::now(), &mut answers).await?;
+        }
+        if answers.failed > 0 { Err(io::ErrorKind::InvalidData.into()) } else { Ok(connection) }
+    });
+    join_all(users).await.into_iter().collect()
 }
 
 fn work(connections: Vec<Connection>, request: &Request, queue: &Rc<Queue>) -> JoinSet<()> {

@@ -9,8 +9,9 @@
 //!
 //! Environment: ROUNDS (5), SECONDS per round and cell (4), RATES (50,500,1000,3000),
 //! STREAMS a second (200; 0 for none), MAXIMUM=0 for no closed loop, CONTESTANTS (names
-//! separated by `;`), SERINUS_ARGS for more arguments of `serinus standalone`
-//! (`{collector}` is an address that takes traces), KEEP=1 to wait before ending.
+//! separated by `;`), SERINUS (another binary,
+//! with arguments before `standalone`), SERINUS_ARGS for more arguments of `serinus standalone`
+//! (`{collector}` is an address that takes traces).
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
@@ -19,6 +20,7 @@
 )]
 
 mod contestants;
+mod instructions;
 mod load;
 mod model;
 mod pace;
@@ -89,7 +91,12 @@ fn main() {
         runtime.block_on(model::serve(address.parse().unwrap())).unwrap();
         return;
     }
-    runtime.block_on(LocalSet::new().run_until(run(&Options::read())));
+    let local = LocalSet::new();
+    if arguments.iter().any(|argument| argument == "instructions") {
+        runtime.block_on(local.run_until(instructions::run()));
+    } else {
+        runtime.block_on(local.run_until(run(&Options::read())));
+    }
 }
 
 async fn run(options: &Options) {
@@ -134,10 +141,6 @@ async fn run(options: &Options) {
     }
     report.print(&taking_part, &options.cells, &skipped);
     println!("\ntook {:.0} s", started.elapsed().as_secs_f64());
-    if std::env::var_os("KEEP").is_some() {
-        taking_part.iter().for_each(|c| eprintln!("{} {:?}", c.name, c.pid()));
-        let _ = io::stdin().read_line(&mut String::new());
-    }
 }
 
 fn takes(contestant: &Contestant, cell: Cell) -> bool {

@@ -2,7 +2,12 @@
 //! never ends (its scores never come), users that stick to their variant, a prompt with variables, a response
 //! format that every answer is checked against.
 
-use std::{collections::BTreeSet, fs, process::Command, time::Duration};
+use std::{
+    collections::BTreeSet,
+    fs,
+    process::Command,
+    time::{Duration, Instant},
+};
 
 use tokio::time::sleep;
 
@@ -43,7 +48,7 @@ async fn run(place: &Place, steps: &str, marker: &str, seen: usize, others: usiz
     let (address, admin) = (free_address(), free_address());
     let extra = std::env::var("SERINUS_ARGS").unwrap_or_default();
     let extra = extra.replace("{collector}", &format!("http://{}", place.model));
-    let mut command = Command::new(env!("CARGO_BIN_EXE_serinus"));
+    let mut command = program();
     command
         .arg("standalone")
         .arg(&place.folder)
@@ -61,13 +66,23 @@ async fn run(place: &Place, steps: &str, marker: &str, seen: usize, others: usiz
     (own.plain, own.stream) = requests(address);
     super::answers(&mut own).await?;
     write("v2")?;
-    for _ in 0..150 {
+    let started = Instant::now();
+    while started.elapsed() < super::LONGEST_START {
         sleep(Duration::from_millis(200)).await;
         if routed(&own.plain).await == seen && tells_of_a_canary(admin).await {
             return Ok(own);
         }
     }
     Err("the canary did not start".to_owned())
+}
+
+/// The binary of this build, or the words of SERINUS in its place.
+fn program() -> Command {
+    let words = std::env::var("SERINUS").unwrap_or(env!("CARGO_BIN_EXE_serinus").to_owned());
+    let mut words = words.split_whitespace();
+    let mut command = Command::new(words.next().unwrap_or_default());
+    command.args(words);
+    command
 }
 
 /// How many variants users meet.
