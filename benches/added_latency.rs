@@ -87,9 +87,8 @@ async fn start_gateway(release: ReleaseInput) -> SocketAddr {
         control_loss_timeout: Duration::from_secs(3600),
         identities: Identities::off(),
         ..GatewayConfig::new(|| Timestamp::UNIX_EPOCH)
-    })
-    .unwrap();
-    gateway.set_world([release].into_iter().collect());
+    });
+    gateway.set_world(&[release].into_iter().collect());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let forever = std::future::pending();

@@ -19,6 +19,7 @@ pub mod releases;
 pub mod simulated_model;
 pub mod standalone;
 mod table;
+mod telemetry;
 pub mod tls;
 
 /// Runs the command line.

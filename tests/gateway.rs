@@ -6,6 +6,8 @@ mod answers;
 mod bench;
 #[path = "gateway/identity.rs"]
 mod identity;
+#[path = "gateway/routing.rs"]
+mod routing;
 #[path = "gateway/shadow.rs"]
 mod shadow;
 #[path = "gateway/splitting.rs"]

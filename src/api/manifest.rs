@@ -11,7 +11,6 @@ use super::{CanaryPolicy, LLMDeployment, PromptRelease, PromptVersion, SecretTex
 
 /// One object of ours.
 #[derive(Clone, Debug, PartialEq)]
-#[expect(clippy::large_enum_variant, reason = "few exist, and they are short-lived")]
 pub enum Object {
     /// A model backend.
     Backend(LLMDeployment),

@@ -10,7 +10,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use super::{
     addresses, clock, identity, limits,
     process::{cluster, listen_on, start_logs, stop_signal},
-    tls,
+    telemetry, tls,
 };
 use crate::gateway::{
     Gateway, GatewayConfig,
@@ -40,6 +40,8 @@ pub struct Options {
     /// How many seconds to go on accepting after the signal to stop, until nobody sends any more.
     #[arg(long, default_value_t = 5)]
     grace_seconds: u64,
+    #[command(flatten)]
+    telemetry: telemetry::Options,
     #[command(flatten)]
     clients: identity::Options,
     #[command(flatten)]
@@ -71,14 +73,16 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     if let Some(tls) = &tls {
         following.spawn(tls.clone().follow());
     }
+    let (telemetry, behind) = options.telemetry.start()?;
     let gateway = Gateway::new(GatewayConfig {
         control_loss_timeout: Duration::from_secs(options.control_loss_seconds),
         identities,
         operators,
         limits: options.limits.build(),
         addresses: Arc::new(options.addresses.build()),
+        telemetry,
         ..GatewayConfig::new(clock::now)
-    })?;
+    });
     let stop = CancellationToken::new();
     let drain = Duration::from_secs(options.drain_seconds);
     let admin = listen_on(options.admin).await?;
@@ -105,6 +109,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     while let Some(ended) = tasks.join_next().await {
         ended??;
     }
+    behind.flush().await;
     Ok(())
 }
 

@@ -131,7 +131,7 @@ impl Standalone {
         }
         let forgotten = self.state.forget_all_but(&names);
         if !self.resumed {
-            self.gateway.set_world(self.world(&releases));
+            self.gateway.set_world(&self.world(&releases));
             self.resumed = true;
         }
         let report = self.gateway.report(true);
@@ -141,7 +141,7 @@ impl Standalone {
         if forgotten {
             self.state.write().context("the state file could not be written")?;
         }
-        self.gateway.set_world(self.world(&releases));
+        self.gateway.set_world(&self.world(&releases));
         Ok(news)
     }
 
@@ -347,22 +347,16 @@ impl Standalone {
                     Saved::Policy(_) => None,
                 })
                 .collect();
+            let other_backends = release.other_backends();
             let backends: HashMap<String, LLMDeploymentSpec> = variants
                 .values()
-                .filter_map(|v| {
-                    let spec = self.manifests.backend(&namespace, &v.backend_name)?;
-                    Some((v.backend_name.clone(), spec.clone()))
+                .map(|v| &v.backend_name)
+                .chain(&other_backends)
+                .filter_map(|name| {
+                    Some((name.clone(), self.manifests.backend(&namespace, name)?.clone()))
                 })
                 .collect();
-            let api_keys = variants
-                .values()
-                .filter_map(|v| {
-                    let spec = backends.get(&v.backend_name).unwrap_or(&v.backend);
-                    let key = secrets::api_key(&self.manifests, &namespace, spec)?;
-                    Some((v.backend_name.clone(), key.expose().to_owned()))
-                })
-                .collect();
-            Some(ReleaseInput {
+            let mut input = ReleaseInput {
                 name: release.metadata.name.clone().unwrap_or_default(),
                 namespace,
                 uid: kept.uid.clone(),
@@ -371,8 +365,20 @@ impl Standalone {
                 routing: kept.status.routing.clone(),
                 variants,
                 backends,
-                api_keys,
-            })
+                secrets: HashMap::new(),
+                other_backends,
+                cache: release.spec.cache.clone(),
+                // Outside a cluster a Service is a name to resolve.
+                endpoints: HashMap::new(),
+            };
+            input.secrets = input
+                .wanted_secrets()
+                .filter_map(|wanted| {
+                    let text = secrets::secret(&self.manifests, &input.namespace, &wanted)?;
+                    Some((wanted, text))
+                })
+                .collect();
+            Some(input)
         });
         inputs.collect()
     }

@@ -11,7 +11,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet, VecDeque},
-    sync::Mutex,
+    sync::{Arc, Mutex},
 };
 
 use serde_json::Value;
@@ -200,11 +200,8 @@ impl Feedback {
             )
         };
         let parsed = parse(given.id).ok_or_else(unknown)?;
-        let permitted = |route: &Route| client.is_none_or(|client| client.permits(route));
-        let route = table
-            .iter()
-            .find(|r| r.release_hash == parsed.release && permitted(r))
-            .ok_or_else(unknown)?;
+        let permitted = |route: &Arc<Route>| client.is_none_or(|client| client.permits(route));
+        let route = table.of_release(parsed.release).filter(permitted).ok_or_else(unknown)?;
         if !self.is_new(given.id, given.name) {
             return Err(ApiError::new(
                 409,
@@ -218,7 +215,7 @@ impl Feedback {
         }
         count(route.tallies.get(parsed.revision).ok_or_else(unknown)?, &parsed, &given);
         if matches!(parsed.kind, Kind::Copied | Kind::Shadow) {
-            self.pair(route, &parsed, &given);
+            self.pair(&route, &parsed, &given);
         }
         Ok(())
     }

@@ -30,7 +30,10 @@ use self::{
     pace::{Paced, Turn},
 };
 use super::{Gateway, identity::Client, limits::Limits, phases, routes::Route, tls::ServerTls};
-use crate::{openai::error::ApiError, signals::report::LEADER_HEADER};
+use crate::{
+    openai::{Operation, error::ApiError},
+    signals::report::LEADER_HEADER,
+};
 
 /// After an accept that failed for want of descriptors, others get time to close theirs.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -231,15 +234,16 @@ impl Shared {
         match (&head.method, head.uri.path()) {
             (&Method::GET | &Method::HEAD, "/healthz") => Ok(text("ok")),
             (&Method::GET | &Method::HEAD, "/readyz") => Ok(self.ready()),
-            (&Method::POST, "/v1/chat/completions") => {
+            (&Method::POST, path) if operation(path).is_some() => {
                 let (client, Whole { bytes, room: _held }) =
                     self.known(&head.headers, body).await?;
-                Ok(phases::chat(gateway.clone(), client, head.headers, bytes).await)
+                let operation = operation(path).unwrap_or_default();
+                Ok(phases::serve(gateway.clone(), operation, client, head.headers, bytes).await)
             }
             (&Method::POST, "/serinus/v1/feedback") => {
                 let (client, Whole { bytes, room: _held }) =
                     self.known(&head.headers, body).await?;
-                gateway.feedback.take(&bytes, &gateway.table.load(), client.as_deref())?;
+                gateway.feedback.take(&bytes, &gateway.table, client.as_deref())?;
                 let mut response = Response::new(Body::empty());
                 *response.status_mut() = StatusCode::NO_CONTENT;
                 Ok(response)
@@ -312,8 +316,8 @@ impl Shared {
 
     /// The routes that this client may use.
     fn models(&self, client: Option<&Client>) -> Response<Body> {
-        let table = self.gateway.table.load();
-        let mut names: Vec<&str> = table
+        let routes = self.gateway.table.all();
+        let mut names: Vec<&str> = routes
             .iter()
             .filter(|route| permitted(client, route))
             .map(|route| route.name.as_str())
@@ -325,8 +329,8 @@ impl Shared {
 
     /// One route. One that the client may not use is not there for it.
     fn model(&self, client: Option<&Client>, name: &str) -> Result<Response<Body>, ApiError> {
-        let table = self.gateway.table.load();
-        let route = table.get(name).filter(|route| permitted(client, route)).ok_or_else(|| {
+        let route = self.gateway.table.get(name);
+        let route = route.filter(|route| permitted(client, route)).ok_or_else(|| {
             let message = "no such route; GET /v1/models lists the routes that you may use";
             ApiError::new(404, "model_not_found", message)
         })?;
@@ -344,15 +348,22 @@ fn model(name: &str) -> serde_json::Value {
 
 fn refuse(path: &str) -> ApiError {
     let allowed = match path {
-        "/v1/chat/completions" | "/serinus/v1/feedback" => "POST",
+        "/serinus/v1/feedback" => "POST",
+        path if operation(path).is_some() => "POST",
         "/v1/models" | "/healthz" | "/readyz" => "GET",
         _ => {
-            let message =
-                "this gateway serves /v1/chat/completions, /v1/models and /serinus/v1/feedback";
+            let message = "this gateway serves /v1/chat/completions, /v1/completions, \
+                /v1/embeddings, /v1/responses, /v1/models and /serinus/v1/feedback";
             return ApiError::new(404, "unknown_path", message);
         }
     };
     ApiError::new(405, "method_not_allowed", format!("this path takes {allowed} requests only"))
+}
+
+/// What a path asks of a model.
+fn operation(path: &str) -> Option<Operation> {
+    let path = path.strip_prefix("/v1")?;
+    Operation::ALL.into_iter().find(|operation| operation.path() == path)
 }
 
 fn text(text: &'static str) -> Response<Body> {

@@ -77,7 +77,7 @@ impl Bench {
         let asked = Arc::new(Mutex::new(vec![]));
         let mut servers = JoinSet::new();
         let model = start_model(&mut servers, Arc::new(script), asked.clone()).await;
-        let gateway = Gateway::new(config).unwrap();
+        let gateway = Gateway::new(config);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
@@ -132,7 +132,19 @@ impl Bench {
     }
 
     pub fn serve(&self, release: ReleaseInput) {
-        self.gateway.set_world([release].into_iter().collect());
+        self.gateway.set_world(&[release].into_iter().collect());
+    }
+
+    /// One more model, whose requests are not kept.
+    pub async fn another_model(
+        &self,
+        script: impl Fn(&Value) -> Response<Body> + Send + Sync + 'static,
+    ) -> SocketAddr {
+        let mut servers = JoinSet::new();
+        let model = start_model(&mut servers, Arc::new(script), Arc::default()).await;
+        // It ends with the runtime of the test.
+        servers.detach_all();
+        model
     }
 
     /// A chat with the variable `question` set and `more` laid over the body.

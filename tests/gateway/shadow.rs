@@ -332,9 +332,9 @@ async fn what_copies_cost_is_exported_apart() {
     admin.spawn(serve(listener, Face::Operators, gateway, forever, Duration::ZERO));
     let text = bench.client.get(url).send().await.unwrap().text().await.unwrap();
     for line in [
-        r#"cost_usd_total{release="ns/r",revision="stable",traffic="users"} 0.006"#,
-        r#"cost_usd_total{release="ns/r",revision="canary",traffic="shadow"} 0.006"#,
-        r#"requests_total{release="ns/r",revision="canary",reason="shadow",outcome="ok"} 3"#,
+        r#"cost_usd_total{release="ns/r",revision="stable",traffic="users",team=""} 0.006"#,
+        r#"cost_usd_total{release="ns/r",revision="canary",traffic="shadow",team=""} 0.006"#,
+        r#"requests_total{release="ns/r",revision="canary",role="shadow",reason="shadow",outcome="ok"} 3"#,
     ] {
         assert!(text.contains(line), "{line} is not in\n{text}");
     }

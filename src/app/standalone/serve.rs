@@ -12,7 +12,7 @@ use crate::{
     app::{
         addresses, clock, identity, limits,
         process::{listen_on, start_logs, stop_signal},
-        prometheus, tls,
+        prometheus, telemetry, tls,
     },
     gateway::{
         Gateway, GatewayConfig,
@@ -55,6 +55,8 @@ pub struct Options {
     addresses: addresses::Options,
     #[command(flatten)]
     prometheus: prometheus::Options,
+    #[command(flatten)]
+    telemetry: telemetry::Options,
     /// Logs as JSON.
     #[arg(long)]
     log_json: bool,
@@ -79,13 +81,15 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     if let Some(tls) = &tls {
         following.spawn(tls.clone().follow());
     }
+    let (telemetry, behind) = options.telemetry.start()?;
     let gateway = Gateway::new(GatewayConfig {
         identities: options.clients.build(vec![], &mut following)?,
         operators,
         limits: options.limits.build(),
         addresses: Arc::new(options.addresses.build()),
+        telemetry,
         ..GatewayConfig::new(clock::now)
-    })?;
+    });
     let state = options.state.unwrap_or_else(|| options.folder.join(".serinus/state.json"));
     let prometheus = Arc::new(options.prometheus.build()?);
     let mut standalone = Standalone::open(&options.folder, state, gateway.clone())?
@@ -120,6 +124,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     while let Some(ended) = servers.join_next().await {
         ended?;
     }
+    behind.flush().await;
     Ok(())
 }
 
