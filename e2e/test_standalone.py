@@ -23,6 +23,7 @@ class Standalone:
         self.process = Process("standalone", [
             BIN, "standalone", str(self.folder), f"--listen=127.0.0.1:{self.port}",
             f"--admin=127.0.0.1:{self.admin}", *arguments], folder)
+        self.apply("users", m.client_key())
 
     def apply(self, name: str, *objects: dict) -> None:
         beside = self.folder / f"{name}.tmp"

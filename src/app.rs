@@ -3,6 +3,7 @@
 
 use std::process::ExitCode;
 
+pub mod addresses;
 pub mod cache;
 pub mod cli;
 pub mod clock;
@@ -10,6 +11,8 @@ pub mod cost;
 pub mod demo;
 pub mod evidence_bar;
 pub mod gateway;
+pub mod identity;
+pub mod limits;
 pub mod operator;
 pub mod policies;
 pub mod process;
@@ -18,6 +21,8 @@ pub mod releases;
 pub mod simulated_model;
 pub mod standalone;
 mod table;
+mod telemetry;
+pub mod tls;
 
 /// Runs the command line.
 pub fn main() -> ExitCode {

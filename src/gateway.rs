@@ -5,6 +5,7 @@
 //! gateway loses the answers in flight and nothing else. `phases` is the life of a
 //! request, in order.
 
+mod backends;
 mod breaker;
 pub mod cache;
 mod clients;
@@ -14,6 +15,7 @@ mod flight;
 mod forward;
 pub mod identity;
 mod ledger;
+pub mod limits;
 mod phases;
 mod prepare;
 mod room;
@@ -21,6 +23,7 @@ pub mod routes;
 pub mod server;
 mod shadow;
 mod sinks;
+pub mod tls;
 mod upstream;
 pub mod watch;
 
@@ -33,24 +36,26 @@ use std::{
     time::{Duration, Instant},
 };
 
-use arc_swap::ArcSwap;
 use jiff::Timestamp;
+use tokio::sync::Semaphore;
 
 use self::{
     exported::Exported,
     feedback::Feedback,
-    identity::Identities,
+    identity::{Identities, Operators},
     ledger::Ledger,
-    routes::{RouteTable, World},
+    limits::Limits,
+    routes::{ReleaseInput, RouteTable, World},
     shadow::Shadows,
     sinks::Sink,
 };
 use crate::{
     signals::{
+        addresses::Addresses,
         report::{GatewayReport, ReleaseReport},
         spending::CostReport,
     },
-    telemetry::Tracing,
+    telemetry::Telemetry,
 };
 
 /// What a gateway process is told when it starts.
@@ -60,21 +65,30 @@ pub struct GatewayConfig {
     pub control_loss_timeout: Duration,
     /// The wall clock, for records.
     pub clock: fn() -> Timestamp,
-    /// Who may ask.
+    /// Which applications may ask.
     pub identities: Identities,
-    /// What is traced.
-    pub tracing: Tracing,
+    /// What it tells of its requests, and which of them it traces.
+    pub telemetry: Arc<Telemetry>,
+    /// Who may ask for reports.
+    pub operators: Operators,
+    /// What requests and connections may cost.
+    pub limits: Limits,
+    /// Where models may be.
+    pub addresses: Arc<Addresses>,
 }
 
 impl GatewayConfig {
-    /// What a gateway does unless it is told otherwise: nobody is known who may ask, and
-    /// two minutes without a leader are a loss of control.
+    /// What a gateway does unless it is told otherwise: nobody is known who may ask, neither
+    /// applications nor operators, and two minutes without a leader are a loss of control.
     pub fn new(clock: fn() -> Timestamp) -> Self {
         Self {
             control_loss_timeout: Duration::from_secs(120),
             clock,
             identities: Identities::default(),
-            tracing: Tracing::default(),
+            telemetry: Arc::default(),
+            operators: Operators::default(),
+            limits: Limits::default(),
+            addresses: Arc::default(),
         }
     }
 }
@@ -84,8 +98,7 @@ pub struct Gateway {
     config: GatewayConfig,
     /// Drawn at the start: a restart is another instance.
     instance: String,
-    table: ArcSwap<RouteTable>,
-    world: ArcSwap<World>,
+    table: RouteTable,
     sinks: Vec<Arc<dyn Sink>>,
     exported: Arc<Exported>,
     ledger: Arc<Ledger>,
@@ -93,6 +106,8 @@ pub struct Gateway {
     since: Timestamp,
     feedback: Feedback,
     shadows: Shadows,
+    /// Room for large request bodies.
+    large_bodies: Arc<Semaphore>,
     started: Instant,
     /// Milliseconds after the start when a leader last asked.
     leader_seen: AtomicI64,
@@ -114,20 +129,20 @@ impl Gateway {
     /// # Errors
     /// The HTTP client could not be set up.
     pub fn new(config: GatewayConfig) -> Result<Arc<Self>, GatewayError> {
-        let since = (config.clock)();
-        let ledger = Arc::new(Ledger::default());
-        let exported = Arc::new(Exported::with(ledger.clone()));
+        let telemetry = config.telemetry.clone();
+        let exported = Arc::new(Exported::new(telemetry.clone()));
+        let (since, ledger) = ((config.clock)(), Arc::new(Ledger::default()));
+        let mut sinks: Vec<Arc<dyn Sink>> =
+            vec![Arc::new(sinks::Counters), exported.clone(), ledger.clone(), Arc::new(sinks::Log)];
+        if telemetry.is_on() {
+            sinks.push(telemetry);
+        }
         Ok(Arc::new(Self {
+            large_bodies: server::room(&config.limits),
             config,
             instance: format!("{:016x}", rand::random::<u64>()),
-            table: ArcSwap::default(),
-            world: ArcSwap::default(),
-            sinks: vec![
-                Arc::new(sinks::Counters),
-                exported.clone(),
-                ledger.clone(),
-                Arc::new(sinks::Log),
-            ],
+            table: RouteTable::default(),
+            sinks,
             ledger,
             since,
             exported,
@@ -140,27 +155,29 @@ impl Gateway {
         }))
     }
 
-    /// Who may ask.
+    /// Which applications may ask.
     pub fn identities(&self) -> &Identities {
         &self.config.identities
     }
 
-    /// Follows a new world: one atomic swap of the route table. What could not be
-    /// applied is logged and leaves the previous route in place.
-    pub fn set_world(&self, world: World) {
-        if self.knows_routes() && **self.world.load() == world {
-            return;
-        }
-        let (table, problems) = RouteTable::build(&world, &self.table.load());
-        for problem in &problems {
+    /// Follows a new world. What could not be applied is logged and leaves the previous
+    /// route in place.
+    pub fn set_world(&self, world: &World) {
+        self.applied(self.table.replace(world));
+    }
+
+    /// As `set_world`, for some releases by `namespace/name`; none is one that is gone.
+    pub fn change(&self, releases: impl IntoIterator<Item = (String, Option<Arc<ReleaseInput>>)>) {
+        self.applied(self.table.apply(releases));
+    }
+
+    fn applied(&self, problems: Vec<String>) {
+        for problem in problems {
             tracing::warn!(%problem, "a route was not applied");
         }
-        self.table.store(Arc::new(table));
-        // A world that could not be applied wholly is tried again.
-        if problems.is_empty() {
-            self.world.store(Arc::new(world));
+        if !self.knows_routes() {
+            self.knows_routes.send_replace(true);
         }
-        self.knows_routes.send_replace(true);
     }
 
     /// What this process has counted. `leader` says that a leader asks, which is the
@@ -171,8 +188,8 @@ impl Gateway {
             self.leader_seen.store(self.millis(), Ordering::Relaxed);
         }
         let mut releases = BTreeMap::new();
-        for route in self.table.load().iter() {
-            let breaker = route.on_trial().is_some_and(|target| target.state.breaker.is_open());
+        for route in self.table.all() {
+            let breaker = route.on_trial().is_some_and(|target| target.breaker.is_open());
             releases.insert(
                 route.release.clone(),
                 ReleaseReport {
@@ -224,6 +241,8 @@ impl Gateway {
     }
 
     fn ready(&self) -> bool {
-        self.knows_routes() && !self.draining.load(Ordering::Acquire)
+        self.knows_routes()
+            && self.config.identities.keys_known()
+            && !self.draining.load(Ordering::Acquire)
     }
 }

@@ -343,6 +343,15 @@ impl LLMDeploymentSpec {
         }
     }
 
+    /// The Service of the backend named `name`, and its port; none for an endpoint.
+    pub fn service_of<'a>(&'a self, name: &'a str) -> Option<(&'a str, i32)> {
+        if self.endpoint.is_some() {
+            return None;
+        }
+        let own = self.serving.as_ref().map(|serving| (name, serving.port));
+        self.service.as_ref().map(|service| (service.name.as_str(), service.port)).or(own)
+    }
+
     /// The fields that identify the model, for the revision's hash.
     pub fn identity(&self) -> BTreeMap<&'static str, serde_json::Value> {
         let mut fields = BTreeMap::from([

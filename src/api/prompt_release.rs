@@ -182,6 +182,18 @@ pub enum VariantRole {
     Shadow,
 }
 
+impl VariantRole {
+    /// The word on metric labels, spans and log lines.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Stable => "stable",
+            Self::Canary => "canary",
+            Self::Previous => "previous",
+            Self::Shadow => "shadow",
+        }
+    }
+}
+
 /// One variant's share of the traffic.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]

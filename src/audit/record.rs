@@ -71,6 +71,18 @@ pub enum RecordOutcome {
     Cancelled,
 }
 
+impl RecordOutcome {
+    /// The word on metric labels, spans and log lines.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::ClientError => "client_error",
+            Self::Error => "error",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
 /// What the check of an answer found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum CheckResult {
@@ -84,6 +96,19 @@ pub enum CheckResult {
     Truncated,
     /// The model refused, or a content filter stopped it.
     Refused,
+}
+
+impl CheckResult {
+    /// The word on metric labels, spans and log lines.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Passed => "passed",
+            Self::Schema => "schema",
+            Self::Empty => "empty",
+            Self::Truncated => "truncated",
+            Self::Refused => "refused",
+        }
+    }
 }
 
 /// What stable made of a request that was copied to a shadow.
@@ -152,6 +177,19 @@ pub struct Content {
     pub input: Vec<u8>,
     /// The answer's text.
     pub output: String,
+    /// The JSON list of the tool calls of the answer, as the backend sent them; empty without.
+    pub tool_calls: Vec<u8>,
+    /// Whom the request names as its `user`.
+    pub user: Option<String>,
+    /// The conversation that the request belongs to, where the application tells it.
+    pub conversation: Option<String>,
+}
+
+impl Content {
+    /// How many bytes it keeps in memory, about.
+    pub fn weight(&self) -> usize {
+        self.input.len() + self.output.len() + self.tool_calls.len()
+    }
 }
 
 /// One attempt of one request on one variant. A request that falls back to stable
@@ -213,6 +251,18 @@ pub struct Record {
 }
 
 impl Record {
+    /// It may have cost something, and nobody knows what: it was answered, or told of
+    /// tokens, without a price. An answer from the cache costs nothing again.
+    pub fn is_unpriced(&self) -> bool {
+        let charged = self.outcome == RecordOutcome::Ok || self.tokens != Tokens::default();
+        self.cost_usd.is_none() && charged && self.reason != AssignmentReason::Cached
+    }
+
+    /// The tokens that were spent on it; those of an answer from the cache were not again.
+    pub fn spent_tokens(&self) -> Tokens {
+        if self.reason == AssignmentReason::Cached { Tokens::default() } else { self.tokens }
+    }
+
     /// Both sides of a copied request, when both have an outcome of their own.
     pub fn pair(&self) -> Option<StableSide> {
         let told = |o| matches!(o, RecordOutcome::Ok | RecordOutcome::Error);

@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 
 use super::{
     Gateway,
+    backends::Taken,
     feedback::{self, Kind},
     phases::{Assigned, Passed},
     prepare::{Asked, Prepared},
@@ -23,7 +24,7 @@ use crate::{
         StableSide, TraceContext,
     },
     openai::{answer::Answer, error::ApiError},
-    telemetry::follow,
+    telemetry::{follow, whole_words},
 };
 
 /// An attempt under way. It records itself exactly once: when it is finished, or as
@@ -48,6 +49,8 @@ pub(super) struct Flight {
     pub answer: Answer,
     /// What was sent, where it is kept.
     input: Option<Vec<u8>>,
+    /// The pod that it is at.
+    pub pod: Option<Taken>,
     /// The id of the copy that a shadow got of this request.
     pub shadow_request_id: Option<String>,
     error: Option<&'static str>,
@@ -96,6 +99,7 @@ impl Flight {
             headers: vec![],
             answer: Answer::default(),
             input: None,
+            pod: None,
             shadow_request_id: None,
             error: None,
             told: None,
@@ -111,7 +115,7 @@ impl Flight {
     /// What is sent; kept where the configuration asks for it.
     pub(super) fn sends(&mut self, prepared: Prepared) -> Bytes {
         let Prepared { body, input } = prepared;
-        if let Some(most) = self.gateway.config.tracing.content_of(self.trace.as_ref()) {
+        if let Some(most) = self.gateway.config.telemetry.tracing.content_of(self.trace.as_ref()) {
             let input = &body[input];
             self.input = Some(input[..input.len().min(most)].to_vec());
         }
@@ -122,6 +126,10 @@ impl Flight {
     pub(super) fn follows(&mut self) {
         self.trace = self.trace.as_ref().map(follow);
         self.passed.trace = self.trace;
+    }
+
+    pub(super) fn now_millis(&self) -> u64 {
+        self.gateway.now_millis()
     }
 
     /// The first content is here.
@@ -154,6 +162,7 @@ impl Flight {
 
     /// What went wrong, whoever turns out to be at fault.
     pub(super) fn went_wrong(&mut self, error: &ApiError) {
+        self.ended();
         self.error = Some(error.code);
     }
 
@@ -165,13 +174,15 @@ impl Flight {
         let duration = self.took.unwrap_or_else(|| self.started.elapsed()).as_secs_f64();
         let ok = outcome == RecordOutcome::Ok;
         if self.has_breaker() && matches!(outcome, RecordOutcome::Ok | RecordOutcome::Error) {
-            self.target.state.breaker.record(!ok, self.gateway.now_millis());
+            self.target.breaker.record(!ok, self.gateway.now_millis());
         }
         let first = self.first_token.map(|t| (t - self.started).as_secs_f64());
         let first_token_seconds = if self.streamed { first } else { Some(duration) };
         let check = ok.then(|| check(&self.answer, &self.target));
         let content = self.input.take().map(|input| {
-            Box::new(Content { input, output: std::mem::take(&mut self.answer.text) })
+            let most = self.gateway.config.telemetry.tracing.content_bytes.unwrap_or(0);
+            let output = whole_words(std::mem::take(&mut self.answer.text), most);
+            Box::new(Content { input, output, ..Content::default() })
         });
         let answer = &mut self.answer;
         // A stream that was cut off tells no usage: an event with content is about a token.
@@ -179,7 +190,7 @@ impl Flight {
             answer.tokens.output = Some(answer.contents);
         }
         let tokens = answer.tokens;
-        let record = Record {
+        let record = Arc::new(Record {
             request_id: self.request_id.clone(),
             origin: self.target.origin.clone(),
             role: self.target.role,
@@ -207,7 +218,7 @@ impl Flight {
             finish_reason: answer.finish_reason.take(),
             content,
             stable: self.stable,
-        };
+        });
         if let Some(told) = self.told.take() {
             let side = StableSide { outcome, check: record.check, cost_usd: record.cost_usd };
             // Nobody listens when the copy was given up.

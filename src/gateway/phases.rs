@@ -41,10 +41,11 @@ const FIRST_WAIT: Duration = Duration::from_millis(50);
 pub(super) async fn serve(
     gateway: Arc<Gateway>,
     operation: Operation,
+    client: Option<Arc<Client>>,
     headers: HeaderMap,
     body: Bytes,
 ) -> Response<Body> {
-    match answer(&gateway, operation, headers, body).await {
+    match answer(&gateway, operation, client.as_deref(), headers, body).await {
         Ok(response) => response,
         Err(error) => error_response(&error),
     }
@@ -53,11 +54,10 @@ pub(super) async fn serve(
 async fn answer(
     gateway: &Arc<Gateway>,
     operation: Operation,
+    client: Option<&Client>,
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response<Body>, ApiError> {
-    let client = gateway.config.identities.authenticate(&headers)?;
-    let client = client.as_deref();
     // Shared with its copy, if there is one.
     let asked = Arc::new(Asked::read(operation, body)?);
     let route = route(gateway, client, &asked)?;
@@ -91,7 +91,7 @@ impl Passed {
     fn new(gateway: &Gateway, headers: HeaderMap, client: Option<&Client>) -> Self {
         Self {
             caller: client.map(|client| client.caller.clone()),
-            trace: gateway.config.tracing.start(headers.get("traceparent")),
+            trace: gateway.config.telemetry.tracing.start(headers.get("traceparent")),
             headers: Arc::new(headers),
         }
     }
@@ -222,7 +222,7 @@ impl Attempts<'_> {
                 return Err(Box::new((flight, failure)));
             }
         };
-        let permit = match target.state.room.enter().await {
+        let permit = match target.room.enter().await {
             Ok(permit) => permit,
             Err(error) => return Err(Box::new((flight, Failure::of(error)))),
         };
@@ -259,18 +259,25 @@ fn route(
         let message = "this gateway has just started and does not know its routes yet";
         return Err(ApiError::new(503, "not_ready", message).retry_after(1));
     }
-    let route = gateway.table.load().get(&model).cloned().ok_or_else(|| {
+    let route = gateway.table.get(&model).ok_or_else(|| {
         let message =
             format!("no PromptRelease serves the route {model:?}; GET /v1/models lists the routes");
         ApiError::new(404, "model_not_found", message).at("model")
     })?;
-    if client.is_some_and(|client| !client.permits(&route)) {
-        let message = format!(
-            "your key does not permit the route {model:?}: ask who runs this gateway to add it to the key's routes"
-        );
-        return Err(ApiError::new(403, "route_not_permitted", message).at("model"));
-    }
+    permitted(client, &route)?;
     Ok(route)
+}
+
+/// Whether the client may use the route.
+pub(super) fn permitted(client: Option<&Client>, route: &Route) -> Result<(), ApiError> {
+    if client.is_none_or(|client| client.permits(route)) {
+        return Ok(());
+    }
+    let message = format!(
+        "your key may not use the route {:?}: GET /v1/models lists those that it may",
+        route.name
+    );
+    Err(ApiError::new(403, "route_not_permitted", message).at("model"))
 }
 
 /// Who answers a request.
@@ -322,7 +329,7 @@ fn assign(
     let target = drawn.map_or(&route.baseline, |candidate| &candidate.target);
     count_assigned(route, target);
     let group = key.as_ref().map(|key| assignment::group(&route.uid, key));
-    if drawn.is_some() && !target.state.breaker.allows(gateway.now_millis()) {
+    if drawn.is_some() && !target.breaker.allows(gateway.now_millis()) {
         return Ok(unless_unavailable(gateway, route, AssignmentReason::Breaker, group));
     }
     let reason = if key.is_some() { AssignmentReason::Sticky } else { AssignmentReason::Random };
@@ -345,7 +352,7 @@ fn unless_unavailable(
 ) -> Assigned {
     let assigned = |target, reason| Assigned { group, ..Assigned::new(target, reason) };
     match route.alternatives.first() {
-        Some(other) if !route.baseline.state.breaker.allows(gateway.now_millis()) => {
+        Some(other) if !route.baseline.breaker.allows(gateway.now_millis()) => {
             assigned(other, AssignmentReason::OtherBackend)
         }
         _ => assigned(&route.baseline, reason),

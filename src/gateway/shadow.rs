@@ -86,9 +86,9 @@ pub(super) fn draw(gateway: &Arc<Gateway>, route: &Arc<Route>, shadow: &Shadow) 
 
 fn find_room(gateway: &Gateway, target: &Target) -> Result<Room, &'static str> {
     let slot = gateway.shadows.room.clone().try_acquire_owned().map_err(|_| "gateway_full")?;
-    let permit = target.state.room.try_enter().ok_or("backend_full")?;
+    let permit = target.room.try_enter().ok_or("backend_full")?;
     // Asked last: an open breaker lets one probe a second through, which must not be lost.
-    if !target.state.breaker.allows(gateway.now_millis()) {
+    if !target.breaker.allows(gateway.now_millis()) {
         return Err("breaker");
     }
     Ok(Room { _slot: slot, permit })
@@ -100,7 +100,7 @@ fn count_dropped(gateway: &Gateway, route: &Route, target: &Target, why: &'stati
     {
         counts.paired.get_or_insert_default().dropped += 1;
     }
-    gateway.exported.copy_dropped(&route.release, &target.revision, why);
+    gateway.exported.copy_dropped(&target.origin, why);
 }
 
 impl Copy {

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use axum::http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, header};
 use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use tokio::time::{Instant, timeout_at};
 
-use super::{clients, flight::Flight, prepare::Asked};
+use super::{backends::Taken, clients, flight::Flight, prepare::Asked};
 use crate::openai::{
     answer::Answer,
     error::ApiError,
@@ -82,13 +82,20 @@ pub(super) async fn call(
     };
     let mut request = Request::new(Full::new(body));
     *request.method_mut() = Method::POST;
-    *request.uri_mut() = target.uri(asked.operation).clone();
-    *request.headers_mut() = target.headers.clone();
+    let now = flight.now_millis();
+    flight.pod = target.places.pick(now);
+    *request.uri_mut() = at(target.uri(asked.operation), flight.pod.as_ref());
+    *request.headers_mut() = target.headers().clone();
     flight.passed.apply(request.headers_mut());
-    let response = timeout_at(deadline, target.client.request(request))
+    let response = timeout_at(deadline, target.client().request(request))
         .await
         .map_err(|_| late())?
-        .map_err(|e| unreachable_model(&e))?;
+        .map_err(|e| {
+            if let Some(pod) = flight.pod.as_ref().filter(|_| e.is_connect()) {
+                pod.avoid(now);
+            }
+            unreachable_model(&e)
+        })?;
     let (head, rest) = response.into_parts();
     flight.status = Some(head.status.as_u16());
     flight.headers = passed_back(&head.headers);
@@ -116,6 +123,14 @@ pub(super) async fn call(
         });
     }
     Ok(Started::Whole(bytes))
+}
+
+/// The address of an operation, at a certain pod.
+fn at(uri: &Uri, pod: Option<&Taken>) -> Uri {
+    let Some(pod) = pod else { return uri.clone() };
+    let mut parts = uri.clone().into_parts();
+    parts.authority = Some(pod.authority().clone());
+    Uri::from_parts(parts).unwrap_or_else(|_| uri.clone())
 }
 
 fn unreachable_model(error: &clients::Error) -> Failure {

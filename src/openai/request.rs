@@ -38,6 +38,15 @@ impl Operation {
             Self::Responses => "/responses",
         }
     }
+
+    /// The word of OpenTelemetry's conventions; of the Responses API it is `chat`, too.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Chat | Self::Responses => "chat",
+            Self::Completions => "text_completion",
+            Self::Embeddings => "embeddings",
+        }
+    }
 }
 
 /// A JSON object by its fields, over the bytes that it came as.
