@@ -14,6 +14,7 @@ from harness.prometheus import Prometheus
 from harness.serinus import BIN, Model
 from harness.standalone import Standalone
 
+KEY = {"api-key": m.KEY}
 PRICES = {"by-token": {"inputPerMillion": 0.15, "outputPerMillion": 0.6},
           "by-time": {"gpuHour": {"usd": 3.6, "gpus": 2, "concurrency": 4}},
           "nobody-knows": None}
@@ -34,8 +35,7 @@ def ask(here: Standalone, route: str, stream: bool = False) -> dict:
     body = {"model": route, "messages": [], "serinus": {"variables": {"question": "Q?"}}}
     if stream:
         body |= {"stream": True, "stream_options": {"include_usage": True}}
-    answer = httpx.post(f"{here.url}/v1/chat/completions", json=body, timeout=30,
-                        headers={"api-key": m.KEY})
+    answer = httpx.post(f"{here.url}/v1/chat/completions", json=body, headers=KEY, timeout=30)
     assert answer.status_code == 200, answer.text
     if not stream:
         return answer.json()["usage"]
@@ -56,8 +56,9 @@ def here(tmp_path_factory):
         backend["spec"] |= {"pricing": pricing} if pricing else {}
         here.apply(name, backend, m.prompt(f"{name}-v1"), m.release(name, f"{name}-v1", name))
     here.apply("policy", m.policy("quick"))
+    here.apply("users", m.client_key(team="web"))
     here.start()
-    wait_for("the routes", lambda: len(httpx.get(f"{here.url}/v1/models").json()["data"]) == 3)
+    wait_for("the routes", lambda: len(httpx.get(f"{here.url}/v1/models", headers=KEY).json()["data"]) == 3)
     yield here
     here.process.stop()
     model.process.stop()
@@ -104,8 +105,8 @@ def test_a_gateway_tells_what_it_has_counted(here, asked):
     lines = by_release(cost(f"--gateway=http://127.0.0.1:{here.admin}", "--by=release", "-o", "json"))
     check(lines, asked)
     metrics = httpx.get(f"http://127.0.0.1:{here.admin}/metrics").text
-    seconds = next(float(line.split()[-1]) for line in metrics.splitlines()
-                   if line.startswith("serinus_gateway_duration_seconds_sum") and "by-time" in line)
+    seconds = sum(float(line.rsplit("}", 1)[1].split()[0]) for line in metrics.splitlines()
+                  if line.startswith("gen_ai_client_operation_duration_seconds_sum") and "by-time" in line)
     assert lines["by-time"]["usd"] == pytest.approx(seconds * 3.6 * 2 / 3600 / 4)
 
 
@@ -131,9 +132,15 @@ def test_what_came_before_the_window_is_not_in_it(here, prometheus, asked):
     assert lines["by-token"]["pricedRequests"] == 1
 
 
+def test_teams_are_told_apart(here, prometheus, asked):
+    for source in (f"--gateway=127.0.0.1:{here.admin}", f"--prometheus-url={prometheus.url}"):
+        lines = json.loads(cost(source, "--by=team", "-o", "json"))["lines"]
+        assert [line["team"] for line in lines] == ["web"], lines
+
+
 def test_tables_and_csv_are_for_people_and_spreadsheets(here, asked):
     table = cost(f"--gateway=127.0.0.1:{here.admin}")
-    assert "TEAM  RELEASE" in table and "unknown" in table and "set spec.pricing" in table
+    assert "TEAM  RELEASE" in table and "web" in table and "unknown" in table and "set spec.pricing" in table
     rows = list(csv.DictReader(io.StringIO(cost(f"--gateway=127.0.0.1:{here.admin}", "--by=release,revision", "-o", "csv"))))
     assert {row["release"] for row in rows} == {f"default/{name}" for name in PRICES}
     assert next(row for row in rows if row["release"] == "default/nobody-knows")["usd"] == ""

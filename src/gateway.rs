@@ -122,7 +122,7 @@ impl Gateway {
     pub fn new(config: GatewayConfig) -> Arc<Self> {
         let telemetry = config.telemetry.clone();
         let ledger = Arc::new(Ledger::default());
-        let exported = Arc::new(Exported::new(telemetry.clone(), ledger.clone()));
+        let exported = Arc::new(Exported::new(telemetry.clone()));
         let mut sinks: Vec<Arc<dyn Sink>> =
             vec![Arc::new(sinks::Counters), exported.clone(), ledger.clone(), Arc::new(sinks::Log)];
         if telemetry.is_on() {

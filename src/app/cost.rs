@@ -57,7 +57,7 @@ pub enum By {
     Release,
     /// Which prompt on which model.
     Revision,
-    /// Users, copies for a shadow, or the cache.
+    /// Users, or copies for a shadow.
     Traffic,
 }
 

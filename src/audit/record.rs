@@ -252,6 +252,18 @@ pub struct Record {
 }
 
 impl Record {
+    /// It may have cost something, and nobody knows what: it was answered, or told of
+    /// tokens, without a price. An answer from the cache costs nothing again.
+    pub fn is_unpriced(&self) -> bool {
+        let charged = self.outcome == RecordOutcome::Ok || self.tokens != Tokens::default();
+        self.cost_usd.is_none() && charged && self.reason != AssignmentReason::Cached
+    }
+
+    /// The tokens that were spent on it; those of an answer from the cache were not again.
+    pub fn spent_tokens(&self) -> Tokens {
+        if self.reason == AssignmentReason::Cached { Tokens::default() } else { self.tokens }
+    }
+
     /// Both sides of a copied request, when both have an outcome of their own.
     pub fn pair(&self) -> Option<StableSide> {
         let told = |o| matches!(o, RecordOutcome::Ok | RecordOutcome::Error);

@@ -13,7 +13,7 @@ mod labels;
 mod variant;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex, RwLock},
     time::{Duration, Instant},
 };
@@ -32,10 +32,10 @@ use prometheus_client::{
 };
 
 use self::{
-    labels::{Asked, Attempt, Checked, Dropped, Ended, TokenType, Trace},
+    labels::{Asked, Attempt, Checked, Dropped, Ended, Spent, Taken, TokenType, Trace},
     variant::Variant,
 };
-use super::{ledger::Ledger, routes::Tally, sinks::Sink};
+use super::{routes::Tally, sinks::Sink};
 use crate::{
     audit::record::{AssignmentReason, CheckResult, Origin, Record, RecordOutcome},
     telemetry::Telemetry,
@@ -71,8 +71,11 @@ const TOKENS: [f64; 14] = [
 /// So long the series of a variant stay that has left the table: several intervals of
 /// any scraper.
 const FAREWELL: Duration = Duration::from_secs(600);
+/// More teams than this share the label `other`: names may come from tokens.
+const TEAMS: usize = 256;
 
 type Histogram = HistogramWithExemplars<Trace>;
+type Usd = Counter<f64, std::sync::atomic::AtomicU64>;
 
 /// Makes histograms of one kind.
 #[derive(Clone, Copy)]
@@ -89,6 +92,10 @@ type Histograms<L> = Family<L, Histogram, Buckets>;
 /// All series of one kind each.
 struct Families {
     attempts: Family<Attempt, Counter>,
+    cost: Family<Spent, Usd>,
+    priced: Family<Spent, Counter>,
+    unpriced: Family<Spent, Counter>,
+    tokens: Family<Taken, Counter>,
     check_failures: Family<Checked, Counter>,
     dropped: Family<Dropped, Counter>,
     duration: Histograms<Ended>,
@@ -102,6 +109,10 @@ impl Families {
         let histograms = |buckets| Buckets(buckets);
         let this = Self {
             attempts: Family::default(),
+            cost: Family::default(),
+            priced: Family::default(),
+            unpriced: Family::default(),
+            tokens: Family::default(),
             check_failures: Family::default(),
             dropped: Family::default(),
             duration: Family::new_with_constructor(histograms(&DURATION)),
@@ -134,6 +145,18 @@ impl Families {
         r.register("gen_ai_client_token_usage", "Tokens of one request", this.usage.clone());
         let r = registry.sub_registry_with_prefix("serinus_gateway");
         r.register("requests", "Attempts on a variant", this.attempts.clone());
+        r.register("cost_usd", "Cost in US dollars", this.cost.clone());
+        r.register("priced_requests", "Requests whose cost is known", this.priced.clone());
+        r.register(
+            "unpriced_requests",
+            "Answers whose cost is not known: no price, or no tokens told",
+            this.unpriced.clone(),
+        );
+        r.register(
+            "tokens",
+            "Tokens by kind; cached and reasoning tokens are parts of the others",
+            this.tokens.clone(),
+        );
         r.register("check_failures", "Answers that failed a check", this.check_failures.clone());
         r.register("dropped_copies", "Copies for a shadow without a pair", this.dropped.clone());
         this
@@ -147,6 +170,7 @@ pub(super) struct Exported {
     /// By the address of an origin.
     found: RwLock<HashMap<usize, Found>>,
     variants: Mutex<HashMap<VariantKey, Kept>>,
+    teams: Mutex<HashSet<Arc<str>>>,
 }
 
 /// Release, revision, and whether it is about copies.
@@ -174,20 +198,18 @@ struct Kept {
 
 impl Default for Exported {
     fn default() -> Self {
-        Self::new(Arc::default(), Arc::default())
+        Self::new(Arc::default())
     }
 }
 
 impl Exported {
-    /// `telemetry` tells what became of spans and log lines, `ledger` what was spent.
-    pub(super) fn new(telemetry: Arc<Telemetry>, ledger: Arc<Ledger>) -> Self {
+    /// `telemetry` tells what became of spans and log lines.
+    pub(super) fn new(telemetry: Arc<Telemetry>) -> Self {
         let mut registry = Registry::default();
         let families = Families::register(&mut registry);
         registry.register_collector(Box::new(Told(telemetry)));
-        let spent = registry.sub_registry_with_prefix("serinus_gateway");
-        spent.register_collector(Box::new(ledger));
-        let (found, variants) = Default::default();
-        Self { registry, families, found, variants }
+        let (found, variants, teams) = Default::default();
+        Self { registry, families, found, variants, teams }
     }
 
     /// A copy for a shadow was not sent, or has no pair.
@@ -255,6 +277,20 @@ impl Exported {
             stays
         });
     }
+
+    /// The label of a team, of which there is a bounded number.
+    fn team(&self, name: &str) -> Arc<str> {
+        let Ok(mut teams) = self.teams.lock() else { return "other".into() };
+        if let Some(known) = teams.get(name) {
+            return known.clone();
+        }
+        if teams.len() >= TEAMS {
+            return "other".into();
+        }
+        let team: Arc<str> = name.into();
+        teams.insert(team.clone());
+        team
+    }
 }
 
 fn address(origin: &Arc<Origin>) -> usize {
@@ -269,6 +305,8 @@ impl Sink for Exported {
         if copy && record.pair().is_none() {
             variant.dropped(families, "not_paired").inc();
         }
+        let team = record.caller.as_ref().map_or("", |caller| caller.team.as_str());
+        variant.spend(families, team, || self.team(team), record);
         let trace = || {
             let trace = record.trace.filter(|trace| trace.sampled)?;
             Some(Trace::from(trace))

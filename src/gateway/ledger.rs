@@ -1,32 +1,27 @@
 //! What requests cost, by team, release, revision and kind of traffic, since the start of
-//! the process: one count behind both the exported metrics and `GET /serinus/v1/cost`.
+//! the process: what `GET /serinus/v1/cost` tells. The exported metrics count the same
+//! (`Record::is_unpriced`, `Record::spent_tokens`), but let go of variants that are gone.
 //!
-//! A record costs one look-up under a shared lock and a few atomic additions.
+//! A record costs one look-up under a shared lock, and its account's own lock.
 
 use std::{
     collections::HashMap,
-    fmt,
     sync::{Arc, Mutex, PoisonError, RwLock},
 };
 
-use prometheus_client::{
-    collector::Collector,
-    encoding::{DescriptorEncoder, EncodeMetric},
-    metrics::{MetricType, counter::ConstCounter},
-};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::{routes::Tally, sinks::Sink};
 use crate::{
-    audit::record::{AssignmentReason, Record, RecordOutcome},
-    signals::spending::{COUNTERS, Line, Spent, Whose},
+    audit::record::{AssignmentReason, Record},
+    signals::spending::{Line, Spent, Whose},
 };
 
 /// Teams of one variant that are told apart. A team may be a token's subject, of which
 /// there is no end; what comes beyond is counted together.
-const TEAMS: usize = 500;
+const TEAMS: usize = 256;
 /// The name of all teams beyond.
-const OTHERS: &str = "(others)";
+const OTHERS: &str = "other";
 
 /// The counts so far.
 #[derive(Default)]
@@ -96,31 +91,23 @@ fn key(record: &Record, team: &str) -> u128 {
 }
 
 /// Whose requests: of `users`, or copies for a `shadow`. What copies cost comes on top of
-/// what answering users costs, and what the `cache` answers costs nothing again, so that
-/// none hides in another.
+/// what answering users costs, so neither hides in the other.
 fn traffic(record: &Record) -> &'static str {
-    match record.reason {
-        AssignmentReason::Shadow => "shadow",
-        AssignmentReason::Cached => "cache",
-        _ => "users",
-    }
+    if record.reason == AssignmentReason::Shadow { "shadow" } else { "users" }
 }
 
-/// What a record adds. A provider charges for what it began to answer, whether or not
-/// anyone waits for the end; what failed or was refused, and tells of no tokens, cost
-/// nothing that anyone knows of.
+/// What a record adds.
 fn spent(record: &Record) -> Spent {
     let count = |n: Option<u64>| n.unwrap_or(0) as f64;
-    let charged = matches!(record.outcome, RecordOutcome::Ok | RecordOutcome::Cancelled);
-    let unpriced = record.cost_usd.is_none() && charged;
+    let tokens = record.spent_tokens();
     Spent {
         priced_requests: f64::from(u8::from(record.cost_usd.is_some())),
-        unpriced_requests: f64::from(u8::from(unpriced)),
-        input_tokens: count(record.tokens.input),
-        cached_input_tokens: count(record.tokens.cached_input),
-        cache_write_tokens: count(record.tokens.cache_write),
-        output_tokens: count(record.tokens.output),
-        reasoning_tokens: count(record.tokens.reasoning),
+        unpriced_requests: f64::from(u8::from(record.is_unpriced())),
+        input_tokens: count(tokens.input),
+        cached_input_tokens: count(tokens.cached_input),
+        cache_write_tokens: count(tokens.cache_write),
+        output_tokens: count(tokens.output),
+        reasoning_tokens: count(tokens.reasoning),
         usd: record.cost_usd.unwrap_or(0.0),
     }
 }
@@ -133,33 +120,6 @@ impl Sink for Ledger {
         }
         let account = self.account(record);
         account.spent.lock().unwrap_or_else(PoisonError::into_inner).add(spent);
-    }
-}
-
-impl fmt::Debug for Ledger {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Ledger")
-    }
-}
-
-impl Collector for Ledger {
-    fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
-        let lines = self.lines();
-        for counter in &COUNTERS {
-            let mut family =
-                encoder.encode_descriptor(counter.name, counter.help, None, MetricType::Counter)?;
-            for Line { whose, spent } in &lines {
-                let labels = [
-                    ("release", whose.release.as_str()),
-                    ("revision", whose.revision.as_str()),
-                    ("traffic", whose.traffic.as_str()),
-                    ("team", whose.team.as_str()),
-                ];
-                let value = ConstCounter::new(counter.of(*spent));
-                value.encode(family.encode_family(&labels)?)?;
-            }
-        }
-        Ok(())
     }
 }
 

@@ -38,8 +38,7 @@ pub struct Whose {
     /// The revision.
     #[serde(default)]
     pub revision: String,
-    /// `users`, `shadow` (copies, on top of what users cost), or `cache` (answers from
-    /// the gateway's cache: their tokens were not spent again).
+    /// `users`, or `shadow` (copies, on top of what users cost).
     #[serde(default)]
     pub traffic: String,
 }
@@ -77,53 +76,25 @@ pub struct Spent {
     pub usd: f64,
 }
 
-/// A field of [`Spent`], and what the gateways' counter of it is called.
+/// A field of [`Spent`], and the gateways' counter of it.
 pub struct Counter {
     /// Its name without prefix and suffix.
     pub name: &'static str,
-    /// What it counts.
-    pub help: &'static str,
+    /// The label `kind`, of those that have it.
+    kind: &'static str,
     field: fn(&mut Spent) -> &mut f64,
 }
 
-/// Every counter, in the order in which they are exported.
+/// Every counter.
 pub const COUNTERS: [Counter; 8] = [
-    Counter {
-        name: "priced_requests",
-        help: "Requests whose cost is known",
-        field: |s| &mut s.priced_requests,
-    },
-    Counter {
-        name: "unpriced_requests",
-        help: "Requests that may have cost something, nobody knows what",
-        field: |s| &mut s.unpriced_requests,
-    },
-    Counter {
-        name: "input_tokens",
-        help: "Input tokens, cached ones included",
-        field: |s| &mut s.input_tokens,
-    },
-    Counter {
-        name: "cached_input_tokens",
-        help: "Input tokens that the provider read from its cache",
-        field: |s| &mut s.cached_input_tokens,
-    },
-    Counter {
-        name: "cache_write_tokens",
-        help: "Input tokens that the provider wrote to its cache",
-        field: |s| &mut s.cache_write_tokens,
-    },
-    Counter {
-        name: "output_tokens",
-        help: "Output tokens, reasoning included",
-        field: |s| &mut s.output_tokens,
-    },
-    Counter {
-        name: "reasoning_tokens",
-        help: "Output tokens that were spent on thinking",
-        field: |s| &mut s.reasoning_tokens,
-    },
-    Counter { name: "cost_usd", help: "Cost in US dollars", field: |s| &mut s.usd },
+    Counter { name: "priced_requests", kind: "", field: |s| &mut s.priced_requests },
+    Counter { name: "unpriced_requests", kind: "", field: |s| &mut s.unpriced_requests },
+    Counter { name: "tokens", kind: "input", field: |s| &mut s.input_tokens },
+    Counter { name: "tokens", kind: "cached_input", field: |s| &mut s.cached_input_tokens },
+    Counter { name: "tokens", kind: "cache_write", field: |s| &mut s.cache_write_tokens },
+    Counter { name: "tokens", kind: "output", field: |s| &mut s.output_tokens },
+    Counter { name: "tokens", kind: "reasoning", field: |s| &mut s.reasoning_tokens },
+    Counter { name: "cost_usd", kind: "", field: |s| &mut s.usd },
 ];
 
 impl Counter {
@@ -155,7 +126,9 @@ impl Spent {
 /// The query for what a counter grew by within the last `window`, by whom. `selector`
 /// narrows the series, for example `cluster="a"`.
 pub fn query(counter: &Counter, window: Duration, selector: &str) -> String {
-    let series = format!("serinus_gateway_{}_total{{{selector}}}", counter.name);
+    let Counter { name, kind, .. } = counter;
+    let kind = if kind.is_empty() { String::new() } else { format!("kind=\"{kind}\",") };
+    let series = format!("serinus_gateway_{name}_total{{{kind}{selector}}}");
     let window = format!("{}s", window.as_secs().max(1));
     let last = format!("last_over_time({series}[{window}])");
     // A scrape or two may be missing there.

@@ -15,6 +15,25 @@ pub(super) struct Attempt {
     pub outcome: &'static str,
 }
 
+/// Of one variant and team.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct Spent {
+    pub release: Arc<str>,
+    pub revision: Arc<str>,
+    /// Whose requests: of `users`, or copies for a `shadow`. What copies cost comes on
+    /// top of what answering users costs, so neither hides in the other.
+    pub traffic: &'static str,
+    pub team: Arc<str>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct Taken {
+    #[prometheus(flatten)]
+    pub spent: Spent,
+    /// `input`, `cached_input`, `cache_write`, `output`, `reasoning`.
+    pub kind: &'static str,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct Checked {
     pub release: Arc<str>,

@@ -1,5 +1,8 @@
 use super::*;
-use crate::telemetry::fixtures::{origin, record};
+use crate::{
+    audit::record::Caller,
+    telemetry::fixtures::{origin, record},
+};
 
 fn of(origin: &Arc<Origin>) -> Record {
     Record { origin: origin.clone(), ..record() }
@@ -43,6 +46,50 @@ fn metrics_have_the_conventions_names_and_buckets_and_an_exemplar() {
 }
 
 #[test]
+fn money_and_tokens_are_counted_by_team_and_whose_traffic_it_is() {
+    let exported = Exported::default();
+    let origin = Arc::new(origin("rev1"));
+    exported.consume(&Arc::new(of(&origin)), None);
+    exported.consume(&Arc::new(of(&origin)), None);
+    let copy = Record { reason: AssignmentReason::Shadow, caller: None, ..of(&origin) };
+    exported.consume(&Arc::new(copy), None);
+    exported.consume(&Arc::new(Record { cost_usd: None, ..of(&origin) }), None);
+    let text = exported.text();
+    for (start, end) in [
+        (
+            r#"serinus_gateway_cost_usd_total{release="ns/support",revision="rev1",traffic="users",team="web"}"#,
+            " 0.0084",
+        ),
+        (
+            r#"serinus_gateway_cost_usd_total{release="ns/support",revision="rev1",traffic="shadow",team=""}"#,
+            " 0.0042",
+        ),
+        (
+            r#"serinus_gateway_unpriced_requests_total{release="ns/support",revision="rev1",traffic="users",team="web"}"#,
+            " 1",
+        ),
+        (
+            r#"serinus_gateway_tokens_total{release="ns/support",revision="rev1",traffic="users",team="web",kind="input"}"#,
+            " 300",
+        ),
+        (
+            r#"serinus_gateway_tokens_total{release="ns/support",revision="rev1",traffic="users",team="web",kind="reasoning"}"#,
+            " 33",
+        ),
+        (
+            r#"serinus_gateway_requests_total{release="ns/support",revision="rev1",role="canary",reason="sticky",outcome="ok"}"#,
+            " 3",
+        ),
+        (
+            r#"serinus_gateway_dropped_copies_total{release="ns/support",revision="rev1",why="not_paired"}"#,
+            " 1",
+        ),
+    ] {
+        assert!(line(&text, start).ends_with(end), "{}", line(&text, start));
+    }
+}
+
+#[test]
 fn a_failure_counts_under_its_word_and_has_no_time_to_the_first_token() {
     let exported = Exported::default();
     let failed = Record {
@@ -56,6 +103,7 @@ fn a_failure_counts_under_its_word_and_has_no_time_to_the_first_token() {
     let text = exported.text();
     assert!(text.contains(r#"error_type="upstream_timeout"} 1"#));
     assert!(!text.contains("gen_ai_server_time_to_first_token_seconds_count"));
+    assert!(!text.contains("unpriced_requests_total{"), "nothing was answered");
 }
 
 #[test]
@@ -104,4 +152,24 @@ fn ten_thousand_routings_leave_nothing_behind() {
     exported.retire(now + FAREWELL);
     assert!(exported.variants.lock().unwrap().is_empty());
     assert!(!exported.text().contains("ns/support"));
+}
+
+#[test]
+fn names_of_teams_can_not_grow_without_bound() {
+    let exported = Exported::default();
+    let origin = Arc::new(origin("rev1"));
+    for team in 0..TEAMS + 50 {
+        let caller = Caller { name: String::new(), team: format!("team-{team}") };
+        let record = Record { caller: Some(Arc::new(caller)), ..of(&origin) };
+        exported.consume(&Arc::new(record), None);
+    }
+    let text = exported.text();
+    let teams = text.lines().filter(|l| l.starts_with("serinus_gateway_cost_usd_total")).count();
+    assert_eq!(teams, TEAMS + 1);
+    let other = line(
+        &text,
+        r#"serinus_gateway_cost_usd_total{release="ns/support",revision="rev1",traffic="users",team="other"}"#,
+    );
+    let usd: f64 = other.rsplit(' ').next().unwrap().parse().unwrap();
+    assert!((usd - 50.0 * 0.0042).abs() < 1e-9, "{other}");
 }

@@ -8,12 +8,12 @@ use std::{
 use prometheus_client::metrics::counter::Counter;
 
 use super::{
-    Families, Histogram,
-    labels::{Asked, Attempt, Checked, Dropped, Ended, TokenType},
+    Families, Histogram, Usd,
+    labels::{Asked, Attempt, Checked, Dropped, Ended, Spent, Taken, TokenType},
 };
 use crate::{
     api::prompt_release::VariantRole,
-    audit::record::{AssignmentReason, CheckResult, Operation, Origin, RecordOutcome},
+    audit::record::{AssignmentReason, CheckResult, Operation, Origin, Record, RecordOutcome},
 };
 
 /// A few values by key, added when first asked for. Most variants have two or three.
@@ -54,6 +54,17 @@ impl<K, V: Clone> Each<K, V> {
     }
 }
 
+/// What one team spends.
+#[derive(Clone)]
+struct Spending {
+    cost: Usd,
+    priced: Counter,
+    unpriced: Counter,
+    tokens: [Counter; KINDS.len()],
+}
+
+const KINDS: [&str; 5] = ["input", "cached_input", "cache_write", "output", "reasoning"];
+
 /// How fast answers are, and how long.
 #[derive(Clone)]
 pub(super) struct Speed {
@@ -71,6 +82,7 @@ pub(super) struct Variant {
     model: Arc<str>,
     traffic: &'static str,
     attempts: Each<(VariantRole, AssignmentReason, RecordOutcome), Counter>,
+    spending: Each<String, (Arc<str>, Spending)>,
     checks: Each<CheckResult, Counter>,
     dropped: Each<&'static str, Counter>,
     durations: Each<(Operation, &'static str), Histogram>,
@@ -86,6 +98,7 @@ impl Variant {
             model: origin.model.as_str().into(),
             traffic: if copies { "shadow" } else { "users" },
             attempts: Each::default(),
+            spending: Each::default(),
             checks: Each::default(),
             dropped: Each::default(),
             durations: Each::default(),
@@ -102,6 +115,57 @@ impl Variant {
     ) -> Counter {
         let key = (role, reason, outcome);
         self.attempts.get(&key, || (key, families.attempts.get_or_create_owned(&self.attempt(key))))
+    }
+
+    /// Counts tokens and cost; `label` says what the team is called.
+    pub(super) fn spend(
+        &self,
+        families: &Families,
+        team: &str,
+        label: impl FnOnce() -> Arc<str>,
+        record: &Record,
+    ) {
+        let tokens = record.spent_tokens();
+        let counts = [
+            tokens.input,
+            tokens.cached_input,
+            tokens.cache_write,
+            tokens.output,
+            tokens.reasoning,
+        ];
+        let told = counts.iter().any(Option::is_some);
+        let unpriced = record.is_unpriced();
+        if record.cost_usd.is_none() && !told && !unpriced {
+            return;
+        }
+        let (_, spending) = self.spending.get(team, || {
+            let label = label();
+            (team.to_owned(), (label.clone(), self.spending(families, label)))
+        });
+        if let Some(usd) = record.cost_usd {
+            spending.cost.inc_by(usd);
+            spending.priced.inc();
+        }
+        if unpriced {
+            spending.unpriced.inc();
+        }
+        for (counter, count) in spending.tokens.iter().zip(counts) {
+            if let Some(count) = count.filter(|count| *count > 0) {
+                counter.inc_by(count);
+            }
+        }
+    }
+
+    fn spending(&self, families: &Families, team: Arc<str>) -> Spending {
+        let spent = self.spent(team);
+        Spending {
+            cost: families.cost.get_or_create_owned(&spent),
+            priced: families.priced.get_or_create_owned(&spent),
+            unpriced: families.unpriced.get_or_create_owned(&spent),
+            tokens: KINDS.map(|kind| {
+                families.tokens.get_or_create_owned(&Taken { spent: spent.clone(), kind })
+            }),
+        }
     }
 
     pub(super) fn check_failures(&self, families: &Families, check: CheckResult) -> Counter {
@@ -161,6 +225,17 @@ impl Variant {
                 families.usage.remove(&self.token_type(*operation, kind));
             }
         });
+        if let Ok(all) = self.spending.0.read() {
+            for (_, (label, _)) in all.iter() {
+                let spent = self.spent(label.clone());
+                families.cost.remove(&spent);
+                families.priced.remove(&spent);
+                families.unpriced.remove(&spent);
+                for kind in KINDS {
+                    families.tokens.remove(&Taken { spent: spent.clone(), kind });
+                }
+            }
+        }
     }
 
     fn attempt(
@@ -174,6 +249,11 @@ impl Variant {
             reason: reason.as_str(),
             outcome: outcome.as_str(),
         }
+    }
+
+    fn spent(&self, team: Arc<str>) -> Spent {
+        let (release, revision) = (self.release.clone(), self.revision.clone());
+        Spent { release, revision, traffic: self.traffic, team }
     }
 
     fn checked(&self, check: CheckResult) -> Checked {
