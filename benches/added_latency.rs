@@ -25,7 +25,7 @@ use serinus::{
         Gateway, GatewayConfig,
         identity::Identities,
         routes::ReleaseInput,
-        server::{public_router, serve},
+        server::{Face, serve},
     },
 };
 use tokio::{
@@ -87,16 +87,12 @@ async fn start_gateway(release: ReleaseInput) -> SocketAddr {
         control_loss_timeout: Duration::from_secs(3600),
         identities: Identities::off(),
         ..GatewayConfig::new(|| Timestamp::UNIX_EPOCH)
-    })
-    .unwrap();
+    });
     gateway.set_world(&[release].into_iter().collect());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let router = public_router(gateway.clone());
     let forever = std::future::pending();
-    spawn(async move {
-        serve(listener, router, gateway, forever, Duration::from_secs(1)).await.unwrap();
-    });
+    spawn(serve(listener, Face::Applications, gateway, forever, Duration::from_secs(1)));
     address
 }
 

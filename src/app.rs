@@ -3,11 +3,14 @@
 
 use std::process::ExitCode;
 
+pub mod addresses;
 pub mod cli;
 pub mod clock;
 pub mod demo;
 pub mod evidence_bar;
 pub mod gateway;
+pub mod identity;
+pub mod limits;
 pub mod operator;
 pub mod policies;
 pub mod process;
@@ -17,6 +20,7 @@ pub mod simulated_model;
 pub mod standalone;
 mod table;
 mod telemetry;
+pub mod tls;
 
 /// Runs the command line.
 pub fn main() -> ExitCode {

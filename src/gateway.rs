@@ -13,6 +13,7 @@ mod feedback;
 mod flight;
 mod forward;
 pub mod identity;
+pub mod limits;
 mod phases;
 mod prepare;
 mod room;
@@ -20,6 +21,7 @@ pub mod routes;
 pub mod server;
 mod shadow;
 mod sinks;
+pub mod tls;
 mod upstream;
 pub mod watch;
 
@@ -33,17 +35,24 @@ use std::{
 };
 
 use jiff::Timestamp;
+use tokio::sync::Semaphore;
 
 use self::{
+    backends::Backends,
+    clients::Clients,
     exported::Exported,
     feedback::Feedback,
-    identity::Identities,
+    identity::{Identities, Operators},
+    limits::Limits,
     routes::{ReleaseInput, RouteTable, World},
     shadow::Shadows,
     sinks::Sink,
 };
 use crate::{
-    signals::report::{GatewayReport, ReleaseReport},
+    signals::{
+        addresses::Addresses,
+        report::{GatewayReport, ReleaseReport},
+    },
     telemetry::Telemetry,
 };
 
@@ -54,21 +63,30 @@ pub struct GatewayConfig {
     pub control_loss_timeout: Duration,
     /// The wall clock, for records.
     pub clock: fn() -> Timestamp,
-    /// Who may ask.
+    /// Which applications may ask.
     pub identities: Identities,
     /// What it tells of its requests, and which of them it traces.
     pub telemetry: Arc<Telemetry>,
+    /// Who may ask for reports.
+    pub operators: Operators,
+    /// What requests and connections may cost.
+    pub limits: Limits,
+    /// Where models may be.
+    pub addresses: Arc<Addresses>,
 }
 
 impl GatewayConfig {
-    /// What a gateway does unless it is told otherwise: nobody is known who may ask, and
-    /// two minutes without a leader are a loss of control.
+    /// What a gateway does unless it is told otherwise: nobody is known who may ask, neither
+    /// applications nor operators, and two minutes without a leader are a loss of control.
     pub fn new(clock: fn() -> Timestamp) -> Self {
         Self {
             control_loss_timeout: Duration::from_secs(120),
             clock,
             identities: Identities::default(),
             telemetry: Arc::default(),
+            operators: Operators::default(),
+            limits: Limits::default(),
+            addresses: Arc::default(),
         }
     }
 }
@@ -83,6 +101,8 @@ pub struct Gateway {
     exported: Arc<Exported>,
     feedback: Feedback,
     shadows: Shadows,
+    /// Room for large request bodies.
+    large_bodies: Arc<Semaphore>,
     started: Instant,
     /// Milliseconds after the start when a leader last asked.
     leader_seen: AtomicI64,
@@ -90,20 +110,9 @@ pub struct Gateway {
     draining: AtomicBool,
 }
 
-/// Why a gateway can not start.
-#[derive(Debug, thiserror::Error)]
-pub enum GatewayError {
-    /// The HTTP client could not be set up.
-    #[error("the HTTP client could not be set up: {0}")]
-    Client(#[from] reqwest::Error),
-}
-
 impl Gateway {
     /// A gateway without routes; not ready until it is told a world.
-    ///
-    /// # Errors
-    /// The HTTP client could not be set up.
-    pub fn new(config: GatewayConfig) -> Result<Arc<Self>, GatewayError> {
+    pub fn new(config: GatewayConfig) -> Arc<Self> {
         let telemetry = config.telemetry.clone();
         let exported = Arc::new(Exported::new(telemetry.clone()));
         let mut sinks: Vec<Arc<dyn Sink>> =
@@ -111,10 +120,11 @@ impl Gateway {
         if telemetry.is_on() {
             sinks.push(telemetry);
         }
-        Ok(Arc::new(Self {
+        Arc::new(Self {
+            large_bodies: server::room(&config.limits),
+            table: RouteTable::new(Backends::new(Clients::new(config.addresses.clone()))),
             config,
             instance: format!("{:016x}", rand::random::<u64>()),
-            table: RouteTable::default(),
             sinks,
             exported,
             feedback: Feedback::default(),
@@ -123,10 +133,10 @@ impl Gateway {
             leader_seen: AtomicI64::new(0),
             knows_routes: tokio::sync::watch::Sender::new(false),
             draining: AtomicBool::new(false),
-        }))
+        })
     }
 
-    /// Who may ask.
+    /// Which applications may ask.
     pub fn identities(&self) -> &Identities {
         &self.config.identities
     }
@@ -206,6 +216,8 @@ impl Gateway {
     }
 
     fn ready(&self) -> bool {
-        self.knows_routes() && !self.draining.load(Ordering::Acquire)
+        self.knows_routes()
+            && self.config.identities.keys_known()
+            && !self.draining.load(Ordering::Acquire)
     }
 }

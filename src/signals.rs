@@ -1,5 +1,6 @@
-//! Where evidence comes from.
+//! Where evidence comes from, and where requests may go.
 
+pub mod addresses;
 pub mod endpoints;
 pub mod gateways;
 pub mod prometheus;

@@ -5,6 +5,7 @@ import json
 import httpx
 import yaml
 
+from . import manifests as m
 from .processes import Process, free_port, wait_for
 from .serinus import BIN
 
@@ -17,6 +18,7 @@ class Standalone:
         self.process = Process(name, [
             BIN, "standalone", str(self.folder), f"--listen=127.0.0.1:{self.port}",
             f"--admin=127.0.0.1:{self.admin}", *arguments], folder, env)
+        self.apply("users", m.client_key())
 
     def apply(self, name: str, *objects: dict) -> None:
         beside = self.folder / f"{name}.tmp"

@@ -34,3 +34,5 @@ pub const REVISION_HEADER: &str = "x-serinus-revision";
 pub const CLIENT_KEY_LABEL: &str = "serinus.dev/client-key";
 /// Request header: the variant that a tester asks for: stable, canary or a revision.
 pub const VARIANT_HEADER: &str = "x-serinus-variant";
+/// The audience that service accounts' tokens for a gateway have.
+pub const GATEWAY_AUDIENCE: &str = "serinus-gateway";

@@ -1,6 +1,6 @@
 //! The `operator` command: the control plane of a cluster.
 
-use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use axum::{Router, extract::State, http::StatusCode, response::IntoResponse, routing::get};
@@ -13,13 +13,14 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    clock,
+    addresses, clock,
     process::{cluster, listen_on, start_logs, stop_signal},
     prometheus,
 };
 use crate::{
     controllers::{
-        Context, backend,
+        Context,
+        backend::{self, probe::Probe},
         caches::Caches,
         exported::Exported,
         kube::{
@@ -59,6 +60,12 @@ pub struct Options {
     /// The gateways' admin addresses (host:port, comma-separated) instead of a Service.
     #[arg(long, value_delimiter = ',')]
     gateway_endpoints: Vec<String>,
+    /// A file with the token that gateways are asked with, for example one of this
+    /// operator's service account for the audience serinus-gateway. It may change at any time.
+    #[arg(long, value_name = "FILE")]
+    gateway_token_file: Option<PathBuf>,
+    #[command(flatten)]
+    addresses: addresses::Options,
     /// Where Prometheus and probes ask.
     #[arg(long, default_value = "0.0.0.0:8081")]
     admin: SocketAddr,
@@ -93,11 +100,11 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let context = Arc::new(Context {
         cluster: Cluster::new(client.clone(), leadership.clone(), exported.clone()),
         caches,
-        gateways: Gateways::new()?,
+        gateways: Gateways::new(options.gateway_token_file.clone())?,
         prometheus: options.prometheus.build()?,
         exported: exported.clone(),
         clock: clock::now,
-        probe: reqwest::Client::builder().no_proxy().build()?,
+        probe: Probe::new(options.addresses.build())?,
     });
     let deployments: Api<Deployment> = match &options.watch_namespace {
         Some(namespace) => Api::namespaced(client.clone(), namespace),

@@ -8,17 +8,43 @@
 //! Whoever is not known is refused. That there is no authentication must be said
 //! ([`Identities::off`]); an empty set of keys admits nobody.
 
+pub mod discovery;
 mod keys;
+mod operators;
+mod secrets;
+mod signatures;
+mod tokens;
 
-use std::{fmt, sync::Arc};
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
 use axum::http::{HeaderMap, header};
+use jiff::{SignedDuration, Timestamp};
 use subtle::ConstantTimeEq;
+use tokio::sync::watch;
 
-pub use self::keys::{ClientKey, KeyError, Keys, Owner};
+use self::{keys::Hash, tokens::Verified};
+pub use self::{
+    keys::{ClientKey, KeyError, Keys, Owner},
+    operators::{Operators, TokenFile},
+    secrets::follow_client_keys,
+    tokens::{Rule, Verifier},
+};
 use super::routes::Route;
 use crate::{audit::record::Caller, openai::error::ApiError};
+
+/// A token that was found good is believed for so long without another look, so that a key
+/// that its issuer withdraws ends with it.
+const BELIEVED: SignedDuration = SignedDuration::from_secs(60);
+/// So long a start waits for the keys of issuers.
+const ISSUERS_PATIENCE: Duration = Duration::from_secs(10);
+/// So many good tokens are remembered.
+const REMEMBERED: usize = 10_000;
 
 /// Headers that carry a credential as it is; `authorization` has it after `Bearer`.
 const KEY_HEADERS: [&str; 2] = ["api-key", "x-api-key"];
@@ -81,10 +107,16 @@ impl Grant {
 #[derive(Clone)]
 pub struct Identities(Arc<Known>);
 
+#[derive(Default)]
 struct Known {
     /// Everybody may ask.
     off: bool,
     keys: ArcSwap<Keys>,
+    /// The keys were read once.
+    keys_known: watch::Sender<bool>,
+    verifiers: Vec<Arc<Verifier>>,
+    /// Good tokens by their digest, and until when they are believed.
+    good: Mutex<HashMap<Hash, (Arc<Client>, Timestamp)>>,
 }
 
 impl fmt::Debug for Identities {
@@ -96,14 +128,19 @@ impl fmt::Debug for Identities {
 /// Nobody is known yet.
 impl Default for Identities {
     fn default() -> Self {
-        Self(Arc::new(Known { off: false, keys: ArcSwap::default() }))
+        Self::new(vec![])
     }
 }
 
 impl Identities {
+    /// Client keys, of which none is known yet, and tokens of these issuers.
+    pub fn new(verifiers: Vec<Arc<Verifier>>) -> Self {
+        Self(Arc::new(Known { verifiers, ..Known::default() }))
+    }
+
     /// No authentication: everybody may use every route, as nobody in particular.
     pub fn off() -> Self {
-        Self(Arc::new(Known { off: true, keys: ArcSwap::default() }))
+        Self(Arc::new(Known { off: true, ..Known::default() }))
     }
 
     /// Whether nobody is asked who they are.
@@ -116,6 +153,28 @@ impl Identities {
         self.0.keys.store(Arc::new(keys));
     }
 
+    /// The keys are what they are: a stranger is one.
+    pub fn set_keys_known(&self) {
+        self.0.keys_known.send_replace(true);
+    }
+
+    pub(super) fn keys_known(&self) -> bool {
+        self.0.off || *self.0.keys_known.borrow()
+    }
+
+    /// Ends when a stranger is one: keys were read, and so were the keys of issuers, unless
+    /// those can not be asked for [`ISSUERS_PATIENCE`].
+    pub async fn known(&self) {
+        if self.0.off {
+            return;
+        }
+        let issuers = futures::future::join_all(self.0.verifiers.iter().map(|v| v.known()));
+        // A silent issuer keeps nobody out who has a key.
+        let _ = tokio::time::timeout(ISSUERS_PATIENCE, issuers).await;
+        // The sender lives as long as `self`.
+        let _ = self.0.keys_known.subscribe().wait_for(|known| *known).await;
+    }
+
     /// Who asks; `None` when authentication is off.
     ///
     /// # Errors
@@ -125,7 +184,31 @@ impl Identities {
             return Ok(None);
         }
         let credential = credential(headers)?;
-        self.0.keys.load().find(credential).map(Some).ok_or_else(unknown)
+        let digest = keys::digest(credential);
+        if let Some(client) = self.0.keys.load().find(&digest) {
+            return Ok(Some(client));
+        }
+        self.by_token(credential, digest).map(Some).ok_or_else(unknown)
+    }
+
+    fn by_token(&self, token: &str, digest: Hash) -> Option<Arc<Client>> {
+        let now = self.0.verifiers.first()?.now();
+        let known =
+            self.0.good.lock().ok()?.get(&digest).filter(|(_, until)| now < *until).cloned();
+        if let Some((client, _)) = known {
+            return Some(client);
+        }
+        let Verified { client, until, .. } = self.0.verifiers.iter().find_map(|verifier| {
+            let verified = verifier.verify(token);
+            verified.inspect_err(|why| tracing::debug!("a token was refused: {why}")).ok()
+        })?;
+        let client = Arc::new(client);
+        let mut good = self.0.good.lock().ok()?;
+        if good.len() >= REMEMBERED {
+            good.clear();
+        }
+        good.insert(digest, (client.clone(), until.min(now + BELIEVED)));
+        Some(client)
     }
 }
 

@@ -41,10 +41,11 @@ const FIRST_WAIT: Duration = Duration::from_millis(50);
 pub(super) async fn serve(
     gateway: Arc<Gateway>,
     operation: Operation,
+    client: Option<Arc<Client>>,
     headers: HeaderMap,
     body: Bytes,
 ) -> Response<Body> {
-    match answer(&gateway, operation, headers, body).await {
+    match answer(&gateway, operation, client.as_deref(), headers, body).await {
         Ok(response) => response,
         Err(error) => error_response(&error),
     }
@@ -53,11 +54,10 @@ pub(super) async fn serve(
 async fn answer(
     gateway: &Arc<Gateway>,
     operation: Operation,
+    client: Option<&Client>,
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response<Body>, ApiError> {
-    let client = gateway.config.identities.authenticate(&headers)?;
-    let client = client.as_deref();
     // Shared with its copy, if there is one.
     let asked = Arc::new(Asked::read(operation, body)?);
     let route = route(gateway, client, &asked)?;
@@ -264,13 +264,20 @@ fn route(
             format!("no PromptRelease serves the route {model:?}; GET /v1/models lists the routes");
         ApiError::new(404, "model_not_found", message).at("model")
     })?;
-    if client.is_some_and(|client| !client.permits(&route)) {
-        let message = format!(
-            "your key does not permit the route {model:?}: ask who runs this gateway to add it to the key's routes"
-        );
-        return Err(ApiError::new(403, "route_not_permitted", message).at("model"));
-    }
+    permitted(client, &route)?;
     Ok(route)
+}
+
+/// Whether the client may use the route.
+pub(super) fn permitted(client: Option<&Client>, route: &Route) -> Result<(), ApiError> {
+    if client.is_none_or(|client| client.permits(route)) {
+        return Ok(());
+    }
+    let message = format!(
+        "your key may not use the route {:?}: GET /v1/models lists those that it may",
+        route.name
+    );
+    Err(ApiError::new(403, "route_not_permitted", message).at("model"))
 }
 
 /// Who answers a request.

@@ -14,7 +14,7 @@ use std::{
 use sha2::{Digest, Sha256};
 
 use super::{Client, Grant, same};
-use crate::{api::SecretText, audit::record::Caller};
+use crate::audit::record::Caller;
 
 /// Shorter keys can be guessed: 24 characters of hexadecimal are 96 bits.
 const SHORTEST: usize = 24;
@@ -37,8 +37,8 @@ pub struct ClientKey {
     pub owner: Owner,
     /// The Secret's name.
     pub name: String,
-    /// The key itself.
-    pub key: SecretText,
+    /// The SHA-256 of the key: the key itself is forgotten as soon as it is read.
+    digest: Hash,
     /// Who pays. Empty: the name for a key of the gateway's, the namespace for a tenant's.
     pub team: String,
     /// Patterns of routes.
@@ -104,7 +104,7 @@ impl ClientKey {
         Ok(Self {
             owner,
             name: name.to_owned(),
-            key: SecretText::new(key),
+            digest: digest(key),
             team: optional("team")?.to_owned(),
             routes: text("routes")?.to_owned(),
             may_force,
@@ -127,7 +127,8 @@ impl ClientKey {
     }
 }
 
-type Hash = [u8; 32];
+/// A SHA-256.
+pub(super) type Hash = [u8; 32];
 
 /// Client keys by their digest.
 #[derive(Default)]
@@ -149,7 +150,7 @@ impl Keys {
         keys.sort_by(|a, b| (&a.owner, &a.name).cmp(&(&b.owner, &b.name)));
         let (mut clients, mut doubles) = (HashMap::with_capacity(keys.len()), vec![]);
         for key in keys {
-            let hash = digest(key.key.expose());
+            let hash = key.digest;
             let client = Arc::new(key.client());
             if clients.contains_key(&hash) {
                 doubles.push(client.caller.name.clone());
@@ -170,11 +171,10 @@ impl Keys {
         self.clients.is_empty()
     }
 
-    /// Whose key this is.
-    pub(super) fn find(&self, key: &str) -> Option<Arc<Client>> {
-        let hash = digest(key);
-        let (known, client) = self.clients.get(&hash)?;
-        same(known, &hash).then(|| client.clone())
+    /// Whose key has this digest.
+    pub(super) fn find(&self, digest: &Hash) -> Option<Arc<Client>> {
+        let (known, client) = self.clients.get(digest)?;
+        same(known, digest).then(|| client.clone())
     }
 }
 
@@ -182,3 +182,6 @@ impl Keys {
 pub(super) fn digest(credential: &str) -> Hash {
     Sha256::digest(credential.as_bytes()).into()
 }
+
+#[cfg(test)]
+mod tests;
