@@ -4,8 +4,10 @@
 use std::process::ExitCode;
 
 pub mod addresses;
+pub mod cache;
 pub mod cli;
 pub mod clock;
+pub mod cost;
 pub mod demo;
 pub mod evidence_bar;
 pub mod gateway;

@@ -7,12 +7,14 @@
 
 mod backends;
 mod breaker;
+pub mod cache;
 mod clients;
 mod exported;
 mod feedback;
 mod flight;
 mod forward;
 pub mod identity;
+mod ledger;
 pub mod limits;
 mod phases;
 mod prepare;
@@ -43,6 +45,7 @@ use self::{
     exported::Exported,
     feedback::Feedback,
     identity::{Identities, Operators},
+    ledger::Ledger,
     limits::Limits,
     routes::{ReleaseInput, RouteTable, World},
     shadow::Shadows,
@@ -52,6 +55,7 @@ use crate::{
     signals::{
         addresses::Addresses,
         report::{GatewayReport, ReleaseReport},
+        spending::CostReport,
     },
     telemetry::Telemetry,
 };
@@ -99,6 +103,9 @@ pub struct Gateway {
     table: RouteTable,
     sinks: Vec<Arc<dyn Sink>>,
     exported: Arc<Exported>,
+    ledger: Arc<Ledger>,
+    /// When the process started, for people.
+    since: Timestamp,
     feedback: Feedback,
     shadows: Shadows,
     /// Room for large request bodies.
@@ -114,18 +121,21 @@ impl Gateway {
     /// A gateway without routes; not ready until it is told a world.
     pub fn new(config: GatewayConfig) -> Arc<Self> {
         let telemetry = config.telemetry.clone();
+        let ledger = Arc::new(Ledger::default());
         let exported = Arc::new(Exported::new(telemetry.clone()));
         let mut sinks: Vec<Arc<dyn Sink>> =
-            vec![Arc::new(sinks::Counters), exported.clone(), Arc::new(sinks::Log)];
+            vec![Arc::new(sinks::Counters), exported.clone(), ledger.clone(), Arc::new(sinks::Log)];
         if telemetry.is_on() {
             sinks.push(telemetry);
         }
         Arc::new(Self {
             large_bodies: server::room(&config.limits),
             table: RouteTable::new(Backends::new(Clients::new(config.addresses.clone()))),
+            since: (config.clock)(),
             config,
             instance: format!("{:016x}", rand::random::<u64>()),
             sinks,
+            ledger,
             exported,
             feedback: Feedback::default(),
             shadows: Shadows::default(),
@@ -181,7 +191,13 @@ impl Gateway {
                 },
             );
         }
-        GatewayReport { instance: self.instance.clone(), releases }
+        GatewayReport { instance: self.instance.clone(), releases, ..GatewayReport::default() }
+    }
+
+    /// What requests have cost since the process started.
+    pub fn cost(&self) -> CostReport {
+        let (instance, totals) = (self.instance.clone(), self.ledger.lines());
+        CostReport { instance, since: self.since, totals }
     }
 
     /// No leader was seen for too long.

@@ -5,4 +5,5 @@ pub mod endpoints;
 pub mod gateways;
 pub mod prometheus;
 pub mod report;
+pub mod spending;
 pub mod watch;

@@ -93,6 +93,7 @@ type Histograms<L> = Family<L, Histogram, Buckets>;
 struct Families {
     attempts: Family<Attempt, Counter>,
     cost: Family<Spent, Usd>,
+    priced: Family<Spent, Counter>,
     unpriced: Family<Spent, Counter>,
     tokens: Family<Taken, Counter>,
     check_failures: Family<Checked, Counter>,
@@ -109,6 +110,7 @@ impl Families {
         let this = Self {
             attempts: Family::default(),
             cost: Family::default(),
+            priced: Family::default(),
             unpriced: Family::default(),
             tokens: Family::default(),
             check_failures: Family::default(),
@@ -144,6 +146,7 @@ impl Families {
         let r = registry.sub_registry_with_prefix("serinus_gateway");
         r.register("requests", "Attempts on a variant", this.attempts.clone());
         r.register("cost_usd", "Cost in US dollars", this.cost.clone());
+        r.register("priced_requests", "Requests whose cost is known", this.priced.clone());
         r.register(
             "unpriced_requests",
             "Answers whose cost is not known: no price, or no tokens told",

@@ -290,10 +290,10 @@ impl Shared {
             (&Method::GET, "/serinus/v1/report") => {
                 gateway.config.operators.admit(request.headers())?;
                 let report = gateway.report(request.headers().contains_key(LEADER_HEADER));
-                let body = serde_json::to_vec(&report)
-                    .map_err(|e| ApiError::new(500, "internal_error", e.to_string()))?;
-                Ok(with_type("application/json", body))
+                json_answer(&report)
             }
+            // The same as in the metrics, which are as open.
+            (&Method::GET, "/serinus/v1/cost") => json_answer(&gateway.cost()),
             (&Method::GET, "/metrics") => Ok(with_type(
                 "application/openmetrics-text; version=1.0.0; charset=utf-8",
                 gateway.exported.text(),
@@ -369,6 +369,12 @@ fn operation(path: &str) -> Option<Operation> {
 
 fn text(text: &'static str) -> Response<Body> {
     with_type("text/plain; charset=utf-8", text)
+}
+
+fn json_answer(value: &impl serde::Serialize) -> Result<Response<Body>, ApiError> {
+    let body = serde_json::to_vec(value)
+        .map_err(|e| ApiError::new(500, "internal_error", e.to_string()))?;
+    Ok(with_type("application/json", body))
 }
 
 fn with_type(content_type: &'static str, body: impl Into<Body>) -> Response<Body> {

@@ -58,6 +58,7 @@ impl<K, V: Clone> Each<K, V> {
 #[derive(Clone)]
 struct Spending {
     cost: Usd,
+    priced: Counter,
     unpriced: Counter,
     tokens: [Counter; KINDS.len()],
 }
@@ -124,7 +125,7 @@ impl Variant {
         label: impl FnOnce() -> Arc<str>,
         record: &Record,
     ) {
-        let tokens = &record.tokens;
+        let tokens = record.spent_tokens();
         let counts = [
             tokens.input,
             tokens.cached_input,
@@ -133,9 +134,7 @@ impl Variant {
             tokens.reasoning,
         ];
         let told = counts.iter().any(Option::is_some);
-        let free = record.reason == AssignmentReason::Cached;
-        let unpriced =
-            record.cost_usd.is_none() && !free && (told || record.outcome == RecordOutcome::Ok);
+        let unpriced = record.is_unpriced();
         if record.cost_usd.is_none() && !told && !unpriced {
             return;
         }
@@ -145,6 +144,7 @@ impl Variant {
         });
         if let Some(usd) = record.cost_usd {
             spending.cost.inc_by(usd);
+            spending.priced.inc();
         }
         if unpriced {
             spending.unpriced.inc();
@@ -160,6 +160,7 @@ impl Variant {
         let spent = self.spent(team);
         Spending {
             cost: families.cost.get_or_create_owned(&spent),
+            priced: families.priced.get_or_create_owned(&spent),
             unpriced: families.unpriced.get_or_create_owned(&spent),
             tokens: KINDS.map(|kind| {
                 families.tokens.get_or_create_owned(&Taken { spent: spent.clone(), kind })
@@ -228,6 +229,7 @@ impl Variant {
             for (_, (label, _)) in all.iter() {
                 let spent = self.spent(label.clone());
                 families.cost.remove(&spent);
+                families.priced.remove(&spent);
                 families.unpriced.remove(&spent);
                 for kind in KINDS {
                     families.tokens.remove(&Taken { spent: spent.clone(), kind });
