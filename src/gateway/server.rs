@@ -230,7 +230,8 @@ impl Shared {
         request: Request<Incoming>,
     ) -> Result<Response<Body>, ApiError> {
         let gateway = &self.gateway;
-        let (head, body) = request.into_parts();
+        let (mut head, body) = request.into_parts();
+        identity::conceal(&mut head.headers);
         match (&head.method, head.uri.path()) {
             (&Method::GET | &Method::HEAD, "/healthz") => Ok(text("ok")),
             (&Method::GET | &Method::HEAD, "/readyz") => Ok(self.ready()),
