@@ -12,7 +12,7 @@ from harness import manifests as m
 from harness.processes import wait_for
 from harness.prometheus import Prometheus
 from harness.serinus import BIN, Model
-from test_standalone import Standalone
+from harness.standalone import Standalone
 
 KEY = {"api-key": m.KEY}
 PRICES = {"by-token": {"inputPerMillion": 0.15, "outputPerMillion": 0.6},

@@ -1,45 +1,16 @@
 """Without a cluster: the demo, and standalone mode killed at random instants."""
 
-import json
 import random
 import subprocess
 
-import httpx
 import pytest
-import yaml
 
 from harness import manifests as m
-from harness.processes import Process, free_port, wait_for
+from harness.processes import wait_for
 from harness.prometheus import Exporter, Prometheus, PrometheusProxy
 from harness.serinus import BIN, Model
+from harness.standalone import Standalone
 from harness.traffic import Traffic
-
-
-class Standalone:
-    def __init__(self, folder, *arguments: str):
-        self.folder, self.port, self.admin = folder / "manifests", free_port(), free_port()
-        self.folder.mkdir()
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.process = Process("standalone", [
-            BIN, "standalone", str(self.folder), f"--listen=127.0.0.1:{self.port}",
-            f"--admin=127.0.0.1:{self.admin}", *arguments], folder)
-        self.apply("users", m.client_key())
-
-    def apply(self, name: str, *objects: dict) -> None:
-        beside = self.folder / f"{name}.tmp"
-        beside.write_text(yaml.safe_dump_all(objects))
-        beside.rename(self.folder / f"{name}.yaml")
-
-    def status(self) -> dict:
-        kept = json.loads((self.folder / ".serinus/state.json").read_text())
-        return kept["default/kept"]["status"]
-
-    def history(self) -> list[tuple[str, str]]:
-        return [(h["prompt"], h["outcome"]) for h in self.status()["history"]]
-
-    def start(self) -> None:
-        self.process.start()
-        wait_for("standalone", lambda: httpx.get(f"{self.url}/readyz").status_code == 200)
 
 
 def test_standalone_killed_at_random_instants_comes_to_the_same_end(tmp_path):

@@ -8,6 +8,7 @@
 mod backends;
 mod breaker;
 pub mod cache;
+mod caching;
 mod clients;
 mod exported;
 mod feedback;
@@ -40,6 +41,9 @@ use jiff::Timestamp;
 use tokio::sync::Semaphore;
 
 use self::{
+    backends::Backends,
+    cache::Cache,
+    clients::Clients,
     exported::Exported,
     feedback::Feedback,
     identity::{Identities, Operators},
@@ -75,6 +79,8 @@ pub struct GatewayConfig {
     pub limits: Limits,
     /// Where models may be.
     pub addresses: Arc<Addresses>,
+    /// Keeps answers for releases that ask for it.
+    pub cache: Option<Arc<Cache>>,
 }
 
 impl GatewayConfig {
@@ -89,6 +95,7 @@ impl GatewayConfig {
             operators: Operators::default(),
             limits: Limits::default(),
             addresses: Arc::default(),
+            cache: None,
         }
     }
 }
@@ -115,36 +122,29 @@ pub struct Gateway {
     draining: AtomicBool,
 }
 
-/// Why a gateway can not start.
-#[derive(Debug, thiserror::Error)]
-pub enum GatewayError {
-    /// The HTTP client could not be set up.
-    #[error("the HTTP client could not be set up: {0}")]
-    Client(#[from] reqwest::Error),
-}
-
 impl Gateway {
     /// A gateway without routes; not ready until it is told a world.
-    ///
-    /// # Errors
-    /// The HTTP client could not be set up.
-    pub fn new(config: GatewayConfig) -> Result<Arc<Self>, GatewayError> {
+    pub fn new(config: GatewayConfig) -> Arc<Self> {
         let telemetry = config.telemetry.clone();
-        let exported = Arc::new(Exported::new(telemetry.clone()));
-        let (since, ledger) = ((config.clock)(), Arc::new(Ledger::default()));
+        let ledger = Arc::new(Ledger::default());
+        let mut exported = Exported::new(telemetry.clone());
+        if let Some(cache) = &config.cache {
+            exported.also(cache.clone());
+        }
+        let exported = Arc::new(exported);
         let mut sinks: Vec<Arc<dyn Sink>> =
             vec![Arc::new(sinks::Counters), exported.clone(), ledger.clone(), Arc::new(sinks::Log)];
         if telemetry.is_on() {
             sinks.push(telemetry);
         }
-        Ok(Arc::new(Self {
+        Arc::new(Self {
             large_bodies: server::room(&config.limits),
+            table: RouteTable::new(Backends::new(Clients::new(config.addresses.clone()))),
+            since: (config.clock)(),
             config,
             instance: format!("{:016x}", rand::random::<u64>()),
-            table: RouteTable::default(),
             sinks,
             ledger,
-            since,
             exported,
             feedback: Feedback::default(),
             shadows: Shadows::default(),
@@ -152,7 +152,7 @@ impl Gateway {
             leader_seen: AtomicI64::new(0),
             knows_routes: tokio::sync::watch::Sender::new(false),
             draining: AtomicBool::new(false),
-        }))
+        })
     }
 
     /// Which applications may ask.
@@ -200,7 +200,7 @@ impl Gateway {
                 },
             );
         }
-        GatewayReport { instance: self.instance.clone(), releases }
+        GatewayReport { instance: self.instance.clone(), releases, ..GatewayReport::default() }
     }
 
     /// What requests have cost since the process started.

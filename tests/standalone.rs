@@ -52,7 +52,6 @@ fn gateway() -> Arc<Gateway> {
         control_loss_timeout: Duration::from_secs(600),
         ..GatewayConfig::new(|| Timestamp::UNIX_EPOCH)
     })
-    .unwrap()
 }
 
 impl Place {

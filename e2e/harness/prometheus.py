@@ -95,6 +95,7 @@ class Prometheus:
         self.process = Process("prometheus", [
             os.environ.get("SERINUS_PROMETHEUS", "prometheus"), f"--config.file={config}",
             f"--storage.tsdb.path={data}", f"--web.listen-address=127.0.0.1:{self.port}",
+            "--enable-feature=exemplar-storage",
         ], folder)
 
     def start(self) -> "Prometheus":

@@ -103,6 +103,11 @@ pub struct Endpoint {
     pub tls: Option<EndpointTls>,
 }
 
+/// The key of a certificate in a Secret of type kubernetes.io/tls.
+pub const TLS_CERTIFICATE: &str = "tls.crt";
+/// The key of its private key.
+pub const TLS_KEY: &str = "tls.key";
+
 /// TLS towards an endpoint.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -117,7 +122,7 @@ pub struct EndpointTls {
 }
 
 /// One key of a Secret in the same namespace.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct SecretKeyRef {
     /// The Secret's name.
@@ -341,6 +346,19 @@ impl LLMDeploymentSpec {
             let port = self.serving.as_ref().map_or_else(default_port, |s| s.port);
             format!("http://{name}.{namespace}.svc:{port}/v1")
         }
+    }
+
+    /// The Secrets that requests to this backend need, and the key within each.
+    pub fn secrets(&self) -> Vec<SecretKeyRef> {
+        let Some(endpoint) = &self.endpoint else { return vec![] };
+        let tls = endpoint.tls.iter();
+        let certificate = tls.clone().filter_map(|tls| tls.client_certificate_secret_ref.as_ref());
+        let certificate = certificate.flat_map(|secret| {
+            [TLS_CERTIFICATE, TLS_KEY]
+                .map(|key| SecretKeyRef { name: secret.name.clone(), key: key.to_owned() })
+        });
+        let authorities = tls.filter_map(|tls| tls.ca_secret_ref.clone());
+        endpoint.api_key_secret_ref.iter().cloned().chain(authorities).chain(certificate).collect()
     }
 
     /// The Service of the backend named `name`, and its port; none for an endpoint.

@@ -356,15 +356,7 @@ impl Standalone {
                     Some((name.clone(), self.manifests.backend(&namespace, name)?.clone()))
                 })
                 .collect();
-            let saved = variants.values().map(|v| (&v.backend_name, &v.backend));
-            // The backend as it is now comes last, and holds.
-            let api_keys = saved
-                .chain(&backends)
-                .filter_map(|(name, spec)| {
-                    Some((name.clone(), secrets::api_key(&self.manifests, &namespace, spec)?))
-                })
-                .collect();
-            Some(ReleaseInput {
+            let mut input = ReleaseInput {
                 name: release.metadata.name.clone().unwrap_or_default(),
                 namespace,
                 uid: kept.uid.clone(),
@@ -373,12 +365,20 @@ impl Standalone {
                 routing: kept.status.routing.clone(),
                 variants,
                 backends,
-                api_keys,
+                secrets: HashMap::new(),
                 other_backends,
                 cache: release.spec.cache.clone(),
                 // Outside a cluster a Service is a name to resolve.
                 endpoints: HashMap::new(),
-            })
+            };
+            input.secrets = input
+                .wanted_secrets()
+                .filter_map(|wanted| {
+                    let text = secrets::secret(&self.manifests, &input.namespace, &wanted)?;
+                    Some((wanted, text))
+                })
+                .collect();
+            Some(input)
         });
         inputs.collect()
     }

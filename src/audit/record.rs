@@ -1,5 +1,5 @@
 //! The one event that every request through the gateway produces. Evidence,
-//! exported metrics, logs and (later) traces and the audit trail all consume it;
+//! exported metrics, spans and the access log all consume it;
 //! nothing else is measured anywhere.
 
 use std::sync::Arc;
@@ -177,8 +177,8 @@ pub struct Content {
     pub input: Vec<u8>,
     /// The answer's text.
     pub output: String,
-    /// The JSON list of the tool calls of the answer, as the backend sent them; empty without.
-    pub tool_calls: Vec<u8>,
+    /// The JSON of the answer, or of those events of a stream, in which tools are called.
+    pub tool_calls: Vec<Vec<u8>>,
     /// Whom the request names as its `user`.
     pub user: Option<String>,
     /// The conversation that the request belongs to, where the application tells it.
@@ -188,7 +188,8 @@ pub struct Content {
 impl Content {
     /// How many bytes it keeps in memory, about.
     pub fn weight(&self) -> usize {
-        self.input.len() + self.output.len() + self.tool_calls.len()
+        let calls: usize = self.tool_calls.iter().map(Vec::len).sum();
+        self.input.len() + self.output.len() + calls
     }
 }
 

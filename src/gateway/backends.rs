@@ -36,6 +36,11 @@ pub(super) struct Shared {
 }
 
 impl Backends {
+    /// No backend yet; those to come are reached with `clients`.
+    pub(super) fn new(clients: Clients) -> Self {
+        Self { clients, known: Mutex::default() }
+    }
+
     /// What is shared of a backend; other limits are another room.
     pub(super) fn get(&self, namespace: &str, name: &str, limits: &Limits) -> Arc<Shared> {
         let bounds = Bounds::of(limits);

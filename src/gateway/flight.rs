@@ -47,8 +47,8 @@ pub(super) struct Flight {
     /// What of the model's headers goes to the application.
     pub headers: Vec<(HeaderName, HeaderValue)>,
     pub answer: Answer,
-    /// What was sent, where it is kept.
-    input: Option<Vec<u8>>,
+    /// What is kept of what was said, where it is.
+    content: Option<Box<Content>>,
     /// The pod that it is at.
     pub pod: Option<Taken>,
     /// The id of the copy that a shadow got of this request.
@@ -98,7 +98,7 @@ impl Flight {
             status: None,
             headers: vec![],
             answer: Answer::default(),
-            input: None,
+            content: None,
             pod: None,
             shadow_request_id: None,
             error: None,
@@ -116,10 +116,20 @@ impl Flight {
     pub(super) fn sends(&mut self, prepared: Prepared) -> Bytes {
         let Prepared { body, input } = prepared;
         if let Some(most) = self.gateway.config.telemetry.tracing.content_of(self.trace.as_ref()) {
-            let input = &body[input];
-            self.input = Some(input[..input.len().min(most)].to_vec());
+            let input = body[input].iter().copied().take(most).collect();
+            self.content = Some(Box::new(Content { input, ..Content::default() }));
         }
         body
+    }
+
+    /// An answer, or an event of a stream, calls tools; kept where the rest is.
+    pub(super) fn calls(&mut self, json: &[u8]) {
+        let most = self.gateway.config.telemetry.tracing.content_bytes.unwrap_or(0);
+        if let Some(content) = &mut self.content
+            && content.weight() + json.len() <= most.saturating_mul(2)
+        {
+            content.tool_calls.push(json.to_vec());
+        }
     }
 
     /// This attempt was caused by another one of the same request.
@@ -178,12 +188,14 @@ impl Flight {
         }
         let first = self.first_token.map(|t| (t - self.started).as_secs_f64());
         let first_token_seconds = if self.streamed { first } else { Some(duration) };
-        let check = ok.then(|| check(&self.answer, &self.target));
-        let content = self.input.take().map(|input| {
+        // What comes from the cache was checked before, and costs nothing again.
+        let cached = self.reason == AssignmentReason::Cached;
+        let check = (ok && !cached).then(|| check(&self.answer, &self.target));
+        let mut content = self.content.take();
+        if let Some(content) = &mut content {
             let most = self.gateway.config.telemetry.tracing.content_bytes.unwrap_or(0);
-            let output = whole_words(std::mem::take(&mut self.answer.text), most);
-            Box::new(Content { input, output, ..Content::default() })
-        });
+            content.output = whole_words(std::mem::take(&mut self.answer.text), most);
+        }
         let answer = &mut self.answer;
         // A stream that was cut off tells no usage: an event with content is about a token.
         if !ok && self.streamed && answer.tokens.output.is_none() && answer.contents > 0 {
@@ -210,7 +222,11 @@ impl Flight {
                 (self.streamed && n > 1).then(|| (duration - first) / (n - 1) as f64)
             }),
             tokens,
-            cost_usd: self.target.prices.cost_usd(tokens, duration),
+            cost_usd: if cached {
+                Some(0.0)
+            } else {
+                self.target.prices.cost_usd(tokens, duration)
+            },
             check,
             streamed: self.streamed,
             served_model: answer.model.take(),
@@ -226,6 +242,11 @@ impl Flight {
         }
         let tally = self.tally();
         self.gateway.sinks.iter().for_each(|sink| sink.consume(&record, tally.as_ref()));
+    }
+
+    /// Whether nothing is wrong with a complete answer.
+    pub(super) fn passes(&self) -> bool {
+        check(&self.answer, &self.target) == CheckResult::Passed
     }
 
     fn has_breaker(&self) -> bool {

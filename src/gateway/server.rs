@@ -289,16 +289,10 @@ impl Shared {
             (&Method::GET, "/serinus/v1/report") => {
                 gateway.config.operators.admit(request.headers())?;
                 let report = gateway.report(request.headers().contains_key(LEADER_HEADER));
-                let body = serde_json::to_vec(&report)
-                    .map_err(|e| ApiError::new(500, "internal_error", e.to_string()))?;
-                Ok(with_type("application/json", body))
+                json_answer(&report)
             }
-            // As open as the metrics, which tell the same.
-            (&Method::GET, "/serinus/v1/cost") => {
-                let body = serde_json::to_vec(&gateway.cost())
-                    .map_err(|e| ApiError::new(500, "internal_error", e.to_string()))?;
-                Ok(with_type("application/json", body))
-            }
+            // The same as in the metrics, which are as open.
+            (&Method::GET, "/serinus/v1/cost") => json_answer(&gateway.cost()),
             (&Method::GET, "/metrics") => Ok(with_type(
                 "application/openmetrics-text; version=1.0.0; charset=utf-8",
                 gateway.exported.text(),
@@ -306,7 +300,7 @@ impl Shared {
             _ => Err(ApiError::new(
                 404,
                 "unknown_path",
-                "this address serves GET /serinus/v1/report, /serinus/v1/cost, /metrics, /healthz and /readyz",
+                "this address serves GET /serinus/v1/report, /metrics, /healthz and /readyz",
             )),
         }
     }
@@ -374,6 +368,12 @@ fn operation(path: &str) -> Option<Operation> {
 
 fn text(text: &'static str) -> Response<Body> {
     with_type("text/plain; charset=utf-8", text)
+}
+
+fn json_answer(value: &impl serde::Serialize) -> Result<Response<Body>, ApiError> {
+    let body = serde_json::to_vec(value)
+        .map_err(|e| ApiError::new(500, "internal_error", e.to_string()))?;
+    Ok(with_type("application/json", body))
 }
 
 fn with_type(content_type: &'static str, body: impl Into<Body>) -> Response<Body> {

@@ -111,6 +111,17 @@ pub fn client_config(
     Ok(Arc::new(config))
 }
 
+/// TLS that trusts nobody: every handshake fails.
+///
+/// # Errors
+/// Not in practice.
+pub fn trusting_nobody() -> Result<Arc<ClientConfig>, TlsError> {
+    let builder = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .map_err(unusable)?;
+    Ok(Arc::new(builder.with_root_certificates(RootCertStore::empty()).with_no_client_auth()))
+}
+
 fn machine_authorities() -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);

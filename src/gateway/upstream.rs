@@ -115,6 +115,9 @@ pub(super) async fn call(
     flight.answer = Answer::whole(asked.operation, &bytes).map_err(|e| {
         Failure::new(502, "upstream_invalid", format!("the model's answer is not JSON: {e}"))
     })?;
+    if flight.answer.tool_call {
+        flight.calls(&bytes);
+    }
     if flight.answer.failed {
         let message = "the model says in its answer that it failed";
         return Err(Failure {
@@ -230,9 +233,13 @@ impl Stream {
     fn read(&mut self, chunk: Bytes, flight: &mut Flight) -> bool {
         let (operation, sifts) = (flight.operation, self.events.sifts());
         let mut content = false;
-        let answer = &mut flight.answer;
         self.events.feed(chunk, |data| {
-            let carried = answer.event(operation, data);
+            let called = std::mem::take(&mut flight.answer.tool_call);
+            let carried = flight.answer.event(operation, data);
+            if flight.answer.tool_call {
+                flight.calls(data);
+            }
+            flight.answer.tool_call |= called;
             content |= carried.content;
             if sifts && carried.only_usage { Fate::Drop } else { Fate::Forward }
         });

@@ -33,6 +33,7 @@ use super::{Gateway, routes::ReleaseInput};
 use crate::{
     api::{
         LLMDeployment, LLMDeploymentSpec, PromptRelease, Variant, keys,
+        llm_deployment::SecretKeyRef,
         secret::SecretText,
         snapshot::{Saved, copy_name},
     },
@@ -199,7 +200,7 @@ impl Followed {
                     self.routed.remove(&(namespace.clone(), name.clone()));
                 }
                 let input = match input {
-                    Some(input) => Some(Arc::new(self.with_keys(input).await)),
+                    Some(input) => Some(Arc::new(self.with_secrets(input).await)),
                     None => None,
                 };
                 inputs.insert(format!("{namespace}/{name}"), input);
@@ -268,10 +269,11 @@ impl Followed {
             backends,
             other_backends,
             cache: release.spec.cache.clone(),
-            api_keys: HashMap::new(),
+            secrets: HashMap::new(),
             endpoints: HashMap::new(),
         };
-        input.endpoints = backends_of(&input)
+        input.endpoints = input
+            .all_backends()
             .filter_map(|(name, spec)| Some((name.clone(), self.pods(namespace, name, spec)?)))
             .collect();
         Some(input)
@@ -296,20 +298,21 @@ impl Followed {
         Some(pods).filter(|pods| !pods.is_empty())
     }
 
-    /// Gives API keys; reads the Secrets that are named for the first time. One that can
-    /// not be read is asked for again when all are.
-    async fn with_keys(&mut self, mut input: ReleaseInput) -> ReleaseInput {
-        let named: Vec<(String, SecretId)> = secrets(&input).collect();
-        for (_, id) in &named {
-            if !self.secrets.contains_key(id)
-                && let Some(value) = self.read_secret(id).await
+    /// Gives API keys and certificates; reads the Secrets that are named for the first
+    /// time. One that can not be read is asked for again when all are.
+    async fn with_secrets(&mut self, mut input: ReleaseInput) -> ReleaseInput {
+        let wanted: BTreeSet<SecretId> = secrets(&input).collect();
+        for id in wanted {
+            if !self.secrets.contains_key(&id)
+                && let Some(value) = self.read_secret(&id).await
             {
                 self.secrets.insert(id.clone(), value);
             }
+            if let Some(value) = self.secrets.get(&id) {
+                let (_, name, key) = id;
+                input.secrets.insert(SecretKeyRef { name, key }, value.clone());
+            }
         }
-        let key =
-            |(backend, id): (String, SecretId)| Some((backend, self.secrets.get(&id)?.clone()));
-        input.api_keys = named.into_iter().filter_map(key).collect();
         input
     }
 
@@ -331,7 +334,7 @@ impl Followed {
         match self.secret_text(namespace, name, key).await {
             Ok(text) => Some(SecretText::from(text)),
             Err(why) => {
-                tracing::warn!(namespace, name, key, "the API key: {why}");
+                tracing::warn!(namespace, name, key, "a Secret can not be used: {why}");
                 None
             }
         }
@@ -359,20 +362,10 @@ fn variant(copy: &ControllerRevision) -> Option<Variant> {
     }
 }
 
-/// The backends of a release as they are now, or as they were saved when they are gone.
-fn backends_of(release: &ReleaseInput) -> impl Iterator<Item = (&String, &LLMDeploymentSpec)> {
-    let gone = release.variants.values().map(|v| (&v.backend_name, &v.backend));
-    let gone = gone.filter(|(name, _)| !release.backends.contains_key(*name));
-    release.backends.iter().chain(gone)
-}
-
-/// Backend names and the Secrets that they name.
-fn secrets(release: &ReleaseInput) -> impl Iterator<Item = (String, SecretId)> {
-    backends_of(release).filter_map(|(name, spec)| {
-        let secret = spec.endpoint.as_ref()?.api_key_secret_ref.as_ref()?;
-        let id = (release.namespace.clone(), secret.name.clone(), secret.key.clone());
-        Some((name.clone(), id))
-    })
+/// The Secrets that a release's backends name.
+fn secrets(release: &ReleaseInput) -> impl Iterator<Item = SecretId> {
+    let id = |SecretKeyRef { name, key }| (release.namespace.clone(), name, key);
+    release.wanted_secrets().map(id)
 }
 
 /// What a release's route depends on, besides the release and its copies. A backend that
@@ -381,10 +374,10 @@ fn things(release: &ReleaseInput) -> Vec<Thing> {
     let namespace = &release.namespace;
     let named = release.variants.values().map(|v| &v.backend_name).chain(&release.other_backends);
     let backends = named.map(|name| Thing::Backend(namespace.clone(), name.clone()));
-    let services = backends_of(release).filter_map(|(name, spec)| {
+    let services = release.all_backends().filter_map(|(name, spec)| {
         Some(Thing::Service(namespace.clone(), spec.service_of(name)?.0.to_owned()))
     });
     let secrets =
-        secrets(release).map(|(_, (namespace, name, key))| Thing::Secret(namespace, name, key));
+        secrets(release).map(|(namespace, name, key)| Thing::Secret(namespace, name, key));
     backends.chain(services).chain(secrets).collect()
 }

@@ -89,7 +89,7 @@ impl Gateways {
                 Err(error) => tracing::debug!(address, "no report: {error}"),
                 Ok(_) => {}
             }
-            (address.clone(), report.ok())
+            (address.clone(), report.ok().filter(GatewayReport::is_known))
         });
         let reports = join_all(asked).await.into_iter().collect();
         let pulled = Arc::new(Pulled { term, reports });
@@ -184,6 +184,7 @@ mod tests {
         let report = |(instance, applied): (&str, i64)| GatewayReport {
             instance: instance.into(),
             releases: [("ns/r".to_owned(), ReleaseReport { applied, ..Default::default() })].into(),
+            ..Default::default()
         };
         Pulled {
             term: 1,

@@ -5,6 +5,9 @@ use serde_json::{Map, Value, json};
 use super::redact::Redaction;
 use crate::audit::record::{Content, Operation, Record};
 
+/// So many calls of one streamed answer are told.
+const MOST_CALLS: usize = 128;
+
 /// What was said in one request.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Said {
@@ -12,7 +15,7 @@ pub(super) struct Said {
     pub input: String,
     /// The input as messages; empty when it has none (embeddings, cut input).
     pub messages: Vec<Message>,
-    /// The answer's text.
+    /// The answer's text, or the tool calls that are all of it, as JSON.
     pub output: String,
     /// The answer as a message.
     pub answer: Vec<Message>,
@@ -74,6 +77,10 @@ pub(super) fn said(record: &Record, redaction: &Redaction) -> Option<Said> {
     if !said.answer.is_empty() {
         let reason = record.finish_reason.as_deref().unwrap_or("error");
         said.gen_ai_output = list(&said.answer, Some(reason));
+        // An answer that only calls tools is no empty one.
+        if said.output.is_empty() {
+            said.output.clone_from(&said.gen_ai_output);
+        }
     }
     Some(said)
 }
@@ -158,10 +165,47 @@ fn calls(list: Option<&Value>) -> Vec<Call> {
     list.and_then(Value::as_array).into_iter().flatten().map(of).collect()
 }
 
+/// The calls of an answer; those of a stream come in parts, by index.
+fn add_calls(calls: &mut Vec<Call>, payload: &Value) {
+    let list = |pointer: &str| {
+        payload.pointer(pointer).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
+    };
+    calls.extend(self::calls(payload.pointer("/choices/0/message/tool_calls")));
+    for part in list("/choices/0/delta/tool_calls") {
+        let text = |pointer: &str| part.pointer(pointer).and_then(Value::as_str);
+        let index = part.get("index").and_then(Value::as_u64).unwrap_or(0) as usize;
+        // More would be a mistake of the model's server.
+        if index >= calls.len().saturating_add(1).min(MOST_CALLS) {
+            continue;
+        }
+        calls.resize_with(calls.len().max(index + 1), Call::default);
+        let Some(call) = calls.get_mut(index) else { continue };
+        for (own, more) in [
+            (&mut call.id, text("/id")),
+            (&mut call.name, text("/function/name")),
+            (&mut call.arguments, text("/function/arguments")),
+        ] {
+            own.push_str(more.unwrap_or_default());
+        }
+    }
+    // Of the Responses API.
+    let items = list("/output").iter().chain(list("/response/output"));
+    for item in items.filter(|item| item.get("type") == Some(&Value::from("function_call"))) {
+        let text = |name: &str| item.get(name).and_then(Value::as_str).unwrap_or_default();
+        let (id, name) = (text("call_id").to_owned(), text("name").to_owned());
+        calls.push(Call { id, name, arguments: text("arguments").to_owned() });
+    }
+}
+
 fn answer(content: &Content, redaction: &Redaction, text: &str) -> Vec<Message> {
-    let mut list: Value = serde_json::from_slice(&content.tool_calls).unwrap_or_default();
-    redaction.json(&mut list);
-    let calls = calls(Some(&list));
+    let mut calls: Vec<Call> = vec![];
+    for payload in &content.tool_calls {
+        add_calls(&mut calls, &serde_json::from_slice(payload).unwrap_or_default());
+    }
+    // When they are whole: in a stream, an address may come in two halves.
+    for call in &mut calls {
+        call.arguments = redaction.text(&call.arguments).into_owned();
+    }
     if text.is_empty() && calls.is_empty() {
         return vec![];
     }
@@ -221,8 +265,12 @@ mod tests {
             ])
             .to_string()
             .into_bytes(),
-            tool_calls: br#"[{"id":"c2","function":{"name":"umbrella","arguments":"{bad"}}]"#
-                .to_vec(),
+            tool_calls: vec![
+                json!({"choices": [{"message": {"tool_calls": [
+                    {"id": "c2", "function": {"name": "umbrella", "arguments": "{bad"}}]}}]})
+                .to_string()
+                .into_bytes(),
+            ],
             ..Content::default()
         });
         let input: Value = serde_json::from_str(&said.gen_ai_input).unwrap();
@@ -265,6 +313,42 @@ mod tests {
         assert_eq!(said.messages[2].call_id.as_deref(), Some("c"));
         let said = of(Content { input: b"\"a prompt\"".to_vec(), ..Content::default() });
         assert_eq!(said.messages[0].text, "a prompt");
+    }
+
+    #[test]
+    fn calls_of_a_stream_are_put_together_before_they_are_redacted() {
+        let delta = |index: u64, function: Value, id: Option<&str>| {
+            let call = json!({"index": index, "id": id, "function": function});
+            json!({"choices": [{"delta": {"tool_calls": [call]}}]}).to_string().into_bytes()
+        };
+        let said = of(Content {
+            tool_calls: vec![
+                delta(0, json!({"name": "mail", "arguments": ""}), Some("c0")),
+                delta(0, json!({"arguments": "{\"to\": \"ada@ex"}), None),
+                delta(0, json!({"arguments": "ample.org\"}"}), None),
+                delta(1, json!({"name": "wait", "arguments": "{}"}), Some("c1")),
+                delta(9_000_000_000, json!({"name": "huge"}), None),
+                b"no json".to_vec(),
+            ],
+            ..Content::default()
+        });
+        let calls: Vec<(&str, &str, &str)> = said.answer[0]
+            .calls
+            .iter()
+            .map(|c| (c.id.as_str(), c.name.as_str(), c.arguments.as_str()))
+            .collect();
+        let mail = r#"{"to": "[redacted:email]"}"#;
+        assert_eq!(calls, [("c0", "mail", mail), ("c1", "wait", "{}")]);
+    }
+
+    #[test]
+    fn calls_of_the_responses_api_are_told() {
+        let item = json!({"type": "function_call", "call_id": "c", "name": "f", "arguments": "1"});
+        for payload in [json!({"output": [item]}), json!({"response": {"output": [item]}})] {
+            let tool_calls = vec![payload.to_string().into_bytes()];
+            let said = of(Content { tool_calls, ..Content::default() });
+            assert_eq!(said.answer[0].calls[0].name, "f");
+        }
     }
 
     #[test]

@@ -123,21 +123,26 @@ impl Exporter {
         Ok(Self { client, config, names, outbox, sent, failing: None })
     }
 
-    /// Sends until `stop`, then what waits, for at most `flush`.
+    /// Sends until `stop`, then what is under way and what waits, for at most `flush`.
     pub(super) async fn run(mut self, stop: CancellationToken, flush: Duration) {
+        let late = async {
+            stop.cancelled().await;
+            tokio::time::sleep(flush).await;
+        };
+        let mut late = std::pin::pin!(late);
         loop {
+            let ending = tokio::select! {
+                () = stop.cancelled() => true,
+                () = self.outbox.batch(self.config.interval) => false,
+            };
             tokio::select! {
-                () = stop.cancelled() => break,
-                () = self.outbox.batch(self.config.interval) => {}
+                () = self.send_waiting() => {}
+                () = &mut late => break,
             }
-            // A retry must not keep the process from its end.
-            tokio::select! {
-                () = stop.cancelled() => {}
-                () = self.send_waiting() => continue,
+            if ending {
+                break;
             }
-            break;
         }
-        let _ = tokio::time::timeout(flush, self.send_waiting()).await;
         let left = self.outbox.len() as u64;
         self.sent.undelivered.fetch_add(left, Ordering::Relaxed);
     }
@@ -148,6 +153,7 @@ impl Exporter {
             if batch.is_empty() {
                 return;
             }
+            let mut left = Lost { sent: self.sent.clone(), spans: batch.len() as u64 };
             while !batch.is_empty() {
                 let (names, config) = (self.names.clone(), self.config.clone());
                 // Redaction and compression of long conversations would hold up requests.
@@ -155,9 +161,8 @@ impl Exporter {
                 // Fails only when the runtime ends.
                 let Ok((body, spans, rest)) = encoded else { return };
                 batch = rest;
-                if spans > 0 {
-                    self.deliver(body.into(), spans).await;
-                }
+                left.spans = batch.len() as u64;
+                self.deliver(body.into(), spans).await;
             }
         }
     }

@@ -220,7 +220,7 @@ fn luhn(text: &str) -> bool {
         })
         .sum();
     // A row of zeros is no card.
-    sum > 0 && sum % 10 == 0
+    sum > 0 && sum.is_multiple_of(10)
 }
 
 /// The checksum of bank accounts (ISO 13616, modulo 97).

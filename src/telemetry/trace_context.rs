@@ -5,8 +5,6 @@
 //! a fallback, a copy) is a child of the attempt that caused it, so that every trace has
 //! one root and reads as what happened.
 
-use std::fmt::Write;
-
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::audit::record::TraceContext;
@@ -117,18 +115,21 @@ pub fn follow(earlier: &TraceContext) -> TraceContext {
 
 /// The header that tells the backend of this attempt's span.
 pub fn traceparent(trace: &TraceContext) -> HeaderValue {
-    let mut text = String::with_capacity(LENGTH);
-    text.push_str("00-");
-    for (id, end) in [(&trace.trace_id[..], '-'), (&trace.span_id[..], '-')] {
-        for byte in id {
-            // Writing to a String does not fail.
-            let _ = write!(text, "{byte:02x}");
+    let flags = [u8::from(trace.sampled)];
+    let mut text = Vec::with_capacity(LENGTH);
+    text.extend_from_slice(b"00");
+    for part in [&trace.trace_id[..], &trace.span_id, &flags] {
+        text.push(b'-');
+        for byte in part {
+            text.extend([byte >> 4, byte & 15].map(|digit| match digit {
+                0..=9 => b'0' + digit,
+                _ => b'a' + digit - 10,
+            }));
         }
-        text.push(end);
     }
-    text.push_str(if trace.sampled { "01" } else { "00" });
     // Hexadecimal digits are a valid value.
-    HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static(""))
+    HeaderValue::from_maybe_shared(bytes::Bytes::from(text))
+        .unwrap_or_else(|_| HeaderValue::from_static(""))
 }
 
 /// Passes the trace on to the backend: this attempt's span and the caller's `tracestate`,

@@ -16,6 +16,7 @@ use serinus::{
     },
     gateway::{
         Gateway, GatewayConfig,
+        cache::{Cache, CacheConfig},
         identity::{Identities, Operators},
         routes::ReleaseInput,
         server::{Door, Face, serve},
@@ -35,6 +36,7 @@ pub fn open() -> GatewayConfig {
         control_loss_timeout: Duration::from_secs(600),
         identities: Identities::off(),
         operators: Operators::Anyone,
+        cache: Cache::new(CacheConfig { memory: 16 << 20, shared: None }).ok(),
         ..GatewayConfig::new(|| Timestamp::UNIX_EPOCH)
     }
 }
@@ -77,7 +79,7 @@ impl Bench {
         let asked = Arc::new(Mutex::new(vec![]));
         let mut servers = JoinSet::new();
         let model = start_model(&mut servers, Arc::new(script), asked.clone()).await;
-        let gateway = Gateway::new(config).unwrap();
+        let gateway = Gateway::new(config);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();

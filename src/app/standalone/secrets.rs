@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use super::{manifests::Manifests, object_key_of};
 use crate::{
-    api::{LLMDeploymentSpec, SecretText, keys::CLIENT_KEY_LABEL, manifest::Secrets},
+    api::{SecretText, keys::CLIENT_KEY_LABEL, llm_deployment::SecretKeyRef, manifest::Secrets},
     gateway::identity::{ClientKey, Keys, Owner},
 };
 
@@ -22,13 +22,12 @@ fn from_environment(name: &str, key: &str) -> Option<SecretText> {
     std::env::var(secret_variable(name, key)).ok().map(SecretText::from)
 }
 
-/// The API key of a backend.
-pub(super) fn api_key(
+/// One key of a Secret.
+pub(super) fn secret(
     manifests: &Manifests,
     namespace: &str,
-    spec: &LLMDeploymentSpec,
+    wanted: &SecretKeyRef,
 ) -> Option<SecretText> {
-    let wanted = spec.endpoint.as_ref()?.api_key_secret_ref.as_ref()?;
     let written = manifests.secret(namespace, &wanted.name);
     let written = written.and_then(|secret| secret.fields.get(&wanted.key)).cloned();
     written.or_else(|| from_environment(&wanted.name, &wanted.key))

@@ -1,6 +1,6 @@
 //! From what a release says to a route that can be used.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
 use xxhash_rust::xxh3::xxh3_64;
@@ -9,12 +9,13 @@ use super::{Candidate, ReleaseInput, Route, Shadow, StickySource, Target};
 use crate::{
     api::{
         LLMDeploymentSpec, Variant,
+        llm_deployment::{SecretKeyRef, TLS_CERTIFICATE, TLS_KEY},
         prompt_release::{RoutedVariant, VariantRole},
         secret::SecretText,
     },
     audit::record::{Operation, Origin},
     cost::Prices,
-    gateway::{backends::Backends, prepare::Overlay},
+    gateway::{backends::Backends, clients::Trust, prepare::Overlay},
     prompt::{Template, revision},
 };
 
@@ -72,6 +73,7 @@ pub(super) fn build_route(
         alternatives,
         sticky: routing.settings.sticky_from.iter().filter_map(|s| sticky_source(s)).collect(),
         fallback: routing.settings.fallback_to_stable,
+        cache: input.cache.as_ref().map(|cache| cache.ttl.0),
         tallies: routing.variants.iter().map(|v| tally(&v.revision)).collect(),
         release: key,
     })
@@ -134,7 +136,7 @@ fn build_target(
     let uris: [Uri; 4] = uris.try_into().map_err(|_| format!("{key}: {base} is no address"))?;
     let [chat, ..] = &uris;
     let host = chat.authority().map_or("", |authority| authority.as_str());
-    let headers = headers(backend, host, input.api_keys.get(&variant.backend_name))
+    let headers = headers(backend, host, &input.secrets)
         .map_err(|e| format!("{key}: {}: {e}", variant.backend_name))?;
     let default_port = if chat.scheme_str() == Some("https") { 443 } else { 80 };
     let origin = Origin {
@@ -160,6 +162,12 @@ fn build_target(
     let addresses =
         input.endpoints.get(&variant.backend_name).filter(|_| backend.endpoint.is_none());
     let places = addresses.map(|addresses| shared.places(addresses));
+    let trust = trust(backend, &input.secrets)
+        .map_err(|e| format!("{key}: {}: {e}", variant.backend_name))?;
+    let client = backends
+        .clients
+        .get(limits.connect_timeout.0, &trust)
+        .map_err(|e| format!("{key}: {}: {e}", variant.backend_name))?;
     Ok(Arc::new(Target {
         revision: revision.to_owned(),
         origin: Arc::new(origin),
@@ -177,7 +185,7 @@ fn build_target(
         uris,
         overlays: Operation::ALL.map(|operation| Overlay::new(variant, operation)),
         headers,
-        client: backends.clients.get(limits.connect_timeout.0),
+        client,
     }))
 }
 
@@ -197,10 +205,37 @@ fn escaped(text: &str) -> String {
         .collect()
 }
 
+/// Whom to trust and as whom to appear. Without a Secret that it names, a backend is not
+/// spoken to: somebody else could be at its address.
+fn trust(
+    backend: &LLMDeploymentSpec,
+    secrets: &HashMap<SecretKeyRef, SecretText>,
+) -> Result<Trust, String> {
+    let Some(tls) = backend.endpoint.as_ref().and_then(|e| e.tls.as_ref()) else {
+        return Ok(Trust::default());
+    };
+    let text = |wanted: &SecretKeyRef| {
+        let SecretKeyRef { name, key } = wanted;
+        secrets
+            .get(wanted)
+            .cloned()
+            .ok_or_else(|| format!("the Secret {name} with the key {key} is not known yet"))
+    };
+    let own = |name: &str, key: &str| SecretKeyRef { name: name.to_owned(), key: key.to_owned() };
+    let identity = tls.client_certificate_secret_ref.as_ref().map(|secret| {
+        let certificate = text(&own(&secret.name, TLS_CERTIFICATE))?;
+        Ok::<_, String>((certificate, text(&own(&secret.name, TLS_KEY))?))
+    });
+    Ok(Trust {
+        authorities: tls.ca_secret_ref.as_ref().map(text).transpose()?,
+        identity: identity.transpose()?,
+    })
+}
+
 fn headers(
     backend: &LLMDeploymentSpec,
     host: &str,
-    api_key: Option<&SecretText>,
+    secrets: &HashMap<SecretKeyRef, SecretText>,
 ) -> Result<HeaderMap, String> {
     let endpoint = backend.endpoint.as_ref();
     let mut headers = HeaderMap::new();
@@ -217,7 +252,8 @@ fn headers(
             value.parse().map_err(|_| format!("the value of {name} can not be a header's"))?;
         headers.insert(name, value);
     }
-    if let Some(key) = api_key {
+    let wanted = endpoint.and_then(|e| e.api_key_secret_ref.as_ref());
+    if let Some(key) = wanted.and_then(|wanted| secrets.get(wanted)) {
         let (name, text) = match endpoint.and_then(|e| e.api_key_header.as_deref()) {
             None => (header::AUTHORIZATION, format!("Bearer {}", key.expose())),
             Some(name) => {

@@ -4,6 +4,7 @@ use std::{collections::HashMap, net::SocketAddr, sync::Arc};
 
 use crate::api::{
     LLMDeploymentSpec, Variant,
+    llm_deployment::SecretKeyRef,
     prompt_release::{ResponseCache, Routing},
     secret::SecretText,
 };
@@ -40,8 +41,8 @@ pub struct ReleaseInput {
     pub variants: HashMap<String, Variant>,
     /// The backends as they are now, by name: limits, pricing and secret of these count.
     pub backends: HashMap<String, LLMDeploymentSpec>,
-    /// API keys, by backend name.
-    pub api_keys: HashMap<String, SecretText>,
+    /// What the backends' Secrets hold: API keys, certificates.
+    pub secrets: HashMap<SecretKeyRef, SecretText>,
     /// Where the pods of a backend are, by its name. None: its Service's name is resolved.
     pub endpoints: HashMap<String, Vec<SocketAddr>>,
     /// The names of backends that answer while the baseline's is unavailable.
@@ -54,5 +55,17 @@ impl ReleaseInput {
     /// `namespace/name`.
     pub fn key(&self) -> String {
         format!("{}/{}", self.namespace, self.name)
+    }
+
+    /// The backends as they are now, or as they were saved when they are gone.
+    pub fn all_backends(&self) -> impl Iterator<Item = (&String, &LLMDeploymentSpec)> {
+        let gone = self.variants.values().map(|v| (&v.backend_name, &v.backend));
+        let gone = gone.filter(|(name, _)| !self.backends.contains_key(*name));
+        self.backends.iter().chain(gone)
+    }
+
+    /// The Secrets that its backends need.
+    pub fn wanted_secrets(&self) -> impl Iterator<Item = SecretKeyRef> {
+        self.all_backends().flat_map(|(_, spec)| spec.secrets())
     }
 }

@@ -41,18 +41,17 @@ struct Claims {
 /// When a release was created, and its `namespace/name`.
 type Age = (String, String);
 
-impl Default for RouteTable {
-    fn default() -> Self {
+impl RouteTable {
+    /// No route yet; those to come lead to `backends`.
+    pub(in crate::gateway) fn new(backends: Backends) -> Self {
         Self {
             routes: std::iter::repeat_with(ArcSwap::default).take(SHARDS).collect(),
             names: std::iter::repeat_with(ArcSwap::default).take(SHARDS).collect(),
             claims: Mutex::default(),
-            backends: Backends::default(),
+            backends,
         }
     }
-}
 
-impl RouteTable {
     /// The route of a model name.
     pub fn get(&self, model: &str) -> Option<Arc<Route>> {
         self.routes[shard(model)].load().get(model).cloned()

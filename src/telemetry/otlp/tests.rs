@@ -231,3 +231,29 @@ fn an_address_that_is_none_says_what_to_do() {
         assert!(error.to_string().contains("http://collector:4318"), "{error}");
     }
 }
+
+#[test]
+#[ignore = "prints what spans cost: cargo test --release --lib costs -- --ignored --nocapture"]
+fn what_a_span_costs() {
+    let outbox = Outbox::new(Bounds { records: 1 << 20, bytes: 1 << 30, batch: 512 });
+    let records: Vec<Arc<Record>> = (0..512).map(|_| Arc::new(record())).collect();
+    let began = std::time::Instant::now();
+    (0..200).for_each(|_| records.iter().for_each(|record| outbox.put(record)));
+    let each = |began: std::time::Instant, count: f64| began.elapsed().as_secs_f64() * 1e9 / count;
+    println!("put into the queue: {:.0} ns", each(began, 200.0 * 512.0));
+    for (sets, gzip) in [
+        (vec![Set::GenAi], false),
+        (vec![Set::GenAi], true),
+        (vec![Set::GenAi, Set::OpenInference], true),
+    ] {
+        let names = Names::new(&sets);
+        let config = Config { gzip, ..config(String::new()) };
+        let began = std::time::Instant::now();
+        let mut bytes = 0;
+        for _ in 0..50 {
+            bytes = encode(records.clone(), &names, &config).0.len();
+        }
+        let nanoseconds = each(began, 50.0 * 512.0);
+        println!("encoded as {sets:?}, gzip {gzip}: {nanoseconds:.0} ns, {} bytes", bytes / 512);
+    }
+}
