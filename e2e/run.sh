@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The end-to-end tests: builds what they need into the user's cache, then runs them.
 # Arguments go to pytest: e2e/run.sh -k rollback -s
+# Without arguments all run, the files spread over two processes with a cluster each.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 cache="${SERINUS_E2E_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/serinus-e2e}"
@@ -16,6 +17,8 @@ cargo build --locked
 SERINUS_BIN="$(cargo metadata --format-version 1 --no-deps --locked | "$venv/bin/python" -c 'import json,sys; print(json.load(sys.stdin)["target_directory"])')/debug/serinus"
 SERINUS_E2E_TOOLS="$(e2e/tools/build.sh)"
 SERINUS_PROMETHEUS="$(e2e/tools/prometheus.sh)"
-export SERINUS_BIN SERINUS_E2E_TOOLS SERINUS_PROMETHEUS
+SERINUS_REDIS="$(e2e/tools/redis.sh)"
+export SERINUS_BIN SERINUS_E2E_TOOLS SERINUS_PROMETHEUS SERINUS_REDIS
 cd e2e
+[ $# -gt 0 ] || set -- -n 2 --dist loadfile
 exec "$venv/bin/python" -m pytest -q -ra -p no:cacheprovider "$@"

@@ -5,6 +5,7 @@ import time
 
 import httpx
 
+from harness.manifests import KEY
 from harness.processes import wait_for
 
 RATE, THREADS, SECONDS = 200, 8, 20
@@ -15,7 +16,7 @@ def load(url: str, route: str, seconds: float) -> list[int]:
     codes, stop = [], time.monotonic() + seconds
 
     def run(number: int) -> None:
-        with httpx.Client(base_url=url) as client:
+        with httpx.Client(base_url=url, headers={"api-key": KEY}) as client:
             due = time.monotonic() + number / RATE
             while due < stop:
                 time.sleep(max(0.0, due - time.monotonic()))

@@ -17,12 +17,13 @@ from harness.traffic import Traffic
 
 class Standalone:
     def __init__(self, folder, *arguments: str):
-        self.folder, self.port = folder / "manifests", free_port()
+        self.folder, self.port, self.admin = folder / "manifests", free_port(), free_port()
         self.folder.mkdir()
         self.url = f"http://127.0.0.1:{self.port}"
         self.process = Process("standalone", [
             BIN, "standalone", str(self.folder), f"--listen=127.0.0.1:{self.port}",
-            f"--admin=127.0.0.1:{free_port()}", *arguments], folder)
+            f"--admin=127.0.0.1:{self.admin}", *arguments], folder)
+        self.apply("users", m.client_key())
 
     def apply(self, name: str, *objects: dict) -> None:
         beside = self.folder / f"{name}.tmp"

@@ -20,6 +20,7 @@ pub mod manifest;
 pub mod prompt_release;
 pub mod prompt_version;
 pub mod schema;
+pub mod secret;
 pub mod snapshot;
 
 pub use canary_policy::{CanaryPolicy, CanaryPolicySpec};
@@ -28,4 +29,5 @@ pub use duration::GoDuration;
 pub use llm_deployment::{LLMDeployment, LLMDeploymentSpec};
 pub use prompt_release::{PromptRelease, PromptReleaseSpec, PromptReleaseStatus};
 pub use prompt_version::{PromptVersion, PromptVersionSpec};
+pub use secret::SecretText;
 pub use snapshot::Variant;

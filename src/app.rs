@@ -3,11 +3,16 @@
 
 use std::process::ExitCode;
 
+pub mod addresses;
+pub mod cache;
 pub mod cli;
 pub mod clock;
+pub mod cost;
 pub mod demo;
 pub mod evidence_bar;
 pub mod gateway;
+pub mod identity;
+pub mod limits;
 pub mod operator;
 pub mod policies;
 pub mod process;
@@ -16,6 +21,8 @@ pub mod releases;
 pub mod simulated_model;
 pub mod standalone;
 mod table;
+mod telemetry;
+pub mod tls;
 
 /// Runs the command line.
 pub fn main() -> ExitCode {

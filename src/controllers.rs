@@ -48,7 +48,7 @@ pub struct Context {
     /// The wall clock.
     pub clock: fn() -> Timestamp,
     /// For probing backends.
-    pub probe: reqwest::Client,
+    pub probe: backend::probe::Probe,
 }
 
 impl Context {

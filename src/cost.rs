@@ -1,99 +1,190 @@
-//! Prices and usage to money.
+//! What a request costs: prices and usage to money.
+//!
+//! Prices are resolved once with the route; a request only multiplies. What is not known
+//! (no price, or no token counts to a price by token) is `None` and never 0, so that an
+//! unknown backend does not look like a free one: neither to a canary's cost metric nor in
+//! the totals, which count such requests as unpriced.
+//!
+//! The catalogue's prices may depend on the date, the hour and the length of the input
+//! (and some do), so those are looked up for each request: by an own measurement 0.5 to
+//! 3.5 µs.
 
-use genai_prices::{PriceRequest, Usage as PricedUsage, UsageKey};
+use std::time::SystemTime;
 
-use crate::api::{LLMDeploymentSpec, llm_deployment::Pricing};
+use genai_prices::{Error, ErrorKind, PriceRequest, Usage, UsageKey};
 
-/// Tokens of one request as the provider reported them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Usage {
-    /// All input tokens, the cached ones included.
-    pub input: u64,
-    /// Input tokens that the provider had cached.
-    pub cached_input: u64,
-    /// Output tokens.
-    pub output: u64,
-}
+use crate::{
+    api::{
+        LLMDeploymentSpec,
+        llm_deployment::{GpuHour, Pricing},
+    },
+    openai::usage::Tokens,
+};
 
-/// What a backend's tokens cost.
+/// What the requests of a backend cost.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Prices {
-    /// As the LLMDeployment says.
-    Stated(Pricing),
-    /// As the built-in catalogue says for this provider and model.
+    /// By token, as the LLMDeployment says.
+    PerToken(PerToken),
+    /// By time, as the LLMDeployment says: USD for a second of one request.
+    PerSecond(f64),
+    /// By token, as the built-in catalogue says.
     Catalogue {
         /// The catalogue's provider.
         provider: String,
         /// The model's name.
         model: String,
     },
+    /// Nobody knows.
+    Unknown,
+}
+
+/// USD for a million tokens of each kind.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct PerToken {
+    /// Input that the provider neither read from nor wrote to its cache.
+    pub input: f64,
+    /// Input that it read from its cache.
+    pub cached_input: f64,
+    /// Input that it wrote to its cache.
+    pub cache_write: f64,
+    /// Output, reasoning included.
+    pub output: f64,
 }
 
 impl Prices {
-    /// The prices of a backend.
+    /// The prices of a backend: its own if it states any, or the catalogue's.
     pub fn of(backend: &LLMDeploymentSpec) -> Self {
         match &backend.pricing {
-            Some(pricing) => Self::Stated(pricing.clone()),
-            None => {
-                Self::Catalogue { provider: backend.provider.clone(), model: backend.model.clone() }
-            }
+            Some(pricing) => Self::stated(pricing),
+            None => catalogued(backend),
         }
     }
 
-    /// USD for `usage`; none when the price is not known, never zero for that.
-    pub fn cost_usd(&self, usage: Usage) -> Option<f64> {
-        match self {
-            Self::Stated(pricing) => {
-                let cached = usage.cached_input.min(usage.input);
-                let cached_price =
-                    pricing.cached_input_per_million.unwrap_or(pricing.input_per_million);
-                let millionths = (usage.input - cached) as f64 * pricing.input_per_million
-                    + cached as f64 * cached_price
-                    + usage.output as f64 * pricing.output_per_million;
-                Some(millionths / 1e6)
-            }
-            Self::Catalogue { provider, model } => {
-                let tokens = PricedUsage::from([
-                    (UsageKey::INPUT_TOKENS, usage.input as f64),
-                    (UsageKey::CACHE_READ_TOKENS, usage.cached_input as f64),
-                    (UsageKey::OUTPUT_TOKENS, usage.output as f64),
-                ]);
-                let request =
-                    PriceRequest::new(model.as_str(), &tokens).with_provider_id(provider.as_str());
-                genai_prices::calculate(&request)
-                    .ok()
-                    .map(|p| p.total_price)
-                    .filter(|p| p.is_finite())
-            }
+    fn stated(pricing: &Pricing) -> Self {
+        if let Some(gpu_hour) = &pricing.gpu_hour {
+            return per_second(gpu_hour).map_or(Self::Unknown, Self::PerSecond);
         }
+        let Some((input, output)) = pricing.input_per_million.zip(pricing.output_per_million)
+        else {
+            return Self::Unknown;
+        };
+        Self::PerToken(PerToken {
+            input,
+            cached_input: pricing.cached_input_per_million.unwrap_or(input),
+            cache_write: pricing.cache_write_per_million.unwrap_or(input),
+            output,
+        })
     }
+
+    /// USD for a request that took `duration_seconds` until now; none when it is unknown.
+    pub fn cost_usd(&self, tokens: Tokens, duration_seconds: f64) -> Option<f64> {
+        self.cost_usd_at(tokens, duration_seconds, None)
+    }
+
+    /// As `cost_usd`, at the prices of `at` (none: now). Only the catalogue's depend on it.
+    pub fn cost_usd_at(
+        &self,
+        tokens: Tokens,
+        duration_seconds: f64,
+        at: Option<SystemTime>,
+    ) -> Option<f64> {
+        let usd = match self {
+            Self::Unknown => return None,
+            Self::PerSecond(usd) => usd * duration_seconds,
+            Self::PerToken(prices) => prices.cost_usd(Parts::of(tokens)?),
+            Self::Catalogue { provider, model } => {
+                let usage = usage(Parts::of(tokens)?);
+                let mut request = PriceRequest::new(model, &usage).with_provider_id(provider);
+                request.timestamp = at;
+                genai_prices::calculate(&request).ok()?.total_price
+            }
+        };
+        usd.is_finite().then_some(usd)
+    }
+}
+
+/// The tokens of a request, each in one place.
+#[derive(Clone, Copy)]
+struct Parts {
+    input: u64,
+    cached: u64,
+    written: u64,
+    output: u64,
+    reasoning: u64,
+}
+
+impl Parts {
+    /// Nothing without both totals: half a price would look like a whole one. Parts are
+    /// cut to their whole, so that a provider's slip does not make a price negative.
+    fn of(tokens: Tokens) -> Option<Self> {
+        let (input, output) = tokens.input.zip(tokens.output)?;
+        let cached = tokens.cached_input.unwrap_or(0).min(input);
+        let written = tokens.cache_write.unwrap_or(0).min(input - cached);
+        let reasoning = tokens.reasoning.unwrap_or(0).min(output);
+        Some(Self { input, cached, written, output, reasoning })
+    }
+}
+
+impl PerToken {
+    fn cost_usd(&self, parts: Parts) -> f64 {
+        let Parts { input, cached, written, output, .. } = parts;
+        let millionths = (input - cached - written) as f64 * self.input
+            + cached as f64 * self.cached_input
+            + written as f64 * self.cache_write
+            + output as f64 * self.output;
+        millionths / 1e6
+    }
+}
+
+/// USD for one second of one request. None without a concurrency to divide by, which the
+/// API does not admit.
+fn per_second(GpuHour { usd, gpus, concurrency }: &GpuHour) -> Option<f64> {
+    let usd = usd * f64::from(*gpus) / 3600.0 / concurrency;
+    usd.is_finite().then_some(usd)
+}
+
+/// Looks a backend up in the catalogue, by its provider's name or else by its address.
+fn catalogued(backend: &LLMDeploymentSpec) -> Prices {
+    // A request that every price per token makes cost something.
+    let probe = usage(Parts { input: 1_000, cached: 0, written: 0, output: 1_000, reasoning: 0 });
+    let request = PriceRequest::new(&backend.model, &probe);
+    let by_name = request.clone().with_provider_id(catalogue_name(&backend.provider));
+    let found = match (genai_prices::calculate(&by_name), &backend.endpoint) {
+        (Err(e), Some(endpoint)) if e.kind() == ErrorKind::ProviderNotFound => {
+            genai_prices::calculate(&request.with_provider_api_url(&endpoint.url))
+        }
+        (found, _) => found,
+    };
+    match found {
+        // The catalogue lists some models without any price: for those it answers 0.
+        Ok(price) if price.total_price > 0.0 => {
+            Prices::Catalogue { provider: price.provider_id, model: backend.model.clone() }
+        }
+        Ok(_) | Err(Error { .. }) => Prices::Unknown,
+    }
+}
+
+/// OpenTelemetry's provider names that the catalogue knows by another one.
+fn catalogue_name(provider: &str) -> &str {
+    match provider {
+        "x_ai" => "x-ai",
+        "gcp.gen_ai" => "google",
+        "azure.ai.inference" => "azure",
+        other => other,
+    }
+}
+
+fn usage(parts: Parts) -> Usage {
+    let Parts { input, cached, written, output, reasoning } = parts;
+    Usage::from([
+        (UsageKey::INPUT_TOKENS, input as f64),
+        (UsageKey::CACHE_READ_TOKENS, cached as f64),
+        (UsageKey::CACHE_WRITE_TOKENS, written as f64),
+        (UsageKey::OUTPUT_TOKENS, output as f64),
+        (UsageKey::OUTPUT_REASONING_TOKENS, reasoning as f64),
+    ])
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const USAGE: Usage = Usage { input: 1_000_000, cached_input: 400_000, output: 100_000 };
-
-    #[test]
-    fn stated_prices_count_cached_input_at_its_own_price() {
-        let prices = Prices::Stated(Pricing {
-            input_per_million: 1.0,
-            cached_input_per_million: Some(0.5),
-            output_per_million: 10.0,
-        });
-        assert!((prices.cost_usd(USAGE).unwrap() - (0.6 + 0.2 + 1.0)).abs() < 1e-12);
-    }
-
-    #[test]
-    fn the_catalogue_knows_common_models_and_says_when_it_does_not() {
-        let of = |provider: &str, model: &str| Prices::Catalogue {
-            provider: provider.into(),
-            model: model.into(),
-        };
-        // gpt-4o-mini: 0.15 input, 0.075 cached, 0.60 output a million.
-        let cost = of("openai", "gpt-4o-mini").cost_usd(USAGE).unwrap();
-        assert!((cost - (0.09 + 0.03 + 0.06)).abs() < 1e-9, "{cost}");
-        assert_eq!(of("nobody", "no-such-model").cost_usd(USAGE), None);
-    }
-}
+mod tests;

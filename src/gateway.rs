@@ -5,16 +5,25 @@
 //! gateway loses the answers in flight and nothing else. `phases` is the life of a
 //! request, in order.
 
+mod backends;
 mod breaker;
+pub mod cache;
+mod clients;
 mod exported;
 mod feedback;
 mod flight;
 mod forward;
+pub mod identity;
+mod ledger;
+pub mod limits;
 mod phases;
+mod prepare;
+mod room;
 pub mod routes;
 pub mod server;
 mod shadow;
 mod sinks;
+pub mod tls;
 mod upstream;
 pub mod watch;
 
@@ -27,17 +36,29 @@ use std::{
     time::{Duration, Instant},
 };
 
-use arc_swap::ArcSwap;
 use jiff::Timestamp;
+use tokio::sync::Semaphore;
 
 use self::{
+    backends::Backends,
+    clients::Clients,
     exported::Exported,
     feedback::Feedback,
-    routes::{RouteTable, World},
+    identity::{Identities, Operators},
+    ledger::Ledger,
+    limits::Limits,
+    routes::{ReleaseInput, RouteTable, World},
     shadow::Shadows,
     sinks::Sink,
 };
-use crate::signals::report::{GatewayReport, ReleaseReport};
+use crate::{
+    signals::{
+        addresses::Addresses,
+        report::{GatewayReport, ReleaseReport},
+        spending::CostReport,
+    },
+    telemetry::Telemetry,
+};
 
 /// What a gateway process is told when it starts.
 #[derive(Clone, Debug)]
@@ -46,6 +67,32 @@ pub struct GatewayConfig {
     pub control_loss_timeout: Duration,
     /// The wall clock, for records.
     pub clock: fn() -> Timestamp,
+    /// Which applications may ask.
+    pub identities: Identities,
+    /// What it tells of its requests, and which of them it traces.
+    pub telemetry: Arc<Telemetry>,
+    /// Who may ask for reports.
+    pub operators: Operators,
+    /// What requests and connections may cost.
+    pub limits: Limits,
+    /// Where models may be.
+    pub addresses: Arc<Addresses>,
+}
+
+impl GatewayConfig {
+    /// What a gateway does unless it is told otherwise: nobody is known who may ask, neither
+    /// applications nor operators, and two minutes without a leader are a loss of control.
+    pub fn new(clock: fn() -> Timestamp) -> Self {
+        Self {
+            control_loss_timeout: Duration::from_secs(120),
+            clock,
+            identities: Identities::default(),
+            telemetry: Arc::default(),
+            operators: Operators::default(),
+            limits: Limits::default(),
+            addresses: Arc::default(),
+        }
+    }
 }
 
 /// One gateway process.
@@ -53,13 +100,16 @@ pub struct Gateway {
     config: GatewayConfig,
     /// Drawn at the start: a restart is another instance.
     instance: String,
-    table: ArcSwap<RouteTable>,
-    world: ArcSwap<World>,
-    client: reqwest::Client,
+    table: RouteTable,
     sinks: Vec<Arc<dyn Sink>>,
     exported: Arc<Exported>,
+    ledger: Arc<Ledger>,
+    /// When the process started, for people.
+    since: Timestamp,
     feedback: Feedback,
     shadows: Shadows,
+    /// Room for large request bodies.
+    large_bodies: Arc<Semaphore>,
     started: Instant,
     /// Milliseconds after the start when a leader last asked.
     leader_seen: AtomicI64,
@@ -67,28 +117,25 @@ pub struct Gateway {
     draining: AtomicBool,
 }
 
-/// Why a gateway can not start.
-#[derive(Debug, thiserror::Error)]
-pub enum GatewayError {
-    /// The HTTP client could not be set up.
-    #[error("the HTTP client could not be set up: {0}")]
-    Client(#[from] reqwest::Error),
-}
-
 impl Gateway {
     /// A gateway without routes; not ready until it is told a world.
-    ///
-    /// # Errors
-    /// The HTTP client could not be set up.
-    pub fn new(config: GatewayConfig) -> Result<Arc<Self>, GatewayError> {
-        let exported = Arc::new(Exported::default());
-        Ok(Arc::new(Self {
+    pub fn new(config: GatewayConfig) -> Arc<Self> {
+        let telemetry = config.telemetry.clone();
+        let ledger = Arc::new(Ledger::default());
+        let exported = Arc::new(Exported::new(telemetry.clone(), ledger.clone()));
+        let mut sinks: Vec<Arc<dyn Sink>> =
+            vec![Arc::new(sinks::Counters), exported.clone(), ledger.clone(), Arc::new(sinks::Log)];
+        if telemetry.is_on() {
+            sinks.push(telemetry);
+        }
+        Arc::new(Self {
+            large_bodies: server::room(&config.limits),
+            table: RouteTable::new(Backends::new(Clients::new(config.addresses.clone()))),
+            since: (config.clock)(),
             config,
             instance: format!("{:016x}", rand::random::<u64>()),
-            table: ArcSwap::default(),
-            world: ArcSwap::default(),
-            client: upstream::client()?,
-            sinks: vec![Arc::new(sinks::Counters), exported.clone(), Arc::new(sinks::Log)],
+            sinks,
+            ledger,
             exported,
             feedback: Feedback::default(),
             shadows: Shadows::default(),
@@ -96,25 +143,32 @@ impl Gateway {
             leader_seen: AtomicI64::new(0),
             knows_routes: tokio::sync::watch::Sender::new(false),
             draining: AtomicBool::new(false),
-        }))
+        })
     }
 
-    /// Follows a new world: one atomic swap of the route table. What could not be
-    /// applied is logged and leaves the previous route in place.
-    pub fn set_world(&self, world: World) {
-        if self.knows_routes() && **self.world.load() == world {
-            return;
-        }
-        let (table, problems) = RouteTable::build(&world, &self.table.load());
-        for problem in &problems {
+    /// Which applications may ask.
+    pub fn identities(&self) -> &Identities {
+        &self.config.identities
+    }
+
+    /// Follows a new world. What could not be applied is logged and leaves the previous
+    /// route in place.
+    pub fn set_world(&self, world: &World) {
+        self.applied(self.table.replace(world));
+    }
+
+    /// As `set_world`, for some releases by `namespace/name`; none is one that is gone.
+    pub fn change(&self, releases: impl IntoIterator<Item = (String, Option<Arc<ReleaseInput>>)>) {
+        self.applied(self.table.apply(releases));
+    }
+
+    fn applied(&self, problems: Vec<String>) {
+        for problem in problems {
             tracing::warn!(%problem, "a route was not applied");
         }
-        self.table.store(Arc::new(table));
-        // A world that could not be applied wholly is tried again.
-        if problems.is_empty() {
-            self.world.store(Arc::new(world));
+        if !self.knows_routes() {
+            self.knows_routes.send_replace(true);
         }
-        self.knows_routes.send_replace(true);
     }
 
     /// What this process has counted. `leader` says that a leader asks, which is the
@@ -125,8 +179,8 @@ impl Gateway {
             self.leader_seen.store(self.millis(), Ordering::Relaxed);
         }
         let mut releases = BTreeMap::new();
-        for route in self.table.load().iter() {
-            let breaker = route.on_trial().is_some_and(|target| target.state.breaker.is_open());
+        for route in self.table.all() {
+            let breaker = route.on_trial().is_some_and(|target| target.breaker.is_open());
             releases.insert(
                 route.release.clone(),
                 ReleaseReport {
@@ -138,6 +192,12 @@ impl Gateway {
             );
         }
         GatewayReport { instance: self.instance.clone(), releases }
+    }
+
+    /// What requests have cost since the process started.
+    pub fn cost(&self) -> CostReport {
+        let (instance, totals) = (self.instance.clone(), self.ledger.lines());
+        CostReport { instance, since: self.since, totals }
     }
 
     /// No leader was seen for too long.
@@ -172,6 +232,8 @@ impl Gateway {
     }
 
     fn ready(&self) -> bool {
-        self.knows_routes() && !self.draining.load(Ordering::Acquire)
+        self.knows_routes()
+            && self.config.identities.keys_known()
+            && !self.draining.load(Ordering::Acquire)
     }
 }

@@ -20,6 +20,7 @@ pub mod prompt;
 pub mod rollout;
 
 pub mod signals;
+pub mod telemetry;
 
 pub mod controllers;
 pub mod gateway;

@@ -3,5 +3,8 @@
 
 pub mod answer;
 pub mod error;
+pub mod request;
 pub mod sse;
 pub mod usage;
+
+pub use request::Operation;

@@ -1,6 +1,9 @@
-//! Where evidence comes from.
+//! Where evidence comes from, and where requests may go.
 
+pub mod addresses;
+pub mod endpoints;
 pub mod gateways;
 pub mod prometheus;
 pub mod report;
+pub mod spending;
 pub mod watch;

@@ -4,7 +4,13 @@
 mod answers;
 #[path = "gateway/bench.rs"]
 mod bench;
+#[path = "gateway/identity.rs"]
+mod identity;
+#[path = "gateway/routing.rs"]
+mod routing;
 #[path = "gateway/shadow.rs"]
 mod shadow;
 #[path = "gateway/splitting.rs"]
 mod splitting;
+#[path = "gateway/tls.rs"]
+mod tls;

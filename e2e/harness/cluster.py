@@ -9,6 +9,7 @@ import httpx
 import yaml
 
 from . import audit
+from .manifests import client_key
 from .processes import Process, free_port, wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -124,10 +125,12 @@ class Cluster:
                      "canarypolicies.serinus.dev", "llmdeployments.serinus.dev")
         for file in ("namespace", "rbac-operator", "rbac-gateway", "rbac-users"):
             self.kubectl("apply", "-f", str(ROOT / "deploy" / f"{file}.yaml"))
+        self.apply(client_key())
 
-    def token(self, service_account: str, namespace: str = "serinus-system") -> str:
-        return self.kubectl("create", "token", service_account, "-n", namespace,
-                            "--duration=2h").strip()
+    def token(self, service_account: str, namespace: str = "serinus-system",
+              audience: str | None = None) -> str:
+        return self.kubectl("create", "token", service_account, "-n", namespace, "--duration=2h",
+                            *([f"--audience={audience}"] if audience else [])).strip()
 
     def get(self, path: str) -> dict:
         answer = self.http.get(path)

@@ -1,6 +1,7 @@
 """The objects that the cases are made of."""
 
 API = "serinus.dev/v1alpha1"
+KEY = "key-of-the-users-of-this-test"  # noqa: S105 - lives as long as the test
 
 
 def meta(name: str) -> dict:
@@ -55,3 +56,10 @@ def release(name: str, prompt_name: str, backend_name: str = "model", policy_nam
     return {"apiVersion": API, "kind": "PromptRelease", "metadata": meta(name), "spec": {
         "promptRef": {"name": prompt_name}, "backendRef": {"name": backend_name},
         "policyRef": {"name": policy_name}, **fields}}
+
+
+def client_key(name: str = "users", key: str = KEY, namespace: str = "serinus-system", **fields) -> dict:
+    return {"apiVersion": "v1", "kind": "Secret",
+            "metadata": {"name": name, "namespace": namespace,
+                         "labels": {"serinus.dev/client-key": "true"}},
+            "stringData": {"key": key, "routes": "*", **fields}}

@@ -1,5 +1,6 @@
 """Child processes that end with the test, each with a log file."""
 
+import itertools
 import os
 import signal
 import socket
@@ -7,10 +8,23 @@ import subprocess
 import time
 
 
+# Below the ports that the kernel gives to outgoing connections, which could take one
+# before its server binds it; each test process has a range of its own.
+_FIRST = 10_000 + 5_000 * (int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 4)
+_PORTS = (_FIRST + i % 5_000 for i in itertools.count(os.getpid()))
+
+
 def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+    """A port that nobody listens on, and that is not given out again soon."""
+    for port in itertools.islice(_PORTS, 5_000):
+        with socket.socket() as s:
+            s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                s.bind(("127.0.0.1", port))
+                return port
+            except OSError:
+                continue
+    raise RuntimeError("no port is free")
 
 
 def wait_for(what: str, check, seconds: float = 30, every: float = 0.1):

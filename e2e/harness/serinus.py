@@ -30,14 +30,15 @@ class Model:
 
 
 class Gateway:
-    def __init__(self, cluster: Cluster, name: str, control_loss=30):
+    def __init__(self, cluster: Cluster, name: str, *arguments: str, control_loss=30, env=None):
         self.port, self.admin = free_port(), free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         config = cluster.kubeconfig(name, cluster.token("serinus-gateway"))
         self.process = Process(name, [
             BIN, "gateway", f"--listen=127.0.0.1:{self.port}", f"--admin=127.0.0.1:{self.admin}",
             f"--control-loss-seconds={control_loss}", "--grace-seconds=1", "--drain-seconds=10",
-        ], cluster.folder, {"KUBECONFIG": str(config)})
+            *arguments,
+        ], cluster.folder, {"KUBECONFIG": str(config), **(env or {})})
 
     def start(self) -> "Gateway":
         self.process.start()
@@ -54,11 +55,14 @@ class Operator:
                  prometheus: str | None = None):
         self.name, self.admin = name, free_port()
         config = cluster.kubeconfig(name, cluster.token("serinus-operator"), server)
+        # As the kubelet does with the projected token of deploy/operator.yaml.
+        shown = cluster.folder / f"{name}.gateway-token"
+        shown.write_text(cluster.token("serinus-operator", audience="serinus-gateway"))
         endpoints = ",".join(f"127.0.0.1:{g.admin}" for g in gateways)
         self.process = Process(name, [
             BIN, "operator", f"--identity={name}", "--namespace=serinus-system",
             f"--gateway-endpoints={endpoints}", f"--admin=127.0.0.1:{self.admin}",
-            f"--lease-seconds={lease_seconds}", "--pull-milliseconds=300",
+            f"--gateway-token-file={shown}", f"--lease-seconds={lease_seconds}", "--pull-milliseconds=300",
             *([f"--prometheus-url={prometheus}", "--prometheus-timeout=1s"] if prometheus else []),
         ], cluster.folder, {"KUBECONFIG": str(config)})
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import httpx
 import openai
 
+from .manifests import KEY
+
 
 @dataclass
 class Seen:
@@ -50,7 +52,7 @@ class Traffic:
 
     def _run(self) -> None:
         clients = [
-            openai.OpenAI(base_url=f"{g.url}/v1", api_key="unused", timeout=20, max_retries=0)
+            openai.OpenAI(base_url=f"{g.url}/v1", api_key=KEY, timeout=20, max_retries=0)
             for g in self._gateways
         ]
         while not self._stop.is_set():
@@ -107,7 +109,8 @@ class Traffic:
     def _feedback(self, client, request_id: str, value) -> None:
         if value is not None:
             httpx.post(f"{client.base_url}".replace("/v1/", "/serinus/v1/feedback"),
-                       json={"request_id": request_id, "name": "helpfulness", "score": value})
+                       json={"request_id": request_id, "name": "helpfulness", "score": value},
+                       headers={"api-key": KEY})
 
     def errors(self) -> list[Seen]:
         with self._lock:

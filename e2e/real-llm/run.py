@@ -157,7 +157,7 @@ def main() -> None:
     llama = serve(folder)
     log = (folder / "serinus.log").open("wb")
     serinus = subprocess.Popen(
-        [os.environ["SERINUS_BIN"], "standalone", str(manifests_folder),
+        [os.environ["SERINUS_BIN"], "standalone", str(manifests_folder), "--client-auth=off",
          f"--listen=127.0.0.1:{PORT}", f"--admin=127.0.0.1:{ADMIN}"], stdout=log, stderr=log)
     try:
         report(folder, manifests_folder)

@@ -30,3 +30,9 @@ pub const REQUEST_ID_HEADER: &str = "x-serinus-request-id";
 pub const SHADOW_REQUEST_ID_HEADER: &str = "x-serinus-shadow-request-id";
 /// Answer header: the revision that answered.
 pub const REVISION_HEADER: &str = "x-serinus-revision";
+/// The label on a Secret that holds a client key; its value is "true".
+pub const CLIENT_KEY_LABEL: &str = "serinus.dev/client-key";
+/// Request header: the variant that a tester asks for: stable, canary or a revision.
+pub const VARIANT_HEADER: &str = "x-serinus-variant";
+/// The audience that service accounts' tokens for a gateway have.
+pub const GATEWAY_AUDIENCE: &str = "serinus-gateway";

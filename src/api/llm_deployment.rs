@@ -65,7 +65,8 @@ pub struct LLMDeploymentSpec {
     /// A model server that Serinus runs as a Deployment and a Service.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub serving: Option<Serving>,
-    /// What a million tokens cost. Default: the built-in price catalogue, by provider and model.
+    /// What a request costs. Default: the built-in price catalogue, by provider and model;
+    /// what that does not know is unknown, not free.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pricing: Option<Pricing>,
     /// Timeouts and concurrency towards this backend.
@@ -102,6 +103,11 @@ pub struct Endpoint {
     pub tls: Option<EndpointTls>,
 }
 
+/// The key of a certificate in a Secret of type kubernetes.io/tls.
+pub const TLS_CERTIFICATE: &str = "tls.crt";
+/// The key of its private key.
+pub const TLS_KEY: &str = "tls.key";
+
 /// TLS towards an endpoint.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -116,7 +122,7 @@ pub struct EndpointTls {
 }
 
 /// One key of a Secret in the same namespace.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct SecretKeyRef {
     /// The Secret's name.
@@ -186,20 +192,58 @@ fn default_health() -> String {
     "/health".to_owned()
 }
 
-/// What a million tokens cost, in US dollars.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+/// What a request costs, in US dollars: by its tokens, or by how long it keeps GPUs busy.
+///
+/// Exactly one of inputPerMillion and gpuHour says how.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, KubeSchema)]
+#[x_kube(
+    validation = Rule::new("has(self.gpuHour) != has(self.inputPerMillion)").message("set exactly one of spec.pricing.inputPerMillion (with outputPerMillion) and spec.pricing.gpuHour"),
+    validation = Rule::new("has(self.inputPerMillion) == has(self.outputPerMillion)").message("set spec.pricing.inputPerMillion and spec.pricing.outputPerMillion together; outputPerMillion is 0 for embeddings"),
+    validation = Rule::new("has(self.inputPerMillion) || !(has(self.cachedInputPerMillion) || has(self.cacheWritePerMillion))").message("spec.pricing.cachedInputPerMillion and spec.pricing.cacheWritePerMillion are prices of tokens: they need spec.pricing.inputPerMillion"),
+)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Pricing {
     /// USD for a million input tokens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0.0, max = 1_000_000.0))]
-    pub input_per_million: f64,
-    /// USD for a million input tokens that the provider had cached. Default: the input price.
+    pub input_per_million: Option<f64>,
+    /// USD for a million input tokens that the provider read from its cache. Default: the
+    /// input price.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0.0, max = 1_000_000.0))]
     pub cached_input_per_million: Option<f64>,
-    /// USD for a million output tokens.
+    /// USD for a million input tokens that the provider wrote to its cache. Default: the
+    /// input price.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0.0, max = 1_000_000.0))]
-    pub output_per_million: f64,
+    pub cache_write_per_million: Option<f64>,
+    /// USD for a million output tokens, those of reasoning included.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0.0, max = 1_000_000.0))]
+    pub output_per_million: Option<f64>,
+    /// By time, for a model that runs on GPUs of one's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpu_hour: Option<GpuHour>,
+}
+
+/// What GPUs of one's own cost. A request costs its duration × usd × gpus / concurrency.
+///
+/// The costs of all requests add up to what the GPUs cost while requests ran, if the
+/// concurrency is the true one on average. Idle GPUs are nobody's cost.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct GpuHour {
+    /// USD for one GPU for one hour.
+    #[schemars(range(min = 0.0, max = 1_000_000.0))]
+    pub usd: f64,
+    /// GPUs of one replica of the model server. Default: 1.
+    #[serde(default = "one")]
+    #[schemars(range(min = 1, max = 100_000))]
+    pub gpus: i32,
+    /// How many requests one replica works on at the same time, on average while it works
+    /// on any: for example the mean of vllm:num_requests_running.
+    #[schemars(range(min = 1.0, max = 100_000.0))]
+    pub concurrency: f64,
 }
 
 /// Timeouts and concurrency towards a backend.
@@ -304,6 +348,28 @@ impl LLMDeploymentSpec {
         }
     }
 
+    /// The Secrets that requests to this backend need, and the key within each.
+    pub fn secrets(&self) -> Vec<SecretKeyRef> {
+        let Some(endpoint) = &self.endpoint else { return vec![] };
+        let tls = endpoint.tls.iter();
+        let certificate = tls.clone().filter_map(|tls| tls.client_certificate_secret_ref.as_ref());
+        let certificate = certificate.flat_map(|secret| {
+            [TLS_CERTIFICATE, TLS_KEY]
+                .map(|key| SecretKeyRef { name: secret.name.clone(), key: key.to_owned() })
+        });
+        let authorities = tls.filter_map(|tls| tls.ca_secret_ref.clone());
+        endpoint.api_key_secret_ref.iter().cloned().chain(authorities).chain(certificate).collect()
+    }
+
+    /// The Service of the backend named `name`, and its port; none for an endpoint.
+    pub fn service_of<'a>(&'a self, name: &'a str) -> Option<(&'a str, i32)> {
+        if self.endpoint.is_some() {
+            return None;
+        }
+        let own = self.serving.as_ref().map(|serving| (name, serving.port));
+        self.service.as_ref().map(|service| (service.name.as_str(), service.port)).or(own)
+    }
+
     /// The fields that identify the model, for the revision's hash.
     pub fn identity(&self) -> BTreeMap<&'static str, serde_json::Value> {
         let mut fields = BTreeMap::from([
@@ -320,5 +386,49 @@ impl LLMDeploymentSpec {
             fields.insert("serving", serde_json::json!([s.image, s.args, s.port]));
         }
         fields
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::manifest;
+
+    /// The error of a backend with this pricing, or nothing.
+    fn refused(pricing: &str) -> Option<String> {
+        let text = format!(
+            "apiVersion: serinus.dev/v1alpha1\nkind: LLMDeployment\nmetadata: {{name: b}}\n\
+             spec: {{provider: vllm, model: m, endpoint: {{url: \"http://127.0.0.1:9/v1\"}}, pricing: {pricing}}}"
+        );
+        manifest::parse(&text).err().map(|e| e.to_string())
+    }
+
+    #[test]
+    fn pricing_is_by_token_or_by_time() {
+        for fine in [
+            "{inputPerMillion: 1, outputPerMillion: 2}",
+            "{inputPerMillion: 0, cachedInputPerMillion: 0, cacheWritePerMillion: 1, outputPerMillion: 0}",
+            "{gpuHour: {usd: 2.5, concurrency: 16}}",
+            "{gpuHour: {usd: 2.5, gpus: 8, concurrency: 1.5}}",
+        ] {
+            assert_eq!(refused(fine), None, "{fine}");
+        }
+        for (wrong, reason) in [
+            ("{}", "exactly one"),
+            (
+                "{inputPerMillion: 1, outputPerMillion: 2, gpuHour: {usd: 2, concurrency: 8}}",
+                "exactly one",
+            ),
+            ("{inputPerMillion: 1}", "together"),
+            ("{outputPerMillion: 1, gpuHour: {usd: 2, concurrency: 8}}", "together"),
+            (
+                "{cacheWritePerMillion: 1, gpuHour: {usd: 2, concurrency: 8}}",
+                "need spec.pricing.inputPerMillion",
+            ),
+            ("{gpuHour: {usd: 2}}", "concurrency"),
+            ("{gpuHour: {usd: 2, concurrency: 8, hours: 1}}", "hours"),
+        ] {
+            let message = refused(wrong).unwrap_or_default();
+            assert!(message.contains(reason), "{wrong}: {message}");
+        }
     }
 }

@@ -1,15 +1,16 @@
 //! Manifests as text: YAML documents to typed objects, validated by the same
 //! schemas and CEL rules as on the API server.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use std::collections::BTreeMap;
+
+use k8s_openapi::{api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 
-use super::{CanaryPolicy, LLMDeployment, PromptRelease, PromptVersion, crd};
+use super::{CanaryPolicy, LLMDeployment, PromptRelease, PromptVersion, SecretText, crd};
 
 /// One object of ours.
 #[derive(Clone, Debug, PartialEq)]
-#[expect(clippy::large_enum_variant, reason = "few exist, and they are short-lived")]
 pub enum Object {
     /// A model backend.
     Backend(LLMDeployment),
@@ -19,6 +20,17 @@ pub enum Object {
     Policy(CanaryPolicy),
     /// A release.
     Release(PromptRelease),
+    /// A Secret of Kubernetes: API keys of backends, client keys.
+    Secret(Secrets),
+}
+
+/// What a Secret holds.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Secrets {
+    /// Name, namespace, labels.
+    pub metadata: ObjectMeta,
+    /// Its fields, decoded.
+    pub fields: BTreeMap<String, SecretText>,
 }
 
 /// Why a manifest can not be used.
@@ -29,7 +41,7 @@ pub enum ManifestError {
     Yaml(#[from] serde_yaml_ng::Error),
     /// Not of our group and kinds.
     #[error(
-        "{api_version} {kind} is not a Serinus kind; expected serinus.dev/v1alpha1 and one of LLMDeployment, PromptVersion, CanaryPolicy, PromptRelease"
+        "{api_version} {kind} is not a Serinus kind; expected serinus.dev/v1alpha1 and one of LLMDeployment, PromptVersion, CanaryPolicy, PromptRelease; or v1 Secret"
     )]
     Kind {
         /// What the document says.
@@ -57,6 +69,7 @@ impl Object {
             Self::Prompt(o) => &o.metadata,
             Self::Policy(o) => &o.metadata,
             Self::Release(o) => &o.metadata,
+            Self::Secret(o) => &o.metadata,
         }
     }
 }
@@ -69,6 +82,7 @@ impl Object {
             Self::Prompt(_) => "PromptVersion",
             Self::Policy(_) => "CanaryPolicy",
             Self::Release(_) => "PromptRelease",
+            Self::Secret(_) => "Secret",
         }
     }
 
@@ -112,7 +126,8 @@ fn object(value: Value) -> Result<Object, ManifestError> {
         value.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned()
     };
     let (api_version, kind) = (text("/apiVersion"), text("/kind"));
-    if api_version != "serinus.dev/v1alpha1" {
+    let is_secret = (api_version.as_str(), kind.as_str()) == ("v1", "Secret");
+    if api_version != "serinus.dev/v1alpha1" && !is_secret {
         return Err(ManifestError::Kind { api_version, kind });
     }
     let name = text("/metadata/name");
@@ -125,6 +140,7 @@ fn object(value: Value) -> Result<Object, ManifestError> {
         return Err(invalid("set metadata.name".to_owned()));
     }
     match kind.as_str() {
+        "Secret" if is_secret => secrets(value).map(Object::Secret).map_err(invalid),
         "LLMDeployment" => {
             let o: LLMDeployment = typed(value, &kind).map_err(invalid)?;
             o.validate_cel().map_err(|e| invalid(rules(&e)))?;
@@ -147,6 +163,22 @@ fn object(value: Value) -> Result<Object, ManifestError> {
         }
         _ => Err(ManifestError::Kind { api_version, kind }),
     }
+}
+
+/// Reads a Secret. What is wrong is told without its content.
+fn secrets(value: Value) -> Result<Secrets, String> {
+    let secret: Secret = serde_json::from_value(value).map_err(
+        |_| "data must hold texts in base64, stringData plain texts; metadata as for every object",
+    )?;
+    let mut fields = BTreeMap::new();
+    for (name, bytes) in secret.data.unwrap_or_default() {
+        let text = String::from_utf8(bytes.0).map_err(|_| format!("data.{name} is not text"))?;
+        fields.insert(name, SecretText::from(text.trim().to_owned()));
+    }
+    for (name, text) in secret.string_data.unwrap_or_default() {
+        fields.insert(name, SecretText::from(text.trim().to_owned()));
+    }
+    Ok(Secrets { metadata: secret.metadata, fields })
 }
 
 /// Checks `value` against the kind's schema, then gives it its type.

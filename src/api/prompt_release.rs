@@ -182,6 +182,18 @@ pub enum VariantRole {
     Shadow,
 }
 
+impl VariantRole {
+    /// The word on metric labels, spans and log lines.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Stable => "stable",
+            Self::Canary => "canary",
+            Self::Previous => "previous",
+            Self::Shadow => "shadow",
+        }
+    }
+}
+
 /// One variant's share of the traffic.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -353,6 +365,11 @@ impl PromptRelease {
     /// The model name that applications send.
     pub fn route(&self) -> String {
         self.spec.route.clone().unwrap_or_else(|| self.metadata.name.clone().unwrap_or_default())
+    }
+
+    /// The names of the backends that answer while its own is unavailable.
+    pub fn other_backends(&self) -> Vec<String> {
+        self.spec.fallback_backend_refs.iter().map(|reference| reference.name.clone()).collect()
     }
 
     /// Whether applications reach it under `route`.

@@ -29,3 +29,8 @@ pub enum Saved {
     /// The policy that a canary runs with, named by its digest.
     Policy(CanaryPolicySpec),
 }
+
+/// The name of the ControllerRevision that holds the copy `name` of a release.
+pub fn copy_name(release: &str, name: &str) -> String {
+    format!("{release}-{name}")
+}

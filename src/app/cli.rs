@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
 use clap::{Parser, Subcommand};
 
 use super::{
-    demo, gateway, operator, policies,
+    cost, demo, gateway, operator, policies,
     process::{block_on, listen_on, stop_signal},
     releases, simulated_model, standalone,
 };
@@ -27,6 +27,8 @@ enum Command {
         #[arg(long)]
         out: Option<PathBuf>,
     },
+    /// What requests have cost, by team, release and revision.
+    Cost(cost::Options),
     /// A good prompt is promoted and a bad one rolled back, in about a minute.
     Demo(demo::Options),
     /// What a policy can find, how long it takes, and what to change when it can not decide.
@@ -56,6 +58,7 @@ enum Command {
 pub fn run() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Crd { out } => print_crds(out).map(|()| true),
+        Command::Cost(options) => block_on(cost::run(options)).map(|()| true),
         Command::Demo(options) => block_on(demo::run(options)),
         Command::Standalone(options) => block_on(standalone::run(options)).map(|()| true),
         Command::Releases(command) => block_on(releases::run(command)),

@@ -16,6 +16,7 @@ use std::{
 };
 
 use anyhow::Context;
+use futures::FutureExt;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyModifiers};
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -29,7 +30,8 @@ use crate::{
     api::{CanaryPolicySpec, PromptReleaseStatus, prompt_release::Phase},
     gateway::{
         Gateway, GatewayConfig,
-        server::{public_router, serve},
+        identity::Identities,
+        server::{Face, serve},
     },
 };
 
@@ -180,18 +182,19 @@ pub async fn run(options: Options) -> anyhow::Result<bool> {
     let model = options.model.unwrap_or_else(|| "simulated".to_owned());
     fs::write(folder.0.join("world.yaml"), scene::fixed(&url, &model, real))?;
     let gateway = Gateway::new(GatewayConfig {
-        control_loss_timeout: Duration::from_secs(120),
-        clock: clock::now,
-    })?;
+        identities: Identities::off(),
+        ..GatewayConfig::new(clock::now)
+    });
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let base = format!("http://{}", listener.local_addr()?);
-    servers.spawn(serve(
+    let server = serve(
         listener,
-        public_router(gateway.clone()),
+        Face::Applications,
         gateway.clone(),
         stop.clone().cancelled_owned(),
         Duration::from_secs(5),
-    ));
+    );
+    servers.spawn(server.map(Ok));
     let live = !options.plain && std::io::stdout().is_terminal();
     let stage: Box<dyn Stage> = if live {
         Box::new(Live(ratatui::try_init().context("the terminal can not be used: try --plain")?))

@@ -3,16 +3,19 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context;
+use futures::FutureExt;
 use tokio::task::JoinSet;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::{
-    clock,
+    addresses, clock, identity, limits,
     process::{cluster, listen_on, start_logs, stop_signal},
+    telemetry, tls,
 };
 use crate::gateway::{
     Gateway, GatewayConfig,
-    server::{admin_router, public_router, serve},
+    server::{Door, Face, serve},
+    tls::ServerTls,
     watch::follow_cluster,
 };
 
@@ -37,6 +40,18 @@ pub struct Options {
     /// How many seconds to go on accepting after the signal to stop, until nobody sends any more.
     #[arg(long, default_value_t = 5)]
     grace_seconds: u64,
+    #[command(flatten)]
+    telemetry: telemetry::Options,
+    #[command(flatten)]
+    clients: identity::Options,
+    #[command(flatten)]
+    cluster: identity::ClusterOptions,
+    #[command(flatten)]
+    limits: limits::Options,
+    #[command(flatten)]
+    tls: tls::Options,
+    #[command(flatten)]
+    addresses: addresses::Options,
     /// Logs as JSON.
     #[arg(long)]
     log_json: bool,
@@ -49,25 +64,42 @@ pub struct Options {
 pub async fn run(options: Options) -> anyhow::Result<()> {
     start_logs(options.log_json);
     let client = cluster().await?;
+    // Followed to the end: also the last requests are known and go where the operator
+    // wants them.
+    let (mut following, mut tasks) = (JoinSet::new(), JoinSet::new());
+    let (identities, operators) =
+        options.cluster.build(&options.clients, &client, &mut following)?;
+    let tls = options.tls.build()?;
+    if let Some(tls) = &tls {
+        following.spawn(tls.clone().follow());
+    }
+    let (telemetry, behind) = options.telemetry.start()?;
     let gateway = Gateway::new(GatewayConfig {
         control_loss_timeout: Duration::from_secs(options.control_loss_seconds),
-        clock: clock::now,
-    })?;
+        identities,
+        operators,
+        limits: options.limits.build(),
+        addresses: Arc::new(options.addresses.build()),
+        telemetry,
+        ..GatewayConfig::new(clock::now)
+    });
     let stop = CancellationToken::new();
     let drain = Duration::from_secs(options.drain_seconds);
-    let mut tasks = JoinSet::new();
     let admin = listen_on(options.admin).await?;
     let until = stop.clone().cancelled_owned();
-    tasks.spawn(served(serve(admin, admin_router(gateway.clone()), gateway.clone(), until, drain)));
-    // Followed to the end: also the last requests go where the operator wants them.
-    let mut following = JoinSet::new();
-    following.spawn(follow_cluster(gateway.clone(), client, options.watch_namespace));
+    tasks.spawn(serve(admin, Face::Operators, gateway.clone(), until, drain).map(Ok));
+    let mut routes = JoinSet::new();
+    routes.spawn(follow_cluster(gateway.clone(), client, options.watch_namespace));
     let until = stop.clone().cancelled_owned();
-    tasks.spawn(serve_when_known(options.listen, gateway.clone(), until, drain));
+    tasks.spawn(serve_when_known(options.listen, tls, gateway.clone(), until, drain));
     tokio::select! {
         () = stop_signal() => {}
-        Some(ended) = following.join_next() => {
+        Some(ended) = routes.join_next() => {
             ended?.context("the cluster can no longer be followed")?;
+        }
+        Some(ended) = following.join_next() => {
+            ended?;
+            anyhow::bail!("a part of the gateway ended by itself");
         }
         Some(ended) = tasks.join_next() => ended??,
     }
@@ -77,27 +109,30 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     while let Some(ended) = tasks.join_next().await {
         ended??;
     }
+    behind.flush().await;
     Ok(())
 }
 
-/// Listens for applications once the routes are known: before, it could only refuse,
-/// and a client that can not connect tries another gateway.
+/// Listens for applications once routes and clients are known: before, it could only
+/// refuse, and a client that can not connect tries another gateway.
 async fn serve_when_known(
     address: SocketAddr,
+    tls: Option<Arc<ServerTls>>,
     gateway: Arc<Gateway>,
     stop: WaitForCancellationFutureOwned,
     drain: Duration,
 ) -> anyhow::Result<()> {
     let mut stop = Box::pin(stop);
+    let known = async {
+        gateway.routes_known().await;
+        gateway.identities().known().await;
+    };
     tokio::select! {
-        () = gateway.routes_known() => {}
+        () = known => {}
         () = &mut stop => return Ok(()),
     }
-    let listener = listen_on(address).await?;
+    let door = Door::from(listen_on(address).await?).with_tls(tls);
     tracing::info!(%address, "serves");
-    served(serve(listener, public_router(gateway.clone()), gateway, stop, drain)).await
-}
-
-async fn served(server: impl Future<Output = std::io::Result<()>>) -> anyhow::Result<()> {
-    server.await.context("a server failed")
+    serve(door, Face::Applications, gateway, stop, drain).await;
+    Ok(())
 }

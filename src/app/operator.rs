@@ -1,22 +1,26 @@
 //! The `operator` command: the control plane of a cluster.
 
-use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use axum::{Router, extract::State, http::StatusCode, response::IntoResponse, routing::get};
-use k8s_openapi::api::{apps::v1::Deployment, discovery::v1::EndpointSlice};
+use k8s_openapi::api::{
+    apps::v1::Deployment,
+    discovery::v1::{EndpointPort, EndpointSlice},
+};
 use kube::{Api, Client, runtime::watcher};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    clock,
+    addresses, clock,
     process::{cluster, listen_on, start_logs, stop_signal},
     prometheus,
 };
 use crate::{
     controllers::{
-        Context, backend,
+        Context,
+        backend::{self, probe::Probe},
         caches::Caches,
         exported::Exported,
         kube::{
@@ -27,6 +31,7 @@ use crate::{
         release::{self, Triggers, ask_prometheus, follow_gateways},
     },
     signals::{
+        endpoints::{SERVICE_LABEL, endpoints},
         gateways::Gateways,
         watch::{cache, follow},
     },
@@ -55,6 +60,12 @@ pub struct Options {
     /// The gateways' admin addresses (host:port, comma-separated) instead of a Service.
     #[arg(long, value_delimiter = ',')]
     gateway_endpoints: Vec<String>,
+    /// A file with the token that gateways are asked with, for example one of this
+    /// operator's service account for the audience serinus-gateway. It may change at any time.
+    #[arg(long, value_name = "FILE")]
+    gateway_token_file: Option<PathBuf>,
+    #[command(flatten)]
+    addresses: addresses::Options,
     /// Where Prometheus and probes ask.
     #[arg(long, default_value = "0.0.0.0:8081")]
     admin: SocketAddr,
@@ -89,11 +100,11 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let context = Arc::new(Context {
         cluster: Cluster::new(client.clone(), leadership.clone(), exported.clone()),
         caches,
-        gateways: Gateways::new()?,
+        gateways: Gateways::new(options.gateway_token_file.clone())?,
         prometheus: options.prometheus.build()?,
         exported: exported.clone(),
         clock: clock::now,
-        probe: reqwest::Client::builder().no_proxy().build()?,
+        probe: Probe::new(options.addresses.build())?,
     });
     let deployments: Api<Deployment> = match &options.watch_namespace {
         Some(namespace) => Api::namespaced(client.clone(), namespace),
@@ -170,35 +181,17 @@ fn gateway_addresses(
         let addresses: BTreeSet<String> = options.gateway_endpoints.iter().cloned().collect();
         return Box::new(move || addresses.clone());
     }
-    let selector = format!("kubernetes.io/service-name={}", options.gateway_service);
+    let selector = format!("{SERVICE_LABEL}={}", options.gateway_service);
     let config = watcher::Config::default().labels(&selector);
     let (slices, watch) = cache(client, Some(&options.namespace), config);
     tasks.spawn(follow(watch, "EndpointSlice", |_| {}));
-    Box::new(move || addresses_of(slices.state().iter().map(AsRef::as_ref)))
-}
-
-/// Every endpoint that may still serve, whether new or about to stop.
-fn addresses_of<'a>(slices: impl Iterator<Item = &'a EndpointSlice>) -> BTreeSet<String> {
-    let mut addresses = BTreeSet::new();
-    for slice in slices {
-        let admin = |p: &&k8s_openapi::api::discovery::v1::EndpointPort| {
-            p.name.as_deref() == Some(ADMIN_PORT)
-        };
-        let Some(port) = slice.ports.iter().flatten().find(admin).and_then(|p| p.port) else {
-            continue;
-        };
-        for endpoint in slice.endpoints.iter().flatten() {
-            let conditions = endpoint.conditions.clone().unwrap_or_default();
-            if conditions.serving.or(conditions.ready).unwrap_or(true) {
-                addresses.extend(endpoint.addresses.first().map(|a| host_port(a, port)));
-            }
-        }
-    }
-    addresses
-}
-
-fn host_port(host: &str, port: i32) -> String {
-    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+    Box::new(move || {
+        let slices: Vec<Arc<EndpointSlice>> = slices.state();
+        let admin = |p: &EndpointPort| p.name.as_deref() == Some(ADMIN_PORT);
+        // Whatever still serves counts, whether it is new or about to stop.
+        let found = endpoints(slices.iter().map(AsRef::as_ref), admin);
+        found.iter().filter(|e| e.serving).map(|e| e.address.to_string()).collect()
+    })
 }
 
 async fn serve_admin(listener: tokio::net::TcpListener, context: Arc<Context>) {
@@ -227,32 +220,4 @@ async fn metrics(State(context): State<Arc<Context>>) -> impl IntoResponse {
         [("content-type", "application/openmetrics-text; version=1.0.0; charset=utf-8")],
         context.exported.text(),
     )
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    #[test]
-    fn gateways_are_asked_at_their_admin_port_unless_they_no_longer_serve() {
-        let slices: Vec<EndpointSlice> = serde_json::from_value(json!([
-            {"addressType": "IPv4", "metadata": {},
-             "ports": [{"name": "http", "port": 8080}, {"name": "admin", "port": 8081}],
-             "endpoints": [
-                {"addresses": ["10.0.0.1"], "conditions": {"ready": true, "serving": true}},
-                {"addresses": ["10.0.0.2"], "conditions": {"ready": false, "serving": true, "terminating": true}},
-                {"addresses": ["10.0.0.3"], "conditions": {"ready": false, "serving": false}},
-                {"addresses": ["10.0.0.4"], "conditions": {}},
-             ]},
-            {"addressType": "IPv6", "metadata": {}, "ports": [{"name": "admin", "port": 8081}],
-             "endpoints": [{"addresses": ["fd00::1"]}]},
-            {"addressType": "IPv4", "metadata": {}, "ports": [{"name": "http", "port": 8080}],
-             "endpoints": [{"addresses": ["10.0.0.9"]}]},
-        ]))
-        .unwrap();
-        let found: Vec<String> = addresses_of(slices.iter()).into_iter().collect();
-        assert_eq!(found, ["10.0.0.1:8081", "10.0.0.2:8081", "10.0.0.4:8081", "[fd00::1]:8081"]);
-    }
 }

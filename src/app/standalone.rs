@@ -3,6 +3,7 @@
 //! is around them differs.
 
 mod manifests;
+mod secrets;
 mod serve;
 mod state;
 
@@ -14,9 +15,13 @@ use std::{
 
 use anyhow::Context;
 use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-pub use self::serve::{Options, run};
 use self::{manifests::Manifests, state::State};
+pub use self::{
+    secrets::secret_variable,
+    serve::{Options, run},
+};
 use crate::{
     api::{
         LLMDeploymentSpec, PromptRelease, PromptReleaseStatus, Variant, manifest::Object,
@@ -71,6 +76,8 @@ pub struct Standalone {
     prometheus: Arc<Prometheus>,
     /// The gateway serves what was decided before this process started.
     resumed: bool,
+    /// The version of the manifests whose client keys the gateway knows.
+    clients_of: Option<u64>,
 }
 
 impl Standalone {
@@ -86,7 +93,7 @@ impl Standalone {
         );
         let state = State::open(state_file)?;
         let (manifests, prometheus) = (Manifests::new(folder), Arc::default());
-        Ok(Self { manifests, state, gateway, prometheus, resumed: false })
+        Ok(Self { manifests, state, gateway, prometheus, resumed: false, clients_of: None })
     }
 
     /// Takes evidence from Prometheus too. Somebody else asks it what
@@ -114,6 +121,7 @@ impl Standalone {
                 note,
             })
             .collect();
+        self.know_clients(now, &mut news);
         let releases: Vec<PromptRelease> = self.manifests.releases().cloned().collect();
         let mut names = Vec::with_capacity(releases.len());
         for release in &releases {
@@ -123,7 +131,7 @@ impl Standalone {
         }
         let forgotten = self.state.forget_all_but(&names);
         if !self.resumed {
-            self.gateway.set_world(self.world(&releases));
+            self.gateway.set_world(&self.world(&releases));
             self.resumed = true;
         }
         let report = self.gateway.report(true);
@@ -133,8 +141,32 @@ impl Standalone {
         if forgotten {
             self.state.write().context("the state file could not be written")?;
         }
-        self.gateway.set_world(self.world(&releases));
+        self.gateway.set_world(&self.world(&releases));
         Ok(news)
+    }
+
+    /// Gives the gateway the folder's client keys when a file has changed.
+    fn know_clients(&mut self, now: Timestamp, news: &mut Vec<Happening>) {
+        if self.clients_of == Some(self.manifests.version()) {
+            return;
+        }
+        self.clients_of = Some(self.manifests.version());
+        let (keys, problems) = secrets::client_keys(&self.manifests);
+        if keys.is_empty() && !self.gateway.identities().is_off() {
+            tracing::warn!(
+                "the folder has no client key, so no application may ask (unless by a token): add \
+                 a Secret labelled serinus.dev/client-key=true, or run with --client-auth=off"
+            );
+        }
+        self.gateway.identities().set_keys(keys);
+        self.gateway.identities().set_keys_known();
+        news.extend(problems.into_iter().map(|note| Happening {
+            at: now,
+            release: String::new(),
+            warning: true,
+            reason: "InvalidClientKey".to_owned(),
+            note,
+        }));
     }
 
     /// The releases with their status.
@@ -315,21 +347,16 @@ impl Standalone {
                     Saved::Policy(_) => None,
                 })
                 .collect();
+            let other_backends = release.other_backends();
             let backends: HashMap<String, LLMDeploymentSpec> = variants
                 .values()
-                .filter_map(|v| {
-                    let spec = self.manifests.backend(&namespace, &v.backend_name)?;
-                    Some((v.backend_name.clone(), spec.clone()))
+                .map(|v| &v.backend_name)
+                .chain(&other_backends)
+                .filter_map(|name| {
+                    Some((name.clone(), self.manifests.backend(&namespace, name)?.clone()))
                 })
                 .collect();
-            let api_keys = variants
-                .values()
-                .filter_map(|v| {
-                    let spec = backends.get(&v.backend_name).unwrap_or(&v.backend);
-                    Some((v.backend_name.clone(), api_key(spec)?))
-                })
-                .collect();
-            Some(ReleaseInput {
+            let mut input = ReleaseInput {
                 name: release.metadata.name.clone().unwrap_or_default(),
                 namespace,
                 uid: kept.uid.clone(),
@@ -338,25 +365,23 @@ impl Standalone {
                 routing: kept.status.routing.clone(),
                 variants,
                 backends,
-                api_keys,
-            })
+                secrets: HashMap::new(),
+                other_backends,
+                cache: release.spec.cache.clone(),
+                // Outside a cluster a Service is a name to resolve.
+                endpoints: HashMap::new(),
+            };
+            input.secrets = input
+                .wanted_secrets()
+                .filter_map(|wanted| {
+                    let text = secrets::secret(&self.manifests, &input.namespace, &wanted)?;
+                    Some((wanted, text))
+                })
+                .collect();
+            Some(input)
         });
         inputs.collect()
     }
-}
-
-/// There are no Secrets outside a cluster: the key comes from the environment.
-fn api_key(spec: &LLMDeploymentSpec) -> Option<String> {
-    let secret = spec.endpoint.as_ref()?.api_key_secret_ref.as_ref()?;
-    std::env::var(secret_variable(&secret.name, &secret.key)).ok()
-}
-
-/// The environment variable that stands for one key of a Secret.
-pub fn secret_variable(name: &str, key: &str) -> String {
-    format!("SERINUS_SECRET_{name}_{key}")
-        .chars()
-        .map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' })
-        .collect()
 }
 
 fn namespace(release: &PromptRelease) -> String {
@@ -367,9 +392,12 @@ fn key(release: &PromptRelease) -> String {
     format!("{}/{}", namespace(release), release.metadata.name.clone().unwrap_or_default())
 }
 
-/// `namespace/name` of any of our objects.
+/// Namespace and name of any object.
 fn object_key(object: &Object) -> (String, String) {
-    let metadata = object.metadata();
+    object_key_of(object.metadata())
+}
+
+fn object_key_of(metadata: &ObjectMeta) -> (String, String) {
     (
         metadata.namespace.clone().unwrap_or_else(|| NAMESPACE.to_owned()),
         metadata.name.clone().unwrap_or_default(),

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use crate::{api::prompt_release::VariantRole, openai::usage::Tokens};
+use crate::api::prompt_release::VariantRole;
+pub use crate::openai::{Operation, usage::Tokens};
 
 /// Why a request went to the variant that it went to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -70,6 +71,18 @@ pub enum RecordOutcome {
     Cancelled,
 }
 
+impl RecordOutcome {
+    /// The word on metric labels, spans and log lines.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::ClientError => "client_error",
+            Self::Error => "error",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
 /// What the check of an answer found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum CheckResult {
@@ -85,6 +98,19 @@ pub enum CheckResult {
     Refused,
 }
 
+impl CheckResult {
+    /// The word on metric labels, spans and log lines.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Passed => "passed",
+            Self::Schema => "schema",
+            Self::Empty => "empty",
+            Self::Truncated => "truncated",
+            Self::Refused => "refused",
+        }
+    }
+}
+
 /// What stable made of a request that was copied to a shadow.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StableSide {
@@ -94,20 +120,6 @@ pub struct StableSide {
     pub check: Option<CheckResult>,
     /// What it cost, in US dollars, when price and tokens are known.
     pub cost_usd: Option<f64>,
-}
-
-/// What a request asks for, in the words of OpenTelemetry's `gen_ai.operation.name`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Operation {
-    /// `POST /v1/chat/completions`
-    #[default]
-    Chat,
-    /// `POST /v1/completions`
-    Completions,
-    /// `POST /v1/embeddings`
-    Embeddings,
-    /// `POST /v1/responses`
-    Responses,
 }
 
 /// What is the same for every request of one variant of one release: built once with
@@ -165,6 +177,19 @@ pub struct Content {
     pub input: Vec<u8>,
     /// The answer's text.
     pub output: String,
+    /// The JSON list of the tool calls of the answer, as the backend sent them; empty without.
+    pub tool_calls: Vec<u8>,
+    /// Whom the request names as its `user`.
+    pub user: Option<String>,
+    /// The conversation that the request belongs to, where the application tells it.
+    pub conversation: Option<String>,
+}
+
+impl Content {
+    /// How many bytes it keeps in memory, about.
+    pub fn weight(&self) -> usize {
+        self.input.len() + self.output.len() + self.tool_calls.len()
+    }
 }
 
 /// One attempt of one request on one variant. A request that falls back to stable

@@ -1,7 +1,7 @@
 //! LLMDeployment: is there something that answers? Endpoints and services are probed;
 //! a serving backend becomes a Deployment and a Service, whose readiness counts.
 
-mod probe;
+pub mod probe;
 mod serving;
 
 use std::{sync::Arc, time::Duration};
@@ -93,7 +93,7 @@ async fn serve(
 async fn probe(backend: &LLMDeployment, context: &Context) -> Finding {
     let (namespace, name) = (backend.namespace().unwrap_or_default(), backend.name_any());
     let url = backend.spec.base_url(&name, &namespace);
-    match probe::probe(&context.probe, &url).await {
+    match context.probe.ask(&url).await {
         Ok(message) => Finding {
             readiness: Readiness::Ready,
             reason: "Reachable",

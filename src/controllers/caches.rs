@@ -12,7 +12,10 @@ use kube::{
 
 use super::error::ControllerError;
 use crate::{
-    api::{CanaryPolicy, LLMDeployment, PromptRelease, PromptVersion, keys, snapshot::Saved},
+    api::{
+        CanaryPolicy, LLMDeployment, PromptRelease, PromptVersion, keys,
+        snapshot::{Saved, copy_name},
+    },
     signals::watch::{Touched, cache},
 };
 
@@ -90,7 +93,7 @@ impl Caches {
         release: &str,
         name: &str,
     ) -> Result<Option<Saved>, ControllerError> {
-        let name = super::kube::copy_name(release, name);
+        let name = copy_name(release, name);
         let Some(copy) = self.copies.get(&ObjectRef::new(&name).within(namespace)) else {
             return Ok(None);
         };

@@ -17,7 +17,12 @@ use serde_json::{Value, json};
 
 use self::leadership::Leadership;
 use super::{error::ControllerError, exported::Exported};
-use crate::api::{PromptRelease, conditions::truncate, keys, snapshot::Saved};
+use crate::api::{
+    PromptRelease,
+    conditions::truncate,
+    keys,
+    snapshot::{Saved, copy_name},
+};
 
 /// The longest note that the API server accepts on an Event.
 const LONGEST_NOTE: usize = 1024;
@@ -204,11 +209,6 @@ impl Cluster {
             tracing::warn!(name, reason, "the Event could not be written: {error}");
         }
     }
-}
-
-/// The name of the ControllerRevision that keeps `name` for a release.
-pub fn copy_name(release: &str, name: &str) -> String {
-    format!("{release}-{name}")
 }
 
 fn copy(release: &PromptRelease, name: &str, content: &Saved) -> ControllerRevision {

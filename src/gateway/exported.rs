@@ -1,144 +1,334 @@
-//! Metrics for Prometheus. Labels hold only routes and revisions of the table and
-//! words of ours, so their number is bounded.
+//! Metrics for Prometheus.
+//!
+//! Names and buckets of what OpenTelemetry's conventions for generative AI define are
+//! theirs; the rest is `serinus_gateway_*`. Labels hold only routes and revisions of the
+//! table, words of ours and a bounded number of teams.
+//!
+//! A request finds the series of its variant by the address of the variant's `Origin`,
+//! which all its records share, and then touches counters: no label is hashed or copied.
+//! The series of a variant that has left the table, so that nobody but this module holds
+//! its `Origin`, are kept until every scraper has seen their last values, and then go.
 
-use std::sync::Arc;
+mod labels;
+mod variant;
 
-use prometheus_client::{
-    encoding::{EncodeLabelSet, text},
-    metrics::{counter::Counter, family::Family, histogram::Histogram},
-    registry::Registry,
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, RwLock},
+    time::{Duration, Instant},
 };
 
-use super::{routes::Tally, sinks::Sink};
-use crate::audit::record::{AssignmentReason, CheckResult, Record, RecordOutcome};
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeMetric, text},
+    metrics::{
+        MetricType,
+        counter::{ConstCounter, Counter},
+        exemplar::HistogramWithExemplars,
+        family::{Family, MetricConstructor},
+        gauge::ConstGauge,
+    },
+    registry::{Registry, Unit},
+};
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Request {
-    release: String,
-    revision: String,
-    reason: &'static str,
-    outcome: &'static str,
+use self::{
+    labels::{Asked, Attempt, Checked, Dropped, Ended, TokenType, Trace},
+    variant::Variant,
+};
+use super::{ledger::Ledger, routes::Tally, sinks::Sink};
+use crate::{
+    audit::record::{AssignmentReason, CheckResult, Origin, Record, RecordOutcome},
+    telemetry::Telemetry,
+};
+
+/// As the conventions want them, for seconds of a whole operation.
+const DURATION: [f64; 14] =
+    [0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92];
+/// For seconds to the first token.
+const FIRST_TOKEN: [f64; 16] =
+    [0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
+/// For seconds per output token.
+const PER_TOKEN: [f64; 13] =
+    [0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5];
+/// For tokens: powers of four.
+const TOKENS: [f64; 14] = [
+    1.0,
+    4.0,
+    16.0,
+    64.0,
+    256.0,
+    1024.0,
+    4096.0,
+    16_384.0,
+    65_536.0,
+    262_144.0,
+    1_048_576.0,
+    4_194_304.0,
+    16_777_216.0,
+    67_108_864.0,
+];
+
+/// So long the series of a variant stay that has left the table: several intervals of
+/// any scraper.
+const FAREWELL: Duration = Duration::from_secs(600);
+
+type Histogram = HistogramWithExemplars<Trace>;
+
+/// Makes histograms of one kind.
+#[derive(Clone, Copy)]
+struct Buckets(&'static [f64]);
+
+impl MetricConstructor<Histogram> for Buckets {
+    fn new_metric(&self) -> Histogram {
+        Histogram::new(self.0.iter().copied())
+    }
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Of {
-    release: String,
-    revision: String,
-    /// Whose requests: of `users`, or copies for a `shadow`. What copies cost comes on
-    /// top of what answering users costs, so neither hides in the other.
-    traffic: &'static str,
-}
+type Histograms<L> = Family<L, Histogram, Buckets>;
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Dropped {
-    release: String,
-    revision: String,
-    why: &'static str,
-}
-
-type Seconds = Family<Of, Histogram, fn() -> Histogram>;
-
-/// The exported metrics of a gateway.
-pub(super) struct Exported {
-    registry: Registry,
-    requests: Family<Request, Counter>,
-    first_token: Seconds,
-    duration: Seconds,
-    output_tokens: Family<Of, Counter>,
-    input_tokens: Family<Of, Counter>,
-    cost: Family<Of, Counter<f64, std::sync::atomic::AtomicU64>>,
-    check_failures: Family<Of, Counter>,
+/// All series of one kind each.
+struct Families {
+    attempts: Family<Attempt, Counter>,
+    check_failures: Family<Checked, Counter>,
     dropped: Family<Dropped, Counter>,
+    duration: Histograms<Ended>,
+    first_token: Histograms<Asked>,
+    per_token: Histograms<Asked>,
+    usage: Histograms<TokenType>,
 }
 
-fn latencies() -> Histogram {
-    Histogram::new([0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 51.2])
-}
-
-impl Default for Exported {
-    fn default() -> Self {
-        let mut this = Self {
-            registry: Registry::with_prefix("serinus_gateway"),
-            requests: Family::default(),
-            first_token: Family::new_with_constructor(latencies),
-            duration: Family::new_with_constructor(latencies),
-            output_tokens: Family::default(),
-            input_tokens: Family::default(),
-            cost: Family::default(),
+impl Families {
+    fn register(registry: &mut Registry) -> Self {
+        let histograms = |buckets| Buckets(buckets);
+        let this = Self {
+            attempts: Family::default(),
             check_failures: Family::default(),
             dropped: Family::default(),
+            duration: Family::new_with_constructor(histograms(&DURATION)),
+            first_token: Family::new_with_constructor(histograms(&FIRST_TOKEN)),
+            per_token: Family::new_with_constructor(histograms(&PER_TOKEN)),
+            usage: Family::new_with_constructor(histograms(&TOKENS)),
         };
-        let r = &mut this.registry;
-        r.register("requests", "Attempts on a variant", this.requests.clone());
-        r.register(
-            "time_to_first_token_seconds",
-            "Until the first token",
-            this.first_token.clone(),
+        let r = &mut *registry;
+        for (name, help, metric) in [
+            (
+                "gen_ai_server_time_to_first_token",
+                "Until the first token of a stream",
+                &this.first_token,
+            ),
+            (
+                "gen_ai_server_time_per_output_token",
+                "From one output token to the next, after the first",
+                &this.per_token,
+            ),
+        ] {
+            r.register_with_unit(name, help, Unit::Seconds, metric.clone());
+        }
+        let duration = this.duration.clone();
+        r.register_with_unit(
+            "gen_ai_client_operation_duration",
+            "Until the end of the answer",
+            Unit::Seconds,
+            duration,
         );
-        r.register("duration_seconds", "Until the end of the answer", this.duration.clone());
-        r.register("output_tokens", "Output tokens", this.output_tokens.clone());
-        r.register("input_tokens", "Input tokens", this.input_tokens.clone());
-        r.register("cost_usd", "Cost in US dollars", this.cost.clone());
+        r.register("gen_ai_client_token_usage", "Tokens of one request", this.usage.clone());
+        let r = registry.sub_registry_with_prefix("serinus_gateway");
+        r.register("requests", "Attempts on a variant", this.attempts.clone());
         r.register("check_failures", "Answers that failed a check", this.check_failures.clone());
         r.register("dropped_copies", "Copies for a shadow without a pair", this.dropped.clone());
         this
     }
 }
 
+/// The exported metrics of a gateway.
+pub(super) struct Exported {
+    registry: Registry,
+    families: Families,
+    /// By the address of an origin.
+    found: RwLock<HashMap<usize, Found>>,
+    variants: Mutex<HashMap<VariantKey, Kept>>,
+}
+
+/// Release, revision, and whether it is about copies.
+type VariantKey = (String, String, bool);
+
+/// The variant of an origin.
+struct Found {
+    /// Kept so that no other gets the same address.
+    origin: Arc<Origin>,
+    users: Option<Arc<Variant>>,
+    copies: Option<Arc<Variant>>,
+}
+
+impl Found {
+    fn of(&mut self, copies: bool) -> &mut Option<Arc<Variant>> {
+        if copies { &mut self.copies } else { &mut self.users }
+    }
+}
+
+struct Kept {
+    variant: Arc<Variant>,
+    /// Since when no origin has it.
+    left: Option<Instant>,
+}
+
+impl Default for Exported {
+    fn default() -> Self {
+        Self::new(Arc::default(), Arc::default())
+    }
+}
+
 impl Exported {
+    /// `telemetry` tells what became of spans and log lines, `ledger` what was spent.
+    pub(super) fn new(telemetry: Arc<Telemetry>, ledger: Arc<Ledger>) -> Self {
+        let mut registry = Registry::default();
+        let families = Families::register(&mut registry);
+        registry.register_collector(Box::new(Told(telemetry)));
+        let spent = registry.sub_registry_with_prefix("serinus_gateway");
+        spent.register_collector(Box::new(ledger));
+        let (found, variants) = Default::default();
+        Self { registry, families, found, variants }
+    }
+
     /// A copy for a shadow was not sent, or has no pair.
-    pub(super) fn copy_dropped(&self, release: &str, revision: &str, why: &'static str) {
-        let of = Dropped { release: release.to_owned(), revision: revision.to_owned(), why };
-        self.dropped.get_or_create(&of).inc();
+    pub(super) fn copy_dropped(&self, origin: &Arc<Origin>, why: &'static str) {
+        self.variant(origin, true).dropped(&self.families, why).inc();
     }
 
     /// The text that Prometheus scrapes.
     pub(super) fn text(&self) -> String {
+        self.retire(Instant::now());
         let mut out = String::new();
         // Writing to a String does not fail.
         let _ = text::encode(&mut out, &self.registry);
         out
     }
+
+    fn variant(&self, origin: &Arc<Origin>, copies: bool) -> Arc<Variant> {
+        let known = self.found.read().ok().and_then(|all| {
+            let found = all.get(&address(origin))?;
+            if copies { found.copies.clone() } else { found.users.clone() }
+        });
+        known.unwrap_or_else(|| self.find(origin, copies))
+    }
+
+    fn find(&self, origin: &Arc<Origin>, copies: bool) -> Arc<Variant> {
+        let key = (origin.release.clone(), origin.revision.clone(), copies);
+        let new = || Arc::new(Variant::new(origin, copies));
+        let Ok(mut variants) = self.variants.lock() else { return new() };
+        let kept = variants.entry(key).or_insert_with(|| Kept { variant: new(), left: None });
+        let variant = kept.variant.clone();
+        let known = self.found.write().map_or(0, |mut all| {
+            let found = all.entry(address(origin)).or_insert_with(|| Found {
+                origin: origin.clone(),
+                users: None,
+                copies: None,
+            });
+            *found.of(copies) = Some(variant.clone());
+            all.len()
+        });
+        drop(variants);
+        // Also where nobody scrapes, what has left must go.
+        if known.is_power_of_two() {
+            self.retire(Instant::now());
+        }
+        variant
+    }
+
+    /// Lets go of origins that nobody else has, and of series that have had none for long.
+    fn retire(&self, now: Instant) {
+        // In this order, as in `find`: nobody finds a variant while it goes.
+        let Ok(mut variants) = self.variants.lock() else { return };
+        if let Ok(mut found) = self.found.write() {
+            found.retain(|_, found| Arc::strong_count(&found.origin) > 1);
+        }
+        variants.retain(|_, kept| {
+            if Arc::strong_count(&kept.variant) > 1 {
+                kept.left = None;
+                return true;
+            }
+            let left = *kept.left.get_or_insert(now);
+            let stays = now.saturating_duration_since(left) < FAREWELL;
+            if !stays {
+                kept.variant.remove_from(&self.families);
+            }
+            stays
+        });
+    }
+}
+
+fn address(origin: &Arc<Origin>) -> usize {
+    Arc::as_ptr(origin) as usize
 }
 
 impl Sink for Exported {
-    fn consume(&self, record: &Record, _: Option<&Arc<Tally>>) {
-        let outcome = match record.outcome {
-            RecordOutcome::Ok => "ok",
-            RecordOutcome::ClientError => "client_error",
-            RecordOutcome::Error => "error",
-            RecordOutcome::Cancelled => "cancelled",
-        };
+    fn consume(&self, record: &Arc<Record>, _: Option<&Arc<Tally>>) {
         let copy = record.reason == AssignmentReason::Shadow;
-        let of = Of {
-            release: record.origin.release.clone(),
-            revision: record.origin.revision.clone(),
-            traffic: if copy { "shadow" } else { "users" },
-        };
-        let request = Request {
-            release: of.release.clone(),
-            revision: of.revision.clone(),
-            reason: record.reason.as_str(),
-            outcome,
-        };
-        self.requests.get_or_create(&request).inc();
+        let (variant, families) = (self.variant(&record.origin, copy), &self.families);
+        variant.attempts(families, record.role, record.reason, record.outcome).inc();
         if copy && record.pair().is_none() {
-            self.copy_dropped(&record.origin.release, &record.origin.revision, "not_paired");
+            variant.dropped(families, "not_paired").inc();
         }
-        if let Some(usd) = record.cost_usd {
-            self.cost.get_or_create(&of).inc_by(usd);
-        }
+        let trace = || {
+            let trace = record.trace.filter(|trace| trace.sampled)?;
+            Some(Trace::from(trace))
+        };
+        let error = match record.outcome {
+            RecordOutcome::Ok => "",
+            RecordOutcome::Cancelled => "cancelled",
+            RecordOutcome::Error | RecordOutcome::ClientError => record.error.unwrap_or("_OTHER"),
+        };
+        let duration = record.duration_seconds;
+        variant.duration(families, record.operation, error).observe(duration, trace(), None);
         if record.outcome != RecordOutcome::Ok {
             return;
         }
-        if let Some(seconds) = record.first_token_seconds {
-            self.first_token.get_or_create(&of).observe(seconds);
+        let speed = variant.speed(families, record.operation);
+        for (histogram, value) in [
+            // Of a JSON answer it is the same as the duration, and tells nothing.
+            (&speed.first_token, record.first_token_seconds.filter(|_| record.streamed)),
+            (&speed.per_token, record.seconds_per_output_token),
+            (&speed.input, record.tokens.input.map(|tokens| tokens as f64)),
+            (&speed.output, record.tokens.output.map(|tokens| tokens as f64)),
+        ] {
+            if let Some(value) = value {
+                histogram.observe(value, trace(), None);
+            }
         }
-        self.duration.get_or_create(&of).observe(record.duration_seconds);
-        self.input_tokens.get_or_create(&of).inc_by(record.tokens.input.unwrap_or(0));
-        self.output_tokens.get_or_create(&of).inc_by(record.tokens.output.unwrap_or(0));
-        if record.check.is_some_and(|c| c != CheckResult::Passed) {
-            self.check_failures.get_or_create(&of).inc();
+        if let Some(check) = record.check.filter(|check| *check != CheckResult::Passed) {
+            variant.check_failures(families, check).inc();
         }
     }
 }
+
+/// What became of spans and log lines.
+struct Told(Arc<Telemetry>);
+
+impl std::fmt::Debug for Told {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Told")
+    }
+}
+
+impl Collector for Told {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let counts = self.0.counts();
+        if counts.is_empty() {
+            return Ok(());
+        }
+        let (name, help) =
+            ("serinus_gateway_telemetry", "Spans and log lines by what became of them");
+        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for (what, outcome, count) in counts {
+            let labels = [("what", what), ("outcome", outcome)];
+            ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
+        }
+        let (name, help) =
+            ("serinus_gateway_telemetry_waiting_spans", "Spans that wait to be sent");
+        let waiting = ConstGauge::new(i64::try_from(self.0.waiting()).unwrap_or(i64::MAX));
+        waiting.encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -11,13 +11,14 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet, VecDeque},
-    sync::Mutex,
+    sync::{Arc, Mutex},
 };
 
 use serde_json::Value;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::{
+    identity::Client,
     routes::{Route, RouteTable, Tally},
     sinks,
 };
@@ -181,7 +182,12 @@ impl Feedback {
     ///
     /// # Errors
     /// What is wrong with it, in OpenAI's shape.
-    pub(super) fn take(&self, body: &[u8], table: &RouteTable) -> Result<(), ApiError> {
+    pub(super) fn take(
+        &self,
+        body: &[u8],
+        table: &RouteTable,
+        client: Option<&Client>,
+    ) -> Result<(), ApiError> {
         let body: Value = serde_json::from_slice(body).map_err(|e| {
             ApiError::new(400, "invalid_json", format!("the body is not JSON: {e}"))
         })?;
@@ -194,7 +200,8 @@ impl Feedback {
             )
         };
         let parsed = parse(given.id).ok_or_else(unknown)?;
-        let route = table.iter().find(|r| r.release_hash == parsed.release).ok_or_else(unknown)?;
+        let permitted = |route: &Arc<Route>| client.is_none_or(|client| client.permits(route));
+        let route = table.of_release(parsed.release).filter(permitted).ok_or_else(unknown)?;
         if !self.is_new(given.id, given.name) {
             return Err(ApiError::new(
                 409,
@@ -208,7 +215,7 @@ impl Feedback {
         }
         count(route.tallies.get(parsed.revision).ok_or_else(unknown)?, &parsed, &given);
         if matches!(parsed.kind, Kind::Copied | Kind::Shadow) {
-            self.pair(route, &parsed, &given);
+            self.pair(&route, &parsed, &given);
         }
         Ok(())
     }

@@ -5,19 +5,26 @@ use std::{
     time::{Duration, Instant},
 };
 
+use axum::http::{HeaderName, HeaderValue};
+use bytes::Bytes;
 use jiff::Timestamp;
 use tokio::sync::oneshot;
 
 use super::{
     Gateway,
+    backends::Taken,
     feedback::{self, Kind},
-    phases::Assigned,
+    phases::{Assigned, Passed},
+    prepare::{Asked, Prepared},
     routes::{Route, Tally, Target},
 };
 use crate::{
-    audit::record::{AssignmentReason, CheckResult, Operation, Record, RecordOutcome, StableSide},
-    cost::Usage,
-    openai::answer::Answer,
+    audit::record::{
+        AssignmentReason, Caller, CheckResult, Content, Operation, Record, RecordOutcome,
+        StableSide, TraceContext,
+    },
+    openai::{answer::Answer, error::ApiError},
+    telemetry::{follow, whole_words},
 };
 
 /// An attempt under way. It records itself exactly once: when it is finished, or as
@@ -30,11 +37,23 @@ pub(super) struct Flight {
     pub group: Option<u8>,
     pub unique: u64,
     pub request_id: String,
+    pub operation: Operation,
     pub streamed: bool,
+    pub caller: Option<Arc<Caller>>,
+    pub trace: Option<TraceContext>,
+    /// What goes upstream with the request.
+    pub passed: Passed,
     pub status: Option<u16>,
+    /// What of the model's headers goes to the application.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
     pub answer: Answer,
+    /// What was sent, where it is kept.
+    input: Option<Vec<u8>>,
+    /// The pod that it is at.
+    pub pod: Option<Taken>,
     /// The id of the copy that a shadow got of this request.
     pub shadow_request_id: Option<String>,
+    error: Option<&'static str>,
     /// Who waits to compare the copy with how this one ends.
     told: Option<oneshot::Sender<StableSide>>,
     /// What stable made of the request that this one is a copy of.
@@ -52,7 +71,8 @@ impl Flight {
         gateway: &Arc<Gateway>,
         route: &Arc<Route>,
         assigned: &Assigned,
-        streamed: bool,
+        asked: &Asked,
+        passed: &Passed,
     ) -> Self {
         let Assigned { target, reason, group, unique, copy } = assigned;
         let (reason, group, unique) = (*reason, *group, *unique);
@@ -70,10 +90,18 @@ impl Flight {
             reason,
             group,
             unique,
-            streamed,
+            operation: asked.operation,
+            streamed: asked.stream,
+            caller: passed.caller.clone(),
+            trace: passed.trace,
+            passed: passed.clone(),
             status: None,
+            headers: vec![],
             answer: Answer::default(),
+            input: None,
+            pod: None,
             shadow_request_id: None,
+            error: None,
             told: None,
             stable: None,
             started: Instant::now(),
@@ -82,6 +110,26 @@ impl Flight {
             first_token: None,
             recorded: false,
         }
+    }
+
+    /// What is sent; kept where the configuration asks for it.
+    pub(super) fn sends(&mut self, prepared: Prepared) -> Bytes {
+        let Prepared { body, input } = prepared;
+        if let Some(most) = self.gateway.config.telemetry.tracing.content_of(self.trace.as_ref()) {
+            let input = &body[input];
+            self.input = Some(input[..input.len().min(most)].to_vec());
+        }
+        body
+    }
+
+    /// This attempt was caused by another one of the same request.
+    pub(super) fn follows(&mut self) {
+        self.trace = self.trace.as_ref().map(follow);
+        self.passed.trace = self.trace;
+    }
+
+    pub(super) fn now_millis(&self) -> u64 {
+        self.gateway.now_millis()
     }
 
     /// The first content is here.
@@ -106,6 +154,18 @@ impl Flight {
         self.finish(outcome);
     }
 
+    /// The answer has ended with an error of the variant.
+    pub(super) fn fail(&mut self, error: &ApiError) {
+        self.error = Some(error.code);
+        self.finish(RecordOutcome::Error);
+    }
+
+    /// What went wrong, whoever turns out to be at fault.
+    pub(super) fn went_wrong(&mut self, error: &ApiError) {
+        self.ended();
+        self.error = Some(error.code);
+    }
+
     /// The answer has ended.
     pub(super) fn finish(&mut self, outcome: RecordOutcome) {
         if std::mem::replace(&mut self.recorded, true) {
@@ -113,31 +173,36 @@ impl Flight {
         }
         let duration = self.took.unwrap_or_else(|| self.started.elapsed()).as_secs_f64();
         let ok = outcome == RecordOutcome::Ok;
-        if self.is_on_trial() && matches!(outcome, RecordOutcome::Ok | RecordOutcome::Error) {
-            self.target.state.breaker.record(!ok, self.gateway.now_millis());
+        if self.has_breaker() && matches!(outcome, RecordOutcome::Ok | RecordOutcome::Error) {
+            self.target.breaker.record(!ok, self.gateway.now_millis());
         }
         let first = self.first_token.map(|t| (t - self.started).as_secs_f64());
         let first_token_seconds = if self.streamed { first } else { Some(duration) };
-        let answer = &self.answer;
-        let tokens = answer.tokens;
-        let usage = tokens.input.zip(tokens.output).map(|(input, output)| Usage {
-            input,
-            cached_input: tokens.cached_input.unwrap_or(0),
-            output,
+        let check = ok.then(|| check(&self.answer, &self.target));
+        let content = self.input.take().map(|input| {
+            let most = self.gateway.config.telemetry.tracing.content_bytes.unwrap_or(0);
+            let output = whole_words(std::mem::take(&mut self.answer.text), most);
+            Box::new(Content { input, output, ..Content::default() })
         });
-        let record = Record {
+        let answer = &mut self.answer;
+        // A stream that was cut off tells no usage: an event with content is about a token.
+        if !ok && self.streamed && answer.tokens.output.is_none() && answer.contents > 0 {
+            answer.tokens.output = Some(answer.contents);
+        }
+        let tokens = answer.tokens;
+        let record = Arc::new(Record {
             request_id: self.request_id.clone(),
             origin: self.target.origin.clone(),
             role: self.target.role,
             generation: self.route.generation,
             reason: self.reason,
             group: self.group,
-            caller: None,
-            operation: Operation::Chat,
-            trace: None,
+            caller: self.caller.take(),
+            operation: self.operation,
+            trace: self.trace,
             at: self.at,
             outcome,
-            error: None,
+            error: self.error,
             status: self.status,
             first_token_seconds: first_token_seconds.filter(|_| ok),
             duration_seconds: duration,
@@ -145,15 +210,15 @@ impl Flight {
                 (self.streamed && n > 1).then(|| (duration - first) / (n - 1) as f64)
             }),
             tokens,
-            cost_usd: usage.and_then(|u| self.target.prices.cost_usd(u)),
-            check: ok.then(|| check(answer, &self.target)),
+            cost_usd: self.target.prices.cost_usd(tokens, duration),
+            check,
             streamed: self.streamed,
-            served_model: answer.model.clone(),
-            response_id: answer.id.clone(),
-            finish_reason: answer.finish_reason.clone(),
-            content: None,
+            served_model: answer.model.take(),
+            response_id: answer.id.take(),
+            finish_reason: answer.finish_reason.take(),
+            content,
             stable: self.stable,
-        };
+        });
         if let Some(told) = self.told.take() {
             let side = StableSide { outcome, check: record.check, cost_usd: record.cost_usd };
             // Nobody listens when the copy was given up.
@@ -163,8 +228,14 @@ impl Flight {
         self.gateway.sinks.iter().for_each(|sink| sink.consume(&record, tally.as_ref()));
     }
 
-    fn is_on_trial(&self) -> bool {
-        self.route.on_trial().is_some_and(|target| target.revision == self.target.revision)
+    fn has_breaker(&self) -> bool {
+        let on_trial =
+            self.route.on_trial().is_some_and(|target| target.revision == self.target.revision);
+        on_trial || (!self.route.alternatives.is_empty() && self.is_baseline())
+    }
+
+    fn is_baseline(&self) -> bool {
+        self.route.baseline.revision == self.target.revision
     }
 
     fn tally(&self) -> Option<Arc<Tally>> {

@@ -1,42 +1,51 @@
-//! The life of a request, in order: read, route, assign, prepare, copy, send, fall
-//! back, answer. Checking and recording follow the answer (`flight`); copies live a life
-//! of their own (`shadow`).
+//! The life of a request, in order: authenticate, read, route, assign, prepare, copy,
+//! send, try elsewhere, answer. Checking and recording follow the answer (`flight`);
+//! copies live a life of their own (`shadow`).
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use axum::{
     body::Body,
     http::{HeaderMap, HeaderValue, Response, StatusCode, header},
 };
 use bytes::Bytes;
-use serde_json::{Map, Value, json};
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
     Gateway,
     flight::Flight,
     forward::{self, Forward},
+    identity::Client,
+    prepare::{self, Asked},
     routes::{Route, StickySource, Target},
     shadow::{self, Copy},
     upstream::{self, Failure, Started},
 };
 use crate::{
-    api::{keys, prompt_version::Role},
-    audit::record::{AssignmentReason, RecordOutcome},
+    api::{keys, prompt_release::VariantRole},
+    audit::record::{AssignmentReason, Caller, Operation, RecordOutcome, TraceContext},
     openai::error::ApiError,
     rollout::assignment,
+    telemetry::propagate,
 };
 
-/// A chat request as far as the gateway reads it.
-pub(super) struct ChatRequest {
-    body: Map<String, Value>,
-    variables: Map<String, Value>,
-    pub stream: bool,
-}
+/// The longest wait before an attempt is repeated: a user who waits longer is better off
+/// with an error that says when to come back.
+const LONGEST_WAIT: Duration = Duration::from_secs(2);
+/// The wait before the first repetition when the model names none; then twice as long.
+const FIRST_WAIT: Duration = Duration::from_millis(50);
 
-/// Answers `POST /v1/chat/completions`.
-pub(super) async fn chat(gateway: Arc<Gateway>, headers: HeaderMap, body: Bytes) -> Response<Body> {
-    match answer(&gateway, &headers, &body).await {
+/// Answers a request for a model.
+pub(super) async fn serve(
+    gateway: Arc<Gateway>,
+    operation: Operation,
+    client: Option<Arc<Client>>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response<Body> {
+    match answer(&gateway, operation, client.as_deref(), headers, body).await {
         Ok(response) => response,
         Err(error) => error_response(&error),
     }
@@ -44,77 +53,231 @@ pub(super) async fn chat(gateway: Arc<Gateway>, headers: HeaderMap, body: Bytes)
 
 async fn answer(
     gateway: &Arc<Gateway>,
-    headers: &HeaderMap,
-    body: &[u8],
+    operation: Operation,
+    client: Option<&Client>,
+    headers: HeaderMap,
+    body: Bytes,
 ) -> Result<Response<Body>, ApiError> {
     // Shared with its copy, if there is one.
-    let request = Arc::new(read(body)?);
-    let route = route(gateway, &request)?;
-    let assigned = assign(gateway, &route, headers, &request);
-    let is_candidate = !Arc::ptr_eq(&assigned.target, &route.baseline);
-    let instead = Assigned {
-        group: assigned.group,
-        ..Assigned::new(&route.baseline, AssignmentReason::Fallback)
-    };
-    let first = attempt(gateway, &route, assigned, &request).await;
-    let (mut flight, failure) = match first {
-        Ok(response) => return Ok(response),
-        Err(failed) => *failed,
-    };
-    if !(is_candidate && route.fallback) {
-        return Ok(give_up(&mut flight, failure));
-    }
-    // The canary never costs a user an answer: stable is asked the same.
-    match attempt(gateway, &route, instead, &request).await {
-        Ok(response) => {
-            flight.finish(RecordOutcome::Error);
-            Ok(response)
+    let asked = Arc::new(Asked::read(operation, body)?);
+    let route = route(gateway, client, &asked)?;
+    let assigned = assign(gateway, &route, &headers, client, &asked)?;
+    let request = Request { asked, passed: Passed::new(gateway, headers, client) };
+    let attempts =
+        Attempts { gateway, route: &route, request: &request, alternatives: 0, repeated: 0 };
+    Ok(attempts.run(assigned).await)
+}
+
+/// A request on its way to the model.
+pub(super) struct Request {
+    pub asked: Arc<Asked>,
+    pub passed: Passed,
+}
+
+/// What goes with a request, besides its body.
+#[derive(Clone, Debug)]
+pub(super) struct Passed {
+    pub caller: Option<Arc<Caller>>,
+    /// The place of the attempt in a trace.
+    pub trace: Option<TraceContext>,
+    /// As the application sent them.
+    headers: Arc<HeaderMap>,
+}
+
+/// Headers that mean something to the model and can not carry the client's key.
+const PASSED_ON: [&str; 2] = ["openai-beta", "idempotency-key"];
+
+impl Passed {
+    fn new(gateway: &Gateway, headers: HeaderMap, client: Option<&Client>) -> Self {
+        Self {
+            caller: client.map(|client| client.caller.clone()),
+            trace: gateway.config.telemetry.tracing.start(headers.get("traceparent")),
+            headers: Arc::new(headers),
         }
-        Err(second) => {
-            let (mut baseline, second) = *second;
-            // Both refuse it: the request itself is at fault.
-            let client = failure.client_fault && second.client_fault;
-            flight.finish(if client { RecordOutcome::ClientError } else { RecordOutcome::Error });
-            Ok(give_up(&mut baseline, second))
+    }
+
+    /// Adds what goes upstream to its headers.
+    pub(super) fn apply(&self, headers: &mut HeaderMap) {
+        for name in PASSED_ON {
+            if let Some(value) = self.headers.get(name) {
+                headers.insert(name, value.clone());
+            }
+        }
+        propagate(self.trace.as_ref(), &self.headers, headers);
+    }
+}
+
+/// The attempts of one request: the variant that was drawn; stable when a canary fails;
+/// the same once more where that can help; other backends. Nothing was sent to the
+/// application before the last of them.
+struct Attempts<'a> {
+    gateway: &'a Arc<Gateway>,
+    route: &'a Arc<Route>,
+    request: &'a Request,
+    /// How many of the other backends were asked.
+    alternatives: usize,
+    repeated: u32,
+}
+
+impl Attempts<'_> {
+    async fn run(mut self, mut assigned: Assigned) -> Response<Body> {
+        // A canary's failure: whose fault it is shows when stable is asked the same.
+        let mut canary: Option<(Box<Flight>, bool)> = None;
+        let mut earlier: Option<TraceContext> = None;
+        loop {
+            let group = assigned.group;
+            let is_candidate = !Arc::ptr_eq(&assigned.target, &self.route.baseline)
+                && assigned.reason != AssignmentReason::OtherBackend;
+            let failed = self.attempt(assigned, earlier).await;
+            let (mut flight, failure) = match failed {
+                Ok(response) => {
+                    if let Some((mut canary, _)) = canary {
+                        canary.finish(RecordOutcome::Error);
+                    }
+                    return response;
+                }
+                Err(failed) => *failed,
+            };
+            flight.went_wrong(&failure.error);
+            earlier = flight.trace;
+            if is_candidate && self.falls_back() {
+                let client_fault = failure.client_fault;
+                assigned = self.again(&self.route.baseline, AssignmentReason::Fallback, group);
+                canary = Some((Box::new(flight), client_fault));
+                continue;
+            }
+            if let Some(next) = self.next(&flight.target, &failure, group).await {
+                flight.finish(RecordOutcome::Error);
+                assigned = next;
+                continue;
+            }
+            if let Some((mut canary, at_fault)) = canary {
+                // Both refuse it: the request itself is at fault.
+                let client = at_fault && failure.client_fault;
+                canary.finish(if client {
+                    RecordOutcome::ClientError
+                } else {
+                    RecordOutcome::Error
+                });
+            }
+            return give_up(&mut flight, failure);
+        }
+    }
+
+    fn falls_back(&self) -> bool {
+        let candidate = self.route.candidate.as_ref().map(|candidate| &candidate.target.model);
+        // Vectors of another model would be taken for those that were asked for.
+        let same = self.request.asked.operation != Operation::Embeddings
+            || candidate == Some(&self.route.baseline.model);
+        self.route.fallback && same
+    }
+
+    fn again(&self, target: &Arc<Target>, reason: AssignmentReason, group: Option<u8>) -> Assigned {
+        Assigned { group, ..Assigned::new(target, reason) }
+    }
+
+    /// Who is asked after `target` has failed, when that was not the application's fault.
+    async fn next(
+        &mut self,
+        target: &Arc<Target>,
+        failure: &Failure,
+        group: Option<u8>,
+    ) -> Option<Assigned> {
+        if failure.client_fault {
+            return None;
+        }
+        if failure.repeatable && self.repeated < target.retries {
+            let wait = failure.retry_after.unwrap_or(FIRST_WAIT * 2_u32.pow(self.repeated));
+            if wait <= LONGEST_WAIT {
+                self.repeated += 1;
+                // Who failed together does not come back together.
+                let spread = wait.mul_f64(rand::random_range(0.0..0.2));
+                tokio::time::sleep(wait + spread).await;
+                return Some(self.again(target, AssignmentReason::Retry, group));
+            }
+        }
+        let alternative = self.route.alternatives.get(self.alternatives)?;
+        self.alternatives += 1;
+        self.repeated = 0;
+        Some(self.again(alternative, AssignmentReason::OtherBackend, group))
+    }
+
+    /// One attempt. An error means that nothing was sent to the application yet.
+    async fn attempt(
+        &self,
+        mut assigned: Assigned,
+        earlier: Option<TraceContext>,
+    ) -> Result<Response<Body>, Box<(Flight, Failure)>> {
+        let Self { gateway, route, request, .. } = self;
+        let Request { asked, passed } = request;
+        let target = &assigned.target.clone();
+        let mut flight = Flight::new(gateway, route, &assigned, asked, passed);
+        if earlier.is_some() {
+            flight.follows();
+        }
+        let body = match prepare::body(target, asked) {
+            Ok(body) => flight.sends(body),
+            Err(error) => {
+                let failure = Failure { client_fault: true, ..Failure::of(error) };
+                return Err(Box::new((flight, failure)));
+            }
+        };
+        let permit = match target.room.enter().await {
+            Ok(permit) => permit,
+            Err(error) => return Err(Box::new((flight, Failure::of(error)))),
+        };
+        if let Some(copy) = assigned.copy.take() {
+            copy.start(&mut flight, request);
+        }
+        match upstream::call(&mut flight, asked, body).await {
+            Ok(Started::Whole(bytes)) => {
+                let response = respond(&flight, "application/json", Body::from(bytes));
+                flight.finish(RecordOutcome::Ok);
+                Ok(response)
+            }
+            Ok(Started::Stream(stream)) => {
+                let head = respond(&flight, "text/event-stream", Body::empty());
+                let forward = Forward { stream, flight, _permit: permit };
+                let body = Body::from_stream(forward::body(forward));
+                let (parts, _) = head.into_parts();
+                Ok(Response::from_parts(parts, body))
+            }
+            Err(failure) => Err(Box::new((flight, failure))),
         }
     }
 }
 
-fn read(body: &[u8]) -> Result<ChatRequest, ApiError> {
-    let mut body: Map<String, Value> = serde_json::from_slice(body).map_err(|e| {
-        ApiError::new(400, "invalid_json", format!("the body is not a JSON object: {e}"))
-    })?;
-    let ours = body.remove("serinus").unwrap_or_default();
-    let variables = match ours.get("variables") {
-        None => Map::new(),
-        Some(Value::Object(variables)) => variables.clone(),
-        Some(_) => {
-            let message = "serinus.variables must be an object";
-            return Err(ApiError::new(400, "invalid_variables", message).at("serinus.variables"));
-        }
-    };
-    if body.get("messages").is_some_and(|m| !m.is_array()) {
-        return Err(
-            ApiError::new(400, "invalid_messages", "messages must be an array").at("messages")
-        );
-    }
-    let stream = body.get("stream").and_then(Value::as_bool).unwrap_or(false);
-    Ok(ChatRequest { body, variables, stream })
-}
-
-fn route(gateway: &Gateway, request: &ChatRequest) -> Result<Arc<Route>, ApiError> {
-    let model = request.body.get("model").and_then(Value::as_str).ok_or_else(|| {
+fn route(
+    gateway: &Gateway,
+    client: Option<&Client>,
+    asked: &Asked,
+) -> Result<Arc<Route>, ApiError> {
+    let model = asked.request.text("model").ok_or_else(|| {
         ApiError::new(400, "missing_model", "set model to a route of a PromptRelease").at("model")
     })?;
     if !gateway.knows_routes() {
         let message = "this gateway has just started and does not know its routes yet";
         return Err(ApiError::new(503, "not_ready", message).retry_after(1));
     }
-    gateway.table.load().get(model).cloned().ok_or_else(|| {
+    let route = gateway.table.get(&model).ok_or_else(|| {
         let message =
             format!("no PromptRelease serves the route {model:?}; GET /v1/models lists the routes");
         ApiError::new(404, "model_not_found", message).at("model")
-    })
+    })?;
+    permitted(client, &route)?;
+    Ok(route)
+}
+
+/// Whether the client may use the route.
+pub(super) fn permitted(client: Option<&Client>, route: &Route) -> Result<(), ApiError> {
+    if client.is_none_or(|client| client.permits(route)) {
+        return Ok(());
+    }
+    let message = format!(
+        "your key may not use the route {:?}: GET /v1/models lists those that it may",
+        route.name
+    );
+    Err(ApiError::new(403, "route_not_permitted", message).at("model"))
 }
 
 /// Who answers a request.
@@ -142,17 +305,21 @@ fn assign(
     gateway: &Arc<Gateway>,
     route: &Arc<Route>,
     headers: &HeaderMap,
-    request: &ChatRequest,
-) -> Assigned {
+    client: Option<&Client>,
+    asked: &Asked,
+) -> Result<Assigned, ApiError> {
+    if let Some(wanted) = headers.get(keys::VARIANT_HEADER) {
+        return forced(route, client, wanted);
+    }
     if route.on_trial().is_none() {
-        return Assigned::new(&route.baseline, AssignmentReason::Forced);
+        return Ok(unless_unavailable(gateway, route, AssignmentReason::Forced, None));
     }
     if gateway.control_loss() {
         let promoted = route.candidate.as_ref().filter(|c| c.promoted);
         let stable = promoted.map_or(&route.baseline, |c| &c.target);
-        return Assigned::new(stable, AssignmentReason::ControlLoss);
+        return Ok(Assigned::new(stable, AssignmentReason::ControlLoss));
     }
-    let key = sticky_key(route, headers, request);
+    let key = sticky_key(route, headers, client, asked);
     let drawn = route.candidate.as_ref().filter(|candidate| match &key {
         Some(key) => {
             assignment::is_canary(&route.uid, &candidate.target.revision, key, candidate.weight)
@@ -162,13 +329,71 @@ fn assign(
     let target = drawn.map_or(&route.baseline, |candidate| &candidate.target);
     count_assigned(route, target);
     let group = key.as_ref().map(|key| assignment::group(&route.uid, key));
-    if drawn.is_some() && !target.state.breaker.allows(gateway.now_millis()) {
-        return Assigned { group, ..Assigned::new(&route.baseline, AssignmentReason::Breaker) };
+    if drawn.is_some() && !target.breaker.allows(gateway.now_millis()) {
+        return Ok(unless_unavailable(gateway, route, AssignmentReason::Breaker, group));
     }
-    // Beside a shadow everybody draws stable: those are compared with the copies.
-    let copy = route.shadow.as_ref().and_then(|shadow| shadow::draw(gateway, route, shadow));
     let reason = if key.is_some() { AssignmentReason::Sticky } else { AssignmentReason::Random };
-    Assigned { group, copy, ..Assigned::new(target, reason) }
+    if drawn.is_none() {
+        let assigned = unless_unavailable(gateway, route, reason, group);
+        // Beside a shadow everybody draws stable: those are compared with the copies.
+        let copies = route.shadow.as_ref().filter(|_| assigned.reason == reason);
+        let copy = copies.and_then(|shadow| shadow::draw(gateway, route, shadow));
+        return Ok(Assigned { copy, ..assigned });
+    }
+    Ok(Assigned { group, ..Assigned::new(target, reason) })
+}
+
+/// The baseline, or another backend while it fails outright and there is one.
+fn unless_unavailable(
+    gateway: &Gateway,
+    route: &Route,
+    reason: AssignmentReason,
+    group: Option<u8>,
+) -> Assigned {
+    let assigned = |target, reason| Assigned { group, ..Assigned::new(target, reason) };
+    match route.alternatives.first() {
+        Some(other) if !route.baseline.breaker.allows(gateway.now_millis()) => {
+            assigned(other, AssignmentReason::OtherBackend)
+        }
+        _ => assigned(&route.baseline, reason),
+    }
+}
+
+/// The variant that a tester asks for: `stable`, `canary`, or a revision.
+fn forced(
+    route: &Route,
+    client: Option<&Client>,
+    wanted: &HeaderValue,
+) -> Result<Assigned, ApiError> {
+    let name = keys::VARIANT_HEADER;
+    if client.is_some_and(|client| !client.may_force) {
+        let message = format!(
+            "your key may not choose a variant by {name}: ask who runs this gateway to give it the permission force"
+        );
+        return Err(ApiError::new(403, "force_not_permitted", message).at(name));
+    }
+    let wanted = wanted.to_str().unwrap_or_default();
+    let candidate = route.candidate.as_ref().map(|candidate| &candidate.target);
+    let all = || {
+        std::iter::once(&route.baseline)
+            .chain(candidate)
+            .chain(route.shadow.as_ref().map(|shadow| &shadow.target))
+    };
+    let target = match wanted {
+        "stable" => all().find(|t| t.role == VariantRole::Stable).or(Some(&route.baseline)),
+        "canary" => all().find(|t| matches!(t.role, VariantRole::Canary | VariantRole::Shadow)),
+        revision => all().find(|t| t.revision == revision),
+    };
+    let target = target.ok_or_else(|| {
+        let known: Vec<&str> = all().map(|t| t.revision.as_str()).collect();
+        let message = format!(
+            "the route {} has no variant {wanted:?} now: send stable, canary (while one runs) or one of {}",
+            route.name,
+            known.join(", ")
+        );
+        ApiError::new(404, "variant_not_found", message).at(name)
+    })?;
+    Ok(Assigned::new(target, AssignmentReason::Forced))
 }
 
 /// A draw chose this variant, whatever becomes of the request or its copy.
@@ -178,110 +403,20 @@ pub(super) fn count_assigned(route: &Route, target: &Target) {
     }
 }
 
-fn sticky_key(route: &Route, headers: &HeaderMap, request: &ChatRequest) -> Option<String> {
+fn sticky_key(
+    route: &Route,
+    headers: &HeaderMap,
+    client: Option<&Client>,
+    asked: &Asked,
+) -> Option<String> {
     route.sticky.iter().find_map(|source| match source {
         StickySource::Header(name) => headers.get(name)?.to_str().ok().map(str::to_owned),
-        StickySource::Body(field) => match request.body.get(field)? {
-            Value::String(text) => Some(text.clone()),
-            Value::Null => None,
-            other => Some(other.to_string()),
-        },
+        StickySource::Body(field) => asked.request.text(field).map_or_else(
+            || asked.request.raw(field).map(|raw| String::from_utf8_lossy(raw).into_owned()),
+            |text| Some(text.into_owned()),
+        ),
+        StickySource::Client => client.map(|client| client.caller.name.clone()),
     })
-}
-
-/// One attempt. An error means that nothing was sent to the application yet.
-async fn attempt(
-    gateway: &Arc<Gateway>,
-    route: &Arc<Route>,
-    mut assigned: Assigned,
-    request: &Arc<ChatRequest>,
-) -> Result<Response<Body>, Box<(Flight, Failure)>> {
-    let target = &assigned.target.clone();
-    let mut flight = Flight::new(gateway, route, &assigned, request.stream);
-    let body = match prepare(target, request) {
-        Ok(body) => body,
-        Err(error) => return Err(Box::new((flight, local(error, true)))),
-    };
-    let Ok(permit) = permit(target) else {
-        let error = ApiError::new(
-            429,
-            "too_many_requests",
-            "too many requests are in flight to this model",
-        )
-        .retry_after(1);
-        return Err(Box::new((flight, local(error, false))));
-    };
-    if let Some(copy) = assigned.copy.take() {
-        copy.start(&mut flight, request);
-    }
-    match upstream::call(&gateway.client, &mut flight, body).await {
-        Ok(Started::Whole(bytes)) => {
-            let response = respond(&flight, "application/json", Body::from(bytes));
-            flight.finish(RecordOutcome::Ok);
-            Ok(response)
-        }
-        Ok(Started::Stream { held, rest, scanner }) => {
-            let head = respond(&flight, "text/event-stream", Body::empty());
-            let forward = Forward { held: Some(held), rest, scanner, flight, _permit: permit };
-            let body = Body::from_stream(forward::body(forward));
-            let (parts, _) = head.into_parts();
-            Ok(Response::from_parts(parts, body))
-        }
-        Err(failure) => Err(Box::new((flight, failure))),
-    }
-}
-
-fn local(error: ApiError, client_fault: bool) -> Failure {
-    Failure { error, body: None, client_fault }
-}
-
-fn permit(target: &Arc<Target>) -> Result<OwnedSemaphorePermit, tokio::sync::TryAcquireError> {
-    target.state.permits.clone().try_acquire_owned()
-}
-
-/// The body that goes upstream: the application's own, with the prompt laid over it.
-pub(super) fn prepare(target: &Target, request: &ChatRequest) -> Result<Vec<u8>, ApiError> {
-    let rendered = target
-        .template
-        .render(&request.variables)
-        .map_err(|e| ApiError::new(400, "invalid_variables", e.to_string()).at(e.param()))?;
-    let mut body = request.body.clone();
-    let own = match body.remove("messages") {
-        Some(Value::Array(messages)) => messages,
-        _ => vec![],
-    };
-    let prompt = rendered
-        .into_iter()
-        .map(|(role, content)| json!({"role": role_name(role), "content": content}));
-    body.insert("messages".to_owned(), prompt.chain(own).collect());
-    body.insert("model".to_owned(), Value::from(target.model.as_str()));
-    for (name, value) in &target.fields {
-        body.insert(name.clone(), value.clone());
-    }
-    if !target.tools.is_empty() {
-        let own = match body.remove("tools") {
-            Some(Value::Array(tools)) => tools,
-            _ => vec![],
-        };
-        body.insert("tools".to_owned(), target.tools.iter().cloned().chain(own).collect());
-    }
-    if request.stream {
-        // Without usage there are no tokens and no cost.
-        let options = body.entry("stream_options").or_insert_with(|| json!({}));
-        if let Some(options) = options.as_object_mut() {
-            options.insert("include_usage".to_owned(), Value::Bool(true));
-        }
-    }
-    serde_json::to_vec(&body).map_err(|e| ApiError::new(500, "internal_error", e.to_string()))
-}
-
-fn role_name(role: Role) -> &'static str {
-    match role {
-        Role::System => "system",
-        Role::Developer => "developer",
-        Role::User => "user",
-        Role::Assistant => "assistant",
-    }
 }
 
 /// Nobody else can answer: the application is told what the model said, or what failed.
@@ -310,6 +445,9 @@ fn respond(flight: &Flight, content_type: &'static str, body: Body) -> Response<
 
 /// Any output can be traced.
 fn stamp(headers: &mut HeaderMap, flight: &Flight) {
+    for (name, value) in &flight.headers {
+        headers.append(name.clone(), value.clone());
+    }
     let shadow = flight.shadow_request_id.as_deref();
     for (name, value) in [
         (keys::REQUEST_ID_HEADER, Some(flight.request_id.as_str())),

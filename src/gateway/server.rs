@@ -1,134 +1,383 @@
 //! The two listeners: one for applications, one for operators and Prometheus.
+//!
+//! Everything that an unknown or hostile client can do before it is known is bounded
+//! here ([`Limits`]): how many connections there are, how long a head, a handshake, a
+//! body and a reader may take, and how large they may be. Who asks is settled from the
+//! headers, before a body is read.
 
-use std::{future::Future, sync::Arc, time::Duration};
+mod body;
+mod pace;
+
+use std::{convert::Infallible, future::Future, sync::Arc, time::Duration};
 
 use axum::{
-    Json, Router,
-    body::{Body, Bytes},
-    extract::{DefaultBodyLimit, State},
-    http::{HeaderMap, Response, StatusCode},
-    response::IntoResponse,
-    routing::{get, post},
+    body::Body,
+    http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header},
 };
-use serde_json::{Value, json};
-use tokio::net::TcpListener;
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::TokioIo;
+use serde_json::json;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{Gateway, phases};
-use crate::{openai::error::ApiError, signals::report::LEADER_HEADER};
+pub(super) use self::body::room;
+use self::{
+    body::{Answer, Whole},
+    pace::{Paced, Turn},
+};
+use super::{Gateway, identity::Client, limits::Limits, phases, routes::Route, tls::ServerTls};
+use crate::{
+    openai::{Operation, error::ApiError},
+    signals::report::LEADER_HEADER,
+};
 
-/// The largest request body: long conversations fit, uploads do not.
-const LARGEST_REQUEST: usize = 4 << 20;
+/// After an accept that failed for want of descriptors, others get time to close theirs.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// What applications call.
-pub fn public_router(gateway: Arc<Gateway>) -> Router {
-    Router::new()
-        .route("/v1/chat/completions", post(chat))
-        .route("/v1/models", get(models))
-        .route("/serinus/v1/feedback", post(feedback))
-        .route("/healthz", get(|| async { "ok" }))
-        .route("/readyz", get(readyz))
-        .fallback(unknown_path)
-        .layer(DefaultBodyLimit::max(LARGEST_REQUEST))
-        .with_state(gateway)
+/// Who calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Face {
+    /// Applications.
+    Applications,
+    /// Operators, kubelets and Prometheus.
+    Operators,
 }
 
-/// What operators, kubelets and Prometheus call.
-pub fn admin_router(gateway: Arc<Gateway>) -> Router {
-    Router::new()
-        .route("/serinus/v1/report", get(report))
-        .route("/metrics", get(metrics))
-        .route("/healthz", get(|| async { "ok" }))
-        .route("/readyz", get(readyz))
-        .with_state(gateway)
+/// An address to listen on, with TLS or without.
+pub struct Door {
+    listener: TcpListener,
+    tls: Option<Arc<ServerTls>>,
 }
 
-async fn chat(
-    State(gateway): State<Arc<Gateway>>,
-    headers: HeaderMap,
-    body: Result<Bytes, axum::extract::rejection::BytesRejection>,
-) -> Response<Body> {
-    match body {
-        Ok(body) => phases::chat(gateway, headers, body).await,
-        Err(_) => {
-            let message = format!(
-                "the body is larger than {LARGEST_REQUEST} bytes, or was not sent completely"
-            );
-            phases::error_response(&ApiError::new(413, "body_too_large", message))
-        }
+impl From<TcpListener> for Door {
+    fn from(listener: TcpListener) -> Self {
+        Self { listener, tls: None }
     }
 }
 
-async fn models(State(gateway): State<Arc<Gateway>>) -> Json<Value> {
-    let table = gateway.table.load();
-    let mut names: Vec<&str> = table.iter().map(|r| r.name.as_str()).collect();
-    names.sort_unstable();
-    let model =
-        |id: &&str| json!({"id": id, "object": "model", "created": 0, "owned_by": "serinus"});
-    Json(json!({"object": "list", "data": names.iter().map(model).collect::<Vec<_>>()}))
-}
-
-async fn feedback(State(gateway): State<Arc<Gateway>>, body: Bytes) -> Response<Body> {
-    match gateway.feedback.take(&body, &gateway.table.load()) {
-        Ok(()) => StatusCode::NO_CONTENT.into_response(),
-        Err(error) => phases::error_response(&error),
+impl Door {
+    /// With TLS, if it is given.
+    #[must_use]
+    pub fn with_tls(self, tls: Option<Arc<ServerTls>>) -> Self {
+        Self { tls, ..self }
     }
 }
 
-async fn readyz(State(gateway): State<Arc<Gateway>>) -> (StatusCode, &'static str) {
-    if gateway.ready() {
-        (StatusCode::OK, "ready")
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "no routes yet, or draining")
-    }
-}
-
-async fn report(State(gateway): State<Arc<Gateway>>, headers: HeaderMap) -> impl IntoResponse {
-    Json(gateway.report(headers.contains_key(LEADER_HEADER)))
-}
-
-async fn metrics(State(gateway): State<Arc<Gateway>>) -> impl IntoResponse {
-    (
-        [("content-type", "application/openmetrics-text; version=1.0.0; charset=utf-8")],
-        gateway.exported.text(),
-    )
-}
-
-async fn unknown_path() -> Response<Body> {
-    let message = "this gateway serves /v1/chat/completions, /v1/models and /serinus/v1/feedback";
-    phases::error_response(&ApiError::new(404, "unknown_path", message))
+/// What all connections of a listener share.
+struct Shared {
+    gateway: Arc<Gateway>,
+    face: Face,
+    stop: CancellationToken,
+    drain: Duration,
 }
 
 /// Serves until `stop`, then finishes the answers and copies that are under way, for at
 /// most `drain`.
-///
-/// # Errors
-/// The listener failed.
 pub async fn serve(
-    listener: TcpListener,
-    router: Router,
+    door: impl Into<Door>,
+    face: Face,
     gateway: Arc<Gateway>,
     stop: impl Future<Output = ()> + Send + 'static,
     drain: Duration,
-) -> std::io::Result<()> {
-    let copies = gateway.clone();
-    let (told, mut draining) = tokio::sync::watch::channel(false);
-    let stop = async move {
-        stop.await;
-        gateway.drain();
-        let _ = told.send(true);
-    };
-    let server = async {
-        axum::serve(listener, router).with_graceful_shutdown(stop).await?;
-        // What copies cost and tell is counted, too.
-        copies.shadows.ended().await;
-        Ok(())
-    };
-    let late = async {
-        let _ = draining.wait_for(|on| *on).await;
-        tokio::time::sleep(drain).await;
-    };
+) {
+    let door = door.into();
+    let connections = TaskTracker::new();
+    let shared = Arc::new(Shared { gateway, face, stop: CancellationToken::new(), drain });
     tokio::select! {
-        result = server => result,
-        () = late => Ok(()),
+        () = accept(&door, &shared, &connections) => {}
+        () = stop => {}
     }
+    // Nobody else can connect from here on.
+    drop(door);
+    shared.gateway.drain();
+    shared.stop.cancel();
+    connections.close();
+    let ended = async {
+        connections.wait().await;
+        // What copies cost and tell is counted, too.
+        shared.gateway.shadows.ended().await;
+    };
+    // What is not finished by then is cut.
+    let _ = tokio::time::timeout(drain, ended).await;
+}
+
+/// Takes connections, without end.
+async fn accept(door: &Door, shared: &Arc<Shared>, connections: &TaskTracker) {
+    let room = Arc::new(Semaphore::new(shared.limits().connections.min(Semaphore::MAX_PERMITS)));
+    loop {
+        let stream = match door.listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // One client's broken connection, or no descriptors left: either passes.
+                tracing::debug!("a connection could not be accepted: {error}");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        // An event of a stream is small and waits for nothing.
+        let _ = stream.set_nodelay(true);
+        let Ok(place) = room.clone().try_acquire_owned() else {
+            turn_away(&stream, door.tls.is_some());
+            continue;
+        };
+        let shared = shared.clone();
+        match &door.tls {
+            None => connections.spawn(connection(stream, shared, place)),
+            Some(tls) => connections.spawn(encrypted(tls.clone(), stream, shared, place)),
+        };
+    }
+}
+
+/// Too many are connected: told without waiting, as far as the socket takes it.
+fn turn_away(stream: &TcpStream, encrypted: bool) {
+    if !encrypted {
+        let message = "this gateway has as many connections as it takes: try again";
+        let error = ApiError::new(503, "too_many_connections", message).retry_after(1);
+        let _ = stream.try_write(&pace::text(&error));
+    }
+}
+
+async fn encrypted(
+    tls: Arc<ServerTls>,
+    stream: TcpStream,
+    shared: Arc<Shared>,
+    place: OwnedSemaphorePermit,
+) {
+    let handshake = tokio::time::timeout(shared.limits().header_time, tls.accept(stream));
+    let handshake = tokio::select! {
+        done = handshake => done,
+        () = shared.stop.cancelled() => return,
+    };
+    match handshake {
+        Ok(Ok(stream)) => connection(stream, shared, place).await,
+        Ok(Err(error)) => tracing::debug!("a handshake failed: {error}"),
+        Err(_) => tracing::debug!("a handshake took too long"),
+    }
+}
+
+async fn connection<T>(stream: T, shared: Arc<Shared>, _place: OwnedSemaphorePermit)
+where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let turn = Arc::new(Turn::default());
+    let io = TokioIo::new(Paced::new(stream, turn.clone(), shared.limits()));
+    let service = service_fn(|request| {
+        let (shared, answering) = (shared.clone(), turn.begin());
+        async move {
+            let (response, is_stream) = shared.answer(request).await;
+            let limits = shared.limits();
+            Ok::<_, Infallible>(
+                response.map(|body| Answer::new(body, answering, limits, is_stream)),
+            )
+        }
+    });
+    // `Paced` knows the time; without a timer hyper keeps none.
+    let connection = http1::Builder::new()
+        .max_header_size(shared.limits().headers)
+        .max_buf_size(shared.limits().headers.max(64 << 10))
+        .serve_connection(io, service);
+    let mut connection = std::pin::pin!(connection);
+    tokio::select! {
+        biased;
+        ended = connection.as_mut() => return told(ended),
+        () = shared.stop.cancelled() => {}
+    }
+    connection.as_mut().graceful_shutdown();
+    if let Ok(ended) = tokio::time::timeout(shared.drain, connection).await {
+        told(ended);
+    }
+}
+
+/// A client that went away or spoke no HTTP is everyday life.
+fn told(ended: hyper::Result<()>) {
+    if let Err(error) = ended {
+        tracing::debug!("a connection ended: {error}");
+    }
+}
+
+impl Shared {
+    fn limits(&self) -> &Limits {
+        &self.gateway.config.limits
+    }
+
+    /// The answer, and whether it is a stream of events.
+    async fn answer(&self, request: Request<Incoming>) -> (Response<Body>, bool) {
+        let result = match self.face {
+            Face::Applications => self.for_applications(request).await,
+            Face::Operators => self.for_operators(&request),
+        };
+        let response = result.unwrap_or_else(|error| {
+            let mut response = phases::error_response(&error);
+            if error.status == 401 {
+                let challenge = HeaderValue::from_static("Bearer");
+                response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+            }
+            response
+        });
+        let content_type = response.headers().get(header::CONTENT_TYPE);
+        let is_stream =
+            content_type.is_some_and(|t| t.as_bytes().starts_with(b"text/event-stream"));
+        (response, is_stream)
+    }
+
+    /// What applications call.
+    async fn for_applications(
+        &self,
+        request: Request<Incoming>,
+    ) -> Result<Response<Body>, ApiError> {
+        let gateway = &self.gateway;
+        let (head, body) = request.into_parts();
+        match (&head.method, head.uri.path()) {
+            (&Method::GET | &Method::HEAD, "/healthz") => Ok(text("ok")),
+            (&Method::GET | &Method::HEAD, "/readyz") => Ok(self.ready()),
+            (&Method::POST, path) if operation(path).is_some() => {
+                let (client, Whole { bytes, room: _held }) =
+                    self.known(&head.headers, body).await?;
+                let operation = operation(path).unwrap_or_default();
+                Ok(phases::serve(gateway.clone(), operation, client, head.headers, bytes).await)
+            }
+            (&Method::POST, "/serinus/v1/feedback") => {
+                let (client, Whole { bytes, room: _held }) =
+                    self.known(&head.headers, body).await?;
+                gateway.feedback.take(&bytes, &gateway.table, client.as_deref())?;
+                let mut response = Response::new(Body::empty());
+                *response.status_mut() = StatusCode::NO_CONTENT;
+                Ok(response)
+            }
+            (&Method::GET, "/v1/models") => {
+                let client = gateway.config.identities.authenticate(&head.headers)?;
+                Ok(self.models(client.as_deref()))
+            }
+            (&Method::GET, path) if path.starts_with("/v1/models/") => {
+                let client = gateway.config.identities.authenticate(&head.headers)?;
+                self.model(client.as_deref(), &path["/v1/models/".len()..])
+            }
+            (_, path) => {
+                body::discard(body).await;
+                Err(refuse(path))
+            }
+        }
+    }
+
+    /// Who asks, and the body. Of strangers little is read, and nothing is kept.
+    async fn known(
+        &self,
+        headers: &HeaderMap,
+        body: Incoming,
+    ) -> Result<(Option<Arc<Client>>, Whole), ApiError> {
+        let client = match self.gateway.config.identities.authenticate(headers) {
+            Ok(client) => client,
+            Err(error) => {
+                body::discard(body).await;
+                return Err(error);
+            }
+        };
+        let whole = body::read(body, self.limits(), &self.gateway.large_bodies).await?;
+        Ok((client, whole))
+    }
+
+    /// What operators, kubelets and Prometheus call.
+    fn for_operators(&self, request: &Request<Incoming>) -> Result<Response<Body>, ApiError> {
+        let gateway = &self.gateway;
+        match (request.method(), request.uri().path()) {
+            (&Method::GET | &Method::HEAD, "/healthz") => Ok(text("ok")),
+            (&Method::GET | &Method::HEAD, "/readyz") => Ok(self.ready()),
+            (&Method::GET, "/serinus/v1/report") => {
+                gateway.config.operators.admit(request.headers())?;
+                let report = gateway.report(request.headers().contains_key(LEADER_HEADER));
+                json_answer(&report)
+            }
+            // The same as in the metrics, which are as open.
+            (&Method::GET, "/serinus/v1/cost") => json_answer(&gateway.cost()),
+            (&Method::GET, "/metrics") => Ok(with_type(
+                "application/openmetrics-text; version=1.0.0; charset=utf-8",
+                gateway.exported.text(),
+            )),
+            _ => Err(ApiError::new(
+                404,
+                "unknown_path",
+                "this address serves GET /serinus/v1/report, /metrics, /healthz and /readyz",
+            )),
+        }
+    }
+
+    fn ready(&self) -> Response<Body> {
+        if self.gateway.ready() {
+            return text("ready");
+        }
+        let mut response = text("no routes or client keys yet, or draining");
+        *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+        response
+    }
+
+    /// The routes that this client may use.
+    fn models(&self, client: Option<&Client>) -> Response<Body> {
+        let routes = self.gateway.table.all();
+        let mut names: Vec<&str> = routes
+            .iter()
+            .filter(|route| permitted(client, route))
+            .map(|route| route.name.as_str())
+            .collect();
+        names.sort_unstable();
+        let models: Vec<_> = names.iter().map(|name| model(name)).collect();
+        with_type("application/json", json!({"object": "list", "data": models}).to_string())
+    }
+
+    /// One route. One that the client may not use is not there for it.
+    fn model(&self, client: Option<&Client>, name: &str) -> Result<Response<Body>, ApiError> {
+        let route = self.gateway.table.get(name);
+        let route = route.filter(|route| permitted(client, route)).ok_or_else(|| {
+            let message = "no such route; GET /v1/models lists the routes that you may use";
+            ApiError::new(404, "model_not_found", message)
+        })?;
+        Ok(with_type("application/json", model(&route.name).to_string()))
+    }
+}
+
+fn permitted(client: Option<&Client>, route: &Route) -> bool {
+    client.is_none_or(|client| client.permits(route))
+}
+
+fn model(name: &str) -> serde_json::Value {
+    json!({"id": name, "object": "model", "created": 0, "owned_by": "serinus"})
+}
+
+fn refuse(path: &str) -> ApiError {
+    let allowed = match path {
+        "/serinus/v1/feedback" => "POST",
+        path if operation(path).is_some() => "POST",
+        "/v1/models" | "/healthz" | "/readyz" => "GET",
+        _ => {
+            let message = "this gateway serves /v1/chat/completions, /v1/completions, \
+                /v1/embeddings, /v1/responses, /v1/models and /serinus/v1/feedback";
+            return ApiError::new(404, "unknown_path", message);
+        }
+    };
+    ApiError::new(405, "method_not_allowed", format!("this path takes {allowed} requests only"))
+}
+
+/// What a path asks of a model.
+fn operation(path: &str) -> Option<Operation> {
+    let path = path.strip_prefix("/v1")?;
+    Operation::ALL.into_iter().find(|operation| operation.path() == path)
+}
+
+fn text(text: &'static str) -> Response<Body> {
+    with_type("text/plain; charset=utf-8", text)
+}
+
+fn json_answer(value: &impl serde::Serialize) -> Result<Response<Body>, ApiError> {
+    let body = serde_json::to_vec(value)
+        .map_err(|e| ApiError::new(500, "internal_error", e.to_string()))?;
+    Ok(with_type("application/json", body))
+}
+
+fn with_type(content_type: &'static str, body: impl Into<Body>) -> Response<Body> {
+    let mut response = Response::new(body.into());
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
 }

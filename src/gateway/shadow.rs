@@ -17,10 +17,10 @@ use tokio_util::task::TaskTracker;
 use super::{
     Gateway,
     flight::Flight,
-    forward::{self, Next},
-    phases::{self, Assigned, ChatRequest},
+    phases::{self, Assigned, Request},
+    prepare::{self, Asked},
     routes::{Route, Shadow, Target},
-    upstream::{self, Started},
+    upstream::{self, Next, Started},
 };
 use crate::audit::record::{AssignmentReason, RecordOutcome, StableSide};
 
@@ -85,11 +85,10 @@ pub(super) fn draw(gateway: &Arc<Gateway>, route: &Arc<Route>, shadow: &Shadow) 
 }
 
 fn find_room(gateway: &Gateway, target: &Target) -> Result<Room, &'static str> {
-    let taken = |semaphore: &Arc<Semaphore>| semaphore.clone().try_acquire_owned();
-    let slot = taken(&gateway.shadows.room).map_err(|_| "gateway_full")?;
-    let permit = taken(&target.state.permits).map_err(|_| "backend_full")?;
+    let slot = gateway.shadows.room.clone().try_acquire_owned().map_err(|_| "gateway_full")?;
+    let permit = target.room.try_enter().ok_or("backend_full")?;
     // Asked last: an open breaker lets one probe a second through, which must not be lost.
-    if !target.state.breaker.allows(gateway.now_millis()) {
+    if !target.breaker.allows(gateway.now_millis()) {
         return Err("breaker");
     }
     Ok(Room { _slot: slot, permit })
@@ -101,12 +100,12 @@ fn count_dropped(gateway: &Gateway, route: &Route, target: &Target, why: &'stati
     {
         counts.paired.get_or_insert_default().dropped += 1;
     }
-    gateway.exported.copy_dropped(&route.release, &target.revision, why);
+    gateway.exported.copy_dropped(&target.origin, why);
 }
 
 impl Copy {
     /// Sends the copy, at the same time as `flight` is sent to stable.
-    pub(super) fn start(mut self, flight: &mut Flight, request: &Arc<ChatRequest>) {
+    pub(super) fn start(mut self, flight: &mut Flight, request: &Request) {
         let Some(room) = self.room.take() else { return };
         let assigned = Assigned {
             group: flight.group,
@@ -114,16 +113,14 @@ impl Copy {
             unique: flight.unique,
             ..Assigned::new(&self.target, AssignmentReason::Shadow)
         };
-        let copy = Flight::new(&self.gateway, &self.route, &assigned, flight.streamed);
+        let Request { asked, passed } = request;
+        let mut copy = Flight::new(&self.gateway, &self.route, &assigned, asked, passed);
+        copy.trace = flight.trace;
+        copy.follows();
         let (tell, told) = oneshot::channel();
         flight.copied(copy.request_id.clone(), tell);
-        let task = run(
-            self.gateway.clone(),
-            copy,
-            request.clone(),
-            room,
-            Stable { told, patience: self.route.baseline.timeout },
-        );
+        let task =
+            run(copy, asked.clone(), room, Stable { told, patience: self.route.baseline.timeout });
         self.gateway.shadows.tasks.spawn(task);
     }
 }
@@ -144,17 +141,11 @@ struct Stable {
     patience: Duration,
 }
 
-async fn run(
-    gateway: Arc<Gateway>,
-    mut flight: Flight,
-    request: Arc<ChatRequest>,
-    room: Room,
-    stable: Stable,
-) {
+async fn run(mut flight: Flight, asked: Arc<Asked>, room: Room, stable: Stable) {
     let Room { _slot, permit } = room;
-    let answered = ask(&gateway, &mut flight, &request).await;
+    let answered = ask(&mut flight, &asked).await;
     flight.ended();
-    drop((permit, request));
+    drop((permit, asked));
     let told = tokio::time::timeout(stable.patience, stable.told).await;
     let stable = told.ok().and_then(Result::ok);
     flight.finish_beside(outcome(answered, stable), stable);
@@ -178,14 +169,15 @@ enum Fault {
 }
 
 /// Asks the shadow and reads its answer to the end.
-async fn ask(gateway: &Gateway, flight: &mut Flight, request: &ChatRequest) -> Result<(), Fault> {
-    let body = phases::prepare(&flight.target, request).map_err(|_| Fault::Client)?;
-    let started = upstream::call(&gateway.client, flight, body)
+async fn ask(flight: &mut Flight, asked: &Asked) -> Result<(), Fault> {
+    let body = prepare::body(&flight.target, asked).map_err(|_| Fault::Client)?;
+    let body = flight.sends(body);
+    let started = upstream::call(flight, asked, body)
         .await
         .map_err(|failure| if failure.client_fault { Fault::Client } else { Fault::Model })?;
-    let Started::Stream { mut rest, mut scanner, .. } = started else { return Ok(()) };
+    let Started::Stream(mut stream) = started else { return Ok(()) };
     loop {
-        match forward::next(&mut rest, &mut scanner, flight).await {
+        match stream.next(flight).await {
             Next::Chunk(_) => {}
             Next::End => return Ok(()),
             Next::Broken => return Err(Fault::Model),

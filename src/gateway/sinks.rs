@@ -8,19 +8,20 @@ use crate::{
     api::prompt_release::{Counts, Groups, PairTable, Paired, Sums},
     audit::record::{AssignmentReason, CheckResult, Record, RecordOutcome},
     rollout::assignment::GROUPS,
+    telemetry::Telemetry,
 };
 
 /// A consumer of records. Called behind the answer; must not block.
 pub(super) trait Sink: Send + Sync {
     /// Takes one record; `tally` counts the variant under the record's generation.
-    fn consume(&self, record: &Record, tally: Option<&Arc<Tally>>);
+    fn consume(&self, record: &Arc<Record>, tally: Option<&Arc<Tally>>);
 }
 
 /// The evidence.
 pub(super) struct Counters;
 
 impl Sink for Counters {
-    fn consume(&self, record: &Record, tally: Option<&Arc<Tally>>) {
+    fn consume(&self, record: &Arc<Record>, tally: Option<&Arc<Tally>>) {
         if let Some(mut counts) = tally.and_then(|t| t.counts.lock().ok()) {
             count(&mut counts, record);
         }
@@ -130,23 +131,30 @@ pub(super) fn add(sums: &mut Sums, value: f64) {
     sums.cubes += value * value * value;
 }
 
+/// Spans and the access log.
+impl Sink for Telemetry {
+    fn consume(&self, record: &Arc<Record>, _: Option<&Arc<Tally>>) {
+        Self::consume(self, record);
+    }
+}
+
 /// One log line a request, at debug level.
 pub(super) struct Log;
 
 impl Sink for Log {
-    fn consume(&self, record: &Record, _: Option<&Arc<Tally>>) {
+    fn consume(&self, record: &Arc<Record>, _: Option<&Arc<Tally>>) {
         tracing::debug!(
             request_id = record.request_id,
             release = record.origin.release,
             revision = record.origin.revision,
             reason = record.reason.as_str(),
-            outcome = ?record.outcome,
+            outcome = record.outcome.as_str(),
+            error = record.error,
             status = record.status,
             first_token = record.first_token_seconds,
             duration = record.duration_seconds,
             usd = record.cost_usd,
-            check = ?record.check,
-            shadow = record.reason == AssignmentReason::Shadow,
+            check = record.check.map(|check| check.as_str()),
             stable = ?record.stable,
             "answered"
         );

@@ -1,28 +1,39 @@
 //! Calling a model: one attempt up to the point where the answer can be promised.
 
-use std::{pin::Pin, time::Duration};
+use std::time::Duration;
 
+use axum::http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, header};
 use bytes::{Bytes, BytesMut};
-use futures::{Stream, StreamExt};
-use reqwest::{StatusCode, header};
-use serde_json::Value;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
 use tokio::time::{Instant, timeout_at};
 
-use super::flight::Flight;
-use crate::openai::{answer::Answer, error::ApiError, sse::Scanner};
+use super::{backends::Taken, clients, flight::Flight, prepare::Asked};
+use crate::openai::{
+    answer::Answer,
+    error::ApiError,
+    sse::{Events, Fate},
+};
 
 /// The largest JSON answer that is read.
-const LARGEST_ANSWER: usize = 16 << 20;
-
-/// The bytes of an answer as they come.
-pub(super) type Chunks = Pin<Box<dyn Stream<Item = reqwest::Result<Bytes>> + Send>>;
+const LARGEST_ANSWER: usize = 64 << 20;
+/// The longest that a stream may go on without content before it is passed on as it is.
+const LONGEST_START: usize = 1 << 20;
 
 /// An answer that can be promised to the application.
 pub(super) enum Started {
     /// Complete.
     Whole(Bytes),
-    /// A stream whose first content has arrived; what was read so far, and the rest.
-    Stream { held: Bytes, rest: Chunks, scanner: Scanner },
+    /// A stream whose first content has arrived.
+    Stream(Box<Stream>),
+}
+
+/// A stream under way: what was read and not taken yet, and the rest.
+pub(super) struct Stream {
+    rest: Incoming,
+    events: Events,
+    /// Read, and not to be forwarded before there is content.
+    deadline: Instant,
 }
 
 /// An attempt that failed before anything was sent to the application.
@@ -34,44 +45,34 @@ pub(super) struct Failure {
     pub body: Option<(StatusCode, Bytes)>,
     /// The status says that the request itself is at fault.
     pub client_fault: bool,
+    /// Asking the same again may help, and does nothing twice.
+    pub repeatable: bool,
+    /// How long the model wants to be left alone.
+    pub retry_after: Option<Duration>,
 }
 
 impl Failure {
-    fn new(status: u16, code: &'static str, message: String) -> Self {
-        Self { error: ApiError::new(status, code, message), body: None, client_fault: false }
+    /// A failure that the model has not told of itself.
+    pub(super) fn of(error: ApiError) -> Self {
+        Self { error, body: None, client_fault: false, repeatable: false, retry_after: None }
     }
-}
 
-/// The client for all models: pooled connections, no proxy magic, no redirects.
-pub(super) fn client() -> reqwest::Result<reqwest::Client> {
-    // Fails only when a provider was installed before, which is as good.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    reqwest::Client::builder()
-        .connect_timeout(Duration::from_secs(5))
-        .pool_idle_timeout(Duration::from_secs(60))
-        .tcp_nodelay(true)
-        .redirect(reqwest::redirect::Policy::none())
-        .build()
+    fn new(status: u16, code: &'static str, message: impl Into<String>) -> Self {
+        Self::of(ApiError::new(status, code, message))
+    }
 }
 
 /// Sends the request and waits until the answer can be promised: the whole of a JSON
 /// answer, the first content of a stream.
 pub(super) async fn call(
-    client: &reqwest::Client,
     flight: &mut Flight,
-    body: Vec<u8>,
+    asked: &Asked,
+    body: Bytes,
 ) -> Result<Started, Failure> {
     let target = flight.target.clone();
+    let began = Instant::now();
     let patience = if flight.streamed { target.first_token_timeout } else { target.timeout };
-    let deadline = Instant::now() + patience;
-    let mut request = client
-        .post(&target.url)
-        .header(header::CONTENT_TYPE, "application/json")
-        .timeout(target.timeout)
-        .body(body);
-    if let Some(key) = &target.api_key {
-        request = request.bearer_auth(key);
-    }
+    let deadline = began + patience;
     let late = || {
         Failure::new(
             504,
@@ -79,84 +80,208 @@ pub(super) async fn call(
             format!("the model did not answer within {patience:?}"),
         )
     };
-    let response = timeout_at(deadline, request.send())
+    let mut request = Request::new(Full::new(body));
+    *request.method_mut() = Method::POST;
+    let now = flight.now_millis();
+    flight.pod = target.places.pick(now);
+    *request.uri_mut() = at(target.uri(asked.operation), flight.pod.as_ref());
+    *request.headers_mut() = target.headers().clone();
+    flight.passed.apply(request.headers_mut());
+    let response = timeout_at(deadline, target.client().request(request))
         .await
         .map_err(|_| late())?
-        .map_err(|e| unreachable_model(&e))?;
-    let status = response.status();
-    flight.status = Some(status.as_u16());
-    let is_stream = response
-        .headers()
+        .map_err(|e| {
+            if let Some(pod) = flight.pod.as_ref().filter(|_| e.is_connect()) {
+                pod.avoid(now);
+            }
+            unreachable_model(&e)
+        })?;
+    let (head, rest) = response.into_parts();
+    flight.status = Some(head.status.as_u16());
+    flight.headers = passed_back(&head.headers);
+    let is_stream = head
+        .headers
         .get(header::CONTENT_TYPE)
         .is_some_and(|v| v.as_bytes().starts_with(b"text/event-stream"));
-    let chunks: Chunks = Box::pin(response.bytes_stream());
-    if status.is_success() && flight.streamed && is_stream {
-        return timeout_at(deadline, first_content(flight, chunks)).await.map_err(|_| late())?;
+    if head.status.is_success() && flight.streamed && is_stream {
+        let events = Events::new(asked.hides_usage());
+        let stream = Stream { rest, events, deadline: began + target.timeout };
+        return timeout_at(deadline, first_content(flight, stream)).await.map_err(|_| late())?;
     }
-    let bytes = timeout_at(deadline, whole(chunks)).await.map_err(|_| late())??;
-    if !status.is_success() {
-        return Err(refused(status, bytes));
+    let bytes = timeout_at(deadline, whole(rest, LARGEST_ANSWER)).await.map_err(|_| late())??;
+    if !head.status.is_success() {
+        return Err(refused(head.status, &head.headers, bytes));
     }
-    let value: Value = serde_json::from_slice(&bytes).map_err(|e| {
+    flight.answer = Answer::whole(asked.operation, &bytes).map_err(|e| {
         Failure::new(502, "upstream_invalid", format!("the model's answer is not JSON: {e}"))
     })?;
-    flight.answer = Answer::from_json(&value);
+    if flight.answer.failed {
+        let message = "the model says in its answer that it failed";
+        return Err(Failure {
+            body: Some((StatusCode::BAD_GATEWAY, bytes)),
+            ..Failure::new(502, "upstream_failed", message)
+        });
+    }
     Ok(Started::Whole(bytes))
 }
 
-fn unreachable_model(error: &reqwest::Error) -> Failure {
-    if error.is_timeout() {
-        Failure::new(504, "upstream_timeout", "the model did not answer in time".to_owned())
-    } else {
-        Failure::new(502, "upstream_unreachable", "the model can not be reached".to_owned())
-    }
+/// The address of an operation, at a certain pod.
+fn at(uri: &Uri, pod: Option<&Taken>) -> Uri {
+    let Some(pod) = pod else { return uri.clone() };
+    let mut parts = uri.clone().into_parts();
+    parts.authority = Some(pod.authority().clone());
+    Uri::from_parts(parts).unwrap_or_else(|_| uri.clone())
 }
 
-fn refused(status: StatusCode, body: Bytes) -> Failure {
+fn unreachable_model(error: &clients::Error) -> Failure {
+    // Only what never reached the model is sent again without asking anybody.
+    let repeatable = error.is_connect();
+    let failure =
+        Failure::new(502, "upstream_unreachable", "the model can not be reached".to_owned());
+    tracing::debug!(%error, "the model can not be reached");
+    Failure { repeatable, ..failure }
+}
+
+fn broken(error: &hyper::Error) -> Failure {
+    tracing::debug!(%error, "the model's answer broke off");
+    Failure::new(502, "upstream_broken", "the model's answer broke off")
+}
+
+fn refused(status: StatusCode, headers: &HeaderMap, body: Bytes) -> Failure {
     let overloaded = matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT);
+    let seconds = headers.get(header::RETRY_AFTER).and_then(|v| v.to_str().ok()?.parse().ok());
+    let millis = headers.get("retry-after-ms").and_then(|v| v.to_str().ok()?.parse().ok());
     Failure {
-        error: ApiError::new(502, "upstream_error", format!("the model answered {status}")),
         client_fault: status.is_client_error() && !overloaded,
+        repeatable: matches!(status.as_u16(), 429 | 502 | 503 | 504),
+        retry_after: millis.map(Duration::from_millis).or(seconds.map(Duration::from_secs)),
         body: Some((status, body)),
+        ..Failure::new(502, "upstream_error", format!("the model answered {status}"))
     }
 }
 
-async fn whole(mut chunks: Chunks) -> Result<Bytes, Failure> {
+async fn whole(mut rest: Incoming, largest: usize) -> Result<Bytes, Failure> {
+    let mut first = Bytes::new();
     let mut bytes = BytesMut::new();
-    while let Some(chunk) = chunks.next().await {
-        let chunk = chunk.map_err(|e| unreachable_model(&e))?;
-        if bytes.len() + chunk.len() > LARGEST_ANSWER {
-            return Err(Failure::new(
-                502,
-                "upstream_too_large",
-                "the model's answer is too large".to_owned(),
-            ));
+    while let Some(chunk) = next_chunk(&mut rest).await {
+        let chunk = chunk.map_err(|e| broken(&e))?;
+        if first.len() + bytes.len() + chunk.len() > largest {
+            return Err(Failure::new(502, "upstream_too_large", "the model's answer is too large"));
+        }
+        // Most answers come in one piece, which needs no copy.
+        if first.is_empty() && bytes.is_empty() {
+            first = chunk;
+            continue;
+        }
+        if bytes.is_empty() {
+            bytes.extend_from_slice(&std::mem::take(&mut first));
         }
         bytes.extend_from_slice(&chunk);
     }
-    Ok(bytes.freeze())
+    Ok(if bytes.is_empty() { first } else { bytes.freeze() })
+}
+
+async fn next_chunk(body: &mut Incoming) -> Option<Result<Bytes, hyper::Error>> {
+    loop {
+        match body.frame().await? {
+            Ok(frame) => {
+                // Trailers say nothing to us.
+                if let Ok(data) = frame.into_data() {
+                    return Some(Ok(data));
+                }
+            }
+            Err(error) => return Some(Err(error)),
+        }
+    }
 }
 
 /// Reads until the stream says something: until then the answer may still come from
 /// another variant.
-async fn first_content(flight: &mut Flight, mut chunks: Chunks) -> Result<Started, Failure> {
-    let mut scanner = Scanner::default();
-    let mut held = BytesMut::new();
-    while let Some(chunk) = chunks.next().await {
-        let chunk = chunk.map_err(|e| unreachable_model(&e))?;
-        held.extend_from_slice(&chunk);
+async fn first_content(flight: &mut Flight, mut stream: Stream) -> Result<Started, Failure> {
+    let mut read = 0;
+    while let Some(chunk) = next_chunk(&mut stream.rest).await {
+        let chunk = chunk.map_err(|e| broken(&e))?;
+        read += chunk.len();
+        let content = stream.read(chunk, flight);
+        if flight.answer.failed && !content {
+            let message = "the model's stream began with an error";
+            return Err(Failure::new(502, "upstream_failed", message));
+        }
+        if content || flight.answer.complete() || read > LONGEST_START {
+            return Ok(Started::Stream(Box::new(stream)));
+        }
+    }
+    let message = "the model's stream ended before it said anything";
+    Err(Failure::new(502, "upstream_broken", message))
+}
+
+/// What comes next in a stream.
+pub(super) enum Next {
+    /// Some bytes, read already.
+    Chunk(Bytes),
+    /// It is complete.
+    End,
+    /// It broke off, took too long, or says nothing any more.
+    Broken,
+}
+
+impl Stream {
+    /// Reads a chunk; says whether it carried content.
+    fn read(&mut self, chunk: Bytes, flight: &mut Flight) -> bool {
+        let (operation, sifts) = (flight.operation, self.events.sifts());
         let mut content = false;
-        scanner.feed(&chunk, |data| content |= flight.answer.absorb_event(data));
+        let answer = &mut flight.answer;
+        self.events.feed(chunk, |data| {
+            let carried = answer.event(operation, data);
+            content |= carried.content;
+            if sifts && carried.only_usage { Fate::Drop } else { Fate::Forward }
+        });
         if content {
             flight.first_token();
         }
-        if content || flight.answer.complete() || held.len() > LARGEST_ANSWER {
-            return Ok(Started::Stream { held: held.freeze(), rest: chunks, scanner });
+        content
+    }
+
+    /// Waits for the next bytes and reads them.
+    pub(super) async fn next(&mut self, flight: &mut Flight) -> Next {
+        loop {
+            if let Some(bytes) = self.events.take() {
+                return Next::Chunk(bytes);
+            }
+            let silence = Instant::now() + flight.target.between_tokens_timeout;
+            let deadline = silence.min(self.deadline);
+            match timeout_at(deadline, next_chunk(&mut self.rest)).await {
+                Ok(Some(Ok(chunk))) => {
+                    self.read(chunk, flight);
+                }
+                Ok(None) if flight.answer.complete() && !flight.answer.failed => {
+                    self.events.end();
+                    return self.events.take().map_or(Next::End, Next::Chunk);
+                }
+                Ok(None | Some(Err(_))) | Err(_) => return Next::Broken,
+            }
         }
     }
-    Err(Failure::new(
-        502,
-        "upstream_broken",
-        "the model's stream ended before it said anything".to_owned(),
-    ))
+}
+
+/// Headers that say something to the application.
+const PASSED_BACK: [&str; 7] = [
+    "retry-after",
+    "retry-after-ms",
+    "x-should-retry",
+    "x-request-id",
+    "request-id",
+    "openai-processing-ms",
+    "openai-version",
+];
+
+fn passed_back(headers: &HeaderMap) -> Vec<(header::HeaderName, HeaderValue)> {
+    headers
+        .iter()
+        .filter(|(name, _)| {
+            let name = name.as_str();
+            PASSED_BACK.contains(&name) || name.starts_with("x-ratelimit-")
+        })
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect()
 }

@@ -1,26 +1,46 @@
 //! A gateway in a cluster: what the operator decided, from watches to the route table.
 //!
-//! Reads releases, their saved copies and backends; of Secrets, only the ones that a
-//! routed backend names, one by one, so that it needs no right to list them.
+//! Reads releases, their saved copies, backends and where the pods of their Services are;
+//! of Secrets, only the ones that a routed backend names, one by one, so that it needs no
+//! right to list them. Only the routes that a change is about are built again, so that a
+//! change costs the same with ten releases and with ten thousand.
+
+mod uses;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use jiff::Timestamp;
-use k8s_openapi::api::{apps::v1::ControllerRevision, core::v1::Secret};
+use k8s_openapi::api::{
+    apps::v1::ControllerRevision,
+    core::v1::Secret,
+    discovery::v1::{EndpointPort, EndpointSlice},
+};
 use kube::{
     Api, Client, ResourceExt,
-    runtime::{reflector::ObjectRef, reflector::Store, watcher},
+    runtime::{
+        reflector::{ObjectRef, Store},
+        watcher,
+    },
 };
 use tokio::{sync::Notify, task::JoinSet};
 
+use self::uses::{Thing, Uses};
 use super::{Gateway, routes::ReleaseInput};
 use crate::{
-    api::{LLMDeployment, LLMDeploymentSpec, PromptRelease, Variant, keys, snapshot::Saved},
-    signals::watch::{cache, follow},
+    api::{
+        LLMDeployment, LLMDeploymentSpec, PromptRelease, Variant, keys,
+        llm_deployment::SecretKeyRef,
+        secret::SecretText,
+        snapshot::{Saved, copy_name},
+    },
+    signals::{
+        endpoints::{SERVICE_LABEL, endpoints, for_requests},
+        watch::{cache, follow},
+    },
 };
 
 /// Changes that come together are applied together.
@@ -31,14 +51,41 @@ const SECRET_AGE: Duration = Duration::from_secs(30);
 /// One key of one Secret: namespace, name, key.
 type SecretId = (String, String, String);
 
+/// What was touched and not looked at yet.
+#[derive(Default)]
+struct Touched {
+    things: Mutex<BTreeSet<Thing>>,
+    some: Notify,
+}
+
+impl Touched {
+    fn add(&self, thing: Option<Thing>) {
+        let Some(thing) = thing else { return };
+        self.things.lock().unwrap_or_else(PoisonError::into_inner).insert(thing);
+        self.some.notify_one();
+    }
+
+    fn take(&self) -> BTreeSet<Thing> {
+        std::mem::take(&mut *self.things.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
 struct Followed {
     client: Client,
     releases: Store<PromptRelease>,
     backends: Store<LLMDeployment>,
     copies: Store<ControllerRevision>,
-    secrets: BTreeMap<SecretId, String>,
-    secrets_read: Option<Timestamp>,
+    slices: Store<EndpointSlice>,
+    by_service: Slices,
+    uses: Uses,
+    /// The releases that have a route.
+    routed: BTreeSet<(String, String)>,
+    secrets: BTreeMap<SecretId, SecretText>,
+    secrets_read: Timestamp,
 }
+
+/// The slices of each Service, by namespace and name.
+type Slices = Arc<Mutex<HashMap<(String, String), BTreeMap<String, EndpointSlice>>>>;
 
 /// Keeps `gateway` on what the operator decided, until the process stops.
 ///
@@ -50,31 +97,48 @@ pub async fn follow_cluster(
     namespace: Option<String>,
 ) -> Result<(), WatchEnded> {
     let namespace = namespace.as_deref();
-    let changed = Arc::new(Notify::new());
+    let touched = Arc::new(Touched::default());
     let copies_only = watcher::Config::default().labels(keys::RELEASE_LABEL);
+    let of_services = watcher::Config::default().labels(SERVICE_LABEL);
     let (releases, releases_watch) = cache(&client, namespace, watcher::Config::default());
     let (backends, backends_watch) = cache(&client, namespace, watcher::Config::default());
     let (copies, copies_watch) = cache(&client, namespace, copies_only);
+    let (slices, slices_watch) = cache::<EndpointSlice>(&client, namespace, of_services);
+    let by_service = Slices::default();
     let mut tasks = JoinSet::new();
-    let tell = || {
-        let changed = changed.clone();
-        move || changed.notify_one()
-    };
-    let (a, b, c) = (tell(), tell(), tell());
-    tasks.spawn(follow(releases_watch, "PromptRelease", move |_| a()));
-    tasks.spawn(follow(backends_watch, "LLMDeployment", move |_| b()));
-    tasks.spawn(follow(copies_watch, "ControllerRevision", move |_| c()));
+    let told = touched.clone();
+    tasks.spawn(follow(releases_watch, "PromptRelease", move |release: PromptRelease| {
+        told.add(thing(Thing::Release, &release, release.name_any()));
+    }));
+    let told = touched.clone();
+    tasks.spawn(follow(backends_watch, "LLMDeployment", move |backend: LLMDeployment| {
+        told.add(thing(Thing::Backend, &backend, backend.name_any()));
+    }));
+    let told = touched.clone();
+    tasks.spawn(follow(copies_watch, "ControllerRevision", move |copy: ControllerRevision| {
+        let owner = copy.labels().get(keys::RELEASE_LABEL).cloned();
+        told.add(owner.and_then(|owner| thing(Thing::Release, &copy, owner)));
+    }));
+    let (told, kept, known) = (touched.clone(), by_service.clone(), slices.clone());
+    tasks.spawn(follow(slices_watch, "EndpointSlice", move |slice: EndpointSlice| {
+        let exists = known.get(&ObjectRef::from_obj(&slice)).is_some();
+        told.add(keep_slice(&kept, slice, exists));
+    }));
     let mut followed = Followed {
         client,
         releases,
         backends,
         copies,
+        slices,
+        by_service,
+        uses: Uses::default(),
+        routed: BTreeSet::new(),
         secrets: BTreeMap::new(),
-        secrets_read: None,
+        secrets_read: (gateway.config.clock)(),
     };
     tokio::select! {
         _ = tasks.join_next() => Err(WatchEnded),
-        result = followed.apply(&gateway, &changed) => result,
+        result = followed.apply(&gateway, &touched) => result,
     }
 }
 
@@ -83,97 +147,200 @@ pub async fn follow_cluster(
 #[error("a watch ended")]
 pub struct WatchEnded;
 
+fn thing(
+    kind: fn(String, String) -> Thing,
+    object: &impl ResourceExt,
+    name: String,
+) -> Option<Thing> {
+    Some(kind(object.namespace()?, name))
+}
+
+/// Keeps a slice by its Service, or forgets one that is gone.
+fn keep_slice(slices: &Slices, slice: EndpointSlice, exists: bool) -> Option<Thing> {
+    let service = slice.labels().get(SERVICE_LABEL)?.clone();
+    let key = (slice.namespace()?, service);
+    let mut slices = slices.lock().unwrap_or_else(PoisonError::into_inner);
+    let of = slices.entry(key.clone()).or_default();
+    if exists {
+        of.insert(slice.name_any(), slice);
+    } else {
+        of.remove(&slice.name_any());
+    }
+    if of.is_empty() {
+        slices.remove(&key);
+    }
+    Some(Thing::Service(key.0, key.1))
+}
+
 impl Followed {
-    async fn apply(&mut self, gateway: &Gateway, changed: &Notify) -> Result<(), WatchEnded> {
+    async fn apply(&mut self, gateway: &Gateway, touched: &Touched) -> Result<(), WatchEnded> {
         self.releases.wait_until_ready().await.map_err(|_| WatchEnded)?;
         self.backends.wait_until_ready().await.map_err(|_| WatchEnded)?;
         self.copies.wait_until_ready().await.map_err(|_| WatchEnded)?;
         loop {
-            let mut inputs = self.inputs();
-            self.read_secrets(&inputs, (gateway.config.clock)()).await;
-            for input in &mut inputs {
-                self.give_keys(input);
+            let mut changed = BTreeSet::new();
+            for thing in touched.take() {
+                self.uses.releases_of(&thing, &mut changed);
             }
-            gateway.set_world(inputs.into_iter().collect());
+            let now = (gateway.config.clock)();
+            if Duration::try_from(now - self.secrets_read).is_ok_and(|age| age >= SECRET_AGE) {
+                self.secrets_read = now;
+                self.read_secrets_again(&mut changed).await;
+                self.miss(&mut changed);
+            }
+            let mut inputs = BTreeMap::new();
+            for (namespace, name) in changed {
+                let input = self.input(&namespace, &name);
+                let things = input.iter().flat_map(things).collect();
+                self.uses.set((namespace.clone(), name.clone()), things);
+                // Also one that depends on nothing yet must be missed when it goes.
+                if input.is_some() {
+                    self.routed.insert((namespace.clone(), name.clone()));
+                } else {
+                    self.routed.remove(&(namespace.clone(), name.clone()));
+                }
+                let input = match input {
+                    Some(input) => Some(Arc::new(self.with_secrets(input).await)),
+                    None => None,
+                };
+                inputs.insert(format!("{namespace}/{name}"), input);
+            }
+            gateway.change(inputs);
             tokio::select! {
-                () = changed.notified() => tokio::time::sleep(SETTLE).await,
+                () = touched.some.notified() => tokio::time::sleep(SETTLE).await,
                 () = tokio::time::sleep(SECRET_AGE) => {}
             }
         }
     }
 
-    fn inputs(&self) -> Vec<ReleaseInput> {
-        let mut copies: HashMap<(String, String), Vec<Arc<ControllerRevision>>> = HashMap::new();
-        for copy in self.copies.state() {
-            if let (Some(namespace), Some(owner)) =
-                (copy.namespace(), copy.labels().get(keys::RELEASE_LABEL))
-            {
-                copies.entry((namespace, owner.clone())).or_default().push(copy);
+    /// Finds what went away while a watch was interrupted: nobody tells of that.
+    fn miss(&self, changed: &mut BTreeSet<(String, String)>) {
+        let gone = |(namespace, name): &&(String, String)| {
+            self.releases.get(&ObjectRef::new(name).within(namespace)).is_none()
+        };
+        changed.extend(self.routed.iter().filter(gone).cloned());
+        let mut by_service = self.by_service.lock().unwrap_or_else(PoisonError::into_inner);
+        by_service.retain(|(namespace, service), slices| {
+            let before = slices.len();
+            slices.retain(|name, _| {
+                self.slices.get(&ObjectRef::new(name).within(namespace)).is_some()
+            });
+            if slices.len() < before {
+                let service = Thing::Service(namespace.clone(), service.clone());
+                self.uses.releases_of(&service, changed);
             }
-        }
-        let releases = self.releases.state();
-        let inputs = releases.iter().filter_map(|release| {
-            let status = release.status.as_ref()?;
-            if status.routing.variants.is_empty() {
-                return None;
-            }
-            let (namespace, name) = (release.namespace()?, release.name_any());
-            let saved = copies.get(&(namespace.clone(), name.clone()));
-            let routed = |copy: &Arc<ControllerRevision>| {
-                let revision = copy.labels().get(keys::REVISION_LABEL)?;
-                let routed = status.routing.variants.iter().any(|v| v.revision == *revision);
-                Some((revision.clone(), variant(copy)?)).filter(|_| routed)
-            };
-            let variants: HashMap<String, Variant> =
-                saved.into_iter().flatten().filter_map(routed).collect();
-            let backends: HashMap<String, LLMDeploymentSpec> = variants
-                .values()
-                .filter_map(|v| {
-                    let key = ObjectRef::new(&v.backend_name).within(&namespace);
-                    Some((v.backend_name.clone(), self.backends.get(&key)?.spec.clone()))
-                })
-                .collect();
-            Some(ReleaseInput {
-                uid: release.uid().unwrap_or_default(),
-                route: release.route(),
-                created: release.creation_timestamp().map(|t| t.0.to_string()).unwrap_or_default(),
-                routing: status.routing.clone(),
-                api_keys: HashMap::new(),
-                namespace,
-                name,
-                variants,
-                backends,
-            })
+            !slices.is_empty()
         });
-        inputs.collect()
     }
 
-    /// Reads the Secrets that are named for the first time, and all of them now and then.
-    /// One that can not be read keeps its last value.
-    async fn read_secrets(&mut self, inputs: &[ReleaseInput], now: Timestamp) {
-        let wanted: BTreeSet<SecretId> =
-            inputs.iter().flat_map(|r| secrets(r).map(|(_, id)| id)).collect();
-        self.secrets.retain(|id, _| wanted.contains(id));
-        let old = self
-            .secrets_read
-            .is_none_or(|at| Duration::try_from(now - at).is_ok_and(|age| age >= SECRET_AGE));
-        if old {
-            self.secrets_read = Some(now);
+    /// What a release's route is made of; none without a release or a routing.
+    fn input(&self, namespace: &str, name: &str) -> Option<ReleaseInput> {
+        let release = self.releases.get(&ObjectRef::new(name).within(namespace))?;
+        let routing = release.status.as_ref()?.routing.clone();
+        if routing.variants.is_empty() {
+            return None;
         }
+        let variants: HashMap<String, Variant> = routing
+            .variants
+            .iter()
+            .filter_map(|routed| {
+                let copy = ObjectRef::new(&copy_name(name, &routed.revision)).within(namespace);
+                Some((routed.revision.clone(), variant(&*self.copies.get(&copy)?)?))
+            })
+            .collect();
+        let other_backends = release.other_backends();
+        let backends: HashMap<String, LLMDeploymentSpec> = variants
+            .values()
+            .map(|v| &v.backend_name)
+            .chain(&other_backends)
+            .filter_map(|name| {
+                let key = ObjectRef::new(name).within(namespace);
+                Some((name.clone(), self.backends.get(&key)?.spec.clone()))
+            })
+            .collect();
+        let mut input = ReleaseInput {
+            uid: release.uid().unwrap_or_default(),
+            route: release.route(),
+            created: release.creation_timestamp().map(|t| t.0.to_string()).unwrap_or_default(),
+            routing,
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            variants,
+            backends,
+            other_backends,
+            cache: release.spec.cache.clone(),
+            secrets: HashMap::new(),
+            endpoints: HashMap::new(),
+        };
+        input.endpoints = input
+            .all_backends()
+            .filter_map(|(name, spec)| Some((name.clone(), self.pods(namespace, name, spec)?)))
+            .collect();
+        Some(input)
+    }
+
+    /// Where a backend's pods are; none where its name must be resolved.
+    fn pods(
+        &self,
+        namespace: &str,
+        backend: &str,
+        spec: &LLMDeploymentSpec,
+    ) -> Option<Vec<std::net::SocketAddr>> {
+        let (service, port) = spec.service_of(backend)?;
+        let slices = self.by_service.lock().unwrap_or_else(PoisonError::into_inner);
+        let slices = slices.get(&(namespace.to_owned(), service.to_owned()))?;
+        // A Service with one port has one here, too. With several, a slice tells their
+        // numbers on the pods, which are those of the Service unless it maps them.
+        let ports = slices.values().flat_map(|s| s.ports.iter().flatten());
+        let several = ports.map(|p| p.port).collect::<BTreeSet<_>>().len() > 1;
+        let wanted = |p: &EndpointPort| !several || p.port == Some(port);
+        let pods = for_requests(&endpoints(slices.values(), wanted));
+        Some(pods).filter(|pods| !pods.is_empty())
+    }
+
+    /// Gives API keys and certificates; reads the Secrets that are named for the first
+    /// time. One that can not be read is asked for again when all are.
+    async fn with_secrets(&mut self, mut input: ReleaseInput) -> ReleaseInput {
+        let wanted: BTreeSet<SecretId> = secrets(&input).collect();
         for id in wanted {
-            if old || !self.secrets.contains_key(&id) {
-                let (namespace, name, key) = &id;
-                match self.read_secret(namespace, name, key).await {
-                    Ok(value) => {
-                        self.secrets.insert(id, value);
-                    }
-                    Err(why) => tracing::warn!(namespace, name, key, "the API key: {why}"),
-                }
+            if !self.secrets.contains_key(&id)
+                && let Some(value) = self.read_secret(&id).await
+            {
+                self.secrets.insert(id.clone(), value);
+            }
+            if let Some(value) = self.secrets.get(&id) {
+                let (_, name, key) = id;
+                input.secrets.insert(SecretKeyRef { name, key }, value.clone());
+            }
+        }
+        input
+    }
+
+    /// Reads every Secret that is in use. One that can not be read keeps its last value.
+    async fn read_secrets_again(&mut self, changed: &mut BTreeSet<(String, String)>) {
+        let used = self.uses.secrets();
+        self.secrets.retain(|id, _| used.contains(id));
+        for id in used {
+            let Some(value) = self.read_secret(&id).await else { continue };
+            if self.secrets.get(&id) != Some(&value) {
+                self.secrets.insert(id.clone(), value);
+                let (namespace, name, key) = id;
+                self.uses.releases_of(&Thing::Secret(namespace, name, key), changed);
             }
         }
     }
 
-    async fn read_secret(&self, namespace: &str, name: &str, key: &str) -> Result<String, String> {
+    async fn read_secret(&self, (namespace, name, key): &SecretId) -> Option<SecretText> {
+        match self.secret_text(namespace, name, key).await {
+            Ok(text) => Some(SecretText::from(text)),
+            Err(why) => {
+                tracing::warn!(namespace, name, key, "a Secret can not be used: {why}");
+                None
+            }
+        }
+    }
+
+    async fn secret_text(&self, namespace: &str, name: &str, key: &str) -> Result<String, String> {
         let api: Api<Secret> = Api::namespaced(self.client.clone(), namespace);
         let secret = api.get(name).await.map_err(|e| e.to_string())?;
         let bytes = secret.data.as_ref().and_then(|d| d.get(key));
@@ -181,12 +348,6 @@ impl Followed {
         String::from_utf8(bytes.0.clone())
             .map(|text| text.trim().to_owned())
             .map_err(|_| "it is not text".to_owned())
-    }
-
-    fn give_keys(&self, input: &mut ReleaseInput) {
-        input.api_keys = secrets(input)
-            .filter_map(|(backend, id)| Some((backend, self.secrets.get(&id)?.clone())))
-            .collect();
     }
 }
 
@@ -201,12 +362,22 @@ fn variant(copy: &ControllerRevision) -> Option<Variant> {
     }
 }
 
-/// Backend names and the Secrets that they name.
-fn secrets(release: &ReleaseInput) -> impl Iterator<Item = (String, SecretId)> {
-    release.variants.values().filter_map(|v| {
-        let spec = release.backends.get(&v.backend_name).unwrap_or(&v.backend);
-        let secret = spec.endpoint.as_ref()?.api_key_secret_ref.as_ref()?;
-        let id = (release.namespace.clone(), secret.name.clone(), secret.key.clone());
-        Some((v.backend_name.clone(), id))
-    })
+/// The Secrets that a release's backends name.
+fn secrets(release: &ReleaseInput) -> impl Iterator<Item = SecretId> {
+    let id = |SecretKeyRef { name, key }| (release.namespace.clone(), name, key);
+    release.wanted_secrets().map(id)
+}
+
+/// What a release's route depends on, besides the release and its copies. A backend that
+/// is named and does not exist counts: it may come.
+fn things(release: &ReleaseInput) -> Vec<Thing> {
+    let namespace = &release.namespace;
+    let named = release.variants.values().map(|v| &v.backend_name).chain(&release.other_backends);
+    let backends = named.map(|name| Thing::Backend(namespace.clone(), name.clone()));
+    let services = release.all_backends().filter_map(|(name, spec)| {
+        Some(Thing::Service(namespace.clone(), spec.service_of(name)?.0.to_owned()))
+    });
+    let secrets =
+        secrets(release).map(|(namespace, name, key)| Thing::Secret(namespace, name, key));
+    backends.chain(services).chain(secrets).collect()
 }

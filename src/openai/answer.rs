@@ -1,8 +1,19 @@
-//! What an answer said, collected from JSON or from the chunks of a stream.
+//! What an answer said, collected from JSON or from the events of a stream.
+//!
+//! Servers differ in what they send, so that every part is read by itself: a field of
+//! another type than expected says nothing, and hides nothing of the rest.
 
-use serde_json::Value;
+use std::fmt;
 
-use super::usage::Tokens;
+use serde::{
+    Deserialize, Deserializer,
+    de::{IgnoredAny, MapAccess, SeqAccess, Visitor},
+};
+
+use super::{
+    request::{Operation, Text},
+    usage::{Nested, Timings, Tokens, Usage},
+};
 
 /// Text beyond this is counted as there but not kept for checking.
 const LONGEST_TEXT: usize = 1 << 20;
@@ -14,14 +25,18 @@ pub struct Answer {
     pub text: String,
     /// The text was longer than what is kept.
     pub cut: bool,
-    /// The model called a tool.
+    /// The model called a tool, or answered with something else than text.
     pub tool_call: bool,
     /// The model refused.
     pub refused: bool,
+    /// The server says within the answer that it failed.
+    pub failed: bool,
     /// Why the answer ended.
     pub finish_reason: Option<String>,
     /// What it took.
     pub tokens: Tokens,
+    /// Events with content so far: about the output tokens of a stream that was cut off.
+    pub contents: u64,
     /// The model that has answered.
     pub model: Option<String>,
     /// The backend's id of the answer.
@@ -30,112 +45,491 @@ pub struct Answer {
     pub done: bool,
 }
 
+/// What an event of a stream carried.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Carried {
+    /// Content for the user.
+    pub content: bool,
+    /// Nothing but usage: an application that did not ask for usage does not expect it.
+    pub only_usage: bool,
+}
+
 impl Answer {
     /// Reads a whole JSON answer.
-    pub fn from_json(value: &Value) -> Self {
+    ///
+    /// # Errors
+    /// It is not JSON.
+    pub fn whole(operation: Operation, json: &[u8]) -> Result<Self, serde_json::Error> {
         let mut answer = Self { done: true, ..Self::default() };
-        answer.absorb(value, "/choices/0/message");
-        answer
+        match serde_json::from_slice::<Body<'_>>(json) {
+            Ok(body) => {
+                answer.absorb(operation, body);
+            }
+            // JSON of another shape says nothing, and is passed on.
+            Err(_) => {
+                serde_json::from_slice::<IgnoredAny>(json)?;
+            }
+        }
+        Ok(answer)
     }
 
-    /// Reads one payload of a stream. Says whether it carried content.
-    pub fn absorb_event(&mut self, data: &[u8]) -> bool {
+    /// Reads one payload of a stream.
+    pub fn event(&mut self, operation: Operation, data: &[u8]) -> Carried {
         if data == b"[DONE]" {
             self.done = true;
-            return false;
+            return Carried::default();
         }
-        serde_json::from_slice::<Value>(data)
-            .is_ok_and(|value| self.absorb(&value, "/choices/0/delta"))
+        let Ok(body) = serde_json::from_slice::<Body<'_>>(data) else { return Carried::default() };
+        let carried = if operation == Operation::Responses {
+            self.responses_event(body)
+        } else {
+            self.absorb(operation, body)
+        };
+        self.contents += u64::from(carried.content);
+        carried
     }
 
-    fn absorb(&mut self, value: &Value, message: &str) -> bool {
+    /// Whether a stream came to its end: it said so, or gave a reason before the connection closed.
+    pub fn complete(&self) -> bool {
+        self.done || self.finish_reason.is_some()
+    }
+
+    fn absorb(&mut self, operation: Operation, body: Body<'_>) -> Carried {
+        self.failed |= body.error.0 && body.choices.0.is_empty();
+        keep(&mut self.id, body.id);
+        keep(&mut self.model, body.model);
+        self.tokens.absorb(body.timings.tokens());
+        self.tokens.absorb(body.x_groq.usage.tokens());
+        let usage = body.usage.tokens();
+        let told = usage != Tokens::default();
+        let mut carried = Carried { content: false, only_usage: told && body.choices.0.is_empty() };
+        if operation == Operation::Embeddings {
+            self.tool_call |= body.data.0;
+        }
+        for choice in body.choices.0 {
+            carried.content |= self.choice(choice);
+        }
+        for item in body.output.0 {
+            self.output_item(item);
+        }
+        self.tokens.absorb(usage);
+        if let Some(status) = body.status.0 {
+            self.ended_as(&status, body.incomplete_details);
+        }
+        carried
+    }
+
+    /// Says whether it carried content.
+    fn choice(&mut self, choice: Choice<'_>) -> bool {
+        // Of several choices the first is checked; all are content.
+        let first = choice.index.unwrap_or(0) == 0;
         let mut content = false;
-        if let Some(message) = value.pointer(message) {
-            if let Some(text) = message.get("content").and_then(Value::as_str)
-                && !text.is_empty()
-            {
-                content = true;
-                self.cut |= self.text.len() + text.len() > LONGEST_TEXT;
-                if !self.cut {
-                    self.text.push_str(text);
-                }
+        self.tokens.absorb(choice.usage.tokens());
+        let message = choice.message.or(choice.delta).unwrap_or_default();
+        // Together says the same in both.
+        let said = message.content.0.filter(|text| !text.is_empty()).or(choice.text.0);
+        if let Some(text) = said {
+            content |= !text.is_empty();
+            if first {
+                self.say(&text);
             }
-            let filled = |field: &str| {
-                message.get(field).is_some_and(|v| v.as_array().is_some_and(|a| !a.is_empty()))
-            };
-            self.tool_call |= filled("tool_calls");
-            let refusal = message.get("refusal").and_then(Value::as_str);
-            self.refused |= refusal.is_some_and(|r| !r.is_empty());
-            content |= filled("tool_calls") || refusal.is_some_and(|r| !r.is_empty());
         }
-        if let Some(reason) = value.pointer("/choices/0/finish_reason").and_then(Value::as_str) {
-            self.refused |= reason == "content_filter";
-            self.finish_reason = Some(reason.to_owned());
-        }
-        let tokens = |pointer: &str| value.pointer(pointer).and_then(Value::as_u64);
-        self.tokens.input = tokens("/usage/prompt_tokens").or(self.tokens.input);
-        self.tokens.output = tokens("/usage/completion_tokens").or(self.tokens.output);
-        self.tokens.cached_input =
-            tokens("/usage/prompt_tokens_details/cached_tokens").or(self.tokens.cached_input);
-        let text = |field: &str| value.get(field).and_then(Value::as_str).map(str::to_owned);
-        if self.model.is_none() {
-            self.model = text("model");
-        }
-        if self.id.is_none() {
-            self.id = text("id");
+        let thinks = [message.reasoning_content, message.reasoning];
+        content |= thinks.iter().any(|t| t.0.as_ref().is_some_and(|t| !t.is_empty()));
+        let refusal = message.refusal.0.is_some_and(|r| !r.is_empty());
+        let other = message.tool_calls.0 || message.function_call.0 || message.audio.0;
+        content |= refusal || other;
+        if first {
+            self.refused |= refusal;
+            self.tool_call |= other;
+            if let Some(reason) = choice.finish_reason.0 {
+                self.refused |= reason == "content_filter";
+                self.finish_reason = Some(reason.into_owned());
+            }
         }
         content
     }
 
-    /// Whether a stream came to its end: `[DONE]`, or a finish reason before the connection closed.
-    pub fn complete(&self) -> bool {
-        self.done || self.finish_reason.is_some()
+    fn say(&mut self, text: &str) {
+        self.cut |= self.text.len() + text.len() > LONGEST_TEXT;
+        if !self.cut {
+            self.text.push_str(text);
+        }
+    }
+
+    fn output_item(&mut self, item: Item<'_>) {
+        match item.kind.0.as_deref() {
+            Some("message") => {
+                for part in item.content.0 {
+                    self.refused |= part.kind.0.as_deref() == Some("refusal");
+                    if let Some(text) = part.text.0 {
+                        self.say(&text);
+                    }
+                }
+            }
+            // Thinking is neither text nor a call.
+            Some("reasoning") | None => {}
+            Some(_) => self.tool_call = true,
+        }
+    }
+
+    fn responses_event(&mut self, body: Body<'_>) -> Carried {
+        let kind = body.kind.0.unwrap_or_default();
+        let filled = body.delta.0.as_ref().is_some_and(|d| !d.is_empty());
+        match kind.as_ref() {
+            "response.output_text.delta" => {
+                if let Some(text) = body.delta.0 {
+                    self.say(&text);
+                }
+            }
+            "response.refusal.delta" => self.refused = true,
+            "error" => self.failed = true,
+            _ => {}
+        }
+        if let Some(response) = body.response {
+            let status = response.status.0;
+            keep(&mut self.id, response.id);
+            keep(&mut self.model, response.model);
+            self.tokens.absorb(response.usage.tokens());
+            if matches!(
+                kind.as_ref(),
+                "response.completed" | "response.incomplete" | "response.failed"
+            ) {
+                self.done = true;
+                self.tool_call |= response.output.0.iter().any(|item| {
+                    !matches!(item.kind.0.as_deref(), Some("message" | "reasoning") | None)
+                });
+                self.ended_as(status.as_deref().unwrap_or_default(), response.incomplete_details);
+            }
+        }
+        Carried { content: filled && kind.ends_with(".delta"), only_usage: false }
+    }
+
+    /// The status of a response, in the words of chat's finish reasons.
+    fn ended_as(&mut self, status: &str, incomplete: Option<Incomplete<'_>>) {
+        let reason = match status {
+            "completed" => "stop",
+            "failed" => {
+                self.failed = true;
+                "error"
+            }
+            "incomplete" => match incomplete.and_then(|i| i.reason.0).as_deref() {
+                Some("content_filter") => {
+                    self.refused = true;
+                    "content_filter"
+                }
+                _ => "length",
+            },
+            _ => return,
+        };
+        self.finish_reason = Some(reason.to_owned());
+    }
+}
+
+fn keep(slot: &mut Option<String>, text: Text<'_>) {
+    if slot.is_none() {
+        *slot = text.0.filter(|t| !t.is_empty()).map(|t| t.into_owned());
+    }
+}
+
+/// An answer, or an event of a stream, of any operation.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Body<'a> {
+    #[serde(borrow)]
+    id: Text<'a>,
+    #[serde(borrow)]
+    model: Text<'a>,
+    #[serde(borrow, rename = "type")]
+    kind: Text<'a>,
+    #[serde(borrow)]
+    status: Text<'a>,
+    #[serde(borrow)]
+    delta: Text<'a>,
+    #[serde(borrow)]
+    choices: Many<Choice<'a>>,
+    #[serde(borrow)]
+    output: Many<Item<'a>>,
+    data: Filled,
+    error: Filled,
+    usage: Usage,
+    x_groq: Nested,
+    timings: Timings,
+    #[serde(borrow)]
+    incomplete_details: Option<Incomplete<'a>>,
+    #[serde(borrow)]
+    response: Option<Box<Body<'a>>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Choice<'a> {
+    index: Option<u32>,
+    #[serde(borrow)]
+    message: Option<Message<'a>>,
+    #[serde(borrow)]
+    delta: Option<Message<'a>>,
+    #[serde(borrow)]
+    text: Text<'a>,
+    #[serde(borrow)]
+    finish_reason: Text<'a>,
+    usage: Usage,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Message<'a> {
+    #[serde(borrow)]
+    content: Text<'a>,
+    #[serde(borrow)]
+    refusal: Text<'a>,
+    #[serde(borrow)]
+    reasoning_content: Text<'a>,
+    #[serde(borrow)]
+    reasoning: Text<'a>,
+    tool_calls: Filled,
+    function_call: Filled,
+    audio: Filled,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Item<'a> {
+    #[serde(borrow, rename = "type")]
+    kind: Text<'a>,
+    #[serde(borrow)]
+    content: Many<ItemPart<'a>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct ItemPart<'a> {
+    #[serde(borrow, rename = "type")]
+    kind: Text<'a>,
+    #[serde(borrow)]
+    text: Text<'a>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Incomplete<'a> {
+    #[serde(borrow)]
+    reason: Text<'a>,
+}
+
+/// A list; empty for anything else.
+struct Many<T>(Vec<T>);
+
+impl<T> Default for Many<T> {
+    fn default() -> Self {
+        Self(vec![])
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Many<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct All<T>(std::marker::PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for All<T> {
+            type Value = Vec<T>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list or null")
+            }
+            fn visit_unit<E>(self) -> Result<Vec<T>, E> {
+                Ok(vec![])
+            }
+            fn visit_str<E>(self, _: &str) -> Result<Vec<T>, E> {
+                Ok(vec![])
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Vec<T>, A::Error> {
+                let mut all = Vec::with_capacity(1);
+                while let Some(one) = seq.next_element()? {
+                    all.push(one);
+                }
+                Ok(all)
+            }
+        }
+        deserializer.deserialize_any(All(std::marker::PhantomData)).map(Many)
+    }
+}
+
+/// Whether there is something: not null, and not an empty list or text.
+#[derive(Clone, Copy, Default)]
+struct Filled(bool);
+
+impl<'de> Deserialize<'de> for Filled {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Any;
+        impl<'de> Visitor<'de> for Any {
+            type Value = bool;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("anything")
+            }
+            fn visit_unit<E>(self) -> Result<bool, E> {
+                Ok(false)
+            }
+            fn visit_bool<E>(self, value: bool) -> Result<bool, E> {
+                Ok(value)
+            }
+            fn visit_u64<E>(self, _: u64) -> Result<bool, E> {
+                Ok(true)
+            }
+            fn visit_i64<E>(self, _: i64) -> Result<bool, E> {
+                Ok(true)
+            }
+            fn visit_f64<E>(self, _: f64) -> Result<bool, E> {
+                Ok(true)
+            }
+            fn visit_str<E>(self, text: &str) -> Result<bool, E> {
+                Ok(!text.is_empty())
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<bool, A::Error> {
+                let mut some = false;
+                while seq.next_element::<IgnoredAny>()?.is_some() {
+                    some = true;
+                }
+                Ok(some)
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<bool, A::Error> {
+                let mut some = false;
+                while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {
+                    some = true;
+                }
+                Ok(some)
+            }
+        }
+        deserializer.deserialize_any(Any).map(Filled)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 
+    fn whole(operation: Operation, json: &Value) -> Answer {
+        Answer::whole(operation, json.to_string().as_bytes()).unwrap()
+    }
+
+    fn chat(json: &Value) -> Answer {
+        whole(Operation::Chat, json)
+    }
+
+    fn stream(operation: Operation, events: &[Value]) -> (Answer, Vec<bool>) {
+        let mut answer = Answer::default();
+        let content = events
+            .iter()
+            .map(|e| answer.event(operation, e.to_string().as_bytes()).content)
+            .collect();
+        (answer, content)
+    }
+
     #[test]
     fn a_stream_and_its_json_form_say_the_same() {
-        let mut streamed = Answer::default();
-        let events = [
-            json!({"choices": [{"delta": {"role": "assistant", "content": ""}}]}),
-            json!({"choices": [{"delta": {"content": "Hel"}}]}),
-            json!({"choices": [{"delta": {"content": "lo"}, "finish_reason": null}]}),
-            json!({"choices": [{"delta": {}, "finish_reason": "stop"}]}),
-            json!({"choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 1}}}),
-        ];
-        let content: Vec<bool> =
-            events.iter().map(|e| streamed.absorb_event(e.to_string().as_bytes())).collect();
+        let (mut streamed, content) = stream(
+            Operation::Chat,
+            &[
+                json!({"choices": [{"delta": {"role": "assistant", "content": ""}}]}),
+                json!({"choices": [{"delta": {"content": "Hel"}}], "usage": null}),
+                json!({"choices": [{"delta": {"content": "lo"}, "finish_reason": null}]}),
+                json!({"choices": [{"delta": {}, "finish_reason": "stop"}]}),
+                json!({"choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 1}}}),
+            ],
+        );
         assert_eq!(content, [false, true, true, false, false]);
         assert!(streamed.complete() && !streamed.done);
-        streamed.absorb_event(b"[DONE]");
-        let whole = Answer::from_json(&json!({
+        streamed.event(Operation::Chat, b"[DONE]");
+        let whole = chat(&json!({
             "choices": [{"message": {"role": "assistant", "content": "Hello"}, "finish_reason": "stop"}],
             "usage": {"prompt_tokens": 5, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 1}},
         }));
-        assert_eq!(streamed, whole);
+        assert_eq!(streamed, Answer { contents: 2, ..whole });
+    }
+
+    #[test]
+    fn an_event_of_usage_alone_is_told_apart() {
+        let mut answer = Answer::default();
+        let mut only_usage =
+            |event: Value| answer.event(Operation::Chat, event.to_string().as_bytes()).only_usage;
+        assert!(only_usage(json!({"choices": [], "usage": {"prompt_tokens": 1}})));
+        // Azure's first event.
+        assert!(!only_usage(json!({"choices": [], "prompt_filter_results": []})));
+        assert!(!only_usage(json!({"choices": [], "usage": null})));
+        assert!(!only_usage(json!({"choices": [{"delta": {}}], "usage": {"prompt_tokens": 1}})));
     }
 
     #[test]
     fn tool_calls_refusals_and_filters_are_seen() {
         let tool = json!({"choices": [{"message": {"content": null, "tool_calls": [{"id": "1"}]}, "finish_reason": "tool_calls"}]});
-        assert!(Answer::from_json(&tool).tool_call);
+        assert!(chat(&tool).tool_call);
         let refusal = json!({"choices": [{"message": {"content": null, "refusal": "No."}}]});
-        assert!(Answer::from_json(&refusal).refused);
+        assert!(chat(&refusal).refused);
         let filtered =
             json!({"choices": [{"message": {"content": ""}, "finish_reason": "content_filter"}]});
-        assert!(Answer::from_json(&filtered).refused);
+        assert!(chat(&filtered).refused);
+    }
+
+    #[test]
+    fn the_first_choice_is_checked_in_whatever_order_they_come() {
+        let both = json!({"choices": [
+            {"index": 1, "message": {"content": "b"}, "finish_reason": "length"},
+            {"index": 0, "message": {"content": "a"}, "finish_reason": "stop"},
+        ]});
+        let answer = chat(&both);
+        assert_eq!((answer.text.as_str(), answer.finish_reason.as_deref()), ("a", Some("stop")));
+    }
+
+    #[test]
+    fn completions_and_embeddings_say_something() {
+        let text = json!({"choices": [{"index": 0, "text": "so", "finish_reason": "stop"}]});
+        assert_eq!(whole(Operation::Completions, &text).text, "so");
+        let vectors = json!({"data": [{"embedding": [0.1, 0.2], "index": 0}], "model": "e"});
+        let answer = whole(Operation::Embeddings, &vectors);
+        assert!(answer.tool_call && answer.model.as_deref() == Some("e"));
+        assert!(!whole(Operation::Embeddings, &json!({"data": []})).tool_call);
+    }
+
+    #[test]
+    fn a_response_and_its_stream_say_the_same() {
+        let body = json!({
+            "id": "resp_1", "model": "m", "status": "completed", "error": null,
+            "output": [{"type": "reasoning"}, {"type": "message", "content": [{"type": "output_text", "text": "Hello"}]}],
+        });
+        let direct = whole(Operation::Responses, &body);
+        let (streamed, content) = stream(
+            Operation::Responses,
+            &[
+                json!({"type": "response.created", "response": {"id": "resp_1", "model": "m", "status": "in_progress"}}),
+                json!({"type": "response.output_text.delta", "delta": "Hel"}),
+                json!({"type": "response.output_text.delta", "delta": "lo"}),
+                json!({"type": "response.completed", "response": body}),
+            ],
+        );
+        assert_eq!(content, [false, true, true, false]);
+        assert_eq!(streamed, Answer { contents: 2, ..direct });
+        assert_eq!(streamed.finish_reason.as_deref(), Some("stop"));
+        let cut =
+            json!({"status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}});
+        assert_eq!(whole(Operation::Responses, &cut).finish_reason.as_deref(), Some("length"));
+        assert!(whole(Operation::Responses, &json!({"status": "failed"})).failed);
+    }
+
+    #[test]
+    fn an_error_within_a_stream_is_a_failure() {
+        let (answer, content) =
+            stream(Operation::Chat, &[json!({"error": {"message": "overloaded", "code": 503}})]);
+        assert!(answer.failed && content == [false]);
+        assert!(!chat(&json!({"error": null, "choices": []})).failed);
     }
 
     #[test]
     fn what_is_not_json_says_nothing_and_harms_nothing() {
         let mut answer = Answer::default();
-        assert!(!answer.absorb_event(b"\xff\xfe{"));
+        assert_eq!(answer.event(Operation::Chat, b"\xff\xfe{"), Carried::default());
         assert_eq!(answer, Answer::default());
+        assert!(Answer::whole(Operation::Chat, b"<html>").is_err());
+        let odd = json!({"choices": "none", "usage": null, "model": 7, "id": [1], "error": []});
+        assert_eq!(chat(&odd), Answer { done: true, ..Answer::default() });
+        assert_eq!(chat(&json!([1])), Answer { done: true, ..Answer::default() });
     }
 }

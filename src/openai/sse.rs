@@ -1,36 +1,162 @@
-//! Server-sent events, read as the bytes pass by. The bytes themselves are not touched.
+//! Server-sent events, read as the bytes pass by.
+//!
+//! Bytes go on as they came. Only where events may have to be left out do they go on
+//! event by event: an event that was forwarded in part can not be taken back.
 
-/// A line longer than this is not kept: what it says is not read, but it is still forwarded.
-const LONGEST_LINE: usize = 1 << 20;
+use std::collections::VecDeque;
 
-/// Finds the `data:` lines in a stream of chunks that may be cut anywhere.
-#[derive(Debug, Default)]
-pub struct Scanner {
-    line: Vec<u8>,
-    too_long: bool,
+use bytes::{Buf, Bytes, BytesMut};
+
+/// A line or event longer than this is not kept: what it says is not read, but it is still forwarded.
+const LONGEST: usize = 1 << 20;
+
+/// What becomes of an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It goes on.
+    Forward,
+    /// It is left out.
+    Drop,
 }
 
-impl Scanner {
+/// Finds events in a stream of chunks that may be cut anywhere, and hands on what goes on.
+#[derive(Debug, Default)]
+pub struct Events {
+    /// Events may be left out.
+    sifts: bool,
+    /// An event that is not complete: its whole when events are sifted, its last line otherwise.
+    begun: BytesMut,
+    /// The event under way must go on, whatever it says.
+    too_long: bool,
+    /// What goes on and was not taken yet.
+    out: VecDeque<Bytes>,
+}
+
+impl Events {
+    /// Reads events; leaves some out if `sifts`.
+    pub fn new(sifts: bool) -> Self {
+        Self { sifts, ..Self::default() }
+    }
+
     /// Reads the next chunk and calls `data` with each complete payload.
-    pub fn feed(&mut self, chunk: &[u8], mut data: impl FnMut(&[u8])) {
-        for piece in chunk.split_inclusive(|byte| *byte == b'\n') {
-            let (text, ended) = match piece.strip_suffix(b"\n") {
-                Some(text) => (text, true),
-                None => (piece, false),
-            };
-            self.too_long |= self.line.len() + text.len() > LONGEST_LINE;
-            if !self.too_long {
-                self.line.extend_from_slice(text);
-            }
-            if ended {
-                if !self.too_long {
-                    payload(&self.line).into_iter().for_each(&mut data);
-                }
-                self.line.clear();
-                self.too_long = false;
-            }
+    pub fn feed(&mut self, chunk: Bytes, data: impl FnMut(&[u8]) -> Fate) {
+        if self.sifts {
+            self.sift(chunk, data);
+        } else {
+            self.scan(&chunk, data);
+            self.out.push_back(chunk);
         }
     }
+
+    /// Whether events may be left out.
+    pub fn sifts(&self) -> bool {
+        self.sifts
+    }
+
+    /// The next bytes that go on.
+    pub fn take(&mut self) -> Option<Bytes> {
+        self.out.pop_front()
+    }
+
+    /// The stream has ended: an event that was never completed goes on.
+    pub fn end(&mut self) {
+        if self.sifts && !self.begun.is_empty() {
+            self.out.push_back(self.begun.split().freeze());
+        }
+    }
+
+    fn scan(&mut self, chunk: &[u8], mut data: impl FnMut(&[u8]) -> Fate) {
+        for piece in chunk.split_inclusive(|byte| *byte == b'\n') {
+            let Some(text) = piece.strip_suffix(b"\n") else {
+                self.begin(piece);
+                continue;
+            };
+            if self.begun.is_empty() && !self.too_long {
+                // Most lines come whole.
+                payload(text).into_iter().for_each(|p| {
+                    data(p);
+                });
+                continue;
+            }
+            self.begin(text);
+            if !self.too_long {
+                payload(&self.begun).into_iter().for_each(|p| {
+                    data(p);
+                });
+            }
+            self.begun.clear();
+            self.too_long = false;
+        }
+    }
+
+    fn begin(&mut self, piece: &[u8]) {
+        self.too_long |= self.begun.len() + piece.len() > LONGEST;
+        if !self.too_long {
+            self.begun.extend_from_slice(piece);
+        }
+    }
+
+    fn sift(&mut self, chunk: Bytes, mut data: impl FnMut(&[u8]) -> Fate) {
+        if !chunk.contains(&b'\n') && self.begun.len() + chunk.len() <= LONGEST {
+            self.begun.extend_from_slice(&chunk);
+            return;
+        }
+        let mut rest = if self.begun.is_empty() {
+            chunk
+        } else {
+            self.begun.extend_from_slice(&chunk);
+            self.begun.split().freeze()
+        };
+        // Events that go on and lie side by side go on together.
+        let mut going = 0;
+        while let Some(length) = event_length(&rest[going..]) {
+            let mut fate = Fate::Forward;
+            for line in rest[going..going + length].split(|byte| *byte == b'\n') {
+                if let Some(payload) = payload(line)
+                    && !self.too_long
+                    && data(payload) == Fate::Drop
+                {
+                    fate = Fate::Drop;
+                }
+            }
+            self.too_long = false;
+            match fate {
+                Fate::Forward => going += length,
+                Fate::Drop => {
+                    self.forward(rest.split_to(going));
+                    rest.advance(length);
+                    going = 0;
+                }
+            }
+        }
+        self.forward(rest.split_to(going));
+        if rest.len() > LONGEST {
+            self.too_long = true;
+            self.forward(rest);
+        } else {
+            self.begun.extend_from_slice(&rest);
+        }
+    }
+
+    fn forward(&mut self, bytes: Bytes) {
+        if !bytes.is_empty() {
+            self.out.push_back(bytes);
+        }
+    }
+}
+
+/// The length of the first event with the empty line that ends it.
+fn event_length(bytes: &[u8]) -> Option<usize> {
+    let mut from = 0;
+    while let Some(at) = bytes[from..].iter().position(|byte| *byte == b'\n') {
+        from += at + 1;
+        match bytes[from..] {
+            [b'\n', ..] => return Some(from + 1),
+            [b'\r', b'\n', ..] => return Some(from + 2),
+            _ => {}
+        }
+    }
+    None
 }
 
 fn payload(line: &[u8]) -> Option<&[u8]> {
@@ -48,17 +174,31 @@ mod tests {
     const STREAM: &[u8] =
         b": comment\r\ndata: {\"a\":1}\r\n\r\nevent: x\ndata:two\n\ndata: \xc3\xa4\n\ndata: [DONE]\n\n";
 
-    fn read(chunks: &[&[u8]]) -> Vec<Vec<u8>> {
-        let (mut scanner, mut found) = (Scanner::default(), vec![]);
+    /// The payloads, and what goes on when the payload "two" is left out.
+    fn read(sifts: bool, chunks: &[&'static [u8]]) -> (Vec<Vec<u8>>, Vec<u8>) {
+        let (mut events, mut found, mut out) = (Events::new(sifts), vec![], vec![]);
         for chunk in chunks {
-            scanner.feed(chunk, |data| found.push(data.to_vec()));
+            events.feed(Bytes::from_static(chunk), |data| {
+                found.push(data.to_vec());
+                if data == b"two" { Fate::Drop } else { Fate::Forward }
+            });
+            while let Some(bytes) = events.take() {
+                out.extend(bytes);
+            }
         }
-        found
+        events.end();
+        while let Some(bytes) = events.take() {
+            out.extend(bytes);
+        }
+        (found, out)
     }
 
     proptest! {
         #[test]
-        fn where_the_stream_is_cut_does_not_matter(mut cuts in prop::collection::vec(0..STREAM.len(), 0..12)) {
+        fn where_the_stream_is_cut_does_not_matter(
+            mut cuts in prop::collection::vec(0..STREAM.len(), 0..12),
+            sifts: bool,
+        ) {
             cuts.sort_unstable();
             let mut chunks = vec![];
             let mut from = 0;
@@ -67,25 +207,49 @@ mod tests {
                 from = cut;
             }
             chunks.push(&STREAM[from..]);
-            prop_assert_eq!(read(&chunks), read(&[STREAM]));
+            prop_assert_eq!(read(sifts, &chunks), read(sifts, &[STREAM]));
         }
     }
 
     #[test]
     fn payloads_are_found_with_either_line_end() {
         let expected: [&[u8]; 4] = [b"{\"a\":1}", b"two", b"\xc3\xa4", b"[DONE]"];
-        assert_eq!(read(&[STREAM]), expected);
+        for sifts in [false, true] {
+            assert_eq!(read(sifts, &[STREAM]).0, expected);
+        }
+    }
+
+    #[test]
+    fn an_event_is_left_out_whole_and_the_rest_is_not_touched() {
+        let left = b": comment\r\ndata: {\"a\":1}\r\n\r\ndata: \xc3\xa4\n\ndata: [DONE]\n\n";
+        assert_eq!(read(true, &[STREAM]).1, left);
+        assert_eq!(read(false, &[STREAM]).1, STREAM, "without sifting nothing is left out");
+    }
+
+    #[test]
+    fn a_stream_that_ends_within_an_event_goes_on_to_its_last_byte() {
+        assert_eq!(read(true, &[b"data: 1\n\ndata: 2\n"]).1, b"data: 1\n\ndata: 2\n");
     }
 
     #[test]
     fn a_line_without_end_does_not_fill_the_memory() {
-        let mut scanner = Scanner::default();
-        for _ in 0..40 {
-            scanner.feed(&[b'x'; 65536], |_| {});
+        for sifts in [false, true] {
+            let mut events = Events::new(sifts);
+            let mut forwarded = 0;
+            for _ in 0..40 {
+                events.feed(Bytes::from(vec![b'x'; 65536]), |_| Fate::Forward);
+                while let Some(bytes) = events.take() {
+                    forwarded += bytes.len();
+                }
+            }
+            assert!(events.begun.capacity() <= 3 * LONGEST, "{}", events.begun.capacity());
+            assert!(forwarded >= 40 * 65536 - LONGEST, "{forwarded}");
+            let mut found = vec![];
+            events.feed(Bytes::from_static(b"\n\ndata: 1\n\n"), |data| {
+                found.push(data.to_vec());
+                Fate::Forward
+            });
+            assert_eq!(found, [b"1".to_vec()]);
         }
-        assert!(scanner.line.capacity() <= 2 * LONGEST_LINE);
-        let mut found = 0;
-        scanner.feed(b"\ndata: 1\n", |_| found += 1);
-        assert_eq!(found, 1);
     }
 }

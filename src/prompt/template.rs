@@ -1,5 +1,7 @@
 //! A prompt, compiled once and rendered for every request.
 
+use std::borrow::Cow;
+
 use jsonschema::{Validator, error::ValidationErrorKind};
 use minijinja::{Environment, UndefinedBehavior};
 use serde_json::{Map, Value};
@@ -70,9 +72,17 @@ impl PromptError {
 #[derive(Debug)]
 pub struct Template {
     environment: Environment<'static>,
-    roles: Vec<Role>,
+    messages: Vec<(Role, Message)>,
     variables: Option<Validator>,
     response: Option<Validator>,
+}
+
+#[derive(Debug)]
+enum Message {
+    /// The same for every request.
+    Fixed(String),
+    /// The name of its template in the environment.
+    Template(String),
 }
 
 impl Template {
@@ -85,14 +95,24 @@ impl Template {
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
         environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
         environment.set_fuel(Some(FUEL));
+        let mut messages = vec![];
         for (index, message) in prompt.messages.iter().enumerate() {
+            let name = index.to_string();
             environment
-                .add_template_owned(index.to_string(), message.content.clone())
+                .add_template_owned(name.clone(), message.content.clone())
                 .map_err(|e| PromptError::Template { index, message: describe(&e) })?;
+            // Without a brace there is nothing to fill in; a template ends without its last
+            // line break, so that is left to the engine.
+            let fixed = !message.content.contains(['{', '\n']);
+            let content = message.content.clone();
+            messages.push((
+                message.role,
+                if fixed { Message::Fixed(content) } else { Message::Template(name) },
+            ));
         }
         Ok(Self {
             environment,
-            roles: prompt.messages.iter().map(|m| m.role).collect(),
+            messages,
             variables: schema("variables", prompt.variables.as_ref())?,
             response: schema("responseFormat", prompt.response_format.as_ref())?,
         })
@@ -102,29 +122,32 @@ impl Template {
     ///
     /// # Errors
     /// Names the variable at fault.
-    pub fn render(
-        &self,
-        variables: &Map<String, Value>,
-    ) -> Result<Vec<(Role, String)>, PromptError> {
-        if let Some(validator) = &self.variables {
-            let value = Value::Object(variables.clone());
-            if let Some(error) = validator.iter_errors(&value).next() {
-                let mut path = error.instance_path().to_string().replace('/', ".");
-                // The field at fault is the one that is missing, not what it is missing in.
-                if let ValidationErrorKind::Required { property: Value::String(name) } =
-                    error.kind()
-                {
-                    path = format!("{path}.{name}");
-                }
-                return Err(PromptError::Variables { path, message: error.to_string() });
+    pub fn render(&self, variables: &Value) -> Result<Vec<(Role, Cow<'_, str>)>, PromptError> {
+        if let Some(validator) = &self.variables
+            && !validator.is_valid(variables)
+            && let Some(error) = validator.iter_errors(variables).next()
+        {
+            let mut path = error.instance_path().to_string().replace('/', ".");
+            // The field at fault is the one that is missing, not what it is missing in.
+            if let ValidationErrorKind::Required { property: Value::String(name) } = error.kind() {
+                path = format!("{path}.{name}");
             }
+            return Err(PromptError::Variables { path, message: error.to_string() });
         }
-        let render = |(index, role): (usize, &Role)| {
+        let mut rendered = Vec::with_capacity(self.messages.len());
+        for (index, (role, message)) in self.messages.iter().enumerate() {
             let failed = |e: minijinja::Error| PromptError::Render { index, message: describe(&e) };
-            let template = self.environment.get_template(&index.to_string()).map_err(failed)?;
-            Ok((*role, template.render(minijinja::value::Serde(variables)).map_err(failed)?))
-        };
-        self.roles.iter().enumerate().map(render).collect()
+            let text = match message {
+                Message::Fixed(text) => Cow::Borrowed(text.as_str()),
+                Message::Template(name) => {
+                    let template = self.environment.get_template(name).map_err(failed)?;
+                    let values = minijinja::value::Serde(variables);
+                    Cow::Owned(template.render(values).map_err(failed)?)
+                }
+            };
+            rendered.push((*role, text));
+        }
+        Ok(rendered)
     }
 
     /// Whether answers are checked against a JSON Schema.
@@ -164,10 +187,6 @@ mod tests {
         Template::compile(&serde_json::from_value(value).unwrap())
     }
 
-    fn variables(value: Value) -> Map<String, Value> {
-        value.as_object().cloned().unwrap()
-    }
-
     fn greeting() -> Value {
         json!({
             "prompt": "p",
@@ -179,27 +198,23 @@ mod tests {
 
     #[test]
     fn messages_are_rendered_in_order_without_escaping() {
-        let rendered = template(greeting())
-            .unwrap()
-            .render(&variables(json!({"product": "a < b", "question": "why?"})))
-            .unwrap();
+        let template = template(greeting()).unwrap();
+        let rendered = template.render(&json!({"product": "a < b", "question": "why?"})).unwrap();
         assert_eq!(rendered, [(Role::System, "About a < b.".into()), (Role::User, "why?".into())]);
     }
 
     #[test]
     fn an_undefined_variable_is_an_error_that_names_its_message() {
-        let error =
-            template(greeting()).unwrap().render(&variables(json!({"product": "x"}))).unwrap_err();
+        let error = template(greeting()).unwrap().render(&json!({"product": "x"})).unwrap_err();
         assert_eq!(error.reason(), "RenderFailed");
         assert!(error.to_string().contains("message 1"), "{error}");
     }
 
     #[test]
     fn inputs_that_do_not_match_name_the_field() {
-        let error =
-            template(greeting()).unwrap().render(&variables(json!({"product": 7}))).unwrap_err();
+        let error = template(greeting()).unwrap().render(&json!({"product": 7})).unwrap_err();
         assert_eq!(error.param(), "serinus.variables.product");
-        let error = template(greeting()).unwrap().render(&Map::new()).unwrap_err();
+        let error = template(greeting()).unwrap().render(&json!({})).unwrap_err();
         assert!(error.to_string().contains("product"), "{error}");
     }
 
@@ -218,7 +233,7 @@ mod tests {
         let endless = json!({"prompt": "p", "messages": [{"role": "user",
             "content": "{% for a in range(100000) %}{% for b in range(100000) %}x{% endfor %}{% endfor %}"}]});
         assert_eq!(
-            template(endless).unwrap().render(&Map::new()).unwrap_err().reason(),
+            template(endless).unwrap().render(&json!({})).unwrap_err().reason(),
             "RenderFailed"
         );
     }

@@ -39,6 +39,31 @@ mod tests {
 
     use super::*;
 
+    /// What two gateways say of 100,000 users, and how many of them move.
+    #[test]
+    fn a_hundred_thousand_keys_split_as_told_and_alike_everywhere() {
+        let keys: Vec<String> = (0..100_000).map(|i| format!("user-{i}")).collect();
+        let on = |revision: &str, weight| -> Vec<bool> {
+            keys.iter().map(|key| is_canary("uid", revision, key, weight)).collect()
+        };
+        let mut before = on("rev", 0);
+        for weight in [1, 5, 25, 50, 75, 99, 100] {
+            let now = on("rev", weight);
+            assert_eq!(now, on("rev", weight), "no state is needed to say so");
+            let share = f64::from(weight) / 100.0;
+            let (expected, sigma) = (100_000.0 * share, (100_000.0 * share * (1.0 - share)).sqrt());
+            let count = now.iter().filter(|canary| **canary).count() as f64;
+            assert!((count - expected).abs() <= 4.5 * sigma, "{count} of 100,000 at {weight} %");
+            let back = before.iter().zip(&now).filter(|(old, new)| **old && !**new).count();
+            assert_eq!(back, 0, "raising the weight moves nobody back to stable");
+            before = now;
+        }
+        // The next canary draws anew: half of each half.
+        let (first, second) = (on("rev", 50), on("next", 50));
+        let both = first.iter().zip(&second).filter(|(a, b)| **a && **b).count() as f64;
+        assert!((both - 25_000.0).abs() <= 4.5 * (100_000.0 * 0.25 * 0.75_f64).sqrt(), "{both}");
+    }
+
     proptest! {
         #[test]
         fn raising_the_weight_only_moves_keys_to_the_canary(key in ".*", low in 0_u32..=100, more in 0_u32..=100) {

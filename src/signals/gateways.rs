@@ -4,6 +4,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -11,7 +12,7 @@ use std::{
 use futures::future::join_all;
 
 use super::report::{GatewayReport, LEADER_HEADER};
-use crate::rollout;
+use crate::{api::SecretText, rollout};
 
 /// A report that takes longer is no report.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -37,6 +38,9 @@ pub struct Changes {
 /// The gateways' last reports.
 pub struct Gateways {
     client: reqwest::Client,
+    /// A file with the token that is shown to gateways; read for every pull, as it may
+    /// change at any time.
+    token_file: Option<PathBuf>,
     last: Mutex<Option<Arc<Pulled>>>,
 }
 
@@ -45,17 +49,45 @@ impl Gateways {
     ///
     /// # Errors
     /// The HTTP client could not be set up.
-    pub fn new() -> Result<Self, reqwest::Error> {
-        let client = reqwest::Client::builder().timeout(PATIENCE).no_proxy().build()?;
-        Ok(Self { client, last: Mutex::new(None) })
+    pub fn new(token_file: Option<PathBuf>) -> Result<Self, reqwest::Error> {
+        let client = reqwest::Client::builder()
+            .timeout(PATIENCE)
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
+            .build()?;
+        Ok(Self { client, token_file, last: Mutex::new(None) })
+    }
+
+    /// The token of the file: its first line.
+    async fn token(&self) -> Option<SecretText> {
+        let path = self.token_file.as_ref()?;
+        match tokio::fs::read_to_string(path).await {
+            Ok(text) => text.lines().next().map(|line| SecretText::new(line.trim())),
+            Err(error) => {
+                let path = path.display();
+                tracing::warn!("gateways are asked without a token: {path}: {error}");
+                None
+            }
+        }
     }
 
     /// Asks every gateway (`host:port` of its admin address) and keeps the answers.
     pub async fn pull(&self, term: i64, addresses: &BTreeSet<String>) -> Changes {
+        let token = self.token().await;
+        let token = token.as_ref();
         let asked = addresses.iter().map(|address| async move {
-            let report = self.ask(address, term).await;
-            if let Err(error) = &report {
-                tracing::debug!(address, "no report: {error}");
+            let report = self.ask(address, term, token).await;
+            match &report {
+                Err(error) if error.status() == Some(reqwest::StatusCode::UNAUTHORIZED) => {
+                    tracing::warn!(
+                        address,
+                        "the gateway does not know this operator: --gateway-token-file must name \
+                         a token of the service account that the gateway expects, or of its \
+                         --admin-token-file"
+                    );
+                }
+                Err(error) => tracing::debug!(address, "no report: {error}"),
+                Ok(_) => {}
             }
             (address.clone(), report.ok())
         });
@@ -74,15 +106,18 @@ impl Gateways {
         self.last.lock().ok()?.clone().filter(|last| last.term == term)
     }
 
-    async fn ask(&self, address: &str, term: i64) -> Result<GatewayReport, reqwest::Error> {
-        self.client
-            .get(format!("http://{address}/serinus/v1/report"))
-            .header(LEADER_HEADER, term)
-            .send()
-            .await?
-            .error_for_status()?
-            .json()
-            .await
+    async fn ask(
+        &self,
+        address: &str,
+        term: i64,
+        token: Option<&SecretText>,
+    ) -> Result<GatewayReport, reqwest::Error> {
+        let request = self.client.get(format!("http://{address}/serinus/v1/report"));
+        let request = match token {
+            Some(token) => request.bearer_auth(token.expose()),
+            None => request,
+        };
+        request.header(LEADER_HEADER, term).send().await?.error_for_status()?.json().await
     }
 }
 

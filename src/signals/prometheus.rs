@@ -117,6 +117,16 @@ impl Prometheus {
         round
     }
 
+    /// The values that one query answers, by their labels: for people, not for verdicts.
+    ///
+    /// # Errors
+    /// There is no address, or the server did not answer as it should.
+    pub async fn table(&self, text: &str) -> Result<Vec<(BTreeMap<String, String>, f64)>, Failure> {
+        let source = self.source.as_ref().ok_or(Failure::NotConfigured)?;
+        let token = source.token().await?;
+        source.table(text, token.as_ref()).await
+    }
+
     /// Keeps only what belongs to these releases.
     pub fn forget_all_but(&self, releases: &BTreeSet<String>) {
         if let Ok(mut known) = self.known.lock() {

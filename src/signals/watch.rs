@@ -65,7 +65,7 @@ pub async fn follow<K>(
 /// A watch is taken up again soon: a rollout may be waiting. From 0.2 to 5 s, give or
 /// take a third.
 #[derive(Default)]
-struct WatchBackoff {
+pub struct WatchBackoff {
     failures: u32,
 }
 

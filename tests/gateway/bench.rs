@@ -16,8 +16,10 @@ use serinus::{
     },
     gateway::{
         Gateway, GatewayConfig,
+        identity::{Identities, Operators},
         routes::ReleaseInput,
-        server::{public_router, serve},
+        server::{Door, Face, serve},
+        tls::ServerTls,
     },
     signals::report::ReleaseReport,
 };
@@ -26,6 +28,16 @@ use tokio_util::sync::CancellationToken;
 
 /// The model's answer to one request.
 pub type Script = Arc<dyn Fn(&Value) -> Response<Body> + Send + Sync>;
+
+/// A gateway that asks nobody who they are.
+pub fn open() -> GatewayConfig {
+    GatewayConfig {
+        control_loss_timeout: Duration::from_secs(600),
+        identities: Identities::off(),
+        operators: Operators::Anyone,
+        ..GatewayConfig::new(|| Timestamp::UNIX_EPOCH)
+    }
+}
 
 pub struct Bench {
     pub gateway: Arc<Gateway>,
@@ -46,20 +58,33 @@ impl Bench {
         control_loss_timeout: Duration,
         script: impl Fn(&Value) -> Response<Body> + Send + Sync + 'static,
     ) -> Self {
+        Self::configured(GatewayConfig { control_loss_timeout, ..open() }, script).await
+    }
+
+    pub async fn configured(
+        config: GatewayConfig,
+        script: impl Fn(&Value) -> Response<Body> + Send + Sync + 'static,
+    ) -> Self {
+        Self::behind(config, None, script).await
+    }
+
+    /// With TLS, if it is given.
+    pub async fn behind(
+        config: GatewayConfig,
+        tls: Option<Arc<ServerTls>>,
+        script: impl Fn(&Value) -> Response<Body> + Send + Sync + 'static,
+    ) -> Self {
         let asked = Arc::new(Mutex::new(vec![]));
         let mut servers = JoinSet::new();
         let model = start_model(&mut servers, Arc::new(script), asked.clone()).await;
-        let gateway =
-            Gateway::new(GatewayConfig { control_loss_timeout, clock: || Timestamp::UNIX_EPOCH })
-                .unwrap();
+        let gateway = Gateway::new(config);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
         let until = stop.clone().cancelled_owned();
-        let (router, served) = (public_router(gateway.clone()), gateway.clone());
-        servers.spawn(async move {
-            serve(listener, router, served, until, Duration::from_secs(10)).await.unwrap();
-        });
+        let patience = Duration::from_secs(10);
+        let door = Door::from(listener).with_tls(tls);
+        servers.spawn(serve(door, Face::Applications, gateway.clone(), until, patience));
         Self { gateway, address, model, asked, client: reqwest::Client::new(), stop, servers }
     }
 
@@ -107,7 +132,19 @@ impl Bench {
     }
 
     pub fn serve(&self, release: ReleaseInput) {
-        self.gateway.set_world([release].into_iter().collect());
+        self.gateway.set_world(&[release].into_iter().collect());
+    }
+
+    /// One more model, whose requests are not kept.
+    pub async fn another_model(
+        &self,
+        script: impl Fn(&Value) -> Response<Body> + Send + Sync + 'static,
+    ) -> SocketAddr {
+        let mut servers = JoinSet::new();
+        let model = start_model(&mut servers, Arc::new(script), Arc::default()).await;
+        // It ends with the runtime of the test.
+        servers.detach_all();
+        model
     }
 
     /// A chat with the variable `question` set and `more` laid over the body.

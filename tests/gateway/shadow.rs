@@ -9,7 +9,7 @@ use serinus::{
     api::prompt_release::{Counts, PairTable, Paired, RoutedVariant, VariantRole},
     gateway::{
         routes::ReleaseInput,
-        server::{admin_router, serve},
+        server::{Face, serve},
     },
 };
 use tokio::net::TcpListener;
@@ -328,13 +328,13 @@ async fn what_copies_cost_is_exported_apart() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/metrics", listener.local_addr().unwrap());
     let mut admin = tokio::task::JoinSet::new();
-    let (router, gateway) = (admin_router(bench.gateway.clone()), bench.gateway.clone());
-    admin.spawn(serve(listener, router, gateway, std::future::pending(), Duration::ZERO));
+    let (gateway, forever) = (bench.gateway.clone(), std::future::pending());
+    admin.spawn(serve(listener, Face::Operators, gateway, forever, Duration::ZERO));
     let text = bench.client.get(url).send().await.unwrap().text().await.unwrap();
     for line in [
-        r#"cost_usd_total{release="ns/r",revision="stable",traffic="users"} 0.006"#,
-        r#"cost_usd_total{release="ns/r",revision="canary",traffic="shadow"} 0.006"#,
-        r#"requests_total{release="ns/r",revision="canary",reason="shadow",outcome="ok"} 3"#,
+        r#"cost_usd_total{release="ns/r",revision="stable",traffic="users",team=""} 0.006"#,
+        r#"cost_usd_total{release="ns/r",revision="canary",traffic="shadow",team=""} 0.006"#,
+        r#"requests_total{release="ns/r",revision="canary",role="shadow",reason="shadow",outcome="ok"} 3"#,
     ] {
         assert!(text.contains(line), "{line} is not in\n{text}");
     }

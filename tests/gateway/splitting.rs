@@ -96,7 +96,7 @@ async fn the_older_release_keeps_a_route_and_a_missing_copy_keeps_the_last_route
     let old = bench.release(0);
     let mut young = old.clone();
     (young.name, young.created) = ("a-younger".into(), "2026-02-01".into());
-    bench.gateway.set_world([young, old.clone()].into_iter().collect());
+    bench.gateway.set_world(&[young, old.clone()].into_iter().collect());
     let report = bench.gateway.report(false);
     assert_eq!(report.releases.keys().collect::<Vec<_>>(), ["ns/r"]);
     // The canary's copy has not arrived: nothing changes until it has.

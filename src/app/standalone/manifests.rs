@@ -12,7 +12,7 @@ use crate::{
     analysis::plan::undecidable,
     api::{
         CanaryPolicySpec, LLMDeploymentSpec, PromptRelease, PromptVersionSpec,
-        manifest::{self, Object},
+        manifest::{self, Object, Secrets},
     },
 };
 
@@ -33,6 +33,8 @@ pub(super) struct Manifests {
     objects: BTreeMap<Id, Object>,
     /// What keeps each policy from deciding, computed once for each content.
     findings: BTreeMap<Id, (CanaryPolicySpec, Option<String>)>,
+    /// Grows with every change.
+    version: u64,
 }
 
 impl Manifests {
@@ -43,6 +45,7 @@ impl Manifests {
             files: BTreeMap::new(),
             objects: BTreeMap::new(),
             findings: BTreeMap::new(),
+            version: 0,
         }
     }
 
@@ -104,6 +107,7 @@ impl Manifests {
             news.push((LOADED, format!("{} objects in {}", objects.len(), self.folder.display())));
         }
         self.objects = objects;
+        self.version += 1;
         self.find_out(news);
     }
 
@@ -148,6 +152,25 @@ impl Manifests {
             Object::Release(release) => Some(release),
             _ => None,
         })
+    }
+
+    /// Another one means that something may have changed.
+    pub(super) fn version(&self) -> u64 {
+        self.version
+    }
+
+    pub(super) fn secrets(&self) -> impl Iterator<Item = &Secrets> {
+        self.objects.values().filter_map(|o| match o {
+            Object::Secret(secrets) => Some(secrets),
+            _ => None,
+        })
+    }
+
+    pub(super) fn secret(&self, namespace: &str, name: &str) -> Option<&Secrets> {
+        match self.get("Secret", namespace, name)? {
+            Object::Secret(secrets) => Some(secrets),
+            _ => None,
+        }
     }
 
     fn get(&self, kind: &'static str, namespace: &str, name: &str) -> Option<&Object> {

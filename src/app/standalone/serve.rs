@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
+use anyhow::Context;
 use jiff::Timestamp;
 use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -9,13 +10,14 @@ use tokio_util::sync::CancellationToken;
 use super::Standalone;
 use crate::{
     app::{
-        clock,
+        addresses, clock, identity, limits,
         process::{listen_on, start_logs, stop_signal},
-        prometheus,
+        prometheus, telemetry, tls,
     },
     gateway::{
         Gateway, GatewayConfig,
-        server::{admin_router, public_router, serve},
+        identity::{Operators, TokenFile},
+        server::{Door, Face, serve},
     },
     signals::prometheus::{Prometheus, Questions},
 };
@@ -40,7 +42,21 @@ pub struct Options {
     #[arg(long)]
     state: Option<PathBuf>,
     #[command(flatten)]
+    clients: identity::Options,
+    /// A file of tokens, one a line, of which one must be shown to read the report of the
+    /// admin address. Without it nobody may; metrics are open.
+    #[arg(long, value_name = "FILE")]
+    admin_token_file: Option<PathBuf>,
+    #[command(flatten)]
+    limits: limits::Options,
+    #[command(flatten)]
+    tls: tls::Options,
+    #[command(flatten)]
+    addresses: addresses::Options,
+    #[command(flatten)]
     prometheus: prometheus::Options,
+    #[command(flatten)]
+    telemetry: telemetry::Options,
     /// Logs as JSON.
     #[arg(long)]
     log_json: bool,
@@ -52,10 +68,28 @@ pub struct Options {
 /// The folder, the state file or an address can not be used.
 pub async fn run(options: Options) -> anyhow::Result<()> {
     start_logs(options.log_json);
+    let mut following = JoinSet::new();
+    let operators = match options.admin_token_file {
+        Some(path) => {
+            let file = TokenFile::open(path).context("--admin-token-file")?;
+            following.spawn(file.clone().follow());
+            Operators::Token(file)
+        }
+        None => Operators::Nobody,
+    };
+    let tls = options.tls.build()?;
+    if let Some(tls) = &tls {
+        following.spawn(tls.clone().follow());
+    }
+    let (telemetry, behind) = options.telemetry.start()?;
     let gateway = Gateway::new(GatewayConfig {
-        control_loss_timeout: Duration::from_secs(120),
-        clock: clock::now,
-    })?;
+        identities: options.clients.build(vec![], &mut following)?,
+        operators,
+        limits: options.limits.build(),
+        addresses: Arc::new(options.addresses.build()),
+        telemetry,
+        ..GatewayConfig::new(clock::now)
+    });
     let state = options.state.unwrap_or_else(|| options.folder.join(".serinus/state.json"));
     let prometheus = Arc::new(options.prometheus.build()?);
     let mut standalone = Standalone::open(&options.folder, state, gateway.clone())?
@@ -64,18 +98,12 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     step(&mut standalone);
     let stop = CancellationToken::new();
     let mut servers = JoinSet::new();
-    for (address, router) in [
-        (options.listen, public_router(gateway.clone())),
-        (options.admin, admin_router(gateway.clone())),
-    ] {
-        let listener = listen_on(address).await?;
-        servers.spawn(serve(
-            listener,
-            router,
-            gateway.clone(),
-            stop.clone().cancelled_owned(),
-            DRAIN,
-        ));
+    for (address, face, tls) in
+        [(options.listen, Face::Applications, tls), (options.admin, Face::Operators, None)]
+    {
+        let door = Door::from(listen_on(address).await?).with_tls(tls);
+        let until = stop.clone().cancelled_owned();
+        servers.spawn(serve(door, face, gateway.clone(), until, DRAIN));
     }
     tracing::info!(folder = %options.folder.display(), listen = %options.listen, admin = %options.admin, "standalone");
     let (ask, asked) = mpsc::channel(1);
@@ -94,8 +122,9 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     asking.shutdown().await;
     stop.cancel();
     while let Some(ended) = servers.join_next().await {
-        ended??;
+        ended?;
     }
+    behind.flush().await;
     Ok(())
 }
 

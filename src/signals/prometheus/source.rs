@@ -1,6 +1,6 @@
 //! One Prometheus server: a query to a number, or why not.
 
-use std::{path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use prometheus_http_query::{
     Client,
@@ -18,6 +18,8 @@ use super::failure::Failure;
 
 /// A larger answer is not one number.
 const LARGEST: usize = 1 << 20;
+/// A larger answer is more than a table that anyone reads.
+const LARGEST_TABLE: usize = 64 << 20;
 /// As much of an error's text is passed on.
 const QUOTE: usize = 200;
 
@@ -85,6 +87,35 @@ impl Source {
         text: &str,
         token: Option<&HeaderValue>,
     ) -> Result<f64, Failure> {
+        let (status, body) = self.ask(text, token, LARGEST).await?;
+        read(status, &body, self.timeout)
+    }
+
+    /// The values that a query answers, by their labels; none when it finds nothing.
+    pub(super) async fn table(
+        &self,
+        text: &str,
+        token: Option<&HeaderValue>,
+    ) -> Result<Vec<(BTreeMap<String, String>, f64)>, Failure> {
+        let (status, body) = self.ask(text, token, LARGEST_TABLE).await?;
+        let mut data = data(status, &body, self.timeout)?;
+        let found: Vec<InstantVector> = serde_json::from_value(data["result"].take())
+            .map_err(|e| Failure::BadAnswer(quote(&e.to_string())))?;
+        found
+            .into_iter()
+            .map(|one| {
+                let labels = one.metric().iter().map(|(k, v)| (k.clone(), v.clone())).collect();
+                Ok((labels, finite(one.sample().value())?))
+            })
+            .collect()
+    }
+
+    async fn ask(
+        &self,
+        text: &str,
+        token: Option<&HeaderValue>,
+        largest: usize,
+    ) -> Result<(StatusCode, Vec<u8>), Failure> {
         // The server gives up as well, so that slow queries do not pile up there.
         let patience = i64::try_from(self.timeout.as_millis()).unwrap_or(i64::MAX);
         let mut query = self.client.query(text).timeout(patience);
@@ -93,15 +124,15 @@ impl Source {
         }
         let response = query.post_raw().await.map_err(|e| self.unsent(&e))?;
         let status = response.status();
-        let body = self.body(response).await?;
-        read(status, &body, self.timeout)
+        let body = self.body(response, largest).await?;
+        Ok((status, body))
     }
 
-    async fn body(&self, mut response: Response) -> Result<Vec<u8>, Failure> {
+    async fn body(&self, mut response: Response, largest: usize) -> Result<Vec<u8>, Failure> {
         let mut body = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(|e| self.broken(&e))? {
-            if body.len() + chunk.len() > LARGEST {
-                return Err(Failure::BadAnswer("it is larger than one number".to_owned()));
+            if body.len() + chunk.len() > largest {
+                return Err(Failure::BadAnswer(format!("it is larger than {largest} bytes")));
             }
             body.extend_from_slice(&chunk);
         }
@@ -141,9 +172,14 @@ struct Envelope {
     error: String,
 }
 
-/// An answer to a number. The crate's own reading is not used because it forgets the
-/// status, and takes a string, a histogram and a broken answer for the same thing.
+/// An answer to a number.
 fn read(status: StatusCode, body: &[u8], timeout: Duration) -> Result<f64, Failure> {
+    finite(one(data(status, body, timeout)?)?)
+}
+
+/// What is in an answer. The crate's own reading is not used because it forgets the
+/// status, and takes a string, a histogram and a broken answer for the same thing.
+fn data(status: StatusCode, body: &[u8], timeout: Duration) -> Result<Value, Failure> {
     let envelope: Option<Envelope> = serde_json::from_slice(body).ok();
     let told = envelope.as_ref().map(|e| e.error_type.as_str()).unwrap_or_default();
     match (status.as_u16(), told) {
@@ -160,7 +196,7 @@ fn read(status: StatusCode, body: &[u8], timeout: Duration) -> Result<f64, Failu
     let Some(envelope) = envelope else {
         return Err(Failure::BadAnswer("it is no JSON".to_owned()));
     };
-    finite(one(envelope.data)?)
+    Ok(envelope.data)
 }
 
 /// The single number of a scalar or of a vector with one series.

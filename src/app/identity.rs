@@ -1,0 +1,183 @@
+//! The flags that say who may ask.
+
+use std::{path::PathBuf, sync::Arc};
+
+use anyhow::Context;
+use kube::Client;
+use tokio::task::JoinSet;
+
+use super::clock;
+use crate::{
+    api::keys::GATEWAY_AUDIENCE,
+    gateway::identity::{
+        Identities, Operators, Rule, TokenFile, Verifier,
+        discovery::{OidcIssuer, follow_cluster, follow_issuer},
+        follow_client_keys,
+    },
+};
+
+/// How applications are known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum ClientAuth {
+    /// By client keys, and by tokens where they are configured.
+    Keys,
+    /// Not at all: whoever reaches the address may use every route.
+    Off,
+}
+
+/// Who may use which routes.
+#[derive(clap::Args)]
+#[group(id = "clients")]
+pub struct Options {
+    /// How applications are known.
+    #[arg(long, value_enum, default_value = "keys")]
+    client_auth: ClientAuth,
+    /// Also take tokens of this OpenID Connect issuer, named as in their claim iss.
+    #[arg(long, requires = "oidc_audience", value_name = "URL")]
+    oidc_issuer: Option<String>,
+    /// The audience that a token must be for.
+    #[arg(long, requires = "oidc_issuer", value_name = "AUDIENCE")]
+    oidc_audience: Option<String>,
+    /// The claim that names the team. Default: the subject is the team.
+    #[arg(long, requires = "oidc_issuer", value_name = "CLAIM")]
+    oidc_team_claim: Option<String>,
+    /// The claim that lists the routes: a list, or one text with commas; * at the end of
+    /// a name stands for anything.
+    #[arg(long, requires = "oidc_issuer", value_name = "CLAIM")]
+    oidc_routes_claim: Option<String>,
+    /// Routes for every token of the issuer, as for a client key: "support-*, sales".
+    #[arg(long, requires = "oidc_issuer", default_value = "", value_name = "ROUTES")]
+    oidc_routes: String,
+    /// Authorities of the issuer's certificate beside the machine's, PEM.
+    #[arg(long, requires = "oidc_issuer", value_name = "FILE")]
+    oidc_ca: Option<PathBuf>,
+}
+
+impl Options {
+    fn is_off(&self) -> bool {
+        self.client_auth == ClientAuth::Off
+    }
+
+    /// Who may ask, and in `tasks` what keeps that up to date.
+    ///
+    /// # Errors
+    /// The issuer can not be used as it is configured.
+    pub fn build(
+        &self,
+        mut verifiers: Vec<Arc<Verifier>>,
+        tasks: &mut JoinSet<()>,
+    ) -> anyhow::Result<Identities> {
+        if self.is_off() {
+            anyhow::ensure!(
+                self.oidc_issuer.is_none() && verifiers.is_empty(),
+                "--client-auth=off asks nobody for a token: leave out the flags about tokens"
+            );
+            tracing::warn!("--client-auth=off: whoever reaches this gateway may use every route");
+            return Ok(Identities::off());
+        }
+        if let Some((issuer, audience)) = self.oidc_issuer.as_ref().zip(self.oidc_audience.clone())
+        {
+            anyhow::ensure!(
+                self.oidc_routes_claim.is_some() || !self.oidc_routes.is_empty(),
+                "--oidc-issuer needs --oidc-routes-claim or --oidc-routes: without them no token permits a route"
+            );
+            super::process::install_tls();
+            let ca = self.oidc_ca.as_ref().map(std::fs::read).transpose().context("--oidc-ca")?;
+            let issuer = OidcIssuer::new(issuer, ca.as_deref()).context("--oidc-issuer")?;
+            let rule = Rule::Claims {
+                team: self.oidc_team_claim.clone(),
+                routes: self.oidc_routes_claim.clone(),
+                everybody: self.oidc_routes.clone(),
+            };
+            let verifier = Verifier::new(audience, rule, clock::now);
+            tasks.spawn(follow_issuer(verifier.clone(), issuer));
+            verifiers.push(verifier);
+        }
+        Ok(Identities::new(verifiers))
+    }
+}
+
+/// How operators are known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum AdminAuth {
+    /// By the token of their service account.
+    ServiceAccount,
+    /// By a token of --admin-token-file.
+    Token,
+    /// Not at all: whoever reaches the admin address may ask for reports.
+    Off,
+}
+
+/// Who is known by the cluster.
+#[derive(clap::Args)]
+#[group(id = "cluster_identity")]
+pub struct ClusterOptions {
+    /// The namespace of the client keys (Secrets labelled serinus.dev/client-key=true)
+    /// that may permit every route.
+    #[arg(long, env = "POD_NAMESPACE", default_value = "serinus-system", value_name = "NAMESPACE")]
+    client_key_namespace: String,
+    /// Namespaces whose client keys permit routes of their own releases only.
+    #[arg(long, value_delimiter = ',', value_name = "NAMESPACE")]
+    tenant_key_namespaces: Vec<String>,
+    /// Also take tokens of service accounts: they permit the routes of the releases in
+    /// their namespace.
+    #[arg(long)]
+    service_account_tokens: bool,
+    /// The audience that tokens of service accounts must be for.
+    #[arg(long, default_value = GATEWAY_AUDIENCE, value_name = "AUDIENCE")]
+    token_audience: String,
+    /// How operators are known who ask for reports.
+    #[arg(long, value_enum, default_value = "service-account")]
+    admin_auth: AdminAuth,
+    /// The operators' service account.
+    #[arg(long, default_value = "serinus-system/serinus-operator", value_name = "NAMESPACE/NAME")]
+    operator_service_account: String,
+    /// A file of tokens, one a line, of which operators show one. It may change at any time.
+    #[arg(long, required_if_eq("admin_auth", "token"), value_name = "FILE")]
+    admin_token_file: Option<PathBuf>,
+}
+
+impl ClusterOptions {
+    /// Who may ask, applications and operators, and in `tasks` what keeps that up to date.
+    ///
+    /// # Errors
+    /// Something can not be used as it is configured.
+    pub fn build(
+        &self,
+        clients: &Options,
+        client: &Client,
+        tasks: &mut JoinSet<()>,
+    ) -> anyhow::Result<(Identities, Operators)> {
+        let mut verifier = None;
+        if self.service_account_tokens || self.admin_auth == AdminAuth::ServiceAccount {
+            let audience = self.token_audience.clone();
+            let cluster = Verifier::new(audience, Rule::ServiceAccounts, clock::now);
+            tasks.spawn(follow_cluster(cluster.clone(), client.clone()));
+            verifier = Some(cluster);
+        }
+        let applications = verifier.clone().filter(|_| self.service_account_tokens);
+        let identities = clients.build(applications.into_iter().collect(), tasks)?;
+        if !identities.is_off() {
+            let tenants = self.tenant_key_namespaces.clone();
+            let (own, client) = (self.client_key_namespace.clone(), client.clone());
+            tasks.spawn(follow_client_keys(identities.clone(), client, own, tenants));
+        }
+        let operators = match (self.admin_auth, verifier, &self.admin_token_file) {
+            (AdminAuth::ServiceAccount, Some(verifier), _) => {
+                let account = self.operator_service_account.split_once('/');
+                let (namespace, name) =
+                    account.context("--operator-service-account is written NAMESPACE/NAME")?;
+                let subject = format!("system:serviceaccount:{namespace}:{name}");
+                Operators::ServiceAccount { verifier, subject }
+            }
+            (AdminAuth::Token, _, Some(path)) => {
+                let file = TokenFile::open(path.clone()).context("--admin-token-file")?;
+                tasks.spawn(file.clone().follow());
+                Operators::Token(file)
+            }
+            (AdminAuth::Off, ..) => Operators::Anyone,
+            _ => Operators::Nobody,
+        };
+        Ok((identities, operators))
+    }
+}

@@ -1,0 +1,66 @@
+//! Secrets without a cluster: manifests of the folder, and the environment. A field that
+//! a manifest does not have, or a Secret that has no manifest, is looked for in the
+//! environment, so that the folder can do without secrets.
+
+use std::collections::BTreeMap;
+
+use super::{manifests::Manifests, object_key_of};
+use crate::{
+    api::{SecretText, keys::CLIENT_KEY_LABEL, llm_deployment::SecretKeyRef, manifest::Secrets},
+    gateway::identity::{ClientKey, Keys, Owner},
+};
+
+/// The environment variable that stands for one key of a Secret.
+pub fn secret_variable(name: &str, key: &str) -> String {
+    format!("SERINUS_SECRET_{name}_{key}")
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' })
+        .collect()
+}
+
+fn from_environment(name: &str, key: &str) -> Option<SecretText> {
+    std::env::var(secret_variable(name, key)).ok().map(SecretText::from)
+}
+
+/// One key of a Secret.
+pub(super) fn secret(
+    manifests: &Manifests,
+    namespace: &str,
+    wanted: &SecretKeyRef,
+) -> Option<SecretText> {
+    let written = manifests.secret(namespace, &wanted.name);
+    let written = written.and_then(|secret| secret.fields.get(&wanted.key)).cloned();
+    written.or_else(|| from_environment(&wanted.name, &wanted.key))
+}
+
+/// The client keys of the folder, and what is wrong with others. Who owns the folder
+/// owns the gateway, so every key may permit every route.
+pub(super) fn client_keys(manifests: &Manifests) -> (Keys, Vec<String>) {
+    let (mut keys, mut problems) = (vec![], vec![]);
+    for secret in manifests.secrets().filter(|secret| is_client_key(secret)) {
+        let (_, name) = object_key_of(&secret.metadata);
+        let mut fields: BTreeMap<String, Vec<u8>> = secret
+            .fields
+            .iter()
+            .map(|(field, text)| (field.clone(), text.expose().as_bytes().to_vec()))
+            .collect();
+        if !fields.contains_key("key")
+            && let Some(key) = from_environment(&name, "key")
+        {
+            fields.insert("key".to_owned(), key.expose().as_bytes().to_vec());
+        }
+        match ClientKey::read(Owner::Gateway, &name, &fields) {
+            Ok(key) => keys.push(key),
+            Err(error) => problems.push(format!("{name}: {error}")),
+        }
+    }
+    let (keys, doubles) = Keys::new(keys);
+    let double = |name| format!("{name}: another Secret has the same key, this one is not used");
+    problems.extend(doubles.into_iter().map(double));
+    (keys, problems)
+}
+
+fn is_client_key(secret: &Secrets) -> bool {
+    let labels = secret.metadata.labels.as_ref();
+    labels.and_then(|labels| labels.get(CLIENT_KEY_LABEL)).is_some_and(|value| value == "true")
+}

@@ -1,0 +1,187 @@
+//! Client keys: from the fields of a Secret to whom a key belongs.
+//!
+//! A key is looked up by its SHA-256. Whoever measures how long a look-up takes learns
+//! at most about digests, of which they can not choose the bytes; what was found is
+//! compared in constant time all the same. Without a salt a digest protects only keys
+//! that can not be guessed, so short ones are refused.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt,
+    sync::Arc,
+};
+
+use sha2::{Digest, Sha256};
+
+use super::{Client, Grant, same};
+use crate::audit::record::Caller;
+
+/// Shorter keys can be guessed: 24 characters of hexadecimal are 96 bits.
+const SHORTEST: usize = 24;
+/// Longer ones are a mistake.
+const LONGEST: usize = 512;
+
+/// Who wrote a client key down, and so how far it reaches.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Owner {
+    /// Who runs the gateway: any route.
+    Gateway,
+    /// Who owns this namespace: routes of its releases.
+    Tenant(String),
+}
+
+/// A client key as somebody wrote it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientKey {
+    /// Where it comes from.
+    pub owner: Owner,
+    /// The Secret's name.
+    pub name: String,
+    /// The SHA-256 of the key: the key itself is forgotten as soon as it is read.
+    digest: Hash,
+    /// Who pays. Empty: the name for a key of the gateway's, the namespace for a tenant's.
+    pub team: String,
+    /// Patterns of routes.
+    pub routes: String,
+    /// The caller may choose the variant.
+    pub may_force: bool,
+}
+
+/// Why a Secret is no client key.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum KeyError {
+    /// A field is missing or not text.
+    #[error(
+        "the Secret has no text under {0:?}; it needs key and routes, and may have team and permissions"
+    )]
+    Field(&'static str),
+    /// Too short or too long.
+    #[error(
+        "the key has {0} characters; use {SHORTEST} to {LONGEST} random ones, for example from: openssl rand -hex 32"
+    )]
+    Length(usize),
+    /// The key can not be sent in a header.
+    #[error(
+        "the key has characters that a header can not carry: use printable ASCII without spaces"
+    )]
+    Characters,
+    /// An unknown permission.
+    #[error("the permission {0:?} is not known; the only one is: force")]
+    Permission(String),
+}
+
+impl ClientKey {
+    /// Reads the fields of a Secret: `key` and `routes`, and if they are there `team` and
+    /// `permissions`.
+    ///
+    /// # Errors
+    /// What is wrong, without telling the key.
+    pub fn read(
+        owner: Owner,
+        name: &str,
+        fields: &BTreeMap<String, Vec<u8>>,
+    ) -> Result<Self, KeyError> {
+        let text = |field: &'static str| {
+            let bytes = fields.get(field).ok_or(KeyError::Field(field))?;
+            let text = std::str::from_utf8(bytes).map_err(|_| KeyError::Field(field))?;
+            Ok::<_, KeyError>(text.trim())
+        };
+        let optional = |field| if fields.contains_key(field) { text(field) } else { Ok("") };
+        let key = text("key")?;
+        if !(SHORTEST..=LONGEST).contains(&key.len()) {
+            return Err(KeyError::Length(key.len()));
+        }
+        if !key.bytes().all(|b| b.is_ascii_graphic()) {
+            return Err(KeyError::Characters);
+        }
+        let mut may_force = false;
+        for word in optional("permissions")?.split([',', ' ', '\n']).filter(|w| !w.is_empty()) {
+            match word {
+                "force" => may_force = true,
+                other => return Err(KeyError::Permission(other.to_owned())),
+            }
+        }
+        Ok(Self {
+            owner,
+            name: name.to_owned(),
+            digest: digest(key),
+            team: optional("team")?.to_owned(),
+            routes: text("routes")?.to_owned(),
+            may_force,
+        })
+    }
+
+    fn client(&self) -> Client {
+        let (name, team, namespace) = match &self.owner {
+            Owner::Gateway => (self.name.clone(), self.name.clone(), None),
+            Owner::Tenant(namespace) => {
+                (format!("{namespace}/{}", self.name), namespace.clone(), Some(namespace.clone()))
+            }
+        };
+        let team = if self.team.is_empty() { team } else { self.team.clone() };
+        Client {
+            caller: Arc::new(Caller { name, team }),
+            grant: Grant::new(namespace, &self.routes),
+            may_force: self.may_force,
+        }
+    }
+}
+
+/// A SHA-256.
+pub(super) type Hash = [u8; 32];
+
+/// Client keys by their digest.
+#[derive(Default)]
+pub struct Keys {
+    clients: HashMap<Hash, (Hash, Arc<Client>)>,
+}
+
+impl fmt::Debug for Keys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Keys({})", self.clients.len())
+    }
+}
+
+impl Keys {
+    /// Of two Secrets with the same key, the gateway's own wins, then the first by name:
+    /// a tenant can not take a key over. The others are returned, to be told.
+    pub fn new(keys: impl IntoIterator<Item = ClientKey>) -> (Self, Vec<String>) {
+        let mut keys: Vec<ClientKey> = keys.into_iter().collect();
+        keys.sort_by(|a, b| (&a.owner, &a.name).cmp(&(&b.owner, &b.name)));
+        let (mut clients, mut doubles) = (HashMap::with_capacity(keys.len()), vec![]);
+        for key in keys {
+            let hash = key.digest;
+            let client = Arc::new(key.client());
+            if clients.contains_key(&hash) {
+                doubles.push(client.caller.name.clone());
+            } else {
+                clients.insert(hash, (hash, client));
+            }
+        }
+        (Self { clients }, doubles)
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.clients.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.clients.is_empty()
+    }
+
+    /// Whose key has this digest.
+    pub(super) fn find(&self, digest: &Hash) -> Option<Arc<Client>> {
+        let (known, client) = self.clients.get(digest)?;
+        same(known, digest).then(|| client.clone())
+    }
+}
+
+/// The SHA-256 of a credential.
+pub(super) fn digest(credential: &str) -> Hash {
+    Sha256::digest(credential.as_bytes()).into()
+}
+
+#[cfg(test)]
+mod tests;

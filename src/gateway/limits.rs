@@ -1,0 +1,55 @@
+//! How much one request, one connection and all of them together may cost.
+//!
+//! Memory is bounded by: connections × (buffers and small bodies), plus
+//! `bodies_in_memory` for all larger bodies together.
+
+use std::time::Duration;
+
+/// Bounds on what applications send and read. The defaults suit chats with images.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// The largest request body, in bytes.
+    pub body: usize,
+    /// All request bodies of more than 64 KiB that are in memory together, in bytes.
+    pub bodies_in_memory: usize,
+    /// Messages that one request may have.
+    pub messages: usize,
+    /// Bytes of a request's line and headers. There may be 100 headers.
+    pub headers: usize,
+    /// Open connections; a further one is told to try again.
+    pub connections: usize,
+    /// How long a request's headers may take, from their first byte, and how long the
+    /// handshake of TLS.
+    pub header_time: Duration,
+    /// A body may take so long, and a second more for every `body_rate` bytes of it.
+    pub body_time: Duration,
+    /// The slowest that a body may come on average, in bytes a second.
+    pub body_rate: usize,
+    /// A connection without a request is kept for so long.
+    pub idle: Duration,
+    /// Who reads nothing of an answer for so long has gone.
+    pub write_time: Duration,
+    /// The longest that an answer may take.
+    pub answer_time: Duration,
+    /// The largest answer, in bytes.
+    pub answer: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            body: 20 << 20,
+            bodies_in_memory: 128 << 20,
+            messages: 2048,
+            headers: 64 << 10,
+            connections: 10_000,
+            header_time: Duration::from_secs(10),
+            body_time: Duration::from_secs(15),
+            body_rate: 8 << 10,
+            idle: Duration::from_secs(120),
+            write_time: Duration::from_secs(30),
+            answer_time: Duration::from_secs(3600),
+            answer: 256 << 20,
+        }
+    }
+}

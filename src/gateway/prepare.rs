@@ -1,0 +1,375 @@
+//! The body that goes upstream: the application's own, with the prompt laid over it.
+//! What the prompt does not set is copied byte for byte.
+
+use std::{borrow::Cow, ops::Range};
+
+use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use super::routes::Target;
+use crate::{
+    api::{
+        Variant,
+        prompt_version::{Parameters, Role},
+    },
+    openai::{
+        Operation,
+        error::ApiError,
+        request::{self, Malformed, Request},
+    },
+};
+
+/// A request as far as the gateway reads it.
+#[derive(Debug)]
+pub(super) struct Asked {
+    pub operation: Operation,
+    pub request: Request,
+    /// The inputs of the prompt, an object.
+    pub variables: Value,
+    pub stream: bool,
+    /// The application wants to see the usage at the end of a stream.
+    pub wants_usage: bool,
+}
+
+/// What a prompt sets in every request of one operation, as JSON.
+#[derive(Debug, Default)]
+pub(super) struct Overlay {
+    /// Fields that it replaces or adds.
+    fields: Vec<(&'static str, Vec<u8>)>,
+    /// Tools before the application's own, without brackets.
+    tools: Vec<u8>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Ours {
+    variables: Option<Value>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct StreamOptions {
+    include_usage: Option<bool>,
+}
+
+impl Asked {
+    /// Reads a body.
+    ///
+    /// # Errors
+    /// What is wrong with it, in OpenAI's shape.
+    pub(super) fn read(operation: Operation, body: Bytes) -> Result<Self, ApiError> {
+        let request = Request::parse(body).map_err(|error| match &error {
+            Malformed::Twice(name) => {
+                ApiError::new(400, "invalid_json", error.to_string()).at(name.clone())
+            }
+            Malformed::NotAnObject(_) => ApiError::new(400, "invalid_json", error.to_string()),
+        })?;
+        let variables = variables(&request)?;
+        for (field, wanted) in [("messages", Operation::Chat), ("tools", operation)] {
+            let given = request.raw(field).filter(|_| operation == wanted);
+            if given.is_some_and(|raw| request::elements(raw).is_none()) {
+                let code = if field == "tools" { "invalid_tools" } else { "invalid_messages" };
+                return Err(ApiError::new(400, code, format!("{field} must be an array")).at(field));
+            }
+        }
+        let stream = operation != Operation::Embeddings && request.is_true("stream");
+        let options = request.raw("stream_options");
+        let options: StreamOptions =
+            options.and_then(|raw| serde_json::from_slice(raw).ok()).unwrap_or_default();
+        let wants_usage = options.include_usage == Some(true);
+        Ok(Self { operation, request, variables, stream, wants_usage })
+    }
+
+    /// A stream of this request may carry an event that the application does not expect.
+    pub(super) fn hides_usage(&self) -> bool {
+        self.stream && !self.wants_usage && self.operation != Operation::Responses
+    }
+}
+
+fn variables(request: &Request) -> Result<Value, ApiError> {
+    let invalid =
+        |message: &str| ApiError::new(400, "invalid_variables", message).at("serinus.variables");
+    let Some(ours) = request.raw("serinus") else { return Ok(Value::Object(Map::new())) };
+    let ours: Ours = serde_json::from_slice(ours)
+        .map_err(|_| invalid("serinus must be an object with variables"))?;
+    match ours.variables {
+        None => Ok(Value::Object(Map::new())),
+        Some(variables @ Value::Object(_)) => Ok(variables),
+        Some(_) => Err(invalid("serinus.variables must be an object")),
+    }
+}
+
+/// A body that goes upstream.
+pub(super) struct Prepared {
+    pub body: Bytes,
+    /// Where in it the messages, the prompt or the input is.
+    pub input: Range<usize>,
+}
+
+/// The body that goes upstream.
+///
+/// # Errors
+/// The variables do not fit the prompt, or the request does not fit the operation.
+pub(super) fn body(target: &Target, asked: &Asked) -> Result<Prepared, ApiError> {
+    let Asked { operation, request, .. } = asked;
+    let overlay = target.overlay(*operation);
+    let mut out = Out { bytes: Vec::with_capacity(request.len() + 512), fields: 0 };
+    let prompted = prompted(*operation);
+    for (name, value) in request.fields() {
+        let named = |other: &str| name == other.as_bytes();
+        if named("serinus")
+            || named("model")
+            || prompted.is_some_and(named)
+            || overlay.fields.iter().any(|(field, _)| named(field))
+            || (named("tools") && !overlay.tools.is_empty())
+            || (named("stream_options") && asked.hides_usage())
+        {
+            continue;
+        }
+        out.name(name);
+        out.bytes.extend_from_slice(value);
+    }
+    out.name(b"model");
+    out.json(&target.model);
+    for (name, value) in &overlay.fields {
+        out.name(name.as_bytes());
+        out.bytes.extend_from_slice(value);
+    }
+    if !overlay.tools.is_empty() {
+        out.name(b"tools");
+        let own = request.raw("tools").and_then(request::elements);
+        out.array([&overlay.tools, own.unwrap_or_default()]);
+    }
+    if asked.hides_usage() {
+        stream_options(request, &mut out);
+    }
+    let start = out.bytes.len();
+    match operation {
+        Operation::Chat => messages(target, asked, "messages", &mut out)?,
+        Operation::Responses => messages(target, asked, "input", &mut out)?,
+        Operation::Completions => completion(target, asked, &mut out)?,
+        Operation::Embeddings => {}
+    }
+    // After the comma, the name, its quotes and the colon.
+    let named = prompted.map_or(0, |name| name.len() + 4);
+    let input = (start + named).min(out.bytes.len())..out.bytes.len();
+    out.bytes.push(b'}');
+    Ok(Prepared { body: Bytes::from(out.bytes), input })
+}
+
+/// The field that the prompt's messages go into.
+fn prompted(operation: Operation) -> Option<&'static str> {
+    match operation {
+        Operation::Chat => Some("messages"),
+        Operation::Responses => Some("input"),
+        Operation::Completions => Some("prompt"),
+        Operation::Embeddings => None,
+    }
+}
+
+/// A JSON object being written.
+struct Out {
+    bytes: Vec<u8>,
+    fields: usize,
+}
+
+impl Out {
+    fn name(&mut self, name: &[u8]) {
+        self.bytes.push(if self.fields == 0 { b'{' } else { b',' });
+        self.fields += 1;
+        match std::str::from_utf8(name) {
+            Ok(name) => self.json(name),
+            // Names come from valid JSON.
+            Err(_) => self.json(""),
+        }
+        self.bytes.push(b':');
+    }
+
+    fn json(&mut self, text: &str) {
+        // Writing into memory does not fail.
+        let _ = serde_json::to_writer(&mut self.bytes, text);
+    }
+
+    fn array<'a>(&mut self, parts: impl IntoIterator<Item = &'a [u8]>) {
+        self.bytes.push(b'[');
+        let mut first = true;
+        for part in parts.into_iter().filter(|part| !part.is_empty()) {
+            if !std::mem::take(&mut first) {
+                self.bytes.push(b',');
+            }
+            self.bytes.extend_from_slice(part);
+        }
+        self.bytes.push(b']');
+    }
+}
+
+/// Without usage there are no tokens and no cost.
+fn stream_options(request: &Request, out: &mut Out) {
+    out.name(b"stream_options");
+    let mut options: Map<String, Value> = request
+        .raw("stream_options")
+        .and_then(|raw| serde_json::from_slice(raw).ok())
+        .unwrap_or_default();
+    options.insert("include_usage".to_owned(), Value::Bool(true));
+    let _ = serde_json::to_writer(&mut out.bytes, &options);
+}
+
+fn rendered<'a>(target: &'a Target, asked: &Asked) -> Result<Vec<(Role, Cow<'a, str>)>, ApiError> {
+    target
+        .template
+        .render(&asked.variables)
+        .map_err(|e| ApiError::new(400, "invalid_variables", e.to_string()).at(e.param()))
+}
+
+/// The prompt's messages, and the application's own after them.
+fn messages(
+    target: &Target,
+    asked: &Asked,
+    field: &'static str,
+    out: &mut Out,
+) -> Result<(), ApiError> {
+    let messages = rendered(target, asked)?;
+    out.name(field.as_bytes());
+    out.bytes.push(b'[');
+    for (index, (role, content)) in messages.iter().enumerate() {
+        if index > 0 {
+            out.bytes.push(b',');
+        }
+        out.bytes.extend_from_slice(br#"{"role":""#);
+        out.bytes.extend_from_slice(role_name(*role).as_bytes());
+        out.bytes.extend_from_slice(br#"","content":"#);
+        out.json(content);
+        out.bytes.push(b'}');
+    }
+    let separator = |out: &mut Out| {
+        if !messages.is_empty() {
+            out.bytes.push(b',');
+        }
+    };
+    match asked.request.raw(field) {
+        None => {}
+        Some(raw) => match request::elements(raw) {
+            Some([]) => {}
+            Some(own) => {
+                separator(out);
+                out.bytes.extend_from_slice(own);
+            }
+            // A text is what the user says.
+            None if raw.starts_with(b"\"") => {
+                separator(out);
+                out.bytes.extend_from_slice(br#"{"role":"user","content":"#);
+                out.bytes.extend_from_slice(raw);
+                out.bytes.push(b'}');
+            }
+            None => {
+                let message = format!("{field} must be a text or an array");
+                return Err(ApiError::new(400, "invalid_input", message).at(field));
+            }
+        },
+    }
+    out.bytes.push(b']');
+    Ok(())
+}
+
+/// The texts of the prompt's messages, an empty line between them, before each of the
+/// application's own prompts.
+fn completion(target: &Target, asked: &Asked, out: &mut Out) -> Result<(), ApiError> {
+    let messages = rendered(target, asked)?;
+    let texts: Vec<&str> = messages.iter().map(|(_, text)| text.as_ref()).collect();
+    let before = texts.join("\n\n");
+    let joined = |own: &str| match (before.is_empty(), own.is_empty()) {
+        (true, _) => own.to_owned(),
+        (_, true) => before.clone(),
+        _ => format!("{before}\n\n{own}"),
+    };
+    let refused = |_| {
+        let message = "prompt must be a text or a list of texts: the release's prompt is put before it, which is not possible with tokens";
+        ApiError::new(400, "invalid_prompt", message).at("prompt")
+    };
+    out.name(b"prompt");
+    match asked.request.raw("prompt") {
+        None => out.json(&before),
+        Some(raw) if raw.starts_with(b"[") => {
+            let own: Vec<String> = serde_json::from_slice(raw).map_err(refused)?;
+            let all: Vec<String> = own.iter().map(|text| joined(text)).collect();
+            let _ = serde_json::to_writer(&mut out.bytes, &all);
+        }
+        Some(raw) => {
+            let own: String = serde_json::from_slice(raw).map_err(refused)?;
+            out.json(&joined(&own));
+        }
+    }
+    Ok(())
+}
+
+fn role_name(role: Role) -> &'static str {
+    match role {
+        Role::System => "system",
+        Role::Developer => "developer",
+        Role::User => "user",
+        Role::Assistant => "assistant",
+    }
+}
+
+impl Overlay {
+    /// What the prompt of `variant` sets, in the names of `operation`. A parameter that an
+    /// operation does not know is left out.
+    pub(super) fn new(variant: &Variant, operation: Operation) -> Self {
+        if operation == Operation::Embeddings {
+            return Self::default();
+        }
+        let Parameters {
+            temperature,
+            top_p,
+            max_tokens,
+            stop,
+            seed,
+            frequency_penalty,
+            presence_penalty,
+        } = &variant.prompt.parameters;
+        let responses = operation == Operation::Responses;
+        let schema = variant.prompt.response_format.as_ref();
+        let limit = if responses { "max_output_tokens" } else { "max_tokens" };
+        let mut fields: Vec<(&'static str, Option<Value>)> = vec![
+            ("temperature", temperature.map(Value::from)),
+            ("top_p", top_p.map(Value::from)),
+            (limit, max_tokens.map(Value::from)),
+        ];
+        if responses {
+            fields.push((
+                "text",
+                schema.map(|schema| json!({"format": {"type": "json_schema", "name": "answer", "schema": schema}})),
+            ));
+        } else {
+            fields.extend([
+                ("stop", (!stop.is_empty()).then(|| json!(stop))),
+                ("seed", seed.map(Value::from)),
+                ("frequency_penalty", frequency_penalty.map(Value::from)),
+                ("presence_penalty", presence_penalty.map(Value::from)),
+                (
+                    "response_format",
+                    schema.map(|schema| json!({"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}})),
+                ),
+            ]);
+        }
+        let fields = fields
+            .into_iter()
+            .filter_map(|(name, value)| Some((name, value?.to_string().into_bytes())))
+            .collect();
+        let tools = match operation {
+            Operation::Completions => vec![],
+            _ => variant.prompt.tools.iter().map(|tool| tool_of(tool, responses)).collect(),
+        };
+        Self { fields, tools: tools.join(",").into_bytes() }
+    }
+}
+
+/// A tool in chat's form, or in that of responses, which has the function's fields at its top.
+fn tool_of(tool: &Map<String, Value>, responses: bool) -> String {
+    let function = tool.get("function").and_then(Value::as_object).filter(|_| responses);
+    let Some(function) = function else { return Value::Object(tool.clone()).to_string() };
+    let mut flat = Map::from_iter([("type".to_owned(), json!("function"))]);
+    flat.extend(function.clone());
+    Value::Object(flat).to_string()
+}

@@ -1,0 +1,71 @@
+//! What routes are made of: told by the cluster, by a folder, or by a test.
+
+use std::{collections::HashMap, net::SocketAddr, sync::Arc};
+
+use crate::api::{
+    LLMDeploymentSpec, Variant,
+    llm_deployment::SecretKeyRef,
+    prompt_release::{ResponseCache, Routing},
+    secret::SecretText,
+};
+
+/// Everything that routes are made of.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct World {
+    /// One a release.
+    pub releases: Vec<Arc<ReleaseInput>>,
+}
+
+impl FromIterator<ReleaseInput> for World {
+    fn from_iter<I: IntoIterator<Item = ReleaseInput>>(inputs: I) -> Self {
+        Self { releases: inputs.into_iter().map(Arc::new).collect() }
+    }
+}
+
+/// What a route is made of.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ReleaseInput {
+    /// The release's namespace.
+    pub namespace: String,
+    /// The release's name.
+    pub name: String,
+    /// Part of the assignment's hash.
+    pub uid: String,
+    /// The model name that applications send.
+    pub route: String,
+    /// When the release was created, as text that sorts by time.
+    pub created: String,
+    /// What the operator decided.
+    pub routing: Routing,
+    /// The saved variants, by revision.
+    pub variants: HashMap<String, Variant>,
+    /// The backends as they are now, by name: limits, pricing and secret of these count.
+    pub backends: HashMap<String, LLMDeploymentSpec>,
+    /// What the backends' Secrets hold: API keys, certificates.
+    pub secrets: HashMap<SecretKeyRef, SecretText>,
+    /// Where the pods of a backend are, by its name. None: its Service's name is resolved.
+    pub endpoints: HashMap<String, Vec<SocketAddr>>,
+    /// The names of backends that answer while the baseline's is unavailable.
+    pub other_backends: Vec<String>,
+    /// Identical requests are answered from memory.
+    pub cache: Option<ResponseCache>,
+}
+
+impl ReleaseInput {
+    /// `namespace/name`.
+    pub fn key(&self) -> String {
+        format!("{}/{}", self.namespace, self.name)
+    }
+
+    /// The backends as they are now, or as they were saved when they are gone.
+    pub fn all_backends(&self) -> impl Iterator<Item = (&String, &LLMDeploymentSpec)> {
+        let gone = self.variants.values().map(|v| (&v.backend_name, &v.backend));
+        let gone = gone.filter(|(name, _)| !self.backends.contains_key(*name));
+        self.backends.iter().chain(gone)
+    }
+
+    /// The Secrets that its backends need.
+    pub fn wanted_secrets(&self) -> impl Iterator<Item = SecretKeyRef> {
+        self.all_backends().flat_map(|(_, spec)| spec.secrets())
+    }
+}

@@ -1,0 +1,322 @@
+//! Bodies with bounds: what is read of a request, what is sent as an answer.
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use axum::body::Body;
+use bytes::{Bytes, BytesMut};
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use http_body_util::BodyExt;
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{Instant, timeout_at},
+};
+
+use super::pace::Answering;
+use crate::{gateway::limits::Limits, openai::error::ApiError};
+
+/// Bodies up to here need no room: there are as many as connections.
+const SMALL: usize = 64 << 10;
+/// Room is counted in pieces of so many bytes.
+const PIECE: usize = 1 << 10;
+/// So much of a body that nobody wants is read all the same, so that its sender comes to
+/// read the answer.
+const UNWANTED: usize = 1 << 20;
+/// How long that may take.
+const UNWANTED_TIME: Duration = Duration::from_secs(1);
+
+/// The room for large bodies of one gateway.
+pub(in crate::gateway) fn room(limits: &Limits) -> Arc<Semaphore> {
+    Arc::new(Semaphore::new((limits.bodies_in_memory / PIECE).min(Semaphore::MAX_PERMITS)))
+}
+
+/// A body, and its place in memory.
+pub(super) struct Whole {
+    pub bytes: Bytes,
+    /// Held as long as the body is.
+    pub room: Option<OwnedSemaphorePermit>,
+}
+
+/// Reads a request's body as a whole.
+///
+/// # Errors
+/// It is too large, too slow or broken off, or there is no room for it now.
+pub(super) async fn read<B>(
+    mut body: B,
+    limits: &Limits,
+    room: &Arc<Semaphore>,
+) -> Result<Whole, ApiError>
+where
+    B: HttpBody<Data = Bytes> + Unpin,
+{
+    if body.size_hint().lower() > limits.body as u64 {
+        return Err(too_large(limits));
+    }
+    let began = Instant::now();
+    let (mut first, mut rest) = (Bytes::new(), BytesMut::new());
+    let mut held: Option<OwnedSemaphorePermit> = None;
+    let mut length = 0;
+    loop {
+        let earned = Duration::from_secs((length / limits.body_rate.max(1)) as u64);
+        let frame = timeout_at(began + limits.body_time + earned, body.frame())
+            .await
+            .map_err(|_| too_slow())?;
+        let Some(frame) = frame else { break };
+        let Ok(data) = frame.map_err(|_| broken())?.into_data() else { continue };
+        length += data.len();
+        if length > limits.body {
+            return Err(too_large(limits));
+        }
+        make_room(length, &mut held, room)?;
+        // Most bodies are one piece, which is taken as it is.
+        if first.is_empty() && rest.is_empty() {
+            first = data;
+        } else {
+            if rest.is_empty() {
+                rest.extend_from_slice(&std::mem::take(&mut first));
+            }
+            rest.extend_from_slice(&data);
+        }
+    }
+    Ok(Whole { bytes: if rest.is_empty() { first } else { rest.freeze() }, room: held })
+}
+
+/// Makes sure that there is room for `length` bytes.
+fn make_room(
+    length: usize,
+    held: &mut Option<OwnedSemaphorePermit>,
+    room: &Arc<Semaphore>,
+) -> Result<(), ApiError> {
+    let wanted = if length > SMALL { length.div_ceil(PIECE) } else { 0 };
+    let has = held.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+    let Ok(more) = u32::try_from(wanted.saturating_sub(has)) else { return Err(overloaded()) };
+    if more > 0 {
+        let got = room.clone().try_acquire_many_owned(more).map_err(|_| overloaded())?;
+        match held {
+            Some(held) => held.merge(got),
+            None => *held = Some(got),
+        }
+    }
+    Ok(())
+}
+
+/// Reads a little of a body that is not wanted. Otherwise a sender that writes first and
+/// reads then would see a broken connection in place of the answer.
+pub(super) async fn discard<B>(mut body: B)
+where
+    B: HttpBody<Data = Bytes> + Unpin,
+{
+    if body.size_hint().lower() > UNWANTED as u64 {
+        return;
+    }
+    let read = async {
+        let mut length = 0;
+        while let Some(Ok(frame)) = body.frame().await {
+            length += frame.data_ref().map_or(0, Bytes::len);
+            if length > UNWANTED {
+                return;
+            }
+        }
+    };
+    // What is not read by then is not read.
+    let _ = tokio::time::timeout(UNWANTED_TIME, read).await;
+}
+
+fn too_large(limits: &Limits) -> ApiError {
+    let message = format!(
+        "the body is larger than {} bytes, which is all that this gateway takes (--max-body-bytes)",
+        limits.body
+    );
+    ApiError::new(413, "body_too_large", message)
+}
+
+fn too_slow() -> ApiError {
+    ApiError::new(408, "body_too_slow", "the body did not come in time")
+}
+
+fn broken() -> ApiError {
+    let message = "the body broke off, or is not encoded as its headers say";
+    ApiError::new(400, "body_incomplete", message)
+}
+
+fn overloaded() -> ApiError {
+    let message = "this gateway holds as many large requests as it can: try again";
+    ApiError::new(503, "overloaded", message).retry_after(1)
+}
+
+/// An answer's body: as it is, within bounds.
+pub(super) struct Answer {
+    inner: Body,
+    answering: Option<Answering>,
+    until: Instant,
+    left: u64,
+    is_stream: bool,
+    ended: bool,
+}
+
+/// An answer was cut, and its connection with it.
+#[derive(Debug, thiserror::Error)]
+#[error("the answer was cut because {0}")]
+pub(super) struct Cut(&'static str);
+
+impl Answer {
+    pub(super) fn new(inner: Body, answering: Answering, limits: &Limits, is_stream: bool) -> Self {
+        Self {
+            inner,
+            answering: Some(answering),
+            until: Instant::now() + limits.answer_time,
+            left: limits.answer,
+            is_stream,
+            ended: false,
+        }
+    }
+
+    fn end(&mut self) {
+        self.ended = true;
+        self.inner = Body::empty();
+        self.answering = None;
+    }
+
+    fn cut(&mut self, why: &'static str) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        self.end();
+        if !self.is_stream {
+            return Poll::Ready(Some(Err(Cut(why))));
+        }
+        let error = ApiError::new(502, "answer_too_long", format!("the answer was cut: {why}"));
+        let last = format!("data: {}\n\n", error.body());
+        Poll::Ready(Some(Ok(Frame::data(Bytes::from(last)))))
+    }
+}
+
+impl HttpBody for Answer {
+    type Data = Bytes;
+    type Error = Cut;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        let this = self.get_mut();
+        if this.ended {
+            return Poll::Ready(None);
+        }
+        match Pin::new(&mut this.inner).poll_frame(cx) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(None) => {
+                this.end();
+                Poll::Ready(None)
+            }
+            Poll::Ready(Some(Err(_))) => {
+                this.end();
+                Poll::Ready(Some(Err(Cut("it could not be read"))))
+            }
+            Poll::Ready(Some(Ok(frame))) => {
+                let length = frame.data_ref().map_or(0, Bytes::len) as u64;
+                match this.left.checked_sub(length) {
+                    None => this.cut("it is larger than this gateway allows"),
+                    Some(_) if Instant::now() > this.until => {
+                        this.cut("it took longer than this gateway allows")
+                    }
+                    Some(left) => {
+                        this.left = left;
+                        Poll::Ready(Some(Ok(frame)))
+                    }
+                }
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.ended || self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::{StreamExt, stream};
+    use http_body_util::{Full, StreamBody};
+
+    use super::{super::pace::Turn, *};
+
+    fn pieces(
+        pieces: impl futures::Stream<Item = usize> + Send,
+    ) -> impl HttpBody<Data = Bytes, Error = std::convert::Infallible> {
+        StreamBody::new(pieces.map(|n| Ok(Frame::data(Bytes::from(vec![b'x'; n])))))
+    }
+
+    async fn code(
+        body: impl HttpBody<Data = Bytes> + Unpin,
+        limits: &Limits,
+    ) -> Result<usize, &'static str> {
+        let whole = read(body, limits, &room(limits)).await;
+        whole.map(|w| w.bytes.len()).map_err(|e| e.code)
+    }
+
+    #[tokio::test]
+    async fn a_body_of_the_largest_size_is_read_and_a_byte_more_is_not() {
+        let limits = Limits { body: 3000, ..Limits::default() };
+        let whole = |n| Full::new(Bytes::from(vec![0; n]));
+        let parts = |n| Box::pin(pieces(stream::iter([1000, 1000, n])));
+        assert_eq!(code(whole(3000), &limits).await, Ok(3000));
+        assert_eq!(code(parts(1000), &limits).await, Ok(3000));
+        assert_eq!(code(whole(3001), &limits).await, Err("body_too_large"));
+        assert_eq!(code(parts(1001), &limits).await, Err("body_too_large"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_trickles_is_given_up_and_a_slow_one_that_goes_on_is_not() {
+        let limits = Limits::default();
+        let trickle = |bytes, pause: Duration| {
+            Box::pin(pieces(stream::repeat(bytes).take(200).then(move |n| async move {
+                tokio::time::sleep(pause).await;
+                n
+            })))
+        };
+        let began = Instant::now();
+        let slow = code(trickle(1, Duration::from_secs(1)), &limits).await;
+        assert_eq!((slow, began.elapsed()), (Err("body_too_slow"), limits.body_time));
+        let steady = code(trickle(8 << 10, Duration::from_secs(1)), &limits).await;
+        assert_eq!(steady, Ok(200 * (8 << 10)));
+    }
+
+    #[tokio::test]
+    async fn large_bodies_share_their_room_and_give_it_back() {
+        let limits = Limits { bodies_in_memory: 256 << 10, ..Limits::default() };
+        let room = room(&limits);
+        let body = |n| Full::new(Bytes::from(vec![0; n]));
+        let held = read(body(200 << 10), &limits, &room).await.ok().unwrap();
+        let second = read(body(100 << 10), &limits, &room).await;
+        assert_eq!(second.err().map(|e| (e.status, e.code)), Some((503, "overloaded")));
+        assert!(read(body(64 << 10), &limits, &room).await.is_ok(), "small ones need none");
+        drop(held);
+        assert!(read(body(100 << 10), &limits, &room).await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_without_end_is_cut_with_an_error_and_frees_its_turn() {
+        let turn = Arc::new(Turn::default());
+        for limits in [
+            Limits { answer: 1000, ..Limits::default() },
+            Limits { answer_time: Duration::from_secs(50), ..Limits::default() },
+        ] {
+            let endless = stream::repeat(()).then(|()| async {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                Ok::<_, std::io::Error>("data: {}\n\n")
+            });
+            let body = Answer::new(Body::from_stream(endless), turn.begin(), &limits, true);
+            let text = body.collect().await.unwrap().to_bytes();
+            let text = std::str::from_utf8(&text).unwrap();
+            let last = text.trim_end().rsplit("data: ").next().unwrap();
+            assert!(last.contains("answer_too_long"), "{last}");
+            assert!(text.len() < 2000);
+        }
+    }
+}

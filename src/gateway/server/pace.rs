@@ -1,0 +1,409 @@
+//! A connection that does not wait for ever: for the next request, for the rest of a
+//! head, for somebody who stops reading.
+//!
+//! One timer a connection serves for reading. It is moved only when it fires or must
+//! fire earlier, not with every request: on a busy connection time costs nothing.
+//!
+//! The protocol's implementation answers what is no HTTP by itself, with a status and
+//! nothing else. Such a head is recognized when it is written outside of any request's
+//! turn, and written anew with an error in OpenAI's shape. Where that does not work (it
+//! was written together with the answer before it), the bare head goes out.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::{Instant, Sleep, sleep_until},
+};
+
+use crate::{gateway::limits::Limits, openai::error::ApiError};
+
+/// Whether a request of a connection is being answered. While it is, nobody waits for
+/// the next one.
+#[derive(Default)]
+pub(super) struct Turn {
+    answering: AtomicBool,
+    begun: AtomicUsize,
+}
+
+/// Held from the moment when a request's head is read until its answer has ended.
+pub(super) struct Answering(Arc<Turn>);
+
+impl Turn {
+    pub(super) fn begin(self: &Arc<Self>) -> Answering {
+        self.answering.store(true, Ordering::Relaxed);
+        self.begun.fetch_add(1, Ordering::Relaxed);
+        Answering(self.clone())
+    }
+
+    fn answering(&self) -> bool {
+        self.answering.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        self.0.answering.store(false, Ordering::Relaxed);
+    }
+}
+
+/// A connection with bounds on time.
+pub(super) struct Paced<T> {
+    io: T,
+    turn: Arc<Turn>,
+    idle: Duration,
+    head: Duration,
+    write: Duration,
+    /// Since when nothing is asked.
+    quiet: Instant,
+    /// A turn was under way when it was looked at last.
+    answered: bool,
+    /// How many turns had begun by then.
+    begun: usize,
+    /// When the first bytes of a head came that is not complete.
+    head_began: Option<Instant>,
+    reading: Option<Pin<Box<Sleep>>>,
+    /// Set while a write waits for the reader.
+    writing: Option<Pin<Box<Sleep>>>,
+    instead: Option<Instead>,
+}
+
+/// An answer that is written in place of a bare one.
+struct Instead {
+    text: Vec<u8>,
+    written: usize,
+}
+
+impl<T> Paced<T> {
+    pub(super) fn new(io: T, turn: Arc<Turn>, limits: &Limits) -> Self {
+        Self {
+            io,
+            turn,
+            idle: limits.idle,
+            head: limits.header_time,
+            write: limits.write_time,
+            quiet: Instant::now(),
+            answered: false,
+            begun: 0,
+            head_began: None,
+            reading: None,
+            writing: None,
+            instead: None,
+        }
+    }
+
+    /// Notices turns that have ended since the last look, however short they were: what
+    /// comes from now on belongs to the next request.
+    fn notice(&mut self) {
+        let begun = self.turn.begun.load(Ordering::Relaxed);
+        if std::mem::take(&mut self.answered) || begun != self.begun {
+            self.begun = begun;
+            self.quiet = Instant::now();
+            self.head_began = None;
+        }
+    }
+
+    /// Whether nobody asked for too long.
+    fn overdue(&mut self, cx: &mut Context<'_>) -> bool {
+        if self.turn.answering() {
+            self.answered = true;
+            return false;
+        }
+        self.notice();
+        let deadline = self.head_began.map_or(self.quiet + self.idle, |at| at + self.head);
+        let timer = self.reading.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+        if deadline < timer.deadline() {
+            timer.as_mut().reset(deadline);
+        }
+        while timer.as_mut().poll(cx).is_ready() {
+            if timer.deadline() >= deadline {
+                return true;
+            }
+            timer.as_mut().reset(deadline);
+        }
+        false
+    }
+
+    /// Whether the reader took nothing for too long.
+    fn stalled(&mut self, cx: &mut Context<'_>) -> bool {
+        let write = self.write;
+        let timer =
+            self.writing.get_or_insert_with(|| Box::pin(sleep_until(Instant::now() + write)));
+        timer.as_mut().poll(cx).is_ready()
+    }
+
+    fn paced<R>(
+        &mut self,
+        cx: &mut Context<'_>,
+        written: Poll<io::Result<R>>,
+    ) -> Poll<io::Result<R>> {
+        if written.is_ready() {
+            self.writing = None;
+        } else if self.stalled(cx) {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        written
+    }
+}
+
+impl<T: AsyncWrite + Unpin> Paced<T> {
+    /// Writes an answer of our own in place of `bare`.
+    fn poll_instead(&mut self, cx: &mut Context<'_>, bare: usize) -> Poll<io::Result<usize>> {
+        while let Some(Instead { text, written }) = &mut self.instead {
+            if *written == text.len() {
+                self.instead = None;
+                break;
+            }
+            let result = Pin::new(&mut self.io).poll_write(cx, &text[*written..]);
+            if let Poll::Ready(Ok(n)) = &result {
+                *written += *n;
+            }
+            ready!(self.paced(cx, result))?;
+        }
+        Poll::Ready(Ok(bare))
+    }
+
+    fn begin_instead(&mut self, head: &[u8]) {
+        if self.instead.is_none()
+            && !self.turn.answering()
+            && let Some(error) = bare(head)
+        {
+            self.instead = Some(Instead { text: text(&error), written: 0 });
+        }
+    }
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Paced<T> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = buffer.filled().len();
+        match Pin::new(&mut this.io).poll_read(cx, buffer) {
+            Poll::Ready(Ok(())) => {
+                if buffer.filled().len() > before && !this.turn.answering() {
+                    this.notice();
+                    this.head_began.get_or_insert_with(Instant::now);
+                }
+                Poll::Ready(Ok(()))
+            }
+            Poll::Pending if this.overdue(cx) => {
+                if this.head_began.is_some() {
+                    // Tried once: whoever is slow may not read either.
+                    let _ = Pin::new(&mut this.io).poll_write(cx, &text(&slow_head()));
+                }
+                Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+            }
+            other => other,
+        }
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for Paced<T> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        this.begin_instead(buffer);
+        if this.instead.is_some() {
+            return this.poll_instead(cx, buffer.len());
+        }
+        let written = Pin::new(&mut this.io).poll_write(cx, buffer);
+        this.paced(cx, written)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffers: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        if let [only] = buffers {
+            this.begin_instead(only);
+            if this.instead.is_some() {
+                return this.poll_instead(cx, only.len());
+            }
+        }
+        let written = Pin::new(&mut this.io).poll_write_vectored(cx, buffers);
+        this.paced(cx, written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let flushed = Pin::new(&mut this.io).poll_flush(cx);
+        this.paced(cx, flushed)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let shut = Pin::new(&mut this.io).poll_shutdown(cx);
+        this.paced(cx, shut)
+    }
+}
+
+/// What to say in place of a head without a body that refuses what is no request.
+fn bare(head: &[u8]) -> Option<ApiError> {
+    let text = std::str::from_utf8(head).ok()?;
+    let status = text.strip_prefix("HTTP/1.1 ")?.get(..3)?;
+    let empty = text.ends_with("\r\n\r\n")
+        && text.contains("\r\ncontent-length: 0\r\n")
+        && text.contains("\r\nconnection: close\r\n");
+    if !empty {
+        return None;
+    }
+    match status {
+        "400" => Some(ApiError::new(
+            400,
+            "malformed_request",
+            "this is no HTTP/1.1 request: send JSON with an OpenAI client to the gateway's base URL",
+        )),
+        "414" => Some(ApiError::new(414, "uri_too_long", "the address is too long")),
+        "431" => Some(ApiError::new(
+            431,
+            "headers_too_large",
+            "the request has more or larger headers than this gateway takes: send fewer",
+        )),
+        _ => None,
+    }
+}
+
+fn slow_head() -> ApiError {
+    ApiError::new(408, "headers_too_slow", "the request's headers did not come in time")
+}
+
+/// A whole answer that ends the connection.
+pub(super) fn text(error: &ApiError) -> Vec<u8> {
+    let body = error.body().to_string();
+    let reason = axum::http::StatusCode::from_u16(error.status)
+        .ok()
+        .and_then(|status| status.canonical_reason())
+        .unwrap_or_default();
+    let retry = error.retry_after.map(|s| format!("retry-after: {s}\r\n")).unwrap_or_default();
+    format!(
+        "HTTP/1.1 {} {reason}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n{retry}connection: close\r\n\r\n{body}",
+        error.status,
+        body.len(),
+    )
+    .into_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+
+    use super::*;
+
+    const BARE: &[u8] =
+        b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r\ndate: x\r\n\r\n";
+
+    fn paced<T>(io: T) -> (Paced<T>, Arc<Turn>) {
+        let turn = Arc::new(Turn::default());
+        (Paced::new(io, turn.clone(), &Limits::default()), turn)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_without_a_request_ends_later_than_one_with_half_of_a_head() {
+        let limits = Limits::default();
+        for (sent, allowed) in [("", limits.idle), ("GET / HT", limits.header_time)] {
+            let (mut client, server) = duplex(1024);
+            let (mut server, _) = paced(server);
+            client.write_all(sent.as_bytes()).await.unwrap();
+            let began = Instant::now();
+            let mut text = String::new();
+            let error = server.read_to_string(&mut text).await.unwrap_err();
+            assert_eq!((error.kind(), began.elapsed()), (io::ErrorKind::TimedOut, allowed));
+            drop(server);
+            let mut told = String::new();
+            client.read_to_string(&mut told).await.unwrap();
+            assert_eq!(told.contains("headers_too_slow"), !sent.is_empty(), "{told}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn while_a_request_is_answered_nobody_waits_for_the_next_one() {
+        let (_client, server) = duplex(1024);
+        let (mut server, turn) = paced(server);
+        let answering = turn.begin();
+        let patience = Limits::default().idle * 10;
+        let mut byte = [0; 1];
+        assert!(tokio::time::timeout(patience, server.read(&mut byte)).await.is_err());
+        drop(answering);
+        let began = Instant::now();
+        assert!(server.read(&mut byte).await.is_err());
+        assert_eq!(began.elapsed(), Limits::default().idle, "counted from the answer's end");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_turn_that_nobody_saw_ends_a_head_all_the_same() {
+        let (mut client, server) = duplex(1024);
+        let (mut server, turn) = paced(server);
+        let limits = Limits::default();
+        for (next, allowed) in [("", limits.idle), ("GET", limits.header_time)] {
+            client.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+            server.read_exact(&mut [0; 18]).await.unwrap();
+            tokio::time::sleep(Duration::from_secs(9)).await;
+            drop(turn.begin());
+            client.write_all(next.as_bytes()).await.unwrap();
+            let began = Instant::now();
+            let error = server.read_to_end(&mut vec![]).await.unwrap_err();
+            assert_eq!((error.kind(), began.elapsed()), (io::ErrorKind::TimedOut, allowed));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_stops_reading_is_given_up_and_who_reads_slowly_is_not() {
+        let (mut client, server) = duplex(16);
+        let (mut server, _) = paced(server);
+        let limits = Limits::default();
+        let slowly = async {
+            let mut bytes = [0; 16];
+            for _ in 0..5 {
+                tokio::time::sleep(limits.write_time / 2).await;
+                client.read_exact(&mut bytes).await.unwrap();
+            }
+            client
+        };
+        let (written, _client) = tokio::join!(server.write_all(&[7; 96]), slowly);
+        written.unwrap();
+        let error = server.write_all(&[7; 96]).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[tokio::test]
+    async fn a_bare_refusal_gets_a_body_unless_it_is_the_answer_of_a_request() {
+        for answering in [false, true] {
+            let (mut client, server) = duplex(4096);
+            let (mut server, turn) = paced(server);
+            let held = answering.then(|| turn.begin());
+            server.write_all(BARE).await.unwrap();
+            drop((held, server));
+            let mut told = String::new();
+            client.read_to_string(&mut told).await.unwrap();
+            if answering {
+                assert_eq!(told.as_bytes(), BARE);
+            } else {
+                let (head, body) = told.split_once("\r\n\r\n").unwrap();
+                let body: serde_json::Value = serde_json::from_str(body).unwrap();
+                assert_eq!(body["error"]["code"], "malformed_request");
+                assert!(head.contains(&format!("content-length: {}", told.len() - head.len() - 4)));
+            }
+        }
+    }
+}

@@ -1,0 +1,382 @@
+//! A request as it came. The fields that Serinus reads are found once; everything else
+//! stays the bytes that it was, so that an unknown field, a number like `1e2` or a very
+//! large integer reaches the model exactly as the application wrote it.
+
+use std::{borrow::Cow, fmt, ops::Range};
+
+use bytes::Bytes;
+use serde::{
+    Deserialize, Deserializer,
+    de::{DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor},
+};
+use serde_json::value::RawValue;
+
+/// What a request asks for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Operation {
+    /// `POST /v1/chat/completions`
+    #[default]
+    Chat,
+    /// `POST /v1/completions`
+    Completions,
+    /// `POST /v1/embeddings`
+    Embeddings,
+    /// `POST /v1/responses`
+    Responses,
+}
+
+impl Operation {
+    /// All of them, in the order of their discriminants.
+    pub const ALL: [Self; 4] = [Self::Chat, Self::Completions, Self::Embeddings, Self::Responses];
+
+    /// The path below `/v1`.
+    pub fn path(self) -> &'static str {
+        match self {
+            Self::Chat => "/chat/completions",
+            Self::Completions => "/completions",
+            Self::Embeddings => "/embeddings",
+            Self::Responses => "/responses",
+        }
+    }
+
+    /// The word of OpenTelemetry's conventions; of the Responses API it is `chat`, too.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Chat | Self::Responses => "chat",
+            Self::Completions => "text_completion",
+            Self::Embeddings => "embeddings",
+        }
+    }
+}
+
+/// A JSON object by its fields, over the bytes that it came as.
+#[derive(Clone, Debug, Default)]
+pub struct Request {
+    body: Bytes,
+    fields: Vec<Field>,
+}
+
+#[derive(Clone, Debug)]
+struct Field {
+    name: Name,
+    value: Range<usize>,
+}
+
+#[derive(Clone, Debug)]
+enum Name {
+    /// As it stands in the body, without quotes.
+    Plain(Range<usize>),
+    /// It was written with escapes.
+    Escaped(Box<str>),
+}
+
+/// Why a body is not a request.
+#[derive(Debug, thiserror::Error)]
+pub enum Malformed {
+    /// Not JSON, or not an object.
+    #[error("the body is not a JSON object: {0}")]
+    NotAnObject(serde_json::Error),
+    /// What counts is not clear: servers differ in which of the two they take.
+    #[error("the field {0:?} occurs twice; send it once")]
+    Twice(String),
+}
+
+impl Request {
+    /// Finds the fields.
+    ///
+    /// # Errors
+    /// The body is not one JSON object, or a field occurs twice.
+    pub fn parse(body: Bytes) -> Result<Self, Malformed> {
+        let mut reader = serde_json::Deserializer::from_slice(&body);
+        let fields = reader
+            .deserialize_map(FieldsOf { base: body.as_ptr() as usize })
+            .and_then(|fields| reader.end().map(|()| fields))
+            .map_err(Malformed::NotAnObject)?;
+        let request = Self { body, fields };
+        for (i, field) in request.fields.iter().enumerate() {
+            let name = request.name(field);
+            if request.fields[..i].iter().any(|other| request.name(other) == name) {
+                return Err(Malformed::Twice(String::from_utf8_lossy(name).into_owned()));
+            }
+        }
+        Ok(request)
+    }
+
+    /// How many bytes it came as.
+    pub fn len(&self) -> usize {
+        self.body.len()
+    }
+
+    /// Whether nothing came.
+    pub fn is_empty(&self) -> bool {
+        self.body.is_empty()
+    }
+
+    /// The JSON of a field; `null` counts as absent.
+    pub fn raw(&self, name: &str) -> Option<&[u8]> {
+        let field = self.fields.iter().find(|f| self.name(f) == name.as_bytes())?;
+        let value = &self.body[field.value.clone()];
+        (value != b"null").then_some(value)
+    }
+
+    /// A field that is a text.
+    pub fn text(&self, name: &str) -> Option<Cow<'_, str>> {
+        serde_json::from_slice::<Text<'_>>(self.raw(name)?).ok()?.0
+    }
+
+    /// Whether a field is `true`.
+    pub fn is_true(&self, name: &str) -> bool {
+        self.raw(name) == Some(b"true")
+    }
+
+    /// All fields in their order: name and JSON.
+    pub fn fields(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        self.fields.iter().map(|f| (self.name(f), &self.body[f.value.clone()]))
+    }
+
+    fn name<'a>(&'a self, field: &'a Field) -> &'a [u8] {
+        match &field.name {
+            Name::Plain(range) => &self.body[range.clone()],
+            Name::Escaped(name) => name.as_bytes(),
+        }
+    }
+}
+
+/// The elements of a JSON array, without its brackets; none when it is not an array.
+pub fn elements(array: &[u8]) -> Option<&[u8]> {
+    Some(array.strip_prefix(b"[")?.strip_suffix(b"]")?.trim_ascii())
+}
+
+/// How many elements a JSON array has; none when it is not one.
+pub fn count(array: &[u8]) -> Option<usize> {
+    struct Count(usize);
+    impl<'de> Deserialize<'de> for Count {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            struct Counting;
+            impl<'de> Visitor<'de> for Counting {
+                type Value = Count;
+                fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                    f.write_str("an array")
+                }
+                fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Count, A::Error> {
+                    let mut count = 0;
+                    while seq.next_element::<IgnoredAny>()?.is_some() {
+                        count += 1;
+                    }
+                    Ok(Count(count))
+                }
+            }
+            deserializer.deserialize_seq(Counting)
+        }
+    }
+    serde_json::from_slice::<Count>(array).ok().map(|Count(n)| n)
+}
+
+/// A text that is borrowed where it can be; none for anything else than a text.
+#[derive(Debug, Default)]
+pub(super) struct Text<'a>(pub Option<Cow<'a, str>>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(TextVisitor).map(Text)
+    }
+}
+
+struct TextVisitor;
+
+impl<'de> Visitor<'de> for TextVisitor {
+    type Value = Option<Cow<'de, str>>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("anything")
+    }
+    fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
+        Ok(Some(Cow::Borrowed(text)))
+    }
+    fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
+        Ok(Some(Cow::Owned(text.to_owned())))
+    }
+    fn visit_unit<E>(self) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+    fn visit_bool<E>(self, _: bool) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+    fn visit_u64<E>(self, _: u64) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+    fn visit_i64<E>(self, _: i64) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+    fn visit_f64<E>(self, _: f64) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+    /// The texts of the parts of a message (`[{"type": "text", "text": …}, …]`).
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+        let mut whole: Option<String> = None;
+        while let Some(part) = seq.next_element::<Part<'de>>()? {
+            if let Some(text) = part.0 {
+                whole.get_or_insert_default().push_str(&text);
+            }
+        }
+        Ok(whole.map(Cow::Owned))
+    }
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+        Ok(None)
+    }
+}
+
+/// One part of a message's content: its text, if it has one.
+#[derive(Default)]
+struct Part<'a>(Option<Cow<'a, str>>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Part<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        struct Object<'a> {
+            #[serde(borrow, default)]
+            text: Text<'a>,
+        }
+        // Anything that is not an object says nothing.
+        let raw = <&RawValue>::deserialize(deserializer)?;
+        Ok(Self(serde_json::from_str::<Object<'_>>(raw.get()).ok().and_then(|o| o.text.0)))
+    }
+}
+
+struct FieldsOf {
+    base: usize,
+}
+
+impl<'de> Visitor<'de> for FieldsOf {
+    type Value = Vec<Field>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut fields = Vec::with_capacity(12);
+        let place = |text: &str| {
+            let start = text.as_ptr() as usize - self.base;
+            start..start + text.len()
+        };
+        while let Some(name) = map.next_key_seed(KeySeed)? {
+            let name = match name {
+                Cow::Borrowed(name) => Name::Plain(place(name)),
+                Cow::Owned(name) => Name::Escaped(name.into_boxed_str()),
+            };
+            let value: &'de RawValue = map.next_value()?;
+            fields.push(Field { name, value: place(value.get()) });
+        }
+        Ok(fields)
+    }
+}
+
+struct KeySeed;
+
+impl<'de> DeserializeSeed<'de> for KeySeed {
+    type Value = Cow<'de, str>;
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_str(KeyVisitor)
+    }
+}
+
+struct KeyVisitor;
+
+impl<'de> Visitor<'de> for KeyVisitor {
+    type Value = Cow<'de, str>;
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a name")
+    }
+    fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
+        Ok(Cow::Borrowed(text))
+    }
+    fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
+        Ok(Cow::Owned(text.to_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn parse(text: &str) -> Result<Request, Malformed> {
+        Request::parse(Bytes::from(text.to_owned()))
+    }
+
+    #[test]
+    fn fields_are_the_bytes_that_came() {
+        let request = parse(
+            r#" { "model" : "r", "n":1e0, "big":123456789012345678901234567890, "a\u0062":[ 1 , 2 ], "none":null, "stream": true } "#,
+        )
+        .unwrap();
+        assert_eq!(request.text("model").as_deref(), Some("r"));
+        assert_eq!(request.raw("n"), Some(&b"1e0"[..]));
+        assert_eq!(request.raw("big"), Some(&b"123456789012345678901234567890"[..]));
+        assert_eq!(request.raw("ab"), Some(&b"[ 1 , 2 ]"[..]), "an escaped name is that name");
+        assert_eq!(request.raw("none"), None);
+        assert!(request.is_true("stream") && !request.is_true("n"));
+        assert_eq!(request.fields().count(), 6);
+    }
+
+    #[test]
+    fn what_is_not_one_object_is_refused() {
+        for text in
+            ["", "[]", "1", "{", "{} {}", "{\"a\":}", "{\"a\":1,}", "\u{0}", "{\"a\":\"\\ud800\"x"]
+        {
+            assert!(matches!(parse(text), Err(Malformed::NotAnObject(_))), "{text:?}");
+        }
+        assert!(Request::parse(Bytes::from_static(b"{\"a\":\"\xff\"}")).is_err());
+        let deep = format!("{{\"a\":{}{}}}", "[".repeat(100_000), "]".repeat(100_000));
+        assert!(parse(&deep).is_ok(), "values are skipped without recursion");
+    }
+
+    #[test]
+    fn a_field_that_occurs_twice_is_refused_however_it_is_written() {
+        assert!(matches!(parse(r#"{"model":"a","m\u006fdel":"b"}"#), Err(Malformed::Twice(_))));
+    }
+
+    #[test]
+    fn arrays_are_counted_and_opened() {
+        assert_eq!(elements(b"[ {\"a\":1} , 2 ]"), Some(&b"{\"a\":1} , 2"[..]));
+        assert_eq!((elements(b"[]"), elements(b"{}")), (Some(&b""[..]), None));
+        assert_eq!((count(b"[1,[2,3],{}]"), count(b"[]"), count(b"{}")), (Some(3), Some(0), None));
+    }
+
+    #[test]
+    fn the_text_of_a_message_is_found_in_its_parts_too() {
+        let text =
+            |json: &str| serde_json::from_str::<Text<'_>>(json).unwrap().0.map(Cow::into_owned);
+        assert_eq!(text(r#""a\n""#).as_deref(), Some("a\n"));
+        let parts = r#"[{"type":"text","text":"a"},{"type":"image_url"},"x",{"text":"b"}]"#;
+        assert_eq!(text(parts).as_deref(), Some("ab"));
+        for nothing in ["null", "1", "-1", "1.5", "true", "{\"a\":[1]}", "[]", "[[1]]"] {
+            assert_eq!(text(nothing), None, "{nothing}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn every_json_object_is_read_as_serde_json_reads_it(
+            object in prop::collection::hash_map(".{0,8}", prop_oneof![
+                Just(serde_json::json!(null)), Just(serde_json::json!([1, {"a": "b"}])),
+                any::<f64>().prop_map(|f| serde_json::json!(f)), ".*".prop_map(serde_json::Value::from),
+            ], 0..8),
+        ) {
+            let request = parse(&serde_json::to_string(&object).unwrap()).unwrap();
+            prop_assert_eq!(request.fields().count(), object.len());
+            for (name, value) in &object {
+                let read = request.raw(name).map(|raw| serde_json::from_slice::<serde_json::Value>(raw).unwrap());
+                prop_assert_eq!(read.unwrap_or_default(), value.clone());
+            }
+        }
+
+        #[test]
+        fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
+            let _ = Request::parse(Bytes::from(bytes));
+        }
+    }
+}

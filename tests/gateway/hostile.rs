@@ -1,0 +1,503 @@
+//! Whatever is sent to the gateway, it answers in OpenAI's shape or not at all, stays
+//! alive, and holds a bounded amount of memory.
+//!
+//! The corpus is drawn from a seed: what fails can be drawn again.
+
+use std::{
+    fs,
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use futures::{StreamExt, stream};
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+use serde_json::{Value, json};
+use serinus::gateway::{GatewayConfig, limits::Limits};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
+
+use crate::bench::{Bench, event, good, open, streamed};
+
+/// Long enough for anything that ends.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn bench_limits(change: impl FnOnce(&mut Limits)) -> GatewayConfig {
+    let mut limits = Limits::default();
+    change(&mut limits);
+    GatewayConfig { limits, ..open() }
+}
+
+fn request(body: &[u8]) -> Vec<u8> {
+    let head = format!(
+        "POST /v1/chat/completions HTTP/1.1\r\nhost: gateway\r\ncontent-type: application/json\r\n\
+         content-length: {}\r\nconnection: close\r\n\r\n",
+        body.len()
+    );
+    [head.as_bytes(), body].concat()
+}
+
+fn valid_body() -> Value {
+    json!({
+        "model": "r", "user": "ada", "stream": false, "temperature": 0.5, "n": 1,
+        "messages": [{"role": "user", "content": [{"type": "text", "text": "why?"}]}],
+        "tools": [{"type": "function", "function": {"name": "f", "parameters": {}}}],
+        "serinus": {"variables": {"question": "why?"}},
+    })
+}
+
+/// Sends bytes, closes its side, and reads what comes until the other side has closed.
+async fn send(address: SocketAddr, bytes: &[u8]) -> Vec<u8> {
+    let exchange = async {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        // The gateway may have answered and closed before everything was sent.
+        let _ = stream.write_all(bytes).await;
+        let _ = stream.shutdown().await;
+        let mut answer = vec![];
+        let _ = stream.read_to_end(&mut answer).await;
+        answer
+    };
+    timeout(PATIENCE, exchange).await.expect("the gateway neither answers nor closes")
+}
+
+/// Checks the shape of every answer in `answer`; returns the status and code of the last.
+fn check(sent: &[u8], answer: &[u8]) -> Option<(u16, String)> {
+    let what = || {
+        let start = String::from_utf8_lossy(&sent[..sent.len().min(300)]).into_owned();
+        format!("{start:?} was answered with {:?}", String::from_utf8_lossy(answer))
+    };
+    if answer.is_empty() {
+        return None;
+    }
+    let text = std::str::from_utf8(answer).unwrap_or_else(|_| panic!("{}", what()));
+    let mut rest = text;
+    let mut last = None;
+    while !rest.is_empty() {
+        let (head, after) = rest.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{}", what()));
+        let status: u16 = head[9..12].parse().unwrap_or_else(|_| panic!("{}", what()));
+        if status == 100 {
+            rest = after;
+            continue;
+        }
+        let length = head
+            .lines()
+            .find_map(|l| l.strip_prefix("content-length: "))
+            .and_then(|l| l.parse().ok())
+            .unwrap_or(if status == 204 { 0 } else { after.len() });
+        let (body, next) = after.split_at_checked(length).unwrap_or_else(|| panic!("{}", what()));
+        let mut code = String::new();
+        if status >= 400 {
+            let body: Value = serde_json::from_str(body).unwrap_or_else(|_| panic!("{}", what()));
+            let error = &body["error"];
+            let text = |field: &str| error[field].as_str().is_some_and(|t| !t.is_empty());
+            assert!(text("message") && text("type") && text("code"), "{}", what());
+            code = error["code"].as_str().unwrap().to_owned();
+        }
+        last = Some((status, code));
+        rest = next;
+    }
+    last
+}
+
+/// Requests that no client sends, one by one.
+fn malformed() -> Vec<Vec<u8>> {
+    let body = valid_body().to_string();
+    let n = body.len();
+    let post = |headers: &str| {
+        format!("POST /v1/chat/completions HTTP/1.1\r\nhost: g\r\n{headers}\r\n{body}").into_bytes()
+    };
+    let mut all: Vec<Vec<u8>> = [
+        "",
+        "\r\n\r\n",
+        "\0\0\0\0\0\0\0\0",
+        "GET",
+        "GET /\r\n\r\n",
+        "GET / HTTP/9.9\r\n\r\n",
+        "GET / HTTP/1.1\n\n",
+        "GET  /  HTTP/1.1\r\n\r\n",
+        "G\u{e9}T / HTTP/1.1\r\n\r\n",
+        "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        "GET /\u{0}x HTTP/1.1\r\n\r\n",
+        "GET / HTTP/1.1\r\nno colon\r\n\r\n",
+        "GET / HTTP/1.1\r\n: empty\r\n\r\n",
+        "GET / HTTP/1.1\r\na b: c\r\n\r\n",
+        "GET / HTTP/1.1\r\nx: \u{0}\r\n\r\n",
+        "GET http://other/v1/models HTTP/1.1\r\n\r\n",
+        "CONNECT other:443 HTTP/1.1\r\n\r\n",
+        "OPTIONS * HTTP/1.1\r\n\r\n",
+        "TRACE / HTTP/1.1\r\n\r\n",
+        "GET /v1/models HTTP/1.0\r\n\r\n",
+        "GET /../../etc/passwd HTTP/1.1\r\nconnection: close\r\n\r\n",
+        "GET /v1/models/..%2f..%2fr HTTP/1.1\r\nconnection: close\r\n\r\n",
+        "HEAD /v1/models HTTP/1.0\r\n\r\n",
+        "PUT /v1/chat/completions HTTP/1.0\r\n\r\n",
+        "\u{16}\u{3}\u{1}\u{2}\u{0}\u{1}\u{0}\u{1}\u{fc}\u{3}\u{3}",
+    ]
+    .iter()
+    .map(|text| text.as_bytes().to_vec())
+    .collect();
+    for headers in [
+        format!("content-length: {n}\r\ncontent-length: {}\r\n", n + 1),
+        format!("content-length: {n}\r\ntransfer-encoding: chunked\r\n"),
+        "content-length: -1\r\n".to_owned(),
+        "content-length: 99999999999999999999\r\n".to_owned(),
+        "content-length: 18446744073709551615\r\n".to_owned(),
+        "content-length: 1e3\r\n".to_owned(),
+        format!("content-length: {}\r\n", n + 100),
+        "transfer-encoding: gzip\r\n".to_owned(),
+        "transfer-encoding: chunked, identity\r\n".to_owned(),
+        "transfer-encoding: chunked\r\n".to_owned(),
+        "expect: 100-continue\r\ncontent-length: 10\r\n".to_owned(),
+        "upgrade: h2c\r\nconnection: upgrade\r\n".to_owned(),
+        format!("x: {}\r\n", "y".repeat(100_000)),
+        (0..200).map(|i| format!("x-{i}: y\r\n")).collect(),
+        format!("authorization: Bearer {}\r\n", "a".repeat(60_000)),
+    ] {
+        all.push(post(&headers));
+    }
+    for chunks in [
+        "5\r\nabc\r\n0\r\n\r\n",
+        "ffffffffffffffff\r\n",
+        "-1\r\n\r\n",
+        "z\r\n",
+        "0\r\n",
+        "3;ext=\"\r\nabc\r\n0\r\n\r\n",
+        "3\r\nabcX\r\n0\r\n\r\n",
+        "0\r\ntrailer: x\r\n\r\n",
+    ] {
+        let head = "POST /v1/chat/completions HTTP/1.1\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n";
+        all.push([head.as_bytes(), chunks.as_bytes()].concat());
+    }
+    all.push(format!("GET /{} HTTP/1.1\r\n\r\n", "a".repeat(100_000)).into_bytes());
+    // Pipelined: a good one, then nonsense.
+    all.push(b"GET /healthz HTTP/1.1\r\nhost: g\r\n\r\n\x01\x02 nonsense\r\n\r\n".to_vec());
+    all
+}
+
+/// JSON that no client sends.
+fn bodies() -> Vec<Vec<u8>> {
+    let mut all: Vec<Vec<u8>> = vec![
+        b"".to_vec(),
+        b"null".to_vec(),
+        b"[]".to_vec(),
+        b"\"r\"".to_vec(),
+        b"{".to_vec(),
+        b"{}".to_vec(),
+        b"{\"model\":NaN}".to_vec(),
+        b"{\"model\":\"r\",}".to_vec(),
+        b"\xef\xbb\xbf{\"model\":\"r\"}".to_vec(),
+        b"{\"model\":\"\xff\xfe\"}".to_vec(),
+        br#"{"model":"\ud800"}"#.to_vec(),
+        br#"{"model":"r","model":"s"}"#.to_vec(),
+        format!("{{\"model\":{}}}", "9".repeat(5000)).into_bytes(),
+        format!("{{\"model\":\"r\",\"temperature\":1e{}}}", "9".repeat(300)).into_bytes(),
+        format!("{}{}", "[".repeat(100_000), "]".repeat(100_000)).into_bytes(),
+        format!("{{\"a\":{}", "{\"a\":".repeat(50_000)).into_bytes(),
+        format!("{{\"model\":\"r\",\"messages\":{}{}}}", "[".repeat(500), "]".repeat(500))
+            .into_bytes(),
+        format!("{{\"model\":\"{}\"}}", "r".repeat(1 << 20)).into_bytes(),
+    ];
+    let wrong = [
+        Value::Null,
+        json!(true),
+        json!(-1),
+        json!(1e300),
+        json!(""),
+        json!("\u{0}"),
+        json!([]),
+        json!([null]),
+        json!([[[]]]),
+        json!({}),
+        json!({"variables": 7}),
+        json!({"": {"": {}}}),
+    ];
+    for field in ["model", "user", "stream", "messages", "tools", "serinus", "stream_options", "n"]
+    {
+        for value in &wrong {
+            let mut body = valid_body();
+            body[field] = value.clone();
+            all.push(body.to_string().into_bytes());
+        }
+    }
+    all
+}
+
+/// Changes some bytes, repeats or drops a part.
+fn mutate(bytes: &[u8], dice: &mut StdRng) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    for _ in 0..dice.random_range(1..6) {
+        if bytes.is_empty() {
+            break;
+        }
+        let at = dice.random_range(0..bytes.len());
+        match dice.random_range(0..5) {
+            0 => bytes[at] = dice.random(),
+            1 => bytes.truncate(at),
+            2 => bytes.insert(at, dice.random()),
+            3 => {
+                let end = (at + dice.random_range(1..20)).min(bytes.len());
+                drop(bytes.drain(at..end));
+            }
+            _ => {
+                let end = (at + dice.random_range(1..20)).min(bytes.len());
+                let part = bytes[at..end].to_vec();
+                bytes.splice(at..at, part);
+            }
+        }
+    }
+    bytes
+}
+
+/// Panics of the gateway end a connection and would be seen by nobody.
+fn watch_panics() -> Arc<Mutex<Vec<String>>> {
+    let seen: Arc<Mutex<Vec<String>>> = Arc::default();
+    let (told, before) = (seen.clone(), std::panic::take_hook());
+    std::panic::set_hook(Box::new(move |info| {
+        if info.location().is_some_and(|l| !l.file().contains("tests/")) {
+            told.lock().unwrap().push(info.to_string());
+        }
+        before(info);
+    }));
+    seen
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whatever_is_sent_is_answered_in_openais_shape_or_not_at_all() {
+    let panics = watch_panics();
+    // A head that never ends is not waited for here.
+    let config = bench_limits(|l| {
+        l.header_time = Duration::from_millis(500);
+        l.body_time = Duration::from_millis(500);
+    });
+    let bench = Bench::configured(config, |_| good()).await;
+    bench.serve(bench.release(50));
+    let mut dice = StdRng::seed_from_u64(20_261_125);
+    let mut corpus = malformed();
+    corpus.extend(bodies().iter().map(|body| request(body)));
+    let whole = request(valid_body().to_string().as_bytes());
+    let body = valid_body().to_string();
+    for _ in 0..1500 {
+        corpus.push(mutate(&whole, &mut dice));
+        corpus.push(request(&mutate(body.as_bytes(), &mut dice)));
+    }
+    for length in [1, 10, 100, 10_000, 200_000] {
+        corpus.push((0..length).map(|_| dice.random::<u8>()).collect());
+    }
+    let address = bench.address;
+    let answers: Vec<_> = stream::iter(&corpus)
+        .map(|sent| async move { check(sent, &send(address, sent).await) })
+        .buffer_unordered(32)
+        .collect()
+        .await;
+    assert_eq!(panics.lock().unwrap().as_slice(), &[] as &[String]);
+    let refused = |wanted: &str| answers.iter().flatten().filter(|(_, c)| c == wanted).count();
+    // The corpus reaches what it is for.
+    for code in [
+        "malformed_request",
+        "headers_too_large",
+        "invalid_json",
+        "body_incomplete",
+        "body_too_large",
+        "invalid_variables",
+        "invalid_messages",
+        "missing_model",
+        "unknown_path",
+    ] {
+        assert!(refused(code) > 0, "nothing was refused as {code}");
+    }
+    let wrong: Vec<_> = answers.iter().flatten().filter(|(s, _)| *s >= 500 && *s != 502).collect();
+    assert!(wrong.is_empty(), "{wrong:?}");
+    assert_eq!(bench.chat(json!({})).await.status(), 200, "others are served as before");
+}
+
+#[tokio::test]
+async fn the_oversized_is_refused_before_it_is_read() {
+    let bench = Bench::configured(bench_limits(|l| l.body = 100_000), |_| good()).await;
+    bench.serve(bench.release(0));
+    let declared = b"POST /v1/chat/completions HTTP/1.1\r\ncontent-length: 100001\r\n\r\n";
+    let mut stream = TcpStream::connect(bench.address).await.unwrap();
+    stream.write_all(declared).await.unwrap();
+    let mut answer = vec![];
+    timeout(PATIENCE, stream.read_to_end(&mut answer)).await.unwrap().unwrap();
+    assert_eq!(check(declared, &answer), Some((413, "body_too_large".to_owned())));
+    let expects = b"POST /v1/chat/completions HTTP/1.1\r\nexpect: 100-continue\r\ncontent-length: 100001\r\n\r\n";
+    let answer = send(bench.address, expects).await;
+    assert!(!answer.starts_with(b"HTTP/1.1 100"), "nobody asks for what is not wanted");
+    let body = |n: usize| {
+        let mut body = valid_body();
+        body["pad"] = json!("x".repeat(n));
+        request(body.to_string().as_bytes())
+    };
+    let large = body(100_000);
+    assert_eq!(
+        check(&large, &send(bench.address, &large).await),
+        Some((413, "body_too_large".to_owned()))
+    );
+    let fits = body(90_000);
+    assert_eq!(check(&fits, &send(bench.address, &fits).await), Some((200, String::new())));
+}
+
+#[tokio::test]
+async fn who_is_slow_loses_the_connection_while_others_are_served() {
+    let config = bench_limits(|l| {
+        l.header_time = Duration::from_millis(300);
+        l.body_time = Duration::from_millis(300);
+        l.idle = Duration::from_millis(300);
+    });
+    let bench = Bench::configured(config, |_| good()).await;
+    bench.serve(bench.release(0));
+    let trickle = |begin: &'static str, code: &'static str| async move {
+        let mut stream = TcpStream::connect(bench.address).await.unwrap();
+        stream.write_all(begin.as_bytes()).await.unwrap();
+        let (mut reads, mut writes) = stream.into_split();
+        let drip = async {
+            while writes.write_all(b" ").await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let mut answer = vec![];
+        let read = async { drop(reads.read_to_end(&mut answer).await) };
+        tokio::select! {
+            () = read => {}
+            () = drip => {}
+            () = tokio::time::sleep(PATIENCE) => panic!("{begin:?} is waited for"),
+        }
+        // The answer may be lost when the client goes on sending.
+        if let Some((_, found)) = check(begin.as_bytes(), &answer) {
+            assert_eq!(found, code);
+        }
+        !answer.is_empty()
+    };
+    let all = [
+        ("GET /v1/models HTTP/1.1\r\nx:", "headers_too_slow"),
+        ("POST /v1/chat/completions HTTP/1.1\r\ncontent-length: 9999\r\n\r\n{", "body_too_slow"),
+        (
+            "POST /v1/chat/completions HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n5\r\n{",
+            "body_too_slow",
+        ),
+    ];
+    let slow =
+        stream::iter(0..60).map(|i| trickle(all[i % 3].0, all[i % 3].1)).buffer_unordered(60);
+    let slow = slow.collect::<Vec<bool>>();
+    let quick = async {
+        for _ in 0..20 {
+            assert_eq!(bench.chat(json!({})).await.status(), 200);
+        }
+    };
+    let (answered, ()) = tokio::join!(slow, quick);
+    assert!(answered.iter().filter(|a| **a).count() > 30, "they are told why");
+    let mut idle = TcpStream::connect(bench.address).await.unwrap();
+    let closed = timeout(PATIENCE, idle.read(&mut [0; 1])).await.expect("idle ones are closed");
+    assert!(matches!(closed, Ok(0) | Err(_)));
+}
+
+#[tokio::test]
+async fn a_connection_too_many_is_told_to_come_again() {
+    let bench = Bench::configured(bench_limits(|l| l.connections = 3), |_| good()).await;
+    bench.serve(bench.release(0));
+    let hello = b"GET /healthz HTTP/1.1\r\nhost: g\r\n\r\n";
+    let mut held = vec![];
+    for _ in 0..3 {
+        let mut stream = TcpStream::connect(bench.address).await.unwrap();
+        stream.write_all(hello).await.unwrap();
+        stream.read_exact(&mut [0; 15]).await.unwrap();
+        held.push(stream);
+    }
+    let mut one_more = TcpStream::connect(bench.address).await.unwrap();
+    let mut answer = vec![];
+    timeout(PATIENCE, one_more.read_to_end(&mut answer)).await.unwrap().unwrap();
+    assert_eq!(check(b"", &answer), Some((503, "too_many_connections".to_owned())));
+    assert!(String::from_utf8_lossy(&answer).contains("retry-after: 1"));
+    drop(held);
+    let served = async {
+        while check(hello, &send(bench.address, hello).await) != Some((200, String::new())) {}
+    };
+    timeout(PATIENCE, served).await.expect("a place is free again");
+}
+
+#[tokio::test]
+async fn who_stops_reading_ends_the_models_stream() {
+    struct Ends(Arc<AtomicUsize>);
+    impl Drop for Ends {
+        fn drop(&mut self) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+    let ended = Arc::new(AtomicUsize::new(0));
+    let counted = ended.clone();
+    let config = bench_limits(|l| l.write_time = Duration::from_millis(300));
+    let bench = Bench::configured(config, move |_| {
+        let ends = Ends(counted.clone());
+        streamed(stream::repeat(()).map(move |()| {
+            let _held = &ends;
+            Ok(event(&"x".repeat(4096), None))
+        }))
+    })
+    .await;
+    bench.serve(bench.release(0));
+    let mut body = valid_body();
+    body["stream"] = json!(true);
+    let mut stream = TcpStream::connect(bench.address).await.unwrap();
+    stream.write_all(&request(body.to_string().as_bytes())).await.unwrap();
+    stream.read_exact(&mut [0; 1024]).await.unwrap();
+    let gone = async {
+        while ended.load(Ordering::SeqCst) == 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(PATIENCE, gone).await.expect("nobody reads, and the model goes on");
+}
+
+#[tokio::test]
+async fn kept_connections_are_closed_when_the_process_is_told_to_stop() {
+    let bench = Bench::new(|_| good()).await;
+    bench.serve(bench.release(0));
+    let mut kept = TcpStream::connect(bench.address).await.unwrap();
+    kept.write_all(b"GET /healthz HTTP/1.1\r\nhost: g\r\n\r\n").await.unwrap();
+    kept.read_exact(&mut [0; 15]).await.unwrap();
+    bench.stop.cancel();
+    timeout(PATIENCE, kept.read_to_end(&mut vec![])).await.unwrap().unwrap();
+    let mut servers = bench.servers;
+    let ended = async { servers.join_next().await.unwrap() };
+    assert!(timeout(PATIENCE, ended).await.unwrap().is_ok());
+}
+
+fn resident_mib() -> usize {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|l| l.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() / 1024
+}
+
+/// A thousand unfinished requests, of which a hundred are large. Declared are 2.3 GB,
+/// sent are 420 MiB.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn unfinished_requests_cost_bounded_memory() {
+    let config = bench_limits(|l| l.bodies_in_memory = 64 << 20);
+    let bench = Bench::configured(config, |_| good()).await;
+    bench.serve(bench.release(0));
+    assert_eq!(bench.chat(json!({})).await.status(), 200);
+    let before = resident_mib();
+    let mut held = vec![];
+    for i in 0..1000_usize {
+        let mut stream = TcpStream::connect(bench.address).await.unwrap();
+        let length = if i % 10 == 0 { 20 << 20 } else { 60 << 10 };
+        let head =
+            format!("POST /v1/chat/completions HTTP/1.1\r\ncontent-length: {length}\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let piece = vec![b' '; if i % 10 == 0 { 4 << 20 } else { 20 << 10 }];
+        // What the gateway refuses for want of room it does not read.
+        let _ = timeout(Duration::from_secs(5), stream.write_all(&piece)).await;
+        held.push(stream);
+    }
+    let grown = resident_mib().saturating_sub(before);
+    println!("1000 unfinished requests: {grown} MiB");
+    // 64 MiB of large bodies, up to twice that while a buffer grows; small ones and buffers.
+    assert!(grown < 250, "{grown} MiB");
+    assert_eq!(bench.chat(json!({})).await.status(), 200, "small requests are served meanwhile");
+}

@@ -1,0 +1,251 @@
+//! Where a request goes when things go wrong, or somebody wishes so.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use axum::{body::Body, http::Response};
+use futures::{StreamExt, stream};
+use serde_json::{Value, json};
+use serinus::gateway::routes::ReleaseInput;
+
+use crate::bench::{Bench, event, fails, good, says, streamed};
+
+/// Sets fields of the limits of both variants' backend.
+fn limited(mut release: ReleaseInput, limits: &Value) -> ReleaseInput {
+    for variant in release.variants.values_mut() {
+        let mut backend = serde_json::to_value(&variant.backend).unwrap();
+        let own = backend["limits"].as_object_mut().unwrap();
+        own.extend(limits.as_object().cloned().unwrap());
+        variant.backend = serde_json::from_value(backend).unwrap();
+    }
+    release
+}
+
+/// A second backend, whose model is `other-model`.
+fn with_other_backend(mut release: ReleaseInput, model: SocketAddr) -> ReleaseInput {
+    let spec = json!({"provider": "test", "model": "other-model",
+        "endpoint": {"url": format!("http://{model}/v1")}});
+    release.backends.insert("other".to_owned(), serde_json::from_value(spec).unwrap());
+    release.other_backends = vec!["other".to_owned()];
+    release
+}
+
+fn models(asked: &[Value]) -> Vec<&str> {
+    asked.iter().map(|request| request["model"].as_str().unwrap()).collect()
+}
+
+fn overloaded(retry_after: (&str, &str)) -> Response<Body> {
+    let mut response = fails(429);
+    let (name, value) = retry_after;
+    response
+        .headers_mut()
+        .insert(axum::http::HeaderName::try_from(name).unwrap(), value.parse().unwrap());
+    response
+}
+
+#[tokio::test]
+async fn another_backend_answers_when_the_own_one_is_away_and_that_is_no_evidence() {
+    let bench = Bench::new(|r| if r["model"] == "other-model" { good() } else { fails(503) }).await;
+    bench.serve(with_other_backend(bench.release(1), bench.model));
+    let answer = bench.chat(json!({"user": "stable-by-draw"})).await;
+    assert_eq!(answer.status(), 200);
+    let revision = answer.headers()["x-serinus-revision"].to_str().unwrap().to_owned();
+    assert!(revision != "stable" && revision != "canary", "{revision}: it is marked");
+    assert_eq!(models(&bench.asked()), ["upstream-model", "upstream-model", "other-model"]);
+    let counts = bench.counts("stable");
+    assert_eq!((counts.requests, counts.errors), (1, 1), "the first attempt counts, and only it");
+}
+
+#[tokio::test]
+async fn a_backend_that_fails_outright_is_passed_over() {
+    let bench = Bench::new(|r| if r["model"] == "other-model" { good() } else { fails(503) }).await;
+    let release = with_other_backend(bench.release(0), bench.model);
+    bench.serve(limited(release, &json!({"retries": 0})));
+    for _ in 0..30 {
+        assert_eq!(bench.chat(json!({})).await.status(), 200);
+    }
+    let asked = bench.asked();
+    let own = models(&asked).iter().filter(|m| **m == "upstream-model").count();
+    assert!((10..20).contains(&own), "{own} of 30 asked the backend that is away");
+}
+
+#[tokio::test]
+async fn what_the_application_did_wrong_is_asked_of_nobody_else() {
+    let bench = Bench::new(|_| fails(400)).await;
+    bench.serve(with_other_backend(bench.release(0), bench.model));
+    assert_eq!(bench.chat(json!({})).await.status(), 400);
+    assert_eq!(bench.asked().len(), 1);
+}
+
+#[tokio::test]
+async fn an_overloaded_model_is_asked_again_when_it_says_so() {
+    let times = Arc::new(AtomicUsize::new(0));
+    let counted = times.clone();
+    let bench = Bench::new(move |_| match counted.fetch_add(1, Ordering::Relaxed) {
+        0 => overloaded(("retry-after-ms", "60")),
+        _ => good(),
+    })
+    .await;
+    bench.serve(bench.release(0));
+    let began = Instant::now();
+    assert_eq!(bench.chat(json!({})).await.status(), 200);
+    assert!(began.elapsed() >= Duration::from_millis(60), "not before");
+    assert_eq!(times.load(Ordering::Relaxed), 2);
+}
+
+#[tokio::test]
+async fn who_must_wait_long_is_told_how_long() {
+    let bench = Bench::new(|_| overloaded(("retry-after", "30"))).await;
+    bench.serve(bench.release(0));
+    let answer = bench.chat(json!({})).await;
+    assert_eq!(
+        (answer.status().as_u16(), &answer.headers()["retry-after"]),
+        (429, &"30".parse().unwrap())
+    );
+    assert_eq!(bench.asked().len(), 1, "a user who waits that long is better off with an error");
+}
+
+#[tokio::test]
+async fn a_tester_chooses_the_variant_and_that_is_no_evidence() {
+    let bench = Bench::new(|_| good()).await;
+    bench.serve(bench.release(1));
+    let ask = async |wanted: &str| {
+        let body = json!({"model": "r", "serinus": {"variables": {"question": "q"}}});
+        bench
+            .client
+            .post(format!("http://{}/v1/chat/completions", bench.address))
+            .header("x-serinus-variant", wanted)
+            .json(&body)
+            .send()
+            .await
+            .unwrap()
+    };
+    for (wanted, got) in [("canary", "canary"), ("stable", "stable")] {
+        let answer = ask(wanted).await;
+        assert_eq!(answer.headers()["x-serinus-revision"], got);
+    }
+    assert_eq!(bench.counts("canary").requests + bench.counts("stable").requests, 0);
+    let unknown = ask("0123456789").await;
+    assert_eq!(unknown.status(), 404);
+    let error: Value = unknown.json().await.unwrap();
+    assert_eq!(error["error"]["code"], "variant_not_found");
+}
+
+#[tokio::test]
+async fn who_finds_no_room_waits_for_it_and_one_too_many_is_told_to_come_back() {
+    let bench = Bench::new(|_| {
+        let body = stream::once(async {
+            tokio::time::sleep(Duration::from_millis(150)).await;
+            Ok::<_, std::io::Error>(r#"{"choices": [{"message": {"content": "{\"answer\": 1}"}}]}"#)
+        });
+        Response::builder().body(Body::from_stream(body)).unwrap()
+    })
+    .await;
+    let limits = json!({"maxConcurrency": 1, "maxQueue": 1, "queueTimeout": "5s", "retries": 0});
+    bench.serve(limited(bench.release(0), &limits));
+    let mut statuses: Vec<u16> = futures::future::join_all((0..3).map(|_| bench.chat(json!({}))))
+        .await
+        .iter()
+        .map(|answer| answer.status().as_u16())
+        .collect();
+    statuses.sort_unstable();
+    assert_eq!(statuses, [200, 200, 429]);
+}
+
+#[tokio::test]
+async fn a_stream_that_falls_silent_is_ended_with_an_error() {
+    let bench = Bench::new(|_| {
+        let begun = stream::iter([Ok(event("a", None))]);
+        streamed(begun.chain(stream::pending()))
+    })
+    .await;
+    bench.serve(limited(bench.release(1), &json!({"betweenTokensTimeout": "50ms"})));
+    let text = bench.chat(json!({"stream": true, "user": "u"})).await.text().await.unwrap();
+    assert!(text.contains("upstream_broken"), "{text}");
+    assert_eq!(bench.counts("stable").errors + bench.counts("canary").errors, 1);
+}
+
+/// Says so when it is dropped.
+struct Noticed(Arc<AtomicBool>);
+
+impl Drop for Noticed {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[tokio::test]
+async fn an_application_that_goes_away_in_the_middle_ends_the_model_too() {
+    let ended = Arc::new(AtomicBool::new(false));
+    let told = ended.clone();
+    let bench = Bench::new(move |_| {
+        let noticed = Noticed(told.clone());
+        let endless = stream::unfold(noticed, |noticed| async {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            Some((Ok(event("word ", None)), noticed))
+        });
+        streamed(endless)
+    })
+    .await;
+    bench.serve(bench.release(1));
+    let answer = bench.chat(json!({"stream": true, "user": "u"})).await;
+    let mut body = answer.bytes_stream();
+    body.next().await.unwrap().unwrap();
+    assert!(!ended.load(Ordering::Relaxed));
+    drop(body);
+    for _ in 0..500 {
+        if ended.load(Ordering::Relaxed) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(ended.load(Ordering::Relaxed), "the model's connection was closed");
+    assert_eq!(bench.counts("stable").requests + bench.counts("canary").requests, 0, "no evidence");
+}
+
+#[tokio::test]
+async fn usage_is_asked_for_and_shown_only_to_who_wanted_it() {
+    let usage = r#"data: {"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":1}}"#;
+    let bench = Bench::new(move |_| {
+        let events = [event("a", Some("stop")), format!("{usage}\n\n"), "data: [DONE]\n\n".into()];
+        streamed(stream::iter(events.map(Ok)))
+    })
+    .await;
+    bench.serve(bench.release(0));
+    let hidden = bench.chat(json!({"stream": true})).await.text().await.unwrap();
+    assert!(!hidden.contains("usage") && hidden.ends_with("data: [DONE]\n\n"), "{hidden}");
+    let options = json!({"stream": true, "stream_options": {"include_usage": true}});
+    let shown = bench.chat(options).await.text().await.unwrap();
+    assert!(shown.contains(usage), "{shown}");
+    assert!(bench.asked().iter().all(|r| r["stream_options"]["include_usage"] == true));
+}
+
+#[tokio::test]
+async fn requests_spread_over_the_pods_of_a_service_and_none_is_lost_with_one_of_them() {
+    let bench = Bench::new(|_| says(r#"{"answer": "one"}"#, "stop")).await;
+    let second = bench.another_model(|_| says(r#"{"answer": "two"}"#, "stop")).await;
+    // Nobody listens there any more.
+    let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let mut release = limited(bench.release(0), &json!({"retries": 1}));
+    for variant in release.variants.values_mut() {
+        variant.backend.endpoint = None;
+        variant.backend.service =
+            Some(serde_json::from_value(json!({"name": "model", "port": 80})).unwrap());
+    }
+    release.endpoints.insert("backend".to_owned(), vec![bench.model, second, gone]);
+    bench.serve(release);
+    let mut seen = std::collections::BTreeMap::new();
+    for _ in 0..40 {
+        let answer = bench.chat(json!({})).await;
+        assert_eq!(answer.status(), 200);
+        let body: Value = answer.json().await.unwrap();
+        *seen.entry(body["choices"][0]["message"]["content"].to_string()).or_insert(0) += 1;
+    }
+    assert_eq!(seen.len(), 2, "both that live got some: {seen:?}");
+}
