@@ -10,8 +10,8 @@
 //! Environment: ROUNDS (5), SECONDS per round and cell (4), RATES (50,500,1000,3000),
 //! STREAMS a second (200; 0 for none), MAXIMUM=0 for no closed loop, CONTESTANTS (names
 //! separated by `;`), SERINUS (another binary,
-//! with arguments before `standalone`), SERINUS_ARGS for more arguments of `serinus standalone`
-//! (`{collector}` is an address that takes traces).
+//! with arguments before `standalone`), SERINUS_ARGS in place of the arguments that
+//! it has (`{collector}` is an address that takes traces).
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
