@@ -17,7 +17,7 @@ CALLER, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 COST = (120 * 0.15 + 30 * 0.6) / 1e6
 QUESTION = "Rain? I am ada@example.org, card 4111 1111 1111 1111, badge PAT-77123."
 ANSWER = "It rains, write to [redacted:email]."
-SECRETS = ["ada@", "bob@", "4111", "77123"]
+SECRETS = ["ada@", "bob@", "4111", "77123", m.KEY]
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +59,7 @@ class Telling:
 
     def start(self) -> "Telling":
         never_done = [{"weight": 50, "samples": 100_000}]
+        self.here.apply("users", m.client_key("shop", team="web"))
         self.here.apply(
             "fixed", m.backend("scripted", self.model.url, model="gpt-4o-mini"),
             m.policy("never-done", steps=never_done), self._prompt("answer-v1", "You know weather."),
@@ -82,7 +83,8 @@ class Telling:
         """The id of the request."""
         body = {"model": "answer", "user": user, "stream": stream, "messages": [],
                 "serinus": {"variables": {"question": question}}}
-        answer = httpx.post(f"{self.here.url}/v1/chat/completions", json=body, headers={"api-key": m.KEY, **headers})
+        headers["authorization"] = f"Bearer {m.KEY}"
+        answer = httpx.post(f"{self.here.url}/v1/chat/completions", json=body, headers=headers)
         return answer.headers["x-serinus-request-id"]
 
     def lines(self) -> dict[str, dict]:
@@ -145,7 +147,7 @@ def test_phoenix_shows_requests_as_llm_spans_with_tokens_cost_and_prompt(telling
         assert own["prompt"] == {"name": "answer", "version": "answer-v1"}
         assert own["revision"] == told.here.status("answer")["stable"]["revision"]
         assert (own["role"], own["release"]) == ("stable", "default/answer")
-        assert own["cost_usd"] == pytest.approx(COST)
+        assert own["cost_usd"] == pytest.approx(COST) and own["team"] == "web"
         llm = span["attributes"]["llm"]
         assert llm["model_name"] == "gpt-4o-mini" and llm["cost"]["total"] == pytest.approx(COST)
         assert llm["token_count"]["prompt_details"]["cache_read"] == 100
@@ -220,7 +222,7 @@ def test_the_access_log_says_the_same_and_no_secret(telling):
     for told, asked in telling[0]:
         lines = wait_for("all lines", lambda: set(asked.values()) <= told.lines().keys() and told.lines())
         line = lines[asked["text"]]
-        assert (line["team"] if "team" in line else "", line["outcome"]) == ("", "ok")
+        assert (line["team"], line["outcome"]) == ("web", "ok")
         assert (line["prompt_version"], line["input_tokens"]) == ("answer-v1", 120)
         assert line["cost_usd"] == pytest.approx(COST)
         assert lines[asked["traced"]]["trace_id"] == CALLER
@@ -240,7 +242,7 @@ def test_prometheus_reads_the_conventions_metrics_and_finds_traces_by_their_exem
             "query": name, "start": "0", "end": "9999999999"}).json()["data"]
         found = {e["labels"]["trace_id"] for series in exemplars for e in series["exemplars"]}
         assert found & {line.get("trace_id") for line in told.lines().values()}
-        spent = prometheus.query(f'serinus_gateway_cost_usd_total{{revision="{stable}"}}')
+        spent = prometheus.query(f'serinus_gateway_cost_usd_total{{revision="{stable}",team="web"}}')
         assert float(spent[0]["value"][1]) > 0
         delivered = 'serinus_gateway_telemetry_total{what="span",outcome="delivered"}'
         assert float(prometheus.query(delivered)[0]["value"][1]) > 0

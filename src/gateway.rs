@@ -8,6 +8,7 @@
 mod backends;
 mod breaker;
 pub mod cache;
+mod caching;
 mod clients;
 mod exported;
 mod feedback;
@@ -41,6 +42,7 @@ use tokio::sync::Semaphore;
 
 use self::{
     backends::Backends,
+    cache::Cache,
     clients::Clients,
     exported::Exported,
     feedback::Feedback,
@@ -77,6 +79,8 @@ pub struct GatewayConfig {
     pub limits: Limits,
     /// Where models may be.
     pub addresses: Arc<Addresses>,
+    /// Keeps answers for releases that ask for it.
+    pub cache: Option<Arc<Cache>>,
 }
 
 impl GatewayConfig {
@@ -91,6 +95,7 @@ impl GatewayConfig {
             operators: Operators::default(),
             limits: Limits::default(),
             addresses: Arc::default(),
+            cache: None,
         }
     }
 }
@@ -122,7 +127,11 @@ impl Gateway {
     pub fn new(config: GatewayConfig) -> Arc<Self> {
         let telemetry = config.telemetry.clone();
         let ledger = Arc::new(Ledger::default());
-        let exported = Arc::new(Exported::new(telemetry.clone()));
+        let mut exported = Exported::new(telemetry.clone());
+        if let Some(cache) = &config.cache {
+            exported.also(cache.clone());
+        }
+        let exported = Arc::new(exported);
         let mut sinks: Vec<Arc<dyn Sink>> =
             vec![Arc::new(sinks::Counters), exported.clone(), ledger.clone(), Arc::new(sinks::Log)];
         if telemetry.is_on() {

@@ -4,6 +4,8 @@
 mod answers;
 #[path = "gateway/bench.rs"]
 mod bench;
+#[path = "gateway/caching.rs"]
+mod caching;
 #[path = "gateway/compatibility.rs"]
 mod compatibility;
 #[path = "gateway/identity.rs"]

@@ -7,11 +7,10 @@
 //! which bounds are met. Peers come from `benches/peers/install.sh`; one that is not
 //! there is named. Let nothing else run beside it.
 //!
-//! Environment: ROUNDS (5), SECONDS per round and cell (4), RATES (50,500,1000,3000),
+//! Environment: ROUNDS (5), SECONDS per round and cell (3), RATES (50,500,1000,3000),
 //! STREAMS a second (200; 0 for none), MAXIMUM=0 for no closed loop, CONTESTANTS (names
-//! separated by `;`), SERINUS (another binary,
-//! with arguments before `standalone`), SERINUS_ARGS for more arguments of `serinus standalone`
-//! (`{collector}` is an address that takes traces).
+//! separated by `;`), SERINUS (another binary, with what comes before `standalone`),
+//! SERINUS_ARGS in place of its arguments (`{collector}` is an address that takes traces).
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
@@ -75,7 +74,7 @@ impl Options {
         let names = text("CONTESTANTS", &contestants::NAMES.join(";"));
         Self {
             rounds: usize::try_from(number("ROUNDS", "5")).unwrap(),
-            seconds: number("SECONDS", "4"),
+            seconds: number("SECONDS", "3"),
             cells,
             names: names.split(';').map(|name| name.trim().to_owned()).collect(),
         }
@@ -113,6 +112,8 @@ async fn run(options: &Options) {
         }
     }
     let mut report = Report::new(options.rounds, options.seconds, load_average);
+    let spent = || (usage::machine(), Cpu::of(std::process::id()), Instant::now());
+    let before = spent();
     for round in 0..options.rounds {
         for cell in &options.cells {
             for i in 0..taking_part.len() {
@@ -132,6 +133,10 @@ async fn run(options: &Options) {
             started.elapsed().as_secs_f64()
         );
     }
+    let after = spent();
+    let others = after.0 - before.0 - after.1.since(&before.1);
+    let cores = others / after.2.duration_since(before.2).as_secs_f64();
+    skipped.push(format!("Other processes of the machine used {cores:.2} cores meanwhile"));
     let ours = taking_part.iter().find(|c| c.name == contestants::OURS);
     if let Some(ours) = ours
         && contestants::serinus::routed(&ours.plain).await != 2

@@ -40,6 +40,22 @@ impl Cpu {
     }
 }
 
+/// CPU seconds that the machine has spent on anything.
+pub fn machine() -> f64 {
+    let text = fs::read_to_string("/proc/stat").unwrap_or_default();
+    let ticks: Vec<f64> = text
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .split_whitespace()
+        .skip(1)
+        .filter_map(|n| n.parse().ok())
+        .collect();
+    // user, nice, system, idle, iowait, irq, softirq: all but the two of idleness.
+    let busy = ticks.iter().take(7).enumerate().filter(|(i, _)| *i != 3 && *i != 4);
+    busy.map(|(_, n)| n).sum::<f64>() / TICKS
+}
+
 /// Resident memory in MB (10^6 bytes).
 pub fn resident(root: u32) -> f64 {
     let of = |pid: &u32| {

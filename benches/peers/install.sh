@@ -30,7 +30,8 @@ for peer in "${@:-envoy vllm-router tensorzero portkey litellm nginx}"; do
                 'uvicorn<1' 'granian<3' 'uvloop<1' 'fastapi<1' fastapi-sso backoff pyyaml \
                 'rq<3' orjson hiredis 'apscheduler<4' pyjwt python-multipart cryptography \
                 pynacl websockets 'mcp<3' rich tomlkit 'httpx2<3' restrictedpython \
-                inquirerpy expression backports-zstd boto3 azure-identity
+                inquirerpy expression backports-zstd boto3 azure-identity \
+                azure-storage-blob polars soundfile pyroscope-io
             ;;
         portkey)
             mkdir -p "$home/portkey"

@@ -36,3 +36,5 @@ pub const CLIENT_KEY_LABEL: &str = "serinus.dev/client-key";
 pub const VARIANT_HEADER: &str = "x-serinus-variant";
 /// The audience that service accounts' tokens for a gateway have.
 pub const GATEWAY_AUDIENCE: &str = "serinus-gateway";
+/// Answer header of a release with a cache: hit or miss.
+pub const CACHE_HEADER: &str = "x-serinus-cache";

@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::{
-    addresses, clock, identity, limits,
+    addresses, cache, clock, identity, limits,
     process::{cluster, listen_on, start_logs, stop_signal},
     telemetry, tls,
 };
@@ -42,6 +42,8 @@ pub struct Options {
     grace_seconds: u64,
     #[command(flatten)]
     telemetry: telemetry::Options,
+    #[command(flatten)]
+    cache: cache::Options,
     #[command(flatten)]
     clients: identity::Options,
     #[command(flatten)]
@@ -81,6 +83,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         limits: options.limits.build(),
         addresses: Arc::new(options.addresses.build()),
         telemetry,
+        cache: Some(options.cache.build()?),
         ..GatewayConfig::new(clock::now)
     });
     let stop = CancellationToken::new();

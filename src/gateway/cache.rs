@@ -152,7 +152,7 @@ impl Cache {
         if let Some(entry) = self.in_memory(key, oldest) {
             return Some(entry);
         }
-        let found = self.from_shared(key).await.filter(|(entry, _)| entry.is_since(oldest));
+        let found = self.ask_shared(key).await.filter(|(entry, _)| entry.is_since(oldest));
         let Some((entry, ttl)) = found else {
             self.counts.misses.fetch_add(1, Ordering::Relaxed);
             return None;
@@ -163,7 +163,7 @@ impl Cache {
         Some(entry)
     }
 
-    async fn from_shared(&self, key: &Key) -> Option<(Entry, Duration)> {
+    async fn ask_shared(&self, key: &Key) -> Option<(Entry, Duration)> {
         let shared = self.shared.as_ref().filter(|_| !self.pauses())?;
         match tokio::time::timeout(PATIENCE, shared.get(key)).await {
             Ok(Ok(found)) => found,

@@ -212,6 +212,12 @@ impl Exported {
         Self { registry, families, found, variants, teams }
     }
 
+    /// Also exports what `collector` counts.
+    pub(super) fn also(&mut self, collector: impl Collector) {
+        let ours = self.registry.sub_registry_with_prefix("serinus_gateway");
+        ours.register_collector(Box::new(collector));
+    }
+
     /// A copy for a shadow was not sent, or has no pair.
     pub(super) fn copy_dropped(&self, origin: &Arc<Origin>, why: &'static str) {
         self.variant(origin, true).dropped(&self.families, why).inc();

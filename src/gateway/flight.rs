@@ -188,7 +188,9 @@ impl Flight {
         }
         let first = self.first_token.map(|t| (t - self.started).as_secs_f64());
         let first_token_seconds = if self.streamed { first } else { Some(duration) };
-        let check = ok.then(|| check(&self.answer, &self.target));
+        // What comes from the cache was checked before, and costs nothing again.
+        let cached = self.reason == AssignmentReason::Cached;
+        let check = (ok && !cached).then(|| check(&self.answer, &self.target));
         let mut content = self.content.take();
         if let Some(content) = &mut content {
             let most = self.gateway.config.telemetry.tracing.content_bytes.unwrap_or(0);
@@ -220,7 +222,11 @@ impl Flight {
                 (self.streamed && n > 1).then(|| (duration - first) / (n - 1) as f64)
             }),
             tokens,
-            cost_usd: self.target.prices.cost_usd(tokens, duration),
+            cost_usd: if cached {
+                Some(0.0)
+            } else {
+                self.target.prices.cost_usd(tokens, duration)
+            },
             check,
             streamed: self.streamed,
             served_model: answer.model.take(),
@@ -236,6 +242,11 @@ impl Flight {
         }
         let tally = self.tally();
         self.gateway.sinks.iter().for_each(|sink| sink.consume(&record, tally.as_ref()));
+    }
+
+    /// Whether nothing is wrong with a complete answer.
+    pub(super) fn passes(&self) -> bool {
+        check(&self.answer, &self.target) == CheckResult::Passed
     }
 
     fn has_breaker(&self) -> bool {

@@ -8,6 +8,7 @@ use futures::{Stream, stream};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
+    caching::Recorded,
     flight::Flight,
     upstream::{self, Next},
 };
@@ -17,6 +18,8 @@ use crate::{audit::record::RecordOutcome, openai::error::ApiError};
 pub(super) struct Forward {
     pub stream: Box<upstream::Stream>,
     pub flight: Flight,
+    /// It is kept for the same request.
+    pub recorded: Option<Recorded>,
     /// Held until the stream ends.
     pub _permit: OwnedSemaphorePermit,
 }
@@ -27,8 +30,16 @@ pub(super) fn body(forward: Forward) -> impl Stream<Item = Result<Bytes, Infalli
     stream::unfold(Some(forward), |state| async {
         let mut forward = state?;
         match forward.stream.next(&mut forward.flight).await {
-            Next::Chunk(chunk) => Some((Ok(chunk), Some(forward))),
+            Next::Chunk(chunk) => {
+                if let Some(recorded) = &mut forward.recorded {
+                    recorded.push(&chunk);
+                }
+                Some((Ok(chunk), Some(forward)))
+            }
             Next::End => {
+                if let Some(recorded) = forward.recorded.filter(|_| forward.flight.passes()) {
+                    recorded.keep(&forward.flight.answer);
+                }
                 forward.flight.finish(RecordOutcome::Ok);
                 None
             }

@@ -212,6 +212,15 @@ impl Identities {
     }
 }
 
+/// Marks credentials, so that headers which are printed for debugging do not tell them.
+pub(super) fn conceal(headers: &mut HeaderMap) {
+    for name in KEY_HEADERS.iter().chain(&[header::AUTHORIZATION.as_str()]) {
+        if let Some(value) = headers.get_mut(*name) {
+            value.set_sensitive(true);
+        }
+    }
+}
+
 fn credential(headers: &HeaderMap) -> Result<&str, ApiError> {
     if let Some(value) = headers.get(header::AUTHORIZATION) {
         let text = value.to_str().map_err(|_| unknown())?;

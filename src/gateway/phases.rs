@@ -15,6 +15,7 @@ use bytes::Bytes;
 
 use super::{
     Gateway,
+    caching::Caching,
     flight::Flight,
     forward::{self, Forward},
     identity::Client,
@@ -81,7 +82,7 @@ pub(super) struct Passed {
     /// The place of the attempt in a trace.
     pub trace: Option<TraceContext>,
     /// As the application sent them.
-    headers: Arc<HeaderMap>,
+    pub headers: Arc<HeaderMap>,
 }
 
 /// Headers that mean something to the model and can not carry the client's key.
@@ -121,6 +122,15 @@ struct Attempts<'a> {
 
 impl Attempts<'_> {
     async fn run(mut self, mut assigned: Assigned) -> Response<Body> {
+        if let Some(response) = self.from_cache(&assigned).await {
+            return response;
+        }
+        // Beside a shadow everybody draws stable: those are compared with the copies.
+        if assigned.reason.is_evidence()
+            && let Some(shadow) = &self.route.shadow
+        {
+            assigned.copy = shadow::draw(self.gateway, self.route, shadow);
+        }
         // A canary's failure: whose fault it is shows when stable is asked the same.
         let mut canary: Option<(Box<Flight>, bool)> = None;
         let mut earlier: Option<TraceContext> = None;
@@ -162,6 +172,29 @@ impl Attempts<'_> {
             }
             return give_up(&mut flight, failure);
         }
+    }
+
+    /// The answer that the same request got before.
+    async fn from_cache(&self, assigned: &Assigned) -> Option<Response<Body>> {
+        let Self { gateway, route, request, .. } = self;
+        // Most releases have no cache.
+        route.cache?;
+        let Assigned { target, group, unique, .. } = assigned;
+        let body = prepare::body(target, &request.asked).ok()?.body;
+        let entry = Caching::of(gateway, route, target, request, &body)?.find().await?;
+        let cached = Assigned {
+            group: *group,
+            unique: *unique,
+            ..Assigned::new(target, AssignmentReason::Cached)
+        };
+        let mut flight = Flight::new(gateway, route, &cached, &request.asked, &request.passed);
+        flight.answer = entry.answer();
+        let content_type =
+            if request.asked.stream { "text/event-stream" } else { "application/json" };
+        let mut response = respond(&flight, content_type, Body::from(entry.body.clone()));
+        response.headers_mut().insert(keys::CACHE_HEADER, HeaderValue::from_static("hit"));
+        flight.finish(RecordOutcome::Ok);
+        Some(response)
     }
 
     fn falls_back(&self) -> bool {
@@ -222,6 +255,8 @@ impl Attempts<'_> {
                 return Err(Box::new((flight, failure)));
             }
         };
+        let caching = Caching::of(gateway, route, target, request, &body);
+        let missed = caching.is_some();
         let permit = match target.room.enter().await {
             Ok(permit) => permit,
             Err(error) => return Err(Box::new((flight, Failure::of(error)))),
@@ -231,20 +266,32 @@ impl Attempts<'_> {
         }
         match upstream::call(&mut flight, asked, body).await {
             Ok(Started::Whole(bytes)) => {
+                if let Some(caching) = caching.filter(|_| flight.passes()) {
+                    caching.keep(bytes.clone(), &flight.answer);
+                }
                 let response = respond(&flight, "application/json", Body::from(bytes));
                 flight.finish(RecordOutcome::Ok);
-                Ok(response)
+                Ok(marked(response, missed))
             }
             Ok(Started::Stream(stream)) => {
                 let head = respond(&flight, "text/event-stream", Body::empty());
-                let forward = Forward { stream, flight, _permit: permit };
+                let recorded = caching.map(Caching::record);
+                let forward = Forward { stream, flight, recorded, _permit: permit };
                 let body = Body::from_stream(forward::body(forward));
                 let (parts, _) = head.into_parts();
-                Ok(Response::from_parts(parts, body))
+                Ok(marked(Response::from_parts(parts, body), missed))
             }
             Err(failure) => Err(Box::new((flight, failure))),
         }
     }
+}
+
+/// An answer of a release with a cache says that it does not come from there.
+fn marked(mut response: Response<Body>, missed: bool) -> Response<Body> {
+    if missed {
+        response.headers_mut().insert(keys::CACHE_HEADER, HeaderValue::from_static("miss"));
+    }
+    response
 }
 
 fn route(
@@ -334,11 +381,7 @@ fn assign(
     }
     let reason = if key.is_some() { AssignmentReason::Sticky } else { AssignmentReason::Random };
     if drawn.is_none() {
-        let assigned = unless_unavailable(gateway, route, reason, group);
-        // Beside a shadow everybody draws stable: those are compared with the copies.
-        let copies = route.shadow.as_ref().filter(|_| assigned.reason == reason);
-        let copy = copies.and_then(|shadow| shadow::draw(gateway, route, shadow));
-        return Ok(Assigned { copy, ..assigned });
+        return Ok(unless_unavailable(gateway, route, reason, group));
     }
     Ok(Assigned { group, ..Assigned::new(target, reason) })
 }

@@ -157,6 +157,8 @@ pub struct Route {
     pub sticky: Vec<StickySource>,
     /// Answer with the baseline when the candidate fails before its first byte.
     pub fallback: bool,
+    /// How long an answer may be given again, where that is asked for.
+    pub cache: Option<Duration>,
     /// Counts by revision.
     pub tallies: HashMap<String, Arc<Tally>>,
 }

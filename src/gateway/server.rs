@@ -228,7 +228,8 @@ impl Shared {
         request: Request<Incoming>,
     ) -> Result<Response<Body>, ApiError> {
         let gateway = &self.gateway;
-        let (head, body) = request.into_parts();
+        let (mut head, body) = request.into_parts();
+        identity::conceal(&mut head.headers);
         let path = head.uri.path();
         if head.method == Method::POST
             && let Some(asked) = paths::operation(path)

@@ -16,6 +16,7 @@ use serinus::{
     },
     gateway::{
         Gateway, GatewayConfig,
+        cache::{Cache, CacheConfig},
         identity::{Identities, Operators},
         routes::ReleaseInput,
         server::{Door, Face, serve},
@@ -35,6 +36,7 @@ pub fn open() -> GatewayConfig {
         control_loss_timeout: Duration::from_secs(600),
         identities: Identities::off(),
         operators: Operators::Anyone,
+        cache: Cache::new(CacheConfig { memory: 16 << 20, shared: None }).ok(),
         ..GatewayConfig::new(|| Timestamp::UNIX_EPOCH)
     }
 }

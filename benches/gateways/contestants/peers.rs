@@ -195,6 +195,8 @@ litellm_settings: {{telemetry: false, turn_off_message_logging: true}}
         .arg(file)
         .args(["--host", "127.0.0.1", "--port", &address.port().to_string()])
         .args(["--num_workers", "2", "--telemetry", "False"])
+        // Anybody may ask, as with the others.
+        .env("LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY", "true")
         .env("LITELLM_LOG", "ERROR")
         .env("LITELLM_LOCAL_MODEL_COST_MAP", "True")
         .stdout(Stdio::null())

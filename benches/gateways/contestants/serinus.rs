@@ -19,6 +19,10 @@ use crate::{
 };
 
 const RELEASE: &str = "bench";
+/// Every request is traced; who asks is left to others.
+const ARGUMENTS: &str = "--client-auth off --otlp-endpoint {collector}";
+/// For the report of the admin address.
+const TOKEN: &str = "a-token-of-this-bench-only-0123456789";
 
 /// A canary at 50 %, beside so many other releases.
 pub async fn canary_at_half(place: &Place, others: usize) -> Started {
@@ -46,20 +50,23 @@ async fn run(place: &Place, steps: &str, marker: &str, seen: usize, others: usiz
     };
     write("v1")?;
     let (address, admin) = (free_address(), free_address());
-    let extra = std::env::var("SERINUS_ARGS").unwrap_or_default();
-    let extra = extra.replace("{collector}", &format!("http://{}", place.model));
+    let token = place.folder.join("token");
+    fs::write(&token, TOKEN).map_err(|e| e.to_string())?;
+    let extra = std::env::var("SERINUS_ARGS").unwrap_or(ARGUMENTS.to_owned());
+    let given = extra.replace("{collector}", &format!("http://{}", place.model));
     let mut command = program();
     command
         .arg("standalone")
         .arg(&place.folder)
         .args(["--listen", &address.to_string(), "--admin", &admin.to_string()])
-        .args(extra.split_whitespace())
+        .arg("--admin-token-file")
+        .arg(&token)
+        .args(given.split_whitespace())
         .env("RUST_LOG", "error");
     let setting = match others {
-        0 => "the whole work; RUST_LOG=error".to_owned(),
-        n => format!("the whole work, beside {n} other releases; RUST_LOG=error"),
+        0 => format!("the whole work; RUST_LOG=error; {extra}"),
+        n => format!("the same beside {n} other releases"),
     };
-    let setting = if extra.is_empty() { setting } else { format!("{setting}; {extra}") };
     let mut own = Contestant::passing_on("serinus", address, &setting);
     own.process = Some(Process::start(&mut command)?);
     own.version = env!("CARGO_PKG_VERSION").to_owned();
@@ -107,7 +114,9 @@ async fn tells_of_a_canary(admin: std::net::SocketAddr) -> bool {
     let asked = async {
         let stream = tokio::net::TcpStream::connect(admin).await.ok()?;
         let mut connection = Connection::new(stream).ok()?;
-        let request = format!("GET /serinus/v1/report HTTP/1.1\r\nhost: {admin}\r\n\r\n");
+        let request = format!(
+            "GET /serinus/v1/report HTTP/1.1\r\nhost: {admin}\r\nauthorization: Bearer {TOKEN}\r\n\r\n"
+        );
         connection.write(request.as_bytes()).await.ok()?;
         let mut head = connection.head().await.ok()??;
         let mut body = vec![];

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::Standalone;
 use crate::{
     app::{
-        addresses, clock, identity, limits,
+        addresses, cache, clock, identity, limits,
         process::{listen_on, start_logs, stop_signal},
         prometheus, telemetry, tls,
     },
@@ -57,6 +57,8 @@ pub struct Options {
     prometheus: prometheus::Options,
     #[command(flatten)]
     telemetry: telemetry::Options,
+    #[command(flatten)]
+    cache: cache::Options,
     /// Logs as JSON.
     #[arg(long)]
     log_json: bool,
@@ -88,6 +90,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         limits: options.limits.build(),
         addresses: Arc::new(options.addresses.build()),
         telemetry,
+        cache: Some(options.cache.build()?),
         ..GatewayConfig::new(clock::now)
     });
     let state = options.state.unwrap_or_else(|| options.folder.join(".serinus/state.json"));

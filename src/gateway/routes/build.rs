@@ -73,6 +73,7 @@ pub(super) fn build_route(
         alternatives,
         sticky: routing.settings.sticky_from.iter().filter_map(|s| sticky_source(s)).collect(),
         fallback: routing.settings.fallback_to_stable,
+        cache: input.cache.as_ref().map(|cache| cache.ttl.0),
         tallies: routing.variants.iter().map(|v| tally(&v.revision)).collect(),
         release: key,
     })

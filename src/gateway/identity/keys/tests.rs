@@ -113,3 +113,13 @@ fn nobody_is_admitted_before_keys_are_known_and_everybody_only_when_it_is_off() 
     headers.insert("api-key", KEY.parse().unwrap());
     assert_eq!(Identities::default().authenticate(&headers).unwrap_err().status, 401);
 }
+
+#[test]
+fn headers_that_are_printed_do_not_tell_a_key() {
+    for header in ["authorization", "api-key", "x-api-key"] {
+        let mut headers: HeaderMap =
+            [(header.parse().unwrap(), KEY.parse().unwrap())].into_iter().collect();
+        crate::gateway::identity::conceal(&mut headers);
+        assert!(!format!("{headers:?}").contains(KEY), "{header}");
+    }
+}
