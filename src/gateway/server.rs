@@ -30,7 +30,14 @@ use self::{
     body::{Answer, Whole},
     pace::{Paced, Turn},
 };
-use super::{Gateway, identity::Client, limits::Limits, phases, routes::Route, tls::ServerTls};
+use super::{
+    Gateway,
+    identity::{self, Client},
+    limits::Limits,
+    phases,
+    routes::Route,
+    tls::ServerTls,
+};
 use crate::{openai::error::ApiError, signals::report::LEADER_HEADER};
 
 /// After an accept that failed for want of descriptors, others get time to close theirs.
