@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import time
+from contextlib import ExitStack
 
 import httpx
 import pytest
@@ -55,27 +56,28 @@ def redis(tmp_path_factory):
 @pytest.fixture(scope="module")
 def gateways(redis, tmp_path_factory):
     folder = tmp_path_factory.mktemp("cache")
-    model = Model(folder).start()
-    model.behave(firstTokenMs=5, tokenMs=1)
-    address = folder / "redis-url"
-    address.write_text(f"{redis.url}\n")
-    both = []
-    for name in ("one", "two"):
-        home = folder / name
-        home.mkdir()
-        here = Standalone(home, f"--cache-redis-url-file={address}")
-        here.apply("fixed", m.backend("model", model.url), m.policy("quick"), m.prompt("kept-v1"),
-                   m.release("kept", "kept-v1", cache={"ttl": "10m"}), m.release("asked", "kept-v1"))
-        here.apply("users", m.client_key("web", key=key("web")["api-key"], team="web"),
-                   m.client_key("app", key=key("app")["api-key"], team="app"))
-        here.start()
-        both.append(here)
-    for here in both:
-        wait_for("the routes", lambda: len(httpx.get(f"{here.url}/v1/models", headers=key("web")).json()["data"]) == 2)
-    yield both
-    for here in both:
-        here.process.stop()
-    model.process.stop()
+    with ExitStack() as running:
+        model = Model(folder)
+        running.callback(model.process.stop)
+        model.start().behave(firstTokenMs=5, tokenMs=1)
+        address = folder / "redis-url"
+        address.write_text(f"{redis.url}\n")
+        both = []
+        for name in ("one", "two"):
+            home = folder / name
+            home.mkdir()
+            here = Standalone(home, f"--cache-redis-url-file={address}")
+            running.callback(here.process.stop)
+            here.apply("fixed", m.backend("model", model.url), m.policy("quick"), m.prompt("kept-v1"),
+                       m.release("kept", "kept-v1", cache={"ttl": "10m"}), m.release("asked", "kept-v1"))
+            here.apply("users", m.client_key("web", key=key("web")["api-key"], team="web"),
+                       m.client_key("app", key=key("app")["api-key"], team="app"))
+            here.start()
+            both.append(here)
+        for here in both:
+            wait_for("the routes", lambda: len(
+                httpx.get(f"{here.url}/v1/models", headers=key("web")).json()["data"]) == 2)
+        yield both
 
 
 def key(team: str) -> dict:
