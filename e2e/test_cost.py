@@ -47,21 +47,24 @@ def ask(here: Standalone, route: str, stream: bool = False) -> dict:
 @pytest.fixture(scope="module")
 def here(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cost")
-    model, here = Model(folder).start(), Standalone(folder)
-    model.behave(firstTokenMs=5, tokenMs=1)
-    for name, pricing in PRICES.items():
-        backend = m.backend(name, model.url)
-        backend["spec"] |= {"provider": "vllm"}
-        backend["spec"].pop("pricing")
-        backend["spec"] |= {"pricing": pricing} if pricing else {}
-        here.apply(name, backend, m.prompt(f"{name}-v1"), m.release(name, f"{name}-v1", name))
-    here.apply("policy", m.policy("quick"))
-    here.apply("users", m.client_key(team="web"))
-    here.start()
-    wait_for("the routes", lambda: len(httpx.get(f"{here.url}/v1/models", headers=KEY).json()["data"]) == 3)
-    yield here
-    here.process.stop()
-    model.process.stop()
+    model, here = Model(folder), Standalone(folder)
+    try:
+        model.start().behave(firstTokenMs=5, tokenMs=1)
+        for name, pricing in PRICES.items():
+            backend = m.backend(name, model.url)
+            backend["spec"] |= {"provider": "vllm"}
+            backend["spec"].pop("pricing")
+            backend["spec"] |= {"pricing": pricing} if pricing else {}
+            here.apply(name, backend, m.prompt(f"{name}-v1"), m.release(name, f"{name}-v1", name))
+        here.apply("policy", m.policy("quick"))
+        here.apply("users", m.client_key(team="web"))
+        here.start()
+        wait_for("the routes", lambda: len(
+            httpx.get(f"{here.url}/v1/models", headers=KEY).json()["data"]) == 3)
+        yield here
+    finally:
+        here.process.stop()
+        model.process.stop()
 
 
 @pytest.fixture(scope="module")

@@ -56,6 +56,9 @@ pub(super) struct Clients {
 impl Clients {
     /// Clients that connect to these addresses only.
     pub(super) fn new(addresses: Arc<Addresses>) -> Self {
+        // For clients of other things in the process, which take the default. Fails only
+        // when one was installed before, which is as good.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         Self { addresses, made: Mutex::default() }
     }
 
