@@ -29,7 +29,14 @@ use self::{
     body::{Answer, Whole},
     pace::{Paced, Turn},
 };
-use super::{Gateway, identity::Client, limits::Limits, phases, routes::Route, tls::ServerTls};
+use super::{
+    Gateway,
+    identity::{self, Client},
+    limits::Limits,
+    phases,
+    routes::Route,
+    tls::ServerTls,
+};
 use crate::{
     openai::{Operation, error::ApiError},
     signals::report::LEADER_HEADER,
