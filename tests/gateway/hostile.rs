@@ -77,6 +77,10 @@ fn check(sent: &[u8], answer: &[u8]) -> Option<(u16, String)> {
     let text = std::str::from_utf8(answer).unwrap_or_else(|_| panic!("{}", what()));
     let mut rest = text;
     let mut last = None;
+    // What answers HEAD has the length of a body, and none.
+    if sent.starts_with(b"HEAD") {
+        return None;
+    }
     while !rest.is_empty() {
         let (head, after) = rest.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{}", what()));
         let status: u16 = head[9..12].parse().unwrap_or_else(|_| panic!("{}", what()));
@@ -416,8 +420,9 @@ async fn a_connection_too_many_is_told_to_come_again() {
     assert_eq!(check(b"", &answer), Some((503, "too_many_connections".to_owned())));
     assert!(String::from_utf8_lossy(&answer).contains("retry-after: 1"));
     drop(held);
+    let bye = b"GET /healthz HTTP/1.1\r\nhost: g\r\nconnection: close\r\n\r\n";
     let served = async {
-        while check(hello, &send(bench.address, hello).await) != Some((200, String::new())) {}
+        while check(bye, &send(bench.address, bye).await) != Some((200, String::new())) {}
     };
     timeout(PATIENCE, served).await.expect("a place is free again");
 }
