@@ -19,7 +19,8 @@ SERINUS_E2E_TOOLS="$(e2e/tools/build.sh)"
 SERINUS_PROMETHEUS="$(e2e/tools/prometheus.sh)"
 SERINUS_REDIS="$(e2e/tools/redis.sh)"
 SERINUS_TRACING="$(e2e/tools/tracing-servers.sh)"
-export SERINUS_BIN SERINUS_E2E_TOOLS SERINUS_PROMETHEUS SERINUS_REDIS SERINUS_TRACING
+{ read -r SERINUS_NODE; read -r SERINUS_CLIENTS; } < <(e2e/tools/clients.sh)
+export SERINUS_BIN SERINUS_E2E_TOOLS SERINUS_PROMETHEUS SERINUS_REDIS SERINUS_TRACING SERINUS_NODE SERINUS_CLIENTS
 cd e2e
 [ $# -gt 0 ] || set -- -n 2 --dist loadfile
 exec "$venv/bin/python" -m pytest -q -ra -p no:cacheprovider "$@"

@@ -6,6 +6,8 @@ mod answers;
 mod bench;
 #[path = "gateway/caching.rs"]
 mod caching;
+#[path = "gateway/compatibility.rs"]
+mod compatibility;
 #[path = "gateway/identity.rs"]
 mod identity;
 #[path = "gateway/routing.rs"]

@@ -67,7 +67,7 @@ fn read(case: &Case) -> Answer {
     if !case.stream {
         return Answer::whole(operation(case), &case.body).unwrap();
     }
-    let (mut events, mut answer) = (Events::new(false), Answer::default());
+    let (mut events, mut answer) = (Events::default(), Answer::default());
     events.feed(Bytes::from(case.body.clone()), |data| {
         answer.event(operation(case), data);
         Fate::Forward

@@ -1,30 +1,46 @@
 //! A simulated model: an OpenAI-compatible server whose latency, errors and quality
 //! are set by markers in the prompt, so that prompt versions differ as real ones do.
 //!
-//! A marker is `[[sim:firstTokenMs=60 tokens=30 quality=0.8]]` in any message. What
+//! A marker is `[[sim:firstTokenMs=60 tokens=30 quality=0.8]]` anywhere in the body. What
 //! no marker sets comes from `PUT /control` for the model, then from the defaults.
+//!
+//! It answers what applications' clients ask for (several choices, log probabilities,
+//! calls of tools, JSON of a schema, embeddings as numbers or base64, streams of all
+//! operations), and tells what it was asked: `GET /control/stats`, and the last body of a
+//! tag byte for byte at `GET /control/last/TAG`.
+
+mod answers;
+mod draft;
+mod embeddings;
+mod responses;
+mod stream;
 
 use std::{
     collections::{BTreeMap, HashMap},
     future::Future,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
 use axum::{
     Json, Router,
     body::Body,
-    extract::{DefaultBodyLimit, State},
-    http::{HeaderMap, Response, StatusCode, header},
+    extract::{DefaultBodyLimit, Path, State},
+    http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header},
     response::IntoResponse,
     routing::{get, post, put},
 };
 use bytes::Bytes;
-use futures::{Stream, stream};
 use rand::RngExt;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
+
+use self::{draft::Draft, stream::Script};
+use crate::openai::Operation;
 
 /// How a model behaves. Rates are shares of requests, 0 to 1.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -48,6 +64,16 @@ pub struct Behaviour {
     pub truncated_rate: f64,
     /// Streams that break after the first tokens.
     pub break_rate: f64,
+    /// Streams that tell of an error after the first tokens.
+    pub stream_error_rate: f64,
+    /// Answers with this status.
+    pub status: u16,
+    /// Only so many requests of the tag get `status`. 0: all.
+    pub fail_first: u64,
+    /// Sent with `status` as `retry-after-ms`.
+    pub retry_after_ms: u64,
+    /// How many tools are called, of those that the request offers.
+    pub tool_calls: usize,
     /// Answers 401 without this API key.
     pub require_key: String,
     /// A name for `GET /control/stats`.
@@ -66,6 +92,11 @@ impl Default for Behaviour {
             empty_rate: 0.0,
             truncated_rate: 0.0,
             break_rate: 0.0,
+            stream_error_rate: 0.0,
+            status: 0,
+            fail_first: 0,
+            retry_after_ms: 0,
+            tool_calls: 0,
             require_key: String::new(),
             tag: String::new(),
         }
@@ -77,8 +108,12 @@ impl Default for Behaviour {
 #[serde(rename_all = "camelCase")]
 struct Stats {
     requests: u64,
+    /// Whoever asked went away before the answer was complete.
+    aborted: u64,
     /// Unix time in milliseconds of the last request.
     last_at: i64,
+    #[serde(skip)]
+    last: Bytes,
 }
 
 #[derive(Default)]
@@ -86,6 +121,39 @@ struct Model {
     /// By model name; `*` stands for all others.
     behaviours: Mutex<HashMap<String, serde_json::Map<String, Value>>>,
     stats: Mutex<BTreeMap<String, Stats>>,
+    requests: AtomicU64,
+}
+
+/// Somebody waits for an answer. Counted as aborted when it is dropped before it is
+/// complete.
+struct Waiting {
+    model: Arc<Model>,
+    tag: String,
+    complete: bool,
+}
+
+impl Waiting {
+    fn complete(mut self) {
+        self.complete = true;
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if !self.complete {
+            self.model.count(&self.tag, |stats| stats.aborted += 1);
+        }
+    }
+}
+
+impl Model {
+    fn count<T: Default>(&self, tag: &str, change: impl FnOnce(&mut Stats) -> T) -> T {
+        let Ok(mut stats) = self.stats.lock() else { return T::default() };
+        match stats.get_mut(tag) {
+            Some(stats) => change(stats),
+            None => change(stats.entry(tag.to_owned()).or_default()),
+        }
+    }
 }
 
 /// Serves the model until `stop`.
@@ -96,11 +164,18 @@ pub async fn serve(
     listener: TcpListener,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
-    let router = Router::new()
-        .route("/v1/chat/completions", post(chat))
+    let mut router = Router::new();
+    for operation in Operation::ALL {
+        let handler = move |State(model): State<Arc<Model>>, headers: HeaderMap, body: Bytes| {
+            answer(model, operation, headers, body)
+        };
+        router = router.route(&format!("/v1{}", operation.path()), post(handler));
+    }
+    let router = router
         .route("/v1/models", get(models))
         .route("/control", put(control))
         .route("/control/stats", get(stats))
+        .route("/control/last/{tag}", get(last))
         .layer(DefaultBodyLimit::max(16 << 20))
         .with_state(Arc::new(Model::default()));
     axum::serve(listener, router).with_graceful_shutdown(stop).await
@@ -129,6 +204,11 @@ async fn stats(State(model): State<Arc<Model>>) -> Json<Value> {
     Json(json!(model.stats.lock().map(|s| s.clone()).unwrap_or_default()))
 }
 
+/// The last body of a tag, as it came.
+async fn last(State(model): State<Arc<Model>>, Path(tag): Path<String>) -> Bytes {
+    model.count(&tag, |stats| stats.last.clone())
+}
+
 fn parse_behaviour(fields: serde_json::Map<String, Value>) -> serde_json::Result<Behaviour> {
     serde_json::from_value(Value::Object(fields))
 }
@@ -146,7 +226,8 @@ fn markers(text: &str) -> impl Iterator<Item = (String, Value)> {
         })
 }
 
-fn behaviour(model: &Model, request: &Value) -> Result<Behaviour, String> {
+/// Markers are found in the body's text: which field they are in does not matter.
+fn behaviour(model: &Model, request: &Value, body: &str) -> Result<Behaviour, String> {
     let name = request.get("model").and_then(Value::as_str).unwrap_or_default();
     let mut fields = {
         let known = model.behaviours.lock().map_err(|e| e.to_string())?;
@@ -154,59 +235,101 @@ fn behaviour(model: &Model, request: &Value) -> Result<Behaviour, String> {
         fields.extend(known.get(name).cloned().unwrap_or_default());
         fields
     };
-    for message in request.get("messages").and_then(Value::as_array).into_iter().flatten() {
-        fields.extend(markers(message.get("content").and_then(Value::as_str).unwrap_or_default()));
-    }
+    fields.extend(markers(body));
     parse_behaviour(fields).map_err(|e| format!("the sim marker is not valid: {e}"))
 }
 
 fn failure(status: StatusCode, message: &str) -> Response<Body> {
-    let body = json!({"error": {"message": message, "type": "server_error", "code": "simulated"}});
+    let kind = if status.is_client_error() { "invalid_request_error" } else { "server_error" };
+    let body =
+        json!({"error": {"message": message, "type": kind, "param": null, "code": "simulated"}});
     (status, Json(body)).into_response()
 }
 
-/// What one answer will be.
-struct Draft {
-    behaviour: Behaviour,
-    quality: f64,
-    text: String,
-    finish: &'static str,
-    breaks: bool,
-    input_tokens: usize,
-    model: String,
+async fn answer(
+    model: Arc<Model>,
+    operation: Operation,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response<Body> {
+    let number = model.requests.fetch_add(1, Ordering::Relaxed);
+    let mut response = attempt(model, operation, headers, body).await;
+    if let Ok(id) = HeaderValue::from_str(&format!("req_simulated_{number}")) {
+        response.headers_mut().insert(HeaderName::from_static("x-request-id"), id);
+    }
+    response
 }
 
-async fn chat(State(model): State<Arc<Model>>, headers: HeaderMap, body: Bytes) -> Response<Body> {
+async fn attempt(
+    model: Arc<Model>,
+    operation: Operation,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response<Body> {
     let request: Value = match serde_json::from_slice(&body) {
         Ok(request) => request,
         Err(error) => return failure(StatusCode::BAD_REQUEST, &error.to_string()),
     };
-    let behaviour = match behaviour(&model, &request) {
+    let text = std::str::from_utf8(&body).unwrap_or_default();
+    let behaviour = match behaviour(&model, &request, text) {
         Ok(behaviour) => behaviour,
         Err(error) => return failure(StatusCode::BAD_REQUEST, &error),
     };
-    if let Ok(mut stats) = model.stats.lock() {
-        let stats = stats.entry(behaviour.tag.clone()).or_default();
+    let tag = behaviour.tag.clone();
+    let so_far = model.count(&tag, |stats| {
         stats.requests += 1;
         stats.last_at = super::clock::now().as_millisecond();
-    }
+        stats.last = body.clone();
+        stats.requests
+    });
+    let waiting = Waiting { model, tag, complete: false };
     let sent = headers.get("authorization").and_then(|v| v.to_str().ok()).unwrap_or_default();
     if !behaviour.require_key.is_empty() && sent != format!("Bearer {}", behaviour.require_key) {
+        waiting.complete();
         return failure(StatusCode::UNAUTHORIZED, "the API key is wrong");
     }
-    let draft = draft(behaviour, &request, body.len());
-    pause(spread(draft.behaviour.first_token_ms)).await;
-    if chance(draft.behaviour.error_rate) {
-        return failure(StatusCode::INTERNAL_SERVER_ERROR, "a simulated failure");
+    pause(spread(behaviour.first_token_ms)).await;
+    if let Some(refusal) = refusal(&behaviour, so_far) {
+        waiting.complete();
+        return refusal;
     }
+    if operation == Operation::Embeddings {
+        waiting.complete();
+        return Json(embeddings::whole(&request, body.len() / 4)).into_response();
+    }
+    let draft = Draft::new(behaviour, operation, &request, body.len());
     if request.get("stream").and_then(Value::as_bool) == Some(true) {
-        let body = Body::from_stream(events(draft));
-        ([(header::CONTENT_TYPE, "text/event-stream")], body).into_response()
-    } else {
-        let rest = draft.behaviour.token_ms * draft.behaviour.tokens as f64;
-        pause(Duration::from_secs_f64(rest / 1000.0)).await;
-        Json(whole(&draft)).into_response()
+        let parts = match operation {
+            Operation::Responses => responses::parts(&draft),
+            _ => answers::parts(&draft),
+        };
+        let body = stream::body(Script::new(&draft, parts), waiting);
+        return ([(header::CONTENT_TYPE, "text/event-stream")], body).into_response();
     }
+    let rest = draft.behaviour.token_ms * draft.behaviour.tokens as f64;
+    pause(Duration::from_secs_f64(rest / 1000.0)).await;
+    waiting.complete();
+    let whole = match operation {
+        Operation::Responses => responses::whole(&draft),
+        _ => answers::whole(&draft),
+    };
+    Json(whole).into_response()
+}
+
+/// An error in place of an answer, where the behaviour asks for one.
+fn refusal(behaviour: &Behaviour, so_far: u64) -> Option<Response<Body>> {
+    let failing = behaviour.fail_first == 0 || so_far <= behaviour.fail_first;
+    if behaviour.status != 0 && failing {
+        let status = StatusCode::from_u16(behaviour.status).unwrap_or_default();
+        let mut response = failure(status, "a simulated refusal");
+        if behaviour.retry_after_ms > 0 {
+            let after = HeaderValue::from(behaviour.retry_after_ms);
+            response.headers_mut().insert(HeaderName::from_static("retry-after-ms"), after);
+        }
+        return Some(response);
+    }
+    chance(behaviour.error_rate)
+        .then(|| failure(StatusCode::INTERNAL_SERVER_ERROR, "a simulated failure"))
 }
 
 fn chance(rate: f64) -> bool {
@@ -226,83 +349,6 @@ fn spread(ms: f64) -> Duration {
     Duration::from_secs_f64((ms * factor).max(0.0) / 1000.0)
 }
 
-fn draft(behaviour: Behaviour, request: &Value, body: usize) -> Draft {
-    let quality = (behaviour.quality + 0.2 * (rand::rng().random::<f64>() - 0.5)).clamp(0.0, 1.0);
-    let words = vec!["seed"; usize::try_from(behaviour.tokens).unwrap_or(1).max(1)].join(" ");
-    let text = if chance(behaviour.empty_rate) {
-        String::new()
-    } else if chance(behaviour.bad_json_rate) {
-        words
-    } else {
-        json!({"answer": words}).to_string()
-    };
-    let limit = request.get("max_tokens").and_then(Value::as_u64);
-    let cut = limit.filter(|limit| *limit < behaviour.tokens);
-    let text = match cut {
-        Some(limit) => text.split_inclusive(' ').take(limit as usize).collect(),
-        None => text,
-    };
-    let behaviour = Behaviour { tokens: cut.unwrap_or(behaviour.tokens), ..behaviour };
-    let truncated = cut.is_some() || chance(behaviour.truncated_rate);
-    let finish = if truncated { "length" } else { "stop" };
-    let model = request.get("model").and_then(Value::as_str).unwrap_or_default().to_owned();
-    let breaks = chance(behaviour.break_rate);
-    Draft { behaviour, quality, text, finish, breaks, input_tokens: body / 4, model }
-}
-
-fn usage(draft: &Draft) -> Value {
-    let (input, output) = (draft.input_tokens as u64, draft.behaviour.tokens);
-    json!({"prompt_tokens": input, "completion_tokens": output, "total_tokens": input + output})
-}
-
-fn whole(draft: &Draft) -> Value {
-    json!({
-        "id": "chatcmpl-simulated", "object": "chat.completion", "created": 0,
-        "model": draft.model, "system_fingerprint": "fp_simulated",
-        "choices": [{
-            "index": 0, "finish_reason": draft.finish,
-            "message": {"role": "assistant", "content": draft.text},
-        }],
-        "usage": usage(draft),
-        "sim_quality": draft.quality,
-    })
-}
-
-/// The answer word by word, then usage, then the end.
-fn events(draft: Draft) -> impl Stream<Item = Result<Bytes, std::io::Error>> + Send {
-    let chunk = |choices: Value, usage: Value| {
-        json!({
-            "id": "chatcmpl-simulated", "object": "chat.completion.chunk", "created": 0,
-            "model": draft.model, "choices": choices, "usage": usage,
-        })
-    };
-    let delta = |delta: Value, finish: Value| json!([{"index": 0, "delta": delta, "finish_reason": finish}]);
-    let mut texts: Vec<String> = draft
-        .text
-        .split_inclusive(' ')
-        .map(|word| chunk(delta(json!({"content": word}), Value::Null), Value::Null).to_string())
-        .collect();
-    if draft.breaks {
-        texts.truncate(texts.len() / 2 + 1);
-    } else {
-        texts.push(chunk(delta(json!({}), json!(draft.finish)), Value::Null).to_string());
-        texts.push(chunk(json!([]), usage(&draft)).to_string());
-        texts.push("[DONE]".to_owned());
-    }
-    let pause = Duration::from_secs_f64(draft.behaviour.token_ms / 1000.0);
-    let breaks = draft.breaks;
-    let end = if breaks { vec![Err(std::io::Error::other("a simulated break"))] } else { vec![] };
-    let texts = texts.into_iter().map(|t| Ok(Bytes::from(format!("data: {t}\n\n"))));
-    let items = texts.chain(end).enumerate();
-    stream::unfold(items, move |mut items| async move {
-        let (i, item) = items.next()?;
-        if i > 0 {
-            self::pause(pause).await;
-        }
-        Some((item, items))
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -312,7 +358,7 @@ mod tests {
         let request = json!({"model": "m", "messages": [
             {"role": "system", "content": "Hi. [[sim:firstTokenMs=5 tag=v2]] Be [[sim:quality=0.5]] kind."},
         ]});
-        let behaviour = behaviour(&Model::default(), &request).unwrap();
+        let behaviour = behaviour(&Model::default(), &request, &request.to_string()).unwrap();
         assert_eq!(
             (behaviour.first_token_ms, behaviour.tag.as_str(), behaviour.quality),
             (5.0, "v2", 0.5)
@@ -322,7 +368,7 @@ mod tests {
     #[test]
     fn a_wrong_marker_is_told() {
         let request = json!({"messages": [{"content": "[[sim:qualty=1]]"}]});
-        let error = behaviour(&Model::default(), &request).unwrap_err();
+        let error = behaviour(&Model::default(), &request, &request.to_string()).unwrap_err();
         assert!(error.contains("qualty"), "{error}");
     }
 }

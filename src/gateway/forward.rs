@@ -43,6 +43,11 @@ pub(super) fn body(forward: Forward) -> impl Stream<Item = Result<Bytes, Infalli
                 forward.flight.finish(RecordOutcome::Ok);
                 None
             }
+            Next::Failed => {
+                let error = ApiError::new(502, "upstream_failed", "the model said that it failed");
+                forward.flight.fail(&error);
+                None
+            }
             // Broken in the middle: the application has begun to read, so nobody else can answer.
             Next::Broken => {
                 let error = ApiError::new(502, "upstream_broken", "the model's stream broke off");

@@ -38,15 +38,16 @@ const LONGEST_WAIT: Duration = Duration::from_secs(2);
 /// The wait before the first repetition when the model names none; then twice as long.
 const FIRST_WAIT: Duration = Duration::from_millis(50);
 
-/// Answers a request for a model.
+/// Answers a request for a model; its route may stand in the path.
 pub(super) async fn serve(
     gateway: Arc<Gateway>,
-    operation: Operation,
+    (operation, deployment): (Operation, Option<String>),
     client: Option<Arc<Client>>,
     headers: HeaderMap,
     body: Bytes,
 ) -> Response<Body> {
-    match answer(&gateway, operation, client.as_deref(), headers, body).await {
+    let asked = Asked::read(operation, deployment, body);
+    match answer(&gateway, asked, client.as_deref(), headers).await {
         Ok(response) => response,
         Err(error) => error_response(&error),
     }
@@ -54,13 +55,12 @@ pub(super) async fn serve(
 
 async fn answer(
     gateway: &Arc<Gateway>,
-    operation: Operation,
+    asked: Result<Asked, ApiError>,
     client: Option<&Client>,
     headers: HeaderMap,
-    body: Bytes,
 ) -> Result<Response<Body>, ApiError> {
     // Shared with its copy, if there is one.
-    let asked = Arc::new(Asked::read(operation, body)?);
+    let asked = Arc::new(asked?);
     let route = route(gateway, client, &asked)?;
     let assigned = assign(gateway, &route, &headers, client, &asked)?;
     let request = Request { asked, passed: Passed::new(gateway, headers, client) };
@@ -322,7 +322,7 @@ fn route(
     client: Option<&Client>,
     asked: &Asked,
 ) -> Result<Arc<Route>, ApiError> {
-    let model = asked.request.text("model").ok_or_else(|| {
+    let model = asked.route().ok_or_else(|| {
         ApiError::new(400, "missing_model", "set model to a route of a PromptRelease").at("model")
     })?;
     if !gateway.knows_routes() {
@@ -489,15 +489,13 @@ fn sticky_key(
 fn give_up(flight: &mut Flight, failure: Failure) -> Response<Body> {
     let fault = failure.client_fault || failure.error.status == 429;
     flight.finish(if fault { RecordOutcome::ClientError } else { RecordOutcome::Error });
-    let mut response = match failure.body {
-        Some((status, body)) => {
-            let mut response = respond(flight, "application/json", Body::from(body));
-            *response.status_mut() = status;
-            response
-        }
-        None => error_response(&failure.error),
+    let Some((status, body)) = failure.body else {
+        let mut response = error_response(&failure.error);
+        stamp(response.headers_mut(), flight);
+        return response;
     };
-    stamp(response.headers_mut(), flight);
+    let mut response = respond(flight, "application/json", Body::from(body));
+    *response.status_mut() = status;
     response
 }
 

@@ -24,6 +24,8 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Asked {
     pub operation: Operation,
+    /// The route, where the path names it.
+    deployment: Option<String>,
     pub request: Request,
     /// The inputs of the prompt, an object.
     pub variables: Value,
@@ -37,6 +39,10 @@ pub(super) struct Asked {
 pub(super) struct Overlay {
     /// Fields that it replaces or adds.
     fields: Vec<(&'static str, Vec<u8>)>,
+    /// Other names of such a field, which models refuse beside it.
+    aliases: Vec<&'static str>,
+    /// The format of a response, which goes into `text` beside what the application says there.
+    format: Option<Vec<u8>>,
     /// Tools before the application's own, without brackets.
     tools: Vec<u8>,
 }
@@ -58,7 +64,11 @@ impl Asked {
     ///
     /// # Errors
     /// What is wrong with it, in OpenAI's shape.
-    pub(super) fn read(operation: Operation, body: Bytes) -> Result<Self, ApiError> {
+    pub(super) fn read(
+        operation: Operation,
+        deployment: Option<String>,
+        body: Bytes,
+    ) -> Result<Self, ApiError> {
         let request = Request::parse(body).map_err(|error| match &error {
             Malformed::Twice(name) => {
                 ApiError::new(400, "invalid_json", error.to_string()).at(name.clone())
@@ -78,7 +88,15 @@ impl Asked {
         let options: StreamOptions =
             options.and_then(|raw| serde_json::from_slice(raw).ok()).unwrap_or_default();
         let wants_usage = options.include_usage == Some(true);
-        Ok(Self { operation, request, variables, stream, wants_usage })
+        Ok(Self { operation, deployment, request, variables, stream, wants_usage })
+    }
+
+    /// The name of the route that is asked for.
+    pub(super) fn route(&self) -> Option<Cow<'_, str>> {
+        match &self.deployment {
+            Some(name) => Some(Cow::Borrowed(name)),
+            None => self.request.text("model"),
+        }
     }
 
     /// A stream of this request may carry an event that the application does not expect.
@@ -122,6 +140,8 @@ pub(super) fn body(target: &Target, asked: &Asked) -> Result<Prepared, ApiError>
             || named("model")
             || prompted.is_some_and(named)
             || overlay.fields.iter().any(|(field, _)| named(field))
+            || overlay.aliases.iter().any(|field| named(field))
+            || (named("text") && overlay.format.is_some())
             || (named("tools") && !overlay.tools.is_empty())
             || (named("stream_options") && asked.hides_usage())
         {
@@ -141,8 +161,14 @@ pub(super) fn body(target: &Target, asked: &Asked) -> Result<Prepared, ApiError>
         let own = request.raw("tools").and_then(request::elements);
         out.array([&overlay.tools, own.unwrap_or_default()]);
     }
+    if let Some(format) = &overlay.format {
+        out.name(b"text");
+        out.object(request.raw("text"), "format", format);
+    }
     if asked.hides_usage() {
-        stream_options(request, &mut out);
+        // Without usage there are no tokens and no cost.
+        out.name(b"stream_options");
+        out.object(request.raw("stream_options"), "include_usage", b"true");
     }
     let start = out.bytes.len();
     match operation {
@@ -191,6 +217,22 @@ impl Out {
         let _ = serde_json::to_writer(&mut self.bytes, text);
     }
 
+    /// The application's own object with one field set.
+    fn object(&mut self, own: Option<&[u8]>, field: &str, value: &[u8]) {
+        let own = own.and_then(|own| Request::parse(Bytes::copy_from_slice(own)).ok());
+        let mut inner = Self { bytes: std::mem::take(&mut self.bytes), fields: 0 };
+        for (name, value) in own.iter().flat_map(Request::fields) {
+            if name != field.as_bytes() {
+                inner.name(name);
+                inner.bytes.extend_from_slice(value);
+            }
+        }
+        inner.name(field.as_bytes());
+        inner.bytes.extend_from_slice(value);
+        inner.bytes.push(b'}');
+        self.bytes = inner.bytes;
+    }
+
     fn array<'a>(&mut self, parts: impl IntoIterator<Item = &'a [u8]>) {
         self.bytes.push(b'[');
         let mut first = true;
@@ -202,17 +244,6 @@ impl Out {
         }
         self.bytes.push(b']');
     }
-}
-
-/// Without usage there are no tokens and no cost.
-fn stream_options(request: &Request, out: &mut Out) {
-    out.name(b"stream_options");
-    let mut options: Map<String, Value> = request
-        .raw("stream_options")
-        .and_then(|raw| serde_json::from_slice(raw).ok())
-        .unwrap_or_default();
-    options.insert("include_usage".to_owned(), Value::Bool(true));
-    let _ = serde_json::to_writer(&mut out.bytes, &options);
 }
 
 fn rendered<'a>(target: &'a Target, asked: &Asked) -> Result<Vec<(Role, Cow<'a, str>)>, ApiError> {
@@ -330,18 +361,26 @@ impl Overlay {
         } = &variant.prompt.parameters;
         let responses = operation == Operation::Responses;
         let schema = variant.prompt.response_format.as_ref();
-        let limit = if responses { "max_output_tokens" } else { "max_tokens" };
+        // OpenAI's reasoning models take the new name only; many other servers the old one.
+        let names = ["max_tokens", "max_completion_tokens"];
+        let (limit, aliases) = match operation {
+            Operation::Responses => ("max_output_tokens", vec![]),
+            Operation::Chat if variant.backend.provider == "openai" => (names[1], vec![names[0]]),
+            Operation::Chat => (names[0], vec![names[1]]),
+            _ => (names[0], vec![]),
+        };
+        let aliases = if max_tokens.is_some() { aliases } else { vec![] };
         let mut fields: Vec<(&'static str, Option<Value>)> = vec![
             ("temperature", temperature.map(Value::from)),
             ("top_p", top_p.map(Value::from)),
             (limit, max_tokens.map(Value::from)),
         ];
-        if responses {
-            fields.push((
-                "text",
-                schema.map(|schema| json!({"format": {"type": "json_schema", "name": "answer", "schema": schema}})),
-            ));
-        } else {
+        let format = schema.filter(|_| responses).map(|schema| {
+            json!({"type": "json_schema", "name": "answer", "schema": schema})
+                .to_string()
+                .into_bytes()
+        });
+        if !responses {
             fields.extend([
                 ("stop", (!stop.is_empty()).then(|| json!(stop))),
                 ("seed", seed.map(Value::from)),
@@ -361,7 +400,7 @@ impl Overlay {
             Operation::Completions => vec![],
             _ => variant.prompt.tools.iter().map(|tool| tool_of(tool, responses)).collect(),
         };
-        Self { fields, tools: tools.join(",").into_bytes() }
+        Self { fields, aliases, format, tools: tools.join(",").into_bytes() }
     }
 }
 

@@ -7,6 +7,7 @@
 
 mod body;
 mod pace;
+mod paths;
 
 use std::{convert::Infallible, future::Future, sync::Arc, time::Duration};
 
@@ -37,10 +38,7 @@ use super::{
     routes::Route,
     tls::ServerTls,
 };
-use crate::{
-    openai::{Operation, error::ApiError},
-    signals::report::LEADER_HEADER,
-};
+use crate::{openai::error::ApiError, signals::report::LEADER_HEADER};
 
 /// After an accept that failed for want of descriptors, others get time to close theirs.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -239,15 +237,25 @@ impl Shared {
         let gateway = &self.gateway;
         let (mut head, body) = request.into_parts();
         identity::conceal(&mut head.headers);
-        match (&head.method, head.uri.path()) {
+        let path = head.uri.path();
+        if head.method == Method::POST
+            && let Some(asked) = paths::operation(path)
+        {
+            let (client, Whole { bytes, room: _held }) = self.known(&head.headers, body).await?;
+            return Ok(phases::serve(gateway.clone(), asked, client, head.headers, bytes).await);
+        }
+        if head.method == Method::GET
+            && let Some(name) = paths::model(path)
+        {
+            let client = gateway.config.identities.authenticate(&head.headers)?;
+            return match name {
+                Some(name) => self.model(client.as_deref(), &name),
+                None => Ok(self.models(client.as_deref())),
+            };
+        }
+        match (&head.method, path) {
             (&Method::GET | &Method::HEAD, "/healthz") => Ok(text("ok")),
             (&Method::GET | &Method::HEAD, "/readyz") => Ok(self.ready()),
-            (&Method::POST, path) if operation(path).is_some() => {
-                let (client, Whole { bytes, room: _held }) =
-                    self.known(&head.headers, body).await?;
-                let operation = operation(path).unwrap_or_default();
-                Ok(phases::serve(gateway.clone(), operation, client, head.headers, bytes).await)
-            }
             (&Method::POST, "/serinus/v1/feedback") => {
                 let (client, Whole { bytes, room: _held }) =
                     self.known(&head.headers, body).await?;
@@ -255,14 +263,6 @@ impl Shared {
                 let mut response = Response::new(Body::empty());
                 *response.status_mut() = StatusCode::NO_CONTENT;
                 Ok(response)
-            }
-            (&Method::GET, "/v1/models") => {
-                let client = gateway.config.identities.authenticate(&head.headers)?;
-                Ok(self.models(client.as_deref()))
-            }
-            (&Method::GET, path) if path.starts_with("/v1/models/") => {
-                let client = gateway.config.identities.authenticate(&head.headers)?;
-                self.model(client.as_deref(), &path["/v1/models/".len()..])
             }
             (_, path) => {
                 body::discard(body).await;
@@ -357,8 +357,9 @@ fn model(name: &str) -> serde_json::Value {
 fn refuse(path: &str) -> ApiError {
     let allowed = match path {
         "/serinus/v1/feedback" => "POST",
-        path if operation(path).is_some() => "POST",
-        "/v1/models" | "/healthz" | "/readyz" => "GET",
+        path if paths::operation(path).is_some() => "POST",
+        "/healthz" | "/readyz" => "GET",
+        path if paths::model(path).is_some() => "GET",
         _ => {
             let message = "this gateway serves /v1/chat/completions, /v1/completions, \
                 /v1/embeddings, /v1/responses, /v1/models and /serinus/v1/feedback";
@@ -366,12 +367,6 @@ fn refuse(path: &str) -> ApiError {
         }
     };
     ApiError::new(405, "method_not_allowed", format!("this path takes {allowed} requests only"))
-}
-
-/// What a path asks of a model.
-fn operation(path: &str) -> Option<Operation> {
-    let path = path.strip_prefix("/v1")?;
-    Operation::ALL.into_iter().find(|operation| operation.path() == path)
 }
 
 fn text(text: &'static str) -> Response<Body> {

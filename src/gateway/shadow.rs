@@ -180,7 +180,7 @@ async fn ask(flight: &mut Flight, asked: &Asked) -> Result<(), Fault> {
         match stream.next(flight).await {
             Next::Chunk(_) => {}
             Next::End => return Ok(()),
-            Next::Broken => return Err(Fault::Model),
+            Next::Broken | Next::Failed => return Err(Fault::Model),
         }
     }
 }

@@ -32,7 +32,10 @@ pub(super) enum Started {
 pub(super) struct Stream {
     rest: Incoming,
     events: Events,
-    /// Read, and not to be forwarded before there is content.
+    /// The application did not ask for an event that carries nothing but usage.
+    hides_usage: bool,
+    /// The event in which the model says that it failed.
+    failed: Option<Bytes>,
     deadline: Instant,
 }
 
@@ -98,14 +101,15 @@ pub(super) async fn call(
         })?;
     let (head, rest) = response.into_parts();
     flight.status = Some(head.status.as_u16());
-    flight.headers = passed_back(&head.headers);
+    flight.headers = passed_back(&head.headers, &flight.request_id);
     let is_stream = head
         .headers
         .get(header::CONTENT_TYPE)
         .is_some_and(|v| v.as_bytes().starts_with(b"text/event-stream"));
     if head.status.is_success() && flight.streamed && is_stream {
-        let events = Events::new(asked.hides_usage());
-        let stream = Stream { rest, events, deadline: began + target.timeout };
+        let (events, hides_usage) = (Events::default(), asked.hides_usage());
+        let end = began + target.timeout;
+        let stream = Stream { rest, events, hides_usage, failed: None, deadline: end };
         return timeout_at(deadline, first_content(flight, stream)).await.map_err(|_| late())?;
     }
     let bytes = timeout_at(deadline, whole(rest, LARGEST_ANSWER)).await.map_err(|_| late())??;
@@ -151,6 +155,14 @@ fn broken(error: &hyper::Error) -> Failure {
 }
 
 fn refused(status: StatusCode, headers: &HeaderMap, body: Bytes) -> Failure {
+    // The key is ours, and so is the bill: no application can cause or mend this, and one
+    // that is told 401 looks at its own key. What the model says may quote ours.
+    if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::PAYMENT_REQUIRED) {
+        let message = format!(
+            "the model answered {status} to this gateway's own API key: tell who runs the gateway"
+        );
+        return Failure::new(502, "upstream_unauthorized", message);
+    }
     let overloaded = matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT);
     let seconds = headers.get(header::RETRY_AFTER).and_then(|v| v.to_str().ok()?.parse().ok());
     let millis = headers.get("retry-after-ms").and_then(|v| v.to_str().ok()?.parse().ok());
@@ -208,7 +220,8 @@ async fn first_content(flight: &mut Flight, mut stream: Stream) -> Result<Starte
         let content = stream.read(chunk, flight);
         if flight.answer.failed && !content {
             let message = "the model's stream began with an error";
-            return Err(Failure::new(502, "upstream_failed", message));
+            let body = stream.failed.map(|body| (StatusCode::BAD_GATEWAY, body));
+            return Err(Failure { body, ..Failure::new(502, "upstream_failed", message) });
         }
         if content || flight.answer.complete() || read > LONGEST_START {
             return Ok(Started::Stream(Box::new(stream)));
@@ -226,13 +239,15 @@ pub(super) enum Next {
     End,
     /// It broke off, took too long, or says nothing any more.
     Broken,
+    /// It has ended after it said that it failed, which has gone on.
+    Failed,
 }
 
 impl Stream {
     /// Reads a chunk; says whether it carried content.
     fn read(&mut self, chunk: Bytes, flight: &mut Flight) -> bool {
-        let (operation, sifts) = (flight.operation, self.events.sifts());
-        let mut content = false;
+        let (operation, hides_usage) = (flight.operation, self.hides_usage);
+        let (mut content, failed) = (false, &mut self.failed);
         self.events.feed(chunk, |data| {
             let called = std::mem::take(&mut flight.answer.tool_call);
             let carried = flight.answer.event(operation, data);
@@ -240,8 +255,11 @@ impl Stream {
                 flight.calls(data);
             }
             flight.answer.tool_call |= called;
+            if flight.answer.failed && failed.is_none() {
+                *failed = Some(Bytes::copy_from_slice(data));
+            }
             content |= carried.content;
-            if sifts && carried.only_usage { Fate::Drop } else { Fate::Forward }
+            if hides_usage && carried.only_usage { Fate::Drop } else { Fate::Forward }
         });
         if content {
             flight.first_token();
@@ -261,7 +279,8 @@ impl Stream {
                 Ok(Some(Ok(chunk))) => {
                     self.read(chunk, flight);
                 }
-                Ok(None) if flight.answer.complete() && !flight.answer.failed => {
+                Ok(None | Some(Err(_))) if flight.answer.failed => return Next::Failed,
+                Ok(None) if flight.answer.complete() => {
                     self.events.end();
                     return self.events.take().map_or(Next::End, Next::Chunk);
                 }
@@ -282,7 +301,12 @@ const PASSED_BACK: [&str; 7] = [
     "openai-version",
 ];
 
-fn passed_back(headers: &HeaderMap) -> Vec<(header::HeaderName, HeaderValue)> {
+/// `ours` is what clients show as the request's id when the model tells none.
+fn passed_back(headers: &HeaderMap, ours: &str) -> Vec<(header::HeaderName, HeaderValue)> {
+    let ours = (!headers.contains_key("x-request-id"))
+        .then(|| HeaderValue::from_str(ours).ok())
+        .flatten()
+        .map(|id| (header::HeaderName::from_static("x-request-id"), id));
     headers
         .iter()
         .filter(|(name, _)| {
@@ -290,5 +314,6 @@ fn passed_back(headers: &HeaderMap) -> Vec<(header::HeaderName, HeaderValue)> {
             PASSED_BACK.contains(&name) || name.starts_with("x-ratelimit-")
         })
         .map(|(name, value)| (name.clone(), value.clone()))
+        .chain(ours)
         .collect()
 }

@@ -1,7 +1,7 @@
-//! Server-sent events, read as the bytes pass by.
+//! Server-sent events, read as they pass by.
 //!
-//! Bytes go on as they came. Only where events may have to be left out do they go on
-//! event by event: an event that was forwarded in part can not be taken back.
+//! They go on event by event, the bytes of each as they came: an event that was forwarded
+//! in part can neither be left out, nor be followed by one that tells of an error.
 
 use std::collections::VecDeque;
 
@@ -22,9 +22,7 @@ pub enum Fate {
 /// Finds events in a stream of chunks that may be cut anywhere, and hands on what goes on.
 #[derive(Debug, Default)]
 pub struct Events {
-    /// Events may be left out.
-    sifts: bool,
-    /// An event that is not complete: its whole when events are sifted, its last line otherwise.
+    /// An event that is not complete.
     begun: BytesMut,
     /// The event under way must go on, whatever it says.
     too_long: bool,
@@ -33,26 +31,6 @@ pub struct Events {
 }
 
 impl Events {
-    /// Reads events; leaves some out if `sifts`.
-    pub fn new(sifts: bool) -> Self {
-        Self { sifts, ..Self::default() }
-    }
-
-    /// Reads the next chunk and calls `data` with each complete payload.
-    pub fn feed(&mut self, chunk: Bytes, data: impl FnMut(&[u8]) -> Fate) {
-        if self.sifts {
-            self.sift(chunk, data);
-        } else {
-            self.scan(&chunk, data);
-            self.out.push_back(chunk);
-        }
-    }
-
-    /// Whether events may be left out.
-    pub fn sifts(&self) -> bool {
-        self.sifts
-    }
-
     /// The next bytes that go on.
     pub fn take(&mut self) -> Option<Bytes> {
         self.out.pop_front()
@@ -60,43 +38,14 @@ impl Events {
 
     /// The stream has ended: an event that was never completed goes on.
     pub fn end(&mut self) {
-        if self.sifts && !self.begun.is_empty() {
+        if !self.begun.is_empty() {
             self.out.push_back(self.begun.split().freeze());
         }
     }
 
-    fn scan(&mut self, chunk: &[u8], mut data: impl FnMut(&[u8]) -> Fate) {
-        for piece in chunk.split_inclusive(|byte| *byte == b'\n') {
-            let Some(text) = piece.strip_suffix(b"\n") else {
-                self.begin(piece);
-                continue;
-            };
-            if self.begun.is_empty() && !self.too_long {
-                // Most lines come whole.
-                payload(text).into_iter().for_each(|p| {
-                    data(p);
-                });
-                continue;
-            }
-            self.begin(text);
-            if !self.too_long {
-                payload(&self.begun).into_iter().for_each(|p| {
-                    data(p);
-                });
-            }
-            self.begun.clear();
-            self.too_long = false;
-        }
-    }
-
-    fn begin(&mut self, piece: &[u8]) {
-        self.too_long |= self.begun.len() + piece.len() > LONGEST;
-        if !self.too_long {
-            self.begun.extend_from_slice(piece);
-        }
-    }
-
-    fn sift(&mut self, chunk: Bytes, mut data: impl FnMut(&[u8]) -> Fate) {
+    /// Reads the next chunk and calls `data` with each complete payload. An event of which
+    /// any payload is to be left out is left out as a whole.
+    pub fn feed(&mut self, chunk: Bytes, mut data: impl FnMut(&[u8]) -> Fate) {
         if !chunk.contains(&b'\n') && self.begun.len() + chunk.len() <= LONGEST {
             self.begun.extend_from_slice(&chunk);
             return;
@@ -175,8 +124,8 @@ mod tests {
         b": comment\r\ndata: {\"a\":1}\r\n\r\nevent: x\ndata:two\n\ndata: \xc3\xa4\n\ndata: [DONE]\n\n";
 
     /// The payloads, and what goes on when the payload "two" is left out.
-    fn read(sifts: bool, chunks: &[&'static [u8]]) -> (Vec<Vec<u8>>, Vec<u8>) {
-        let (mut events, mut found, mut out) = (Events::new(sifts), vec![], vec![]);
+    fn read(chunks: &[&'static [u8]]) -> (Vec<Vec<u8>>, Vec<u8>) {
+        let (mut events, mut found, mut out) = (Events::default(), vec![], vec![]);
         for chunk in chunks {
             events.feed(Bytes::from_static(chunk), |data| {
                 found.push(data.to_vec());
@@ -197,7 +146,6 @@ mod tests {
         #[test]
         fn where_the_stream_is_cut_does_not_matter(
             mut cuts in prop::collection::vec(0..STREAM.len(), 0..12),
-            sifts: bool,
         ) {
             cuts.sort_unstable();
             let mut chunks = vec![];
@@ -207,49 +155,54 @@ mod tests {
                 from = cut;
             }
             chunks.push(&STREAM[from..]);
-            prop_assert_eq!(read(sifts, &chunks), read(sifts, &[STREAM]));
+            prop_assert_eq!(read(&chunks), read(&[STREAM]));
         }
     }
 
     #[test]
     fn payloads_are_found_with_either_line_end() {
         let expected: [&[u8]; 4] = [b"{\"a\":1}", b"two", b"\xc3\xa4", b"[DONE]"];
-        for sifts in [false, true] {
-            assert_eq!(read(sifts, &[STREAM]).0, expected);
-        }
+        assert_eq!(read(&[STREAM]).0, expected);
     }
 
     #[test]
     fn an_event_is_left_out_whole_and_the_rest_is_not_touched() {
         let left = b": comment\r\ndata: {\"a\":1}\r\n\r\ndata: \xc3\xa4\n\ndata: [DONE]\n\n";
-        assert_eq!(read(true, &[STREAM]).1, left);
-        assert_eq!(read(false, &[STREAM]).1, STREAM, "without sifting nothing is left out");
+        assert_eq!(read(&[STREAM]).1, left);
     }
 
     #[test]
     fn a_stream_that_ends_within_an_event_goes_on_to_its_last_byte() {
-        assert_eq!(read(true, &[b"data: 1\n\ndata: 2\n"]).1, b"data: 1\n\ndata: 2\n");
+        assert_eq!(read(&[b"data: 1\n\ndata: 2\n"]).1, b"data: 1\n\ndata: 2\n");
+    }
+
+    #[test]
+    fn an_event_that_is_not_complete_does_not_go_on_yet() {
+        let mut events = Events::default();
+        events.feed(Bytes::from_static(b"data: 1\n\ndata: {\"a"), |_| Fate::Forward);
+        assert_eq!(events.take(), Some(Bytes::from_static(b"data: 1\n\n")));
+        assert_eq!(events.take(), None);
+        events.feed(Bytes::from_static(b"\": 2}\n\n"), |_| Fate::Forward);
+        assert_eq!(events.take(), Some(Bytes::from_static(b"data: {\"a\": 2}\n\n")));
     }
 
     #[test]
     fn a_line_without_end_does_not_fill_the_memory() {
-        for sifts in [false, true] {
-            let mut events = Events::new(sifts);
-            let mut forwarded = 0;
-            for _ in 0..40 {
-                events.feed(Bytes::from(vec![b'x'; 65536]), |_| Fate::Forward);
-                while let Some(bytes) = events.take() {
-                    forwarded += bytes.len();
-                }
+        let mut events = Events::default();
+        let mut forwarded = 0;
+        for _ in 0..40 {
+            events.feed(Bytes::from(vec![b'x'; 65536]), |_| Fate::Forward);
+            while let Some(bytes) = events.take() {
+                forwarded += bytes.len();
             }
-            assert!(events.begun.capacity() <= 3 * LONGEST, "{}", events.begun.capacity());
-            assert!(forwarded >= 40 * 65536 - LONGEST, "{forwarded}");
-            let mut found = vec![];
-            events.feed(Bytes::from_static(b"\n\ndata: 1\n\n"), |data| {
-                found.push(data.to_vec());
-                Fate::Forward
-            });
-            assert_eq!(found, [b"1".to_vec()]);
         }
+        assert!(events.begun.capacity() <= 3 * LONGEST, "{}", events.begun.capacity());
+        assert!(forwarded >= 40 * 65536 - LONGEST, "{forwarded}");
+        let mut found = vec![];
+        events.feed(Bytes::from_static(b"\n\ndata: 1\n\n"), |data| {
+            found.push(data.to_vec());
+            Fate::Forward
+        });
+        assert_eq!(found, [b"1".to_vec()]);
     }
 }
