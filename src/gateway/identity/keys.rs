@@ -154,9 +154,7 @@ impl Keys {
             let client = Arc::new(key.client());
             match clients.entry(hash) {
                 Entry::Occupied(_) => doubles.push(client.caller.name.clone()),
-                Entry::Vacant(free) => {
-                    free.insert((hash, client));
-                }
+                Entry::Vacant(free) => drop(free.insert((hash, client))),
             }
         }
         (Self { clients }, doubles)
