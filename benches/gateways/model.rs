@@ -15,7 +15,11 @@ use std::{
     time::Duration,
 };
 
-use tokio::{net::TcpListener, task::JoinSet, time::sleep};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    task::JoinSet,
+    time::sleep,
+};
 
 use crate::{
     pace::Metronome,
@@ -78,6 +82,17 @@ pub async fn serve(address: SocketAddr) -> io::Result<()> {
             Some(_) = connections.join_next() => {}
         }
     }
+}
+
+/// How many requests with spans a model has got so far.
+pub async fn traces(model: SocketAddr) -> io::Result<u64> {
+    let mut connection = Connection::new(TcpStream::connect(model).await?)?;
+    connection.write(b"GET /traces HTTP/1.1\r\nhost: model\r\n\r\n").await?;
+    let mut head = connection.head().await?.ok_or(io::ErrorKind::UnexpectedEof)?;
+    let mut body = vec![];
+    connection.body(&mut head.body, |bytes| body.extend_from_slice(bytes)).await?;
+    let count = String::from_utf8_lossy(&body).parse();
+    count.map_err(|_| io::ErrorKind::InvalidData.into())
 }
 
 async fn converse(mut connection: Connection, script: Arc<Script>) -> io::Result<()> {

@@ -23,7 +23,9 @@ use tokio_util::sync::CancellationToken;
 
 use self::users::Seen;
 use super::{
-    clock, evidence_bar, simulated_model,
+    clock, evidence_bar,
+    process::install_tls,
+    simulated_model,
     standalone::{Happening, Standalone},
 };
 use crate::{
@@ -166,6 +168,7 @@ impl Drop for Live {
 /// # Errors
 /// Something around it failed: a port, the folder, the terminal.
 pub async fn run(options: Options) -> anyhow::Result<bool> {
+    install_tls();
     let folder = Scratch::new()?;
     let stop = CancellationToken::new();
     let mut servers = JoinSet::new();

@@ -30,6 +30,9 @@ pub enum AssignmentReason {
     OtherBackend,
     /// The answer was given before and comes from the cache.
     Cached,
+    /// By hash or by chance, but the cache has another variant's answer to the same
+    /// request: the variants are compared by requests that are new to both.
+    Repeated,
     /// It is a copy of a request that stable answers; nobody sees its own answer.
     Shadow,
 }
@@ -53,6 +56,7 @@ impl AssignmentReason {
             Self::Retry => "retry",
             Self::OtherBackend => "other-backend",
             Self::Cached => "cached",
+            Self::Repeated => "repeated",
             Self::Shadow => "shadow",
         }
     }

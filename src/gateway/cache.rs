@@ -146,6 +146,11 @@ impl Cache {
         found
     }
 
+    /// Whether it is in memory. Not counted as a look-up.
+    pub fn knows(&self, key: &Key) -> bool {
+        self.memory.contains_key(key)
+    }
+
     /// What is in memory, or else in the shared cache. Never fails, and never waits longer
     /// than [`PATIENCE`].
     pub async fn get(&self, key: &Key, oldest: Option<Timestamp>) -> Option<Arc<Entry>> {

@@ -63,6 +63,11 @@ impl Caching {
         self.cache.get(&self.key, self.directives.oldest((self.clock)())).await
     }
 
+    /// Whether this gateway's memory has an answer.
+    pub(super) fn is_known(&self) -> bool {
+        self.cache.knows(&self.key)
+    }
+
     /// Keeps a complete answer that passed its check.
     pub(super) fn keep(&self, body: Bytes, answer: &Answer) {
         if self.directives.store {

@@ -122,8 +122,11 @@ struct Attempts<'a> {
 
 impl Attempts<'_> {
     async fn run(mut self, mut assigned: Assigned) -> Response<Body> {
-        if let Some(response) = self.from_cache(&assigned).await {
+        if let Some(response) = self.kept_answer(&assigned).await {
             return response;
+        }
+        if assigned.reason.is_evidence() && self.is_known_to_another(&assigned.target) {
+            assigned.reason = AssignmentReason::Repeated;
         }
         // Beside a shadow everybody draws stable: those are compared with the copies.
         if assigned.reason.is_evidence()
@@ -175,7 +178,7 @@ impl Attempts<'_> {
     }
 
     /// The answer that the same request got before.
-    async fn from_cache(&self, assigned: &Assigned) -> Option<Response<Body>> {
+    async fn kept_answer(&self, assigned: &Assigned) -> Option<Response<Body>> {
         let Self { gateway, route, request, .. } = self;
         // Most releases have no cache.
         route.cache?;
@@ -195,6 +198,26 @@ impl Attempts<'_> {
         response.headers_mut().insert(keys::CACHE_HEADER, HeaderValue::from_static("hit"));
         flight.finish(RecordOutcome::Ok);
         Some(response)
+    }
+
+    /// Whether the cache has an answer of another variant to this request. A request is
+    /// evidence only where the cache knows it of no variant: with a rule that looked at the
+    /// variant's own answers alone, a canary would be judged by other requests than stable,
+    /// whose cache is warm.
+    fn is_known_to_another(&self, own: &Arc<Target>) -> bool {
+        let Self { gateway, route, request, .. } = self;
+        if route.cache.is_none() {
+            return false;
+        }
+        let candidate = route.candidate.as_ref().map(|candidate| &candidate.target);
+        let mut others = candidate.into_iter().chain([&route.baseline]);
+        others.any(|other| {
+            !Arc::ptr_eq(other, own)
+                && prepare::body(other, &request.asked).is_ok_and(|prepared| {
+                    Caching::of(gateway, route, other, request, &prepared.body)
+                        .is_some_and(|caching| caching.is_known())
+                })
+        })
     }
 
     fn falls_back(&self) -> bool {

@@ -77,6 +77,8 @@ impl Bench {
         tls: Option<Arc<ServerTls>>,
         script: impl Fn(&Value) -> Response<Body> + Send + Sync + 'static,
     ) -> Self {
+        // The client chooses its TLS when it is made; the commands do the same when they start.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let asked = Arc::new(Mutex::new(vec![]));
         let mut servers = JoinSet::new();
         let model = start_model(&mut servers, Arc::new(script), asked.clone()).await;

@@ -101,6 +101,20 @@ async fn who_wants_a_new_answer_gets_one_and_old_ones_go() {
 }
 
 #[tokio::test]
+async fn a_request_that_one_variant_has_answered_before_is_evidence_for_none() {
+    let bench = Bench::new(|_| good()).await;
+    bench.serve(cached(bench.release(0), LONG));
+    ask(&bench, json!({"seed": 1})).await;
+    // The canary has nothing kept yet.
+    bench.serve(cached(bench.release(99), LONG));
+    let (said, _) = ask(&bench, json!({"seed": 1, "user": "on-the-canary"})).await;
+    assert_eq!(said, "miss", "it is the canary that answers");
+    assert_eq!(bench.counts("canary").requests, 0, "and that is not compared");
+    ask(&bench, json!({"seed": 2, "user": "on-the-canary"})).await;
+    assert_eq!(bench.counts("canary").requests, 1, "what is new to both is");
+}
+
+#[tokio::test]
 async fn a_release_that_does_not_ask_for_it_has_no_cache() {
     let bench = Bench::new(|_| good()).await;
     bench.serve(bench.release(0));

@@ -6,7 +6,7 @@
 //! that can not be guessed, so short ones are refused.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, hash_map::Entry},
     fmt,
     sync::Arc,
 };
@@ -152,10 +152,9 @@ impl Keys {
         for key in keys {
             let hash = key.digest;
             let client = Arc::new(key.client());
-            if clients.contains_key(&hash) {
-                doubles.push(client.caller.name.clone());
-            } else {
-                clients.insert(hash, (hash, client));
+            match clients.entry(hash) {
+                Entry::Occupied(_) => doubles.push(client.caller.name.clone()),
+                Entry::Vacant(free) => drop(free.insert((hash, client))),
             }
         }
         (Self { clients }, doubles)

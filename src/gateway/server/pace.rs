@@ -2,7 +2,7 @@
 //! head, for somebody who stops reading.
 //!
 //! One timer a connection serves for reading. It is moved only when it fires or must
-//! fire earlier, not with every request: on a busy connection time costs nothing.
+//! fire earlier, not with every request: on a busy connection it costs next to nothing.
 //!
 //! The protocol's implementation answers what is no HTTP by itself, with a status and
 //! nothing else. Such a head is recognized when it is written outside of any request's
@@ -14,7 +14,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     task::{Context, Poll, ready},
     time::Duration,
@@ -29,14 +29,27 @@ use crate::{gateway::limits::Limits, openai::error::ApiError};
 
 /// Whether a request of a connection is being answered. While it is, nobody waits for
 /// the next one.
-#[derive(Default)]
 pub(super) struct Turn {
     answering: AtomicBool,
     begun: AtomicUsize,
+    /// When the last one ended, in nanoseconds after `born`.
+    ended: AtomicU64,
+    born: Instant,
 }
 
 /// Held from the moment when a request's head is read until its answer has ended.
 pub(super) struct Answering(Arc<Turn>);
+
+impl Default for Turn {
+    fn default() -> Self {
+        Self {
+            answering: AtomicBool::new(false),
+            begun: AtomicUsize::new(0),
+            ended: AtomicU64::new(0),
+            born: Instant::now(),
+        }
+    }
+}
 
 impl Turn {
     pub(super) fn begin(self: &Arc<Self>) -> Answering {
@@ -48,10 +61,16 @@ impl Turn {
     fn answering(&self) -> bool {
         self.answering.load(Ordering::Relaxed)
     }
+
+    fn ended(&self) -> Instant {
+        self.born + Duration::from_nanos(self.ended.load(Ordering::Relaxed))
+    }
 }
 
 impl Drop for Answering {
     fn drop(&mut self) {
+        let after = u64::try_from(self.0.born.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        self.0.ended.store(after, Ordering::Relaxed);
         self.0.answering.store(false, Ordering::Relaxed);
     }
 }
@@ -65,9 +84,7 @@ pub(super) struct Paced<T> {
     write: Duration,
     /// Since when nothing is asked.
     quiet: Instant,
-    /// A turn was under way when it was looked at last.
-    answered: bool,
-    /// How many turns had begun by then.
+    /// How many turns had begun by the last look.
     begun: usize,
     /// When the first bytes of a head came that is not complete.
     head_began: Option<Instant>,
@@ -92,7 +109,6 @@ impl<T> Paced<T> {
             head: limits.header_time,
             write: limits.write_time,
             quiet: Instant::now(),
-            answered: false,
             begun: 0,
             head_began: None,
             reading: None,
@@ -105,32 +121,40 @@ impl<T> Paced<T> {
     /// comes from now on belongs to the next request.
     fn notice(&mut self) {
         let begun = self.turn.begun.load(Ordering::Relaxed);
-        if std::mem::take(&mut self.answered) || begun != self.begun {
+        if begun != self.begun {
             self.begun = begun;
-            self.quiet = Instant::now();
+            self.quiet = self.turn.ended();
             self.head_began = None;
         }
     }
 
     /// Whether nobody asked for too long.
+    ///
+    /// The timer runs during an answer too: when that ends, nobody looks at a connection
+    /// on which nothing comes, so the timer must have been set before.
     fn overdue(&mut self, cx: &mut Context<'_>) -> bool {
-        if self.turn.answering() {
-            self.answered = true;
-            return false;
-        }
-        self.notice();
-        let deadline = self.head_began.map_or(self.quiet + self.idle, |at| at + self.head);
-        let timer = self.reading.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
-        if deadline < timer.deadline() {
-            timer.as_mut().reset(deadline);
-        }
-        while timer.as_mut().poll(cx).is_ready() {
-            if timer.deadline() >= deadline {
+        loop {
+            let answering = self.turn.answering();
+            if !answering {
+                self.notice();
+            }
+            let deadline = match self.head_began {
+                _ if answering => Instant::now() + self.idle,
+                Some(at) => at + self.head,
+                None => self.quiet + self.idle,
+            };
+            let timer = self.reading.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+            if deadline < timer.deadline() {
+                timer.as_mut().reset(deadline);
+            }
+            if timer.as_mut().poll(cx).is_pending() {
+                return false;
+            }
+            if !answering && timer.deadline() >= deadline {
                 return true;
             }
             timer.as_mut().reset(deadline);
         }
-        false
     }
 
     /// Whether the reader took nothing for too long.
@@ -341,12 +365,14 @@ mod tests {
         let (_client, server) = duplex(1024);
         let (mut server, turn) = paced(server);
         let answering = turn.begin();
-        let patience = Limits::default().idle * 10;
         let mut byte = [0; 1];
-        assert!(tokio::time::timeout(patience, server.read(&mut byte)).await.is_err());
+        // Read once for all: nobody reads anew because an answer has ended.
+        let mut read = std::pin::pin!(server.read(&mut byte));
+        let patience = Limits::default().idle * 10 + Duration::from_secs(7);
+        assert!(tokio::time::timeout(patience, read.as_mut()).await.is_err());
         drop(answering);
         let began = Instant::now();
-        assert!(server.read(&mut byte).await.is_err());
+        assert!(read.await.is_err());
         assert_eq!(began.elapsed(), Limits::default().idle, "counted from the answer's end");
     }
 

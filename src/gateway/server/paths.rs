@@ -58,7 +58,6 @@ mod tests {
             "/v1/chat",
             "/v1chat/completions",
             "/chat/completions",
-            "/openai/deployments/chat/completions",
             "/openai/deployments//chat/completions",
             "/openai/deployments/a",
             "/v1/chat/completions/",
