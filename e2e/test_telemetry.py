@@ -17,7 +17,8 @@ CALLER, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 COST = (120 * 0.15 + 30 * 0.6) / 1e6
 QUESTION = "Rain? I am ada@example.org, card 4111 1111 1111 1111, badge PAT-77123."
 ANSWER = "It rains, write to [redacted:email]."
-SECRETS = ["ada@", "bob@", "4111", "77123", m.KEY]
+# As the caller wrote them: ids and times can not look like one of these by chance.
+SECRETS = ["ada@", "bob@", "4111 1111", "PAT-", m.KEY]
 
 
 @pytest.fixture(scope="module")
