@@ -116,6 +116,7 @@ def test_the_same_request_gets_the_same_bytes_from_either_gateway(gateways, redi
     assert metric(one, "serinus_gateway_cache_hits_total") >= 1
     # The other form is another answer.
     assert ask(one, question, stream=not stream)[0] != "hit"
+    wait_for("the other form in Redis", lambda: redis.size() == before + 2)
 
 
 def test_what_matters_is_told_apart(gateways):
