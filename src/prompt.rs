@@ -1,6 +1,7 @@
 //! Template and inputs to messages; the content hashes that name prompts and variants.
 
 mod digest;
+mod plain;
 mod template;
 
 pub use digest::{digest, revision};

@@ -3,9 +3,10 @@
 use std::borrow::Cow;
 
 use jsonschema::{Validator, error::ValidationErrorKind};
-use minijinja::{Environment, UndefinedBehavior};
+use minijinja::{Environment, UndefinedBehavior, value::Serde};
 use serde_json::{Map, Value};
 
+use super::plain::Plain;
 use crate::api::{PromptVersionSpec, prompt_version::Role};
 
 /// Rendering stops after so many template instructions: a template can loop.
@@ -79,8 +80,8 @@ pub struct Template {
 
 #[derive(Debug)]
 enum Message {
-    /// The same for every request.
-    Fixed(String),
+    /// Filled in without the engine.
+    Plain(Plain),
     /// The name of its template in the environment.
     Template(String),
 }
@@ -97,18 +98,21 @@ impl Template {
         environment.set_fuel(Some(FUEL));
         let mut messages = vec![];
         for (index, message) in prompt.messages.iter().enumerate() {
+            let failed =
+                |e: minijinja::Error| PromptError::Template { index, message: describe(&e) };
             let name = index.to_string();
-            environment
-                .add_template_owned(name.clone(), message.content.clone())
-                .map_err(|e| PromptError::Template { index, message: describe(&e) })?;
-            // Without a brace there is nothing to fill in; a template ends without its last
-            // line break, so that is left to the engine.
-            let fixed = !message.content.contains(['{', '\n']);
-            let content = message.content.clone();
-            messages.push((
-                message.role,
-                if fixed { Message::Fixed(content) } else { Message::Template(name) },
-            ));
+            let template = environment.template_from_named_str(&name, &message.content);
+            let template = template.map_err(failed)?;
+            let plain = Plain::of(&message.content, |values| template.render(Serde(values)).ok());
+            let message = (message.role, match plain {
+                Some(plain) => Message::Plain(plain),
+                None => {
+                    let content = message.content.clone();
+                    environment.add_template_owned(name.clone(), content).map_err(failed)?;
+                    Message::Template(name)
+                }
+            });
+            messages.push(message);
         }
         Ok(Self {
             environment,
@@ -138,11 +142,19 @@ impl Template {
         for (index, (role, message)) in self.messages.iter().enumerate() {
             let failed = |e: minijinja::Error| PromptError::Render { index, message: describe(&e) };
             let text = match message {
-                Message::Fixed(text) => Cow::Borrowed(text.as_str()),
+                Message::Plain(plain) => match plain.fill(variables) {
+                    Some(text) => text,
+                    None => {
+                        let name = index.to_string();
+                        let template =
+                            self.environment.template_from_named_str(&name, plain.source());
+                        let text = template.and_then(|template| template.render(Serde(variables)));
+                        Cow::Owned(text.map_err(failed)?)
+                    }
+                },
                 Message::Template(name) => {
                     let template = self.environment.get_template(name).map_err(failed)?;
-                    let values = minijinja::value::Serde(variables);
-                    Cow::Owned(template.render(values).map_err(failed)?)
+                    Cow::Owned(template.render(Serde(variables)).map_err(failed)?)
                 }
             };
             rendered.push((*role, text));
@@ -179,6 +191,7 @@ fn describe(error: &minijinja::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use rand::{RngExt, SeedableRng, rngs::StdRng};
     use serde_json::json;
 
     use super::*;
@@ -208,6 +221,44 @@ mod tests {
         let error = template(greeting()).unwrap().render(&json!({"product": "x"})).unwrap_err();
         assert_eq!(error.reason(), "RenderFailed");
         assert!(error.to_string().contains("message 1"), "{error}");
+    }
+
+    #[test]
+    fn messages_are_what_the_engine_makes_of_them() {
+        let mut engine = Environment::new();
+        engine.set_undefined_behavior(UndefinedBehavior::Strict);
+        engine.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
+        let pieces = [
+            "{{ a }}", "{{b}}", "{{ a", "}}", "{", "}", "{{", "\n", "\r\n", " ", "words", "é{",
+            "{{ true }}", "{{ none }}", "{{ range }}", "{{ not }}", "{{ 7 }}", "{{- a -}}", "{{ a.b }}",
+            "{% raw %}", "{% endraw %}", "{# c #}", "{{ \n a \n }}", "{{ a|upper }}", "{{ missing }}",
+            r#"{"a": "{{ a }}"}"#,
+        ];
+        let values = [
+            json!({"a": "A<", "b": "{{ a }}"}),
+            json!({"a": 7, "b": [1, "x"]}),
+            json!({"a": null, "b": true, "range": "r", "true": "t"}),
+            json!({"a": {"b": "c"}}),
+        ];
+        let mut rng = StdRng::seed_from_u64(1);
+        let (mut plain, mut rendered) = (0, 0);
+        for _ in 0..20_000 {
+            let count = rng.random_range(0..5);
+            let source: String =
+                (0..count).map(|_| pieces[rng.random_range(0..pieces.len())]).collect();
+            let prompt = json!({"prompt": "p", "messages": [{"role": "user", "content": source}]});
+            let expected = engine.template_from_str(&source);
+            let template = template(prompt);
+            assert_eq!(template.is_ok(), expected.is_ok(), "{source:?}");
+            let (Ok(template), Ok(expected)) = (template, expected) else { continue };
+            plain += usize::from(matches!(template.messages[0].1, Message::Plain(_)));
+            for values in &values {
+                let ours = template.render(values).ok().map(|m| m[0].1.to_string());
+                assert_eq!(ours, expected.render(Serde(values)).ok(), "{source:?} with {values}");
+                rendered += usize::from(ours.is_some());
+            }
+        }
+        assert!(plain > 2_000 && rendered > 5_000, "{plain} without the engine, {rendered} filled");
     }
 
     #[test]
