@@ -27,6 +27,7 @@ mod sinks;
 pub mod tls;
 mod upstream;
 pub mod watch;
+pub mod workers;
 
 use std::{
     collections::BTreeMap,

@@ -17,6 +17,7 @@ use crate::gateway::{
     server::{Door, Face, serve},
     tls::ServerTls,
     watch::follow_cluster,
+    workers::Workers,
 };
 
 /// How to run a gateway.
@@ -94,7 +95,9 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let mut routes = JoinSet::new();
     routes.spawn(follow_cluster(gateway.clone(), client, options.watch_namespace));
     let until = stop.clone().cancelled_owned();
-    tasks.spawn(serve_when_known(options.listen, tls, gateway.clone(), until, drain));
+    let workers = Arc::new(Workers::start()?);
+    let door = (options.listen, tls, workers.clone());
+    tasks.spawn(serve_when_known(door, gateway.clone(), until, drain));
     tokio::select! {
         () = stop_signal() => {}
         Some(ended) = routes.join_next() => {
@@ -112,6 +115,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     while let Some(ended) = tasks.join_next().await {
         ended??;
     }
+    drop(workers);
     behind.flush().await;
     Ok(())
 }
@@ -119,8 +123,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
 /// Listens for applications once routes and clients are known: before, it could only
 /// refuse, and a client that can not connect tries another gateway.
 async fn serve_when_known(
-    address: SocketAddr,
-    tls: Option<Arc<ServerTls>>,
+    (address, tls, workers): (SocketAddr, Option<Arc<ServerTls>>, Arc<Workers>),
     gateway: Arc<Gateway>,
     stop: WaitForCancellationFutureOwned,
     drain: Duration,
@@ -134,7 +137,7 @@ async fn serve_when_known(
         () = known => {}
         () = &mut stop => return Ok(()),
     }
-    let door = Door::from(listen_on(address).await?).with_tls(tls);
+    let door = Door::from(listen_on(address).await?).with_tls(tls).with_workers(workers);
     tracing::info!(%address, "serves");
     serve(door, Face::Applications, gateway, stop, drain).await;
     Ok(())

@@ -18,7 +18,10 @@ use hyper_util::{
 };
 use rustls::ClientConfig;
 
-use super::tls::{TlsError, client_config, trusting_nobody};
+use super::{
+    tls::{TlsError, client_config, trusting_nobody},
+    workers,
+};
 use crate::{
     api::secret::SecretText,
     signals::addresses::{Addresses, Connector},
@@ -32,7 +35,22 @@ const IDLE: Duration = Duration::from_secs(50);
 const KEPT: usize = 64;
 
 /// A client for some backends.
-pub(super) type Client = legacy::Client<HttpsConnector<Connector>, Full<Bytes>>;
+#[derive(Clone)]
+pub(super) struct Client {
+    /// One for each worker, and one for threads that are none: a connection stays with the
+    /// thread that reads it.
+    places: Arc<[Here]>,
+}
+
+/// The client of one thread.
+type Here = legacy::Client<HttpsConnector<Connector>, Full<Bytes>>;
+
+impl Client {
+    /// The one of this thread.
+    pub(super) fn here(&self) -> &Here {
+        self.places.get(workers::place()).unwrap_or(&self.places[0])
+    }
+}
 
 /// Why a request got no answer.
 pub(super) type Error = legacy::Error;
@@ -100,9 +118,12 @@ impl Clients {
             .https_or_http()
             .enable_http1()
             .wrap_connector(connector);
-        Ok(legacy::Client::builder(TokioExecutor::new())
-            .pool_idle_timeout(IDLE)
-            .pool_timer(TokioTimer::new())
-            .build(connector))
+        let here = || {
+            legacy::Client::builder(TokioExecutor::new())
+                .pool_idle_timeout(IDLE)
+                .pool_timer(TokioTimer::new())
+                .build(connector.clone())
+        };
+        Ok(Client { places: std::iter::repeat_with(here).take(workers::usual() + 1).collect() })
     }
 }

@@ -37,6 +37,7 @@ use super::{
     phases,
     routes::Route,
     tls::ServerTls,
+    workers::Workers,
 };
 use crate::{openai::error::ApiError, signals::report::LEADER_HEADER};
 
@@ -52,15 +53,16 @@ pub enum Face {
     Operators,
 }
 
-/// An address to listen on, with TLS or without.
+/// An address to listen on, with TLS or without, and who serves there.
 pub struct Door {
     listener: TcpListener,
     tls: Option<Arc<ServerTls>>,
+    workers: Option<Arc<Workers>>,
 }
 
 impl From<TcpListener> for Door {
     fn from(listener: TcpListener) -> Self {
-        Self { listener, tls: None }
+        Self { listener, tls: None, workers: None }
     }
 }
 
@@ -69,6 +71,12 @@ impl Door {
     #[must_use]
     pub fn with_tls(self, tls: Option<Arc<ServerTls>>) -> Self {
         Self { tls, ..self }
+    }
+
+    /// Served by these, in place of the runtime that accepts.
+    #[must_use]
+    pub fn with_workers(self, workers: Arc<Workers>) -> Self {
+        Self { workers: Some(workers), ..self }
     }
 }
 
@@ -129,11 +137,22 @@ async fn accept(door: &Door, shared: &Arc<Shared>, connections: &TaskTracker) {
             turn_away(&stream, door.tls.is_some());
             continue;
         };
-        let shared = shared.clone();
-        match &door.tls {
-            None => connections.spawn(connection(stream, shared, place)),
-            Some(tls) => connections.spawn(encrypted(tls.clone(), stream, shared, place)),
+        let (shared, tls) = (shared.clone(), door.tls.clone());
+        let Some(seat) = door.workers.as_ref().and_then(|workers| workers.seat()) else {
+            connections.spawn(opened(stream, tls, shared, place));
+            continue;
         };
+        // A socket belongs to the runtime that waits for it.
+        let Ok(stream) = stream.into_std() else { continue };
+        let runtime = seat.runtime.clone();
+        let carried = async move {
+            let _seat = seat;
+            match TcpStream::from_std(stream) {
+                Ok(stream) => opened(stream, tls, shared, place).await,
+                Err(error) => tracing::debug!("a connection could not be taken over: {error}"),
+            }
+        };
+        connections.spawn_on(carried, &runtime);
     }
 }
 
@@ -146,8 +165,20 @@ fn turn_away(stream: &TcpStream, encrypted: bool) {
     }
 }
 
+async fn opened(
+    stream: TcpStream,
+    tls: Option<Arc<ServerTls>>,
+    shared: Arc<Shared>,
+    place: OwnedSemaphorePermit,
+) {
+    match tls {
+        None => connection(stream, shared, place).await,
+        Some(tls) => encrypted(&tls, stream, shared, place).await,
+    }
+}
+
 async fn encrypted(
-    tls: Arc<ServerTls>,
+    tls: &ServerTls,
     stream: TcpStream,
     shared: Arc<Shared>,
     place: OwnedSemaphorePermit,

@@ -1,12 +1,12 @@
 //! Calling a model: one attempt up to the point where the answer can be promised.
 
-use std::time::Duration;
+use std::{pin::Pin, time::Duration};
 
 use axum::http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, header};
 use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
 
 use super::{backends::Taken, clients, flight::Flight, prepare::Asked};
 use crate::openai::{
@@ -36,7 +36,44 @@ pub(super) struct Stream {
     hides_usage: bool,
     /// The event in which the model says that it failed.
     failed: Option<Bytes>,
+    patience: Patience,
+}
+
+/// How long a stream is waited for. Its timer is set once, and again when it fires too
+/// early: with each event, only a time is noted.
+struct Patience {
+    timer: Pin<Box<Sleep>>,
+    /// Since when the next bytes are waited for.
+    since: Instant,
+    between: Duration,
+    /// When the whole must have come.
     deadline: Instant,
+}
+
+impl Patience {
+    fn new(between: Duration, deadline: Instant) -> Self {
+        let timer = Box::pin(sleep_until(deadline));
+        Self { timer, since: Instant::now(), between, deadline }
+    }
+
+    fn due(&self) -> Instant {
+        self.deadline.min(self.since + self.between)
+    }
+
+    /// Ends when it is lost.
+    async fn lost(&mut self) {
+        loop {
+            let due = self.due();
+            if due < self.timer.deadline() {
+                self.timer.as_mut().reset(due);
+            }
+            self.timer.as_mut().await;
+            if self.timer.deadline() >= due {
+                return;
+            }
+            self.timer.as_mut().reset(due);
+        }
+    }
 }
 
 /// An attempt that failed before anything was sent to the application.
@@ -90,7 +127,7 @@ pub(super) async fn call(
     *request.uri_mut() = at(target.uri(asked.operation), flight.pod.as_ref());
     *request.headers_mut() = target.headers().clone();
     flight.passed.apply(request.headers_mut());
-    let response = timeout_at(deadline, target.client().request(request))
+    let response = timeout_at(deadline, target.client().here().request(request))
         .await
         .map_err(|_| late())?
         .map_err(|e| {
@@ -109,7 +146,8 @@ pub(super) async fn call(
     if head.status.is_success() && flight.streamed && is_stream {
         let (events, hides_usage) = (Events::default(), asked.hides_usage());
         let end = began + target.timeout;
-        let stream = Stream { rest, events, hides_usage, failed: None, deadline: end };
+        let patience = Patience::new(target.between_tokens_timeout, end);
+        let stream = Stream { rest, events, hides_usage, failed: None, patience };
         return timeout_at(deadline, first_content(flight, stream)).await.map_err(|_| late())?;
     }
     let bytes = timeout_at(deadline, whole(rest, LARGEST_ANSWER)).await.map_err(|_| late())??;
@@ -273,18 +311,22 @@ impl Stream {
             if let Some(bytes) = self.events.take() {
                 return Next::Chunk(bytes);
             }
-            let silence = Instant::now() + flight.target.between_tokens_timeout;
-            let deadline = silence.min(self.deadline);
-            match timeout_at(deadline, next_chunk(&mut self.rest)).await {
-                Ok(Some(Ok(chunk))) => {
+            self.patience.since = Instant::now();
+            let chunk = tokio::select! {
+                biased;
+                chunk = next_chunk(&mut self.rest) => chunk,
+                () = self.patience.lost() => return Next::Broken,
+            };
+            match chunk {
+                Some(Ok(chunk)) => {
                     self.read(chunk, flight);
                 }
-                Ok(None | Some(Err(_))) if flight.answer.failed => return Next::Failed,
-                Ok(None) if flight.answer.complete() => {
+                None | Some(Err(_)) if flight.answer.failed => return Next::Failed,
+                None if flight.answer.complete() => {
                     self.events.end();
                     return self.events.take().map_or(Next::End, Next::Chunk);
                 }
-                Ok(None | Some(Err(_))) | Err(_) => return Next::Broken,
+                None | Some(Err(_)) => return Next::Broken,
             }
         }
     }

@@ -104,14 +104,17 @@ impl Template {
             let template = environment.template_from_named_str(&name, &message.content);
             let template = template.map_err(failed)?;
             let plain = Plain::of(&message.content, |values| template.render(Serde(values)).ok());
-            let message = (message.role, match plain {
-                Some(plain) => Message::Plain(plain),
-                None => {
-                    let content = message.content.clone();
-                    environment.add_template_owned(name.clone(), content).map_err(failed)?;
-                    Message::Template(name)
-                }
-            });
+            let message = (
+                message.role,
+                match plain {
+                    Some(plain) => Message::Plain(plain),
+                    None => {
+                        let content = message.content.clone();
+                        environment.add_template_owned(name.clone(), content).map_err(failed)?;
+                        Message::Template(name)
+                    }
+                },
+            );
             messages.push(message);
         }
         Ok(Self {
@@ -229,9 +232,31 @@ mod tests {
         engine.set_undefined_behavior(UndefinedBehavior::Strict);
         engine.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
         let pieces = [
-            "{{ a }}", "{{b}}", "{{ a", "}}", "{", "}", "{{", "\n", "\r\n", " ", "words", "é{",
-            "{{ true }}", "{{ none }}", "{{ range }}", "{{ not }}", "{{ 7 }}", "{{- a -}}", "{{ a.b }}",
-            "{% raw %}", "{% endraw %}", "{# c #}", "{{ \n a \n }}", "{{ a|upper }}", "{{ missing }}",
+            "{{ a }}",
+            "{{b}}",
+            "{{ a",
+            "}}",
+            "{",
+            "}",
+            "{{",
+            "\n",
+            "\r\n",
+            " ",
+            "words",
+            "é{",
+            "{{ true }}",
+            "{{ none }}",
+            "{{ range }}",
+            "{{ not }}",
+            "{{ 7 }}",
+            "{{- a -}}",
+            "{{ a.b }}",
+            "{% raw %}",
+            "{% endraw %}",
+            "{# c #}",
+            "{{ \n a \n }}",
+            "{{ a|upper }}",
+            "{{ missing }}",
             r#"{"a": "{{ a }}"}"#,
         ];
         let values = [

@@ -18,6 +18,7 @@ use crate::{
         Gateway, GatewayConfig,
         identity::{Operators, TokenFile},
         server::{Door, Face, serve},
+        workers::Workers,
     },
     signals::prometheus::{Prometheus, Questions},
 };
@@ -101,10 +102,11 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     step(&mut standalone);
     let stop = CancellationToken::new();
     let mut servers = JoinSet::new();
-    for (address, face, tls) in
-        [(options.listen, Face::Applications, tls), (options.admin, Face::Operators, None)]
-    {
-        let door = Door::from(listen_on(address).await?).with_tls(tls);
+    let workers = Arc::new(Workers::start()?);
+    let admin = Door::from(listen_on(options.admin).await?);
+    let door = Door::from(listen_on(options.listen).await?).with_tls(tls);
+    let door = door.with_workers(workers.clone());
+    for (door, face) in [(door, Face::Applications), (admin, Face::Operators)] {
         let until = stop.clone().cancelled_owned();
         servers.spawn(serve(door, face, gateway.clone(), until, DRAIN));
     }
@@ -127,6 +129,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     while let Some(ended) = servers.join_next().await {
         ended?;
     }
+    drop(workers);
     behind.flush().await;
     Ok(())
 }
