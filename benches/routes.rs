@@ -202,7 +202,7 @@ fn release(number: usize, generation: i64) -> ReleaseInput {
             },
             observed_by: String::new(),
         },
-        variants: [("a".into(), variant("one")), ("b".into(), variant("two"))].into(),
+        variants: [("a".into(), variant("one").into()), ("b".into(), variant("two").into())].into(),
         ..ReleaseInput::default()
     }
 }

@@ -191,13 +191,15 @@ impl Gateway {
         let mut releases = BTreeMap::new();
         for route in self.table.all() {
             let breaker = route.on_trial().is_some_and(|target| target.breaker.is_open());
+            let compared = route.tallies.len() > 1;
+            let counts = route.tallies.iter().filter(|_| compared);
             releases.insert(
                 route.release.clone(),
                 ReleaseReport {
                     applied: route.generation,
                     control_loss,
                     breaker_open: breaker,
-                    counts: route.tallies.iter().map(|(r, t)| (r.clone(), t.read())).collect(),
+                    counts: counts.map(|(r, t)| (r.clone(), t.read())).collect(),
                 },
             );
         }

@@ -52,6 +52,8 @@ pub struct Contestant {
     pub everything: bool,
     /// None for the model itself.
     pub process: Option<Process>,
+    /// The cluster that it follows.
+    pub cluster: Option<Process>,
 }
 
 /// Where it runs, and where what it needs is.
@@ -82,6 +84,7 @@ impl Contestant {
             rates: 0..=u64::MAX,
             everything: true,
             process: None,
+            cluster: None,
         }
     }
 

@@ -4,7 +4,7 @@
 //!
 //! The counters are set to zero, N requests are sent, and the counters are written; then
 //! the same with 2N: the difference is free of what happens once. What is due to the
-//! clock (the tick of standalone, timers) is counted without requests and taken off.
+//! clock (timers, the operator's questions) is counted without requests and taken off.
 
 use std::{
     collections::BTreeMap,

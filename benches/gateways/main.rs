@@ -9,7 +9,7 @@
 //!
 //! Environment: ROUNDS (5), SECONDS per round and cell (3), RATES (50,500,1000,3000),
 //! STREAMS a second (200; 0 for none), MAXIMUM=0 for no closed loop, CONTESTANTS (names
-//! separated by `;`), SERINUS (another binary, with what comes before `standalone`),
+//! separated by `;`), SERINUS (another binary, with what comes before `gateway`),
 //! SERINUS_ARGS in place of its arguments (`{collector}` is an address that takes traces).
 #![allow(
     clippy::unwrap_used,
@@ -18,6 +18,7 @@
     reason = "a bench prints and stops when something is wrong"
 )]
 
+mod cluster;
 mod contestants;
 mod instructions;
 mod load;
@@ -90,6 +91,13 @@ fn main() {
         runtime.block_on(model::serve(address.parse().unwrap())).unwrap();
         return;
     }
+    if let [_, what, address, folder, admin, ..] = arguments.as_slice()
+        && what == "cluster"
+    {
+        let (address, admin) = (address.parse().unwrap(), admin.parse().unwrap());
+        runtime.block_on(cluster::serve(address, folder.into(), admin)).unwrap();
+        return;
+    }
     let local = LocalSet::new();
     if arguments.iter().any(|argument| argument == "instructions") {
         runtime.block_on(local.run_until(instructions::run()));
@@ -137,13 +145,6 @@ async fn run(options: &Options) {
     let others = after.0 - before.0 - after.1.since(&before.1);
     let cores = others / after.2.duration_since(before.2).as_secs_f64();
     skipped.push(format!("Other processes of the machine used {cores:.2} cores meanwhile"));
-    let ours = taking_part.iter().find(|c| c.name == contestants::OURS);
-    if let Some(ours) = ours
-        && contestants::serinus::routed(&ours.plain).await != 2
-    {
-        skipped
-            .push("The canary of serinus ended before the bench did: its figures are void".into());
-    }
     let traces = model::traces(address).await.unwrap_or_default();
     skipped.push(format!("The collector got {traces} requests with spans"));
     report.print(&taking_part, &options.cells, &skipped);

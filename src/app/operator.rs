@@ -183,7 +183,7 @@ fn gateway_addresses(
     }
     let selector = format!("{SERVICE_LABEL}={}", options.gateway_service);
     let config = watcher::Config::default().labels(&selector);
-    let (slices, watch) = cache(client, Some(&options.namespace), config);
+    let (slices, watch) = cache(client, Some(&options.namespace), config, |_| ());
     tasks.spawn(follow(watch, "EndpointSlice", |_| {}));
     Box::new(move || {
         let slices: Vec<Arc<EndpointSlice>> = slices.state();

@@ -8,12 +8,11 @@ mod serve;
 mod state;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use anyhow::Context;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
@@ -34,7 +33,7 @@ use crate::{
     rollout::{self, Effect, Request, Snapshot, decide, resolve},
     signals::{
         prometheus::{Prometheus, Questions, questions},
-        report::GatewayReport,
+        report::{GatewayReport, ReleaseReport},
     },
 };
 
@@ -74,11 +73,25 @@ pub struct Standalone {
     state: State,
     gateway: Arc<Gateway>,
     prometheus: Arc<Prometheus>,
-    /// The gateway serves what was decided before this process started.
-    resumed: bool,
+    /// Which version of the manifests the gateway was told of with the state as it is.
+    told: Option<u64>,
+    /// What was decided for the last time with nothing to compare.
+    at_rest: HashMap<String, Rest>,
     /// The version of the manifests whose client keys the gateway knows.
     clients_of: Option<u64>,
 }
+
+/// A release that was left as it is: nothing is to be decided until one of these changes.
+#[derive(PartialEq)]
+struct Rest {
+    manifests: u64,
+    report: Option<ReleaseReport>,
+    /// When it is to be looked at again.
+    until: Option<Timestamp>,
+}
+
+/// Who asks for each route: creation time and `namespace/name`.
+type Claims = BTreeMap<String, Vec<(String, String)>>;
 
 impl Standalone {
     /// Opens a folder of manifests and the state file, which is created when missing.
@@ -93,7 +106,15 @@ impl Standalone {
         );
         let state = State::open(state_file)?;
         let (manifests, prometheus) = (Manifests::new(folder), Arc::default());
-        Ok(Self { manifests, state, gateway, prometheus, resumed: false, clients_of: None })
+        Ok(Self {
+            manifests,
+            state,
+            gateway,
+            prometheus,
+            told: None,
+            at_rest: HashMap::new(),
+            clients_of: None,
+        })
     }
 
     /// Takes evidence from Prometheus too. Somebody else asks it what
@@ -122,27 +143,55 @@ impl Standalone {
             })
             .collect();
         self.know_clients(now, &mut news);
+        // What was decided must be kept before anything else is.
+        self.keep()?;
         let releases: Vec<PromptRelease> = self.manifests.releases().cloned().collect();
-        let mut names = Vec::with_capacity(releases.len());
+        let names: BTreeSet<String> = releases.iter().map(key).collect();
         for release in &releases {
-            let key = key(release);
-            self.state.adopt(&key, release, now);
-            names.push(key);
+            self.state.adopt(&key(release), release, now);
         }
-        let forgotten = self.state.forget_all_but(&names);
-        if !self.resumed {
-            self.gateway.set_world(&self.world(&releases));
-            self.resumed = true;
+        self.state.forget_all_but(&names);
+        self.at_rest.retain(|key, _| names.contains(key));
+        // After a restart the gateway serves what was decided before.
+        if self.told.is_none() {
+            self.tell(&releases);
         }
         let report = self.gateway.report(true);
+        let claims = self.claims(&releases);
         for release in &releases {
-            self.decide_until_quiet(release, &releases, &report, now, &mut news)?;
+            self.decide_until_quiet(release, &claims, &report, now, &mut news);
         }
-        if forgotten {
-            self.state.write().context("the state file could not be written")?;
-        }
-        self.gateway.set_world(&self.world(&releases));
+        self.keep()?;
+        self.tell(&releases);
         Ok(news)
+    }
+
+    /// Writes what has changed. A crash between two ticks loses nothing: the gateway
+    /// follows what is written.
+    fn keep(&mut self) -> anyhow::Result<()> {
+        if self.state.write_changes()? {
+            self.told = None;
+        }
+        Ok(())
+    }
+
+    /// Gives the gateway its routes when something has changed.
+    fn tell(&mut self, releases: &[PromptRelease]) {
+        let version = Some(self.manifests.version());
+        if self.told != version {
+            self.gateway.set_world(&self.world(releases));
+            self.told = version;
+        }
+    }
+
+    fn claims(&self, releases: &[PromptRelease]) -> Claims {
+        let mut claims = Claims::new();
+        for release in releases {
+            let name = key(release);
+            let created = self.state.get(&name).map_or_else(String::new, |k| k.created.to_string());
+            claims.entry(release.route()).or_default().push((created, name));
+        }
+        claims
     }
 
     /// Gives the gateway the folder's client keys when a file has changed.
@@ -207,17 +256,35 @@ impl Standalone {
     fn decide_until_quiet(
         &mut self,
         release: &PromptRelease,
-        all: &[PromptRelease],
+        claims: &Claims,
         report: &GatewayReport,
         now: Timestamp,
         news: &mut Vec<Happening>,
-    ) -> anyhow::Result<()> {
+    ) {
         let key = key(release);
+        let (manifests, seen) = (self.manifests.version(), report.releases.get(&key));
+        let rests = self.at_rest.get(&key).is_some_and(|rest| {
+            rest.manifests == manifests
+                && rest.report.as_ref() == seen
+                && rest.until.is_none_or(|until| now < until)
+        });
+        if rests {
+            return;
+        }
+        self.at_rest.remove(&key);
         for _ in 0..DECISIONS_AT_ONCE {
-            let snapshot = self.observe(release, all, report, now);
+            let snapshot = self.observe(release, claims, report, now);
             let plan = decide(&snapshot, now);
             let changed = plan.status != snapshot.status;
-            self.carry_out(&key, &plan.effects, plan.status, changed)?;
+            let quiet = !changed && plan.effects.is_empty();
+            if quiet && plan.status.routing.variants.len() < 2 && plan.status.canary.is_none() {
+                let rest = Rest { manifests, report: seen.cloned(), until: plan.wake_at };
+                self.at_rest.insert(key, rest);
+                return;
+            }
+            if !quiet {
+                self.carry_out(&key, &plan.effects, plan.status);
+            }
             for effect in plan.effects {
                 if let Effect::Announce { warning, reason, note } = effect {
                     news.push(Happening { at: now, release: key.clone(), warning, reason, note });
@@ -226,22 +293,13 @@ impl Standalone {
             match plan.wake_at {
                 Some(at) if at <= now && changed => {}
                 // Every release is looked at again at the next tick.
-                _ => break,
+                _ => return,
             }
         }
-        Ok(())
     }
 
-    /// Copies and status are written together, then the gateway is told: a crash
-    /// between two ticks loses nothing.
-    fn carry_out(
-        &mut self,
-        key: &str,
-        effects: &[Effect],
-        status: PromptReleaseStatus,
-        changed: bool,
-    ) -> anyhow::Result<()> {
-        let Some(kept) = self.state.get_mut(key) else { return Ok(()) };
+    fn carry_out(&mut self, key: &str, effects: &[Effect], status: PromptReleaseStatus) {
+        let Some(kept) = self.state.change(key) else { return };
         for effect in effects {
             match effect {
                 Effect::Save { name, content } => {
@@ -252,16 +310,12 @@ impl Standalone {
             }
         }
         kept.status = status;
-        if changed || !effects.is_empty() {
-            self.state.write().context("the state file could not be written")?;
-        }
-        Ok(())
     }
 
     fn observe(
         &self,
         release: &PromptRelease,
-        all: &[PromptRelease],
+        claims: &Claims,
         report: &GatewayReport,
         now: Timestamp,
     ) -> Snapshot {
@@ -278,17 +332,11 @@ impl Standalone {
         );
         let policy_name = spec.policy_ref.as_ref().map_or("", |p| p.name.as_str());
         let seen = report.releases.get(&key);
-        let claims: Vec<(String, String, String)> = all
-            .iter()
-            .map(|r| {
-                let name = self::key(r);
-                (
-                    r.route(),
-                    self.state.get(&name).map_or_else(String::new, |k| k.created.to_string()),
-                    name,
-                )
-            })
-            .collect();
+        let route = release.route();
+        let claims = claims.get(&route).into_iter().flatten();
+        let claims =
+            claims.map(|(created, name)| (route.as_str(), created.as_str(), name.as_str()));
+        let route_held_by = resolve::route_holder(&key, &route, claims);
         let mut not_ready = BTreeMap::new();
         if let (Ok(target), Some(backend)) = (&target, backend)
             && backend.endpoint.is_none()
@@ -312,11 +360,7 @@ impl Standalone {
             undecidable: self.manifests.undecidable(&namespace, policy_name),
             policy: resolve::policy(spec, self.manifests.policy(&namespace, policy_name)),
             running_policy,
-            route_held_by: resolve::route_holder(
-                &key,
-                &release.route(),
-                claims.iter().map(|(r, c, n)| (r.as_str(), c.as_str(), n.as_str())),
-            ),
+            route_held_by,
             not_ready,
             gateways: vec![rollout::Gateway {
                 instance: Some(report.instance.clone()),
@@ -339,21 +383,22 @@ impl Standalone {
                 return None;
             }
             let namespace = namespace(release);
-            let variants: HashMap<String, Variant> = kept
+            let variants: HashMap<String, Arc<Variant>> = kept
                 .saved
                 .iter()
                 .filter_map(|(name, saved)| match saved {
-                    Saved::Variant(variant) => Some((name.clone(), variant.clone())),
+                    Saved::Variant(variant) => Some((name.clone(), Arc::new(variant.clone()))),
                     Saved::Policy(_) => None,
                 })
                 .collect();
             let other_backends = release.other_backends();
-            let backends: HashMap<String, LLMDeploymentSpec> = variants
+            let backends: HashMap<String, Arc<LLMDeploymentSpec>> = variants
                 .values()
                 .map(|v| &v.backend_name)
                 .chain(&other_backends)
                 .filter_map(|name| {
-                    Some((name.clone(), self.manifests.backend(&namespace, name)?.clone()))
+                    let spec = self.manifests.backend(&namespace, name)?.clone();
+                    Some((name.clone(), Arc::new(spec)))
                 })
                 .collect();
             let mut input = ReleaseInput {

@@ -165,7 +165,10 @@ impl Options {
     fn redaction(&self) -> anyhow::Result<Redaction> {
         let kinds = self.redact_kinds.iter().filter(|word| !["", "none"].contains(&word.as_str()));
         let kinds = kinds.map(|word| word.parse::<Kind>()).collect::<Result<Vec<_>, _>>();
-        Redaction::new(&kinds.context("--redact-kinds")?, &self.redact).context("--redact")
+        let mut kinds = kinds.context("--redact-kinds")?;
+        // Nothing is told that they would have to look for, and they are large.
+        kinds.retain(|_| self.trace_content);
+        Redaction::new(&kinds, &self.redact).context("--redact")
     }
 
     /// Those of the flags win over those of the variables.

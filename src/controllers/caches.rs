@@ -51,11 +51,14 @@ impl Caches {
     /// Watches of one namespace, or of all.
     pub fn new(client: &Client, namespace: Option<&str>) -> (Self, Watches) {
         let copies_only = watcher::Config::default().labels(keys::RELEASE_LABEL);
-        let (releases, releases_watch) = cache(client, namespace, watcher::Config::default());
-        let (prompts, prompts_watch) = cache(client, namespace, watcher::Config::default());
-        let (backends, backends_watch) = cache(client, namespace, watcher::Config::default());
-        let (policies, policies_watch) = cache(client, namespace, watcher::Config::default());
-        let (copies, copies_watch) = cache(client, namespace, copies_only);
+        let (releases, releases_watch) =
+            cache(client, namespace, watcher::Config::default(), |_| ());
+        let (prompts, prompts_watch) = cache(client, namespace, watcher::Config::default(), |_| ());
+        let (backends, backends_watch) =
+            cache(client, namespace, watcher::Config::default(), |_| ());
+        let (policies, policies_watch) =
+            cache(client, namespace, watcher::Config::default(), |_| ());
+        let (copies, copies_watch) = cache(client, namespace, copies_only, |_| ());
         (
             Self { releases, prompts, backends, policies, copies },
             Watches {

@@ -46,7 +46,8 @@ pub(super) async fn serve(
     headers: HeaderMap,
     body: Bytes,
 ) -> Response<Body> {
-    let asked = Asked::read(operation, deployment, body);
+    let most = gateway.config.limits.messages;
+    let asked = Asked::read(operation, deployment, body, most);
     match answer(&gateway, asked, client.as_deref(), headers).await {
         Ok(response) => response,
         Err(error) => error_response(&error),

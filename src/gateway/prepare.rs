@@ -60,7 +60,7 @@ struct StreamOptions {
 }
 
 impl Asked {
-    /// Reads a body.
+    /// Reads a body with at most so many messages.
     ///
     /// # Errors
     /// What is wrong with it, in OpenAI's shape.
@@ -68,6 +68,7 @@ impl Asked {
         operation: Operation,
         deployment: Option<String>,
         body: Bytes,
+        most_messages: usize,
     ) -> Result<Self, ApiError> {
         let request = Request::parse(body).map_err(|error| match &error {
             Malformed::Twice(name) => {
@@ -83,6 +84,7 @@ impl Asked {
                 return Err(ApiError::new(400, code, format!("{field} must be an array")).at(field));
             }
         }
+        bounded(operation, &request, most_messages)?;
         let stream = operation != Operation::Embeddings && request.is_true("stream");
         let options = request.raw("stream_options");
         let options: StreamOptions =
@@ -103,6 +105,25 @@ impl Asked {
     pub(super) fn hides_usage(&self) -> bool {
         self.stream && !self.wants_usage && self.operation != Operation::Responses
     }
+}
+
+/// A short body can hold many messages, each of which costs whoever reads it.
+fn bounded(operation: Operation, request: &Request, most: usize) -> Result<(), ApiError> {
+    let field = match operation {
+        Operation::Chat => "messages",
+        Operation::Responses => "input",
+        Operation::Completions | Operation::Embeddings => return Ok(()),
+    };
+    let Some(list) = request.raw(field) else { return Ok(()) };
+    // An element is a byte and a comma at least: most requests need not be counted.
+    if list.len() / 2 > most && request::count(list).is_some_and(|count| count > most) {
+        let message = format!(
+            "{field} has more than {most} elements, which is all that this gateway takes \
+             (--max-messages)"
+        );
+        return Err(ApiError::new(400, "too_many_messages", message).at(field));
+    }
+    Ok(())
 }
 
 fn variables(request: &Request) -> Result<Value, ApiError> {

@@ -5,6 +5,8 @@
 //! right to list them. Only the routes that a change is about are built again, so that a
 //! change costs the same with ten releases and with ten thousand.
 
+mod copies;
+mod trim;
 mod uses;
 
 use std::{
@@ -15,7 +17,6 @@ use std::{
 
 use jiff::Timestamp;
 use k8s_openapi::api::{
-    apps::v1::ControllerRevision,
     core::v1::Secret,
     discovery::v1::{EndpointPort, EndpointSlice},
 };
@@ -28,14 +29,15 @@ use kube::{
 };
 use tokio::{sync::Notify, task::JoinSet};
 
-use self::uses::{Thing, Uses};
+use self::{
+    copies::SavedCopy,
+    uses::{Thing, Uses},
+};
 use super::{Gateway, routes::ReleaseInput};
 use crate::{
     api::{
         LLMDeployment, LLMDeploymentSpec, PromptRelease, Variant, keys,
-        llm_deployment::SecretKeyRef,
-        secret::SecretText,
-        snapshot::{Saved, copy_name},
+        llm_deployment::SecretKeyRef, secret::SecretText, snapshot::copy_name,
     },
     signals::{
         endpoints::{SERVICE_LABEL, endpoints, for_requests},
@@ -74,7 +76,8 @@ struct Followed {
     client: Client,
     releases: Store<PromptRelease>,
     backends: Store<LLMDeployment>,
-    copies: Store<ControllerRevision>,
+    copies: Store<SavedCopy>,
+    specs: HashMap<(String, String), Arc<LLMDeploymentSpec>>,
     slices: Store<EndpointSlice>,
     by_service: Slices,
     uses: Uses,
@@ -100,10 +103,11 @@ pub async fn follow_cluster(
     let touched = Arc::new(Touched::default());
     let copies_only = watcher::Config::default().labels(keys::RELEASE_LABEL);
     let of_services = watcher::Config::default().labels(SERVICE_LABEL);
-    let (releases, releases_watch) = cache(&client, namespace, watcher::Config::default());
-    let (backends, backends_watch) = cache(&client, namespace, watcher::Config::default());
-    let (copies, copies_watch) = cache(&client, namespace, copies_only);
-    let (slices, slices_watch) = cache::<EndpointSlice>(&client, namespace, of_services);
+    let all = watcher::Config::default;
+    let (releases, releases_watch) = cache(&client, namespace, all(), trim::release);
+    let (backends, backends_watch) = cache(&client, namespace, all(), trim::backend);
+    let (copies, copies_watch) = cache(&client, namespace, copies_only, |_| ());
+    let (slices, slices_watch) = cache(&client, namespace, of_services, trim::slice);
     let by_service = Slices::default();
     let mut tasks = JoinSet::new();
     let told = touched.clone();
@@ -115,7 +119,7 @@ pub async fn follow_cluster(
         told.add(thing(Thing::Backend, &backend, backend.name_any()));
     }));
     let told = touched.clone();
-    tasks.spawn(follow(copies_watch, "ControllerRevision", move |copy: ControllerRevision| {
+    tasks.spawn(follow(copies_watch, "ControllerRevision", move |copy: SavedCopy| {
         let owner = copy.labels().get(keys::RELEASE_LABEL).cloned();
         told.add(owner.and_then(|owner| thing(Thing::Release, &copy, owner)));
     }));
@@ -129,6 +133,7 @@ pub async fn follow_cluster(
         releases,
         backends,
         copies,
+        specs: HashMap::new(),
         slices,
         by_service,
         uses: Uses::default(),
@@ -234,29 +239,26 @@ impl Followed {
     }
 
     /// What a release's route is made of; none without a release or a routing.
-    fn input(&self, namespace: &str, name: &str) -> Option<ReleaseInput> {
+    fn input(&mut self, namespace: &str, name: &str) -> Option<ReleaseInput> {
         let release = self.releases.get(&ObjectRef::new(name).within(namespace))?;
         let routing = release.status.as_ref()?.routing.clone();
         if routing.variants.is_empty() {
             return None;
         }
-        let variants: HashMap<String, Variant> = routing
+        let variants: HashMap<String, Arc<Variant>> = routing
             .variants
             .iter()
             .filter_map(|routed| {
                 let copy = ObjectRef::new(&copy_name(name, &routed.revision)).within(namespace);
-                Some((routed.revision.clone(), variant(&*self.copies.get(&copy)?)?))
+                Some((routed.revision.clone(), self.copies.get(&copy)?.variant.clone()?))
             })
             .collect();
         let other_backends = release.other_backends();
-        let backends: HashMap<String, LLMDeploymentSpec> = variants
-            .values()
-            .map(|v| &v.backend_name)
-            .chain(&other_backends)
-            .filter_map(|name| {
-                let key = ObjectRef::new(name).within(namespace);
-                Some((name.clone(), self.backends.get(&key)?.spec.clone()))
-            })
+        let names: BTreeSet<&String> =
+            variants.values().map(|v| &v.backend_name).chain(&other_backends).collect();
+        let backends: HashMap<String, Arc<LLMDeploymentSpec>> = names
+            .into_iter()
+            .filter_map(|name| Some((name.clone(), self.backend(namespace, name)?)))
             .collect();
         let mut input = ReleaseInput {
             uid: release.uid().unwrap_or_default(),
@@ -277,6 +279,20 @@ impl Followed {
             .filter_map(|(name, spec)| Some((name.clone(), self.pods(namespace, name, spec)?)))
             .collect();
         Some(input)
+    }
+
+    /// What a backend says, the same for all releases that use it.
+    fn backend(&mut self, namespace: &str, name: &str) -> Option<Arc<LLMDeploymentSpec>> {
+        let key = (namespace.to_owned(), name.to_owned());
+        let Some(now) = self.backends.get(&ObjectRef::new(name).within(namespace)) else {
+            self.specs.remove(&key);
+            return None;
+        };
+        let kept = self.specs.entry(key).or_insert_with(|| Arc::new(now.spec.clone()));
+        if **kept != now.spec {
+            *kept = Arc::new(now.spec.clone());
+        }
+        Some(kept.clone())
     }
 
     /// Where a backend's pods are; none where its name must be resolved.
@@ -348,17 +364,6 @@ impl Followed {
         String::from_utf8(bytes.0.clone())
             .map(|text| text.trim().to_owned())
             .map_err(|_| "it is not text".to_owned())
-    }
-}
-
-fn variant(copy: &ControllerRevision) -> Option<Variant> {
-    match serde_json::from_value(copy.data.0.clone()) {
-        Ok(Saved::Variant(variant)) => Some(variant),
-        Ok(Saved::Policy(_)) => None,
-        Err(error) => {
-            tracing::warn!(copy = copy.name_any(), "the saved copy can not be read: {error}");
-            None
-        }
     }
 }
 

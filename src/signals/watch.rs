@@ -18,11 +18,13 @@ use serde::de::DeserializeOwned;
 /// The watch that fills a store: objects that were written or deleted.
 pub type Touched<K> = BoxStream<'static, watcher::Result<K>>;
 
-/// A store and the watch that fills it. What nobody reads is dropped before it is kept.
+/// A store and the watch that fills it. What nobody reads is dropped before it is kept:
+/// who changed which field, and what `trim` takes away.
 pub fn cache<K>(
     client: &Client,
     namespace: Option<&str>,
     config: watcher::Config,
+    trim: fn(&mut K),
 ) -> (Store<K>, Touched<K>)
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
@@ -40,7 +42,10 @@ where
     let (reader, writer) = store();
     let touched = watcher(api, config)
         .backoff(WatchBackoff::default())
-        .modify(|object: &mut K| object.meta_mut().managed_fields = None)
+        .modify(move |object: &mut K| {
+            object.meta_mut().managed_fields = None;
+            trim(object);
+        })
         .reflect(writer)
         .touched_objects()
         .boxed();

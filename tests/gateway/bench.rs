@@ -130,7 +130,7 @@ impl Bench {
                 observed_by: String::new(),
             },
             variants: [("stable", variant("stable")), ("canary", variant("canary"))]
-                .map(|(n, v)| (n.to_owned(), v))
+                .map(|(n, v)| (n.to_owned(), Arc::new(v)))
                 .into(),
             ..ReleaseInput::default()
         }

@@ -70,7 +70,7 @@ impl Rig {
         // It ends with the runtime of the test.
         servers.detach_all();
         let mut release = bench.release(0);
-        for kept in release.variants.values_mut() {
+        for kept in release.variants.values_mut().map(Arc::make_mut) {
             kept.prompt = variant.prompt.clone();
             kept.backend.provider.clone_from(&variant.provider);
             kept.backend.endpoint.as_mut().unwrap().url.clone_from(&url);

@@ -352,6 +352,30 @@ async fn the_oversized_is_refused_before_it_is_read() {
 }
 
 #[tokio::test]
+async fn so_many_messages_are_taken_and_one_more_is_not() {
+    let bench = Bench::configured(bench_limits(|l| l.messages = 3), |_| good()).await;
+    bench.serve(bench.release(0));
+    for (path, field) in [("/v1/chat/completions", "messages"), ("/v1/responses", "input")] {
+        for count in [3, 4] {
+            let mut body = valid_body();
+            body[field] = json!(vec![json!({"role": "user", "content": "[1,2,3,4]"}); count]);
+            let answer = bench.post(path, &body).await;
+            let status = answer.status().as_u16();
+            // Of these paths the bench's model knows one only: what it says is not looked at.
+            let bytes = answer.bytes().await.unwrap();
+            let told: Value = serde_json::from_slice(&bytes).unwrap_or_default();
+            let error = &told["error"];
+            if count == 3 {
+                assert_ne!(status, 400, "{told}");
+            } else {
+                assert_eq!((status, &error["param"]), (400, &json!(field)));
+                assert_eq!(error["code"], "too_many_messages");
+            }
+        }
+    }
+}
+
+#[tokio::test]
 async fn who_is_slow_loses_the_connection_while_others_are_served() {
     let config = bench_limits(|l| {
         l.header_time = Duration::from_millis(300);

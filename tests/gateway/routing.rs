@@ -18,7 +18,7 @@ use crate::bench::{Bench, event, fails, good, says, streamed};
 
 /// Sets fields of the limits of both variants' backend.
 fn limited(mut release: ReleaseInput, limits: &Value) -> ReleaseInput {
-    for variant in release.variants.values_mut() {
+    for variant in release.variants.values_mut().map(Arc::make_mut) {
         let mut backend = serde_json::to_value(&variant.backend).unwrap();
         let own = backend["limits"].as_object_mut().unwrap();
         own.extend(limits.as_object().cloned().unwrap());
@@ -31,7 +31,7 @@ fn limited(mut release: ReleaseInput, limits: &Value) -> ReleaseInput {
 fn with_other_backend(mut release: ReleaseInput, model: SocketAddr) -> ReleaseInput {
     let spec = json!({"provider": "test", "model": "other-model",
         "endpoint": {"url": format!("http://{model}/v1")}});
-    release.backends.insert("other".to_owned(), serde_json::from_value(spec).unwrap());
+    release.backends.insert("other".to_owned(), Arc::new(serde_json::from_value(spec).unwrap()));
     release.other_backends = vec!["other".to_owned()];
     release
 }
@@ -233,7 +233,7 @@ async fn requests_spread_over_the_pods_of_a_service_and_none_is_lost_with_one_of
     // Nobody listens there any more.
     let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let mut release = limited(bench.release(0), &json!({"retries": 1}));
-    for variant in release.variants.values_mut() {
+    for variant in release.variants.values_mut().map(Arc::make_mut) {
         variant.backend.endpoint = None;
         variant.backend.service =
             Some(serde_json::from_value(json!({"name": "model", "port": 80})).unwrap());

@@ -1,6 +1,6 @@
 //! Copies for a shadow: what users notice of them (nothing), and what is counted.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use axum::{body::Body, http::Response};
 use futures::{StreamExt, stream};
@@ -171,7 +171,7 @@ async fn what_only_the_canary_refuses_is_its_failure_and_what_both_refuse_is_no_
     assert_eq!(header(&answer, "x-serinus-shadow-request-id"), None);
     assert_eq!(settled(&bench).await.1.dropped, 2);
     // A variable that no application sends.
-    let canary = release.variants.get_mut("canary").unwrap();
+    let canary = Arc::make_mut(release.variants.get_mut("canary").unwrap());
     canary
         .prompt
         .variables
@@ -229,9 +229,10 @@ async fn copies_without_room_are_dropped_and_counted() {
         .await;
         let mut release = shadowed(&bench, 100);
         // One user at a time: a copy that took stable's permit would be noticed.
-        release.variants.get_mut("stable").unwrap().backend.limits.max_concurrency = 1;
+        let stable = Arc::make_mut(release.variants.get_mut("stable").unwrap());
+        stable.backend.limits.max_concurrency = 1;
         if let Some(limit) = backend {
-            let canary = release.variants.get_mut("canary").unwrap();
+            let canary = Arc::make_mut(release.variants.get_mut("canary").unwrap());
             canary.backend.limits.max_concurrency = limit;
         }
         bench.serve(release);

@@ -1,18 +1,23 @@
-//! Serinus as it is shipped: manifests in a folder, a canary at half of the traffic that
-//! never ends (its scores never come), users that stick to their variant, a prompt with variables, a response
-//! format that every answer is checked against.
+//! Serinus as it runs in a cluster: a gateway that follows releases, with a canary at half
+//! of the traffic, users that stick to their variant, a prompt with variables, a response
+//! format that every answer is checked against, a span for every request, and an operator
+//! that takes its evidence once a second.
 
 use std::{
     collections::BTreeSet,
     fs,
-    process::Command,
+    path::Path,
+    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
+use serde_json::{Value, json};
+use serinus::api::{keys, snapshot::copy_name};
 use tokio::time::sleep;
 
 use super::{Contestant, Place, Process, QUESTION, SYSTEM, Started, free_address};
 use crate::{
+    cluster::{self, TOKEN},
     load::{Request, USER},
     model::SLOW,
     wire::Connection,
@@ -21,13 +26,11 @@ use crate::{
 const RELEASE: &str = "bench";
 /// Every request is traced; who asks is left to others.
 const ARGUMENTS: &str = "--client-auth off --otlp-endpoint {collector}";
-/// For the report of the admin address.
-const TOKEN: &str = "a-token-of-this-bench-only-0123456789";
 
 /// A canary at 50 %, beside so many other releases.
 pub async fn canary_at_half(place: &Place, others: usize) -> Started {
-    let step = "{weight: 50, samples: 10000000, deadline: 1000h}";
-    let mut own = run(place, step, "", 2, others).await?;
+    let canary = json!({"revision": "canary", "role": "canary", "weight": 50});
+    let mut own = run(place, canary, "Be kind.", 2, others).await?;
     if others > 0 {
         (own.rates, own.everything) = (3_000..=3_000, false);
     }
@@ -36,51 +39,52 @@ pub async fn canary_at_half(place: &Place, others: usize) -> Started {
 
 /// A shadow gets a tenth of the requests, and takes half a second for each.
 pub async fn shadow(place: &Place) -> Started {
-    let steps = "{shadow: {percent: 10, samples: 10000000, deadline: 1000h}}, {weight: 50, samples: 100, deadline: 1h}";
-    let mut own = run(place, steps, &format!(" {SLOW}"), 1, 0).await?;
+    let shadow = json!({"revision": "shadow", "role": "shadow", "weight": 0, "copies": 10});
+    let mut own = run(place, shadow, SLOW, 1, 0).await?;
     (own.rates, own.everything) = (500..=1_000, false);
     Ok(own)
 }
 
-async fn run(place: &Place, steps: &str, marker: &str, seen: usize, others: usize) -> Started {
-    let file = place.folder.join("releases.yaml");
-    let write = |version: &str| {
-        let text = manifests(place, steps, marker, version, others);
-        fs::write(&file, text).map_err(|e| e.to_string())
-    };
-    write("v1")?;
-    let (address, admin) = (free_address(), free_address());
+/// Stable and another variant, whose prompt says something more; users meet `seen` of them.
+async fn run(place: &Place, other: Value, more: &str, seen: usize, others: usize) -> Started {
+    lists(place, &other, more, others).map_err(|e| e.to_string())?;
+    let (address, admin, server) = (free_address(), free_address(), free_address());
+    let config = place.folder.join("kubeconfig");
     let token = place.folder.join("token");
+    fs::write(&config, kubeconfig(server)).map_err(|e| e.to_string())?;
     fs::write(&token, TOKEN).map_err(|e| e.to_string())?;
+    let mut cluster = Command::new(std::env::current_exe().map_err(|e| e.to_string())?);
+    cluster.args(["cluster", &server.to_string()]).arg(&place.folder).arg(admin.to_string());
+    let cluster = Process::start(cluster.stdout(Stdio::null()))?;
     let extra = std::env::var("SERINUS_ARGS").unwrap_or(ARGUMENTS.to_owned());
     let given = extra.replace("{collector}", &format!("http://{}", place.model));
     let mut command = program();
     command
-        .arg("standalone")
-        .arg(&place.folder)
+        .arg("gateway")
         .args(["--listen", &address.to_string(), "--admin", &admin.to_string()])
-        .arg("--admin-token-file")
+        .args(["--grace-seconds", "0", "--admin-auth", "token", "--admin-token-file"])
         .arg(&token)
         .args(given.split_whitespace())
-        .env("RUST_LOG", "error");
+        .env("KUBECONFIG", &config)
+        .env("RUST_LOG", "warn");
     let setting = match others {
-        0 => format!("the whole work; RUST_LOG=error; {extra}"),
+        0 => format!("the whole work; RUST_LOG=warn; {extra}"),
         n => format!("the same beside {n} other releases"),
     };
     let mut own = Contestant::passing_on("serinus", address, &setting);
     own.process = Some(Process::start(&mut command)?);
+    own.cluster = Some(cluster);
     own.version = env!("CARGO_PKG_VERSION").to_owned();
     (own.plain, own.stream) = requests(address);
     super::answers(&mut own).await?;
-    write("v2")?;
     let started = Instant::now();
     while started.elapsed() < super::LONGEST_START {
         sleep(Duration::from_millis(200)).await;
-        if routed(&own.plain).await == seen && tells_of_a_canary(admin).await {
+        if routed(&own.plain).await == seen && tells_of_two(admin).await {
             return Ok(own);
         }
     }
-    Err("the canary did not start".to_owned())
+    Err("the other variant did not start".to_owned())
 }
 
 /// The binary of this build, or the words of SERINUS in its place.
@@ -109,23 +113,12 @@ async fn revision(request: &Request, user: u64) -> Option<String> {
     head.header("x-serinus-revision").map(str::to_owned)
 }
 
-/// Whether the report names two variants: only then a shadow is under way, too.
-async fn tells_of_a_canary(admin: std::net::SocketAddr) -> bool {
-    let asked = async {
-        let stream = tokio::net::TcpStream::connect(admin).await.ok()?;
-        let mut connection = Connection::new(stream).ok()?;
-        let request = format!(
-            "GET /serinus/v1/report HTTP/1.1\r\nhost: {admin}\r\nauthorization: Bearer {TOKEN}\r\n\r\n"
-        );
-        connection.write(request.as_bytes()).await.ok()?;
-        let mut head = connection.head().await.ok()??;
-        let mut body = vec![];
-        connection.body(&mut head.body, |bytes| body.extend_from_slice(bytes)).await.ok()?;
-        let report: serde_json::Value = serde_json::from_slice(&body).ok()?;
-        let counts = &report["releases"][format!("default/{RELEASE}")]["counts"];
-        Some(counts.as_object()?.len() == 2)
-    };
-    asked.await.unwrap_or(false)
+/// Whether the report has evidence about two variants.
+async fn tells_of_two(admin: std::net::SocketAddr) -> bool {
+    let Ok(body) = cluster::report(admin).await else { return false };
+    let report: Value = serde_json::from_slice(&body).unwrap_or_default();
+    let counts = &report["releases"][format!("default/{RELEASE}")]["counts"];
+    counts.as_object().is_some_and(|counts| counts.len() == 2)
 }
 
 fn requests(address: std::net::SocketAddr) -> (Request, Request) {
@@ -138,70 +131,84 @@ fn requests(address: std::net::SocketAddr) -> (Request, Request) {
     (of(""), of(r#","stream":true"#))
 }
 
-fn manifests(place: &Place, steps: &str, marker: &str, version: &str, others: usize) -> String {
-    let model = place.model;
-    let prompt = |version: &str, marker: &str| {
-        format!(
-            r#"apiVersion: serinus.dev/v1alpha1
-kind: PromptVersion
-metadata: {{name: bench-{version}}}
-spec:
-  prompt: bench
-  messages:
-    - {{role: system, content: "{SYSTEM} {{{{ product }}}}.{marker}"}}
-    - {{role: user, content: "{{{{ question }}}}"}}
-  variables:
-    type: object
-    required: [product, question]
-    properties: {{product: {{type: string}}, question: {{type: string}}}}
-  parameters: {{temperature: 0.2, maxTokens: 512}}
-  responseFormat: {{type: object, required: [answer], properties: {{answer: {{type: string}}}}}}
----
-"#
-        )
+/// What the API server lists.
+fn lists(place: &Place, other: &Value, more: &str, others: usize) -> std::io::Result<()> {
+    let backend = json!({
+        "provider": "openai", "model": "gpt-4o-mini",
+        "endpoint": {"url": format!("http://{}/v1", place.model)},
+        "limits": {"maxConcurrency": 5000},
+    });
+    let copy = |release: &str, revision: &str, more: &str| {
+        let prompt = json!({
+            "prompt": release,
+            "messages": [
+                {"role": "system", "content": format!("{SYSTEM} {{{{ product }}}}. {more}")},
+                {"role": "user", "content": "{{ question }}"},
+            ],
+            "variables": {
+                "type": "object", "required": ["product", "question"],
+                "properties": {"product": {"type": "string"}, "question": {"type": "string"}},
+            },
+            "parameters": {"temperature": 0.2, "maxTokens": 512},
+            "responseFormat": {
+                "type": "object", "required": ["answer"],
+                "properties": {"answer": {"type": "string"}},
+            },
+        });
+        let mut metadata = metadata(&copy_name(release, revision));
+        metadata["labels"] = json!({keys::RELEASE_LABEL: release});
+        json!({"metadata": metadata, "revision": 1, "data": {"variant": {
+            "promptName": format!("{release}-{revision}"), "prompt": prompt,
+            "backendName": "bench", "backend": backend,
+        }}})
     };
-    let release = |name: &str, version: &str| {
-        format!(
-            r#"apiVersion: serinus.dev/v1alpha1
-kind: PromptRelease
-metadata: {{name: {name}}}
-spec:
-  promptRef: {{name: bench-{version}}}
-  backendRef: {{name: bench}}
-  policyRef: {{name: bench}}
----
-"#
-        )
+    let release = |name: &str, other: Option<&Value>| {
+        let weight = 100 - other.map_or(0, |other| other["weight"].as_i64().unwrap_or(0));
+        let stable = json!({"revision": "stable", "role": "stable", "weight": weight});
+        let variants: Vec<&Value> = std::iter::once(&stable).chain(other).collect();
+        let spec = json!({
+            "promptRef": {"name": format!("{name}-stable")}, "backendRef": {"name": "bench"},
+            "policyRef": {"name": "bench"},
+        });
+        let settings = json!({"stickyFrom": ["body:user"], "fallbackToStable": true});
+        let routing = json!({
+            "generation": 2, "variants": variants, "settings": settings, "observedBy": "1/1",
+        });
+        json!({"metadata": metadata(name), "spec": spec, "status": {"routing": routing}})
     };
-    let others: String = (0..others).map(|i| release(&format!("other-{i}"), "v1")).collect();
+    let (mut releases, mut copies) = (vec![release(RELEASE, Some(other))], vec![]);
+    copies.push(copy(RELEASE, "stable", ""));
+    copies.push(copy(RELEASE, other["revision"].as_str().unwrap_or_default(), more));
+    for name in (0..others).map(|i| format!("other-{i}")) {
+        copies.push(copy(&name, "stable", &format!("You are number {name}.")));
+        releases.push(release(&name, None));
+    }
+    write(&place.folder, "promptreleases", releases)?;
+    write(&place.folder, "controllerrevisions", copies)?;
+    let deployment = json!({"metadata": metadata("bench"), "spec": backend});
+    write(&place.folder, "llmdeployments", vec![deployment])
+}
+
+fn metadata(name: &str) -> Value {
+    json!({
+        "name": name, "namespace": "default", "uid": format!("uid-of-{name}"),
+        "resourceVersion": "1", "creationTimestamp": "2026-01-01T00:00:00Z",
+    })
+}
+
+fn write(folder: &Path, kind: &str, items: Vec<Value>) -> std::io::Result<()> {
+    let list = json!({"metadata": {"resourceVersion": "1"}, "items": items});
+    fs::write(folder.join(format!("{kind}.json")), list.to_string())
+}
+
+fn kubeconfig(server: std::net::SocketAddr) -> String {
     format!(
-        r#"apiVersion: serinus.dev/v1alpha1
-kind: LLMDeployment
-metadata: {{name: bench}}
-spec:
-  provider: openai
-  model: gpt-4o-mini
-  endpoint: {{url: "http://{model}/v1"}}
-  limits: {{maxConcurrency: 5000}}
----
-apiVersion: serinus.dev/v1alpha1
-kind: CanaryPolicy
-metadata: {{name: bench}}
-spec:
-  stickiness: {{from: ["body:user"]}}
-  steps: [{steps}]
-  analysis:
-    metrics:
-      - {{name: errors, errorRate: {{}}, margin: {{harm: 0.5, accept: 0.6}}}}
-      - {{name: ttft, timeToFirstToken: {{quantile: 0.95}}, margin: {{harm: 0.5, accept: 0.6}}}}
-      - {{name: checks, checkFailures: {{}}, margin: {{harm: 0.5, accept: 0.6}}}}
-      - {{name: cost, costPerRequest: {{}}, margin: {{harm: 0.5, accept: 0.6}}}}
-      # Nobody sends scores, so that the canary has to wait for them.
-      - {{name: helpful, score: {{name: helpful, minSamples: 100}}, margin: {{harm: 0.5, accept: 0.6}}}}
----
-{}{}{}{others}"#,
-        prompt("v1", ""),
-        prompt("v2", if marker.is_empty() { " Be kind." } else { marker }),
-        release(RELEASE, version),
+        r#"apiVersion: v1
+kind: Config
+current-context: bench
+contexts: [{{name: bench, context: {{cluster: bench, user: bench}}}}]
+clusters: [{{name: bench, cluster: {{server: "http://{server}"}}}}]
+users: [{{name: bench, user: {{}}}}]
+"#
     )
 }

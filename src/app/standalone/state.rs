@@ -3,7 +3,7 @@
 //! old or the new content.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::{self, File},
     io::Write,
     path::PathBuf,
@@ -34,6 +34,8 @@ pub(super) struct Kept {
 pub(super) struct State {
     path: PathBuf,
     releases: BTreeMap<String, Kept>,
+    /// The file does not hold it yet.
+    changed: bool,
 }
 
 impl State {
@@ -48,41 +50,60 @@ impl State {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => BTreeMap::new(),
             Err(error) => return Err(error).with_context(|| path.display().to_string()),
         };
-        Ok(Self { path, releases })
+        Ok(Self { path, releases, changed: false })
     }
 
     /// Takes note of a release and of changes of its spec.
     pub(super) fn adopt(&mut self, key: &str, release: &PromptRelease, now: Timestamp) {
-        let kept = self.releases.entry(key.to_owned()).or_insert_with(|| Kept {
-            uid: format!("{:032x}", rand::random::<u128>()),
-            created: now,
-            generation: 1,
-            spec: release.spec.clone(),
-            status: PromptReleaseStatus::default(),
-            saved: BTreeMap::new(),
+        let changed = &mut self.changed;
+        let kept = self.releases.entry(key.to_owned()).or_insert_with(|| {
+            *changed = true;
+            Kept {
+                uid: format!("{:032x}", rand::random::<u128>()),
+                created: now,
+                generation: 1,
+                spec: release.spec.clone(),
+                status: PromptReleaseStatus::default(),
+                saved: BTreeMap::new(),
+            }
         });
         if kept.spec != release.spec {
+            self.changed = true;
             kept.spec = release.spec.clone();
             kept.generation += 1;
         }
     }
 
-    /// Drops releases whose manifest is gone; says whether there were any.
-    pub(super) fn forget_all_but(&mut self, keys: &[String]) -> bool {
+    /// Drops releases whose manifest is gone.
+    pub(super) fn forget_all_but(&mut self, keys: &BTreeSet<String>) {
         let before = self.releases.len();
         self.releases.retain(|key, _| keys.contains(key));
-        self.releases.len() != before
+        self.changed |= self.releases.len() != before;
     }
 
     pub(super) fn get(&self, key: &str) -> Option<&Kept> {
         self.releases.get(key)
     }
 
-    pub(super) fn get_mut(&mut self, key: &str) -> Option<&mut Kept> {
+    /// One that is about to change.
+    pub(super) fn change(&mut self, key: &str) -> Option<&mut Kept> {
+        self.changed = true;
         self.releases.get_mut(key)
     }
 
-    pub(super) fn write(&self) -> anyhow::Result<()> {
+    /// Replaces the file, if something has changed; says whether. What could not be
+    /// written is written at the next call.
+    ///
+    /// # Errors
+    /// The file can not be written.
+    pub(super) fn write_changes(&mut self) -> anyhow::Result<bool> {
+        if self.changed {
+            self.write().context("the state file could not be written")?;
+        }
+        Ok(std::mem::take(&mut self.changed))
+    }
+
+    fn write(&self) -> anyhow::Result<()> {
         if let Some(folder) = self.path.parent() {
             fs::create_dir_all(folder)?;
         }

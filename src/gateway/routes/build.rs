@@ -105,8 +105,11 @@ fn alternatives(
     });
     known
         .map(|(name, backend)| {
-            let other =
-                Variant { backend_name: name.clone(), backend: backend.clone(), ..variant.clone() };
+            let other = Variant {
+                backend_name: name.clone(),
+                backend: LLMDeploymentSpec::clone(backend),
+                ..Variant::clone(variant)
+            };
             let routed =
                 RoutedVariant { revision: revision(&other.prompt, backend), ..baseline.clone() };
             build_target(input, key, &routed, &other, old, backends)
@@ -123,7 +126,7 @@ fn build_target(
     backends: &Backends,
 ) -> Result<Arc<Target>, String> {
     let revision = routed.revision.as_str();
-    let backend = input.backends.get(&variant.backend_name).unwrap_or(&variant.backend);
+    let backend = input.backends.get(&variant.backend_name).map_or(&variant.backend, Arc::as_ref);
     let template =
         Template::compile(&variant.prompt).map_err(|e| format!("{key}: {revision}: {e}"))?;
     // Identity never changes, so the address is that of the saved copy.

@@ -38,9 +38,9 @@ pub struct ReleaseInput {
     /// What the operator decided.
     pub routing: Routing,
     /// The saved variants, by revision.
-    pub variants: HashMap<String, Variant>,
+    pub variants: HashMap<String, Arc<Variant>>,
     /// The backends as they are now, by name: limits, pricing and secret of these count.
-    pub backends: HashMap<String, LLMDeploymentSpec>,
+    pub backends: HashMap<String, Arc<LLMDeploymentSpec>>,
     /// What the backends' Secrets hold: API keys, certificates.
     pub secrets: HashMap<SecretKeyRef, SecretText>,
     /// Where the pods of a backend are, by its name. None: its Service's name is resolved.
@@ -61,7 +61,7 @@ impl ReleaseInput {
     pub fn all_backends(&self) -> impl Iterator<Item = (&String, &LLMDeploymentSpec)> {
         let gone = self.variants.values().map(|v| (&v.backend_name, &v.backend));
         let gone = gone.filter(|(name, _)| !self.backends.contains_key(*name));
-        self.backends.iter().chain(gone)
+        self.backends.iter().map(|(name, spec)| (name, &**spec)).chain(gone)
     }
 
     /// The Secrets that its backends need.
