@@ -11,10 +11,10 @@ command -v valgrind >/dev/null || {
     exit 1
 }
 symbols="$PWD/target/symbols"
-CARGO_PROFILE_RELEASE_STRIP=none CARGO_PROFILE_RELEASE_DEBUG=line-tables-only \
-    cargo build --release --locked --target-dir "$symbols"
+CARGO_PROFILE_DIST_STRIP=none CARGO_PROFILE_DIST_DEBUG=line-tables-only \
+    cargo build --profile dist --locked --target-dir "$symbols"
 export CALLGRIND_FOLDER="$PWD/target/callgrind"
 rm -rf "$CALLGRIND_FOLDER"
 mkdir -p "$CALLGRIND_FOLDER"
-export SERINUS="valgrind --quiet --tool=callgrind --callgrind-out-file=$CALLGRIND_FOLDER/out $symbols/release/serinus"
+export SERINUS="valgrind --quiet --tool=callgrind --callgrind-out-file=$CALLGRIND_FOLDER/out $symbols/dist/serinus"
 cargo bench --locked --bench gateways -- instructions

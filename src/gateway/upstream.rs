@@ -4,6 +4,7 @@ use std::{pin::Pin, time::Duration};
 
 use axum::http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, header};
 use bytes::{Bytes, BytesMut};
+use futures::FutureExt;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
@@ -19,6 +20,8 @@ use crate::openai::{
 const LARGEST_ANSWER: usize = 64 << 20;
 /// The longest that a stream may go on without content before it is passed on as it is.
 const LONGEST_START: usize = 1 << 20;
+/// The reason why an answer ended, its usage, the mark of the end, the end itself.
+const LAST_WORDS: usize = 4;
 
 /// An answer that can be promised to the application.
 pub(super) enum Started {
@@ -31,6 +34,8 @@ pub(super) enum Started {
 /// A stream under way: what was read and not taken yet, and the rest.
 pub(super) struct Stream {
     rest: Incoming,
+    /// What was read ahead of the rest: how it ended.
+    end: Option<Option<hyper::Error>>,
     events: Events,
     /// The application did not ask for an event that carries nothing but usage.
     hides_usage: bool,
@@ -147,7 +152,7 @@ pub(super) async fn call(
         let (events, hides_usage) = (Events::default(), asked.hides_usage());
         let end = began + target.timeout;
         let patience = Patience::new(target.between_tokens_timeout, end);
-        let stream = Stream { rest, events, hides_usage, failed: None, patience };
+        let stream = Stream { rest, end: None, events, hides_usage, failed: None, patience };
         return timeout_at(deadline, first_content(flight, stream)).await.map_err(|_| late())?;
     }
     let bytes = timeout_at(deadline, whole(rest, LARGEST_ANSWER)).await.map_err(|_| late())??;
@@ -305,6 +310,26 @@ impl Stream {
         content
     }
 
+    /// Reads what came together with the last words: usage, the mark of the end, the end
+    /// itself. They go on in one write, where each would take one of its own.
+    async fn gather(&mut self, flight: &mut Flight) {
+        for _ in 0..LAST_WORDS {
+            // Who reads the connection hands over one piece at a time.
+            tokio::task::yield_now().await;
+            match next_chunk(&mut self.rest).now_or_never() {
+                Some(Some(Ok(chunk))) => {
+                    self.read(chunk, flight);
+                }
+                Some(Some(Err(error))) => self.end = Some(Some(error)),
+                Some(None) => self.end = Some(None),
+                None => return,
+            }
+            if self.end.is_some() {
+                return;
+            }
+        }
+    }
+
     /// Waits for the next bytes and reads them.
     pub(super) async fn next(&mut self, flight: &mut Flight) -> Next {
         loop {
@@ -312,14 +337,20 @@ impl Stream {
                 return Next::Chunk(bytes);
             }
             self.patience.since = Instant::now();
-            let chunk = tokio::select! {
-                biased;
-                chunk = next_chunk(&mut self.rest) => chunk,
-                () = self.patience.lost() => return Next::Broken,
+            let chunk = match self.end.take() {
+                Some(end) => end.map(Err),
+                None => tokio::select! {
+                    biased;
+                    chunk = next_chunk(&mut self.rest) => chunk,
+                    () = self.patience.lost() => return Next::Broken,
+                },
             };
             match chunk {
                 Some(Ok(chunk)) => {
                     self.read(chunk, flight);
+                    if flight.answer.complete() {
+                        self.gather(flight).await;
+                    }
                 }
                 None | Some(Err(_)) if flight.answer.failed => return Next::Failed,
                 None if flight.answer.complete() => {

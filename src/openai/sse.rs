@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 
 use bytes::{Buf, Bytes, BytesMut};
+use memchr::{memchr, memchr_iter};
 
 /// A line or event longer than this is not kept: what it says is not read, but it is still forwarded.
 const LONGEST: usize = 1 << 20;
@@ -46,7 +47,7 @@ impl Events {
     /// Reads the next chunk and calls `data` with each complete payload. An event of which
     /// any payload is to be left out is left out as a whole.
     pub fn feed(&mut self, chunk: Bytes, mut data: impl FnMut(&[u8]) -> Fate) {
-        if !chunk.contains(&b'\n') && self.begun.len() + chunk.len() <= LONGEST {
+        if memchr(b'\n', &chunk).is_none() && self.begun.len() + chunk.len() <= LONGEST {
             self.begun.extend_from_slice(&chunk);
             return;
         }
@@ -60,7 +61,7 @@ impl Events {
         let mut going = 0;
         while let Some(length) = event_length(&rest[going..]) {
             let mut fate = Fate::Forward;
-            for line in rest[going..going + length].split(|byte| *byte == b'\n') {
+            for line in lines(&rest[going..going + length]) {
                 if let Some(payload) = payload(line)
                     && !self.too_long
                     && data(payload) == Fate::Drop
@@ -97,7 +98,7 @@ impl Events {
 /// The length of the first event with the empty line that ends it.
 fn event_length(bytes: &[u8]) -> Option<usize> {
     let mut from = 0;
-    while let Some(at) = bytes[from..].iter().position(|byte| *byte == b'\n') {
+    while let Some(at) = memchr(b'\n', &bytes[from..]) {
         from += at + 1;
         match bytes[from..] {
             [b'\n', ..] => return Some(from + 1),
@@ -106,6 +107,16 @@ fn event_length(bytes: &[u8]) -> Option<usize> {
         }
     }
     None
+}
+
+/// The lines of an event, which ends with a line's end.
+fn lines(event: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut from = 0;
+    memchr_iter(b'\n', event).map(move |end| {
+        let line = &event[from..end];
+        from = end + 1;
+        line
+    })
 }
 
 fn payload(line: &[u8]) -> Option<&[u8]> {
