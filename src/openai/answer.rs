@@ -79,14 +79,20 @@ impl Answer {
             self.done = true;
             return Carried::default();
         }
-        let Ok(body) = serde_json::from_slice::<Body<'_>>(data) else { return Carried::default() };
-        let carried = if operation == Operation::Responses {
-            self.responses_event(body)
-        } else {
-            self.absorb(operation, body)
-        };
+        let carried = self.read_event(operation, data).unwrap_or_default();
         self.contents += u64::from(carried.content);
         carried
+    }
+
+    fn read_event(&mut self, operation: Operation, data: &[u8]) -> Option<Carried> {
+        if operation == Operation::Responses {
+            return Some(self.responses_event(serde_json::from_slice(data).ok()?));
+        }
+        // Each event tells again whose it is, which is known by now.
+        if self.id.is_some() && self.model.is_some() {
+            return Some(self.said(serde_json::from_slice(data).ok()?));
+        }
+        Some(self.absorb(operation, serde_json::from_slice(data).ok()?))
     }
 
     /// Whether a stream came to its end: it said so, or gave a reason before the connection closed.
@@ -95,27 +101,34 @@ impl Answer {
     }
 
     fn absorb(&mut self, operation: Operation, body: Body<'_>) -> Carried {
-        self.failed |= body.error.0 && body.choices.0.is_empty();
         keep(&mut self.id, body.id);
         keep(&mut self.model, body.model);
-        self.tokens.absorb(body.timings.tokens());
-        self.tokens.absorb(body.x_groq.usage.tokens());
-        let usage = body.usage.tokens();
-        let told = usage != Tokens::default();
-        let mut carried = Carried { content: false, only_usage: told && body.choices.0.is_empty() };
         if operation == Operation::Embeddings {
             self.tool_call |= body.data.0;
         }
-        for choice in body.choices.0 {
-            carried.content |= self.choice(choice);
-        }
+        let Body { choices, error, usage, x_groq, timings, .. } = body;
+        let carried = self.said(Said { choices, error, usage, x_groq, timings });
         for item in body.output.0 {
             self.output_item(item);
         }
-        self.tokens.absorb(usage);
         if let Some(status) = body.status.0 {
             self.ended_as(&status, body.incomplete_details);
         }
+        carried
+    }
+
+    fn said(&mut self, said: Said<'_>) -> Carried {
+        let choices = said.choices.0;
+        self.failed |= said.error.0 && choices.is_empty();
+        self.tokens.absorb(said.timings.map(|t| t.tokens()).unwrap_or_default());
+        self.tokens.absorb(said.x_groq.map(|x| x.usage.tokens()).unwrap_or_default());
+        let usage = tokens(said.usage);
+        let told = usage != Tokens::default();
+        let mut carried = Carried { content: false, only_usage: told && choices.is_empty() };
+        for choice in choices {
+            carried.content |= self.choice(choice);
+        }
+        self.tokens.absorb(usage);
         carried
     }
 
@@ -124,7 +137,7 @@ impl Answer {
         // Of several choices the first is checked; all are content.
         let first = choice.index.unwrap_or(0) == 0;
         let mut content = false;
-        self.tokens.absorb(choice.usage.tokens());
+        self.tokens.absorb(tokens(choice.usage));
         let message = choice.message.or(choice.delta).unwrap_or_default();
         // Together says the same in both.
         let said = message.content.0.filter(|text| !text.is_empty()).or(choice.text.0);
@@ -190,7 +203,7 @@ impl Answer {
             let status = response.status.0;
             keep(&mut self.id, response.id);
             keep(&mut self.model, response.model);
-            self.tokens.absorb(response.usage.tokens());
+            self.tokens.absorb(tokens(response.usage));
             if matches!(
                 kind.as_ref(),
                 "response.completed" | "response.incomplete" | "response.failed"
@@ -226,6 +239,13 @@ impl Answer {
     }
 }
 
+/// What few events hold, and is large.
+type Rare<T> = Option<Box<T>>;
+
+fn tokens(usage: Rare<Usage>) -> Tokens {
+    usage.map(|usage| usage.tokens()).unwrap_or_default()
+}
+
 fn keep(slot: &mut Option<String>, text: Text<'_>) {
     if slot.is_none() {
         *slot = text.0.filter(|t| !t.is_empty()).map(|t| t.into_owned());
@@ -252,13 +272,25 @@ struct Body<'a> {
     output: Many<Item<'a>>,
     data: Filled,
     error: Filled,
-    usage: Usage,
-    x_groq: Nested,
-    timings: Timings,
+    usage: Rare<Usage>,
+    x_groq: Rare<Nested>,
+    timings: Rare<Timings>,
     #[serde(borrow)]
     incomplete_details: Option<Incomplete<'a>>,
     #[serde(borrow)]
     response: Option<Box<Body<'a>>>,
+}
+
+/// What an event of a chat or a completion says besides whose it is.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Said<'a> {
+    #[serde(borrow)]
+    choices: Many<Choice<'a>>,
+    error: Filled,
+    usage: Rare<Usage>,
+    x_groq: Rare<Nested>,
+    timings: Rare<Timings>,
 }
 
 #[derive(Default, Deserialize)]
@@ -273,7 +305,7 @@ struct Choice<'a> {
     text: Text<'a>,
     #[serde(borrow)]
     finish_reason: Text<'a>,
-    usage: Usage,
+    usage: Rare<Usage>,
 }
 
 #[derive(Default, Deserialize)]
