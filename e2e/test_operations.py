@@ -195,5 +195,6 @@ def test_changes_of_other_releases_do_not_slow_a_route_down(world):
     print(f"{changes[0]} changes; p50, p90 and p99 during them are {ratios} of those without, "
           f"which are {[round(1000 * at(quiet, s), 2) for s in (0.5, 0.9, 0.99)]} ms")
     assert changes[0] > 100
-    # The changes themselves pass through an API server on the same two cores.
-    assert ratios[0] < 1.5 and ratios[1] < 2, ratios
+    # The changes themselves pass through an API server on the same two cores: with both
+    # kept busy by others, 1.2 and 1.5. With a lock that each change holds for 20 ms, 2 and 878.
+    assert ratios[0] < 1.5 and ratios[1] < 3, ratios
