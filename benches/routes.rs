@@ -202,7 +202,9 @@ fn release(number: usize, generation: i64) -> ReleaseInput {
             },
             observed_by: String::new(),
         },
-        variants: [("a".into(), variant("one").into()), ("b".into(), variant("two").into())].into(),
+        variants: [("a", variant("one")), ("b", variant("two"))]
+            .map(|(revision, saved)| (revision.into(), Arc::new((&saved).into())))
+            .into(),
         ..ReleaseInput::default()
     }
 }

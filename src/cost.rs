@@ -6,12 +6,15 @@
 //! the totals, which count such requests as unpriced.
 //!
 //! The catalogue's prices may depend on the date, the hour and the length of the input
-//! (and some do), so those are looked up for each request: by an own measurement 0.5 to
-//! 3.5 µs.
+//! (and some do), so those are looked up for each request.
 
-use std::time::SystemTime;
+mod catalogue;
 
-use genai_prices::{Error, ErrorKind, PriceRequest, Usage, UsageKey};
+use std::{sync::Arc, time::SystemTime};
+
+use genai_prices::{Usage, UsageKey};
+
+pub use self::catalogue::Listed;
 
 use crate::{
     api::{
@@ -29,12 +32,7 @@ pub enum Prices {
     /// By time, as the LLMDeployment says: USD for a second of one request.
     PerSecond(f64),
     /// By token, as the built-in catalogue says.
-    Catalogue {
-        /// The catalogue's provider.
-        provider: String,
-        /// The model's name.
-        model: String,
-    },
+    Catalogue(Arc<Listed>),
     /// Nobody knows.
     Unknown,
 }
@@ -93,12 +91,7 @@ impl Prices {
             Self::Unknown => return None,
             Self::PerSecond(usd) => usd * duration_seconds,
             Self::PerToken(prices) => prices.cost_usd(Parts::of(tokens)?),
-            Self::Catalogue { provider, model } => {
-                let usage = usage(Parts::of(tokens)?);
-                let mut request = PriceRequest::new(model, &usage).with_provider_id(provider);
-                request.timestamp = at;
-                genai_prices::calculate(&request).ok()?.total_price
-            }
+            Self::Catalogue(listed) => listed.usd(&usage(Parts::of(tokens)?), at),
         };
         usd.is_finite().then_some(usd)
     }
@@ -146,23 +139,9 @@ fn per_second(GpuHour { usd, gpus, concurrency }: &GpuHour) -> Option<f64> {
 
 /// Looks a backend up in the catalogue, by its provider's name or else by its address.
 fn catalogued(backend: &LLMDeploymentSpec) -> Prices {
-    // A request that every price per token makes cost something.
-    let probe = usage(Parts { input: 1_000, cached: 0, written: 0, output: 1_000, reasoning: 0 });
-    let request = PriceRequest::new(&backend.model, &probe);
-    let by_name = request.clone().with_provider_id(catalogue_name(&backend.provider));
-    let found = match (genai_prices::calculate(&by_name), &backend.endpoint) {
-        (Err(e), Some(endpoint)) if e.kind() == ErrorKind::ProviderNotFound => {
-            genai_prices::calculate(&request.with_provider_api_url(&endpoint.url))
-        }
-        (found, _) => found,
-    };
-    match found {
-        // The catalogue lists some models without any price: for those it answers 0.
-        Ok(price) if price.total_price > 0.0 => {
-            Prices::Catalogue { provider: price.provider_id, model: backend.model.clone() }
-        }
-        Ok(_) | Err(Error { .. }) => Prices::Unknown,
-    }
+    let name = catalogue_name(&backend.provider);
+    let url = backend.endpoint.as_ref().map(|endpoint| endpoint.url.as_str());
+    catalogue::find(name, url, &backend.model).map_or(Prices::Unknown, Prices::Catalogue)
 }
 
 /// OpenTelemetry's provider names that the catalogue knows by another one.

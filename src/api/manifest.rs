@@ -1,8 +1,12 @@
 //! Manifests as text: YAML documents to typed objects, validated by the same
 //! schemas and CEL rules as on the API server.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::LazyLock,
+};
 
+use jsonschema::Validator;
 use k8s_openapi::{api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
@@ -181,23 +185,28 @@ fn secrets(value: Value) -> Result<Secrets, String> {
     Ok(Secrets { metadata: secret.metadata, fields })
 }
 
+/// What checks the spec of each kind, or why it can not be checked.
+static SCHEMAS: LazyLock<HashMap<String, Result<Validator, String>>> = LazyLock::new(|| {
+    let kinds = crd::all().into_iter().filter_map(|(_, crd)| {
+        let version = crd.spec.versions.into_iter().next()?;
+        let spec = version.schema?.open_api_v3_schema?.properties?.remove("spec")?;
+        let validator = serde_json::to_value(spec)
+            .map_err(|e| e.to_string())
+            .and_then(|spec| jsonschema::validator_for(&spec).map_err(|e| e.to_string()));
+        Some((crd.spec.names.kind, validator))
+    });
+    kinds.collect()
+});
+
 /// Checks `value` against the kind's schema, then gives it its type.
 fn typed<T: DeserializeOwned>(value: Value, kind: &str) -> Result<T, String> {
-    let schema = crd::all()
-        .into_iter()
-        .find(|(_, c)| c.spec.names.kind == kind)
-        .and_then(|(_, c)| c.spec.versions.into_iter().next())
-        .and_then(|v| v.schema)
-        .and_then(|s| s.open_api_v3_schema)
-        .and_then(|s| s.properties)
-        .and_then(|mut p| p.remove("spec"))
-        .and_then(|s| serde_json::to_value(s).ok());
-    if let (Some(schema), Some(spec)) = (schema, value.get("spec")) {
-        let validator = jsonschema::validator_for(&schema).map_err(|e| e.to_string())?;
-        if let Some(error) = validator.iter_errors(spec).next() {
-            let path = error.instance_path().to_string().replace('/', ".");
-            return Err(format!("spec{path}: {error}"));
-        }
+    let validator = SCHEMAS.get(kind).ok_or("the kind has no schema")?;
+    let validator = validator.as_ref().map_err(String::clone)?;
+    if let Some(spec) = value.get("spec")
+        && let Some(error) = validator.iter_errors(spec).next()
+    {
+        let path = error.instance_path().to_string().replace('/', ".");
+        return Err(format!("spec{path}: {error}"));
     }
     serde_path(value)
 }

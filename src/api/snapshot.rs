@@ -19,6 +19,33 @@ pub struct Variant {
     pub backend: LLMDeploymentSpec,
 }
 
+/// A variant in the text that it is saved in: decoded it takes several times the memory,
+/// and of most it is read once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PackedVariant {
+    /// The LLMDeployment's name.
+    pub backend_name: Box<str>,
+    json: Box<str>,
+}
+
+impl PackedVariant {
+    /// Decodes it.
+    ///
+    /// # Errors
+    /// It is not the text of a variant, which `From` does not write.
+    pub fn open(&self) -> Result<Variant, serde_json::Error> {
+        serde_json::from_str(&self.json)
+    }
+}
+
+impl From<&Variant> for PackedVariant {
+    fn from(variant: &Variant) -> Self {
+        // A variant has no map with keys that JSON does not know: writing it does not fail.
+        let json = serde_json::to_string(variant).unwrap_or_default();
+        Self { backend_name: variant.backend_name.as_str().into(), json: json.into() }
+    }
+}
+
 /// The immutable record that a ControllerRevision holds.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]

@@ -23,8 +23,10 @@ pub use self::{
 };
 use crate::{
     api::{
-        LLMDeploymentSpec, PromptRelease, PromptReleaseStatus, Variant, manifest::Object,
-        prompt_release::VariantRef, snapshot::Saved,
+        LLMDeploymentSpec, PromptRelease, PromptReleaseStatus,
+        manifest::Object,
+        prompt_release::VariantRef,
+        snapshot::{PackedVariant, Saved},
     },
     gateway::{
         Gateway,
@@ -383,22 +385,22 @@ impl Standalone {
                 return None;
             }
             let namespace = namespace(release);
-            let variants: HashMap<String, Arc<Variant>> = kept
+            let variants: HashMap<String, Arc<PackedVariant>> = kept
                 .saved
                 .iter()
                 .filter_map(|(name, saved)| match saved {
-                    Saved::Variant(variant) => Some((name.clone(), Arc::new(variant.clone()))),
+                    Saved::Variant(variant) => Some((name.clone(), Arc::new(variant.into()))),
                     Saved::Policy(_) => None,
                 })
                 .collect();
             let other_backends = release.other_backends();
             let backends: HashMap<String, Arc<LLMDeploymentSpec>> = variants
                 .values()
-                .map(|v| &v.backend_name)
-                .chain(&other_backends)
+                .map(|v| &*v.backend_name)
+                .chain(other_backends.iter().map(String::as_str))
                 .filter_map(|name| {
                     let spec = self.manifests.backend(&namespace, name)?.clone();
-                    Some((name.clone(), Arc::new(spec)))
+                    Some((name.to_owned(), Arc::new(spec)))
                 })
                 .collect();
             let mut input = ReleaseInput {

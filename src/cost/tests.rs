@@ -3,6 +3,9 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
+use genai_prices::{Calculator, PriceRequest};
+use serde_json::{Map, Value};
+
 use super::*;
 use crate::api::llm_deployment::Endpoint;
 
@@ -145,7 +148,7 @@ fn prices_that_depend_on_the_time_follow_it() {
 #[test]
 fn backends_are_found_by_opentelemetrys_names_or_else_by_their_address() {
     let provider = |backend: &LLMDeploymentSpec| match Prices::of(backend) {
-        Prices::Catalogue { provider, .. } => Some(provider),
+        Prices::Catalogue(listed) => Some(listed.provider.clone()),
         _ => None,
     };
     for (name, model, expected) in [
@@ -172,7 +175,7 @@ fn backends_are_found_by_opentelemetrys_names_or_else_by_their_address() {
 /// Whatever the catalogue lists: a price above 0, or unknown.
 #[test]
 fn no_model_of_the_catalogue_is_free_by_mistake() {
-    let calculator = genai_prices::Calculator::bundled();
+    let calculator = Calculator::bundled();
     let mut known = 0;
     for name in ["openai", "anthropic", "google", "mistral", "groq", "deepseek", "x-ai", "cohere"] {
         let provider = calculator.find_provider(Some(name), None).unwrap().unwrap();
@@ -185,4 +188,112 @@ fn no_model_of_the_catalogue_is_free_by_mistake() {
         }
     }
     assert!(known > 200, "{known}");
+}
+
+/// What is read of the crate's data, a line for each model.
+fn read_of(data: &[u8]) -> String {
+    const PROVIDER: [&str; 7] = [
+        "id",
+        "name",
+        "api_pattern",
+        "model_match",
+        "provider_match",
+        "fallback_model_providers",
+        "models",
+    ];
+    const MODEL: [&str; 3] = ["id", "match", "prices"];
+    let only = |value: &Value, fields: &[&str]| -> Map<String, Value> {
+        let all = value.as_object().unwrap().iter();
+        let kept = all.filter(|(name, _)| fields.contains(&name.as_str()));
+        kept.map(|(name, value)| (name.clone(), value.clone())).collect()
+    };
+    let providers: Vec<Value> = serde_json::from_slice(data).unwrap();
+    let lines = |provider: &Value| {
+        let mut provider = only(provider, &PROVIDER);
+        let models = provider.remove("models").unwrap();
+        let models = models.as_array().unwrap().iter();
+        let models: Vec<String> =
+            models.map(|model| Value::Object(only(model, &MODEL)).to_string()).collect();
+        let head = Value::Object(provider).to_string();
+        let head = head.strip_suffix('}').unwrap();
+        format!("{head},\"models\":[\n{}]}}", models.join(",\n"))
+    };
+    let providers: Vec<String> = providers.iter().map(lines).collect();
+    format!("[\n{}\n]\n", providers.join(",\n"))
+}
+
+#[test]
+fn the_catalogue_is_that_of_the_crate_in_use() {
+    let metadata = std::process::Command::new(env!("CARGO"))
+        .args(["metadata", "--format-version=1", "--offline", "--locked"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .unwrap();
+    assert!(metadata.status.success(), "{}", String::from_utf8_lossy(&metadata.stderr));
+    let metadata: Value = serde_json::from_slice(&metadata.stdout).unwrap();
+    let packages = metadata["packages"].as_array().unwrap();
+    let package = packages.iter().find(|package| package["name"] == "genai-prices").unwrap();
+    let manifest = std::path::Path::new(package["manifest_path"].as_str().unwrap());
+    let expected = read_of(&std::fs::read(manifest.with_file_name("data/prices.json")).unwrap());
+    let ours = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/cost/catalogue.json");
+    if std::env::var_os("SERINUS_REFRESH").is_some() {
+        std::fs::write(&ours, &expected).unwrap();
+    }
+    let same = std::fs::read_to_string(&ours).unwrap() == expected;
+    assert!(same, "SERINUS_REFRESH=1 cargo test writes {} again", ours.display());
+}
+
+/// One model at a time or all at once: a price is the same.
+#[test]
+fn every_model_costs_what_the_whole_catalogue_says() {
+    let all = Calculator::bundled();
+    let long = tokens(400_000, 50_000, 1_000, 900);
+    let now = UNIX_EPOCH + Duration::from_secs(1_791_763_200);
+    let mut compared = 0;
+    let mut compare = |name: &str, url: Option<&str>, model: &str| {
+        let mut asked = backend(name, model);
+        if let Some(url) = url {
+            asked = at(&asked, url);
+        }
+        let prices = Prices::of(&asked);
+        for (tokens, hour) in [(tokens(1_000, 100, 0, 50), 0), (long, 13)] {
+            let at = now + Duration::from_secs(hour * 3600);
+            let usage = usage(Parts::of(tokens).unwrap());
+            let request = PriceRequest::new(model, &usage).with_timestamp(at);
+            let by_name = all.calculate(&request.clone().with_provider_id(name));
+            let expected = by_name.or_else(|e| match url {
+                Some(url) if e.kind() == genai_prices::ErrorKind::ProviderNotFound => {
+                    all.calculate(&request.with_provider_api_url(url))
+                }
+                _ => Err(e),
+            });
+            let expected = expected.ok().map(|price| price.total_price).filter(|usd| *usd > 0.0);
+            let ours = prices.cost_usd_at(tokens, 1.0, Some(at)).filter(|usd| *usd > 0.0);
+            assert_eq!(ours, expected, "{name} {url:?} {model}");
+            compared += usize::from(expected.is_some());
+        }
+    };
+    for provider in all.providers() {
+        for model in provider.models() {
+            compare(provider.id(), None, model.id());
+        }
+    }
+    for (name, url, model) in [
+        ("litellm", None, "anthropic/claude-sonnet-4-5"),
+        ("LiteLLM", None, "gpt-4o-mini"),
+        ("litellm", None, "gemini/gemini-2.5-flash"),
+        ("litellm", None, "nobody/gpt-4o-mini"),
+        ("litellm", Some("https://api.openai.com/v1"), "gpt-4o"),
+        ("ours", Some("https://api.openai.com/v1"), "gpt-4o-mini-2024-07-18"),
+        ("ours", Some("https://api.mistral.ai/v1"), "mistral-small-latest"),
+        ("ours", Some("http://10.0.0.7/v1"), "gpt-4o"),
+        ("openai", None, "no-such-model"),
+        ("openai", None, "GPT-4o-Mini"),
+        ("OpenAI", None, "gpt-5.2-20251211"),
+        ("google_vertex", None, "claude-sonnet-4-5"),
+        ("azure", None, "claude-sonnet-4-5"),
+    ] {
+        compare(name, url, model);
+    }
+    assert!(compared > 2_000, "{compared}");
 }

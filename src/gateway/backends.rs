@@ -10,7 +10,7 @@ use std::{
     },
 };
 
-use axum::http::uri::Authority;
+use axum::http::{HeaderMap, Uri, uri::Authority};
 
 use super::{
     clients::Clients,
@@ -33,6 +33,17 @@ pub(super) struct Shared {
     bounds: Bounds,
     pub room: Arc<Room>,
     pods: Mutex<HashMap<SocketAddr, Weak<Pod>>>,
+    /// One, unless variants were saved with different ones.
+    addresses: Mutex<Vec<Weak<Address>>>,
+}
+
+/// Where a backend's requests go and what their headers say.
+#[derive(Debug, PartialEq)]
+pub(super) struct Address {
+    /// By operation.
+    pub uris: [Uri; 4],
+    /// The API key among them.
+    pub headers: HeaderMap,
 }
 
 impl Backends {
@@ -50,7 +61,8 @@ impl Backends {
         old.unwrap_or_else(|| {
             known.retain(|_, shared| shared.strong_count() > 0);
             let room = Arc::new(Room::new(bounds));
-            let shared = Arc::new(Shared { bounds, room, pods: Mutex::default() });
+            let (pods, addresses) = Default::default();
+            let shared = Arc::new(Shared { bounds, room, pods, addresses });
             known.insert(key, Arc::downgrade(&shared));
             shared
         })
@@ -58,6 +70,18 @@ impl Backends {
 }
 
 impl Shared {
+    /// `address`, or the same one that another route has already.
+    pub(super) fn address(&self, address: Address) -> Arc<Address> {
+        let mut known = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|known| known.strong_count() > 0);
+        let same = known.iter().filter_map(Weak::upgrade).find(|known| **known == address);
+        same.unwrap_or_else(|| {
+            let address = Arc::new(address);
+            known.push(Arc::downgrade(&address));
+            address
+        })
+    }
+
     /// The pods at these addresses.
     pub(super) fn places(self: &Arc<Self>, addresses: &[SocketAddr]) -> Places {
         let mut known = self.pods.lock().unwrap_or_else(PoisonError::into_inner);
@@ -89,7 +113,7 @@ pub(super) struct Pod {
 /// Where a backend's pods are.
 #[derive(Default)]
 pub(super) struct Places {
-    pods: Vec<Arc<Pod>>,
+    pods: Box<[Arc<Pod>]>,
     /// Keeps what is shared alive.
     _of: Option<Arc<Shared>>,
 }

@@ -33,7 +33,7 @@ use prometheus_client::{
 
 use self::{
     labels::{Asked, Attempt, Checked, Dropped, Ended, Spent, Taken, TokenType, Trace},
-    variant::Variant,
+    variant::{Measure, Variant},
 };
 use super::{routes::Tally, sinks::Sink};
 use crate::{
@@ -327,15 +327,15 @@ impl Sink for Exported {
         if record.outcome != RecordOutcome::Ok {
             return;
         }
-        let speed = variant.speed(families, record.operation);
-        for (histogram, value) in [
+        for (measure, value) in [
             // Of a JSON answer it is the same as the duration, and tells nothing.
-            (&speed.first_token, record.first_token_seconds.filter(|_| record.streamed)),
-            (&speed.per_token, record.seconds_per_output_token),
-            (&speed.input, record.tokens.input.map(|tokens| tokens as f64)),
-            (&speed.output, record.tokens.output.map(|tokens| tokens as f64)),
+            (Measure::FirstToken, record.first_token_seconds.filter(|_| record.streamed)),
+            (Measure::PerToken, record.seconds_per_output_token),
+            (Measure::Input, record.tokens.input.map(|tokens| tokens as f64)),
+            (Measure::Output, record.tokens.output.map(|tokens| tokens as f64)),
         ] {
             if let Some(value) = value {
+                let histogram = variant.measure(families, record.operation, measure);
                 histogram.observe(value, trace(), None);
             }
         }

@@ -51,8 +51,9 @@ pub(super) fn body(forward: Forward) -> impl Stream<Item = Result<Bytes, Infalli
             // Broken in the middle: the application has begun to read, so nobody else can answer.
             Next::Broken => {
                 let error = ApiError::new(502, "upstream_broken", "the model's stream broke off");
+                let event = error.event(forward.flight.operation);
                 forward.flight.fail(&error);
-                Some((Ok(Bytes::from(format!("data: {}\n\n", error.body()))), None))
+                Some((Ok(Bytes::from(event)), None))
             }
         }
     })

@@ -38,13 +38,13 @@ pub(super) struct Asked {
 #[derive(Debug, Default)]
 pub(super) struct Overlay {
     /// Fields that it replaces or adds.
-    fields: Vec<(&'static str, Vec<u8>)>,
+    fields: Box<[(&'static str, Box<[u8]>)]>,
     /// Other names of such a field, which models refuse beside it.
     aliases: Vec<&'static str>,
     /// The format of a response, which goes into `text` beside what the application says there.
-    format: Option<Vec<u8>>,
+    format: Option<Box<[u8]>>,
     /// Tools before the application's own, without brackets.
-    tools: Vec<u8>,
+    tools: Box<[u8]>,
 }
 
 #[derive(Default, Deserialize)]
@@ -173,7 +173,7 @@ pub(super) fn body(target: &Target, asked: &Asked) -> Result<Prepared, ApiError>
     }
     out.name(b"model");
     out.json(&target.model);
-    for (name, value) in &overlay.fields {
+    for (name, value) in &*overlay.fields {
         out.name(name.as_bytes());
         out.bytes.extend_from_slice(value);
     }
@@ -400,6 +400,7 @@ impl Overlay {
             json!({"type": "json_schema", "name": "answer", "schema": schema})
                 .to_string()
                 .into_bytes()
+                .into()
         });
         if !responses {
             fields.extend([
@@ -415,13 +416,13 @@ impl Overlay {
         }
         let fields = fields
             .into_iter()
-            .filter_map(|(name, value)| Some((name, value?.to_string().into_bytes())))
+            .filter_map(|(name, value)| Some((name, value?.to_string().into_bytes().into())))
             .collect();
         let tools = match operation {
             Operation::Completions => vec![],
             _ => variant.prompt.tools.iter().map(|tool| tool_of(tool, responses)).collect(),
         };
-        Self { fields, aliases, format, tools: tools.join(",").into_bytes() }
+        Self { fields, aliases, format, tools: tools.join(",").into_bytes().into() }
     }
 }
 

@@ -8,7 +8,7 @@ mod table;
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -20,9 +20,18 @@ pub use self::{
     input::{ReleaseInput, World},
     table::RouteTable,
 };
-use super::{backends::Places, breaker::Breaker, clients::Client, prepare::Overlay, room::Room};
+use super::{
+    backends::{Address, Places},
+    breaker::Breaker,
+    clients::Client,
+    prepare::Overlay,
+    room::Room,
+};
 use crate::{
-    api::prompt_release::{Counts, VariantRole},
+    api::{
+        prompt_release::{Counts, VariantRole},
+        snapshot::PackedVariant,
+    },
     audit::record::{Operation, Origin},
     cost::Prices,
     prompt::Template,
@@ -67,22 +76,22 @@ pub struct Target {
     pub room: Arc<Room>,
     /// Where the backend's pods are; empty: wherever its name leads.
     pub(super) places: Places,
-    /// By operation.
-    uris: [Uri; 4],
-    overlays: [Overlay; 4],
-    headers: HeaderMap,
+    address: Arc<Address>,
+    /// By operation; of those that were asked for.
+    overlays: [OnceLock<Box<Overlay>>; 4],
+    saved: Arc<PackedVariant>,
     client: Client,
 }
 
 impl Target {
     /// Where to send an operation.
     pub(super) fn uri(&self, operation: Operation) -> &Uri {
-        &self.uris[operation as usize]
+        &self.address.uris[operation as usize]
     }
 
     /// The headers of every request, the API key among them.
     pub(super) fn headers(&self) -> &HeaderMap {
-        &self.headers
+        &self.address.headers
     }
 
     /// What sends its requests.
@@ -92,7 +101,11 @@ impl Target {
 
     /// What the prompt sets.
     pub(super) fn overlay(&self, operation: Operation) -> &Overlay {
-        &self.overlays[operation as usize]
+        self.overlays[operation as usize].get_or_init(|| {
+            // It could be read when the route was built.
+            let variant = self.saved.open().unwrap_or_default();
+            Box::new(Overlay::new(&variant, operation))
+        })
     }
 }
 

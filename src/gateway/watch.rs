@@ -5,8 +5,7 @@
 //! right to list them. Only the routes that a change is about are built again, so that a
 //! change costs the same with ten releases and with ten thousand.
 
-mod copies;
-mod trim;
+mod kept;
 mod uses;
 
 use std::{
@@ -30,14 +29,16 @@ use kube::{
 use tokio::{sync::Notify, task::JoinSet};
 
 use self::{
-    copies::SavedCopy,
+    kept::{Kept, Release, SavedCopy, trim_slice},
     uses::{Thing, Uses},
 };
 use super::{Gateway, routes::ReleaseInput};
 use crate::{
     api::{
-        LLMDeployment, LLMDeploymentSpec, PromptRelease, Variant, keys,
-        llm_deployment::SecretKeyRef, secret::SecretText, snapshot::copy_name,
+        LLMDeploymentSpec, keys,
+        llm_deployment::SecretKeyRef,
+        secret::SecretText,
+        snapshot::{PackedVariant, copy_name},
     },
     signals::{
         endpoints::{SERVICE_LABEL, endpoints, for_requests},
@@ -74,15 +75,12 @@ impl Touched {
 
 struct Followed {
     client: Client,
-    releases: Store<PromptRelease>,
-    backends: Store<LLMDeployment>,
-    copies: Store<SavedCopy>,
-    specs: HashMap<(String, String), Arc<LLMDeploymentSpec>>,
+    releases: Store<Kept<Release>>,
+    backends: Store<Kept<Arc<LLMDeploymentSpec>>>,
+    copies: Store<Kept<SavedCopy>>,
     slices: Store<EndpointSlice>,
     by_service: Slices,
     uses: Uses,
-    /// The releases that have a route.
-    routed: BTreeSet<(String, String)>,
     secrets: BTreeMap<SecretId, SecretText>,
     secrets_read: Timestamp,
 }
@@ -104,23 +102,23 @@ pub async fn follow_cluster(
     let copies_only = watcher::Config::default().labels(keys::RELEASE_LABEL);
     let of_services = watcher::Config::default().labels(SERVICE_LABEL);
     let all = watcher::Config::default;
-    let (releases, releases_watch) = cache(&client, namespace, all(), trim::release);
-    let (backends, backends_watch) = cache(&client, namespace, all(), trim::backend);
+    let (releases, releases_watch) = cache(&client, namespace, all(), |_| ());
+    let (backends, backends_watch) = cache(&client, namespace, all(), |_| ());
     let (copies, copies_watch) = cache(&client, namespace, copies_only, |_| ());
-    let (slices, slices_watch) = cache(&client, namespace, of_services, trim::slice);
+    let (slices, slices_watch) = cache(&client, namespace, of_services, trim_slice);
     let by_service = Slices::default();
     let mut tasks = JoinSet::new();
     let told = touched.clone();
-    tasks.spawn(follow(releases_watch, "PromptRelease", move |release: PromptRelease| {
+    tasks.spawn(follow(releases_watch, "PromptRelease", move |release: Kept<Release>| {
         told.add(thing(Thing::Release, &release, release.name_any()));
     }));
     let told = touched.clone();
-    tasks.spawn(follow(backends_watch, "LLMDeployment", move |backend: LLMDeployment| {
+    tasks.spawn(follow(backends_watch, "LLMDeployment", move |backend: Kept<_>| {
         told.add(thing(Thing::Backend, &backend, backend.name_any()));
     }));
     let told = touched.clone();
-    tasks.spawn(follow(copies_watch, "ControllerRevision", move |copy: SavedCopy| {
-        let owner = copy.labels().get(keys::RELEASE_LABEL).cloned();
+    tasks.spawn(follow(copies_watch, "ControllerRevision", move |copy: Kept<SavedCopy>| {
+        let owner = copy.what.as_ref().and_then(|saved| saved.release.clone());
         told.add(owner.and_then(|owner| thing(Thing::Release, &copy, owner)));
     }));
     let (told, kept, known) = (touched.clone(), by_service.clone(), slices.clone());
@@ -133,11 +131,9 @@ pub async fn follow_cluster(
         releases,
         backends,
         copies,
-        specs: HashMap::new(),
         slices,
         by_service,
         uses: Uses::default(),
-        routed: BTreeSet::new(),
         secrets: BTreeMap::new(),
         secrets_read: (gateway.config.clock)(),
     };
@@ -146,6 +142,9 @@ pub async fn follow_cluster(
         result = followed.apply(&gateway, &touched) => result,
     }
 }
+
+/// An object can not be read.
+struct Unreadable;
 
 /// A watch ended.
 #[derive(Debug, thiserror::Error)]
@@ -195,15 +194,8 @@ impl Followed {
             }
             let mut inputs = BTreeMap::new();
             for (namespace, name) in changed {
-                let input = self.input(&namespace, &name);
-                let things = input.iter().flat_map(things).collect();
-                self.uses.set((namespace.clone(), name.clone()), things);
-                // Also one that depends on nothing yet must be missed when it goes.
-                if input.is_some() {
-                    self.routed.insert((namespace.clone(), name.clone()));
-                } else {
-                    self.routed.remove(&(namespace.clone(), name.clone()));
-                }
+                let Ok(input) = self.input(&namespace, &name) else { continue };
+                self.uses.set((namespace.clone(), name.clone()), input.as_ref().map(things));
                 let input = match input {
                     Some(input) => Some(Arc::new(self.with_secrets(input).await)),
                     None => None,
@@ -223,7 +215,7 @@ impl Followed {
         let gone = |(namespace, name): &&(String, String)| {
             self.releases.get(&ObjectRef::new(name).within(namespace)).is_none()
         };
-        changed.extend(self.routed.iter().filter(gone).cloned());
+        changed.extend(self.uses.releases().filter(gone).cloned());
         let mut by_service = self.by_service.lock().unwrap_or_else(PoisonError::into_inner);
         by_service.retain(|(namespace, service), slices| {
             let before = slices.len();
@@ -239,60 +231,57 @@ impl Followed {
     }
 
     /// What a release's route is made of; none without a release or a routing.
-    fn input(&mut self, namespace: &str, name: &str) -> Option<ReleaseInput> {
-        let release = self.releases.get(&ObjectRef::new(name).within(namespace))?;
-        let routing = release.status.as_ref()?.routing.clone();
+    ///
+    /// # Errors
+    /// The release can not be read: what is known of it stays.
+    fn input(&self, namespace: &str, name: &str) -> Result<Option<ReleaseInput>, Unreadable> {
+        let Some(release) = self.releases.get(&ObjectRef::new(name).within(namespace)) else {
+            return Ok(None);
+        };
+        let Release { uid, route, created, routing, other_backends, cache } =
+            release.what.clone().ok_or(Unreadable)?;
         if routing.variants.is_empty() {
-            return None;
+            return Ok(None);
         }
-        let variants: HashMap<String, Arc<Variant>> = routing
+        let variants: HashMap<String, Arc<PackedVariant>> = routing
             .variants
             .iter()
             .filter_map(|routed| {
                 let copy = ObjectRef::new(&copy_name(name, &routed.revision)).within(namespace);
-                Some((routed.revision.clone(), self.copies.get(&copy)?.variant.clone()?))
+
+                let saved = self.copies.get(&copy)?.what.as_ref()?.variant.clone()?;
+                Some((routed.revision.clone(), saved))
             })
             .collect();
-        let other_backends = release.other_backends();
-        let names: BTreeSet<&String> =
-            variants.values().map(|v| &v.backend_name).chain(&other_backends).collect();
+        let others = other_backends.iter().map(String::as_str);
+        let names: BTreeSet<&str> =
+            variants.values().map(|v| &*v.backend_name).chain(others).collect();
         let backends: HashMap<String, Arc<LLMDeploymentSpec>> = names
             .into_iter()
-            .filter_map(|name| Some((name.clone(), self.backend(namespace, name)?)))
+            .filter_map(|name| {
+                let backend = self.backends.get(&ObjectRef::new(name).within(namespace))?;
+                Some((name.to_owned(), backend.what.clone()?))
+            })
             .collect();
         let mut input = ReleaseInput {
-            uid: release.uid().unwrap_or_default(),
-            route: release.route(),
-            created: release.creation_timestamp().map(|t| t.0.to_string()).unwrap_or_default(),
+            uid,
+            route,
+            created,
             routing,
             namespace: namespace.to_owned(),
             name: name.to_owned(),
             variants,
             backends,
             other_backends,
-            cache: release.spec.cache.clone(),
+            cache,
             secrets: HashMap::new(),
             endpoints: HashMap::new(),
         };
         input.endpoints = input
             .all_backends()
-            .filter_map(|(name, spec)| Some((name.clone(), self.pods(namespace, name, spec)?)))
+            .filter_map(|(name, spec)| Some((name.to_owned(), self.pods(namespace, name, &spec)?)))
             .collect();
-        Some(input)
-    }
-
-    /// What a backend says, the same for all releases that use it.
-    fn backend(&mut self, namespace: &str, name: &str) -> Option<Arc<LLMDeploymentSpec>> {
-        let key = (namespace.to_owned(), name.to_owned());
-        let Some(now) = self.backends.get(&ObjectRef::new(name).within(namespace)) else {
-            self.specs.remove(&key);
-            return None;
-        };
-        let kept = self.specs.entry(key).or_insert_with(|| Arc::new(now.spec.clone()));
-        if **kept != now.spec {
-            *kept = Arc::new(now.spec.clone());
-        }
-        Some(kept.clone())
+        Ok(Some(input))
     }
 
     /// Where a backend's pods are; none where its name must be resolved.
@@ -375,10 +364,11 @@ fn secrets(release: &ReleaseInput) -> impl Iterator<Item = SecretId> {
 
 /// What a release's route depends on, besides the release and its copies. A backend that
 /// is named and does not exist counts: it may come.
-fn things(release: &ReleaseInput) -> Vec<Thing> {
+fn things(release: &ReleaseInput) -> BTreeSet<Thing> {
     let namespace = &release.namespace;
-    let named = release.variants.values().map(|v| &v.backend_name).chain(&release.other_backends);
-    let backends = named.map(|name| Thing::Backend(namespace.clone(), name.clone()));
+    let others = release.other_backends.iter().map(String::as_str);
+    let named = release.variants.values().map(|v| &*v.backend_name).chain(others);
+    let backends = named.map(|name| Thing::Backend(namespace.clone(), name.to_owned()));
     let services = release.all_backends().filter_map(|(name, spec)| {
         Some(Thing::Service(namespace.clone(), spec.service_of(name)?.0.to_owned()))
     });

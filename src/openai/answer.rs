@@ -43,6 +43,8 @@ pub struct Answer {
     pub id: Option<String>,
     /// The stream said that it is complete.
     pub done: bool,
+    /// Choices besides the first that have begun and not ended.
+    pub begun: Vec<u32>,
 }
 
 /// What an event of a stream carried.
@@ -97,7 +99,7 @@ impl Answer {
 
     /// Whether a stream came to its end: it said so, or gave a reason before the connection closed.
     pub fn complete(&self) -> bool {
-        self.done || self.finish_reason.is_some()
+        self.done || (self.finish_reason.is_some() && self.begun.is_empty())
     }
 
     fn absorb(&mut self, operation: Operation, body: Body<'_>) -> Carried {
@@ -135,7 +137,8 @@ impl Answer {
     /// Says whether it carried content.
     fn choice(&mut self, choice: Choice<'_>) -> bool {
         // Of several choices the first is checked; all are content.
-        let first = choice.index.unwrap_or(0) == 0;
+        let index = choice.index.unwrap_or(0);
+        let first = index == 0;
         let mut content = false;
         self.tokens.absorb(tokens(choice.usage));
         let message = choice.message.or(choice.delta).unwrap_or_default();
@@ -152,6 +155,12 @@ impl Answer {
         let refusal = message.refusal.0.is_some_and(|r| !r.is_empty());
         let other = message.tool_calls.0 || message.function_call.0 || message.audio.0;
         content |= refusal || other;
+        if !first {
+            self.begun.retain(|begun| *begun != index);
+            if choice.finish_reason.0.is_none() {
+                self.begun.push(index);
+            }
+        }
         if first {
             self.refused |= refusal;
             self.tool_call |= other;
@@ -509,6 +518,20 @@ mod tests {
         ]});
         let answer = chat(&both);
         assert_eq!((answer.text.as_str(), answer.finish_reason.as_deref()), ("a", Some("stop")));
+    }
+
+    #[test]
+    fn a_stream_of_several_choices_is_complete_when_all_have_ended() {
+        let mut answer = Answer::default();
+        let mut complete_after = |index: u32, reason: Option<&str>| {
+            let choice =
+                json!({"index": index, "delta": {"content": "a"}, "finish_reason": reason});
+            answer.event(Operation::Chat, json!({"choices": [choice]}).to_string().as_bytes());
+            answer.complete()
+        };
+        assert!(!complete_after(0, None) && !complete_after(1, None) && !complete_after(2, None));
+        assert!(!complete_after(0, Some("stop")) && !complete_after(2, Some("stop")));
+        assert!(!complete_after(1, None) && complete_after(1, Some("stop")));
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 use serde_json::{Value, json};
 
+use super::request::Operation;
+
 /// An error answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ApiError {
@@ -43,5 +45,19 @@ impl ApiError {
             _ => "api_error",
         };
         json!({"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}})
+    }
+
+    /// The last event of a stream that broke off. Each event of the Responses API has a
+    /// type; its clients raise an exception for what has `error` as well.
+    pub fn event(&self, operation: Operation) -> String {
+        let mut body = self.body();
+        if operation != Operation::Responses {
+            return format!("data: {body}\n\n");
+        }
+        body["type"] = "error".into();
+        body["code"] = self.code.into();
+        body["message"] = self.message.as_str().into();
+        body["param"] = self.param.clone().into();
+        format!("event: error\ndata: {body}\n\n")
     }
 }

@@ -1,6 +1,9 @@
 //! A prompt, compiled once and rendered for every request.
 
-use std::borrow::Cow;
+use std::{
+    borrow::Cow,
+    sync::{LazyLock, OnceLock},
+};
 
 use jsonschema::{Validator, error::ValidationErrorKind};
 use minijinja::{Environment, UndefinedBehavior, value::Serde};
@@ -69,13 +72,32 @@ impl PromptError {
     }
 }
 
+/// Fills in what names no template.
+static ENGINE: LazyLock<Environment<'static>> = LazyLock::new(engine);
+
+fn engine() -> Environment<'static> {
+    let mut engine = Environment::new();
+    engine.set_undefined_behavior(UndefinedBehavior::Strict);
+    engine.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
+    engine.set_fuel(Some(FUEL));
+    engine
+}
+
 /// A compiled prompt.
 #[derive(Debug)]
 pub struct Template {
-    environment: Environment<'static>,
+    /// Holds the messages that are templates, if there are any.
+    environment: Option<Box<Environment<'static>>>,
     messages: Vec<(Role, Message)>,
-    variables: Option<Validator>,
-    response: Option<Validator>,
+    variables: Option<Schema>,
+    response: Option<Schema>,
+}
+
+/// A JSON Schema, compiled when something is to be checked: a small one takes 4 KB then.
+#[derive(Debug)]
+struct Schema {
+    source: Box<str>,
+    compiled: OnceLock<Option<Validator>>,
 }
 
 #[derive(Debug)]
@@ -92,16 +114,13 @@ impl Template {
     /// # Errors
     /// The first message or schema that is not valid.
     pub fn compile(prompt: &PromptVersionSpec) -> Result<Self, PromptError> {
-        let mut environment = Environment::new();
-        environment.set_undefined_behavior(UndefinedBehavior::Strict);
-        environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
-        environment.set_fuel(Some(FUEL));
-        let mut messages = vec![];
+        let mut environment = None;
+        let mut messages = Vec::with_capacity(prompt.messages.len());
         for (index, message) in prompt.messages.iter().enumerate() {
             let failed =
                 |e: minijinja::Error| PromptError::Template { index, message: describe(&e) };
             let name = index.to_string();
-            let template = environment.template_from_named_str(&name, &message.content);
+            let template = ENGINE.template_from_named_str(&name, &message.content);
             let template = template.map_err(failed)?;
             let plain = Plain::of(&message.content, |values| template.render(Serde(values)).ok());
             let message = (
@@ -110,6 +129,7 @@ impl Template {
                     Some(plain) => Message::Plain(plain),
                     None => {
                         let content = message.content.clone();
+                        let environment = environment.get_or_insert_with(|| Box::new(engine()));
                         environment.add_template_owned(name.clone(), content).map_err(failed)?;
                         Message::Template(name)
                     }
@@ -120,8 +140,8 @@ impl Template {
         Ok(Self {
             environment,
             messages,
-            variables: schema("variables", prompt.variables.as_ref())?,
-            response: schema("responseFormat", prompt.response_format.as_ref())?,
+            variables: Schema::new("variables", prompt.variables.as_ref())?,
+            response: Schema::new("responseFormat", prompt.response_format.as_ref())?,
         })
     }
 
@@ -130,16 +150,10 @@ impl Template {
     /// # Errors
     /// Names the variable at fault.
     pub fn render(&self, variables: &Value) -> Result<Vec<(Role, Cow<'_, str>)>, PromptError> {
-        if let Some(validator) = &self.variables
-            && !validator.is_valid(variables)
-            && let Some(error) = validator.iter_errors(variables).next()
+        if let Some(schema) = &self.variables
+            && !schema.accepts(variables)
         {
-            let mut path = error.instance_path().to_string().replace('/', ".");
-            // The field at fault is the one that is missing, not what it is missing in.
-            if let ValidationErrorKind::Required { property: Value::String(name) } = error.kind() {
-                path = format!("{path}.{name}");
-            }
-            return Err(PromptError::Variables { path, message: error.to_string() });
+            return Err(schema.describe(variables));
         }
         let mut rendered = Vec::with_capacity(self.messages.len());
         for (index, (role, message)) in self.messages.iter().enumerate() {
@@ -149,14 +163,14 @@ impl Template {
                     Some(text) => text,
                     None => {
                         let name = index.to_string();
-                        let template =
-                            self.environment.template_from_named_str(&name, plain.source());
+                        let template = ENGINE.template_from_named_str(&name, plain.source());
                         let text = template.and_then(|template| template.render(Serde(variables)));
                         Cow::Owned(text.map_err(failed)?)
                     }
                 },
                 Message::Template(name) => {
-                    let template = self.environment.get_template(name).map_err(failed)?;
+                    let engine = self.environment.as_deref().unwrap_or(&ENGINE);
+                    let template = engine.get_template(name).map_err(failed)?;
                     Cow::Owned(template.render(Serde(variables)).map_err(failed)?)
                 }
             };
@@ -172,19 +186,50 @@ impl Template {
 
     /// Whether `answer` is JSON that matches the response format; true without one.
     pub fn accepts(&self, answer: &str) -> bool {
-        let Some(validator) = &self.response else { return true };
-        serde_json::from_str::<Value>(answer).is_ok_and(|value| validator.is_valid(&value))
+        let Some(schema) = &self.response else { return true };
+        serde_json::from_str::<Value>(answer).is_ok_and(|value| schema.accepts(&value))
     }
 }
 
-fn schema(
-    field: &'static str,
-    schema: Option<&Map<String, Value>>,
-) -> Result<Option<Validator>, PromptError> {
-    let Some(schema) = schema else { return Ok(None) };
-    jsonschema::validator_for(&Value::Object(schema.clone()))
-        .map(Some)
-        .map_err(|e| PromptError::Schema { field, message: e.to_string() })
+impl Schema {
+    fn new(
+        field: &'static str,
+        schema: Option<&Map<String, Value>>,
+    ) -> Result<Option<Self>, PromptError> {
+        let Some(schema) = schema else { return Ok(None) };
+        let schema = Value::Object(schema.clone());
+        jsonschema::validator_for(&schema)
+            .map_err(|e| PromptError::Schema { field, message: e.to_string() })?;
+        Ok(Some(Self { source: schema.to_string().into(), compiled: OnceLock::new() }))
+    }
+
+    /// None only if what could be compiled no longer can be: nothing is accepted then.
+    fn validator(&self) -> Option<&Validator> {
+        let compile = || {
+            let schema = serde_json::from_str(&self.source).ok()?;
+            jsonschema::validator_for(&schema).ok()
+        };
+        self.compiled.get_or_init(compile).as_ref()
+    }
+
+    fn accepts(&self, value: &Value) -> bool {
+        self.validator().is_some_and(|validator| validator.is_valid(value))
+    }
+
+    /// What is wrong with variables that are not accepted.
+    fn describe(&self, variables: &Value) -> PromptError {
+        let error = self.validator().and_then(|v| v.iter_errors(variables).next());
+        let Some(error) = error else {
+            let message = "they can not be checked against the prompt's schema".to_owned();
+            return PromptError::Variables { path: String::new(), message };
+        };
+        let mut path = error.instance_path().to_string().replace('/', ".");
+        // The field at fault is the one that is missing, not what it is missing in.
+        if let ValidationErrorKind::Required { property: Value::String(name) } = error.kind() {
+            path = format!("{path}.{name}");
+        }
+        PromptError::Variables { path, message: error.to_string() }
+    }
 }
 
 fn describe(error: &minijinja::Error) -> String {

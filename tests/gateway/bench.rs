@@ -13,6 +13,7 @@ use serinus::{
     api::{
         LLMDeploymentSpec, PromptVersionSpec, Variant,
         prompt_release::{Counts, RoutedVariant, Routing, RoutingSettings, VariantRole},
+        snapshot::PackedVariant,
     },
     gateway::{
         Gateway, GatewayConfig,
@@ -40,6 +41,13 @@ pub fn open() -> GatewayConfig {
         cache: Cache::new(CacheConfig { memory: 16 << 20, shared: None }).ok(),
         ..GatewayConfig::new(|| Timestamp::UNIX_EPOCH)
     }
+}
+
+/// Changes a variant as if it had been saved otherwise.
+pub fn edit(saved: &mut Arc<PackedVariant>, change: impl FnOnce(&mut Variant)) {
+    let mut variant = saved.open().unwrap();
+    change(&mut variant);
+    *saved = Arc::new((&variant).into());
 }
 
 pub struct Bench {
@@ -130,7 +138,7 @@ impl Bench {
                 observed_by: String::new(),
             },
             variants: [("stable", variant("stable")), ("canary", variant("canary"))]
-                .map(|(n, v)| (n.to_owned(), Arc::new(v)))
+                .map(|(n, v)| (n.to_owned(), Arc::new((&v).into())))
                 .into(),
             ..ReleaseInput::default()
         }

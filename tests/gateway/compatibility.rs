@@ -23,7 +23,7 @@ use serde_json::{Value, json};
 use serinus::api::PromptVersionSpec;
 use tokio::net::TcpListener;
 
-use crate::bench::{Bench, event, good};
+use crate::bench::{Bench, edit, event, good};
 
 const NAME: &str = "upstream-model";
 
@@ -70,11 +70,13 @@ impl Rig {
         // It ends with the runtime of the test.
         servers.detach_all();
         let mut release = bench.release(0);
-        for kept in release.variants.values_mut().map(Arc::make_mut) {
-            kept.prompt = variant.prompt.clone();
-            kept.backend.provider.clone_from(&variant.provider);
-            kept.backend.endpoint.as_mut().unwrap().url.clone_from(&url);
-            kept.backend.model = NAME.to_owned();
+        for kept in release.variants.values_mut() {
+            edit(kept, |kept| {
+                kept.prompt = variant.prompt.clone();
+                kept.backend.provider.clone_from(&variant.provider);
+                kept.backend.endpoint.as_mut().unwrap().url.clone_from(&url);
+                kept.backend.model = NAME.to_owned();
+            });
         }
         bench.serve(release);
         Self { bench, got }

@@ -14,15 +14,17 @@ use futures::{StreamExt, stream};
 use serde_json::{Value, json};
 use serinus::gateway::routes::ReleaseInput;
 
-use crate::bench::{Bench, event, fails, good, says, streamed};
+use crate::bench::{Bench, edit, event, fails, good, says, streamed};
 
 /// Sets fields of the limits of both variants' backend.
 fn limited(mut release: ReleaseInput, limits: &Value) -> ReleaseInput {
-    for variant in release.variants.values_mut().map(Arc::make_mut) {
-        let mut backend = serde_json::to_value(&variant.backend).unwrap();
-        let own = backend["limits"].as_object_mut().unwrap();
-        own.extend(limits.as_object().cloned().unwrap());
-        variant.backend = serde_json::from_value(backend).unwrap();
+    for variant in release.variants.values_mut() {
+        edit(variant, |variant| {
+            let mut backend = serde_json::to_value(&variant.backend).unwrap();
+            let own = backend["limits"].as_object_mut().unwrap();
+            own.extend(limits.as_object().cloned().unwrap());
+            variant.backend = serde_json::from_value(backend).unwrap();
+        });
     }
     release
 }
@@ -148,8 +150,12 @@ async fn who_finds_no_room_waits_for_it_and_one_too_many_is_told_to_come_back() 
     })
     .await;
     let limits = json!({"maxConcurrency": 1, "maxQueue": 1, "queueTimeout": "5s", "retries": 0});
-    bench.serve(limited(bench.release(0), &limits));
-    let mut statuses: Vec<u16> = futures::future::join_all((0..3).map(|_| bench.chat(json!({}))))
+    let one = limited(bench.release(0), &limits);
+    // The room is the backend's, whichever release asks.
+    let other = ReleaseInput { name: "o".to_owned(), route: "o".to_owned(), ..one.clone() };
+    bench.gateway.set_world(&[one, other].into_iter().collect());
+    let asked = ["r", "o", "r"].map(|route| bench.chat(json!({"model": route})));
+    let mut statuses: Vec<u16> = futures::future::join_all(asked)
         .await
         .iter()
         .map(|answer| answer.status().as_u16())
@@ -233,10 +239,12 @@ async fn requests_spread_over_the_pods_of_a_service_and_none_is_lost_with_one_of
     // Nobody listens there any more.
     let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let mut release = limited(bench.release(0), &json!({"retries": 1}));
-    for variant in release.variants.values_mut().map(Arc::make_mut) {
-        variant.backend.endpoint = None;
-        variant.backend.service =
-            Some(serde_json::from_value(json!({"name": "model", "port": 80})).unwrap());
+    for variant in release.variants.values_mut() {
+        edit(variant, |variant| {
+            variant.backend.endpoint = None;
+            variant.backend.service =
+                Some(serde_json::from_value(json!({"name": "model", "port": 80})).unwrap());
+        });
     }
     release.endpoints.insert("backend".to_owned(), vec![bench.model, second, gone]);
     bench.serve(release);

@@ -1,6 +1,6 @@
 //! Copies for a shadow: what users notice of them (nothing), and what is counted.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use axum::{body::Body, http::Response};
 use futures::{StreamExt, stream};
@@ -15,7 +15,7 @@ use serinus::{
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::bench::{Bench, event, fails, good, json_answer, says, streamed, variant};
+use crate::bench::{Bench, edit, event, fails, good, json_answer, says, streamed, variant};
 
 /// The release `r` with `canary` as a shadow of `percent`.
 fn shadowed(bench: &Bench, percent: i32) -> ReleaseInput {
@@ -171,12 +171,10 @@ async fn what_only_the_canary_refuses_is_its_failure_and_what_both_refuse_is_no_
     assert_eq!(header(&answer, "x-serinus-shadow-request-id"), None);
     assert_eq!(settled(&bench).await.1.dropped, 2);
     // A variable that no application sends.
-    let canary = Arc::make_mut(release.variants.get_mut("canary").unwrap());
-    canary
-        .prompt
-        .variables
-        .get_or_insert_default()
-        .insert("required".to_owned(), json!(["question", "mood"]));
+    edit(release.variants.get_mut("canary").unwrap(), |canary| {
+        let variables = canary.prompt.variables.get_or_insert_default();
+        variables.insert("required".to_owned(), json!(["question", "mood"]));
+    });
     release.routing.generation += 1;
     bench.serve(release);
     let asked = bench.asked().len();
@@ -229,11 +227,13 @@ async fn copies_without_room_are_dropped_and_counted() {
         .await;
         let mut release = shadowed(&bench, 100);
         // One user at a time: a copy that took stable's permit would be noticed.
-        let stable = Arc::make_mut(release.variants.get_mut("stable").unwrap());
-        stable.backend.limits.max_concurrency = 1;
+        edit(release.variants.get_mut("stable").unwrap(), |stable| {
+            stable.backend.limits.max_concurrency = 1;
+        });
         if let Some(limit) = backend {
-            let canary = Arc::make_mut(release.variants.get_mut("canary").unwrap());
-            canary.backend.limits.max_concurrency = limit;
+            edit(release.variants.get_mut("canary").unwrap(), |canary| {
+                canary.backend.limits.max_concurrency = limit;
+            });
         }
         bench.serve(release);
         for _ in 0..gateway + 5 {

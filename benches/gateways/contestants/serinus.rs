@@ -32,6 +32,11 @@ pub async fn canary_at_half(place: &Place, others: usize) -> Started {
     let canary = json!({"revision": "canary", "role": "canary", "weight": 50});
     let mut own = run(place, canary, "Be kind.", 2, others).await?;
     if others > 0 {
+        // What a route needs for its first request, it holds from then on.
+        for name in (0..others).map(other_name) {
+            let (plain, _) = requests(own.plain.address, &name);
+            revision(&plain, 0).await.ok_or_else(|| format!("{name} does not answer"))?;
+        }
         (own.rates, own.everything) = (3_000..=3_000, false);
     }
     Ok(own)
@@ -69,13 +74,13 @@ async fn run(place: &Place, other: Value, more: &str, seen: usize, others: usize
         .env("RUST_LOG", "warn");
     let setting = match others {
         0 => format!("the whole work; RUST_LOG=warn; {extra}"),
-        n => format!("the same beside {n} other releases"),
+        n => format!("the same beside {n} other releases, each asked once"),
     };
     let mut own = Contestant::passing_on("serinus", address, &setting);
     own.process = Some(Process::start(&mut command)?);
     own.cluster = Some(cluster);
     own.version = env!("CARGO_PKG_VERSION").to_owned();
-    (own.plain, own.stream) = requests(address);
+    (own.plain, own.stream) = requests(address, RELEASE);
     super::answers(&mut own).await?;
     let started = Instant::now();
     while started.elapsed() < super::LONGEST_START {
@@ -121,10 +126,10 @@ async fn tells_of_two(admin: std::net::SocketAddr) -> bool {
     counts.as_object().is_some_and(|counts| counts.len() == 2)
 }
 
-fn requests(address: std::net::SocketAddr) -> (Request, Request) {
+fn requests(address: std::net::SocketAddr, release: &str) -> (Request, Request) {
     let of = |stream: &str| {
         let body = format!(
-            r#"{{"model":"{RELEASE}","messages":[],"user":"{USER}","serinus":{{"variables":{{"product":"Pan","question":"{QUESTION}"}}}}{stream}}}"#
+            r#"{{"model":"{release}","messages":[],"user":"{USER}","serinus":{{"variables":{{"product":"Pan","question":"{QUESTION}"}}}}{stream}}}"#
         );
         Request::new(address, "/v1/chat/completions", &[], &body)
     };
@@ -179,7 +184,7 @@ fn lists(place: &Place, other: &Value, more: &str, others: usize) -> std::io::Re
     let (mut releases, mut copies) = (vec![release(RELEASE, Some(other))], vec![]);
     copies.push(copy(RELEASE, "stable", ""));
     copies.push(copy(RELEASE, other["revision"].as_str().unwrap_or_default(), more));
-    for name in (0..others).map(|i| format!("other-{i}")) {
+    for name in (0..others).map(other_name) {
         copies.push(copy(&name, "stable", &format!("You are number {name}.")));
         releases.push(release(&name, None));
     }
@@ -187,6 +192,10 @@ fn lists(place: &Place, other: &Value, more: &str, others: usize) -> std::io::Re
     write(&place.folder, "controllerrevisions", copies)?;
     let deployment = json!({"metadata": metadata("bench"), "spec": backend});
     write(&place.folder, "llmdeployments", vec![deployment])
+}
+
+fn other_name(number: usize) -> String {
+    format!("other-{number}")
 }
 
 fn metadata(name: &str) -> Value {

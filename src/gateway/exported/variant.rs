@@ -43,6 +43,8 @@ impl<K, V: Clone> Each<K, V> {
         if let Some(value) = find(&all) {
             return value;
         }
+        // Most have one, and a push would make room for four.
+        all.reserve_exact(1);
         all.push((own, value.clone()));
         value
     }
@@ -65,13 +67,13 @@ struct Spending {
 
 const KINDS: [&str; 5] = ["input", "cached_input", "cache_write", "output", "reasoning"];
 
-/// How fast answers are, and how long.
-#[derive(Clone)]
-pub(super) struct Speed {
-    pub first_token: Histogram,
-    pub per_token: Histogram,
-    pub input: Histogram,
-    pub output: Histogram,
+/// What is measured of an answer: how fast it was, and how long.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Measure {
+    FirstToken,
+    PerToken,
+    Input,
+    Output,
 }
 
 /// The series of one variant.
@@ -86,7 +88,7 @@ pub(super) struct Variant {
     checks: Each<CheckResult, Counter>,
     dropped: Each<&'static str, Counter>,
     durations: Each<(Operation, &'static str), Histogram>,
-    speeds: Each<Operation, Speed>,
+    measures: Each<(Operation, Measure), Histogram>,
 }
 
 impl Variant {
@@ -102,7 +104,7 @@ impl Variant {
             checks: Each::default(),
             dropped: Each::default(),
             durations: Each::default(),
-            speeds: Each::default(),
+            measures: Each::default(),
         }
     }
 
@@ -189,18 +191,24 @@ impl Variant {
         self.durations.get(&key, || (key, families.duration.get_or_create_owned(&self.ended(key))))
     }
 
-    pub(super) fn speed(&self, families: &Families, operation: Operation) -> Speed {
-        self.speeds.get(&operation, || {
-            let asked = self.asked(operation);
+    pub(super) fn measure(
+        &self,
+        families: &Families,
+        operation: Operation,
+        measure: Measure,
+    ) -> Histogram {
+        let key = (operation, measure);
+        self.measures.get(&key, || {
+            let asked = || self.asked(operation);
             let usage =
                 |kind| families.usage.get_or_create_owned(&self.token_type(operation, kind));
-            let speed = Speed {
-                first_token: families.first_token.get_or_create_owned(&asked),
-                per_token: families.per_token.get_or_create_owned(&asked),
-                input: usage("input"),
-                output: usage("output"),
+            let histogram = match measure {
+                Measure::FirstToken => families.first_token.get_or_create_owned(&asked()),
+                Measure::PerToken => families.per_token.get_or_create_owned(&asked()),
+                Measure::Input => usage("input"),
+                Measure::Output => usage("output"),
             };
-            (operation, speed)
+            (key, histogram)
         })
     }
 
@@ -218,12 +226,14 @@ impl Variant {
         self.durations.keys(|key| {
             families.duration.remove(&self.ended(*key));
         });
-        self.speeds.keys(|operation| {
-            families.first_token.remove(&self.asked(*operation));
-            families.per_token.remove(&self.asked(*operation));
-            for kind in ["input", "output"] {
-                families.usage.remove(&self.token_type(*operation, kind));
-            }
+        self.measures.keys(|(operation, measure)| {
+            let usage = |kind| families.usage.remove(&self.token_type(*operation, kind));
+            match measure {
+                Measure::FirstToken => families.first_token.remove(&self.asked(*operation)),
+                Measure::PerToken => families.per_token.remove(&self.asked(*operation)),
+                Measure::Input => usage("input"),
+                Measure::Output => usage("output"),
+            };
         });
         if let Ok(all) = self.spending.0.read() {
             for (_, (label, _)) in all.iter() {

@@ -12,10 +12,14 @@ use crate::{
         llm_deployment::{SecretKeyRef, TLS_CERTIFICATE, TLS_KEY},
         prompt_release::{RoutedVariant, VariantRole},
         secret::SecretText,
+        snapshot::PackedVariant,
     },
     audit::record::{Operation, Origin},
     cost::Prices,
-    gateway::{backends::Backends, clients::Trust, prepare::Overlay},
+    gateway::{
+        backends::{Address, Backends},
+        clients::Trust,
+    },
     prompt::{Template, revision},
 };
 
@@ -101,18 +105,16 @@ fn alternatives(
 ) -> Result<Vec<Arc<Target>>, String> {
     let Some(variant) = input.variants.get(&baseline.revision) else { return Ok(vec![]) };
     let known = input.other_backends.iter().filter_map(|name| {
-        Some((name, input.backends.get(name).filter(|_| *name != variant.backend_name)?))
+        Some((name, input.backends.get(name).filter(|_| **name != *variant.backend_name)?))
     });
     known
         .map(|(name, backend)| {
-            let other = Variant {
-                backend_name: name.clone(),
-                backend: LLMDeploymentSpec::clone(backend),
-                ..Variant::clone(variant)
-            };
-            let routed =
-                RoutedVariant { revision: revision(&other.prompt, backend), ..baseline.clone() };
-            build_target(input, key, &routed, &other, old, backends)
+            let variant = variant.open().map_err(|e| format!("{key}: {e}"))?;
+            let backend = LLMDeploymentSpec::clone(backend);
+            let revision = revision(&variant.prompt, &backend);
+            let other = Variant { backend_name: name.clone(), backend, ..variant };
+            let routed = RoutedVariant { revision, ..baseline.clone() };
+            build_target(input, key, &routed, &Arc::new((&other).into()), old, backends)
         })
         .collect()
 }
@@ -121,11 +123,12 @@ fn build_target(
     input: &ReleaseInput,
     key: &str,
     routed: &RoutedVariant,
-    variant: &Variant,
+    saved: &Arc<PackedVariant>,
     old: Option<&Route>,
     backends: &Backends,
 ) -> Result<Arc<Target>, String> {
     let revision = routed.revision.as_str();
+    let variant = saved.open().map_err(|e| format!("{key}: {revision}: {e}"))?;
     let backend = input.backends.get(&variant.backend_name).map_or(&variant.backend, Arc::as_ref);
     let template =
         Template::compile(&variant.prompt).map_err(|e| format!("{key}: {revision}: {e}"))?;
@@ -137,7 +140,7 @@ fn build_target(
         .collect::<Result<Vec<Uri>, String>>()
         .map_err(|e| format!("{key}: {e}"))?;
     let uris: [Uri; 4] = uris.try_into().map_err(|_| format!("{key}: {base} is no address"))?;
-    let [chat, ..] = &uris;
+    let chat = uris[0].clone();
     let host = chat.authority().map_or("", |authority| authority.as_str());
     let headers = headers(backend, host, &input.secrets)
         .map_err(|e| format!("{key}: {}: {e}", variant.backend_name))?;
@@ -162,9 +165,7 @@ fn build_target(
         .map(|t| t.breaker.clone())
         .unwrap_or_default();
     let shared = backends.get(&input.namespace, &variant.backend_name, limits);
-    let addresses =
-        input.endpoints.get(&variant.backend_name).filter(|_| backend.endpoint.is_none());
-    let places = addresses.map(|addresses| shared.places(addresses));
+    let pods = input.endpoints.get(&variant.backend_name).filter(|_| backend.endpoint.is_none());
     let trust = trust(backend, &input.secrets)
         .map_err(|e| format!("{key}: {}: {e}", variant.backend_name))?;
     let client = backends
@@ -184,10 +185,10 @@ fn build_target(
         prices: Prices::of(backend),
         breaker,
         room: shared.room.clone(),
-        places: places.unwrap_or_default(),
-        uris,
-        overlays: Operation::ALL.map(|operation| Overlay::new(variant, operation)),
-        headers,
+        places: shared.places(pods.map_or(&[], Vec::as_slice)),
+        address: shared.address(Address { uris, headers }),
+        overlays: Default::default(),
+        saved: saved.clone(),
         client,
     }))
 }

@@ -1,12 +1,13 @@
 //! What routes are made of: told by the cluster, by a folder, or by a test.
 
-use std::{collections::HashMap, net::SocketAddr, sync::Arc};
+use std::{borrow::Cow, collections::HashMap, net::SocketAddr, sync::Arc};
 
 use crate::api::{
-    LLMDeploymentSpec, Variant,
+    LLMDeploymentSpec,
     llm_deployment::SecretKeyRef,
     prompt_release::{ResponseCache, Routing},
     secret::SecretText,
+    snapshot::PackedVariant,
 };
 
 /// Everything that routes are made of.
@@ -38,7 +39,7 @@ pub struct ReleaseInput {
     /// What the operator decided.
     pub routing: Routing,
     /// The saved variants, by revision.
-    pub variants: HashMap<String, Arc<Variant>>,
+    pub variants: HashMap<String, Arc<PackedVariant>>,
     /// The backends as they are now, by name: limits, pricing and secret of these count.
     pub backends: HashMap<String, Arc<LLMDeploymentSpec>>,
     /// What the backends' Secrets hold: API keys, certificates.
@@ -58,10 +59,14 @@ impl ReleaseInput {
     }
 
     /// The backends as they are now, or as they were saved when they are gone.
-    pub fn all_backends(&self) -> impl Iterator<Item = (&String, &LLMDeploymentSpec)> {
-        let gone = self.variants.values().map(|v| (&v.backend_name, &v.backend));
-        let gone = gone.filter(|(name, _)| !self.backends.contains_key(*name));
-        self.backends.iter().map(|(name, spec)| (name, &**spec)).chain(gone)
+    pub fn all_backends(&self) -> impl Iterator<Item = (&str, Cow<'_, LLMDeploymentSpec>)> {
+        let gone = self.variants.values().filter_map(|saved| {
+            let name = &*saved.backend_name;
+            let gone = !self.backends.contains_key(name);
+            gone.then(|| Some((name, Cow::Owned(saved.open().ok()?.backend))))?
+        });
+        let known = self.backends.iter();
+        known.map(|(name, spec)| (name.as_str(), Cow::Borrowed(&**spec))).chain(gone)
     }
 
     /// The Secrets that its backends need.

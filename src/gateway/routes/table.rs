@@ -2,7 +2,7 @@
 //! routes and with ten thousand: only the shard that holds it is copied.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet, hash_map::Entry},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -31,15 +31,12 @@ pub struct RouteTable {
 #[derive(Default)]
 struct Claims {
     /// By route, the oldest first.
-    by_route: HashMap<Arc<str>, BTreeMap<Age, Arc<ReleaseInput>>>,
+    by_route: HashMap<Arc<str>, Vec<Arc<ReleaseInput>>>,
     /// By `namespace/name`.
-    of: HashMap<String, (Arc<str>, Age)>,
+    of: HashMap<String, Arc<ReleaseInput>>,
     /// Routes that do not show what was asked for.
     broken: HashSet<Arc<str>>,
 }
-
-/// When a release was created, and its `namespace/name`.
-type Age = (String, String);
 
 impl RouteTable {
     /// No route yet; those to come lead to `backends`.
@@ -93,7 +90,11 @@ impl RouteTable {
         let mut problems = vec![];
         for route in touched {
             let before = problems.len();
-            self.settle(&route, claims.by_route.get(&route), &mut problems);
+            self.settle(
+                &route,
+                claims.by_route.get(&route).map_or(&[], Vec::as_slice),
+                &mut problems,
+            );
             if problems.len() > before {
                 claims.broken.insert(route);
             } else {
@@ -107,28 +108,22 @@ impl RouteTable {
         self.claims.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn settle(
-        &self,
-        name: &Arc<str>,
-        claims: Option<&BTreeMap<Age, Arc<ReleaseInput>>>,
-        problems: &mut Vec<String>,
-    ) {
-        let mut claims = claims.into_iter().flatten();
+    fn settle(&self, name: &Arc<str>, claims: &[Arc<ReleaseInput>], problems: &mut Vec<String>) {
         let old = self.get(name);
-        let Some((age, input)) = claims.next() else {
+        let Some((input, younger)) = claims.split_first() else {
             self.put(name, old.as_deref(), None);
             return;
         };
-        let (_, key) = age;
-        for ((_, younger), _) in claims {
+        let key = input.key();
+        for younger in younger.iter().map(|input| input.key()) {
             problems
                 .push(format!("{younger}: the route {name} is held by the older release {key}"));
         }
-        let own = old.as_ref().filter(|old| old.release == *key);
+        let own = old.as_ref().filter(|old| old.release == key);
         if own.is_some_and(|own| own.input == *input) {
             return;
         }
-        match build_route(input, key.clone(), own.map(Arc::as_ref), &self.backends) {
+        match build_route(input, key, own.map(Arc::as_ref), &self.backends) {
             Ok(route) => self.put(name, old.as_deref(), Some(Arc::new(route))),
             Err(problem) => {
                 problems.push(problem);
@@ -159,32 +154,30 @@ impl Claims {
         input: Option<Arc<ReleaseInput>>,
         touched: &mut BTreeSet<Arc<str>>,
     ) {
-        if let Some((route, age)) = self.of.get(&key) {
-            let held = self.by_route.get_mut(route);
-            if let Some(held) = held {
-                let same = held.get(age).zip(input.as_ref()).is_some_and(|(old, new)| old == new);
-                if same && !self.broken.contains(route) {
-                    return;
+        if let Some(old) = self.of.get(&key) {
+            let route = old.route.as_str();
+            if input.as_ref() == Some(old) && !self.broken.contains(route) {
+                return;
+            }
+            if let Entry::Occupied(mut held) = self.by_route.entry(route.into()) {
+                held.get_mut().retain(|other| !Arc::ptr_eq(other, old));
+                if held.get().is_empty() {
+                    held.remove();
                 }
-                held.remove(age);
-                if held.is_empty() {
-                    self.by_route.remove(route);
-                }
             }
-            touched.insert(route.clone());
+            touched.insert(route.into());
         }
-        match input {
-            None => {
-                self.of.remove(&key);
-            }
-            Some(input) => {
-                let route: Arc<str> = input.route.as_str().into();
-                let age = (input.created.clone(), key.clone());
-                self.by_route.entry(route.clone()).or_default().insert(age.clone(), input);
-                touched.insert(route.clone());
-                self.of.insert(key, (route, age));
-            }
-        }
+        let Some(input) = input else {
+            self.of.remove(&key);
+            return;
+        };
+        let route: Arc<str> = input.route.as_str().into();
+        let held = self.by_route.entry(route.clone()).or_default();
+        let age = |input: &ReleaseInput| (input.created.clone(), input.key());
+        let own = age(&input);
+        held.insert(held.partition_point(|other| age(other) < own), input.clone());
+        touched.insert(route);
+        self.of.insert(key, input);
     }
 }
 

@@ -18,13 +18,13 @@ pub(super) enum Thing {
 
 #[derive(Default)]
 pub(super) struct Uses {
-    of: HashMap<Release, BTreeSet<Thing>>,
+    of: HashMap<Release, Box<[Thing]>>,
     users: HashMap<Thing, BTreeSet<Release>>,
 }
 
 impl Uses {
-    /// A release depends on these things from now on, and no others.
-    pub(super) fn set(&mut self, release: Release, things: BTreeSet<Thing>) {
+    /// A release depends on these things from now on, and no others; none: it is gone.
+    pub(super) fn set(&mut self, release: Release, things: Option<BTreeSet<Thing>>) {
         for thing in self.of.remove(&release).into_iter().flatten() {
             if let Some(users) = self.users.get_mut(&thing) {
                 users.remove(&release);
@@ -33,12 +33,17 @@ impl Uses {
                 }
             }
         }
+        let Some(things) = things else { return };
         for thing in &things {
             self.users.entry(thing.clone()).or_default().insert(release.clone());
         }
-        if !things.is_empty() {
-            self.of.insert(release, things);
-        }
+        // Also one that depends on nothing yet: it must be missed when it goes.
+        self.of.insert(release, things.into_iter().collect());
+    }
+
+    /// All releases.
+    pub(super) fn releases(&self) -> impl Iterator<Item = &Release> {
+        self.of.keys()
     }
 
     /// Adds the releases that a change of `thing` is about.
@@ -84,12 +89,12 @@ mod tests {
     #[test]
     fn a_change_reaches_who_uses_it_now() {
         let mut uses = Uses::default();
-        uses.set(pair("ns", "a"), [backend("x"), backend("y")].into());
-        uses.set(pair("ns", "b"), [backend("y")].into());
+        uses.set(pair("ns", "a"), Some([backend("x"), backend("y")].into()));
+        uses.set(pair("ns", "b"), Some([backend("y")].into()));
         assert_eq!(reached(&uses, &backend("y")), ["a", "b"]);
-        uses.set(pair("ns", "a"), [backend("x")].into());
+        uses.set(pair("ns", "a"), Some([backend("x")].into()));
         assert_eq!(reached(&uses, &backend("y")), ["b"]);
-        uses.set(pair("ns", "b"), BTreeSet::new());
+        uses.set(pair("ns", "b"), None);
         assert!(reached(&uses, &backend("y")).is_empty());
         assert_eq!((uses.of.len(), uses.users.len()), (1, 1), "nothing is left of what is gone");
         let release = Thing::Release("ns".to_owned(), "new".to_owned());

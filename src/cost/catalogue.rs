@@ -1,0 +1,192 @@
+//! What providers ask for their models, as the genai-prices project keeps it. Of its
+//! catalogue only what is in use is decoded: as a whole it takes 7 MB of memory, and a
+//! price takes several times as long to find.
+//!
+//! `catalogue.json` is the crate's own data without what is not read here; a test compares
+//! the two, and writes it again with `SERINUS_REFRESH=1` after `cargo update`.
+
+use std::{
+    borrow::Cow,
+    collections::HashMap,
+    sync::{Arc, LazyLock, Mutex, PoisonError},
+    time::SystemTime,
+};
+
+use genai_prices::{Calculator, PriceRequest, Usage};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+static CATALOGUE: &str = include_str!("catalogue.json");
+/// More models than this at once are not expected: the oldest are decoded again.
+const KNOWN: usize = 1024;
+
+/// A model with a price.
+#[derive(Debug)]
+pub struct Listed {
+    /// The catalogue's name of the provider.
+    pub provider: String,
+    /// What the provider is asked for as: by its name, or for a proxy of many by the proxy's.
+    asked: String,
+    model: String,
+    calculator: Calculator,
+}
+
+impl Listed {
+    /// USD at the prices of a moment; none: now. NaN if the usage contradicts itself.
+    pub fn usd(&self, usage: &Usage, at: Option<SystemTime>) -> f64 {
+        let mut request = PriceRequest::new(&self.model, usage).with_provider_id(&self.asked);
+        request.timestamp = at;
+        self.calculator.calculate(&request).map_or(f64::NAN, |price| price.total_price)
+    }
+}
+
+impl PartialEq for Listed {
+    /// One catalogue has one price for a model.
+    fn eq(&self, other: &Self) -> bool {
+        (&self.asked, &self.provider, &self.model) == (&other.asked, &other.provider, &other.model)
+    }
+}
+
+/// The price of a model by its provider's name or, of a name that the catalogue does not
+/// know, its address.
+pub fn find(name: &str, url: Option<&str>, model: &str) -> Option<Arc<Listed>> {
+    let provider = provider(name, url, model)?;
+    let asked = if is_proxy(name) { name } else { &provider };
+    let key = [asked, &provider, model].map(str::to_owned);
+    type All = HashMap<[String; 3], Option<Arc<Listed>>>;
+    static LISTED: LazyLock<Mutex<All>> = LazyLock::new(Mutex::default);
+    let mut listed = LISTED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(known) = listed.get(&key) {
+        return known.clone();
+    }
+    if listed.len() >= KNOWN {
+        listed.clear();
+    }
+    let [asked, provider, model] = key.clone();
+    let found = excerpt(asked, provider, model).map(Arc::new);
+    listed.insert(key, found.clone());
+    found
+}
+
+/// Whether a provider passes requests on to others, which its models' names tell.
+fn is_proxy(name: &str) -> bool {
+    name.eq_ignore_ascii_case("litellm")
+}
+
+#[derive(Deserialize)]
+struct Provider<'a> {
+    id: &'a str,
+    #[serde(borrow)]
+    name: Cow<'a, str>,
+    #[serde(borrow)]
+    api_pattern: &'a RawValue,
+    #[serde(borrow)]
+    model_match: Option<&'a RawValue>,
+    #[serde(borrow)]
+    provider_match: Option<&'a RawValue>,
+    #[serde(default)]
+    fallback_model_providers: Vec<&'a str>,
+    #[serde(borrow)]
+    models: &'a RawValue,
+}
+
+/// What a calculator is made of.
+#[derive(Serialize)]
+struct Entry<'a> {
+    id: &'a str,
+    name: &'a str,
+    api_pattern: &'a RawValue,
+    model_match: Option<&'a RawValue>,
+    provider_match: Option<&'a RawValue>,
+    fallback_model_providers: &'a [&'a str],
+    models: Vec<&'a RawValue>,
+}
+
+impl<'a> Provider<'a> {
+    fn entry(&'a self, models: Vec<&'a RawValue>) -> Entry<'a> {
+        Entry {
+            id: self.id,
+            name: &self.name,
+            api_pattern: self.api_pattern,
+            model_match: self.model_match,
+            provider_match: self.provider_match,
+            fallback_model_providers: &self.fallback_model_providers,
+            models,
+        }
+    }
+}
+
+fn providers() -> Vec<Provider<'static>> {
+    // A test reads the same text.
+    serde_json::from_str(CATALOGUE).unwrap_or_default()
+}
+
+fn calculator(entries: &[Entry]) -> Option<Calculator> {
+    Calculator::from_json(serde_json::to_vec(entries).ok()?).ok()
+}
+
+/// The catalogue's name of a provider.
+fn provider(name: &str, url: Option<&str>, model: &str) -> Option<String> {
+    /// All providers, each with one model of any name: whom a request is for is decided by
+    /// the crate's rules.
+    static DIRECTORY: LazyLock<Option<Calculator>> = LazyLock::new(|| {
+        let any = RawValue::from_string(
+            r#"{"id":"any","match":{"contains":""},"prices":{"input_mtok":1}}"#.to_owned(),
+        );
+        let any = any.ok()?;
+        let providers = providers();
+        let entries: Vec<Entry> = providers.iter().map(|p| p.entry(vec![&any])).collect();
+        calculator(&entries)
+    });
+    static NAMES: LazyLock<Vec<&str>> =
+        LazyLock::new(|| providers().iter().map(|provider| provider.id).collect());
+    if !is_proxy(name) && NAMES.contains(&name) {
+        return Some(name.to_owned());
+    }
+    let directory = DIRECTORY.as_ref()?;
+    let usage = Usage::from([("input_tokens", 1.0)]);
+    let request = PriceRequest::new(model, &usage);
+    let by_name = directory.calculate(&request.clone().with_provider_id(name));
+    let found = by_name.or_else(|e| match url {
+        Some(url) => directory.calculate(&request.with_provider_api_url(url)),
+        None => Err(e),
+    });
+    Some(found.ok()?.provider_id)
+}
+
+/// A calculator of one model.
+fn excerpt(asked: String, provider: String, model: String) -> Option<Listed> {
+    #[derive(Deserialize)]
+    struct Id<'a> {
+        #[serde(borrow)]
+        id: Cow<'a, str>,
+    }
+    let any = RawValue::from_string(r#"{"contains":""}"#.to_owned()).ok()?;
+    let nowhere = RawValue::from_string(r#""nowhere""#.to_owned()).ok()?;
+    let all = providers();
+    let own = all.iter().find(|p| p.id == provider)?;
+    let others =
+        own.fallback_model_providers.iter().filter_map(|id| all.iter().find(|p| p.id == *id));
+    let mut entries = vec![];
+    for provider in std::iter::once(own).chain(others) {
+        let models: Vec<&RawValue> = serde_json::from_str(provider.models.get()).ok()?;
+        let mut entry = provider.entry(models);
+        // Which provider is known by now, and its expressions take memory.
+        entry.api_pattern = &nowhere;
+        entry.model_match = Some(&any);
+        entries.push(entry);
+    }
+    // A request that every price per token makes cost something.
+    let usage = Usage::from([("input_tokens", 1_000.0), ("output_tokens", 1_000.0)]);
+    let request = PriceRequest::new(&model, &usage).with_provider_id(&asked);
+    let price = calculator(&entries)?.calculate(&request).ok()?;
+    for entry in &mut entries {
+        let named = |model: &RawValue| {
+            serde_json::from_str(model.get()).is_ok_and(|Id { id }| id == price.model_id)
+        };
+        entry.models.retain(|model| named(model));
+    }
+    // The catalogue lists some models without any price: for those it answers 0.
+    let calculator = calculator(&entries).filter(|_| price.total_price > 0.0)?;
+    Some(Listed { provider, asked, model, calculator })
+}

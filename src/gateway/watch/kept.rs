@@ -1,0 +1,160 @@
+//! What a gateway keeps of the objects that it follows: with ten thousand releases, their
+//! histories alone would be most of its memory.
+
+use std::{borrow::Cow, sync::Arc};
+
+use k8s_openapi::{
+    NamespaceResourceScope,
+    api::{
+        apps::v1::ControllerRevision,
+        discovery::v1::{Endpoint, EndpointSlice},
+    },
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+use kube::{Resource, ResourceExt};
+use serde::{Deserialize, Deserializer, de::DeserializeOwned};
+use serde_json::Value;
+
+use crate::api::{
+    LLMDeployment, LLMDeploymentSpec, PromptRelease, keys,
+    prompt_release::{ResponseCache, Routing},
+    snapshot::{PackedVariant, Saved},
+};
+
+/// An object of which only `T` is kept.
+#[derive(Clone, Debug)]
+pub(super) struct Kept<T> {
+    /// What it is called and its resourceVersion; nothing else.
+    metadata: ObjectMeta,
+    /// None if it can not be read, as when it was written for a newer gateway. Of one
+    /// that fails to be read a watch would hand on nothing at all.
+    pub what: Option<T>,
+}
+
+/// What is kept of an object.
+pub(super) trait Part {
+    type Whole: Resource<DynamicType = (), Scope = NamespaceResourceScope> + DeserializeOwned;
+
+    fn of(whole: Self::Whole) -> Self;
+}
+
+impl<'de, T: Part> Deserialize<'de> for Kept<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let whole = Value::deserialize(deserializer)?;
+        let text = |field| whole["metadata"][field].as_str().map(str::to_owned);
+        let metadata = ObjectMeta {
+            name: text("name"),
+            namespace: text("namespace"),
+            resource_version: text("resourceVersion"),
+            ..ObjectMeta::default()
+        };
+        let what = serde_json::from_value(whole).map(T::of).inspect_err(|error| {
+            let ObjectMeta { name, namespace, .. } = &metadata;
+            let kind = T::Whole::kind(&());
+            tracing::warn!(?namespace, ?name, "this {kind} can not be read: {error}");
+        });
+        Ok(Self { metadata, what: what.ok() })
+    }
+}
+
+impl<T: Part> Resource for Kept<T> {
+    type DynamicType = ();
+    type Scope = NamespaceResourceScope;
+
+    fn kind((): &()) -> Cow<'_, str> {
+        T::Whole::kind(&())
+    }
+
+    fn group((): &()) -> Cow<'_, str> {
+        T::Whole::group(&())
+    }
+
+    fn version((): &()) -> Cow<'_, str> {
+        T::Whole::version(&())
+    }
+
+    fn plural((): &()) -> Cow<'_, str> {
+        T::Whole::plural(&())
+    }
+
+    fn meta(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+
+    fn meta_mut(&mut self) -> &mut ObjectMeta {
+        &mut self.metadata
+    }
+}
+
+/// Of a release, where requests go.
+#[derive(Clone, Debug)]
+pub(super) struct Release {
+    pub uid: String,
+    pub route: String,
+    pub created: String,
+    pub routing: Routing,
+    pub other_backends: Vec<String>,
+    pub cache: Option<ResponseCache>,
+}
+
+impl Part for Release {
+    type Whole = PromptRelease;
+
+    fn of(release: PromptRelease) -> Self {
+        Self {
+            uid: release.uid().unwrap_or_default(),
+            route: release.route(),
+            created: release.creation_timestamp().map(|t| t.0.to_string()).unwrap_or_default(),
+            other_backends: release.other_backends(),
+            routing: release.status.map(|status| status.routing).unwrap_or_default(),
+            cache: release.spec.cache,
+        }
+    }
+}
+
+/// Of a backend, what was asked for; shared by the routes that use it.
+impl Part for Arc<LLMDeploymentSpec> {
+    type Whole = LLMDeployment;
+
+    fn of(backend: LLMDeployment) -> Self {
+        Self::new(backend.spec)
+    }
+}
+
+/// A copy that a release saved.
+#[derive(Clone, Debug)]
+pub(super) struct SavedCopy {
+    /// Whose it is.
+    pub release: Option<String>,
+    /// None for a policy, and for what can not be read.
+    pub variant: Option<Arc<PackedVariant>>,
+}
+
+impl Part for SavedCopy {
+    type Whole = ControllerRevision;
+
+    fn of(copy: ControllerRevision) -> Self {
+        let name = copy.name_any();
+        let release = copy.labels().get(keys::RELEASE_LABEL).cloned();
+        let variant = match serde_json::from_value(copy.data.0) {
+            Ok(Saved::Variant(variant)) => Some(Arc::new(PackedVariant::from(&variant))),
+            Ok(Saved::Policy(_)) => None,
+            Err(error) => {
+                tracing::warn!(copy = name, "the saved copy can not be read: {error}");
+                None
+            }
+        };
+        Self { release, variant }
+    }
+}
+
+/// Of the endpoints of a Service, their addresses and whether they serve.
+pub(super) fn trim_slice(slice: &mut EndpointSlice) {
+    slice.metadata.annotations = None;
+    slice.metadata.owner_references = None;
+    for endpoint in slice.endpoints.iter_mut().flatten() {
+        let (addresses, conditions) =
+            (std::mem::take(&mut endpoint.addresses), endpoint.conditions.take());
+        *endpoint = Endpoint { addresses, conditions, ..Endpoint::default() };
+    }
+}
