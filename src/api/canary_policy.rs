@@ -22,7 +22,6 @@ use super::{conditions::ConditionedStatus, duration::GoDuration};
     status = "ConditionedStatus",
     derive = "PartialEq",
     derive = "Default",
-    cel,
     shortname = "cpol",
     category = "serinus",
     doc = "How a canary gets more traffic, what is measured, and what the answers mean.",

@@ -29,7 +29,6 @@ use super::{
     status = "LLMDeploymentStatus",
     derive = "PartialEq",
     derive = "Default",
-    cel,
     shortname = "llmd",
     category = "serinus",
     doc = "A model backend: where a model answers, or how Serinus runs it.",

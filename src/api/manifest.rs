@@ -7,8 +7,13 @@ use std::{
 };
 
 use jsonschema::Validator;
-use k8s_openapi::{api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::ObjectMeta};
-use serde::{Deserialize, de::DeserializeOwned};
+use k8s_openapi::{
+    api::core::v1::Secret,
+    apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinitionVersion,
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+use kube::core::cel::{CompiledSchema, compile_schema, validate_compiled};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
 use super::{CanaryPolicy, LLMDeployment, PromptRelease, PromptVersion, SecretText, crd};
@@ -96,16 +101,16 @@ impl Object {
     /// The first rule that is broken, with what to do.
     pub fn check_update(&self, old: &Self) -> Result<(), ManifestError> {
         let result = match (self, old) {
-            (Self::Backend(new), Self::Backend(old)) => new.validate_cel_update(old),
-            (Self::Prompt(new), Self::Prompt(old)) => new.validate_cel_update(old),
-            (Self::Policy(new), Self::Policy(old)) => new.validate_cel_update(old),
-            (Self::Release(new), Self::Release(old)) => new.validate_cel_update(old),
+            (Self::Backend(new), Self::Backend(old)) => rules(self.kind(), new, Some(old)),
+            (Self::Prompt(new), Self::Prompt(old)) => rules(self.kind(), new, Some(old)),
+            (Self::Policy(new), Self::Policy(old)) => rules(self.kind(), new, Some(old)),
+            (Self::Release(new), Self::Release(old)) => rules(self.kind(), new, Some(old)),
             _ => Ok(()),
         };
-        result.map_err(|errors| ManifestError::Invalid {
+        result.map_err(|message| ManifestError::Invalid {
             kind: self.kind().to_owned(),
             name: self.metadata().name.clone().unwrap_or_default(),
-            message: rules(&errors),
+            message,
         })
     }
 }
@@ -145,26 +150,10 @@ fn object(value: Value) -> Result<Object, ManifestError> {
     }
     match kind.as_str() {
         "Secret" if is_secret => secrets(value).map(Object::Secret).map_err(invalid),
-        "LLMDeployment" => {
-            let o: LLMDeployment = typed(value, &kind).map_err(invalid)?;
-            o.validate_cel().map_err(|e| invalid(rules(&e)))?;
-            Ok(Object::Backend(o))
-        }
-        "PromptVersion" => {
-            let o: PromptVersion = typed(value, &kind).map_err(invalid)?;
-            o.validate_cel().map_err(|e| invalid(rules(&e)))?;
-            Ok(Object::Prompt(o))
-        }
-        "CanaryPolicy" => {
-            let o: CanaryPolicy = typed(value, &kind).map_err(invalid)?;
-            o.validate_cel().map_err(|e| invalid(rules(&e)))?;
-            Ok(Object::Policy(o))
-        }
-        "PromptRelease" => {
-            let o: PromptRelease = typed(value, &kind).map_err(invalid)?;
-            o.validate_cel().map_err(|e| invalid(rules(&e)))?;
-            Ok(Object::Release(o))
-        }
+        "LLMDeployment" => typed(value, &kind).map(Object::Backend).map_err(invalid),
+        "PromptVersion" => typed(value, &kind).map(Object::Prompt).map_err(invalid),
+        "CanaryPolicy" => typed(value, &kind).map(Object::Policy).map_err(invalid),
+        "PromptRelease" => typed(value, &kind).map(Object::Release).map_err(invalid),
         _ => Err(ManifestError::Kind { api_version, kind }),
     }
 }
@@ -185,36 +174,51 @@ fn secrets(value: Value) -> Result<Secrets, String> {
     Ok(Secrets { metadata: secret.metadata, fields })
 }
 
-/// What checks the spec of each kind, or why it can not be checked.
-static SCHEMAS: LazyLock<HashMap<String, Result<Validator, String>>> = LazyLock::new(|| {
-    let kinds = crd::all().into_iter().filter_map(|(_, crd)| {
-        let version = crd.spec.versions.into_iter().next()?;
-        let spec = version.schema?.open_api_v3_schema?.properties?.remove("spec")?;
-        let validator = serde_json::to_value(spec)
-            .map_err(|e| e.to_string())
-            .and_then(|spec| jsonschema::validator_for(&spec).map_err(|e| e.to_string()));
-        Some((crd.spec.names.kind, validator))
+/// What checks one kind, compiled once.
+struct Checks {
+    /// Of the spec.
+    schema: Validator,
+    rules: CompiledSchema,
+}
+
+/// What checks each kind, or why it can not be checked.
+static CHECKS: LazyLock<HashMap<String, Result<Checks, String>>> = LazyLock::new(|| {
+    let kinds = crd::all().into_iter().map(|(_, crd)| {
+        let checks = checks(crd.spec.versions).map_err(|e| format!("the kind's schema: {e}"));
+        (crd.spec.names.kind, checks)
     });
     kinds.collect()
 });
 
-/// Checks `value` against the kind's schema, then gives it its type.
-fn typed<T: DeserializeOwned>(value: Value, kind: &str) -> Result<T, String> {
-    let validator = SCHEMAS.get(kind).ok_or("the kind has no schema")?;
-    let validator = validator.as_ref().map_err(String::clone)?;
+fn checks(versions: Vec<CustomResourceDefinitionVersion>) -> Result<Checks, String> {
+    let version = versions.into_iter().next().ok_or("no version")?;
+    let whole = version.schema.and_then(|schema| schema.open_api_v3_schema).ok_or("none")?;
+    let whole = serde_json::to_value(whole).map_err(|e| e.to_string())?;
+    let schema = jsonschema::validator_for(&whole["properties"]["spec"]);
+    let rules = compile_schema(&whole);
+    Ok(Checks { schema: schema.map_err(|e| e.to_string())?, rules })
+}
+
+fn checks_of(kind: &str) -> Result<&'static Checks, String> {
+    CHECKS.get(kind).ok_or("the kind has no schema")?.as_ref().map_err(String::clone)
+}
+
+/// Checks `value` against the kind's schema, gives it its type, and checks the rules.
+fn typed<T: DeserializeOwned + Serialize>(value: Value, kind: &str) -> Result<T, String> {
     if let Some(spec) = value.get("spec")
-        && let Some(error) = validator.iter_errors(spec).next()
+        && let Some(error) = checks_of(kind)?.schema.iter_errors(spec).next()
     {
         let path = error.instance_path().to_string().replace('/', ".");
         return Err(format!("spec{path}: {error}"));
     }
-    serde_path(value)
+    let object = serde_json::from_value(value).map_err(|e| e.to_string())?;
+    rules(kind, &object, None)?;
+    Ok(object)
 }
 
-fn serde_path<T: DeserializeOwned>(value: Value) -> Result<T, String> {
-    serde_json::from_value(value).map_err(|e| e.to_string())
-}
-
-fn rules(errors: &impl std::fmt::Display) -> String {
-    errors.to_string()
+/// Checks an object, and what it replaces, against the rules of its kind.
+fn rules<T: Serialize>(kind: &str, object: &T, old: Option<&T>) -> Result<(), String> {
+    let value = |object: &T| serde_json::to_value(object).map_err(|e| e.to_string());
+    let (object, old) = (value(object)?, old.map(value).transpose()?);
+    validate_compiled(&checks_of(kind)?.rules, &object, old.as_ref()).map_err(|e| e.to_string())
 }

@@ -23,7 +23,6 @@ use super::{conditions::Condition, duration::GoDuration, schema::LocalRef};
     status = "PromptReleaseStatus",
     derive = "PartialEq",
     derive = "Default",
-    cel,
     shortname = "prel",
     category = "serinus",
     doc = "Which prompt version on which model backend a route should serve, and how carefully to get there.",

@@ -17,7 +17,6 @@ use super::{conditions::Condition, schema};
     status = "PromptVersionStatus",
     derive = "PartialEq",
     derive = "Default",
-    cel,
     shortname = "prompt",
     category = "serinus",
     doc = "One immutable version of a prompt: messages, parameters and the schemas of its inputs and outputs.",

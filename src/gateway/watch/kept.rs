@@ -158,3 +158,41 @@ pub(super) fn trim_slice(slice: &mut EndpointSlice) {
         *endpoint = Endpoint { addresses, conditions, ..Endpoint::default() };
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_list_holds_the_rest_when_one_object_can_not_be_read() {
+        let release = |name: &str, role: &str| {
+            json!({
+                "apiVersion": "serinus.dev/v1alpha1",
+                "kind": "PromptRelease",
+                "metadata": {
+                    "name": name, "namespace": "ns", "uid": "u", "resourceVersion": "7",
+                    "labels": {"a": "b"},
+                },
+                "spec": {
+                    "promptRef": {"name": "p"}, "backendRef": {"name": "b"},
+                    "policyRef": {"name": "c"},
+                },
+                "status": {"routing": {"generation": 1, "variants": [
+                    {"revision": "r", "role": role, "weight": 100},
+                ]}},
+            })
+        };
+        let list = json!([release("old", "stable"), release("new", "a-role-of-next-year")]);
+        let kept: Vec<Kept<Release>> = serde_json::from_str(&list.to_string()).unwrap();
+        let known: Vec<_> = kept.iter().map(|k| (k.name_any(), k.what.is_some())).collect();
+        assert_eq!(known, [("old".to_owned(), true), ("new".to_owned(), false)]);
+        let [old, _] = &kept[..] else { panic!("two") };
+        assert_eq!(
+            old.what.as_ref().map(|r| (r.uid.as_str(), r.route.as_str())),
+            Some(("u", "old"))
+        );
+        assert_eq!((old.resource_version().as_deref(), old.labels().len()), (Some("7"), 0));
+    }
+}
