@@ -2,8 +2,9 @@
 //! catalogue only what is in use is decoded: as a whole it takes 7 MB of memory, and a
 //! price takes several times as long to find.
 //!
-//! `catalogue.json` is the crate's own data without what is not read here; a test compares
-//! the two, and writes it again with `SERINUS_REFRESH=1` after `cargo update`.
+//! `genai-prices/prices.json` is the data of the crate (MIT licence) without what is not
+//! read here. A test compares the two, and after `cargo update` writes it again with
+//! `SERINUS_REFRESH=1`.
 
 use std::{
     borrow::Cow,
@@ -16,7 +17,7 @@ use genai_prices::{Calculator, PriceRequest, Usage};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-static CATALOGUE: &str = include_str!("catalogue.json");
+static CATALOGUE: &str = include_str!("genai-prices/prices.json");
 /// More models than this at once are not expected: the oldest are decoded again.
 const KNOWN: usize = 1024;
 

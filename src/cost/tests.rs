@@ -235,7 +235,8 @@ fn the_catalogue_is_that_of_the_crate_in_use() {
     let package = packages.iter().find(|package| package["name"] == "genai-prices").unwrap();
     let manifest = std::path::Path::new(package["manifest_path"].as_str().unwrap());
     let expected = read_of(&std::fs::read(manifest.with_file_name("data/prices.json")).unwrap());
-    let ours = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/cost/catalogue.json");
+    let ours =
+        std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/cost/genai-prices/prices.json");
     if std::env::var_os("SERINUS_REFRESH").is_some() {
         std::fs::write(&ours, &expected).unwrap();
     }

@@ -38,7 +38,7 @@ pub(super) struct Asked {
 #[derive(Debug, Default)]
 pub(super) struct Overlay {
     /// Fields that it replaces or adds.
-    fields: Box<[(&'static str, Box<[u8]>)]>,
+    fields: Vec<(&'static str, Box<[u8]>)>,
     /// Other names of such a field, which models refuse beside it.
     aliases: Vec<&'static str>,
     /// The format of a response, which goes into `text` beside what the application says there.
@@ -173,7 +173,7 @@ pub(super) fn body(target: &Target, asked: &Asked) -> Result<Prepared, ApiError>
     }
     out.name(b"model");
     out.json(&target.model);
-    for (name, value) in &*overlay.fields {
+    for (name, value) in &overlay.fields {
         out.name(name.as_bytes());
         out.bytes.extend_from_slice(value);
     }
