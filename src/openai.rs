@@ -1,6 +1,7 @@
 //! The OpenAI wire format: errors, requests, answers and streams. Only what Serinus
 //! reads is typed; everything else passes through untouched. No client lives here.
 
+pub mod alike;
 pub mod answer;
 pub mod error;
 pub mod request;

@@ -27,7 +27,8 @@ pub(super) struct Forward {
 /// The body of the answer. When the application goes away, it is dropped, and the
 /// flight records a cancelled request.
 pub(super) fn body(forward: Forward) -> impl Stream<Item = Result<Bytes, Infallible>> + Send {
-    stream::unfold(Some(forward), |state| async {
+    // Boxed, for it is moved with each chunk.
+    stream::unfold(Some(Box::new(forward)), |state| async {
         let mut forward = state?;
         match forward.stream.next(&mut forward.flight).await {
             Next::Chunk(chunk) => {

@@ -11,6 +11,7 @@ use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
 
 use super::{backends::Taken, clients, flight::Flight, prepare::Asked};
 use crate::openai::{
+    alike::Reader,
     answer::Answer,
     error::ApiError,
     sse::{Events, Fate},
@@ -37,6 +38,7 @@ pub(super) struct Stream {
     /// What was read ahead of the rest: how it ended.
     end: Option<Option<hyper::Error>>,
     events: Events,
+    reader: Reader,
     /// The application did not ask for an event that carries nothing but usage.
     hides_usage: bool,
     /// The event in which the model says that it failed.
@@ -149,10 +151,12 @@ pub(super) async fn call(
         .get(header::CONTENT_TYPE)
         .is_some_and(|v| v.as_bytes().starts_with(b"text/event-stream"));
     if head.status.is_success() && flight.streamed && is_stream {
-        let (events, hides_usage) = (Events::default(), asked.hides_usage());
+        let (events, reader) = (Events::default(), Reader::new(flight.operation));
+        let hides_usage = asked.hides_usage();
         let end = began + target.timeout;
         let patience = Patience::new(target.between_tokens_timeout, end);
-        let stream = Stream { rest, end: None, events, hides_usage, failed: None, patience };
+        let stream =
+            Stream { rest, end: None, events, reader, hides_usage, failed: None, patience };
         return timeout_at(deadline, first_content(flight, stream)).await.map_err(|_| late())?;
     }
     let bytes = timeout_at(deadline, whole(rest, LARGEST_ANSWER)).await.map_err(|_| late())??;
@@ -289,11 +293,11 @@ pub(super) enum Next {
 impl Stream {
     /// Reads a chunk; says whether it carried content.
     fn read(&mut self, chunk: Bytes, flight: &mut Flight) -> bool {
-        let (operation, hides_usage) = (flight.operation, self.hides_usage);
-        let (mut content, failed) = (false, &mut self.failed);
+        let hides_usage = self.hides_usage;
+        let (mut content, reader, failed) = (false, &mut self.reader, &mut self.failed);
         self.events.feed(chunk, |data| {
             let called = std::mem::take(&mut flight.answer.tool_call);
-            let carried = flight.answer.event(operation, data);
+            let carried = reader.event(&mut flight.answer, data);
             if flight.answer.tool_call {
                 flight.calls(data);
             }

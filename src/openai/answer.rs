@@ -3,7 +3,7 @@
 //! Servers differ in what they send, so that every part is read by itself: a field of
 //! another type than expected says nothing, and hides nothing of the rest.
 
-use std::fmt;
+use std::{borrow::Cow, fmt, ops::Range};
 
 use serde::{
     Deserialize, Deserializer,
@@ -48,12 +48,14 @@ pub struct Answer {
 }
 
 /// What an event of a stream carried.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Carried {
     /// Content for the user.
     pub content: bool,
     /// Nothing but usage: an application that did not ask for usage does not expect it.
     pub only_usage: bool,
+    /// Nothing but text of the first choice, which lies here in the event as it is.
+    pub only_text: Option<Range<usize>>,
 }
 
 impl Answer {
@@ -92,9 +94,19 @@ impl Answer {
         }
         // Each event tells again whose it is, which is known by now.
         if self.id.is_some() && self.model.is_some() {
-            return Some(self.said(serde_json::from_slice(data).ok()?));
+            let said: Said<'_> = serde_json::from_slice(data).ok()?;
+            let only_text = said.only_text().and_then(|text| place(text, data));
+            return Some(Carried { only_text, ..self.said(said) });
         }
         Some(self.absorb(operation, serde_json::from_slice(data).ok()?))
+    }
+
+    /// Reads an event that says nothing but this text of the first choice.
+    pub(super) fn goes_on(&mut self, text: &str) -> Carried {
+        let content = !text.is_empty();
+        self.contents += u64::from(content);
+        self.say(text);
+        Carried { content, ..Carried::default() }
     }
 
     /// Whether a stream came to its end: it said so, or gave a reason before the connection closed.
@@ -126,7 +138,8 @@ impl Answer {
         self.tokens.absorb(said.x_groq.map(|x| x.usage.tokens()).unwrap_or_default());
         let usage = tokens(said.usage);
         let told = usage != Tokens::default();
-        let mut carried = Carried { content: false, only_usage: told && choices.is_empty() };
+        let only_usage = told && choices.is_empty();
+        let mut carried = Carried { only_usage, ..Carried::default() };
         for choice in choices {
             carried.content |= self.choice(choice);
         }
@@ -224,7 +237,7 @@ impl Answer {
                 self.ended_as(status.as_deref().unwrap_or_default(), response.incomplete_details);
             }
         }
-        Carried { content: filled && kind.ends_with(".delta"), only_usage: false }
+        Carried { content: filled && kind.ends_with(".delta"), ..Carried::default() }
     }
 
     /// The status of a response, in the words of chat's finish reasons.
@@ -253,6 +266,13 @@ type Rare<T> = Option<Box<T>>;
 
 fn tokens(usage: Rare<Usage>) -> Tokens {
     usage.map(|usage| usage.tokens()).unwrap_or_default()
+}
+
+/// Where a part of some bytes lies in them.
+fn place(part: &str, whole: &[u8]) -> Option<Range<usize>> {
+    let from = part.as_ptr().addr().checked_sub(whole.as_ptr().addr())?;
+    let range = from..from + part.len();
+    (whole.get(range.clone())? == part.as_bytes()).then_some(range)
 }
 
 fn keep(slot: &mut Option<String>, text: Text<'_>) {
@@ -300,6 +320,52 @@ struct Said<'a> {
     usage: Rare<Usage>,
     x_groq: Rare<Nested>,
     timings: Rare<Timings>,
+}
+
+impl<'a> Said<'a> {
+    /// The text of the first choice, if that is all that this event says and was read
+    /// without being decoded. Each field stands here, so that a new one can not be
+    /// forgotten.
+    fn only_text(&self) -> Option<&'a str> {
+        let Said { choices: Many(choices), error: _, usage: None, x_groq: None, timings: None } =
+            self
+        else {
+            return None;
+        };
+        let [
+            Choice {
+                index: None | Some(0),
+                message: None,
+                delta,
+                text,
+                finish_reason: Text(None),
+                usage: None,
+            },
+        ] = &choices[..]
+        else {
+            return None;
+        };
+        let text = match (delta, text) {
+            (
+                Some(Message {
+                    content,
+                    refusal: Text(None),
+                    reasoning_content: Text(None),
+                    reasoning: Text(None),
+                    tool_calls: Filled(false),
+                    function_call: Filled(false),
+                    audio: Filled(false),
+                }),
+                Text(None),
+            ) => content,
+            (None, text) => text,
+            _ => return None,
+        };
+        match text {
+            Text(Some(Cow::Borrowed(text))) => Some(*text),
+            _ => None,
+        }
+    }
 }
 
 #[derive(Default, Deserialize)]
