@@ -16,10 +16,14 @@ use std::{
         mpsc,
     },
     thread::{self, JoinHandle},
+    time::Duration,
 };
 
 use tokio::runtime::{Builder, Handle};
 use tokio_util::sync::CancellationToken;
+
+/// Nearer than the time limits of requests, and seldom enough to cost nothing.
+const NEAR: Duration = Duration::from_millis(500);
 
 thread_local! {
     static PLACE: Cell<usize> = const { Cell::new(0) };
@@ -92,6 +96,14 @@ impl Drop for Workers {
     }
 }
 
+/// Keeps the next time at which a worker wakes near. A timer before that time makes the
+/// worker wake itself through the kernel, and each request sets one or two.
+async fn keep_time() {
+    loop {
+        tokio::time::sleep(NEAR).await;
+    }
+}
+
 impl Worker {
     fn start(place: usize, stop: CancellationToken) -> io::Result<Self> {
         let (started, told) = mpsc::sync_channel(1);
@@ -101,6 +113,7 @@ impl Worker {
             match Builder::new_current_thread().enable_all().build() {
                 Ok(runtime) => {
                     let _ = started.send(Ok(runtime.handle().clone()));
+                    runtime.spawn(keep_time());
                     runtime.block_on(stop.cancelled());
                 }
                 Err(error) => {
