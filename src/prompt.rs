@@ -2,6 +2,7 @@
 
 mod digest;
 mod plain;
+mod schema;
 mod template;
 
 pub use digest::{digest, revision};

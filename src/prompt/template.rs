@@ -2,14 +2,13 @@
 
 use std::{
     borrow::Cow,
-    sync::{LazyLock, OnceLock},
+    sync::{Arc, LazyLock},
 };
 
-use jsonschema::{Validator, error::ValidationErrorKind};
 use minijinja::{Environment, UndefinedBehavior, value::Serde};
 use serde_json::{Map, Value};
 
-use super::plain::Plain;
+use super::{plain::Plain, schema::Schema};
 use crate::api::{PromptVersionSpec, prompt_version::Role};
 
 /// Rendering stops after so many template instructions: a template can loop.
@@ -89,15 +88,8 @@ pub struct Template {
     /// Holds the messages that are templates, if there are any.
     environment: Option<Box<Environment<'static>>>,
     messages: Vec<(Role, Message)>,
-    variables: Option<Schema>,
-    response: Option<Schema>,
-}
-
-/// A JSON Schema, compiled when something is to be checked: a small one takes 4 KB then.
-#[derive(Debug)]
-struct Schema {
-    source: Box<str>,
-    compiled: OnceLock<Option<Validator>>,
+    variables: Option<Arc<Schema>>,
+    response: Option<Arc<Schema>>,
 }
 
 #[derive(Debug)]
@@ -140,8 +132,8 @@ impl Template {
         Ok(Self {
             environment,
             messages,
-            variables: Schema::new("variables", prompt.variables.as_ref())?,
-            response: Schema::new("responseFormat", prompt.response_format.as_ref())?,
+            variables: schema("variables", prompt.variables.as_ref())?,
+            response: schema("responseFormat", prompt.response_format.as_ref())?,
         })
     }
 
@@ -191,45 +183,12 @@ impl Template {
     }
 }
 
-impl Schema {
-    fn new(
-        field: &'static str,
-        schema: Option<&Map<String, Value>>,
-    ) -> Result<Option<Self>, PromptError> {
-        let Some(schema) = schema else { return Ok(None) };
-        let schema = Value::Object(schema.clone());
-        jsonschema::validator_for(&schema)
-            .map_err(|e| PromptError::Schema { field, message: e.to_string() })?;
-        Ok(Some(Self { source: schema.to_string().into(), compiled: OnceLock::new() }))
-    }
-
-    /// None only if what could be compiled no longer can be: nothing is accepted then.
-    fn validator(&self) -> Option<&Validator> {
-        let compile = || {
-            let schema = serde_json::from_str(&self.source).ok()?;
-            jsonschema::validator_for(&schema).ok()
-        };
-        self.compiled.get_or_init(compile).as_ref()
-    }
-
-    fn accepts(&self, value: &Value) -> bool {
-        self.validator().is_some_and(|validator| validator.is_valid(value))
-    }
-
-    /// What is wrong with variables that are not accepted.
-    fn describe(&self, variables: &Value) -> PromptError {
-        let error = self.validator().and_then(|v| v.iter_errors(variables).next());
-        let Some(error) = error else {
-            let message = "they can not be checked against the prompt's schema".to_owned();
-            return PromptError::Variables { path: String::new(), message };
-        };
-        let mut path = error.instance_path().to_string().replace('/', ".");
-        // The field at fault is the one that is missing, not what it is missing in.
-        if let ValidationErrorKind::Required { property: Value::String(name) } = error.kind() {
-            path = format!("{path}.{name}");
-        }
-        PromptError::Variables { path, message: error.to_string() }
-    }
+fn schema(
+    field: &'static str,
+    schema: Option<&Map<String, Value>>,
+) -> Result<Option<Arc<Schema>>, PromptError> {
+    let failed = |message| PromptError::Schema { field, message };
+    schema.map(Schema::of).transpose().map_err(failed)
 }
 
 fn describe(error: &minijinja::Error) -> String {
