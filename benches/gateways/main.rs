@@ -8,7 +8,7 @@
 //! there is named. Let nothing else run beside it.
 //!
 //! Environment: ROUNDS (5), SECONDS per round and cell (3), RATES (50,500,1000,3000),
-//! STREAMS a second (200; 0 for none), MAXIMUM=0 for no closed loop, CONTESTANTS (names
+//! STREAMS a second (200,187), MAXIMUM=0 for no closed loop, CONTESTANTS (names
 //! separated by `;`), SERINUS (another binary, with what comes before `gateway`),
 //! SERINUS_ARGS in place of its arguments (`{collector}` is an address that takes traces).
 #![allow(
@@ -49,7 +49,8 @@ use crate::{
 pub enum Cell {
     /// So many requests a second.
     Plain(u64),
-    /// So many streams a second.
+    /// So many streams a second. Their chunks are 5 ms apart, so that of 200 a second each
+    /// begins at the moment at which all others get a chunk; of 187, chunks come one by one.
     Streams(u64),
     /// As many requests as it can answer.
     Maximum,
@@ -67,10 +68,13 @@ impl Options {
         let text =
             |name: &str, default: &str| std::env::var(name).unwrap_or_else(|_| default.to_owned());
         let number = |name: &str, default: &str| text(name, default).parse::<u64>().unwrap();
-        let rates = text("RATES", "50,500,1000,3000");
-        let rates = rates.split(',').filter(|rate| !rate.is_empty());
-        let mut cells: Vec<Cell> = rates.map(|rate| Cell::Plain(rate.parse().unwrap())).collect();
-        cells.extend(Some(number("STREAMS", "200")).filter(|n| *n > 0).map(Cell::Streams));
+        let rates = |name, default| -> Vec<u64> {
+            let list = text(name, default);
+            list.split(',').filter(|n| !n.is_empty()).map(|n| n.parse().unwrap()).collect()
+        };
+        let mut cells: Vec<Cell> =
+            rates("RATES", "50,500,1000,3000").into_iter().map(Cell::Plain).collect();
+        cells.extend(rates("STREAMS", "200,187").into_iter().map(Cell::Streams));
         cells.extend((number("MAXIMUM", "1") > 0).then_some(Cell::Maximum));
         let names = text("CONTESTANTS", &contestants::NAMES.join(";"));
         Self {
