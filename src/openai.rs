@@ -5,6 +5,7 @@ pub mod alike;
 pub mod answer;
 pub mod error;
 pub mod request;
+pub mod retry_after;
 pub mod sse;
 pub mod usage;
 

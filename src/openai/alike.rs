@@ -5,6 +5,8 @@
 //! the same bytes around another text says nothing but that text. All others are read as
 //! JSON.
 
+use std::borrow::Cow;
+
 use super::{
     answer::{Answer, Carried},
     request::Operation,
@@ -29,7 +31,7 @@ impl Reader {
     /// Reads one payload: says the same as [`Answer::event`].
     pub fn event(&mut self, answer: &mut Answer, data: &[u8]) -> Carried {
         if let Some(text) = self.text(data) {
-            return answer.goes_on(text);
+            return answer.goes_on(&text);
         }
         let carried = answer.event(self.operation, data);
         if let Some(text) = &carried.only_text {
@@ -42,16 +44,18 @@ impl Reader {
     }
 
     /// The text of an event that differs from an earlier one in nothing else.
-    fn text<'a>(&self, data: &'a [u8]) -> Option<&'a str> {
+    fn text<'a>(&self, data: &'a [u8]) -> Option<Cow<'a, str>> {
         let (before, after) = self.around.split_at(self.at?);
         let text = data.strip_prefix(before)?.strip_suffix(after)?;
         // As it is: nothing that ends a text of JSON, stands for something else, or is not
         // allowed in one.
         let plain = |byte: &u8| *byte >= b' ' && *byte != b'"' && *byte != b'\\';
-        if !text.iter().all(plain) {
-            return None;
+        if text.iter().all(plain) {
+            return std::str::from_utf8(text).ok().map(Cow::Borrowed);
         }
-        std::str::from_utf8(text).ok()
+        // One text with its quotes, or else it ends early and something follows.
+        let quoted = &data[before.len() - 1..=data.len() - after.len()];
+        serde_json::from_slice(quoted).ok().map(Cow::Owned)
     }
 }
 
@@ -136,13 +140,13 @@ mod tests {
         ] {
             let (mut reader, mut answer) = (Reader::new(Operation::Chat), Answer::default());
             let mut seen = vec![];
-            for word in ["", "Hel", "lo", " ", "é", "\n", "!"] {
+            for word in ["", "Hel", "lo", " ", "é", "\"\n", "!"] {
                 let event = chunk(1, choice(word)).to_string().into_bytes();
                 seen.push(reader.text(&event).is_some());
                 reader.event(&mut answer, &event);
             }
-            assert_eq!(seen, [false, false, true, true, true, false, true]);
-            assert_eq!((answer.text.as_str(), answer.contents), ("Hello é\n!", 6));
+            assert_eq!(seen, [false, false, true, true, true, true, true]);
+            assert_eq!((answer.text.as_str(), answer.contents), ("Hello é\"\n!", 6));
         }
     }
 }

@@ -11,7 +11,7 @@ use serde::{
 };
 
 use super::{
-    request::{Operation, Text},
+    request::{Content, Operation, Text},
     usage::{Nested, Timings, Tokens, Usage},
 };
 
@@ -133,7 +133,7 @@ impl Answer {
 
     fn said(&mut self, said: Said<'_>) -> Carried {
         let choices = said.choices.0;
-        self.failed |= said.error.0 && choices.is_empty();
+        self.failed |= said.error.0;
         self.tokens.absorb(said.timings.map(|t| t.tokens()).unwrap_or_default());
         self.tokens.absorb(said.x_groq.map(|x| x.usage.tokens()).unwrap_or_default());
         let usage = tokens(said.usage);
@@ -155,8 +155,11 @@ impl Answer {
         let mut content = false;
         self.tokens.absorb(tokens(choice.usage));
         let message = choice.message.or(choice.delta).unwrap_or_default();
+        // Some servers send an empty reason until there is one.
+        let reason = choice.finish_reason.0.filter(|reason| !reason.is_empty());
         // Together says the same in both.
-        let said = message.content.0.filter(|text| !text.is_empty()).or(choice.text.0);
+        content |= message.content.other;
+        let said = message.content.text.0.filter(|text| !text.is_empty()).or(choice.text.0);
         if let Some(text) = said {
             content |= !text.is_empty();
             if first {
@@ -166,19 +169,22 @@ impl Answer {
         let thinks = [message.reasoning_content, message.reasoning];
         content |= thinks.iter().any(|t| t.0.as_ref().is_some_and(|t| !t.is_empty()));
         let refusal = message.refusal.0.is_some_and(|r| !r.is_empty());
-        let other = message.tool_calls.0 || message.function_call.0 || message.audio.0;
+        let other =
+            message.tool_calls.0 || message.function_call.0 || message.audio.0 || message.images.0;
         content |= refusal || other;
         if !first {
             self.begun.retain(|begun| *begun != index);
-            if choice.finish_reason.0.is_none() {
+            if reason.is_none() {
                 self.begun.push(index);
             }
         }
         if first {
             self.refused |= refusal;
             self.tool_call |= other;
-            if let Some(reason) = choice.finish_reason.0 {
+            if let Some(reason) = reason {
                 self.refused |= reason == "content_filter";
+                // How OpenRouter ends what its provider broke off.
+                self.failed |= reason == "error";
                 self.finish_reason = Some(reason.into_owned());
             }
         }
@@ -327,8 +333,13 @@ impl<'a> Said<'a> {
     /// without being decoded. Each field stands here, so that a new one can not be
     /// forgotten.
     fn only_text(&self) -> Option<&'a str> {
-        let Said { choices: Many(choices), error: _, usage: None, x_groq: None, timings: None } =
-            self
+        let Said {
+            choices: Many(choices),
+            error: Filled(false),
+            usage: None,
+            x_groq: None,
+            timings: None,
+        } = self
         else {
             return None;
         };
@@ -348,13 +359,14 @@ impl<'a> Said<'a> {
         let text = match (delta, text) {
             (
                 Some(Message {
-                    content,
+                    content: Content { text: content, other: false },
                     refusal: Text(None),
                     reasoning_content: Text(None),
                     reasoning: Text(None),
                     tool_calls: Filled(false),
                     function_call: Filled(false),
                     audio: Filled(false),
+                    images: Filled(false),
                 }),
                 Text(None),
             ) => content,
@@ -387,7 +399,7 @@ struct Choice<'a> {
 #[serde(default)]
 struct Message<'a> {
     #[serde(borrow)]
-    content: Text<'a>,
+    content: Content<'a>,
     #[serde(borrow)]
     refusal: Text<'a>,
     #[serde(borrow)]
@@ -397,6 +409,7 @@ struct Message<'a> {
     tool_calls: Filled,
     function_call: Filled,
     audio: Filled,
+    images: Filled,
 }
 
 #[derive(Default, Deserialize)]
@@ -641,6 +654,49 @@ mod tests {
             stream(Operation::Chat, &[json!({"error": {"message": "overloaded", "code": 503}})]);
         assert!(answer.failed && content == [false]);
         assert!(!chat(&json!({"error": null, "choices": []})).failed);
+    }
+
+    #[test]
+    fn an_error_beside_choices_is_a_failure_too() {
+        // OpenRouter, whose provider broke off.
+        let event = json!({
+            "error": {"code": "server_error", "message": "Provider disconnected"},
+            "choices": [{"index": 0, "delta": {"content": ""}, "finish_reason": "error"}],
+        });
+        let (answer, _) = stream(
+            Operation::Chat,
+            &[json!({"id": "1", "model": "m", "choices": [{"delta": {"content": "a"}}]}), event],
+        );
+        assert!(answer.failed);
+        let whole = json!({"choices": [{"message": {"content": "a"}, "finish_reason": "error"}]});
+        assert!(chat(&whole).failed);
+    }
+
+    #[test]
+    fn thoughts_in_parts_and_images_are_content() {
+        // Mistral's reasoning models, and OpenRouter's that draw.
+        let thinks = json!([{"type": "thinking", "thinking": [{"type": "text", "text": "Hm."}]}]);
+        let (answer, content) = stream(
+            Operation::Chat,
+            &[
+                json!({"choices": [{"delta": {"role": "assistant", "content": []}}]}),
+                json!({"choices": [{"delta": {"content": thinks}}]}),
+                json!({"choices": [{"delta": {"content": [{"type": "text", "text": "Yes"}]}}]}),
+                json!({"choices": [{"delta": {"images": [{"image_url": {"url": "data:"}}]}}]}),
+            ],
+        );
+        assert_eq!(content, [false, true, true, true]);
+        assert_eq!((answer.text.as_str(), answer.tool_call), ("Yes", true));
+    }
+
+    #[test]
+    fn an_empty_reason_is_none() {
+        let mut answer = Answer::default();
+        for (text, reason, complete) in [("a", "", false), ("b", "", false), ("", "stop", true)] {
+            let choice = json!({"index": 0, "delta": {"content": text}, "finish_reason": reason});
+            answer.event(Operation::Chat, json!({"choices": [choice]}).to_string().as_bytes());
+            assert_eq!(answer.complete(), complete, "{text}");
+        }
     }
 
     #[test]

@@ -2,14 +2,19 @@
 //! stays the bytes that it was, so that an unknown field, a number like `1e2` or a very
 //! large integer reaches the model exactly as the application wrote it.
 
-use std::{borrow::Cow, fmt, ops::Range};
+use std::{borrow::Cow, collections::HashSet, fmt, ops::Range};
 
 use bytes::Bytes;
 use serde::{
     Deserialize, Deserializer,
-    de::{DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor},
+    de::{self, DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor},
 };
 use serde_json::value::RawValue;
+
+/// Fields of a request: no API has nearly as many.
+const MOST_FIELDS: usize = 1024;
+/// So few are compared with each other faster than they are hashed.
+const FEW_FIELDS: usize = 32;
 
 /// What a request asks for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -93,13 +98,22 @@ impl Request {
             .and_then(|fields| reader.end().map(|()| fields))
             .map_err(Malformed::NotAnObject)?;
         let request = Self { body, fields };
-        for (i, field) in request.fields.iter().enumerate() {
-            let name = request.name(field);
-            if request.fields[..i].iter().any(|other| request.name(other) == name) {
-                return Err(Malformed::Twice(String::from_utf8_lossy(name).into_owned()));
-            }
+        if let Some(name) = request.twice() {
+            return Err(Malformed::Twice(String::from_utf8_lossy(name).into_owned()));
         }
         Ok(request)
+    }
+
+    /// A name that occurs more than once.
+    fn twice(&self) -> Option<&[u8]> {
+        let mut names = self.fields.iter().map(|field| self.name(field)).enumerate();
+        if self.fields.len() > FEW_FIELDS {
+            let mut seen = HashSet::with_capacity(self.fields.len());
+            return names.map(|(_, name)| name).find(|name| !seen.insert(*name));
+        }
+        let is_earlier =
+            |i: usize, name: &[u8]| self.fields[..i].iter().any(|other| self.name(other) == name);
+        names.find(|(i, name)| is_earlier(*i, name)).map(|(_, name)| name)
     }
 
     /// How many bytes it came as.
@@ -172,64 +186,102 @@ pub fn count(array: &[u8]) -> Option<usize> {
     serde_json::from_slice::<Count>(array).ok().map(|Count(n)| n)
 }
 
+/// At least as many values as a JSON text has.
+pub fn values(json: &[u8]) -> usize {
+    let (mut values, mut in_string, mut escaped) = (1, false, false);
+    for byte in json {
+        if in_string {
+            in_string = escaped || *byte != b'"';
+            escaped = !escaped && *byte == b'\\';
+        } else {
+            in_string = *byte == b'"';
+            values += usize::from(matches!(byte, b',' | b'[' | b'{'));
+        }
+    }
+    values
+}
+
 /// A text that is borrowed where it can be; none for anything else than a text.
 #[derive(Debug, Default)]
 pub(super) struct Text<'a>(pub Option<Cow<'a, str>>);
 
 impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(TextVisitor).map(Text)
+        deserializer.deserialize_any(TextVisitor).map(|content| content.text)
     }
+}
+
+/// What a message holds: a text, or parts of which some may be no text.
+#[derive(Debug, Default)]
+pub(super) struct Content<'a> {
+    pub text: Text<'a>,
+    /// Something besides: thoughts, an image.
+    pub other: bool,
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Content<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(TextVisitor)
+    }
+}
+
+fn content(text: Cow<'_, str>) -> Content<'_> {
+    Content { text: Text(Some(text)), other: false }
 }
 
 struct TextVisitor;
 
 impl<'de> Visitor<'de> for TextVisitor {
-    type Value = Option<Cow<'de, str>>;
+    type Value = Content<'de>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("anything")
     }
     fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
-        Ok(Some(Cow::Borrowed(text)))
+        Ok(content(Cow::Borrowed(text)))
     }
     fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
-        Ok(Some(Cow::Owned(text.to_owned())))
+        Ok(content(Cow::Owned(text.to_owned())))
     }
     fn visit_unit<E>(self) -> Result<Self::Value, E> {
-        Ok(None)
+        Ok(Content::default())
     }
     fn visit_bool<E>(self, _: bool) -> Result<Self::Value, E> {
-        Ok(None)
+        Ok(Content::default())
     }
     fn visit_u64<E>(self, _: u64) -> Result<Self::Value, E> {
-        Ok(None)
+        Ok(Content::default())
     }
     fn visit_i64<E>(self, _: i64) -> Result<Self::Value, E> {
-        Ok(None)
+        Ok(Content::default())
     }
     fn visit_f64<E>(self, _: f64) -> Result<Self::Value, E> {
-        Ok(None)
+        Ok(Content::default())
     }
     /// The texts of the parts of a message (`[{"type": "text", "text": …}, …]`).
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
-        let mut whole: Option<String> = None;
+        let (mut whole, mut other) = (None::<String>, false);
         while let Some(part) = seq.next_element::<Part<'de>>()? {
-            if let Some(text) = part.0 {
-                whole.get_or_insert_default().push_str(&text);
+            match part.text {
+                Some(text) => whole.get_or_insert_default().push_str(&text),
+                None => other |= part.is_other,
             }
         }
-        Ok(whole.map(Cow::Owned))
+        Ok(Content { text: Text(whole.map(Cow::Owned)), other })
     }
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
         while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-        Ok(None)
+        Ok(Content::default())
     }
 }
 
-/// One part of a message's content: its text, if it has one.
+/// One part of a message's content.
 #[derive(Default)]
-struct Part<'a>(Option<Cow<'a, str>>);
+struct Part<'a> {
+    text: Option<Cow<'a, str>>,
+    /// It has a type that is not that of a text.
+    is_other: bool,
+}
 
 impl<'de: 'a, 'a> Deserialize<'de> for Part<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -237,10 +289,16 @@ impl<'de: 'a, 'a> Deserialize<'de> for Part<'a> {
         struct Object<'a> {
             #[serde(borrow, default)]
             text: Text<'a>,
+            #[serde(borrow, default, rename = "type")]
+            kind: Text<'a>,
         }
         // Anything that is not an object says nothing.
         let raw = <&RawValue>::deserialize(deserializer)?;
-        Ok(Self(serde_json::from_str::<Object<'_>>(raw.get()).ok().and_then(|o| o.text.0)))
+        let Ok(Object { text, kind }) = serde_json::from_str(raw.get()) else {
+            return Ok(Self::default());
+        };
+        let is_other = kind.0.is_some_and(|kind| !kind.is_empty() && kind != "text");
+        Ok(Self { text: text.0, is_other })
     }
 }
 
@@ -266,6 +324,10 @@ impl<'de> Visitor<'de> for FieldsOf {
                 Cow::Borrowed(name) => Name::Plain(place(name)),
                 Cow::Owned(name) => Name::Escaped(name.into_boxed_str()),
             };
+            if fields.len() == MOST_FIELDS {
+                let message = format!("it has more than {MOST_FIELDS} fields");
+                return Err(de::Error::custom(message));
+            }
             let value: &'de RawValue = map.next_value()?;
             fields.push(Field { name, value: place(value.get()) });
         }
@@ -320,6 +382,30 @@ mod tests {
         assert_eq!(request.raw("none"), None);
         assert!(request.is_true("stream") && !request.is_true("n"));
         assert_eq!(request.fields().count(), 6);
+    }
+
+    #[test]
+    fn many_fields_are_compared_and_too_many_refused() {
+        let body = |count: usize, last: &str| {
+            let fields: String = (0..count).map(|i| format!("\"f{i}\":0,")).collect();
+            format!("{{{fields}\"{last}\":0}}")
+        };
+        for count in [3, FEW_FIELDS + 8, MOST_FIELDS - 1] {
+            assert_eq!(parse(&body(count, "other")).unwrap().fields().count(), count + 1);
+            let twice = parse(&body(count, "f1"));
+            assert!(matches!(twice, Err(Malformed::Twice(name)) if name == "f1"), "{count}");
+        }
+        let error = parse(&body(MOST_FIELDS, "other")).unwrap_err().to_string();
+        assert!(error.contains("more than 1024 fields"), "{error}");
+    }
+
+    #[test]
+    fn values_are_counted_outside_of_texts() {
+        for (json, count) in
+            [("0", 1), (r#""a,[{\",\\""#, 1), ("[1,2,3]", 4), (r#"{"a":[0],"b,":{}}"#, 5)]
+        {
+            assert_eq!(values(json.as_bytes()), count, "{json}");
+        }
     }
 
     #[test]

@@ -18,7 +18,7 @@ use std::{
     time::Duration,
 };
 
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use flate2::{Compression, write::GzEncoder};
 use jiff::Timestamp;
 use tokio::{task::spawn_blocking, time::Instant};
@@ -31,7 +31,7 @@ use super::{
     redact::Redaction,
     span::{self, text_attribute},
 };
-use crate::audit::record::Record;
+use crate::{audit::record::Record, openai::retry_after::retry_after};
 
 /// Collectors take at least this much in one request; larger batches are sent in parts.
 const LARGEST_BODY: usize = 4 << 20;
@@ -212,7 +212,8 @@ impl Exporter {
         }
         let response = request.send().await.map_err(Problem::unreachable)?;
         let status = response.status();
-        let wait = retry_after(response.headers().get(header::RETRY_AFTER), self.config.clock);
+        let headers = response.headers();
+        let wait = retry_after(|name| headers.get(name)?.to_str().ok(), self.config.clock);
         let body = response.bytes().await.map_err(Problem::unreachable)?;
         if status.is_success() {
             return Ok(rejected(&body));
@@ -265,16 +266,6 @@ impl Problem {
         }
         Self { what, retry: Some(None) }
     }
-}
-
-/// `Retry-After` as seconds or as a date.
-fn retry_after(value: Option<&HeaderValue>, clock: fn() -> Timestamp) -> Option<Duration> {
-    let text = value?.to_str().ok()?;
-    if let Ok(seconds) = text.parse() {
-        return Some(Duration::from_secs(seconds));
-    }
-    let until = jiff::fmt::rfc2822::parse(text).ok()?.timestamp();
-    Duration::try_from(until.duration_since(clock())).ok()
 }
 
 /// How many spans an `ExportTraceServiceResponse` says were rejected.

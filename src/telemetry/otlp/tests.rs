@@ -9,6 +9,8 @@ use opentelemetry_proto::tonic::collector::trace::v1::{
 use prost::Message as _;
 use tokio::{net::TcpListener, task::JoinSet};
 
+use axum::http::HeaderValue;
+
 use super::*;
 use crate::{
     audit::record::Content,
@@ -211,16 +213,6 @@ fn long_conversations_are_sent_in_parts() {
         left = rest;
     }
     assert!(parts.len() > 1 && parts.iter().sum::<u64>() == 9, "{parts:?}");
-}
-
-#[test]
-fn a_collector_says_when_to_come_back_in_seconds_or_by_a_date() {
-    let clock = || Timestamp::from_second(784_111_770).unwrap();
-    let after = |text: &'static str| retry_after(Some(&HeaderValue::from_static(text)), clock);
-    assert_eq!(after("7"), Some(Duration::from_secs(7)));
-    assert_eq!(after("Sun, 06 Nov 1994 08:49:37 GMT"), Some(Duration::from_secs(7)));
-    assert_eq!(after("Sun, 06 Nov 1994 08:49:00 GMT"), None, "it has passed");
-    assert_eq!(after("soon"), None);
 }
 
 #[test]
