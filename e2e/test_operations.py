@@ -1,6 +1,7 @@
 """What happens to users while gateways are stopped, replaced, filled and reconfigured."""
 
 import asyncio
+import http.server
 import os
 import random
 import signal
@@ -61,6 +62,42 @@ def test_two_hundred_streams_end_whole_when_their_gateway_is_told_to_stop(world)
     assert gateway.process.child.wait(timeout=30) == 0
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"{gateway.url}/readyz")
+
+
+class Ready(http.server.BaseHTTPRequestHandler):
+    """A model as far as the operator asks it."""
+
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("content-length", "0")
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+def test_another_backend_answers_while_the_own_one_is_away(world):
+    # It is there when the release begins, and then it is not.
+    model = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Ready)
+    threading.Thread(target=model.serve_forever, daemon=True).start()
+    try:
+        world.cluster.apply([m.backend("away", f"http://127.0.0.1:{model.server_port}/v1"),
+                             m.prompt("spare-v1", "firstTokenMs=20"),
+                             m.release("spare", "spare-v1", "away", fallbackBackendRefs=[{"name": "model"}])])
+        own = world.wait_phase("spare", "Stable")["status"]["stable"]["revision"]
+    finally:
+        model.shutdown()
+        model.server_close()
+    gateway = world.gateways[0]
+
+    def ask() -> httpx.Response:
+        return httpx.post(f"{gateway.url}/v1/chat/completions", json=body("spare", "ada"),
+                          headers={"api-key": m.KEY}, timeout=30)
+    wait_for("the route", lambda: ask().status_code != 404)
+    for _ in range(20):
+        answer = ask()
+        assert answer.status_code == 200, answer.text
+        assert answer.headers["x-serinus-revision"] != own, "it is marked"
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL], ids=["told", "killed"])

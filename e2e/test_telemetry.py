@@ -149,6 +149,7 @@ def test_phoenix_shows_requests_as_llm_spans_with_tokens_cost_and_prompt(telling
         assert own["revision"] == told.here.status("answer")["stable"]["revision"]
         assert (own["role"], own["release"]) == ("stable", "default/answer")
         assert own["cost_usd"] == pytest.approx(COST) and own["team"] == "web"
+        assert span["attributes"]["user"]["id"].startswith("u")
         llm = span["attributes"]["llm"]
         assert llm["model_name"] == "gpt-4o-mini" and llm["cost"]["total"] == pytest.approx(COST)
         assert llm["token_count"]["prompt_details"]["cache_read"] == 100

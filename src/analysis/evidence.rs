@@ -114,6 +114,7 @@ fn add_paired(total: &mut Paired, part: &Paired) {
         add_sums(total.scores.entry(name.clone()).or_default(), sums);
     }
     total.spent_usd += part.spent_usd;
+    total.unpriced += part.unpriced;
     total.dropped += part.dropped;
 }
 

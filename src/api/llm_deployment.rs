@@ -275,7 +275,7 @@ pub struct Limits {
     pub queue_timeout: GoDuration,
     /// How often a request is sent again when the backend was not reached, or answered
     /// 429, 502, 503 or 504 before anything was sent to the user. A canary is not asked
-    /// again: stable answers instead. Each attempt counts as evidence. Default: 1.
+    /// again: stable answers instead. Only the first attempt counts as evidence. Default: 1.
     #[serde(default = "one")]
     #[schemars(range(min = 0, max = 3))]
     pub retries: i32,

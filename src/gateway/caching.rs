@@ -3,6 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use axum::http::HeaderValue;
 use bytes::Bytes;
 use jiff::Timestamp;
 
@@ -34,7 +35,8 @@ impl Caching {
         body: &Bytes,
     ) -> Option<Self> {
         let (ttl, cache) = (route.cache?, gateway.config.cache.clone()?);
-        let directives = Directives::of(&request.passed.headers);
+        let headers = &request.passed.headers;
+        let directives = Directives::of(headers);
         if !directives.read && !directives.store {
             return None;
         }
@@ -50,6 +52,7 @@ impl Caching {
             team: request.passed.caller.as_ref().map_or("", |caller| caller.team.as_str()),
             operation: asked.operation,
             form,
+            beta: headers.get("openai-beta").map_or(b"", HeaderValue::as_bytes),
         };
         let key = key(&parts, &request::Request::parse(body.clone()).ok()?)?;
         Some(Self { cache, key, ttl, directives, clock: gateway.config.clock })

@@ -22,12 +22,17 @@ use super::{
     routes::{Route, RouteTable, Tally},
     sinks,
 };
-use crate::{api::prompt_release::Sums, openai::error::ApiError};
+use crate::{
+    api::prompt_release::Sums,
+    openai::{error::ApiError, request::values},
+};
 
 /// So many feedbacks are remembered to refuse doubles.
 const REMEMBERED: usize = 100_000;
 /// So many scores wait for the other side of their pair.
 const WAITING: usize = 10_000;
+/// Values that a feedback may hold: it has four.
+const MOST_VALUES: usize = 64;
 /// Score names a variant may have.
 const NAMES: usize = 16;
 
@@ -188,6 +193,10 @@ impl Feedback {
         table: &RouteTable,
         client: Option<&Client>,
     ) -> Result<(), ApiError> {
+        if values(body) > MOST_VALUES {
+            let message = "send {request_id, score or thumbs, name} and nothing else";
+            return Err(ApiError::new(400, "invalid_feedback", message));
+        }
         let body: Value = serde_json::from_slice(body).map_err(|e| {
             ApiError::new(400, "invalid_json", format!("the body is not JSON: {e}"))
         })?;

@@ -113,11 +113,13 @@ impl Flight {
     }
 
     /// What is sent; kept where the configuration asks for it.
-    pub(super) fn sends(&mut self, prepared: Prepared) -> Bytes {
+    pub(super) fn sends(&mut self, prepared: Prepared, asked: &Asked) -> Bytes {
         let Prepared { body, input } = prepared;
         if let Some(most) = self.gateway.config.telemetry.tracing.content_of(self.trace.as_ref()) {
             let input = body[input].iter().copied().take(most).collect();
-            self.content = Some(Box::new(Content { input, ..Content::default() }));
+            let (user, conversation) = (asked.user(), asked.conversation());
+            self.content =
+                Some(Box::new(Content { input, user, conversation, ..Content::default() }));
         }
         body
     }
@@ -136,6 +138,10 @@ impl Flight {
     pub(super) fn follows(&mut self) {
         self.trace = self.trace.as_ref().map(follow);
         self.passed.trace = self.trace;
+    }
+
+    pub(super) fn clock(&self) -> fn() -> Timestamp {
+        self.gateway.config.clock
     }
 
     pub(super) fn now_millis(&self) -> u64 {
@@ -266,7 +272,9 @@ impl Flight {
 
 impl Drop for Flight {
     fn drop(&mut self) {
-        self.finish(RecordOutcome::Cancelled);
+        // Many applications close a stream as soon as it says that it is done.
+        let complete = self.streamed && self.answer.done && !self.answer.failed;
+        self.finish(if complete { RecordOutcome::Ok } else { RecordOutcome::Cancelled });
     }
 }
 

@@ -50,8 +50,13 @@ pub(super) fn body(forward: Forward) -> impl Stream<Item = Result<Bytes, Infalli
                 None
             }
             // Broken in the middle: the application has begun to read, so nobody else can answer.
-            Next::Broken => {
-                let error = ApiError::new(502, "upstream_broken", "the model's stream broke off");
+            next @ (Next::Broken | Next::Late) => {
+                let error = if matches!(next, Next::Late) {
+                    let message = "the model's stream took longer than the backend's limits allow";
+                    ApiError::new(504, "upstream_timeout", message)
+                } else {
+                    ApiError::new(502, "upstream_broken", "the model's stream broke off")
+                };
                 let event = error.event(forward.flight.operation);
                 forward.flight.fail(&error);
                 Some((Ok(Bytes::from(event)), None))

@@ -41,7 +41,7 @@ impl Default for Limits {
             body: 20 << 20,
             bodies_in_memory: 128 << 20,
             messages: 2048,
-            headers: 64 << 10,
+            headers: 16 << 10,
             connections: 10_000,
             header_time: Duration::from_secs(10),
             body_time: Duration::from_secs(15),

@@ -135,8 +135,9 @@ impl Attempts<'_> {
         {
             assigned.copy = shadow::draw(self.gateway, self.route, shadow);
         }
-        // A canary's failure: whose fault it is shows when stable is asked the same.
-        let mut canary: Option<(Box<Flight>, bool)> = None;
+        // A canary that refused the request: whose fault it is shows when stable is asked
+        // the same.
+        let mut canary: Option<Box<Flight>> = None;
         let mut earlier: Option<TraceContext> = None;
         loop {
             let group = assigned.group;
@@ -145,7 +146,7 @@ impl Attempts<'_> {
             let failed = self.attempt(assigned, earlier).await;
             let (mut flight, failure) = match failed {
                 Ok(response) => {
-                    if let Some((mut canary, _)) = canary {
+                    if let Some(mut canary) = canary {
                         canary.finish(RecordOutcome::Error);
                     }
                     return response;
@@ -154,21 +155,31 @@ impl Attempts<'_> {
             };
             flight.went_wrong(&failure.error);
             earlier = flight.trace;
-            if is_candidate && self.falls_back() {
-                let client_fault = failure.client_fault;
+            // Asked again, it would leave something behind twice.
+            let may_go_on = failure.untouched || !self.request.asked.leaves_something();
+            // Where variants share a backend, that it is full is the fault of neither.
+            let is_crowd = failure.crowded && self.shares_room(&flight.target);
+            if is_candidate && self.falls_back() && may_go_on && !is_crowd {
                 assigned = self.again(&self.route.baseline, AssignmentReason::Fallback, group);
-                canary = Some((Box::new(flight), client_fault));
+                if failure.client_fault {
+                    canary = Some(Box::new(flight));
+                } else {
+                    flight.finish(RecordOutcome::Error);
+                }
                 continue;
             }
-            if let Some(next) = self.next(&flight.target, &failure, group).await {
-                flight.finish(RecordOutcome::Error);
+            if may_go_on && let Some(next) = self.next(&flight.target, &failure, group).await {
+                flight.finish(if is_crowd {
+                    RecordOutcome::ClientError
+                } else {
+                    RecordOutcome::Error
+                });
                 assigned = next;
                 continue;
             }
-            if let Some((mut canary, at_fault)) = canary {
+            if let Some(mut canary) = canary {
                 // Both refuse it: the request itself is at fault.
-                let client = at_fault && failure.client_fault;
-                canary.finish(if client {
+                canary.finish(if failure.client_fault {
                     RecordOutcome::ClientError
                 } else {
                     RecordOutcome::Error
@@ -218,6 +229,19 @@ impl Attempts<'_> {
                     Caching::of(gateway, route, other, request, &prepared.body)
                         .is_some_and(|caching| caching.is_known())
                 })
+        })
+    }
+
+    /// Whether stable and the canary wait for the same backend.
+    fn shares_room(&self, target: &Target) -> bool {
+        let Route { baseline, candidate, .. } = &**self.route;
+        candidate.as_ref().is_some_and(|candidate| {
+            let other = if Arc::ptr_eq(&baseline.room, &target.room) {
+                &candidate.target
+            } else {
+                baseline
+            };
+            Arc::ptr_eq(&other.room, &target.room)
         })
     }
 
@@ -273,7 +297,7 @@ impl Attempts<'_> {
             flight.follows();
         }
         let body = match prepare::body(target, asked) {
-            Ok(body) => flight.sends(body),
+            Ok(body) => flight.sends(body, asked),
             Err(error) => {
                 let failure = Failure { client_fault: true, ..Failure::of(error) };
                 return Err(Box::new((flight, failure)));
@@ -283,7 +307,10 @@ impl Attempts<'_> {
         let missed = caching.is_some();
         let permit = match target.room.enter().await {
             Ok(permit) => permit,
-            Err(error) => return Err(Box::new((flight, Failure::of(error)))),
+            Err(error) => {
+                let failure = Failure { crowded: true, ..Failure::of(error) };
+                return Err(Box::new((flight, failure)));
+            }
         };
         if let Some(copy) = assigned.copy.take() {
             copy.start(&mut flight, request);
@@ -476,14 +503,16 @@ fn sticky_key(
     client: Option<&Client>,
     asked: &Asked,
 ) -> Option<String> {
-    route.sticky.iter().find_map(|source| match source {
+    // An empty one says nothing of who it is.
+    let keys = route.sticky.iter().filter_map(|source| match source {
         StickySource::Header(name) => headers.get(name)?.to_str().ok().map(str::to_owned),
         StickySource::Body(field) => asked.request.text(field).map_or_else(
             || asked.request.raw(field).map(|raw| String::from_utf8_lossy(raw).into_owned()),
             |text| Some(text.into_owned()),
         ),
         StickySource::Client => client.map(|client| client.caller.name.clone()),
-    })
+    });
+    keys.into_iter().find(|key| !key.is_empty())
 }
 
 /// Nobody else can answer: the application is told what the model said, or what failed.

@@ -34,6 +34,13 @@ pub(super) struct Asked {
     pub wants_usage: bool,
 }
 
+/// Characters that are kept of the name of a user or a conversation.
+const LONGEST_NAME: usize = 256;
+/// Values that the variables of one request may hold: each takes far more memory than text.
+const MOST_VALUES: usize = 100_000;
+/// The prompts of a list together, each with the release's own before it, in bytes.
+const LARGEST_PROMPTS: usize = 32 << 20;
+
 /// What a prompt sets in every request of one operation, as JSON.
 #[derive(Debug, Default)]
 pub(super) struct Overlay {
@@ -101,10 +108,40 @@ impl Asked {
         }
     }
 
+    /// Who asks, as the application tells it.
+    pub(super) fn user(&self) -> Option<String> {
+        let user = self.request.text("user").or_else(|| self.request.text("safety_identifier"));
+        user.map(short)
+    }
+
+    /// The conversation that a response goes on with.
+    pub(super) fn conversation(&self) -> Option<String> {
+        #[derive(Deserialize)]
+        struct Conversation {
+            id: String,
+        }
+        self.request.text("conversation").map(short).or_else(|| {
+            let raw = self.request.raw("conversation")?;
+            serde_json::from_slice(raw).ok().map(|Conversation { id }| short(id.into()))
+        })
+    }
+
+    /// Asked twice, it leaves more behind than asked once: an entry in a conversation, a
+    /// task in the background.
+    pub(super) fn leaves_something(&self) -> bool {
+        self.operation == Operation::Responses
+            && (self.request.raw("conversation").is_some_and(|raw| raw != b"null")
+                || self.request.is_true("background"))
+    }
+
     /// A stream of this request may carry an event that the application does not expect.
     pub(super) fn hides_usage(&self) -> bool {
         self.stream && !self.wants_usage && self.operation != Operation::Responses
     }
+}
+
+fn short(text: Cow<'_, str>) -> String {
+    text.chars().take(LONGEST_NAME).collect()
 }
 
 /// A short body can hold many messages, each of which costs whoever reads it.
@@ -112,7 +149,9 @@ fn bounded(operation: Operation, request: &Request, most: usize) -> Result<(), A
     let field = match operation {
         Operation::Chat => "messages",
         Operation::Responses => "input",
-        Operation::Completions | Operation::Embeddings => return Ok(()),
+        // Each gets the release's prompt before it.
+        Operation::Completions => "prompt",
+        Operation::Embeddings => return Ok(()),
     };
     let Some(list) = request.raw(field) else { return Ok(()) };
     // An element is a byte and a comma at least: most requests need not be counted.
@@ -130,6 +169,10 @@ fn variables(request: &Request) -> Result<Value, ApiError> {
     let invalid =
         |message: &str| ApiError::new(400, "invalid_variables", message).at("serinus.variables");
     let Some(ours) = request.raw("serinus") else { return Ok(Value::Object(Map::new())) };
+    // A value is a byte and a comma at least: most requests need not be counted.
+    if ours.len() / 2 > MOST_VALUES && request::values(ours) > MOST_VALUES {
+        return Err(invalid(&format!("the variables hold more than {MOST_VALUES} values")));
+    }
     let ours: Ours = serde_json::from_slice(ours)
         .map_err(|_| invalid("serinus must be an object with variables"))?;
     match ours.variables {
@@ -164,7 +207,7 @@ pub(super) fn body(target: &Target, asked: &Asked) -> Result<Prepared, ApiError>
             || overlay.aliases.iter().any(|field| named(field))
             || (named("text") && overlay.format.is_some())
             || (named("tools") && !overlay.tools.is_empty())
-            || (named("stream_options") && asked.hides_usage())
+            || (named("stream_options") && (asked.hides_usage() || !asks_for_usage(target)))
         {
             continue;
         }
@@ -186,7 +229,7 @@ pub(super) fn body(target: &Target, asked: &Asked) -> Result<Prepared, ApiError>
         out.name(b"text");
         out.object(request.raw("text"), "format", format);
     }
-    if asked.hides_usage() {
+    if asked.hides_usage() && asks_for_usage(target) {
         // Without usage there are no tokens and no cost.
         out.name(b"stream_options");
         out.object(request.raw("stream_options"), "include_usage", b"true");
@@ -203,6 +246,12 @@ pub(super) fn body(target: &Target, asked: &Asked) -> Result<Prepared, ApiError>
     let input = (start + named).min(out.bytes.len())..out.bytes.len();
     out.bytes.push(b'}');
     Ok(Prepared { body: Bytes::from(out.bytes), input })
+}
+
+/// Whether the backend is asked for the usage of its streams. Mistral tells it unasked, and
+/// answers 422 to `stream_options`.
+fn asks_for_usage(target: &Target) -> bool {
+    !matches!(target.origin.provider.as_str(), "mistral" | "mistral_ai" | "mistralai")
 }
 
 /// The field that the prompt's messages go into.
@@ -344,8 +393,15 @@ fn completion(target: &Target, asked: &Asked, out: &mut Out) -> Result<(), ApiEr
         None => out.json(&before),
         Some(raw) if raw.starts_with(b"[") => {
             let own: Vec<String> = serde_json::from_slice(raw).map_err(refused)?;
-            let all: Vec<String> = own.iter().map(|text| joined(text)).collect();
-            let _ = serde_json::to_writer(&mut out.bytes, &all);
+            if own.len().saturating_mul(before.len()) > LARGEST_PROMPTS {
+                let message = "the release's prompt before each of so many is too much: send fewer";
+                return Err(ApiError::new(400, "prompt_too_large", message).at("prompt"));
+            }
+            for (index, text) in own.iter().enumerate() {
+                out.bytes.push(if index == 0 { b'[' } else { b',' });
+                out.json(&joined(text));
+            }
+            out.bytes.extend_from_slice(if own.is_empty() { b"[]" } else { b"]" });
         }
         Some(raw) => {
             let own: String = serde_json::from_slice(raw).map_err(refused)?;

@@ -171,7 +171,7 @@ enum Fault {
 /// Asks the shadow and reads its answer to the end.
 async fn ask(flight: &mut Flight, asked: &Asked) -> Result<(), Fault> {
     let body = prepare::body(&flight.target, asked).map_err(|_| Fault::Client)?;
-    let body = flight.sends(body);
+    let body = flight.sends(body, asked);
     let started = upstream::call(flight, asked, body)
         .await
         .map_err(|failure| if failure.client_fault { Fault::Client } else { Fault::Model })?;
@@ -180,7 +180,7 @@ async fn ask(flight: &mut Flight, asked: &Asked) -> Result<(), Fault> {
         match stream.next(flight).await {
             Next::Chunk(_) => {}
             Next::End => return Ok(()),
-            Next::Broken | Next::Failed => return Err(Fault::Model),
+            Next::Broken | Next::Late | Next::Failed => return Err(Fault::Model),
         }
     }
 }

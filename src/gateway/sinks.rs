@@ -68,6 +68,7 @@ fn count_answer(counts: &mut Counts, record: &Record) {
 fn count_copy(paired: &mut Paired, record: &Record) -> bool {
     // Spent in any case.
     paired.spent_usd += record.cost_usd.unwrap_or(0.0);
+    paired.unpriced += u64::from(record.is_unpriced());
     let Some(stable) = record.pair() else {
         paired.dropped += 1;
         return false;

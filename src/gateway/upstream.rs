@@ -7,6 +7,7 @@ use bytes::{Bytes, BytesMut};
 use futures::FutureExt;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
+use jiff::Timestamp;
 use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
 
 use super::{backends::Taken, clients, flight::Flight, prepare::Asked};
@@ -14,6 +15,7 @@ use crate::openai::{
     alike::Reader,
     answer::Answer,
     error::ApiError,
+    retry_after::retry_after,
     sse::{Events, Fate},
 };
 
@@ -23,6 +25,9 @@ const LARGEST_ANSWER: usize = 64 << 20;
 const LONGEST_START: usize = 1 << 20;
 /// The reason why an answer ended, its usage, the mark of the end, the end itself.
 const LAST_WORDS: usize = 4;
+/// How long the end of a connection is waited for when the answer was complete, so that the
+/// connection can be used again.
+const AFTER_THE_END: Duration = Duration::from_secs(1);
 
 /// An answer that can be promised to the application.
 pub(super) enum Started {
@@ -94,18 +99,30 @@ pub(super) struct Failure {
     pub client_fault: bool,
     /// Asking the same again may help, and does nothing twice.
     pub repeatable: bool,
+    /// The model has done nothing: it was not reached, or refused.
+    pub untouched: bool,
+    /// There was no room at the backend.
+    pub crowded: bool,
     /// How long the model wants to be left alone.
     pub retry_after: Option<Duration>,
 }
 
 impl Failure {
-    /// A failure that the model has not told of itself.
+    /// A failure before the model was asked.
     pub(super) fn of(error: ApiError) -> Self {
-        Self { error, body: None, client_fault: false, repeatable: false, retry_after: None }
+        Self {
+            error,
+            body: None,
+            client_fault: false,
+            repeatable: false,
+            untouched: true,
+            crowded: false,
+            retry_after: None,
+        }
     }
 
     fn new(status: u16, code: &'static str, message: impl Into<String>) -> Self {
-        Self::of(ApiError::new(status, code, message))
+        Self { untouched: false, ..Self::of(ApiError::new(status, code, message)) }
     }
 }
 
@@ -161,7 +178,7 @@ pub(super) async fn call(
     }
     let bytes = timeout_at(deadline, whole(rest, LARGEST_ANSWER)).await.map_err(|_| late())??;
     if !head.status.is_success() {
-        return Err(refused(head.status, &head.headers, bytes));
+        return Err(refused(head.status, &head.headers, bytes, flight.clock()));
     }
     flight.answer = Answer::whole(asked.operation, &bytes).map_err(|e| {
         Failure::new(502, "upstream_invalid", format!("the model's answer is not JSON: {e}"))
@@ -193,7 +210,7 @@ fn unreachable_model(error: &clients::Error) -> Failure {
     let failure =
         Failure::new(502, "upstream_unreachable", "the model can not be reached".to_owned());
     tracing::debug!(%error, "the model can not be reached");
-    Failure { repeatable, ..failure }
+    Failure { repeatable, untouched: repeatable, ..failure }
 }
 
 fn broken(error: &hyper::Error) -> Failure {
@@ -201,22 +218,27 @@ fn broken(error: &hyper::Error) -> Failure {
     Failure::new(502, "upstream_broken", "the model's answer broke off")
 }
 
-fn refused(status: StatusCode, headers: &HeaderMap, body: Bytes) -> Failure {
+fn refused(
+    status: StatusCode,
+    headers: &HeaderMap,
+    body: Bytes,
+    clock: fn() -> Timestamp,
+) -> Failure {
     // The key is ours, and so is the bill: no application can cause or mend this, and one
     // that is told 401 looks at its own key. What the model says may quote ours.
     if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::PAYMENT_REQUIRED) {
         let message = format!(
             "the model answered {status} to this gateway's own API key: tell who runs the gateway"
         );
-        return Failure::new(502, "upstream_unauthorized", message);
+        return Failure { untouched: true, ..Failure::new(502, "upstream_unauthorized", message) };
     }
     let overloaded = matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT);
-    let seconds = headers.get(header::RETRY_AFTER).and_then(|v| v.to_str().ok()?.parse().ok());
-    let millis = headers.get("retry-after-ms").and_then(|v| v.to_str().ok()?.parse().ok());
     Failure {
         client_fault: status.is_client_error() && !overloaded,
         repeatable: matches!(status.as_u16(), 429 | 502 | 503 | 504),
-        retry_after: millis.map(Duration::from_millis).or(seconds.map(Duration::from_secs)),
+        untouched: (status.is_client_error() && status != StatusCode::REQUEST_TIMEOUT)
+            || status == StatusCode::SERVICE_UNAVAILABLE,
+        retry_after: retry_after(|name| headers.get(name)?.to_str().ok(), clock),
         body: Some((status, body)),
         ..Failure::new(502, "upstream_error", format!("the model answered {status}"))
     }
@@ -284,8 +306,10 @@ pub(super) enum Next {
     Chunk(Bytes),
     /// It is complete.
     End,
-    /// It broke off, took too long, or says nothing any more.
+    /// It broke off.
     Broken,
+    /// It took too long, or says nothing any more.
+    Late,
     /// It has ended after it said that it failed, which has gone on.
     Failed,
 }
@@ -334,6 +358,12 @@ impl Stream {
         }
     }
 
+    /// What is left when nothing more comes.
+    fn last(&mut self) -> Next {
+        self.events.end();
+        self.events.take().map_or(Next::End, Next::Chunk)
+    }
+
     /// Waits for the next bytes and reads them.
     pub(super) async fn next(&mut self, flight: &mut Flight) -> Next {
         loop {
@@ -346,7 +376,11 @@ impl Stream {
                 None => tokio::select! {
                     biased;
                     chunk = next_chunk(&mut self.rest) => chunk,
-                    () = self.patience.lost() => return Next::Broken,
+                    () = self.patience.lost() => match &flight.answer {
+                        answer if answer.failed => return Next::Failed,
+                        answer if answer.done => return self.last(),
+                        _ => return Next::Late,
+                    },
                 },
             };
             match chunk {
@@ -355,12 +389,14 @@ impl Stream {
                     if flight.answer.complete() {
                         self.gather(flight).await;
                     }
+                    if flight.answer.done {
+                        self.patience.between = self.patience.between.min(AFTER_THE_END);
+                    }
                 }
                 None | Some(Err(_)) if flight.answer.failed => return Next::Failed,
-                None if flight.answer.complete() => {
-                    self.events.end();
-                    return self.events.take().map_or(Next::End, Next::Chunk);
-                }
+                // However the connection ends, the answer had said that it was complete.
+                Some(Err(_)) if flight.answer.done => return self.last(),
+                None if flight.answer.complete() => return self.last(),
                 None | Some(Err(_)) => return Next::Broken,
             }
         }

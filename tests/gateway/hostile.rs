@@ -23,7 +23,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::bench::{Bench, event, good, open, streamed};
+use crate::bench::{Bench, edit, event, good, open, streamed};
 
 /// Long enough for anything that ends.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -233,6 +233,68 @@ fn bodies() -> Vec<Vec<u8>> {
         }
     }
     all
+}
+
+/// Short or not, each would cost many times its length if it were taken.
+fn swollen() -> Vec<(&'static str, &'static str, Vec<u8>)> {
+    let many = |one: &str, n: usize| vec![one; n].join(",");
+    let of = |path, code, body: String| (path, code, body.into_bytes());
+    let fields: String = (0..100_000).map(|i| format!("\"f{i}\":0,")).collect();
+    vec![
+        of(
+            "/v1/completions",
+            "too_many_messages",
+            format!(r#"{{"model":"r","prompt":[{}]}}"#, many("\"\"", 400_000)),
+        ),
+        of(
+            "/v1/chat/completions",
+            "invalid_variables",
+            format!(
+                r#"{{"model":"r","serinus":{{"variables":{{"a":[{}]}}}}}}"#,
+                many("0", 400_000)
+            ),
+        ),
+        of("/v1/chat/completions", "invalid_json", format!(r#"{{{fields}"model":"r"}}"#)),
+        of(
+            "/serinus/v1/feedback",
+            "invalid_feedback",
+            format!(r#"{{"request_id":[{}]}}"#, many("0", 400_000)),
+        ),
+    ]
+}
+
+#[tokio::test]
+async fn what_would_swell_is_refused_before_it_does() {
+    let bench = Bench::configured(open(), |_| good()).await;
+    bench.serve(bench.release(0));
+    for (path, code, body) in swollen() {
+        let url = format!("http://{}{path}", bench.address);
+        let request = bench.client.post(url).header("content-type", "application/json").body(body);
+        let answer = request.send().await.unwrap();
+        assert_eq!(answer.status(), 400, "{path} {code}");
+        let error: Value = answer.json().await.unwrap();
+        assert_eq!(error["error"]["code"], code, "{path}: {error}");
+    }
+    assert_eq!(bench.chat(json!({})).await.status(), 200);
+    assert!(bench.asked().len() == 1);
+}
+
+#[tokio::test]
+async fn a_large_prompt_before_each_of_many_is_refused() {
+    let bench = Bench::configured(open(), |_| good()).await;
+    let mut release = bench.release(0);
+    for variant in release.variants.values_mut() {
+        edit(variant, |variant| {
+            variant.prompt.messages[0].content = "x".repeat(100_000);
+        });
+    }
+    bench.serve(release);
+    let body = json!({"model": "r", "prompt": vec![""; 1000],
+        "serinus": {"variables": {"question": "why?"}}});
+    let answer = bench.post("/v1/completions", &body).await;
+    assert_eq!(answer.status(), 400);
+    let error: Value = answer.json().await.unwrap();
+    assert_eq!(error["error"]["code"], "prompt_too_large", "{error}");
 }
 
 /// Changes some bytes, repeats or drops a part.

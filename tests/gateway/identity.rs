@@ -77,6 +77,54 @@ async fn a_key_permits_its_routes_and_hides_the_others() {
     }
 }
 
+#[tokio::test]
+async fn only_a_key_with_the_permission_chooses_the_variant() {
+    let identities = Identities::default();
+    let field = |name: &str, value: &str| (name.to_owned(), value.as_bytes().to_vec());
+    let tester = [field("key", OTHER), field("routes", "r"), field("permissions", "force")].into();
+    let tester = ClientKey::read(Owner::Gateway, "tester", &tester).unwrap();
+    identities.set_keys(Keys::new([client_key(KEY, "a", "r"), tester]).0);
+    let bench = Bench::configured(GatewayConfig { identities, ..open() }, |_| good()).await;
+    bench.serve(bench.release(1));
+    for (key, status, code) in [(KEY, 403, Some("force_not_permitted")), (OTHER, 200, None)] {
+        let body = json!({"model": "r", "serinus": {"variables": {"question": "why?"}}});
+        let url = format!("http://{}/v1/chat/completions", bench.address);
+        let request = bench.client.post(url).bearer_auth(key).json(&body);
+        let answer = request.header("x-serinus-variant", "canary").send().await.unwrap();
+        let revision = answer.headers().get("x-serinus-revision").cloned();
+        assert_eq!(answer.status(), status);
+        let body: Value = answer.json().await.unwrap();
+        assert_eq!(body["error"]["code"].as_str(), code);
+        assert_eq!(revision.is_some_and(|revision| revision == "canary"), status == 200);
+    }
+    assert_eq!(bench.asked().len(), 1);
+}
+
+#[tokio::test]
+async fn a_client_keeps_its_variant_where_its_key_is_the_sticky_one() {
+    let identities = Identities::default();
+    let key = |i: usize| format!("{i:024}");
+    let keys = (0..16).map(|i| client_key(&key(i), &format!("client {i}"), "r"));
+    identities.set_keys(Keys::new(keys).0);
+    let bench = Bench::configured(GatewayConfig { identities, ..open() }, |_| good()).await;
+    let mut release = bench.release(50);
+    release.routing.settings.sticky_from = vec!["client".to_owned()];
+    bench.serve(release);
+    let mut seen = std::collections::BTreeMap::new();
+    for _ in 0..4 {
+        for i in 0..16 {
+            let body = json!({"model": "r", "serinus": {"variables": {"question": "why?"}}});
+            let url = format!("http://{}/v1/chat/completions", bench.address);
+            let request = bench.client.post(url).bearer_auth(key(i)).json(&body);
+            let answer = request.send().await.unwrap();
+            let revision = answer.headers()["x-serinus-revision"].to_str().unwrap().to_owned();
+            assert_eq!(*seen.entry(i).or_insert(revision.clone()), revision, "client {i}");
+        }
+    }
+    let canaries = seen.values().filter(|revision| *revision == "canary").count();
+    assert!((1..16).contains(&canaries), "{canaries} of 16 at half the traffic");
+}
+
 /// An issuer's key.
 struct Key {
     id: &'static str,

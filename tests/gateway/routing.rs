@@ -12,7 +12,12 @@ use std::{
 use axum::{body::Body, http::Response};
 use futures::{StreamExt, stream};
 use serde_json::{Value, json};
-use serinus::gateway::routes::ReleaseInput;
+use serinus::{
+    api::{SecretText, llm_deployment::SecretKeyRef},
+    gateway::routes::ReleaseInput,
+};
+
+use tokio::{net::TcpListener, task::JoinSet};
 
 use crate::bench::{Bench, edit, event, fails, good, says, streamed};
 
@@ -173,8 +178,144 @@ async fn a_stream_that_falls_silent_is_ended_with_an_error() {
     .await;
     bench.serve(limited(bench.release(1), &json!({"betweenTokensTimeout": "50ms"})));
     let text = bench.chat(json!({"stream": true, "user": "u"})).await.text().await.unwrap();
-    assert!(text.contains("upstream_broken"), "{text}");
+    assert!(text.contains("upstream_timeout"), "{text}");
     assert_eq!(bench.counts("stable").errors + bench.counts("canary").errors, 1);
+}
+
+#[tokio::test]
+async fn a_stream_that_takes_too_long_as_a_whole_is_ended_with_an_error() {
+    let bench = Bench::new(|_| {
+        let endless = stream::repeat(()).then(|()| async {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            Ok(event("a", None))
+        });
+        streamed(endless)
+    })
+    .await;
+    bench.serve(limited(bench.release(0), &json!({"timeout": "200ms"})));
+    let text = bench.chat(json!({"stream": true})).await.text().await.unwrap();
+    assert!(text.contains("\"a\"") && text.contains("upstream_timeout"), "{text}");
+}
+
+#[tokio::test]
+async fn a_stream_that_said_that_it_is_done_is_good_however_its_connection_ends() {
+    for broken in [false, true] {
+        let bench = Bench::new(move |_| {
+            let said = [event(r#"{"answer": 1}"#, Some("stop")), "data: [DONE]\n\n".to_owned()];
+            let end: Result<String, std::io::Error> = Err(std::io::Error::other("reset"));
+            let end = stream::iter(broken.then_some(end)).chain(stream::pending());
+            // Apart from what was said, so that it is not read together.
+            let pause = stream::once(async {
+                tokio::time::sleep(Duration::from_millis(30)).await;
+                Ok(": \n\n".to_owned())
+            });
+            streamed(stream::iter(said.map(Ok)).chain(pause).chain(end))
+        })
+        .await;
+        bench.serve(bench.release(1));
+        let text = bench.chat(json!({"stream": true, "user": "u"})).await.text().await.unwrap();
+        assert!(text.contains("[DONE]") && !text.contains("error"), "{text}");
+        let (stable, canary) = (bench.counts("stable"), bench.counts("canary"));
+        assert_eq!((stable.requests + canary.requests, stable.errors + canary.errors), (1, 0));
+    }
+}
+
+#[tokio::test]
+async fn who_leaves_when_the_stream_said_that_it_is_done_got_an_answer() {
+    let bench = Bench::new(|_| {
+        let said = [event(r#"{"answer": 1}"#, Some("stop")), "data: [DONE]\n\n".to_owned()];
+        streamed(stream::iter(said.map(Ok)).chain(stream::pending()))
+    })
+    .await;
+    bench.serve(bench.release(1));
+    let answer = bench.chat(json!({"stream": true, "user": "u"})).await;
+    let (mut body, mut text) = (answer.bytes_stream(), vec![]);
+    while !text.ends_with(b"[DONE]\n\n") {
+        text.extend(body.next().await.unwrap().unwrap());
+    }
+    drop(body);
+    let answered = || {
+        let (stable, canary) = (bench.counts("stable"), bench.counts("canary"));
+        stable.checked + canary.checked
+    };
+    for _ in 0..500 {
+        if answered() == 1 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(answered(), 1);
+}
+
+#[tokio::test]
+async fn a_full_backend_is_the_fault_of_neither_variant() {
+    let bench = Bench::new(|_| {
+        let body = stream::once(async {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            Ok::<_, std::io::Error>(r#"{"choices": [{"message": {"content": "{\"answer\": 1}"}}]}"#)
+        });
+        Response::builder().body(Body::from_stream(body)).unwrap()
+    })
+    .await;
+    let limits = json!({"maxConcurrency": 1, "maxQueue": 0, "retries": 0});
+    bench.serve(limited(bench.release(50), &limits));
+    let asked = (0..24).map(|user| bench.chat(json!({"user": format!("user {user}")})));
+    let answers = futures::future::join_all(asked).await;
+    let refused = answers.iter().filter(|answer| answer.status() == 429).count();
+    assert!(refused >= 12, "{refused} of 24");
+    let (stable, canary) = (bench.counts("stable"), bench.counts("canary"));
+    assert!(stable.requests > 3 && canary.requests > 3, "both are asked for");
+    assert_eq!((stable.errors, canary.errors), (0, 0));
+}
+
+#[tokio::test]
+async fn what_leaves_something_behind_is_asked_once() {
+    let bench = Bench::new(|_| good()).await;
+    let times = Arc::new(AtomicUsize::new(0));
+    for (more, status, asked) in [
+        (json!({}), 502, 2),
+        (json!({"conversation": "c1"}), 502, 1),
+        (json!({"background": true}), 502, 1),
+        (json!({"conversation": null, "background": false}), 502, 2),
+        // It says that it did nothing.
+        (json!({"conversation": {"id": "c1"}}), 503, 2),
+    ] {
+        times.store(0, Ordering::Relaxed);
+        let counted = times.clone();
+        let handler = axum::routing::post(move || {
+            counted.fetch_add(1, Ordering::Relaxed);
+            async move { fails(status) }
+        });
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let model = listener.local_addr().unwrap();
+        let router = axum::Router::new().route("/v1/responses", handler);
+        let mut server = JoinSet::new();
+        server.spawn(async move { axum::serve(listener, router).await });
+        let mut release = limited(bench.release(0), &json!({"retries": 1}));
+        for variant in release.variants.values_mut() {
+            edit(variant, |variant| {
+                let endpoint = json!({"url": format!("http://{model}/v1")});
+                variant.backend.endpoint = Some(serde_json::from_value(endpoint).unwrap());
+            });
+        }
+        bench.serve(release);
+        let mut body = json!({"model": "r", "serinus": {"variables": {"question": "why?"}}});
+        body.as_object_mut().unwrap().extend(more.as_object().cloned().unwrap());
+        let answer = bench.post("/v1/responses", &body).await;
+        assert_eq!(answer.status(), status, "{more}");
+        assert_eq!(times.load(Ordering::Relaxed), asked, "{more}");
+    }
+}
+
+#[tokio::test]
+async fn a_key_that_is_empty_is_nobodys() {
+    let bench = Bench::new(|_| good()).await;
+    bench.serve(bench.release(50));
+    for _ in 0..60 {
+        assert_eq!(bench.chat(json!({"user": ""})).await.status(), 200);
+    }
+    let (stable, canary) = (bench.counts("stable").requests, bench.counts("canary").requests);
+    assert!(stable > 5 && canary > 5, "drawn one by one: {stable} and {canary}");
 }
 
 /// Says so when it is dropped.
@@ -230,6 +371,70 @@ async fn usage_is_asked_for_and_shown_only_to_who_wanted_it() {
     let shown = bench.chat(options).await.text().await.unwrap();
     assert!(shown.contains(usage), "{shown}");
     assert!(bench.asked().iter().all(|r| r["stream_options"]["include_usage"] == true));
+}
+
+#[tokio::test]
+async fn a_backend_gets_its_own_query_headers_and_key() {
+    let seen = Arc::new(std::sync::Mutex::new(vec![]));
+    let keep = seen.clone();
+    let handler = move |uri: axum::http::Uri, headers: axum::http::HeaderMap| {
+        keep.lock().unwrap().push((uri.to_string(), headers));
+        async { good() }
+    };
+    let router = axum::Router::new().fallback(axum::routing::post(handler));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let model = listener.local_addr().unwrap();
+    let mut server = JoinSet::new();
+    server.spawn(async move { axum::serve(listener, router).await });
+    let bench = Bench::new(|_| good()).await;
+    let mut release = bench.release(0);
+    for variant in release.variants.values_mut() {
+        edit(variant, |variant| {
+            let endpoint = json!({
+                "url": format!("http://{model}/openai/deployments/gpt-4o"),
+                "query": {"api-version": "2024-10-21", "a b": "c&d"},
+                "headers": {"x-team": "shop"},
+                "apiKeyHeader": "api-key",
+                "apiKeySecretRef": {"name": "azure", "key": "key"},
+            });
+            variant.backend.endpoint = Some(serde_json::from_value(endpoint).unwrap());
+        });
+    }
+    let reference = SecretKeyRef { name: "azure".to_owned(), key: "key".to_owned() };
+    release.secrets.insert(reference, SecretText::from("the key".to_owned()));
+    bench.serve(release);
+    let body = json!({"model": "r", "serinus": {"variables": {"question": "why?"}}});
+    let url = format!("http://{}/v1/chat/completions", bench.address);
+    let request = bench.client.post(url).bearer_auth("the application's").json(&body);
+    assert_eq!(request.send().await.unwrap().status(), 200);
+    let (uri, headers) = seen.lock().unwrap().pop().unwrap();
+    let path = "/openai/deployments/gpt-4o/chat/completions";
+    assert_eq!(uri, format!("{path}?a%20b=c%26d&api-version=2024-10-21"));
+    assert_eq!(
+        (&headers["x-team"], &headers["api-key"]),
+        (&"shop".parse().unwrap(), &"the key".parse().unwrap())
+    );
+    assert!(headers.get("authorization").is_none(), "nobody's key goes to somebody else");
+}
+
+#[tokio::test]
+async fn mistral_is_not_asked_for_usage_which_it_refuses_and_tells_anyway() {
+    let bench = Bench::new(|_| {
+        let events = [event("a", Some("stop")), "data: [DONE]\n\n".to_owned()];
+        streamed(stream::iter(events.map(Ok)))
+    })
+    .await;
+    let mut release = bench.release(0);
+    for variant in release.variants.values_mut() {
+        edit(variant, |variant| variant.backend.provider = "mistral".to_owned());
+    }
+    bench.serve(release);
+    for more in [json!({}), json!({"stream_options": {"include_usage": true}})] {
+        let mut body = json!({"stream": true});
+        body.as_object_mut().unwrap().extend(more.as_object().cloned().unwrap());
+        assert_eq!(bench.chat(body).await.status(), 200);
+    }
+    assert!(bench.asked().iter().all(|r| r.get("stream_options").is_none()));
 }
 
 #[tokio::test]

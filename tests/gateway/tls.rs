@@ -7,10 +7,16 @@ use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair,
 };
 use serde_json::json;
-use serinus::gateway::tls::{ServerFiles, ServerTls, TlsError, client_config};
+use serinus::{
+    api::{SecretText, llm_deployment::SecretKeyRef},
+    gateway::{
+        routes::ReleaseInput,
+        tls::{ServerFiles, ServerTls, TlsError, client_config},
+    },
+};
 use tempfile::TempDir;
 
-use crate::bench::{Bench, event, good, open, streamed};
+use crate::bench::{Bench, edit, event, good, open, streamed};
 
 struct Authority(CertifiedIssuer<'static, KeyPair>);
 
@@ -168,4 +174,70 @@ fn what_can_not_be_used_is_told_without_its_content() {
     };
     let error = ServerTls::load(missing).err().unwrap().to_string();
     assert!(error.contains("/no/such/file can not be read"), "{error}");
+}
+
+/// A release whose backend is at an address with TLS, and the Secrets that it names.
+fn behind_tls(bench: &Bench, port: u16, secrets: &[(&str, &str, &str)]) -> ReleaseInput {
+    let mut release = bench.release(0);
+    let endpoint = json!({
+        "url": format!("https://localhost:{port}/v1"),
+        "tls": {
+            "caSecretRef": {"name": "authority", "key": "ca.crt"},
+            "clientCertificateSecretRef": {"name": "certificate"},
+        },
+    });
+    for variant in release.variants.values_mut() {
+        edit(variant, |variant| {
+            variant.backend.model = "r".to_owned();
+            variant.backend.endpoint = Some(serde_json::from_value(endpoint.clone()).unwrap());
+        });
+    }
+    let secret = |(name, key, text): &(&str, &str, &str)| {
+        let reference = SecretKeyRef { name: (*name).to_owned(), key: (*key).to_owned() };
+        (reference, SecretText::from((*text).to_owned()))
+    };
+    release.secrets = secrets.iter().map(secret).collect();
+    release
+}
+
+#[tokio::test]
+async fn a_model_is_asked_over_tls_with_the_certificates_of_its_secrets_and_new_ones_count() {
+    let (authority, other) = (Authority::new(), Authority::new());
+    let (_files, server) = Files::new(authority.server(), Some(&authority.pem()));
+    // The model is another gateway, which asks for a certificate.
+    let model = Bench::behind(open(), ServerTls::load(server).ok(), |_| good()).await;
+    let mut own = model.release(0);
+    for variant in own.variants.values_mut() {
+        edit(variant, |variant| {
+            variant.prompt.messages.clear();
+            variant.prompt.variables = None;
+        });
+    }
+    model.serve(own);
+    let bench = Bench::new(|_| good()).await;
+    let usage = || ExtendedKeyUsagePurpose::ClientAuth;
+    let (mine, theirs) = (authority.issue("app", usage()), other.issue("app", usage()));
+    let (ours, strangers) = (authority.pem(), other.pem());
+    let port = model.address.port();
+    for (what, ca, (certificate, key), status) in [
+        ("a server of somebody else", &strangers, &mine, 502),
+        ("a certificate of somebody else", &ours, &theirs, 502),
+        ("the right ones", &ours, &mine, 200),
+        ("another authority later", &strangers, &mine, 502),
+        ("the right ones again", &ours, &mine, 200),
+    ] {
+        let secrets = [
+            ("authority", "ca.crt", ca.as_str()),
+            ("certificate", "tls.crt", certificate.as_str()),
+            ("certificate", "tls.key", key.as_str()),
+        ];
+        bench.serve(behind_tls(&bench, port, &secrets));
+        let answer = bench.chat(json!({})).await;
+        assert_eq!(answer.status(), status, "{what}: {}", answer.text().await.unwrap());
+    }
+    assert_eq!(model.asked().len(), 2, "nobody else was told anything");
+    // Without one of the Secrets nobody is asked.
+    let secrets = [("authority", "ca.crt", ours.as_str())];
+    bench.serve(ReleaseInput { name: "new".into(), ..behind_tls(&bench, port, &secrets) });
+    assert_eq!(bench.chat(json!({})).await.status(), 404);
 }

@@ -239,8 +239,11 @@ pub struct Paired {
     /// The canary's score less stable's, by score name. At most 16.
     #[schemars(extend("maxProperties" = 16))]
     pub scores: BTreeMap<String, Sums>,
-    /// USD that the copies cost, all together.
+    /// USD that the copies cost, all together, as far as it is known.
     pub spent_usd: f64,
+    /// Copies of which nobody knows what they cost.
+    #[schemars(with = "i64")]
+    pub unpriced: u64,
     /// Copies that were not sent or not paired, because there was no room or stable had no outcome.
     #[schemars(with = "i64")]
     pub dropped: u64,

@@ -192,8 +192,12 @@ fn head(release: &PromptRelease, status: &PromptReleaseStatus, now: Timestamp) -
 
 /// What the copies of this step gave, and what they cost on top of what users cost.
 fn shadow(paired: &Paired) -> String {
+    let unpriced = match paired.unpriced {
+        0 => String::new(),
+        n => format!(" and an unknown price of {n}"),
+    };
     format!(
-        "{} pairs, {} copies without a pair, ${:.4} for copies in this step",
+        "{} pairs, {} copies without a pair, ${:.4}{unpriced} for copies in this step",
         paired.errors.pairs(),
         paired.dropped,
         paired.spent_usd
@@ -271,6 +275,7 @@ mod tests {
             errors: PairTable { neither: 120, canary_only: 3, ..PairTable::default() },
             spent_usd: 0.4321,
             dropped: 7,
+            unpriced: 2,
             ..Paired::default()
         };
         let canary = Counts { paired: Some(paired), ..Counts::default() };
@@ -286,7 +291,7 @@ mod tests {
         let text = description(&release, Timestamp::UNIX_EPOCH);
         for part in [
             "100 % Stable 9f3a, copies of 10 % to Shadow 41cc (",
-            "123 pairs, 7 copies without a pair, $0.4321 for copies",
+            "123 pairs, 7 copies without a pair, $0.4321 and an unknown price of 2 for copies",
         ] {
             assert!(text.contains(part), "{part} is not in\n{text}");
         }

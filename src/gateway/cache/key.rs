@@ -32,6 +32,8 @@ pub struct Parts<'a> {
     pub operation: Operation,
     /// The form of the answer.
     pub form: Form,
+    /// The header `openai-beta`, which goes to the model and can change what it does.
+    pub beta: &'a [u8],
 }
 
 /// Who asks, for whose books, and how the answer travels: none of it changes what the
@@ -72,6 +74,7 @@ pub fn key(parts: &Parts<'_>, body: &Request) -> Option<Key> {
         parts.team.as_bytes(),
         parts.operation.path().as_bytes(),
         form,
+        parts.beta,
     ];
     for part in head {
         separated(&mut hash, part);

@@ -18,6 +18,7 @@ const PARTS: Parts<'static> = Parts {
     team: "a",
     operation: Operation::Chat,
     form: Form::Whole,
+    beta: b"",
 };
 
 fn key_of(parts: &Parts<'_>, body: &str) -> Option<Key> {
@@ -84,6 +85,7 @@ fn everything_else_changes_it() {
         Parts { operation: Operation::Completions, ..PARTS },
         Parts { form: Form::Stream, ..PARTS },
         Parts { form: Form::StreamWithUsage, ..PARTS },
+        Parts { beta: b"assistants=v2", ..PARTS },
         // The same letters, cut elsewhere.
         Parts { release: "ns/rv", revision: "1", ..PARTS },
     ];

@@ -2,7 +2,7 @@
 
 use std::{
     borrow::Borrow,
-    sync::{Arc, RwLock},
+    sync::{Arc, OnceLock, RwLock},
 };
 
 use prometheus_client::metrics::counter::Counter;
@@ -59,8 +59,8 @@ impl<K, V: Clone> Each<K, V> {
 /// What one team spends.
 #[derive(Clone)]
 struct Spending {
-    cost: Usd,
-    priced: Counter,
+    /// None before something with a price: what is unknown is not 0.
+    priced: Arc<OnceLock<(Usd, Counter)>>,
     unpriced: Counter,
     tokens: [Counter; KINDS.len()],
 }
@@ -140,13 +140,18 @@ impl Variant {
         if record.cost_usd.is_none() && !told && !unpriced {
             return;
         }
-        let (_, spending) = self.spending.get(team, || {
+        let (label, spending) = self.spending.get(team, || {
             let label = label();
             (team.to_owned(), (label.clone(), self.spending(families, label)))
         });
         if let Some(usd) = record.cost_usd {
-            spending.cost.inc_by(usd);
-            spending.priced.inc();
+            let (cost, priced) = spending.priced.get_or_init(|| {
+                let spent = self.spent(label);
+                let cost = families.cost.get_or_create_owned(&spent);
+                (cost, families.priced.get_or_create_owned(&spent))
+            });
+            cost.inc_by(usd);
+            priced.inc();
         }
         if unpriced {
             spending.unpriced.inc();
@@ -161,8 +166,7 @@ impl Variant {
     fn spending(&self, families: &Families, team: Arc<str>) -> Spending {
         let spent = self.spent(team);
         Spending {
-            cost: families.cost.get_or_create_owned(&spent),
-            priced: families.priced.get_or_create_owned(&spent),
+            priced: Arc::default(),
             unpriced: families.unpriced.get_or_create_owned(&spent),
             tokens: KINDS.map(|kind| {
                 families.tokens.get_or_create_owned(&Taken { spent: spent.clone(), kind })
