@@ -199,6 +199,20 @@ mod tests {
     }
 
     #[test]
+    fn an_event_with_an_image_is_read() {
+        let mut events = Events::default();
+        let image = [b"data: ".as_slice(), &vec![b'x'; 3 << 20], b"\n\n"].concat();
+        let mut read = 0;
+        for piece in image.chunks(16 << 10) {
+            events.feed(Bytes::copy_from_slice(piece), |data| {
+                read += data.len();
+                Fate::Forward
+            });
+        }
+        assert_eq!((read, events.take().map(|out| out.len())), (3 << 20, Some(image.len())));
+    }
+
+    #[test]
     fn a_line_without_end_does_not_fill_the_memory() {
         let mut events = Events::default();
         let mut forwarded = 0;

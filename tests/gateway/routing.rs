@@ -19,7 +19,7 @@ use serinus::{
 
 use tokio::{net::TcpListener, task::JoinSet};
 
-use crate::bench::{Bench, edit, event, fails, good, says, streamed};
+use crate::bench::{Bench, edit, event, fails, good, says, streamed, variant};
 
 /// Sets fields of the limits of both variants' backend.
 fn limited(mut release: ReleaseInput, limits: &Value) -> ReleaseInput {
@@ -266,6 +266,29 @@ async fn a_full_backend_is_the_fault_of_neither_variant() {
     let (stable, canary) = (bench.counts("stable"), bench.counts("canary"));
     assert!(stable.requests > 3 && canary.requests > 3, "both are asked for");
     assert_eq!((stable.errors, canary.errors), (0, 0));
+}
+
+#[tokio::test]
+async fn a_failure_of_the_canary_counts_before_stable_has_answered() {
+    let bench = Bench::new(|request| match variant(request).as_str() {
+        "canary" => fails(500),
+        // It never answers.
+        _ => Response::builder()
+            .body(Body::from_stream(stream::pending::<Result<String, std::io::Error>>()))
+            .unwrap(),
+    })
+    .await;
+    bench.serve(bench.release(100));
+    let asked = bench.chat(json!({"user": "u"}));
+    let seen = async {
+        while bench.counts("canary").errors == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::select! {
+        answer = asked => panic!("{answer:?}"),
+        () = seen => {}
+    }
 }
 
 #[tokio::test]

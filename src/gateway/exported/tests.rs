@@ -90,6 +90,16 @@ fn money_and_tokens_are_counted_by_team_and_whose_traffic_it_is() {
 }
 
 #[test]
+fn what_nobody_knows_the_price_of_is_not_free() {
+    let (exported, origin) = (Exported::default(), Arc::new(origin("rev1")));
+    let unpriced = Record { cost_usd: None, ..of(&origin) };
+    exported.consume(&Arc::new(unpriced), None);
+    let text = exported.text();
+    assert!(text.contains("serinus_gateway_unpriced_requests_total{"), "{text}");
+    assert!(!text.contains("serinus_gateway_cost_usd_total{"), "{text}");
+}
+
+#[test]
 fn a_failure_counts_under_its_word_and_has_no_time_to_the_first_token() {
     let exported = Exported::default();
     let failed = Record {
