@@ -10,14 +10,14 @@ use std::{
 };
 
 use axum::{body::Body, http::Response};
-use futures::{StreamExt, stream};
+use futures::{StreamExt, stream, stream::FuturesUnordered};
 use serde_json::{Value, json};
 use serinus::{
     api::{SecretText, llm_deployment::SecretKeyRef},
     gateway::routes::ReleaseInput,
 };
 
-use tokio::{net::TcpListener, task::JoinSet};
+use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 
 use crate::bench::{Bench, edit, event, fails, good, says, streamed, variant};
 
@@ -54,6 +54,15 @@ fn overloaded(retry_after: (&str, &str)) -> Response<Body> {
         .headers_mut()
         .insert(axum::http::HeaderName::try_from(name).unwrap(), value.parse().unwrap());
     response
+}
+
+/// A good answer whose body takes so many milliseconds.
+fn good_after(millis: u64) -> Response<Body> {
+    let body = stream::once(async move {
+        tokio::time::sleep(Duration::from_millis(millis)).await;
+        Ok::<_, std::io::Error>(r#"{"choices": [{"message": {"content": "{\"answer\": 1}"}}]}"#)
+    });
+    Response::builder().body(Body::from_stream(body)).unwrap()
 }
 
 #[tokio::test]
@@ -146,14 +155,7 @@ async fn a_tester_chooses_the_variant_and_that_is_no_evidence() {
 
 #[tokio::test]
 async fn who_finds_no_room_waits_for_it_and_one_too_many_is_told_to_come_back() {
-    let bench = Bench::new(|_| {
-        let body = stream::once(async {
-            tokio::time::sleep(Duration::from_millis(150)).await;
-            Ok::<_, std::io::Error>(r#"{"choices": [{"message": {"content": "{\"answer\": 1}"}}]}"#)
-        });
-        Response::builder().body(Body::from_stream(body)).unwrap()
-    })
-    .await;
+    let bench = Bench::new(|_| good_after(150)).await;
     let limits = json!({"maxConcurrency": 1, "maxQueue": 1, "queueTimeout": "5s", "retries": 0});
     let one = limited(bench.release(0), &limits);
     // The room is the backend's, whichever release asks.
@@ -192,7 +194,7 @@ async fn a_stream_that_takes_too_long_as_a_whole_is_ended_with_an_error() {
         streamed(endless)
     })
     .await;
-    bench.serve(limited(bench.release(0), &json!({"timeout": "200ms"})));
+    bench.serve(limited(bench.release(0), &json!({"timeout": "1s"})));
     let text = bench.chat(json!({"stream": true})).await.text().await.unwrap();
     assert!(text.contains("\"a\"") && text.contains("upstream_timeout"), "{text}");
 }
@@ -249,20 +251,26 @@ async fn who_leaves_when_the_stream_said_that_it_is_done_got_an_answer() {
 
 #[tokio::test]
 async fn a_full_backend_is_the_fault_of_neither_variant() {
-    let bench = Bench::new(|_| {
-        let body = stream::once(async {
-            tokio::time::sleep(Duration::from_millis(300)).await;
+    let (open, opened) = watch::channel(false);
+    let bench = Bench::new(move |_| {
+        let mut opened = opened.clone();
+        let body = stream::once(async move {
+            opened.wait_for(|open| *open).await.unwrap();
             Ok::<_, std::io::Error>(r#"{"choices": [{"message": {"content": "{\"answer\": 1}"}}]}"#)
         });
         Response::builder().body(Body::from_stream(body)).unwrap()
     })
     .await;
-    let limits = json!({"maxConcurrency": 1, "maxQueue": 0, "retries": 0});
+    let limits = json!({"maxConcurrency": 1, "maxQueue": 0, "retries": 0, "timeout": "60s"});
     bench.serve(limited(bench.release(50), &limits));
-    let asked = (0..24).map(|user| bench.chat(json!({"user": format!("user {user}")})));
-    let answers = futures::future::join_all(asked).await;
-    let refused = answers.iter().filter(|answer| answer.status() == 429).count();
-    assert!(refused >= 12, "{refused} of 24");
+    let mut answers: FuturesUnordered<_> =
+        (0..24).map(|user| bench.chat(json!({"user": format!("user {user}")}))).collect();
+    // One is inside until all others were told that there is no room.
+    for _ in 0..23 {
+        assert_eq!(answers.next().await.unwrap().status(), 429);
+    }
+    open.send(true).unwrap();
+    assert_eq!(answers.next().await.unwrap().status(), 200);
     let (stable, canary) = (bench.counts("stable"), bench.counts("canary"));
     assert!(stable.requests > 3 && canary.requests > 3, "both are asked for");
     assert_eq!((stable.errors, canary.errors), (0, 0));
