@@ -24,8 +24,8 @@ pub(super) struct Forward {
     pub _permit: OwnedSemaphorePermit,
 }
 
-/// The body of the answer. When the application goes away, it is dropped, and the
-/// flight records a cancelled request.
+/// The body of the answer. When the application goes away, it is dropped, and the flight
+/// records a cancelled request, or a complete one if the stream had said that it is done.
 pub(super) fn body(forward: Forward) -> impl Stream<Item = Result<Bytes, Infallible>> + Send {
     // Boxed, for it is moved with each chunk.
     stream::unfold(Some(Box::new(forward)), |state| async {

@@ -156,7 +156,8 @@ impl Attempts<'_> {
             flight.went_wrong(&failure.error);
             earlier = flight.trace;
             // Asked again, it would leave something behind twice.
-            let may_go_on = failure.untouched || !self.request.asked.leaves_something();
+            let asked = &self.request.asked;
+            let may_go_on = failure.untouched || !asked.request.leaves_something(asked.operation);
             // Where variants share a backend, that it is full is the fault of neither.
             let is_crowd = failure.crowded && self.shares_room(&flight.target);
             if is_candidate && self.falls_back() && may_go_on && !is_crowd {
@@ -235,14 +236,8 @@ impl Attempts<'_> {
     /// Whether stable and the canary wait for the same backend.
     fn shares_room(&self, target: &Target) -> bool {
         let Route { baseline, candidate, .. } = &**self.route;
-        candidate.as_ref().is_some_and(|candidate| {
-            let other = if Arc::ptr_eq(&baseline.room, &target.room) {
-                &candidate.target
-            } else {
-                baseline
-            };
-            Arc::ptr_eq(&other.room, &target.room)
-        })
+        let waits = |other: &Target| Arc::ptr_eq(&other.room, &target.room);
+        waits(baseline) && candidate.as_ref().is_some_and(|candidate| waits(&candidate.target))
     }
 
     fn falls_back(&self) -> bool {
@@ -504,7 +499,7 @@ fn sticky_key(
     asked: &Asked,
 ) -> Option<String> {
     // An empty one says nothing of who it is.
-    let keys = route.sticky.iter().filter_map(|source| match source {
+    let mut keys = route.sticky.iter().filter_map(|source| match source {
         StickySource::Header(name) => headers.get(name)?.to_str().ok().map(str::to_owned),
         StickySource::Body(field) => asked.request.text(field).map_or_else(
             || asked.request.raw(field).map(|raw| String::from_utf8_lossy(raw).into_owned()),
@@ -512,7 +507,7 @@ fn sticky_key(
         ),
         StickySource::Client => client.map(|client| client.caller.name.clone()),
     });
-    keys.into_iter().find(|key| !key.is_empty())
+    keys.find(|key| !key.is_empty())
 }
 
 /// Nobody else can answer: the application is told what the model said, or what failed.

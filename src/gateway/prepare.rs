@@ -20,6 +20,13 @@ use crate::{
     },
 };
 
+/// Characters that are kept of the name of a user or a conversation.
+const LONGEST_NAME: usize = 256;
+/// Values that the variables of one request may hold: each takes far more memory than text.
+const MOST_VALUES: usize = 100_000;
+/// The prompts of a list together, each with the release's own before it, in bytes.
+const LARGEST_PROMPTS: usize = 32 << 20;
+
 /// A request as far as the gateway reads it.
 #[derive(Debug)]
 pub(super) struct Asked {
@@ -33,13 +40,6 @@ pub(super) struct Asked {
     /// The application wants to see the usage at the end of a stream.
     pub wants_usage: bool,
 }
-
-/// Characters that are kept of the name of a user or a conversation.
-const LONGEST_NAME: usize = 256;
-/// Values that the variables of one request may hold: each takes far more memory than text.
-const MOST_VALUES: usize = 100_000;
-/// The prompts of a list together, each with the release's own before it, in bytes.
-const LARGEST_PROMPTS: usize = 32 << 20;
 
 /// What a prompt sets in every request of one operation, as JSON.
 #[derive(Debug, Default)]
@@ -124,14 +124,6 @@ impl Asked {
             let raw = self.request.raw("conversation")?;
             serde_json::from_slice(raw).ok().map(|Conversation { id }| short(id.into()))
         })
-    }
-
-    /// Asked twice, it leaves more behind than asked once: an entry in a conversation, a
-    /// task in the background.
-    pub(super) fn leaves_something(&self) -> bool {
-        self.operation == Operation::Responses
-            && (self.request.raw("conversation").is_some_and(|raw| raw != b"null")
-                || self.request.is_true("background"))
     }
 
     /// A stream of this request may carry an event that the application does not expect.

@@ -143,6 +143,13 @@ impl Request {
         self.raw(name) == Some(b"true")
     }
 
+    /// Asked twice, a response leaves more behind than asked once: an entry in a
+    /// conversation, a task in the background.
+    pub fn leaves_something(&self, operation: Operation) -> bool {
+        operation == Operation::Responses
+            && (self.raw("conversation").is_some() || self.is_true("background"))
+    }
+
     /// All fields in their order: name and JSON.
     pub fn fields(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         self.fields.iter().map(|f| (self.name(f), &self.body[f.value.clone()]))

@@ -31,6 +31,13 @@ fn client_key(key: &str, name: &str, routes: &str) -> ClientKey {
     ClientKey::read(Owner::Gateway, name, &fields).unwrap()
 }
 
+/// A chat by who holds this key.
+fn chat_as(bench: &Bench, key: &str) -> reqwest::RequestBuilder {
+    let body = json!({"model": "r", "serinus": {"variables": {"question": "why?"}}});
+    let url = format!("http://{}/v1/chat/completions", bench.address);
+    bench.client.post(url).bearer_auth(key).json(&body)
+}
+
 #[tokio::test]
 async fn a_key_permits_its_routes_and_hides_the_others() {
     let identities = Identities::default();
@@ -87,9 +94,7 @@ async fn only_a_key_with_the_permission_chooses_the_variant() {
     let bench = Bench::configured(GatewayConfig { identities, ..open() }, |_| good()).await;
     bench.serve(bench.release(1));
     for (key, status, code) in [(KEY, 403, Some("force_not_permitted")), (OTHER, 200, None)] {
-        let body = json!({"model": "r", "serinus": {"variables": {"question": "why?"}}});
-        let url = format!("http://{}/v1/chat/completions", bench.address);
-        let request = bench.client.post(url).bearer_auth(key).json(&body);
+        let request = chat_as(&bench, key);
         let answer = request.header("x-serinus-variant", "canary").send().await.unwrap();
         let revision = answer.headers().get("x-serinus-revision").cloned();
         assert_eq!(answer.status(), status);
@@ -113,10 +118,7 @@ async fn a_client_keeps_its_variant_where_its_key_is_the_sticky_one() {
     let mut seen = std::collections::BTreeMap::new();
     for _ in 0..4 {
         for i in 0..16 {
-            let body = json!({"model": "r", "serinus": {"variables": {"question": "why?"}}});
-            let url = format!("http://{}/v1/chat/completions", bench.address);
-            let request = bench.client.post(url).bearer_auth(key(i)).json(&body);
-            let answer = request.send().await.unwrap();
+            let answer = chat_as(&bench, &key(i)).send().await.unwrap();
             let revision = answer.headers()["x-serinus-revision"].to_str().unwrap().to_owned();
             assert_eq!(*seen.entry(i).or_insert(revision.clone()), revision, "client {i}");
         }

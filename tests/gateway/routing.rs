@@ -16,7 +16,6 @@ use serinus::{
     api::{SecretText, llm_deployment::SecretKeyRef},
     gateway::routes::ReleaseInput,
 };
-
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 
 use crate::bench::{Bench, edit, event, fails, good, says, streamed, variant};
@@ -56,10 +55,10 @@ fn overloaded(retry_after: (&str, &str)) -> Response<Body> {
     response
 }
 
-/// A good answer whose body takes so many milliseconds.
-fn good_after(millis: u64) -> Response<Body> {
+/// A good answer whose body comes after something else.
+fn good_after(wait: impl Future<Output = ()> + Send + 'static) -> Response<Body> {
     let body = stream::once(async move {
-        tokio::time::sleep(Duration::from_millis(millis)).await;
+        wait.await;
         Ok::<_, std::io::Error>(r#"{"choices": [{"message": {"content": "{\"answer\": 1}"}}]}"#)
     });
     Response::builder().body(Body::from_stream(body)).unwrap()
@@ -155,7 +154,7 @@ async fn a_tester_chooses_the_variant_and_that_is_no_evidence() {
 
 #[tokio::test]
 async fn who_finds_no_room_waits_for_it_and_one_too_many_is_told_to_come_back() {
-    let bench = Bench::new(|_| good_after(150)).await;
+    let bench = Bench::new(|_| good_after(tokio::time::sleep(Duration::from_millis(150)))).await;
     let limits = json!({"maxConcurrency": 1, "maxQueue": 1, "queueTimeout": "5s", "retries": 0});
     let one = limited(bench.release(0), &limits);
     // The room is the backend's, whichever release asks.
@@ -254,11 +253,9 @@ async fn a_full_backend_is_the_fault_of_neither_variant() {
     let (open, opened) = watch::channel(false);
     let bench = Bench::new(move |_| {
         let mut opened = opened.clone();
-        let body = stream::once(async move {
+        good_after(async move {
             opened.wait_for(|open| *open).await.unwrap();
-            Ok::<_, std::io::Error>(r#"{"choices": [{"message": {"content": "{\"answer\": 1}"}}]}"#)
-        });
-        Response::builder().body(Body::from_stream(body)).unwrap()
+        })
     })
     .await;
     let limits = json!({"maxConcurrency": 1, "maxQueue": 0, "retries": 0, "timeout": "60s"});

@@ -52,7 +52,7 @@ const IGNORED: [&[u8]; 7] = [
 pub fn key(parts: &Parts<'_>, body: &Request) -> Option<Key> {
     let responses = parts.operation == Operation::Responses;
     // A conversation grows with every answer, and one in the background is not an answer yet.
-    if responses && (body.raw("conversation").is_some() || body.is_true("background")) {
+    if body.leaves_something(parts.operation) {
         return None;
     }
     // What is stored can be referred to later, so there an answer that was stored and one

@@ -2,14 +2,14 @@
 
 use std::{io::Read, sync::Mutex, time::Duration};
 
-use axum::{Router, body::Bytes, extract::State, response::IntoResponse, routing::post};
+use axum::{
+    Router, body::Bytes, extract::State, http::HeaderValue, response::IntoResponse, routing::post,
+};
 use opentelemetry_proto::tonic::collector::trace::v1::{
     ExportTracePartialSuccess, ExportTraceServiceRequest, ExportTraceServiceResponse,
 };
 use prost::Message as _;
 use tokio::{net::TcpListener, task::JoinSet};
-
-use axum::http::HeaderValue;
 
 use super::*;
 use crate::{
