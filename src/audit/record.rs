@@ -100,6 +100,12 @@ pub enum CheckResult {
     Truncated,
     /// The model refused, or a content filter stopped it.
     Refused,
+    /// The arguments of a tool call are no JSON, or do not match the tool's schema.
+    ToolCall,
+    /// It ended for a reason that Serinus does not know, or for none: not judged.
+    UnknownReason,
+    /// Something was answered that Serinus can not read: not judged.
+    Unread,
 }
 
 impl CheckResult {
@@ -111,7 +117,16 @@ impl CheckResult {
             Self::Empty => "empty",
             Self::Truncated => "truncated",
             Self::Refused => "refused",
+            Self::ToolCall => "tool_call",
+            Self::UnknownReason => "unknown_reason",
+            Self::Unread => "unread",
         }
+    }
+
+    /// Whether it says that the answer is good or bad. What is not judged is neither: it
+    /// never counts as a pass, and is counted apart.
+    pub fn is_judged(self) -> bool {
+        !matches!(self, Self::UnknownReason | Self::Unread)
     }
 }
 
