@@ -80,6 +80,16 @@ impl Prices {
         self.cost_usd_at(tokens, duration_seconds, None)
     }
 
+    /// As `cost_usd`, if the provider's prompt cache had not been there: input that was
+    /// read from it or written to it costs what other input does. Which requests meet a
+    /// warm cache depends on how much traffic a variant gets, so a canary with little of
+    /// it looks more expensive than an equal stable by what it was really charged. A price
+    /// by time has no such part.
+    pub fn compared_usd(&self, tokens: Tokens, duration_seconds: f64) -> Option<f64> {
+        let uncached = Tokens { cached_input: None, cache_write: None, ..tokens };
+        self.cost_usd(uncached, duration_seconds)
+    }
+
     /// As `cost_usd`, at the prices of `at` (none: now). Only the catalogue's depend on it.
     pub fn cost_usd_at(
         &self,

@@ -139,6 +139,8 @@ pub struct StableSide {
     pub check: Option<CheckResult>,
     /// What it cost, in US dollars, when price and tokens are known.
     pub cost_usd: Option<f64>,
+    /// As `Record::compared_usd`.
+    pub compared_usd: Option<f64>,
 }
 
 /// What is the same for every request of one variant of one release: built once with
@@ -252,8 +254,12 @@ pub struct Record {
     pub seconds_per_output_token: Option<f64>,
     /// Tokens as the provider reported them.
     pub tokens: Tokens,
-    /// What it cost, in US dollars, when price and tokens are known.
+    /// What it cost, in US dollars, when price and tokens are known: the bill.
     pub cost_usd: Option<f64>,
+    /// What it would have cost without the provider's prompt cache, in US dollars: what
+    /// variants are compared by. The one with less traffic meets a cold cache, which is
+    /// not its fault.
+    pub compared_usd: Option<f64>,
     /// What the check of the answer found; none without a complete answer.
     pub check: Option<CheckResult>,
     /// Whether the answer was streamed.

@@ -64,6 +64,26 @@ fn each_kind_of_token_has_its_own_price() {
 }
 
 #[test]
+fn variants_are_compared_without_the_prompt_cache_and_the_bill_stays_true() {
+    let prices = priced(
+        "{inputPerMillion: 1, cachedInputPerMillion: 0.1, cacheWritePerMillion: 1.25, outputPerMillion: 10}",
+    );
+    let (cold, warm, none) =
+        (tokens(3_000, 0, 2_900, 100), tokens(3_000, 2_900, 0, 100), tokens(3_000, 0, 0, 100));
+    for usage in [cold, warm, none] {
+        assert_usd(prices.compared_usd(usage, 1.0), 0.003 + 0.001);
+    }
+    assert!(prices.cost_usd(cold, 1.0) > prices.compared_usd(cold, 1.0));
+    assert!(prices.cost_usd(warm, 1.0) < prices.compared_usd(warm, 1.0));
+    let listed = Prices::of(&backend("openai", "gpt-4o-mini"));
+    assert_eq!(listed.compared_usd(warm, 1.0), listed.cost_usd(none, 1.0));
+    assert!(listed.compared_usd(warm, 1.0) > listed.cost_usd(warm, 1.0));
+    let hourly = priced("{gpuHour: {usd: 2.5, gpus: 4, concurrency: 20}}");
+    assert_eq!(hourly.compared_usd(warm, 2.0), hourly.cost_usd(warm, 2.0));
+    assert_eq!(prices.compared_usd(Tokens::default(), 1.0), None, "unknown, not free");
+}
+
+#[test]
 fn a_part_larger_than_its_whole_makes_no_price_negative() {
     let prices = priced("{inputPerMillion: 1, cachedInputPerMillion: 0, outputPerMillion: 1}");
     assert_usd(prices.cost_usd(tokens(10, 1_000, 1_000, 0), 1.0), 0.0);

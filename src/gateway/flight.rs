@@ -207,7 +207,7 @@ impl Flight {
         if !ok && self.streamed && answer.tokens.output.is_none() && answer.contents > 0 {
             answer.tokens.output = Some(answer.contents);
         }
-        let tokens = answer.tokens;
+        let (tokens, prices) = (answer.tokens, &self.target.prices);
         let record = Arc::new(Record {
             request_id: self.request_id.clone(),
             origin: self.target.origin.clone(),
@@ -228,11 +228,8 @@ impl Flight {
                 (self.streamed && n > 1).then(|| (duration - first) / (n - 1) as f64)
             }),
             tokens,
-            cost_usd: if cached {
-                Some(0.0)
-            } else {
-                self.target.prices.cost_usd(tokens, duration)
-            },
+            cost_usd: if cached { Some(0.0) } else { prices.cost_usd(tokens, duration) },
+            compared_usd: if cached { Some(0.0) } else { prices.compared_usd(tokens, duration) },
             check,
             streamed: self.streamed,
             served_model: answer.model.take(),
@@ -242,7 +239,12 @@ impl Flight {
             stable: self.stable,
         });
         if let Some(told) = self.told.take() {
-            let side = StableSide { outcome, check: record.check, cost_usd: record.cost_usd };
+            let side = StableSide {
+                outcome,
+                check: record.check,
+                cost_usd: record.cost_usd,
+                compared_usd: record.compared_usd,
+            };
             // Nobody listens when the copy was given up.
             let _ = told.send(side);
         }

@@ -59,7 +59,7 @@ fn count_answer(counts: &mut Counts, record: &Record) {
         counts.checked += 1;
         counts.check_failures += u64::from(check != CheckResult::Passed);
     }
-    if let Some(usd) = record.cost_usd {
+    if let Some(usd) = record.compared_usd {
         add(&mut counts.cost, usd);
     }
 }
@@ -79,7 +79,7 @@ fn count_copy(paired: &mut Paired, record: &Record) -> bool {
         let wrong = |check| check != CheckResult::Passed;
         add_pair(&mut paired.checks, wrong(other), wrong(own));
         // Only of answers: what a failure costs says nothing of what an answer does.
-        if let Some((own, other)) = record.cost_usd.zip(stable.cost_usd) {
+        if let Some((own, other)) = record.compared_usd.zip(stable.compared_usd) {
             add(&mut paired.cost, own - other);
             add(&mut paired.stable_cost, other);
         }
@@ -108,7 +108,7 @@ fn count_grouped(groups: &mut Groups, group: u8, record: &Record) {
         add_at(&mut groups.checked, group, 1);
         add_at(&mut groups.check_failures, group, u64::from(check != CheckResult::Passed));
     }
-    if let Some(usd) = record.cost_usd {
+    if let Some(usd) = record.compared_usd {
         add_at(&mut groups.costs, group, 1);
         add_at(&mut groups.cost, group, usd);
     }

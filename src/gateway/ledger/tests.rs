@@ -42,6 +42,7 @@ fn record(
         seconds_per_output_token: None,
         tokens: if outcome == RecordOutcome::Ok { tokens } else { Tokens::default() },
         cost_usd: usd,
+        compared_usd: usd,
         check: None,
         streamed: false,
         served_model: None,
