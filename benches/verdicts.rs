@@ -3,7 +3,8 @@
 //! without an end, and how long judging takes.
 //!
 //! `cargo bench --bench verdicts` prints the tables of docs/statistics.md. RUNS=2000 is a
-//! quick look. Takes some minutes with two cores.
+//! quick look; ONLY=time, speed, errors, selection or coverage prints one of them. Takes
+//! some minutes with two cores.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a bench prints and stops when wrong")]
 
 use std::{sync::Mutex, time::Instant};
@@ -12,11 +13,12 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 use serinus::{
     analysis::{
         external::Externals,
-        judge::{Evidence, Window, assess},
+        judge::{Boundaries, Evidence, Window, assess},
         plan::{Assumptions, recommended},
         simulation::{
-            canary::Setting,
+            canary::{End, Setting},
             characteristics::{Characteristics, Estimate, of_peer, of_serinus},
+            drawn::{Behaviour, Drawn, World},
             peers::{ArgoRollouts, Flagger, Kayenta, Rule},
             truth::{Course, Truth, Worse},
         },
@@ -28,10 +30,23 @@ use serinus::{
 fn main() {
     let runs = std::env::var("RUNS").ok().and_then(|r| r.parse().ok()).unwrap_or(20_000);
     let started = Instant::now();
-    judging_time();
-    rollback_speed(runs);
-    error_rates(runs);
-    coverage(runs.min(2_000));
+    let only = std::env::var("ONLY").unwrap_or_default();
+    let wanted = |part: &str| only.is_empty() || only == part;
+    if wanted("time") {
+        judging_time();
+    }
+    if wanted("speed") {
+        rollback_speed(runs);
+    }
+    if wanted("errors") {
+        error_rates(runs);
+    }
+    if wanted("selection") {
+        selection(runs);
+    }
+    if wanted("coverage") {
+        coverage(runs.min(2_000));
+    }
     println!("\ntook {:.0} s", started.elapsed().as_secs_f64());
 }
 
@@ -129,6 +144,95 @@ fn error_rates(runs: usize) {
     }
 }
 
+/// What keeps requests from being judged, on both sides or on one.
+fn selection(runs: usize) {
+    println!("\n## Under selection: two steps (20, 50 %) and a bake, {runs} runs a cell\n");
+    println!(
+        "20 requests a second (100 where answers are slow); shares in percent with 95 % intervals; users who got nothing, mean\n"
+    );
+    println!("| truth | rolled back | no answer | promoted | users hurt |");
+    println!("|---|---|---|---|---|");
+    let text = format!(
+        "{{steps: [{{weight: 20, samples: 400}}, {{weight: 50, samples: 800}}], bake: {{duration: 2m}}, \
+         analysis: {{interval: 2s, metrics: [{}, {{name: duration, duration: {{quantile: 0.9}}, margin: {{harm: 0.05, accept: 0.12}}}}]}}}}",
+        METRICS[0]
+    );
+    let (text, errors) = (text.clone(), text.replace(", {name: duration", "]}} # "));
+    let good = Behaviour::default();
+    let of = |stable: Behaviour, canary: Behaviour| World {
+        rate: 20.0,
+        stable,
+        canary,
+        patience: 60.0,
+        leave: 0.0,
+    };
+    let hangs = |share, seconds| Behaviour { hangs: (share, seconds), ..good };
+    let down = Behaviour { outage: (12.0, 30.0), ..good };
+    let burst = Behaviour { outage: (3.0, 120.0), ..good };
+    let refused = Behaviour { refused: 0.2, ..good };
+    let unread = Behaviour { unread: 0.2, ..good };
+    let impatient = |world: World| World { patience: 5.0, ..world };
+    let leaving = World { leave: 0.2, ..of(good, good) };
+    let fast = |world: World| World { rate: 100.0, ..world };
+    let cells: Vec<(&str, bool, World)> = vec![
+        ("equal", false, of(good, good)),
+        ("equal, a fifth of the users leaves early", false, leaving),
+        (
+            "equal, a tenth hangs and users leave after 5 s",
+            false,
+            impatient(of(hangs(0.1, 40.0), hangs(0.1, 40.0))),
+        ),
+        ("equal, both down 12 of 30 s, breaker on the canary", false, of(down, down)),
+        ("equal, both down 3 of 120 s, breaker on the canary", false, of(burst, burst)),
+        ("equal, both refuse a fifth", false, of(refused, refused)),
+        ("equal, a fifth of the answers of both is not understood", false, of(unread, unread)),
+        (
+            "stable hangs (30 %), the canary takes 4 s instead",
+            false,
+            impatient(of(hangs(0.3, 40.0), hangs(0.3, 4.0))),
+        ),
+        (
+            "canary hangs (30 %), users leave after 5 s",
+            false,
+            impatient(of(good, hangs(0.3, 40.0))),
+        ),
+        ("the same, errors alone are measured", true, impatient(of(good, hangs(0.3, 40.0)))),
+        (
+            "canary hangs (8 %), users leave after 5 s",
+            false,
+            impatient(of(good, hangs(0.08, 40.0))),
+        ),
+        ("30 % of the canary's answers take 15 s", false, fast(of(good, hangs(0.3, 15.0)))),
+        ("canary down 12 of 30 s, with its breaker", false, of(good, down)),
+        ("canary refuses a fifth", false, of(good, refused)),
+        ("a fifth of the canary's answers is not understood", false, of(good, unread)),
+    ];
+    type Cell = (String, [Estimate; 3], f64);
+    let mut tasks: Vec<Box<dyn FnOnce() -> Cell + Send>> = vec![];
+    for (name, alone, world) in cells {
+        let policy = policy(if alone { &errors } else { &text });
+        tasks.push(Box::new(move || {
+            let (mut ends, mut hurt, mut known) = ([0; 3], 0, Boundaries::default());
+            for seed in 0..runs {
+                let mut rng = StdRng::seed_from_u64(seed as u64);
+                let lived = Drawn::live(&policy, world, &mut rng, &mut known);
+                ends[match lived.outcome.end {
+                    End::RolledBack => 0,
+                    End::Inconclusive => 1,
+                    End::Promoted => 2,
+                }] += 1;
+                hurt += lived.hurt;
+            }
+            let hurt = hurt as f64 / runs as f64;
+            (name.to_owned(), ends.map(|n| Estimate::of(n, runs)), hurt)
+        }));
+    }
+    for (name, [back, none, promoted], hurt) in in_parallel(tasks) {
+        let (back, none, promoted) = (percent(back), percent(none), percent(promoted));
+        println!("| {name} | {back} | {none} | {promoted} | {hurt:.1} |");
+    }
+}
+
 fn percent(e: Estimate) -> String {
     format!("{:.2} ({:.2}–{:.2})", e.value * 100.0, e.low * 100.0, e.high * 100.0)
 }
@@ -145,10 +249,11 @@ fn rollback_speed(runs: usize) {
     );
     println!("|---|---|---|---|---|---|");
     // 5 % of 20 requests a second is a canary request a second. Of the budget of one step
-    // four fifths are spent up to the horizon: 0.0625 * 0.8 = 0.05.
+    // nine tenths are the metric's, and four fifths of that are spent up to the horizon:
+    // 0.0694444 * 0.9 * 0.8 = 0.05.
     let policy = policy(
         "{steps: [{weight: 5, samples: 300}], bake: {duration: 0s}, analysis: {interval: 15s, \
-         errorRates: {falseRollback: 0.0625}, metrics: [{name: errors, errorRate: {}, margin: {harm: 0.02, accept: 0.05}}]}}",
+         errorRates: {falseRollback: 0.0694444}, metrics: [{name: errors, errorRate: {}, margin: {harm: 0.02, accept: 0.05}}]}}",
     );
     let setting = Setting { policy: &policy, rate: 20.0 };
     let truth = |by: f64| {
@@ -296,7 +401,8 @@ fn judging_time() {
             for _ in 0..rng.random_range(0..18) {
                 let n = rng.random_range(12..18);
                 source.collect(&mut rng, 0.0, (n * 19, n), (&mut stable, &mut canary));
-                let evidence = Evidence { stable: &stable, canary: &canary, external: &external };
+                let evidence =
+                    Evidence { stable: &stable, canary: &canary, external: &external, pending: 0 };
                 status = assess(&window, &evidence, &status);
             }
             (stable, canary, status)
@@ -309,7 +415,7 @@ fn judging_time() {
         let started = Instant::now();
         let mut looks = 0;
         for (stable, canary, status) in &mut releases {
-            let evidence = Evidence { stable, canary, external: &external };
+            let evidence = Evidence { stable, canary, external: &external, pending: 0 };
             let after = assess(&window, &evidence, status);
             looks += after
                 .iter()

@@ -24,6 +24,7 @@ pub mod routes;
 pub mod server;
 mod shadow;
 mod sinks;
+mod tally;
 pub mod tls;
 mod upstream;
 pub mod watch;
@@ -134,7 +135,7 @@ impl Gateway {
         }
         let exported = Arc::new(exported);
         let mut sinks: Vec<Arc<dyn Sink>> =
-            vec![Arc::new(sinks::Counters), exported.clone(), ledger.clone(), Arc::new(sinks::Log)];
+            vec![exported.clone(), ledger.clone(), Arc::new(sinks::Log)];
         if telemetry.is_on() {
             sinks.push(telemetry);
         }
@@ -188,7 +189,7 @@ impl Gateway {
         if leader {
             self.leader_seen.store(self.millis(), Ordering::Relaxed);
         }
-        let mut releases = BTreeMap::new();
+        let (mut releases, read_at) = (BTreeMap::new(), self.now_millis().max(1));
         for route in self.table.all() {
             let breaker = route.on_trial().is_some_and(|target| target.breaker.is_open());
             let compared = route.tallies.len() > 1;
@@ -199,7 +200,7 @@ impl Gateway {
                     applied: route.generation,
                     control_loss,
                     breaker_open: breaker,
-                    counts: counts.map(|(r, t)| (r.clone(), t.read())).collect(),
+                    counts: counts.map(|(r, t)| (r.clone(), t.read(read_at))).collect(),
                 },
             );
         }

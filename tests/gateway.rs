@@ -8,6 +8,8 @@ mod bench;
 mod caching;
 #[path = "gateway/compatibility.rs"]
 mod compatibility;
+#[path = "gateway/drawn.rs"]
+mod drawn;
 #[path = "gateway/identity.rs"]
 mod identity;
 #[path = "gateway/routing.rs"]

@@ -4,7 +4,9 @@
 
 use std::{collections::BTreeMap, ops::AddAssign};
 
-use crate::api::prompt_release::{Counts, Groups, InstanceEvidence, Paired, Sums};
+use crate::api::prompt_release::{
+    Counts, Groups, InstanceEvidence, Paired, Sums, TurnedAway, Waits,
+};
 
 /// How many gateway processes are remembered for one step. What more processes count is
 /// left out, and told: to forget an old one could count it twice when it reports again.
@@ -21,8 +23,8 @@ pub fn merge(
     let full = known.len() >= INSTANCES;
     match known.iter_mut().find(|e| e.instance == instance) {
         Some(entry) => {
-            keep_larger(&mut entry.stable, stable);
-            keep_larger(&mut entry.canary, canary);
+            keep_later(&mut entry.stable, stable);
+            keep_later(&mut entry.canary, canary);
         }
         None if full => return false,
         None => {
@@ -36,20 +38,35 @@ pub fn merge(
     true
 }
 
-/// Counts of one process grow together: the one with more observations is the later one.
-fn keep_larger(old: &mut Counts, new: &Counts) {
-    if observations(new) > observations(old) {
-        *old = new.clone();
+/// Counts of one process grow together: the later ones count. Gateways of an earlier
+/// version do not say when they were read: there, the one with more observations is later.
+fn keep_later(old: &mut Counts, new: &Counts) {
+    let read_at = old.read_at.max(new.read_at);
+    // What says nothing new is not written again.
+    let later = observations(new) >= observations(old) && new.read_at >= old.read_at;
+    if later && *new != (Counts { read_at: new.read_at, ..old.clone() }) {
+        *old = Counts { read_at, ..new.clone() };
     }
 }
 
 /// How much was observed; none of the parts ever shrinks.
-fn observations(counts: &Counts) -> [u64; 5] {
+fn observations(counts: &Counts) -> [u64; 6] {
     let scores = |scores: &BTreeMap<String, Sums>| scores.values().map(|s| s.count).sum::<u64>();
     // A copy that is dropped, and a score whose pair comes late, show only here.
     let (dropped, pairs) =
         counts.paired.as_ref().map_or((0, 0), |p| (p.dropped, scores(&p.scores)));
-    [counts.assigned, counts.requests, scores(&counts.scores), dropped, pairs]
+    let ended = counts.ended().saturating_add(counts.excluded);
+    [counts.assigned, ended, counts.turned_away.requests, scores(&counts.scores), dropped, pairs]
+}
+
+/// Forgets which requests were open in processes that did not report: nobody knows what
+/// became of them.
+pub fn forget_open(known: &mut [InstanceEvidence], reporting: impl Fn(&str) -> bool) {
+    for entry in known.iter_mut().filter(|e| !reporting(&e.instance)) {
+        for side in [&mut entry.stable, &mut entry.canary] {
+            side.open = Waits::default();
+        }
+    }
 }
 
 /// The sum over all processes: stable, canary.
@@ -66,10 +83,22 @@ fn add(total: &mut Counts, part: &Counts) {
     total.assigned += part.assigned;
     total.requests += part.requests;
     total.errors += part.errors;
+    total.refused += part.refused;
+    total.unfinished += part.unfinished;
+    total.unjudged += part.unjudged;
+    total.excluded += part.excluded;
+    add_turned_away(&mut total.turned_away, &part.turned_away);
+    for (code, count) in &part.failures {
+        *total.failures.entry(code.clone()).or_default() += count;
+    }
     total.checked += part.checked;
     total.check_failures += part.check_failures;
     add_histogram(&mut total.ttft, &part.ttft);
     add_histogram(&mut total.duration, &part.duration);
+    for (sum, part) in [(&mut total.waited, &part.waited), (&mut total.open, &part.open)] {
+        add_histogram(&mut sum.ttft, &part.ttft);
+        add_histogram(&mut sum.duration, &part.duration);
+    }
     add_sums(&mut total.cost, &part.cost);
     for (name, sums) in &part.scores {
         add_sums(total.scores.entry(name.clone()).or_default(), sums);
@@ -83,6 +112,8 @@ fn add(total: &mut Counts, part: &Counts) {
 fn add_groups(total: &mut Groups, part: &Groups) {
     add_lists(&mut total.requests, &part.requests);
     add_lists(&mut total.errors, &part.errors);
+    add_lists(&mut total.refused, &part.refused);
+    add_lists(&mut total.unfinished, &part.unfinished);
     add_lists(&mut total.checked, &part.checked);
     add_lists(&mut total.check_failures, &part.check_failures);
     add_lists(&mut total.costs, &part.costs);
@@ -116,6 +147,15 @@ fn add_paired(total: &mut Paired, part: &Paired) {
     total.spent_usd += part.spent_usd;
     total.unpriced += part.unpriced;
     total.dropped += part.dropped;
+    total.unsent += part.unsent;
+}
+
+fn add_turned_away(total: &mut TurnedAway, part: &TurnedAway) {
+    total.requests += part.requests;
+    total.errors += part.errors;
+    total.waiting += part.waiting;
+    total.probes += part.probes;
+    total.probe_errors += part.probe_errors;
 }
 
 fn add_histogram(total: &mut BTreeMap<u8, u64>, part: &BTreeMap<u8, u64>) {

@@ -23,6 +23,7 @@ pub use self::budget::Window;
 pub(super) use self::effect::of_split;
 use self::measure::{Comparison, Measured};
 use super::{
+    buckets,
     external::Externals,
     stats::{
         anytime::{critical_z, log_growth},
@@ -57,6 +58,9 @@ const MINIMUM: f64 = 10.0;
 const MINIMUM_OF_MEANS: f64 = 20.0;
 /// Tests without an end are tightest near so many samples when there is no horizon.
 const OPEN_TUNED: f64 = 500.0;
+/// Nothing is accepted early while so many more of the canary's requests are open than of
+/// stable's: what is slow, or about to fail, has not been counted yet.
+const OPEN_SHARE: f64 = 0.01;
 /// The longest message that the API accepts.
 const LONGEST_MESSAGE: usize = 512;
 /// Below this chance a canary is not expected to pass any more.
@@ -71,6 +75,42 @@ pub struct Evidence<'a> {
     pub canary: &'a Counts,
     /// What is known from elsewhere.
     pub external: &'a Externals,
+    /// Canary requests that the window must wait for: drawn before it had its samples, and
+    /// open since.
+    pub pending: u64,
+}
+
+impl Evidence<'_> {
+    /// Whether more of the canary's requests are open than of stable's, by enough to hide
+    /// a difference. Both are drawn at the same time: alike, as many of each are open.
+    fn hides_open(&self) -> bool {
+        let drawn = |c: &Counts| c.assigned.max(1) as f64;
+        let alike = self.stable.open() as f64 / drawn(self.stable) * drawn(self.canary);
+        self.canary.open() as f64 - alike > OPEN_SHARE * drawn(self.canary)
+    }
+}
+
+/// Whether the canary has as many requests, or pairs, as the window judges.
+pub fn has_samples(window: &Window<'_>, canary: &Counts) -> bool {
+    let pairs = canary.paired.as_ref().map_or(0, |p| p.errors.pairs());
+    let seen = if window.paired { pairs } else { canary.requests };
+    window.horizon.is_some_and(|horizon| seen >= horizon.unsigned_abs())
+}
+
+/// How many of the canary's requests a window that had its samples `since` seconds ago
+/// waits for: those that were drawn before and are still open, but for those that are open
+/// for longer than the threshold of a duration. They are known to be slow, and counted.
+pub fn pending(window: &Window<'_>, canary: &Counts, previous: &[MetricStatus], since: f64) -> u64 {
+    let durations = window.metrics.iter().filter(|m| m.duration.is_some());
+    let thresholds =
+        durations.filter_map(|metric| previous.iter().find(|m| m.metric == metric.name)?.threshold);
+    let known_slow = thresholds.fold(f64::INFINITY, f64::min);
+    let open = canary.open.duration.iter().filter(|(bucket, _)| {
+        let longest = buckets::bound(**bucket);
+        let shortest = bucket.checked_sub(1).map_or(0.0, buckets::bound);
+        longest > since && shortest < known_slow * (1.0 - 1e-9)
+    });
+    open.fold(0, |sum, (_, n)| sum.saturating_add(*n))
 }
 
 /// Judges every metric of the window. `previous` is the result of the last call in
@@ -91,16 +131,21 @@ pub fn assess_with(
     evidence: &Evidence<'_>,
     previous: &[MetricStatus],
 ) -> Vec<MetricStatus> {
-    window
-        .metrics
-        .iter()
-        .map(|metric| {
-            let before = previous.iter().find(|p| p.metric == metric.name);
-            let mut status = assess_metric(window, metric, evidence, before, critical);
-            status.message = truncate(&status.message, LONGEST_MESSAGE);
-            status
-        })
-        .collect()
+    let mut assess = |window: &Window<'_>, metric: &Metric| {
+        let before = previous.iter().find(|p| p.metric == metric.name);
+        let mut status = assess_metric(window, metric, evidence, before, critical);
+        status.message = truncate(&status.message, LONGEST_MESSAGE);
+        status
+    };
+    let mut all: Vec<MetricStatus> = window.metrics.iter().map(|m| assess(window, m)).collect();
+    let guarded = window.relative && !window.guards.is_empty();
+    let telling = |guard: &&Metric| guarded && Measured::tells(guard, evidence, window.paired);
+    if window.guards.iter().any(|guard| telling(&guard)) {
+        let theirs = window.of_guards();
+        let guards = window.guards.iter().filter(telling);
+        all.extend(guards.map(|m| MetricStatus { guard: true, ..assess(&theirs, m) }));
+    }
+    all
 }
 
 /// What of a window's results counts in the next one: the frozen latency thresholds.
@@ -156,7 +201,7 @@ fn assess_metric(
     }
     if !window.relative {
         status.message = "no concurrent stable: only the floor is watched".to_owned();
-        let silent = evidence.canary.requests == 0;
+        let silent = evidence.canary.ended() == 0;
         status.verdict = if silent { Verdict::NoData } else { Verdict::Undecided };
         return status;
     }
@@ -170,15 +215,52 @@ fn assess_metric(
     }
     let horizon = window.horizon_of(metric);
     let seen = window.seen(metric, evidence, &measured);
-    match horizon.and_then(|horizon| due(&status.looks, seen, horizon)) {
-        // The last look is taken in any case: it ends the step.
-        Some(t) if measured.smallest_side() >= minimum(&measured) || t >= 1.0 => {
+    let due = horizon.and_then(|horizon| due(&status.looks, seen, horizon));
+    match due.map(|t| (t, readiness(t, &measured, evidence))) {
+        Some((t, Look::Take(may_accept))) => {
             status.looks.push(t);
-            look(window, &measured, critical, &mut status);
+            look(window, &measured, critical, may_accept, &mut status);
+        }
+        Some((_, Look::WaitFor(message))) => {
+            keep(before, seen, horizon, &mut status);
+            status.message = message;
         }
         _ => keep(before, seen, horizon, &mut status),
     }
     status
+}
+
+/// Whether a look that is due by its samples is taken.
+enum Look {
+    /// It is; whether it may accept.
+    Take(bool),
+    /// Not before this.
+    WaitFor(String),
+    /// Not with so few samples.
+    Skip,
+}
+
+/// Slow requests end last: a look that may end the step waits for those that were drawn
+/// before it, or they would be missing from its evidence for being slow.
+fn readiness(t: f64, measured: &Measured, evidence: &Evidence<'_>) -> Look {
+    let (last, least) = (t >= 1.0, minimum(measured));
+    let waits = !measured.counts_open && evidence.pending > 0 && evidence.hides_open();
+    if last && waits {
+        let open = evidence.pending;
+        return Look::WaitFor(format!("has its samples; waits for {open} requests still open"));
+    }
+    // What few users tell may never be enough, and the step ends then, too.
+    if last && measured.smallest_count() < least {
+        let Measured { stable, canary, .. } = measured;
+        let (stable, canary) = (stable.count, canary.count);
+        let message = format!("{canary} canary and {stable} stable samples: {least} are needed");
+        return Look::WaitFor(message);
+    }
+    if last || measured.smallest_side() >= least {
+        Look::Take(last || measured.counts_open || !evidence.hides_open())
+    } else {
+        Look::Skip
+    }
 }
 
 fn minimum(measured: &Measured) -> f64 {
@@ -216,14 +298,17 @@ fn watch(
     let enough = n >= minimum(measured);
     let tuned = window.horizon.map_or(OPEN_TUNED, |h| h as f64);
     let z = critical_z(window.open_alpha, n, tuned);
-    let failed = if let Comparison::Shares(canary, stable) = measured.comparison {
+    // Counts of open requests also fall: no batch of them can be told from the one before.
+    let batches = !measured.counts_open;
+    let failed = if let (Comparison::Shares(canary, stable), true) = (measured.comparison, batches)
+    {
         let past = before.map(|b| (as_share(b.canary), as_share(b.stable))).unwrap_or_default();
         let growth = log_growth(past, (canary, stable), status.harm) / measured.effects.larger();
         // Kept within what JSON can hold; far beyond any threshold.
         status.log_e = (status.log_e + growth).clamp(-1e6, 1e6);
         enough && status.log_e >= -window.open_alpha.ln()
     } else {
-        enough && measured.z_harm(status.harm) > z
+        n >= MINIMUM_OF_MEANS && measured.z_harm(status.harm) > z
     };
     if window.horizon.is_none() && enough {
         status.interval = Some([
@@ -287,6 +372,7 @@ fn look(
     window: &Window<'_>,
     measured: &Measured,
     critical: &mut Boundaries,
+    may_accept: bool,
     status: &mut MetricStatus,
 ) {
     let t = status.looks.last().copied().unwrap_or(1.0);
@@ -295,7 +381,7 @@ fn look(
     let accepted = measured.z_accept(status.accept);
     status.verdict = if enough && measured.z_harm(status.harm) > harm_z {
         Verdict::Fail
-    } else if enough && accepted < -accept_z {
+    } else if enough && may_accept && accepted < -accept_z {
         Verdict::Pass
     } else if t >= 1.0 {
         Verdict::Inconclusive
@@ -356,13 +442,15 @@ impl Boundaries {
 }
 
 /// The verdict of all metrics together: any Fail fails, all Pass pass, and what is
-/// missing keeps the rest from passing.
+/// missing keeps the rest from passing. Built-in comparisons can only fail.
 pub fn combine(metrics: &[MetricStatus]) -> Verdict {
+    if metrics.iter().any(|m| m.verdict == Verdict::Fail) {
+        return Verdict::Fail;
+    }
+    let metrics: Vec<&MetricStatus> = metrics.iter().filter(|m| !m.guard).collect();
     let any = |v: Verdict| metrics.iter().any(|m| m.verdict == v);
     if metrics.is_empty() {
         Verdict::NoData
-    } else if any(Verdict::Fail) {
-        Verdict::Fail
     } else if metrics.iter().all(|m| m.verdict == Verdict::Pass) {
         Verdict::Pass
     } else if any(Verdict::NoData) {
@@ -374,6 +462,8 @@ pub fn combine(metrics: &[MetricStatus]) -> Verdict {
     }
 }
 
+#[cfg(test)]
+mod drawn;
 #[cfg(test)]
 mod fuzz;
 #[cfg(test)]

@@ -4,6 +4,7 @@
 
 pub mod canary;
 pub mod characteristics;
+pub mod drawn;
 pub mod peers;
 pub mod plot;
 pub mod truth;

@@ -10,3 +10,4 @@ pub mod paired;
 pub mod proportion;
 pub mod sequential;
 pub mod spending;
+pub mod survival;

@@ -252,10 +252,26 @@ pub fn default_metrics() -> Vec<Metric> {
     ]
 }
 
+/// What is compared in every policy that does not name it itself: requests that were given
+/// up, that were refused, and answers that nobody understands. What can not be judged could
+/// otherwise hide a failure.
+pub fn guards() -> [Metric; 3] {
+    let guard = |name: &str| Metric {
+        name: name.to_owned(),
+        margin: Some(Margin { harm: 0.02, accept: 0.05 }),
+        ..Metric::default()
+    };
+    [
+        Metric { unfinished: Some(Nothing {}), ..guard("unfinished") },
+        Metric { refusals: Some(Nothing {}), ..guard("refusals") },
+        Metric { unjudged: Some(Nothing {}), ..guard("unjudged") },
+    ]
+}
+
 /// One measured aspect. Exactly one kind is set.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, KubeSchema)]
 #[x_kube(
-    validation = Rule::new("[has(self.errorRate), has(self.timeToFirstToken), has(self.duration), has(self.checkFailures), has(self.costPerRequest), has(self.score), has(self.prometheus)].filter(x, x).size() == 1").message("each metric sets exactly one of errorRate, timeToFirstToken, duration, checkFailures, costPerRequest, score and prometheus"),
+    validation = Rule::new("[has(self.errorRate), has(self.timeToFirstToken), has(self.duration), has(self.checkFailures), has(self.costPerRequest), has(self.score), has(self.prometheus), has(self.unfinished), has(self.refusals), has(self.unjudged)].filter(x, x).size() == 1").message("each metric sets exactly one of errorRate, timeToFirstToken, duration, checkFailures, costPerRequest, score, prometheus, unfinished, refusals and unjudged"),
     validation = Rule::new("has(self.margin) != (has(self.prometheus) && has(self.prometheus.value))").message("a metric needs a margin, except a prometheus value, which has limits of its own"),
     validation = Rule::new("!has(self.floor) || ((has(self.timeToFirstToken) || has(self.duration)) ? has(self.floor.maxDuration) : (has(self.score) ? has(self.floor.min) : has(self.floor.max)))").message("a floor is maxDuration for timeToFirstToken and duration, min for score, and max for every other metric"),
 )]
@@ -285,6 +301,18 @@ pub struct Metric {
     /// Counts or a value that Prometheus knows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prometheus: Option<PrometheusQuery>,
+    /// The share of requests that the application gave up before the answer was complete.
+    /// Compared in every policy: name it to choose its margins, and to wait until it passes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unfinished: Option<Nothing>,
+    /// The share of requests that the model refused with a 4xx, where no fallback shows
+    /// whose fault that is. Compared in every policy, as unfinished is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refusals: Option<Nothing>,
+    /// The share of answers that could not be understood. Compared in every policy, as
+    /// unfinished is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unjudged: Option<Nothing>,
     /// Which differences matter. Every metric has one, except a value of Prometheus.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub margin: Option<Margin>,
@@ -294,6 +322,12 @@ pub struct Metric {
 }
 
 impl Metric {
+    /// Whether both measure the same.
+    pub fn is_like(&self, other: &Self) -> bool {
+        let kind = |m: &Self| (m.unfinished, m.refusals, m.unjudged);
+        kind(self) == kind(other)
+    }
+
     /// Its margin; all zeros for a value of Prometheus, which has none.
     pub fn margin(&self) -> Margin {
         self.margin.clone().unwrap_or_default()

@@ -9,7 +9,7 @@ mod evidence;
 
 pub use self::evidence::{
     Counts, GroupedScore, Groups, InstanceEvidence, MetricStatus, PairTable, Paired, Sample, Sums,
-    Unit, Verdict,
+    TurnedAway, Unit, Verdict, Waits,
 };
 use super::{conditions::Condition, duration::GoDuration, schema::LocalRef};
 
@@ -149,6 +149,9 @@ pub struct CanaryStatus {
     /// When the evidence was last judged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub analysed_at: Option<Timestamp>,
+    /// When the step had its samples: requests that were drawn before are waited for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sampled_at: Option<Timestamp>,
     /// Requests of gateway processes beyond the 128 that are remembered in a step: they
     /// are left out of the evidence.
     #[serde(default, skip_serializing_if = "is_nothing")]

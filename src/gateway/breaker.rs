@@ -10,6 +10,8 @@ use std::sync::{
     atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
+use super::tally::Passage;
+
 const WINDOW: u32 = 20;
 const LEAST: u32 = 10;
 const GOOD_PROBES: u32 = 5;
@@ -32,15 +34,16 @@ struct Recent {
 }
 
 impl Breaker {
-    /// Whether a request may go to the variant.
-    pub fn allows(&self, now_millis: u64) -> bool {
+    /// How a request may go to the variant; none: it must not.
+    pub(super) fn admit(&self, now_millis: u64) -> Option<Passage> {
         if !self.open.load(Ordering::Relaxed) {
-            return true;
+            return Some(Passage::Free);
         }
         let next = self.next_probe.load(Ordering::Relaxed);
         let taken =
             |at| self.next_probe.compare_exchange(next, at, Ordering::Relaxed, Ordering::Relaxed);
-        now_millis >= next && taken(now_millis + PROBE_EVERY_MILLIS).is_ok()
+        (now_millis >= next && taken(now_millis + PROBE_EVERY_MILLIS).is_ok())
+            .then_some(Passage::Probe)
     }
 
     /// Whether it is open.
@@ -83,9 +86,9 @@ mod tests {
     fn it_opens_when_half_of_the_recent_attempts_failed_and_not_before_ten() {
         let breaker = Breaker::default();
         (0..9).for_each(|_| breaker.record(true, 0));
-        assert!(breaker.allows(0));
+        assert_eq!(breaker.admit(0), Some(Passage::Free));
         breaker.record(true, 0);
-        assert!(breaker.is_open() && !breaker.allows(999));
+        assert!(breaker.is_open() && breaker.admit(999).is_none());
     }
 
     #[test]
@@ -98,12 +101,12 @@ mod tests {
     #[test]
     fn one_probe_a_second_and_five_good_ones_close_it() {
         let breaker = opened();
-        assert!(breaker.allows(1000) && !breaker.allows(1001));
+        assert_eq!((breaker.admit(1000), breaker.admit(1001)), (Some(Passage::Probe), None));
         (0..4).for_each(|_| breaker.record(false, 1000));
         breaker.record(true, 1000);
         (0..4).for_each(|_| breaker.record(false, 1000));
         assert!(breaker.is_open());
         breaker.record(false, 1000);
-        assert!(!breaker.is_open() && breaker.allows(1001));
+        assert!(!breaker.is_open() && breaker.admit(1001) == Some(Passage::Free));
     }
 }

@@ -35,7 +35,7 @@ use self::{
     labels::{Asked, Attempt, Checked, Dropped, Ended, Spent, Taken, TokenType, Trace},
     variant::{Measure, Variant},
 };
-use super::{routes::Tally, sinks::Sink};
+use super::sinks::Sink;
 use crate::{
     audit::record::{AssignmentReason, CheckResult, Origin, Record, RecordOutcome},
     telemetry::Telemetry,
@@ -304,7 +304,7 @@ fn address(origin: &Arc<Origin>) -> usize {
 }
 
 impl Sink for Exported {
-    fn consume(&self, record: &Arc<Record>, _: Option<&Arc<Tally>>) {
+    fn consume(&self, record: &Arc<Record>) {
         let copy = record.reason == AssignmentReason::Shadow;
         let (variant, families) = (self.variant(&record.origin, copy), &self.families);
         variant.attempts(families, record.role, record.reason, record.outcome).inc();

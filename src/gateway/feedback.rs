@@ -19,8 +19,9 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::{
     identity::Client,
-    routes::{Route, RouteTable, Tally},
+    routes::{Route, RouteTable},
     sinks,
+    tally::Tally,
 };
 use crate::{
     api::prompt_release::Sums,
@@ -237,10 +238,11 @@ impl Feedback {
         let met = self.waiting.lock().ok().and_then(|mut w| w.meet(pair, *kind, given.score));
         let shadow = route.shadow.as_ref().and_then(|s| route.tallies.get(&s.target.revision));
         let Some((difference, tally)) = met.zip(shadow) else { return };
-        let Ok(mut counts) = tally.counts.lock() else { return };
-        if let Some(sums) = named(&mut counts.paired.get_or_insert_default().scores, name) {
-            sinks::add(sums, difference);
-        }
+        tally.change(|counts| {
+            if let Some(sums) = named(&mut counts.paired.get_or_insert_default().scores, name) {
+                sinks::add(sums, difference);
+            }
+        });
     }
 
     fn is_new(&self, id: &str, name: &str) -> bool {
@@ -260,14 +262,15 @@ impl Feedback {
 }
 
 fn count(tally: &Tally, parsed: &Parsed<'_>, given: &Given<'_>) {
-    let Ok(mut counts) = tally.counts.lock() else { return };
-    let Some(sums) = named(&mut counts.scores, given.name) else { return };
-    sinks::add(sums, given.score);
-    if let Some(group) = parsed.group {
-        let grouped = counts.groups.scores.entry(given.name.to_owned()).or_default();
-        sinks::add_at(&mut grouped.counts, group, 1);
-        sinks::add_at(&mut grouped.sums, group, given.score);
-    }
+    tally.change(|counts| {
+        let Some(sums) = named(&mut counts.scores, given.name) else { return };
+        sinks::add(sums, given.score);
+        if let Some(group) = parsed.group {
+            let grouped = counts.groups.scores.entry(given.name.to_owned()).or_default();
+            sinks::add_at(&mut grouped.counts, group, 1);
+            sinks::add_at(&mut grouped.sums, group, given.score);
+        }
+    });
 }
 
 /// The sums of a name, unless there are too many names.

@@ -1,14 +1,11 @@
 //! One attempt on one variant, from the draw to its record.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use axum::http::{HeaderName, HeaderValue};
 use bytes::Bytes;
 use jiff::Timestamp;
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, time::Instant};
 
 use super::{
     Gateway,
@@ -16,7 +13,8 @@ use super::{
     feedback::{self, Kind},
     phases::{Assigned, Passed},
     prepare::{Asked, Prepared},
-    routes::{Route, Tally, Target},
+    routes::{Route, Target},
+    tally::Drawn,
 };
 use crate::{
     audit::record::{
@@ -63,6 +61,10 @@ pub(super) struct Flight {
     /// How long the answer took, when that is known before it is recorded.
     took: Option<Duration>,
     first_token: Option<Instant>,
+    /// The draw that it is the evidence of; none of a repetition, a fallback and the like.
+    drawn: Option<Drawn>,
+    /// It was turned away before it came to the variant, which says nothing of the variant.
+    pub crowded: bool,
     recorded: bool,
 }
 
@@ -70,11 +72,11 @@ impl Flight {
     pub(super) fn new(
         gateway: &Arc<Gateway>,
         route: &Arc<Route>,
-        assigned: &Assigned,
+        assigned: &mut Assigned,
         asked: &Asked,
         passed: &Passed,
     ) -> Self {
-        let Assigned { target, reason, group, unique, copy } = assigned;
+        let Assigned { target, reason, group, unique, copy, drawn } = assigned;
         let (reason, group, unique) = (*reason, *group, *unique);
         let kind = match (reason, copy) {
             (AssignmentReason::Shadow, _) => Kind::Shadow,
@@ -108,6 +110,8 @@ impl Flight {
             at: (gateway.config.clock)(),
             took: None,
             first_token: None,
+            drawn: drawn.take(),
+            crowded: false,
             recorded: false,
         }
     }
@@ -150,7 +154,12 @@ impl Flight {
 
     /// The first content is here.
     pub(super) fn first_token(&mut self) {
-        self.first_token.get_or_insert_with(Instant::now);
+        if self.first_token.is_none() {
+            self.first_token = Some(Instant::now());
+            if let Some(drawn) = &self.drawn {
+                drawn.speaks();
+            }
+        }
     }
 
     /// A copy is under way, which wants to know how this request ends.
@@ -189,11 +198,12 @@ impl Flight {
         }
         let duration = self.took.unwrap_or_else(|| self.started.elapsed()).as_secs_f64();
         let ok = outcome == RecordOutcome::Ok;
-        if self.has_breaker() && matches!(outcome, RecordOutcome::Ok | RecordOutcome::Error) {
+        let told = matches!(outcome, RecordOutcome::Ok | RecordOutcome::Error);
+        if self.has_breaker() && told && !self.crowded {
             self.target.breaker.record(!ok, self.gateway.now_millis());
         }
         let first = self.first_token.map(|t| (t - self.started).as_secs_f64());
-        let first_token_seconds = if self.streamed { first } else { Some(duration) };
+        let first_token_seconds = if self.streamed { first } else { ok.then_some(duration) };
         // What comes from the cache was checked before, and costs nothing again.
         let cached = self.reason == AssignmentReason::Cached;
         let check = (ok && !cached).then(|| check(&self.answer, &self.target));
@@ -222,7 +232,7 @@ impl Flight {
             outcome,
             error: self.error,
             status: self.status,
-            first_token_seconds: first_token_seconds.filter(|_| ok),
+            first_token_seconds,
             duration_seconds: duration,
             seconds_per_output_token: first.zip(tokens.output).and_then(|(first, n)| {
                 (self.streamed && n > 1).then(|| (duration - first) / (n - 1) as f64)
@@ -248,8 +258,10 @@ impl Flight {
             // Nobody listens when the copy was given up.
             let _ = told.send(side);
         }
-        let tally = self.tally();
-        self.gateway.sinks.iter().for_each(|sink| sink.consume(&record, tally.as_ref()));
+        if let Some(drawn) = self.drawn.take() {
+            drawn.end(&record);
+        }
+        self.gateway.sinks.iter().for_each(|sink| sink.consume(&record));
     }
 
     /// Whether nothing is wrong with a complete answer.
@@ -258,17 +270,13 @@ impl Flight {
     }
 
     fn has_breaker(&self) -> bool {
-        let on_trial =
-            self.route.on_trial().is_some_and(|target| target.revision == self.target.revision);
+        let candidate = self.route.candidate.as_ref();
+        let on_trial = candidate.is_some_and(|c| c.target.revision == self.target.revision);
         on_trial || (!self.route.alternatives.is_empty() && self.is_baseline())
     }
 
     fn is_baseline(&self) -> bool {
         self.route.baseline.revision == self.target.revision
-    }
-
-    fn tally(&self) -> Option<Arc<Tally>> {
-        self.route.tallies.get(&self.target.revision).cloned()
     }
 }
 

@@ -11,7 +11,7 @@ use std::{
 
 use xxhash_rust::xxh3::Xxh3;
 
-use super::{routes::Tally, sinks::Sink};
+use super::sinks::Sink;
 use crate::{
     audit::record::{AssignmentReason, Record},
     signals::spending::{Line, Spent, Whose},
@@ -113,7 +113,7 @@ fn spent(record: &Record) -> Spent {
 }
 
 impl Sink for Ledger {
-    fn consume(&self, record: &Arc<Record>, _: Option<&Arc<Tally>>) {
+    fn consume(&self, record: &Arc<Record>) {
         let spent = spent(record);
         if spent == Spent::default() {
             return;

@@ -2,10 +2,7 @@
 //! send, try elsewhere, answer. Checking and recording follow the answer (`flight`);
 //! copies live a life of their own (`shadow`).
 
-use std::{
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     body::Body,
@@ -22,6 +19,7 @@ use super::{
     prepare::{self, Asked},
     routes::{Route, StickySource, Target},
     shadow::{self, Copy},
+    tally::{Drawn, Passage},
     upstream::{self, Failure, Started},
 };
 use crate::{
@@ -123,11 +121,14 @@ struct Attempts<'a> {
 
 impl Attempts<'_> {
     async fn run(mut self, mut assigned: Assigned) -> Response<Body> {
-        if let Some(response) = self.kept_answer(&assigned).await {
+        if let Some(response) = self.kept_answer(&mut assigned).await {
             return response;
         }
         if assigned.reason.is_evidence() && self.is_known_to_another(&assigned.target) {
             assigned.reason = AssignmentReason::Repeated;
+            if let Some(drawn) = assigned.drawn.take() {
+                drawn.exclude();
+            }
         }
         // Beside a shadow everybody draws stable: those are compared with the copies.
         if assigned.reason.is_evidence()
@@ -158,7 +159,7 @@ impl Attempts<'_> {
             // Asked again, it would leave something behind twice.
             let asked = &self.request.asked;
             let may_go_on = failure.untouched || !asked.request.leaves_something(asked.operation);
-            // Where variants share a backend, that it is full is the fault of neither.
+            // Stable would meet the same queue.
             let is_crowd = failure.crowded && self.shares_room(&flight.target);
             if is_candidate && self.falls_back() && may_go_on && !is_crowd {
                 assigned = self.again(&self.route.baseline, AssignmentReason::Fallback, group);
@@ -170,11 +171,7 @@ impl Attempts<'_> {
                 continue;
             }
             if may_go_on && let Some(next) = self.next(&flight.target, &failure, group).await {
-                flight.finish(if is_crowd {
-                    RecordOutcome::ClientError
-                } else {
-                    RecordOutcome::Error
-                });
+                flight.finish(RecordOutcome::Error);
                 assigned = next;
                 continue;
             }
@@ -191,19 +188,22 @@ impl Attempts<'_> {
     }
 
     /// The answer that the same request got before.
-    async fn kept_answer(&self, assigned: &Assigned) -> Option<Response<Body>> {
+    async fn kept_answer(&self, assigned: &mut Assigned) -> Option<Response<Body>> {
         let Self { gateway, route, request, .. } = self;
         // Most releases have no cache.
         route.cache?;
-        let Assigned { target, group, unique, .. } = assigned;
+        let Assigned { target, group, unique, drawn, .. } = assigned;
         let body = prepare::body(target, &request.asked).ok()?.body;
         let entry = Caching::of(gateway, route, target, request, &body)?.find().await?;
-        let cached = Assigned {
+        if let Some(drawn) = drawn.take() {
+            drawn.exclude();
+        }
+        let mut cached = Assigned {
             group: *group,
             unique: *unique,
             ..Assigned::new(target, AssignmentReason::Cached)
         };
-        let mut flight = Flight::new(gateway, route, &cached, &request.asked, &request.passed);
+        let mut flight = Flight::new(gateway, route, &mut cached, &request.asked, &request.passed);
         flight.answer = entry.answer();
         let content_type =
             if request.asked.stream { "text/event-stream" } else { "application/json" };
@@ -287,7 +287,7 @@ impl Attempts<'_> {
         let Self { gateway, route, request, .. } = self;
         let Request { asked, passed } = request;
         let target = &assigned.target.clone();
-        let mut flight = Flight::new(gateway, route, &assigned, asked, passed);
+        let mut flight = Flight::new(gateway, route, &mut assigned, asked, passed);
         if earlier.is_some() {
             flight.follows();
         }
@@ -304,6 +304,7 @@ impl Attempts<'_> {
             Ok(permit) => permit,
             Err(error) => {
                 let failure = Failure { crowded: true, ..Failure::of(error) };
+                flight.crowded = true;
                 return Err(Box::new((flight, failure)));
             }
         };
@@ -385,11 +386,14 @@ pub(super) struct Assigned {
     pub unique: u64,
     /// A shadow gets a copy.
     pub copy: Option<Copy>,
+    /// The draw that its first attempt is the evidence of.
+    pub drawn: Option<Drawn>,
 }
 
 impl Assigned {
     pub(super) fn new(target: &Arc<Target>, reason: AssignmentReason) -> Self {
-        Self { target: target.clone(), reason, group: None, unique: rand::random(), copy: None }
+        let unique = rand::random();
+        Self { target: target.clone(), reason, group: None, unique, copy: None, drawn: None }
     }
 }
 
@@ -405,7 +409,11 @@ fn assign(
         return forced(route, client, wanted);
     }
     if route.on_trial().is_none() {
-        return Ok(unless_unavailable(gateway, route, AssignmentReason::Forced, None));
+        let reason = AssignmentReason::Forced;
+        return Ok(match admit_baseline(gateway, route) {
+            Ok(_) => Assigned::new(&route.baseline, reason),
+            Err(other) => Assigned::new(other, AssignmentReason::OtherBackend),
+        });
     }
     if gateway.control_loss() {
         let promoted = route.candidate.as_ref().filter(|c| c.promoted);
@@ -420,31 +428,41 @@ fn assign(
         None => rand::random_range(0..100_u32) < candidate.weight,
     });
     let target = drawn.map_or(&route.baseline, |candidate| &candidate.target);
-    count_assigned(route, target);
+    let tally = route.tallies.get(&target.revision);
     let group = key.as_ref().map(|key| assignment::group(&route.uid, key));
-    if drawn.is_some() && !target.breaker.allows(gateway.now_millis()) {
-        return Ok(unless_unavailable(gateway, route, AssignmentReason::Breaker, group));
-    }
     let reason = if key.is_some() { AssignmentReason::Sticky } else { AssignmentReason::Random };
-    if drawn.is_none() {
-        return Ok(unless_unavailable(gateway, route, reason, group));
-    }
-    Ok(Assigned { group, ..Assigned::new(target, reason) })
+    let admitted = match drawn {
+        Some(_) => target.breaker.admit(gateway.now_millis()).ok_or_else(|| {
+            match admit_baseline(gateway, route) {
+                Ok(_) => (&route.baseline, AssignmentReason::Breaker),
+                Err(other) => (other, AssignmentReason::OtherBackend),
+            }
+        }),
+        None => {
+            admit_baseline(gateway, route).map_err(|other| (other, AssignmentReason::OtherBackend))
+        }
+    };
+    Ok(match admitted {
+        Ok(passage) => {
+            let drawn = tally.map(|tally| tally.draw(passage));
+            Assigned { group, drawn, ..Assigned::new(target, reason) }
+        }
+        // It stays the evidence of the side that it was drawn for.
+        Err((instead, reason)) => {
+            if let Some(tally) = tally {
+                tally.turn_away(group);
+            }
+            Assigned { group, ..Assigned::new(instead, reason) }
+        }
+    })
 }
 
-/// The baseline, or another backend while it fails outright and there is one.
-fn unless_unavailable(
-    gateway: &Gateway,
-    route: &Route,
-    reason: AssignmentReason,
-    group: Option<u8>,
-) -> Assigned {
-    let assigned = |target, reason| Assigned { group, ..Assigned::new(target, reason) };
+/// How the baseline may be asked; or who is, while it fails outright and there is another
+/// backend.
+fn admit_baseline<'a>(gateway: &Gateway, route: &'a Route) -> Result<Passage, &'a Arc<Target>> {
     match route.alternatives.first() {
-        Some(other) if !route.baseline.breaker.allows(gateway.now_millis()) => {
-            assigned(other, AssignmentReason::OtherBackend)
-        }
-        _ => assigned(&route.baseline, reason),
+        Some(other) => route.baseline.breaker.admit(gateway.now_millis()).ok_or(other),
+        None => Ok(Passage::Free),
     }
 }
 
@@ -485,13 +503,6 @@ fn forced(
     Ok(Assigned::new(target, AssignmentReason::Forced))
 }
 
-/// A draw chose this variant, whatever becomes of the request or its copy.
-pub(super) fn count_assigned(route: &Route, target: &Target) {
-    if let Some(tally) = route.tallies.get(&target.revision) {
-        tally.assigned.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
 fn sticky_key(
     route: &Route,
     headers: &HeaderMap,
@@ -512,8 +523,11 @@ fn sticky_key(
 
 /// Nobody else can answer: the application is told what the model said, or what failed.
 fn give_up(flight: &mut Flight, failure: Failure) -> Response<Body> {
-    let fault = failure.client_fault || failure.error.status == 429;
-    flight.finish(if fault { RecordOutcome::ClientError } else { RecordOutcome::Error });
+    flight.finish(if failure.client_fault {
+        RecordOutcome::ClientError
+    } else {
+        RecordOutcome::Error
+    });
     let Some((status, body)) = failure.body else {
         let mut response = error_response(&failure.error);
         stamp(response.headers_mut(), flight);

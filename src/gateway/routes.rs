@@ -7,10 +7,7 @@ mod table;
 
 use std::{
     collections::HashMap,
-    sync::{
-        Arc, Mutex, OnceLock,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
@@ -26,12 +23,10 @@ use super::{
     clients::Client,
     prepare::Overlay,
     room::Room,
+    tally::Tally,
 };
 use crate::{
-    api::{
-        prompt_release::{Counts, VariantRole},
-        snapshot::PackedVariant,
-    },
+    api::{prompt_release::VariantRole, snapshot::PackedVariant},
     audit::record::{Operation, Origin},
     cost::Prices,
     prompt::Template,
@@ -109,23 +104,6 @@ impl Target {
     }
 }
 
-/// The counts of one variant under one routing generation.
-#[derive(Debug, Default)]
-pub struct Tally {
-    /// Fair draws that chose this variant.
-    pub assigned: AtomicU64,
-    /// Everything that is known when the answer has ended.
-    pub counts: Mutex<Counts>,
-}
-
-impl Tally {
-    /// The counts so far.
-    pub fn read(&self) -> Counts {
-        let counts = self.counts.lock().map(|c| c.clone()).unwrap_or_default();
-        Counts { assigned: self.assigned.load(Ordering::Relaxed), ..counts }
-    }
-}
-
 /// The part of a route that is under comparison.
 pub struct Candidate {
     /// The variant.
@@ -177,7 +155,7 @@ pub struct Route {
 }
 
 impl Route {
-    /// The variant that is not trusted yet, whether users see it or not: its breaker counts.
+    /// The variant that is not trusted yet, whether users see it or not.
     pub fn on_trial(&self) -> Option<&Arc<Target>> {
         let shadow = self.shadow.as_ref().map(|s| &s.target);
         self.candidate.as_ref().map(|c| &c.target).or(shadow)

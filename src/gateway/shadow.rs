@@ -17,9 +17,10 @@ use tokio_util::task::TaskTracker;
 use super::{
     Gateway,
     flight::Flight,
-    phases::{self, Assigned, Request},
+    phases::{Assigned, Request},
     prepare::{self, Asked},
     routes::{Route, Shadow, Target},
+    tally::{Drawn, Passage},
     upstream::{self, Next, Started},
 };
 use crate::audit::record::{AssignmentReason, RecordOutcome, StableSide};
@@ -52,7 +53,8 @@ pub(super) struct Copy {
     gateway: Arc<Gateway>,
     route: Arc<Route>,
     target: Arc<Target>,
-    room: Option<Room>,
+    /// None once it was started.
+    held: Option<(Room, Option<Drawn>)>,
 }
 
 /// What a copy holds while it runs.
@@ -69,16 +71,16 @@ pub(super) fn draw(gateway: &Arc<Gateway>, route: &Arc<Route>, shadow: &Shadow) 
         return None;
     }
     let target = &shadow.target;
-    phases::count_assigned(route, target);
+    let drawn = route.tallies.get(&target.revision).map(|tally| tally.draw(Passage::Free));
     match find_room(gateway, target) {
         Ok(room) => Some(Copy {
             gateway: gateway.clone(),
             route: route.clone(),
             target: target.clone(),
-            room: Some(room),
+            held: Some((room, drawn)),
         }),
         Err(why) => {
-            count_dropped(gateway, route, target, why);
+            count_unsent(gateway, target, drawn, why);
             None
         }
     }
@@ -86,19 +88,14 @@ pub(super) fn draw(gateway: &Arc<Gateway>, route: &Arc<Route>, shadow: &Shadow) 
 
 fn find_room(gateway: &Gateway, target: &Target) -> Result<Room, &'static str> {
     let slot = gateway.shadows.room.clone().try_acquire_owned().map_err(|_| "gateway_full")?;
+    // No breaker: nobody waits for a copy, and what it kept away could not be judged.
     let permit = target.room.try_enter().ok_or("backend_full")?;
-    // Asked last: an open breaker lets one probe a second through, which must not be lost.
-    if !target.breaker.allows(gateway.now_millis()) {
-        return Err("breaker");
-    }
     Ok(Room { _slot: slot, permit })
 }
 
-fn count_dropped(gateway: &Gateway, route: &Route, target: &Target, why: &'static str) {
-    if let Some(mut counts) =
-        route.tallies.get(&target.revision).and_then(|tally| tally.counts.lock().ok())
-    {
-        counts.paired.get_or_insert_default().dropped += 1;
+fn count_unsent(gateway: &Gateway, target: &Target, drawn: Option<Drawn>, why: &'static str) {
+    if let Some(drawn) = drawn {
+        drawn.unsent();
     }
     gateway.exported.copy_dropped(&target.origin, why);
 }
@@ -106,15 +103,16 @@ fn count_dropped(gateway: &Gateway, route: &Route, target: &Target, why: &'stati
 impl Copy {
     /// Sends the copy, at the same time as `flight` is sent to stable.
     pub(super) fn start(mut self, flight: &mut Flight, request: &Request) {
-        let Some(room) = self.room.take() else { return };
-        let assigned = Assigned {
+        let Some((room, drawn)) = self.held.take() else { return };
+        let mut assigned = Assigned {
             group: flight.group,
+            drawn,
             // What both ids share.
             unique: flight.unique,
             ..Assigned::new(&self.target, AssignmentReason::Shadow)
         };
         let Request { asked, passed } = request;
-        let mut copy = Flight::new(&self.gateway, &self.route, &assigned, asked, passed);
+        let mut copy = Flight::new(&self.gateway, &self.route, &mut assigned, asked, passed);
         copy.trace = flight.trace;
         copy.follows();
         let (tell, told) = oneshot::channel();
@@ -127,8 +125,8 @@ impl Copy {
 
 impl Drop for Copy {
     fn drop(&mut self) {
-        if self.room.is_some() {
-            count_dropped(&self.gateway, &self.route, &self.target, "stable_unanswered");
+        if let Some((_, drawn)) = self.held.take() {
+            count_unsent(&self.gateway, &self.target, drawn, "stable_unanswered");
         }
     }
 }

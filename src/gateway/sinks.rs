@@ -1,8 +1,7 @@
 //! What becomes of a record. Every consumer sees the same event, after the answer.
 
-use std::{ops::AddAssign, sync::Arc};
+use std::{collections::BTreeMap, ops::AddAssign, sync::Arc};
 
-use super::routes::Tally;
 use crate::{
     analysis::buckets,
     api::prompt_release::{Counts, Groups, PairTable, Paired, Sums},
@@ -13,78 +12,95 @@ use crate::{
 
 /// A consumer of records. Called behind the answer; must not block.
 pub(super) trait Sink: Send + Sync {
-    /// Takes one record; `tally` counts the variant under the record's generation.
-    fn consume(&self, record: &Arc<Record>, tally: Option<&Arc<Tally>>);
+    /// Takes one record.
+    fn consume(&self, record: &Arc<Record>);
 }
 
-/// The evidence.
-pub(super) struct Counters;
+/// The evidence keeps so many words for what went wrong.
+const FAILURES: usize = 8;
 
-impl Sink for Counters {
-    fn consume(&self, record: &Arc<Record>, tally: Option<&Arc<Tally>>) {
-        if let Some(mut counts) = tally.and_then(|t| t.counts.lock().ok()) {
-            count(&mut counts, record);
-        }
-    }
-}
-
-/// Adds a record to the evidence, if it is a fair draw with an outcome. Of copies only
-/// those with a pair count: what users cancel is, on average, slower than the rest.
+/// Adds the record of a drawn request to the evidence of its side, whatever became of it.
 pub(super) fn count(counts: &mut Counts, record: &Record) {
-    if record.reason == AssignmentReason::Shadow
-        && !count_copy(counts.paired.get_or_insert_default(), record)
-    {
-        return;
+    if record.reason == AssignmentReason::Shadow {
+        count_copy(counts.paired.get_or_insert_default(), record);
     }
-    if !record.reason.is_evidence() || record.outcome == RecordOutcome::Cancelled {
-        return;
-    }
-    counts.requests += 1;
     if let Some(group) = record.group {
         count_grouped(&mut counts.groups, group, record);
     }
-    match record.outcome {
-        RecordOutcome::Error => counts.errors += 1,
-        RecordOutcome::Ok => count_answer(counts, record),
-        RecordOutcome::ClientError | RecordOutcome::Cancelled => {}
+    let ended = match record.outcome {
+        RecordOutcome::Ok => {
+            counts.requests += 1;
+            count_answer(counts, record);
+            &mut counts.duration
+        }
+        RecordOutcome::Error => {
+            counts.requests += 1;
+            counts.errors += 1;
+            count_failure(&mut counts.failures, record.error.unwrap_or("unknown"));
+            &mut counts.waited.duration
+        }
+        RecordOutcome::Cancelled => {
+            counts.unfinished += 1;
+            &mut counts.waited.duration
+        }
+        // Nobody waited for an answer that could have been given.
+        RecordOutcome::ClientError => {
+            counts.refused += 1;
+            return;
+        }
+    };
+    let duration = buckets::index(record.duration_seconds);
+    *ended.entry(duration).or_default() += 1;
+    match record.first_token_seconds {
+        Some(seconds) => *counts.ttft.entry(buckets::index(seconds)).or_default() += 1,
+        None => *counts.waited.ttft.entry(duration).or_default() += 1,
+    }
+}
+
+fn count_failure(failures: &mut BTreeMap<String, u64>, code: &str) {
+    if let Some(count) = failures.get_mut(code) {
+        *count += 1;
+    } else if failures.len() < FAILURES {
+        failures.insert(code.to_owned(), 1);
     }
 }
 
 fn count_answer(counts: &mut Counts, record: &Record) {
-    if let Some(seconds) = record.first_token_seconds {
-        *counts.ttft.entry(buckets::index(seconds)).or_default() += 1;
-    }
-    *counts.duration.entry(buckets::index(record.duration_seconds)).or_default() += 1;
-    if let Some(check) = record.check {
-        counts.checked += 1;
-        counts.check_failures += u64::from(check != CheckResult::Passed);
+    match record.check {
+        Some(check) if check.is_judged() => {
+            counts.checked += 1;
+            counts.check_failures += u64::from(check != CheckResult::Passed);
+        }
+        Some(_) => counts.unjudged += 1,
+        None => {}
     }
     if let Some(usd) = record.compared_usd {
         add(&mut counts.cost, usd);
     }
 }
 
-/// Compares a copy with stable's answer to the same request. Says whether they are a pair.
-fn count_copy(paired: &mut Paired, record: &Record) -> bool {
+/// Compares a copy with stable's answer to the same request, where both have an outcome.
+fn count_copy(paired: &mut Paired, record: &Record) {
     // Spent in any case.
     paired.spent_usd += record.cost_usd.unwrap_or(0.0);
     paired.unpriced += u64::from(record.is_unpriced());
     let Some(stable) = record.pair() else {
         paired.dropped += 1;
-        return false;
+        return;
     };
     let failed = |outcome| outcome == RecordOutcome::Error;
     add_pair(&mut paired.errors, failed(stable.outcome), failed(record.outcome));
     if let Some((own, other)) = record.check.zip(stable.check) {
         let wrong = |check| check != CheckResult::Passed;
-        add_pair(&mut paired.checks, wrong(other), wrong(own));
+        if own.is_judged() && other.is_judged() {
+            add_pair(&mut paired.checks, wrong(other), wrong(own));
+        }
         // Only of answers: what a failure costs says nothing of what an answer does.
         if let Some((own, other)) = record.compared_usd.zip(stable.compared_usd) {
             add(&mut paired.cost, own - other);
             add(&mut paired.stable_cost, other);
         }
     }
-    true
 }
 
 fn add_pair(table: &mut PairTable, stable_bad: bool, canary_bad: bool) {
@@ -99,12 +115,16 @@ fn add_pair(table: &mut PairTable, stable_bad: bool, canary_bad: bool) {
 
 /// The same once more, by the group of the sticky key.
 fn count_grouped(groups: &mut Groups, group: u8, record: &Record) {
-    add_at(&mut groups.requests, group, 1);
+    match record.outcome {
+        RecordOutcome::ClientError => return add_at(&mut groups.refused, group, 1),
+        RecordOutcome::Cancelled => return add_at(&mut groups.unfinished, group, 1),
+        RecordOutcome::Ok | RecordOutcome::Error => add_at(&mut groups.requests, group, 1),
+    }
     add_at(&mut groups.errors, group, u64::from(record.outcome == RecordOutcome::Error));
     if record.outcome != RecordOutcome::Ok {
         return;
     }
-    if let Some(check) = record.check {
+    if let Some(check) = record.check.filter(|check| check.is_judged()) {
         add_at(&mut groups.checked, group, 1);
         add_at(&mut groups.check_failures, group, u64::from(check != CheckResult::Passed));
     }
@@ -134,7 +154,7 @@ pub(super) fn add(sums: &mut Sums, value: f64) {
 
 /// Spans and the access log.
 impl Sink for Telemetry {
-    fn consume(&self, record: &Arc<Record>, _: Option<&Arc<Tally>>) {
+    fn consume(&self, record: &Arc<Record>) {
         Self::consume(self, record);
     }
 }
@@ -143,7 +163,7 @@ impl Sink for Telemetry {
 pub(super) struct Log;
 
 impl Sink for Log {
-    fn consume(&self, record: &Arc<Record>, _: Option<&Arc<Tally>>) {
+    fn consume(&self, record: &Arc<Record>) {
         tracing::debug!(
             request_id = record.request_id,
             release = record.origin.release,

@@ -7,22 +7,31 @@
 //! - A promotion needs every metric to pass every step, so a canary with one bad metric
 //!   is promoted only if that metric wrongly passes: an intersection-union test (Berger,
 //!   Technometrics 24, 1982), which needs no division.
+//! - The built-in comparisons of a policy (`canary_policy::guards`) have a tenth of
+//!   `falseRollback` for all of them together. They can only fail a canary.
 //! - A step that may be extended runs twice, on fresh counts, with half of both errors each.
 
 use super::{Evidence, Measured};
 use crate::api::{
     CanaryPolicySpec,
-    canary_policy::{Metric, OnInconclusive, Step},
+    canary_policy::{self, Metric, OnInconclusive, Step},
 };
 
 /// The part of a window's harm error that is spent up to its horizon.
 const UP_TO_HORIZON: f64 = 0.8;
+
+/// The part of `falseRollback` that the built-in comparisons spend.
+const FOR_GUARDS: f64 = 0.1;
 
 /// One window of a canary: what is tested, with which error.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Window<'a> {
     /// The metrics of the policy.
     pub metrics: &'a [Metric],
+    /// The built-in comparisons that the policy does not name.
+    pub guards: Vec<Metric>,
+    /// The harm error of one built-in comparison, relative to that of one metric.
+    pub guard_rate: f64,
     /// How many canary requests (or pairs) the window judges; none: it is watched for
     /// harm without an end (an approval, the bake).
     pub horizon: Option<i64>,
@@ -53,11 +62,22 @@ impl<'a> Window<'a> {
             (OnInconclusive::Extend, Some(_)) => 2.0,
             _ => 1.0,
         };
-        let share = rates.false_rollback / (windows * compared * runs);
+        let guards: Vec<Metric> = canary_policy::guards()
+            .into_iter()
+            .filter(|guard| !metrics.iter().any(|m| m.is_like(guard)))
+            .map(|guard| match metrics.iter().any(|m| m.name == guard.name) {
+                true => Metric { name: format!("built-in-{}", guard.name), ..guard },
+                false => guard,
+            })
+            .collect();
+        let for_guards = if guards.is_empty() { 0.0 } else { FOR_GUARDS };
+        let share = rates.false_rollback * (1.0 - for_guards) / (windows * compared * runs);
         let horizon = step.and_then(Step::horizon);
         let up_to_horizon = if horizon.is_some() { UP_TO_HORIZON } else { 0.0 };
         Self {
             metrics,
+            guard_rate: for_guards / (1.0 - for_guards) * compared / guards.len().max(1) as f64,
+            guards,
             horizon,
             harm_alpha: share * up_to_horizon,
             open_alpha: share * (1.0 - up_to_horizon),
@@ -74,8 +94,19 @@ impl<'a> Window<'a> {
         Some(metric.score.as_ref().map_or(horizon, |s| s.min_samples.min(horizon)) as f64)
     }
 
+    /// The window of the built-in comparisons: they compare only where both sides serve users.
+    pub(super) fn of_guards(&self) -> Self {
+        Self {
+            harm_alpha: self.harm_alpha * self.guard_rate,
+            open_alpha: self.open_alpha * self.guard_rate,
+            guards: vec![],
+            ..self.clone()
+        }
+    }
+
     /// How much of it was seen. Scores come later than answers and count by themselves,
-    /// as do counts from elsewhere; the rest counts requests, so that all look at once.
+    /// as do counts from elsewhere; the rest counts requests, so that all look at once: those
+    /// that were answered or failed, or, for what also those tell that ended otherwise, all.
     pub(super) fn seen(
         &self,
         metric: &Metric,
@@ -86,6 +117,8 @@ impl<'a> Window<'a> {
             measured.canary.count as f64
         } else if self.paired {
             evidence.canary.paired.as_ref().map_or(0, |p| p.errors.pairs()) as f64
+        } else if measured.counts_everybody {
+            evidence.canary.ended() as f64
         } else {
             evidence.canary.requests as f64
         }

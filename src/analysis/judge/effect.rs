@@ -67,6 +67,53 @@ fn of_both(stable: &Side, canary: &Side) -> Effects {
 
 pub(super) fn of_errors(stable: &Counts, canary: &Counts) -> Effects {
     let side = |c: &Counts| of_shares((c.requests, c.errors), &c.groups.requests, &c.groups.errors);
+    let Effects { canary: c, stable: s } = of_both(&side(stable), &side(canary));
+    Effects { canary: c * of_probes(canary), stable: s * of_probes(stable) }
+}
+
+/// Requests that a breaker turned away count as its probes ended, which are a sample of
+/// them: by how much less than requests of their own all these tell. The variance of the
+/// mean of a sample in two strata, of which one was counted whole and the other by its
+/// probes (Cochran, Sampling Techniques, 1977, chapter 5), over that of independent
+/// requests. Half a failed and half a good probe more, so that few do not pass for sure.
+fn of_probes(counts: &Counts) -> f64 {
+    let away = &counts.turned_away;
+    if away.requests == 0 {
+        return 1.0;
+    }
+    let (n, bad) = (counts.requests as f64, counts.errors.min(counts.requests) as f64);
+    let spread = |bad: f64, n: f64| {
+        let p = (bad + 0.5) / (n + 1.0);
+        p * (1.0 - p)
+    };
+    let (turned, failed) = (away.requests as f64, away.errors.min(away.requests) as f64);
+    let (seen, seen_bad) = ((n - turned).max(0.0), (bad - failed).max(0.0));
+    let probes = away.probes.max(1) as f64;
+    let by_probes = turned.powi(2) * spread(away.probe_errors as f64, probes) / probes;
+    let effect = (seen * spread(seen_bad, seen) + by_probes) / (n * spread(bad, n));
+    if effect.is_finite() { effect.max(1.0) } else { 1.0 }
+}
+
+/// One side of a share that is counted in parts.
+pub(super) struct Part<'a> {
+    /// How many there are, and how many of them are bad.
+    pub total: (u64, u64),
+    /// Lists over groups that add up to all.
+    pub parts: [&'a [u64]; 3],
+    /// The bad ones over groups; empty when these are not known by group.
+    pub failed: Vec<u64>,
+}
+
+/// Of a share that is counted in parts.
+pub(super) fn of_parts<'a>(
+    stable: &'a Counts,
+    canary: &'a Counts,
+    part: impl Fn(&'a Counts) -> Part<'a>,
+) -> Effects {
+    let side = |counts: &'a Counts| {
+        let Part { total, parts: [a, b, c], failed } = part(counts);
+        of_shares(total, &sum(&sum(a, b), c), &failed)
+    };
     of_both(&side(stable), &side(canary))
 }
 

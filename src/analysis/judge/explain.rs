@@ -47,7 +47,7 @@ pub(super) fn look(measured: &Measured, status: &MetricStatus) -> String {
 pub(super) fn open_failure(measured: &Measured, status: &MetricStatus) -> String {
     let harm = status.unit.difference(status.harm);
     let odds = match measured.comparison {
-        Comparison::Shares(..) => {
+        Comparison::Shares(..) if status.log_e > 0.0 => {
             format!(", the evidence for that is {:.0} to 1", status.log_e.min(30.0).exp())
         }
         _ => String::new(),
@@ -86,7 +86,11 @@ fn seen(measured: &Measured, status: &MetricStatus) -> String {
         Comparison::Differences(..) if status.unit == Unit::Score => {
             format!("{} pairs", grouped(status.canary.count))
         }
-        _ => format!("canary {}, stable {}", side(status.canary), side(status.stable)),
+        _ => {
+            let mostly = measured.mostly.as_ref().map(|code| format!(" (mostly {code})"));
+            let (canary, stable) = (side(status.canary), side(status.stable));
+            format!("canary {canary}{}, stable {stable}", mostly.unwrap_or_default())
+        }
     };
     let difference = status
         .difference

@@ -6,8 +6,8 @@ use super::*;
 use crate::{
     analysis::external::External,
     api::{
-        canary_policy::{Score, default_metrics},
-        prompt_release::{GroupedScore, Groups, PairTable, Paired, Sums},
+        canary_policy::{Score, default_metrics, guards},
+        prompt_release::{GroupedScore, Groups, PairTable, Paired, Sums, TurnedAway, Waits},
     },
 };
 
@@ -33,6 +33,8 @@ fn groups() -> BoxedStrategy<Groups> {
         .prop_map(|(a, b, c, d, cost)| Groups {
             requests: a.clone(),
             errors: b.clone(),
+            refused: c.clone(),
+            unfinished: d.clone(),
             checked: c.clone(),
             check_failures: d.clone(),
             costs: b,
@@ -59,7 +61,9 @@ fn side() -> BoxedStrategy<Counts> {
     let histogram = || proptest::collection::btree_map(any::<u8>(), number(), 0..5);
     let numbers = proptest::array::uniform5(number());
     let more = (groups(), proptest::option::of(paired()), sums());
-    (numbers, sums(), histogram(), histogram(), more)
+    let waits = (histogram(), histogram(), histogram(), histogram());
+    let apart = proptest::array::uniform8(number());
+    (numbers, sums(), histogram(), histogram(), more, waits, apart)
         .prop_map(
             |(
                 [assigned, requests, errors, checked, check_failures],
@@ -67,6 +71,8 @@ fn side() -> BoxedStrategy<Counts> {
                 ttft,
                 duration,
                 more,
+                waits,
+                [refused, unfinished, unjudged, excluded, away, away_errors, probes, probe_errors],
             )| {
                 Counts {
                     assigned,
@@ -80,6 +86,21 @@ fn side() -> BoxedStrategy<Counts> {
                     groups: more.0,
                     paired: more.1,
                     scores: [("s".to_owned(), more.2)].into(),
+                    refused,
+                    unfinished,
+                    unjudged,
+                    excluded,
+                    turned_away: TurnedAway {
+                        requests: away,
+                        errors: away_errors,
+                        waiting: 0,
+                        probes,
+                        probe_errors,
+                    },
+                    waited: Waits { ttft: waits.0, duration: waits.1 },
+                    open: Waits { ttft: waits.2, duration: waits.3 },
+                    failures: [].into(),
+                    read_at: 0,
                 }
             },
         )
@@ -122,10 +143,13 @@ proptest! {
         looks in vec((side(), side(), external()), 1..4),
         horizon in prop_oneof![Just(None), (1..i64::MAX).prop_map(Some), (20..500_i64).prop_map(Some)],
         paired: bool,
+        pending in 0..3_u64,
     ) {
         let metrics = metrics();
         let w = Window {
             metrics: &metrics,
+            guards: guards().to_vec(),
+            guard_rate: 0.1,
             horizon,
             harm_alpha: 0.01,
             open_alpha: 0.001,
@@ -136,7 +160,7 @@ proptest! {
         };
         let mut status = vec![];
         for (stable, canary, external) in &looks {
-            status = assess(&w, &Evidence { stable, canary, external }, &status);
+            status = assess(&w, &Evidence { stable, canary, external, pending }, &status);
             for m in &status {
                 let numbers = [m.stable.value, m.canary.value, m.harm, m.accept, m.log_e];
                 let optional = [m.difference, m.threshold, m.chance];

@@ -1,7 +1,5 @@
 //! What a metric says about both sides, whatever its kind.
 
-use std::collections::BTreeMap;
-
 use crate::{
     analysis::{
         buckets,
@@ -16,11 +14,14 @@ use crate::{
             mean::{self, Doubt, Mean},
             paired::{self, Pairs},
             proportion::{self, Share},
+            survival::Waits,
         },
     },
     api::{
         canary_policy::{Latency, Metric},
-        prompt_release::{Counts, MetricStatus, PairTable, Paired, Sample, Sums, Unit, Verdict},
+        prompt_release::{
+            Counts, Groups, MetricStatus, PairTable, Paired, Sample, Sums, Unit, Verdict,
+        },
     },
 };
 
@@ -58,15 +59,21 @@ pub(super) struct Measured {
     pub unit: Unit,
     /// The frozen latency threshold in seconds.
     pub threshold: Option<f64>,
-    /// Stable's answers that chose the threshold and are left out of the comparison.
+    /// Stable's answers when they chose the threshold in this window.
     pub frozen: Option<Sample>,
     /// By how much less than independent requests these tell.
     pub effects: Effects,
+    /// It counts each request that ended, also those without an outcome.
+    pub counts_everybody: bool,
+    /// It counts open requests for as long as they have been.
+    pub counts_open: bool,
+    /// What most of the canary's failures are.
+    pub mostly: Option<String>,
     missing: Option<String>,
     /// What is missing comes with the next answers.
     waits: bool,
-    /// Latencies of the canary, for the floor.
-    canary_histogram: BTreeMap<u8, u64>,
+    /// The share of the canary's requests that is slower than the floor allows.
+    floored: Option<Share>,
 }
 
 impl Measured {
@@ -80,9 +87,9 @@ impl Measured {
         let none = Paired::default();
         let pairs = canary.paired.as_ref().unwrap_or(&none);
         let mut measured = if let Some(latency) = &metric.time_to_first_token {
-            Self::latency(latency, &stable.ttft, &canary.ttft, before)
+            Self::latency((latency, metric), first_tokens(stable), first_tokens(canary), before)
         } else if let Some(latency) = &metric.duration {
-            Self::latency(latency, &stable.duration, &canary.duration, before)
+            Self::latency((latency, metric), durations(stable), durations(canary), before)
         } else if metric.check_failures.is_some() {
             if paired { Self::pairs(pairs.checks) } else { Self::checks(stable, canary) }
         } else if metric.cost_per_request.is_some() {
@@ -95,6 +102,8 @@ impl Measured {
             }
         } else if metric.prometheus.is_some() {
             Self::external(evidence.external.get(&metric.name))
+        } else if let Some(guarded) = Guarded::of(metric) {
+            Self::guarded(guarded, stable, canary)
         } else if paired {
             Self::pairs(pairs.errors)
         } else {
@@ -115,9 +124,12 @@ impl Measured {
             threshold: None,
             frozen: None,
             effects: Effects::NONE,
+            counts_everybody: false,
+            counts_open: false,
+            mostly: None,
             missing: None,
             waits: false,
-            canary_histogram: BTreeMap::new(),
+            floored: None,
         }
     }
 
@@ -136,6 +148,8 @@ impl Measured {
             share(stable.requests, stable.errors),
         );
         measured.effects = effect::of_errors(stable, canary);
+        let most = canary.failures.iter().max_by_key(|(_, n)| **n);
+        measured.mostly = most.map(|(code, _)| code.clone());
         measured
     }
 
@@ -145,6 +159,22 @@ impl Measured {
             share(stable.checked, stable.check_failures),
         );
         measured.effects = effect::of_checks(stable, canary);
+        measured
+    }
+
+    /// Whether a built-in comparison has anything to compare.
+    pub(super) fn tells(guard: &Metric, evidence: &Evidence<'_>, paired: bool) -> bool {
+        let Evidence { stable, canary, .. } = *evidence;
+        // Nobody waits for a copy, and one that both refuse is counted for both.
+        let applies = !paired || guard.unjudged.is_some();
+        let told = |c: &Counts| Guarded::of(guard).is_some_and(|g| g.share(c).bad > 0.0);
+        applies && (told(stable) || told(canary))
+    }
+
+    fn guarded(guarded: Guarded, stable: &Counts, canary: &Counts) -> Self {
+        let mut measured = Self::shares(guarded.share(canary), guarded.share(stable));
+        measured.effects = guarded.effects(stable, canary);
+        measured.counts_everybody = !matches!(guarded, Guarded::Unjudged);
         measured
     }
 
@@ -238,46 +268,47 @@ impl Measured {
         }
     }
 
-    /// The share slower than stable's quantile. The threshold is chosen once, from
-    /// stable's answers so far; these are left out afterwards, so that what is compared
-    /// is independent of the choice and the quantile's own error does no harm: whatever
-    /// the threshold is, both sides are measured against it.
+    /// The share slower than stable's quantile. The threshold is chosen once, from stable's
+    /// waits so far. These stay in the comparison: the share beyond a quantile of one's own
+    /// sample is as uncertain as any share of a sample of this size (it is a beta variable,
+    /// David and Nagaraja, Order Statistics, 2003, section 2.3), and a little larger than
+    /// it looks, for the choice stops as soon as few enough are beyond: one slow answer
+    /// more is counted for that.
     fn latency(
-        latency: &Latency,
-        stable: &BTreeMap<u8, u64>,
-        canary: &BTreeMap<u8, u64>,
+        (latency, metric): (&Latency, &Metric),
+        stable: Waits<'_>,
+        canary: Waits<'_>,
         before: Option<&MetricStatus>,
     ) -> Self {
-        let known = before.and_then(|b| b.threshold);
+        let known = before.and_then(|b| b.threshold).map(interval_of);
         let chosen = || quantile(stable, latency.quantile);
-        let Some(threshold) = known.or_else(chosen) else {
-            let mut measured = Self::shares(share(total(canary), 0), share(total(stable), 0));
-            (measured.comparison, measured.waits) = (Comparison::Nothing, total(stable) > 0);
-            measured.canary_histogram = canary.clone();
+        let floor = metric.floor.as_ref().and_then(|floor| floor.max_duration);
+        let floored =
+            floor.map(|longest| canary.slower_than(buckets::index(longest.0.as_secs_f64())));
+        let Some(last) = known.or_else(chosen) else {
+            let seen = |waits: Waits<'_>| Share { n: waits.total(), bad: 0.0 };
+            let mut measured = Self::shares(seen(canary), seen(stable));
+            (measured.comparison, measured.waits) = (Comparison::Nothing, stable.total() > 0.0);
+            measured.floored = floored;
             measured.missing = Some(format!(
                 "stable's {} quantile needs {} answers, there are {}",
                 latency.quantile,
                 answers_for(latency.quantile),
-                total(stable)
+                stable.total()
             ));
             return measured;
         };
-        let frozen = match known {
-            Some(_) => before.and_then(|b| b.frozen),
-            None => Some(share_sample(share(total(stable), slower_than(stable, threshold)))),
-        };
-        let used = frozen.unwrap_or_default();
-        let used_bad = (used.value * used.count as f64).round() as u64;
-        let left = |all: u64, used: u64| all.saturating_sub(used);
-        let stable = share(
-            left(total(stable), used.count.unsigned_abs()),
-            left(slower_than(stable, threshold), used_bad),
-        );
-        let mut measured =
-            Self::shares(share(total(canary), slower_than(canary, threshold)), stable);
-        (measured.threshold, measured.frozen) = (Some(threshold), frozen);
-        measured.canary_histogram = canary.clone();
-        measured.waits = frozen.is_some();
+        let chose = || Some(share_sample(stable.slower_than(last)));
+        let frozen = if known.is_some() { before.and_then(|b| b.frozen) } else { chose() };
+        let mut control = stable.slower_than(last);
+        if frozen.is_some() && control.n > 0.0 {
+            control = Share { n: control.n + 1.0, bad: control.bad + 1.0 };
+        }
+        let mut measured = Self::shares(canary.slower_than(last), control);
+        (measured.counts_everybody, measured.counts_open) = (true, true);
+        (measured.threshold, measured.frozen) = (Some(buckets::bound(last)), frozen);
+        measured.floored = floored;
+        measured.waits = canary.total() > 0.0 || frozen.is_some();
         measured
     }
 
@@ -295,9 +326,6 @@ impl Measured {
             }
             Some(match (self.stable.count, self.canary.count) {
                 (0, 0) => "nothing was measured on either side".to_owned(),
-                (0, _) if self.frozen.is_some() => {
-                    "stable's answers so far chose the threshold; new ones are compared".to_owned()
-                }
                 (0, _) => "nothing was measured on stable".to_owned(),
                 (_, 0) => "nothing was measured on the canary".to_owned(),
                 _ => "too little was measured".to_owned(),
@@ -310,6 +338,11 @@ impl Measured {
     pub(super) fn smallest_side(&self) -> f64 {
         let Effects { canary, stable } = self.effects;
         (self.stable.count as f64 / stable).min(self.canary.count as f64 / canary)
+    }
+
+    /// How many observations the smaller side has.
+    pub(super) fn smallest_count(&self) -> f64 {
+        self.stable.count.min(self.canary.count) as f64
     }
 
     /// How much worse the canary looks.
@@ -412,13 +445,11 @@ impl Measured {
         let floor = metric.floor.as_ref()?;
         if let Some(longest) = floor.max_duration {
             let latency = metric.time_to_first_token.as_ref().or(metric.duration.as_ref())?;
-            let seconds = longest.0.as_secs_f64();
-            let slow = slower_than(&self.canary_histogram, buckets::bound(buckets::index(seconds)));
-            let share = share(total(&self.canary_histogram), slow);
+            let share = self.floored?;
             let most = 1.0 - latency.quantile;
             return (share.n >= floor.min_samples as f64 && surely_above(share, most)).then(|| {
                 format!(
-                    "floor: {:.1} % of {} answers took longer than {longest}, at most {:.1} % may",
+                    "floor: {:.1} % of {:.0} requests took longer than {longest}, at most {:.1} % may",
                     share.value() * 100.0,
                     share.n,
                     most * 100.0
@@ -447,6 +478,46 @@ impl Measured {
     }
 }
 
+/// What a built-in comparison counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Guarded {
+    Unfinished,
+    Refused,
+    Unjudged,
+}
+
+impl Guarded {
+    fn of(metric: &Metric) -> Option<Self> {
+        let Metric { unfinished, refusals, unjudged, .. } = metric;
+        unfinished
+            .map(|_| Self::Unfinished)
+            .or(refusals.map(|_| Self::Refused))
+            .or(unjudged.map(|_| Self::Unjudged))
+    }
+
+    fn share(self, counts: &Counts) -> Share {
+        match self {
+            Self::Unfinished => share(counts.ended(), counts.unfinished),
+            Self::Refused => share(counts.requests.saturating_add(counts.refused), counts.refused),
+            Self::Unjudged => share(counts.requests, counts.unjudged),
+        }
+    }
+
+    fn effects(self, stable: &Counts, canary: &Counts) -> Effects {
+        let none: &[u64] = &[];
+        effect::of_parts(stable, canary, |counts| {
+            let Groups { requests, refused, unfinished, .. } = &counts.groups;
+            let Share { n, bad } = self.share(counts);
+            let (parts, failed): ([&[u64]; 3], &[u64]) = match self {
+                Self::Unfinished => ([requests, refused, unfinished], unfinished),
+                Self::Refused => ([requests, refused, none], refused),
+                Self::Unjudged => ([requests, none, none], none),
+            };
+            effect::Part { total: (n as u64, bad as u64), parts, failed: failed.to_vec() }
+        })
+    }
+}
+
 /// Exact at any number of requests and however often it is looked at.
 fn surely_above(share: Share, most: f64) -> bool {
     log_evidence_above(share, most) >= -FLOOR_ALPHA.ln()
@@ -470,16 +541,19 @@ fn mean_sample(sums: &Sums) -> Sample {
     Sample { count: sums.count as i64, value: if mean.is_finite() { mean } else { 0.0 } }
 }
 
-fn total(histogram: &BTreeMap<u8, u64>) -> u64 {
-    histogram.values().fold(0, |sum, n| sum.saturating_add(*n))
+/// The wait of each drawn request for its first token.
+fn first_tokens(counts: &Counts) -> Waits<'_> {
+    Waits { ended: &counts.ttft, left: [&counts.waited.ttft, &counts.open.ttft] }
 }
 
-/// How many lie in buckets that are wholly above the bound `seconds`. A bound that
-/// went through decimal text is still the same bound.
-fn slower_than(histogram: &BTreeMap<u8, u64>, seconds: f64) -> u64 {
-    let seconds = seconds * (1.0 + 1e-9);
-    let slow = histogram.iter().filter(|(bucket, _)| buckets::bound(**bucket) > seconds);
-    slow.fold(0, |sum, (_, n)| sum.saturating_add(*n))
+/// The wait of each drawn request for its whole answer.
+fn durations(counts: &Counts) -> Waits<'_> {
+    Waits { ended: &counts.duration, left: [&counts.waited.duration, &counts.open.duration] }
+}
+
+/// The interval that a threshold bounds, which went through decimal text.
+fn interval_of(threshold: f64) -> u8 {
+    buckets::index(threshold * (1.0 - 1e-9))
 }
 
 /// How many of stable's answers are wanted before its quantile is frozen.
@@ -487,19 +561,12 @@ fn answers_for(q: f64) -> u64 {
     (BEYOND_QUANTILE / (1.0 - q)).round() as u64
 }
 
-/// The bucket bound at stable's quantile, once there are enough observations.
-fn quantile(histogram: &BTreeMap<u8, u64>, q: f64) -> Option<f64> {
-    let all = total(histogram);
-    if all < answers_for(q) {
+/// The interval at stable's quantile, once there are enough requests.
+fn quantile(stable: Waits<'_>, q: f64) -> Option<u8> {
+    if stable.total() < answers_for(q) as f64 {
         return None;
     }
-    let mut seen = 0_u64;
-    for (bucket, count) in histogram {
-        seen = seen.saturating_add(*count);
-        if seen as f64 >= q * all as f64 {
-            // The open bucket has no bound to freeze.
-            return Some(buckets::bound(*bucket)).filter(|bound| bound.is_finite());
-        }
-    }
-    None
+    let last = stable.quantile(q, BEYOND_QUANTILE, buckets::BUCKETS)?;
+    // The open interval has no bound to freeze.
+    buckets::bound(last).is_finite().then_some(last)
 }

@@ -244,7 +244,7 @@ impl Run {
         known: &mut Boundaries,
     ) -> Verdict {
         let external = Externals::new();
-        let evidence = Evidence { stable, canary, external: &external };
+        let evidence = Evidence { stable, canary, external: &external, pending: 0 };
         self.status = assess_with(known, window, &evidence, &self.status);
         combine(&self.status)
     }

@@ -105,9 +105,14 @@ pub struct MetricStatus {
     /// The frozen latency threshold, in seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub threshold: Option<f64>,
-    /// Stable's answers that chose the threshold; they are left out of the comparison.
+    /// Stable's answers that chose the threshold in this step. They stay in the comparison,
+    /// which counts one slow answer more for the choice.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub frozen: Option<Sample>,
+    /// A built-in comparison that the policy does not name: it can fail the canary, and
+    /// nothing waits for it to pass.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub guard: bool,
     /// The chance to be accepted by the horizon if it goes on like this, 0 to 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chance: Option<f64>,
@@ -131,7 +136,12 @@ fn is_none_in_a_row(value: &i32) -> bool {
 }
 
 /// The counters of one variant in one gateway process, for the current routing
-/// generation. Only ever growing, so that merging by the larger never counts twice.
+/// generation. All but `open` only ever grow, so that merging by the later never counts
+/// twice.
+///
+/// Every request that was drawn for the variant is in exactly one place: `assigned` =
+/// `requests` + `refused` + `unfinished` + `excluded` + `turnedAway.waiting` + `open`. What
+/// a killed gateway had not reported is missing on both sides of this equation.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Counts {
@@ -141,21 +151,52 @@ pub struct Counts {
     /// Of these, those that this side answered or failed to answer.
     #[schemars(with = "i64")]
     pub requests: u64,
-    /// Of these, those that failed.
+    /// Of the answered or failed requests, those that failed.
     #[schemars(with = "i64")]
     pub errors: u64,
+    /// Drawn requests that the model refused as the application's mistake (4xx) and that
+    /// nobody else was asked for, or refused too.
+    #[serde(skip_serializing_if = "is_none")]
+    #[schemars(with = "i64")]
+    pub refused: u64,
+    /// Drawn requests whose application went away before the answer was complete.
+    #[serde(skip_serializing_if = "is_none")]
+    #[schemars(with = "i64")]
+    pub unfinished: u64,
+    /// Of the answered requests, those whose answer could not be understood.
+    #[serde(skip_serializing_if = "is_none")]
+    #[schemars(with = "i64")]
+    pub unjudged: u64,
+    /// Drawn requests that are no evidence by a rule that does not depend on the outcome:
+    /// a cache had an answer of one of the variants.
+    #[serde(skip_serializing_if = "is_none")]
+    #[schemars(with = "i64")]
+    pub excluded: u64,
+    /// Drawn requests that an open breaker kept away from this side.
+    #[serde(skip_serializing_if = "TurnedAway::is_empty")]
+    pub turned_away: TurnedAway,
+    /// Failures by the stable word for what went wrong. At most 8 words.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(with = "BTreeMap<String, i64>", extend("maxProperties" = 8))]
+    pub failures: BTreeMap<String, u64>,
     /// Answers that were checked.
     #[schemars(with = "i64")]
     pub checked: u64,
-    /// Of these, those that failed a check.
+    /// Of the checked answers, those that failed a check.
     #[schemars(with = "i64")]
     pub check_failures: u64,
     /// Time to first token: how many fell into each bucket of the shared scale, by bucket index.
     #[schemars(with = "BTreeMap<String, i64>", extend("maxProperties" = 128))]
     pub ttft: BTreeMap<u8, u64>,
-    /// Duration: how many fell into each bucket of the shared scale, by bucket index.
+    /// Duration of complete answers: how many fell into each bucket of the shared scale, by bucket index.
     #[schemars(with = "BTreeMap<String, i64>", extend("maxProperties" = 128))]
     pub duration: BTreeMap<u8, u64>,
+    /// How long requests waited that ended without an answer, or whose answer was not complete.
+    #[serde(skip_serializing_if = "Waits::is_empty")]
+    pub waited: Waits,
+    /// Drawn requests that were open when these counts were read, by how long they had been.
+    #[serde(skip_serializing_if = "Waits::is_empty")]
+    pub open: Waits,
     /// USD per request.
     pub cost: Sums,
     /// Feedback by score name. At most 16.
@@ -168,6 +209,80 @@ pub struct Counts {
     /// What both variants made of the same requests; only of a shadow.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub paired: Option<Paired>,
+    /// When these counts were read, in milliseconds since the process started: of two
+    /// reports of one process the later one counts.
+    #[serde(skip_serializing_if = "is_none")]
+    #[schemars(with = "i64")]
+    pub read_at: u64,
+}
+
+fn is_none(count: &u64) -> bool {
+    *count == 0
+}
+
+impl Counts {
+    /// Drawn requests that have ended with an outcome of this side, or that their
+    /// application gave up.
+    pub fn ended(&self) -> u64 {
+        self.requests.saturating_add(self.refused).saturating_add(self.unfinished)
+    }
+
+    /// Drawn requests that were open when the counts were read.
+    pub fn open(&self) -> u64 {
+        self.open.duration.values().fold(0, |sum, n| sum.saturating_add(*n))
+    }
+}
+
+/// Requests by how long they have waited, without having got what they waited for: how
+/// many fell into each bucket of the shared scale, by bucket index.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Waits {
+    /// For the first token.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(with = "BTreeMap<String, i64>", extend("maxProperties" = 128))]
+    pub ttft: BTreeMap<u8, u64>,
+    /// For the whole answer.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(with = "BTreeMap<String, i64>", extend("maxProperties" = 128))]
+    pub duration: BTreeMap<u8, u64>,
+}
+
+impl Waits {
+    /// Nobody waited.
+    pub fn is_empty(&self) -> bool {
+        self.ttft.is_empty() && self.duration.is_empty()
+    }
+}
+
+/// Requests that an open breaker kept away from the side that they were drawn for. While
+/// it is open, some requests are let through as probes: a sample of those that were drawn
+/// meanwhile. Those that were turned away since the probe before count as it ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct TurnedAway {
+    /// Requests that were turned away and counted by a probe; part of `requests`.
+    #[schemars(with = "i64")]
+    pub requests: u64,
+    /// Of these, those that count as failed; part of `errors`.
+    #[schemars(with = "i64")]
+    pub errors: u64,
+    /// Requests that were turned away and wait for the next probe's outcome.
+    #[schemars(with = "i64")]
+    pub waiting: u64,
+    /// Probes that ended.
+    #[schemars(with = "i64")]
+    pub probes: u64,
+    /// Of these, those that failed.
+    #[schemars(with = "i64")]
+    pub probe_errors: u64,
+}
+
+impl TurnedAway {
+    /// Nobody was turned away and nothing was probed.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// Sums over groups of sticky keys. Each key belongs to one of 32 groups by its hash,
@@ -183,6 +298,14 @@ pub struct Groups {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(with = "Vec<i64>", length(max = 32))]
     pub errors: Vec<u64>,
+    /// Requests that were refused as the application's mistake.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<i64>", length(max = 32))]
+    pub refused: Vec<u64>,
+    /// Requests that their application gave up.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<i64>", length(max = 32))]
+    pub unfinished: Vec<u64>,
     /// Answers that were checked.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(with = "Vec<i64>", length(max = 32))]
@@ -247,6 +370,10 @@ pub struct Paired {
     /// Copies that were not sent or not paired, because there was no room or stable had no outcome.
     #[schemars(with = "i64")]
     pub dropped: u64,
+    /// Of the dropped copies, those that were not sent.
+    #[serde(skip_serializing_if = "is_none")]
+    #[schemars(with = "i64")]
+    pub unsent: u64,
 }
 
 /// Pairs of outcomes of the same requests.

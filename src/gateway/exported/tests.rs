@@ -17,7 +17,7 @@ fn line<'a>(text: &'a str, start: &str) -> &'a str {
 #[test]
 fn metrics_have_the_conventions_names_and_buckets_and_an_exemplar() {
     let exported = Exported::default();
-    exported.consume(&Arc::new(record()), None);
+    exported.consume(&Arc::new(record()));
     let text = exported.text();
     let asked = r#"gen_ai_operation_name="chat",gen_ai_provider_name="openai",gen_ai_request_model="gpt-4o-mini",release="ns/support",revision="rev1",traffic="users""#;
     for (name, buckets, more) in [
@@ -49,11 +49,11 @@ fn metrics_have_the_conventions_names_and_buckets_and_an_exemplar() {
 fn money_and_tokens_are_counted_by_team_and_whose_traffic_it_is() {
     let exported = Exported::default();
     let origin = Arc::new(origin("rev1"));
-    exported.consume(&Arc::new(of(&origin)), None);
-    exported.consume(&Arc::new(of(&origin)), None);
+    exported.consume(&Arc::new(of(&origin)));
+    exported.consume(&Arc::new(of(&origin)));
     let copy = Record { reason: AssignmentReason::Shadow, caller: None, ..of(&origin) };
-    exported.consume(&Arc::new(copy), None);
-    exported.consume(&Arc::new(Record { cost_usd: None, ..of(&origin) }), None);
+    exported.consume(&Arc::new(copy));
+    exported.consume(&Arc::new(Record { cost_usd: None, ..of(&origin) }));
     let text = exported.text();
     for (start, end) in [
         (
@@ -93,7 +93,7 @@ fn money_and_tokens_are_counted_by_team_and_whose_traffic_it_is() {
 fn what_nobody_knows_the_price_of_is_not_free() {
     let (exported, origin) = (Exported::default(), Arc::new(origin("rev1")));
     let unpriced = Record { cost_usd: None, ..of(&origin) };
-    exported.consume(&Arc::new(unpriced), None);
+    exported.consume(&Arc::new(unpriced));
     let text = exported.text();
     assert!(text.contains("serinus_gateway_unpriced_requests_total{"), "{text}");
     assert!(!text.contains("serinus_gateway_cost_usd_total{"), "{text}");
@@ -109,7 +109,7 @@ fn a_failure_counts_under_its_word_and_has_no_time_to_the_first_token() {
         cost_usd: None,
         ..record()
     };
-    exported.consume(&Arc::new(failed), None);
+    exported.consume(&Arc::new(failed));
     let text = exported.text();
     assert!(text.contains(r#"error_type="upstream_timeout"} 1"#));
     assert!(!text.contains("gen_ai_server_time_to_first_token_seconds_count"));
@@ -119,8 +119,8 @@ fn a_failure_counts_under_its_word_and_has_no_time_to_the_first_token() {
 #[test]
 fn another_routing_of_the_same_variant_goes_on_counting() {
     let exported = Exported::default();
-    exported.consume(&Arc::new(of(&Arc::new(origin("rev1")))), None);
-    exported.consume(&Arc::new(of(&Arc::new(origin("rev1")))), None);
+    exported.consume(&Arc::new(of(&Arc::new(origin("rev1")))));
+    exported.consume(&Arc::new(of(&Arc::new(origin("rev1")))));
     let text = exported.text();
     let counted: Vec<&str> =
         text.lines().filter(|l| l.starts_with("serinus_gateway_requests_total")).collect();
@@ -132,7 +132,7 @@ fn the_series_of_a_variant_that_left_go_after_their_last_values_were_seen() {
     let exported = Exported::default();
     let (stays, leaves) = (Arc::new(origin("stays")), Arc::new(origin("leaves")));
     for origin in [&stays, &leaves] {
-        exported.consume(&Arc::new(of(origin)), None);
+        exported.consume(&Arc::new(of(origin)));
         exported.copy_dropped(origin, "breaker");
     }
     drop(leaves);
@@ -145,7 +145,7 @@ fn the_series_of_a_variant_that_left_go_after_their_last_values_were_seen() {
     assert!(!text.contains(r#"revision="leaves""#), "{text}");
     assert!(text.contains(r#"revision="stays""#));
     let back = Arc::new(origin("leaves"));
-    exported.consume(&Arc::new(of(&back)), None);
+    exported.consume(&Arc::new(of(&back)));
     assert!(exported.text().contains(r#"revision="leaves""#), "it may come back, from zero");
 }
 
@@ -154,7 +154,7 @@ fn ten_thousand_routings_leave_nothing_behind() {
     let exported = Exported::default();
     for generation in 0..10_000 {
         let origin = Arc::new(origin(&format!("rev{generation}")));
-        exported.consume(&Arc::new(of(&origin)), None);
+        exported.consume(&Arc::new(of(&origin)));
     }
     let now = Instant::now();
     exported.retire(now);
@@ -171,7 +171,7 @@ fn names_of_teams_can_not_grow_without_bound() {
     for team in 0..TEAMS + 50 {
         let caller = Caller { name: String::new(), team: format!("team-{team}") };
         let record = Record { caller: Some(Arc::new(caller)), ..of(&origin) };
-        exported.consume(&Arc::new(record), None);
+        exported.consume(&Arc::new(record));
     }
     let text = exported.text();
     let teams = text.lines().filter(|l| l.starts_with("serinus_gateway_cost_usd_total")).count();

@@ -72,7 +72,7 @@ fn teams_and_kinds_of_traffic_are_told_apart() {
         ("b", Sticky, None),
         ("", Sticky, Some(0.125)),
     ] {
-        ledger.consume(&record(team, reason, RecordOutcome::Ok, usd), None);
+        ledger.consume(&record(team, reason, RecordOutcome::Ok, usd));
     }
     let line = |team: &str, traffic: &str, priced, unpriced, usd| {
         (team.to_owned(), traffic.to_owned(), priced, unpriced, usd)
@@ -98,7 +98,7 @@ fn what_may_have_been_charged_without_a_price_is_unpriced_and_a_refusal_is_nothi
     use RecordOutcome::{Cancelled, ClientError, Error, Ok};
     let ledger = Ledger::default();
     for outcome in [Ok, Cancelled, Error, ClientError] {
-        ledger.consume(&record("a", AssignmentReason::Sticky, outcome, None), None);
+        ledger.consume(&record("a", AssignmentReason::Sticky, outcome, None));
     }
     assert_eq!(told(&ledger), [("a".to_owned(), "users".to_owned(), 0.0, 1.0, 0.0)]);
 }
@@ -109,8 +109,8 @@ fn teams_without_end_are_counted_together() {
     for i in 0..TEAMS + 50 {
         let team = format!("team-{i}");
         let record = record(&team, AssignmentReason::Sticky, RecordOutcome::Ok, Some(1.0));
-        ledger.consume(&record, None);
-        ledger.consume(&record, None);
+        ledger.consume(&record);
+        ledger.consume(&record);
     }
     let lines = ledger.lines();
     assert_eq!(lines.len(), TEAMS + 1);

@@ -47,6 +47,7 @@ pub(super) fn promote(draft: &mut Draft<'_>, policy: &CanaryPolicySpec, message:
         canary.confirmed_at = None;
         canary.last_data_at = None;
         canary.analysed_at = None;
+        canary.sampled_at = None;
         canary.held = None;
         draft.status.canary = Some(canary);
     }

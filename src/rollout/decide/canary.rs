@@ -12,7 +12,8 @@ use crate::{
         CanaryPolicySpec,
         canary_policy::{OnInconclusive, OnNoData, Step},
         prompt_release::{
-            CanaryStatus, Outcome, Phase, RoutingSettings, VariantRef, VariantRole, Verdict,
+            CanaryStatus, MetricStatus, Outcome, Phase, RoutingSettings, VariantRef, VariantRole,
+            Verdict,
         },
     },
     rollout::snapshot::Action,
@@ -177,6 +178,7 @@ fn restart_window(canary: &mut CanaryStatus) {
     canary.confirmed_at = None;
     canary.last_data_at = None;
     canary.analysed_at = None;
+    canary.sampled_at = None;
 }
 
 fn describe_step(step: &Step, index: usize, of: usize, canary: &CanaryStatus) -> String {
@@ -315,7 +317,7 @@ fn no_data(draft: &mut Draft<'_>, policy: &CanaryPolicySpec, late: bool) {
         }
         return;
     }
-    let missing = draft.status.analysis.iter().find(|m| m.verdict == Verdict::NoData);
+    let missing = draft.status.analysis.iter().find(|m| m.verdict == Verdict::NoData && !m.guard);
     let what = missing
         .map_or_else(|| "no new evidence".to_owned(), |m| format!("{}: {}", m.metric, m.message));
     let message = format!("{what}, for {} now", policy.no_data_timeout);
@@ -334,7 +336,8 @@ fn progressing(draft: &mut Draft<'_>, policy: &CanaryPolicySpec) {
         return draft.say(reasons::CONTROL_LOSS, message);
     }
     let Some(canary) = &draft.status.canary else { return };
-    let passed = draft.status.analysis.iter().filter(|m| m.verdict == Verdict::Pass).count();
+    let passes = |m: &&MetricStatus| m.verdict == Verdict::Pass && !m.guard;
+    let passed = draft.status.analysis.iter().filter(passes).count();
     let message = format!(
         "step {} of {} {}: {passed} of {} metrics pass",
         canary.step + 1,

@@ -49,10 +49,11 @@ pub(super) fn judge(draft: &mut Draft<'_>, policy: &CanaryPolicySpec) -> Verdict
     let step = usize::try_from(canary.step).ok().filter(|_| baking.is_none());
     let window = Window::new(policy, step.unwrap_or(usize::MAX));
     let external = &draft.snapshot.external;
-    let evidence = Evidence { stable: &stable, canary: &treatment, external };
+    let pending = pending(draft, &window, &treatment);
+    let evidence = Evidence { stable: &stable, canary: &treatment, external, pending };
     draft.status.analysis = judge::assess(&window, &evidence, &draft.status.analysis);
     let verdict = judge::combine(&draft.status.analysis);
-    let grew = treatment.requests > seen_before.requests;
+    let grew = treatment.ended() > seen_before.ended();
     let now = draft.now;
     if let Some(canary) = &mut draft.status.canary {
         canary.analysed_at = Some(now);
@@ -61,6 +62,15 @@ pub(super) fn judge(draft: &mut Draft<'_>, policy: &CanaryPolicySpec) -> Verdict
         }
     }
     verdict
+}
+
+/// How many requests a window with all its samples waits for.
+fn pending(draft: &mut Draft<'_>, window: &Window<'_>, canary: &Counts) -> u64 {
+    let now = draft.now;
+    let full = judge::has_samples(window, canary);
+    let Some(status) = draft.status.canary.as_mut().filter(|_| full) else { return 0 };
+    let since = now.duration_since(*status.sampled_at.get_or_insert(now)).as_secs_f64();
+    judge::pending(window, canary, &draft.status.analysis, since)
 }
 
 /// Only counts of the current routing generation are evidence.
@@ -75,6 +85,10 @@ fn collect(draft: &mut Draft<'_>, control: &str, treatment: &str) {
             uncounted += control.requests + treatment.requests;
         }
     }
+    let gateways = &draft.snapshot.gateways;
+    evidence::forget_open(&mut draft.status.evidence, |instance| {
+        gateways.iter().any(|g| g.applied == generation && g.instance.as_deref() == Some(instance))
+    });
     if let Some(canary) = &mut draft.status.canary {
         canary.uncounted = uncounted;
     }
@@ -119,6 +133,7 @@ pub(super) fn futile(draft: &Draft<'_>, policy: &CanaryPolicySpec) -> Option<Str
     }
     let hopeless = |m: &&MetricStatus| {
         m.verdict == Verdict::Undecided
+            && !m.guard
             && m.looks.last().is_some_and(|t| *t >= 0.5)
             && m.chance.is_some_and(|chance| chance < judge::FUTILE)
     };

@@ -1,0 +1,405 @@
+//! One virtual canary whose requests are drawn one by one, with all that keeps a request
+//! from being judged: users who give up, answers that take longer than a step, backends
+//! that are down, the canary's breaker, refusals, answers that nobody can read.
+//!
+//! What gateways would report of them is judged by the code that judges real counts, so
+//! that it shows whether the promises of docs/statistics.md hold under selection.
+
+use std::{
+    cmp::{Ordering, Reverse},
+    collections::BinaryHeap,
+};
+
+use rand::{Rng, RngExt};
+use rand_distr::{Distribution, Exp, LogNormal};
+
+use super::canary::{End, Outcome};
+use crate::{
+    analysis::{
+        buckets,
+        external::Externals,
+        judge::{self, Boundaries, Evidence, Window, assess_with, carry_over, combine},
+    },
+    api::{
+        CanaryPolicySpec,
+        prompt_release::{Counts, MetricStatus, Verdict, Waits},
+    },
+};
+
+/// The breaker of gateways (`gateway/breaker.rs`): how many attempts it looks at, how many
+/// it needs, how many good probes close it, and how often it probes.
+const WINDOW: usize = 20;
+const LEAST: usize = 10;
+const GOOD_PROBES: u32 = 5;
+const PROBE_SECONDS: f64 = 1.0;
+/// Collections of one step at most, before it is given up.
+const COLLECTIONS: usize = 2_000;
+
+/// How one side treats requests.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Behaviour {
+    /// Half of its answers take so many seconds; the logarithm spreads by a half.
+    pub median: f64,
+    /// The share of requests that fail at once.
+    pub errors: f64,
+    /// The share that is refused as the application's mistake.
+    pub refused: f64,
+    /// The share that hangs, and for how many seconds, before it is answered.
+    pub hangs: (f64, f64),
+    /// The share of answers that nobody understands.
+    pub unread: f64,
+    /// It is down for so many seconds, every so many seconds.
+    pub outage: (f64, f64),
+}
+
+impl Default for Behaviour {
+    fn default() -> Self {
+        Self {
+            median: 0.4,
+            errors: 0.01,
+            refused: 0.0,
+            hangs: (0.0, 0.0),
+            unread: 0.0,
+            outage: (0.0, f64::INFINITY),
+        }
+    }
+}
+
+impl Behaviour {
+    fn is_down(&self, time: f64) -> bool {
+        let (down, every) = self.outage;
+        down > 0.0 && time.rem_euclid(every) < down
+    }
+}
+
+/// Two variants and their users.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct World {
+    /// Requests a second of the route.
+    pub rate: f64,
+    /// The side that is compared with.
+    pub stable: Behaviour,
+    /// The side under comparison.
+    pub canary: Behaviour,
+    /// Users give up after so many seconds.
+    pub patience: f64,
+    /// The share of users who leave before their answer, for reasons of their own.
+    pub leave: f64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Fate {
+    Answered { unread: bool },
+    Failed,
+    Refused,
+    GivenUp,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Request {
+    started: f64,
+    ends: f64,
+    canary: bool,
+    fate: Fate,
+    probe: bool,
+}
+
+impl PartialEq for Request {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+impl Eq for Request {}
+impl PartialOrd for Request {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl Ord for Request {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.ends.total_cmp(&other.ends)
+    }
+}
+
+#[derive(Default)]
+struct Breaker {
+    recent: Vec<bool>,
+    open: bool,
+    next_probe: f64,
+    good: u32,
+}
+
+impl Breaker {
+    /// Whether a request may pass, and whether it is a probe.
+    fn admit(&mut self, now: f64) -> Option<bool> {
+        if !self.open {
+            return Some(false);
+        }
+        (now >= self.next_probe).then(|| {
+            self.next_probe = now + PROBE_SECONDS;
+            true
+        })
+    }
+
+    fn record(&mut self, failed: bool, now: f64) {
+        if self.open {
+            self.good = if failed { 0 } else { self.good + 1 };
+            if self.good >= GOOD_PROBES {
+                *self = Self::default();
+            }
+            return;
+        }
+        self.recent.push(failed);
+        if self.recent.len() > WINDOW {
+            self.recent.remove(0);
+        }
+        let failures = self.recent.iter().filter(|f| **f).count();
+        if self.recent.len() >= LEAST && failures * 2 >= self.recent.len() {
+            (self.open, self.good, self.next_probe) = (true, 0, now + PROBE_SECONDS);
+        }
+    }
+}
+
+/// What became of one canary, and of its users.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Lived {
+    /// How it ended.
+    pub outcome: Outcome,
+    /// Users of the canary who got no answer of any side.
+    pub hurt: u64,
+}
+
+/// A canary in a world.
+pub struct Drawn<'a, R> {
+    policy: &'a CanaryPolicySpec,
+    world: World,
+    rng: &'a mut R,
+    known: &'a mut Boundaries,
+    now: f64,
+    next_arrival: f64,
+    open: BinaryHeap<Reverse<Request>>,
+    breaker: Breaker,
+    counts: [Counts; 2],
+    status: Vec<MetricStatus>,
+    canary_requests: u64,
+    hurt: u64,
+}
+
+impl<'a, R: Rng> Drawn<'a, R> {
+    /// Lets a canary live through the weights of `policy` and its bake.
+    pub fn live(
+        policy: &'a CanaryPolicySpec,
+        world: World,
+        rng: &'a mut R,
+        known: &'a mut Boundaries,
+    ) -> Lived {
+        // Outages come at any time of a canary's life.
+        let now = rng.random_range(0.0..1e6);
+        let (open, breaker, counts) = Default::default();
+        let mut life = Self {
+            policy,
+            world,
+            rng,
+            known,
+            now,
+            next_arrival: now,
+            open,
+            breaker,
+            counts,
+            status: vec![],
+            canary_requests: 0,
+            hurt: 0,
+        };
+        let started = life.now;
+        let end = life.steps();
+        let (canary_requests, seconds) = (life.canary_requests, life.now - started);
+        Lived { outcome: Outcome { end, canary_requests, seconds }, hurt: life.hurt }
+    }
+
+    fn steps(&mut self) -> End {
+        for (index, step) in self.policy.steps.iter().enumerate() {
+            let Some(weight) = step.weight else { continue };
+            let deadline = step.deadline.map_or(f64::INFINITY, |d| d.0.as_secs_f64());
+            match self.window(index, f64::from(weight) / 100.0, deadline) {
+                Verdict::Pass => {}
+                Verdict::Fail => return End::RolledBack,
+                _ => return End::Inconclusive,
+            }
+        }
+        let (bake, held) = (self.policy.bake.duration.0.as_secs_f64(), self.policy.bake.holdback);
+        if bake > 0.0 && held > 0 {
+            let share = 1.0 - f64::from(held) / 100.0;
+            if self.window(usize::MAX, share, bake) == Verdict::Fail {
+                return End::RolledBack;
+            }
+        }
+        End::Promoted
+    }
+
+    /// One step, or the bake, at a canary's share of the traffic.
+    fn window(&mut self, index: usize, share: f64, deadline: f64) -> Verdict {
+        let window = Window { explained: false, ..Window::new(self.policy, index) };
+        let interval = self.policy.analysis.interval.0.as_secs_f64().max(0.1);
+        // Counts belong to a routing generation; what ends later is nobody's.
+        self.counts = Default::default();
+        self.open.clear();
+        self.status = carry_over(&self.status);
+        let (entered, mut full_at) = (self.now, None);
+        for _ in 0..COLLECTIONS {
+            self.pass(self.now + interval, share);
+            let [stable, canary] = self.report();
+            let pending = if judge::has_samples(&window, &canary) {
+                let since = self.now - *full_at.get_or_insert(self.now);
+                judge::pending(&window, &canary, &self.status, since)
+            } else {
+                0
+            };
+            let external = Externals::new();
+            let evidence =
+                Evidence { stable: &stable, canary: &canary, external: &external, pending };
+            self.status = assess_with(self.known, &window, &evidence, &self.status);
+            let verdict = combine(&self.status);
+            let ended = matches!(verdict, Verdict::Pass | Verdict::Fail | Verdict::Inconclusive);
+            if ended && (window.horizon.is_some() || verdict == Verdict::Fail) {
+                return verdict;
+            }
+            if self.now - entered >= deadline {
+                return Verdict::Inconclusive;
+            }
+        }
+        Verdict::Inconclusive
+    }
+
+    /// Lets time pass until `end`.
+    fn pass(&mut self, end: f64, share: f64) {
+        while self.next_arrival < end {
+            let arrival = self.next_arrival;
+            self.finish_until(arrival);
+            self.arrive(arrival, share);
+            self.next_arrival += exponential(self.rng, self.world.rate);
+        }
+        self.finish_until(end);
+        self.now = end;
+    }
+
+    fn arrive(&mut self, now: f64, share: f64) {
+        let canary = self.rng.random::<f64>() < share;
+        let side = if canary { self.world.canary } else { self.world.stable };
+        let counts = &mut self.counts[usize::from(canary)];
+        counts.assigned += 1;
+        self.canary_requests += u64::from(canary);
+        let probe = match canary.then(|| self.breaker.admit(now)) {
+            Some(None) => {
+                counts.turned_away.waiting += 1;
+                return;
+            }
+            Some(Some(probe)) => probe,
+            None => false,
+        };
+        let (takes, fate) = self.fate(&side, now);
+        let request = Request { started: now, ends: now + takes, canary, fate, probe };
+        self.open.push(Reverse(request));
+    }
+
+    fn fate(&mut self, side: &Behaviour, now: f64) -> (f64, Fate) {
+        let mut chance = |p: f64| p > 0.0 && self.rng.random::<f64>() < p;
+        if side.is_down(now) || chance(side.errors) {
+            return (0.02, Fate::Failed);
+        }
+        if chance(side.refused) {
+            return (0.02, Fate::Refused);
+        }
+        let (hangs, leaves) = (chance(side.hangs.0), chance(self.world.leave));
+        let unread = chance(side.unread);
+        let takes = if hangs { side.hangs.1 } else { lognormal(self.rng, side.median) };
+        let patience = if leaves { takes * self.rng.random::<f64>() } else { self.world.patience };
+        if takes > patience {
+            (patience, Fate::GivenUp)
+        } else {
+            (takes, Fate::Answered { unread })
+        }
+    }
+
+    fn finish_until(&mut self, end: f64) {
+        while let Some(Reverse(request)) = self.open.peek().copied().filter(|r| r.0.ends <= end) {
+            self.open.pop();
+            self.finish(&request);
+        }
+    }
+
+    fn finish(&mut self, request: &Request) {
+        let counts = &mut self.counts[usize::from(request.canary)];
+        let took = buckets::index(request.ends - request.started);
+        let failed = request.fate == Fate::Failed;
+        match request.fate {
+            Fate::Answered { unread } => {
+                counts.requests += 1;
+                counts.unjudged += u64::from(unread);
+                counts.checked += u64::from(!unread);
+                for histogram in [&mut counts.ttft, &mut counts.duration] {
+                    *histogram.entry(took).or_default() += 1;
+                }
+            }
+            Fate::Refused => counts.refused += 1,
+            Fate::Failed | Fate::GivenUp => {
+                counts.requests += u64::from(failed);
+                counts.errors += u64::from(failed);
+                counts.unfinished += u64::from(!failed);
+                for histogram in [&mut counts.waited.ttft, &mut counts.waited.duration] {
+                    *histogram.entry(took).or_default() += 1;
+                }
+            }
+        }
+        if request.canary {
+            // Stable answers what fails at once.
+            self.hurt += u64::from(matches!(request.fate, Fate::GivenUp | Fate::Refused));
+            if matches!(request.fate, Fate::Answered { .. } | Fate::Failed) {
+                self.breaker.record(failed, request.ends);
+                if request.probe {
+                    probed(counts, failed);
+                }
+            }
+        }
+    }
+
+    /// What gateways report now.
+    fn report(&self) -> [Counts; 2] {
+        let mut counts = self.counts.clone();
+        let mut open = [Waits::default(), Waits::default()];
+        for Reverse(request) in &self.open {
+            let age = buckets::index(self.now - request.started);
+            let waits = &mut open[usize::from(request.canary)];
+            for histogram in [&mut waits.ttft, &mut waits.duration] {
+                *histogram.entry(age).or_default() += 1;
+            }
+        }
+        for (counts, open) in counts.iter_mut().zip(open) {
+            counts.open = open;
+        }
+        counts
+    }
+}
+
+/// As the gateways' tally does.
+fn probed(counts: &mut Counts, failed: bool) {
+    let away = &mut counts.turned_away;
+    let waiting = std::mem::take(&mut away.waiting);
+    let errors = if failed { waiting } else { 0 };
+    away.requests += waiting;
+    away.errors += errors;
+    away.probes += 1;
+    away.probe_errors += u64::from(failed);
+    counts.requests += waiting;
+    counts.errors += errors;
+}
+
+fn exponential(rng: &mut impl Rng, rate: f64) -> f64 {
+    Exp::new(rate.max(1e-9)).map_or(1.0, |exp| exp.sample(rng))
+}
+
+fn lognormal(rng: &mut impl Rng, median: f64) -> f64 {
+    LogNormal::new(median.max(1e-6).ln(), 0.5).map_or(median, |drawn| drawn.sample(rng))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,212 @@
+//! What becomes of the requests that were drawn for one side, under one routing generation.
+//!
+//! Intention to treat: a request belongs to the side that the draw chose, from the draw on
+//! and whatever becomes of it. [`Tally::draw`] puts it among the open requests; the
+//! [`Drawn`] that it returns takes it out again exactly once, with an outcome, or as
+//! unfinished when it is dropped: its application went away. What an open breaker keeps
+//! away from its side is judged by the next probe, on that side.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::time::Instant;
+
+use super::sinks::{add_at, count};
+use crate::{
+    analysis::buckets,
+    api::prompt_release::{Counts, Paired, Waits},
+    audit::record::{Record, RecordOutcome},
+    rollout::assignment::GROUPS,
+};
+
+/// The counts of one variant under one routing generation.
+#[derive(Debug, Default)]
+pub struct Tally(Mutex<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    counts: Counts,
+    /// Drawn requests under way, by slot.
+    open: Vec<Option<Open>>,
+    free: Vec<usize>,
+    /// Turned away since the last probe: by group of the sticky key, without a key last.
+    waiting: BTreeMap<Option<u8>, u64>,
+    /// When the first of them was turned away.
+    waiting_since: Option<Instant>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Open {
+    since: Instant,
+    /// It waits for its first token.
+    silent: bool,
+}
+
+/// How a request meets a breaker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Passage {
+    /// The breaker is closed.
+    Free,
+    /// The breaker is open, and this request shows whether the variant has recovered.
+    Probe,
+}
+
+impl Tally {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // Counting does not panic half way.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A request was drawn for this side and is under way.
+    pub(super) fn draw(self: &Arc<Self>, passage: Passage) -> Drawn {
+        let open = Some(Open { since: Instant::now(), silent: true });
+        let mut inner = self.lock();
+        inner.counts.assigned += 1;
+        let slot = match inner.free.pop() {
+            Some(slot) => {
+                inner.open[slot] = open;
+                slot
+            }
+            None => {
+                inner.open.push(open);
+                inner.open.len() - 1
+            }
+        };
+        Drawn { tally: Some(self.clone()), slot, passage }
+    }
+
+    /// A request was drawn for this side and an open breaker keeps it away from it.
+    pub(super) fn turn_away(&self, group: Option<u8>) {
+        let mut inner = self.lock();
+        inner.counts.assigned += 1;
+        inner.counts.turned_away.waiting += 1;
+        inner.waiting_since.get_or_insert_with(Instant::now);
+        *inner.waiting.entry(group).or_default() += 1;
+    }
+
+    /// Changes the counts of what is no request of its own: feedback.
+    pub(super) fn change(&self, change: impl FnOnce(&mut Counts)) {
+        change(&mut self.lock().counts);
+    }
+
+    /// The counts so far, with the requests that are open now.
+    pub fn read(&self, read_at: u64) -> Counts {
+        let now = Instant::now();
+        let inner = self.lock();
+        let mut open = Waits::default();
+        for request in inner.open.iter().flatten() {
+            let age = buckets::index(now.duration_since(request.since).as_secs_f64());
+            *open.duration.entry(age).or_default() += 1;
+            if request.silent {
+                *open.ttft.entry(age).or_default() += 1;
+            }
+        }
+        Counts { open, read_at, ..inner.counts.clone() }
+    }
+}
+
+impl Inner {
+    fn close(&mut self, slot: usize) -> Option<Open> {
+        let open = self.open.get_mut(slot)?.take();
+        self.free.push(slot);
+        open
+    }
+
+    /// What was turned away since the probe before counts as this one ended.
+    fn probed(&mut self, failed: bool) {
+        let counts = &mut self.counts;
+        counts.turned_away.probes += 1;
+        counts.turned_away.probe_errors += u64::from(failed);
+        let waiting = std::mem::take(&mut counts.turned_away.waiting);
+        let errors = if failed { waiting } else { 0 };
+        counts.turned_away.requests += waiting;
+        counts.turned_away.errors += errors;
+        counts.requests += waiting;
+        counts.errors += errors;
+        self.waiting_since = None;
+        for (group, n) in std::mem::take(&mut self.waiting) {
+            let Some(group) = group.filter(|g| usize::from(*g) < GROUPS) else { continue };
+            add_at(&mut counts.groups.requests, group, n);
+            add_at(&mut counts.groups.errors, group, if failed { n } else { 0 });
+        }
+    }
+}
+
+/// A request that was drawn for a side and has not ended. Dropped, it counts as given up by
+/// its application.
+#[derive(Debug)]
+pub(super) struct Drawn {
+    /// None once it has ended.
+    tally: Option<Arc<Tally>>,
+    slot: usize,
+    passage: Passage,
+}
+
+impl Drawn {
+    /// The first token is here.
+    pub(super) fn speaks(&self) {
+        let Some(tally) = &self.tally else { return };
+        if let Some(open) = tally.lock().open.get_mut(self.slot).and_then(Option::as_mut) {
+            open.silent = false;
+        }
+    }
+
+    /// It has ended as the record says.
+    pub(super) fn end(mut self, record: &Record) {
+        let Some(tally) = self.tally.take() else { return };
+        let mut inner = tally.lock();
+        let open = inner.close(self.slot);
+        count(&mut inner.counts, record);
+        // The breaker may also close by what was sent before it opened, and without a probe.
+        let drawn_later = inner.waiting_since.zip(open).is_some_and(|(w, open)| open.since >= w);
+        match record.outcome {
+            outcome @ (RecordOutcome::Ok | RecordOutcome::Error)
+                if self.passage == Passage::Probe || drawn_later =>
+            {
+                inner.probed(outcome == RecordOutcome::Error);
+            }
+            _ => {}
+        }
+    }
+
+    /// It is no evidence, by a rule that does not depend on how it ends.
+    pub(super) fn exclude(mut self) {
+        self.leave(|counts| counts.excluded += 1);
+    }
+
+    /// A copy that was not sent.
+    pub(super) fn unsent(mut self) {
+        self.leave(|counts| {
+            let paired = counts.paired.get_or_insert_with(Paired::default);
+            paired.dropped += 1;
+            paired.unsent += 1;
+        });
+    }
+
+    fn leave(&mut self, change: impl FnOnce(&mut Counts)) -> Option<Open> {
+        let tally = self.tally.take()?;
+        let mut inner = tally.lock();
+        change(&mut inner.counts);
+        inner.close(self.slot)
+    }
+}
+
+impl Drop for Drawn {
+    fn drop(&mut self) {
+        let Some(tally) = self.tally.take() else { return };
+        let mut inner = tally.lock();
+        let Some(open) = inner.close(self.slot) else { return };
+        let waited = buckets::index(open.since.elapsed().as_secs_f64());
+        let counts = &mut inner.counts;
+        counts.unfinished += 1;
+        *counts.waited.duration.entry(waited).or_default() += 1;
+        if open.silent {
+            *counts.waited.ttft.entry(waited).or_default() += 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,124 @@
+use std::time::Duration;
+
+use super::*;
+use crate::{
+    api::prompt_release::VariantRole,
+    audit::record::{AssignmentReason, Operation, Tokens},
+};
+
+fn record(outcome: RecordOutcome, group: Option<u8>) -> Record {
+    Record {
+        request_id: String::new(),
+        origin: Arc::default(),
+        role: VariantRole::Canary,
+        generation: 1,
+        reason: AssignmentReason::Sticky,
+        group,
+        caller: None,
+        operation: Operation::Chat,
+        trace: None,
+        at: jiff::Timestamp::UNIX_EPOCH,
+        outcome,
+        error: None,
+        status: None,
+        first_token_seconds: None,
+        duration_seconds: 0.1,
+        seconds_per_output_token: None,
+        tokens: Tokens::default(),
+        cost_usd: None,
+        compared_usd: None,
+        check: None,
+        streamed: false,
+        served_model: None,
+        response_id: None,
+        finish_reason: None,
+        content: None,
+        stable: None,
+    }
+}
+
+fn is_whole(counts: &Counts) -> bool {
+    let away = counts.turned_away.waiting;
+    counts.assigned == counts.ended() + counts.excluded + away + counts.open()
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_an_application_gives_up_is_counted_by_how_long_it_waited() {
+    let tally = Arc::new(Tally::default());
+    let (silent, speaking) = (tally.draw(Passage::Free), tally.draw(Passage::Free));
+    speaking.speaks();
+    tokio::time::advance(Duration::from_secs(5)).await;
+    let open = tally.read(1);
+    assert_eq!((open.open(), open.open.ttft.values().sum::<u64>()), (2, 1));
+    assert_eq!(open.open.duration.keys().copied().collect::<Vec<_>>(), [buckets::index(5.0)]);
+    drop((silent, speaking));
+    let left = tally.read(2);
+    assert_eq!((left.unfinished, left.open()), (2, 0));
+    assert_eq!(left.waited.duration, [(buckets::index(5.0), 2)].into());
+    assert_eq!(left.waited.ttft, [(buckets::index(5.0), 1)].into());
+}
+
+#[test]
+fn what_a_breaker_keeps_away_counts_as_the_next_probe_ends() {
+    let tally = Arc::new(Tally::default());
+    (0..30).for_each(|_| tally.turn_away(Some(3)));
+    tally.turn_away(None);
+    assert_eq!((tally.read(1).requests, tally.read(1).turned_away.waiting), (0, 31));
+    let probe = tally.draw(Passage::Probe);
+    probe.end(&record(RecordOutcome::Error, Some(4)));
+    (0..10).for_each(|_| tally.turn_away(Some(3)));
+    // A probe that is given up tells nothing.
+    drop(tally.draw(Passage::Probe));
+    assert_eq!(tally.read(1).turned_away.waiting, 10);
+    tally.draw(Passage::Probe).end(&record(RecordOutcome::Ok, Some(4)));
+    let counts = tally.read(1);
+    assert_eq!((counts.requests, counts.errors, counts.turned_away.waiting), (43, 32, 0));
+    assert_eq!((counts.groups.requests[3], counts.groups.errors[3]), (40, 30));
+    let away = counts.turned_away;
+    assert_eq!((away.requests, away.errors, away.probes, away.probe_errors), (41, 31, 2, 1));
+}
+
+#[test]
+fn a_breaker_that_closes_without_a_probe_leaves_nobody_uncounted() {
+    let tally = Arc::new(Tally::default());
+    let before = tally.draw(Passage::Free);
+    tally.turn_away(None);
+    before.end(&record(RecordOutcome::Ok, None));
+    assert_eq!(tally.read(1).turned_away.waiting, 1, "it was sent before");
+    tally.draw(Passage::Free).end(&record(RecordOutcome::Ok, None));
+    assert_eq!((tally.read(1).turned_away.waiting, tally.read(1).requests), (0, 3));
+}
+
+proptest::proptest! {
+    #[test]
+    fn every_drawn_request_is_in_one_place(
+        events in proptest::collection::vec((0..8_u8, 0..6_usize), 1..200),
+    ) {
+        let tally = Arc::new(Tally::default());
+        let mut under_way = vec![];
+        for (what, which) in events {
+            let passage = if which == 0 { Passage::Probe } else { Passage::Free };
+            let ended = |under_way: &mut Vec<Drawn>| {
+                (!under_way.is_empty()).then(|| under_way.swap_remove(which % under_way.len()))
+            };
+            match what {
+                0..3 => under_way.push(tally.draw(passage)),
+                3 => tally.turn_away((which > 2).then_some(which as u8)),
+                4 => drop(ended(&mut under_way)),
+                5 => if let Some(drawn) = ended(&mut under_way) { drawn.exclude() },
+                _ => if let Some(drawn) = ended(&mut under_way) {
+                    let outcome = [
+                        RecordOutcome::Ok,
+                        RecordOutcome::Error,
+                        RecordOutcome::ClientError,
+                        RecordOutcome::Cancelled,
+                    ][which % 4];
+                    drawn.end(&record(outcome, Some(which as u8)));
+                },
+            }
+            let counts = tally.read(1);
+            proptest::prop_assert!(is_whole(&counts), "{:?}", counts);
+            proptest::prop_assert_eq!(counts.open(), under_way.len() as u64);
+        }
+    }
+}
