@@ -13,6 +13,7 @@ mod clients;
 mod exported;
 mod feedback;
 mod flight;
+mod follow_up;
 mod forward;
 pub mod identity;
 mod ledger;
@@ -48,6 +49,7 @@ use self::{
     clients::Clients,
     exported::Exported,
     feedback::Feedback,
+    follow_up::Origins,
     identity::{Identities, Operators},
     ledger::Ledger,
     limits::Limits,
@@ -114,6 +116,7 @@ pub struct Gateway {
     /// When the process started, for people.
     since: Timestamp,
     feedback: Feedback,
+    origins: Origins,
     shadows: Shadows,
     /// Room for large request bodies.
     large_bodies: Arc<Semaphore>,
@@ -149,6 +152,7 @@ impl Gateway {
             ledger,
             exported,
             feedback: Feedback::default(),
+            origins: Origins::default(),
             shadows: Shadows::default(),
             started: Instant::now(),
             leader_seen: AtomicI64::new(0),

@@ -78,6 +78,16 @@ def _check(release: dict, before: dict | None):
         yield f"users are not all on stable in a shadow step: {weights}"
     if status["phase"] in ("RolledBack", "RollingBack", "Stable") and set(weights) - {"stable"}:
         yield f"{status['phase']} with {weights}"
+    for entry in status.get("evidence", []):
+        for side in ("stable", "canary"):
+            counts = entry[side]
+            known = sum(counts.get(part, 0) for part in ("requests", "refused", "unfinished", "excluded"))
+            known += counts.get("turnedAway", {}).get("waiting", 0)
+            known += sum(counts.get("open", {}).get("duration", {}).values())
+            known += counts.get("paired", {}).get("unsent", 0)
+            # Less is known of a gateway that is gone: its open requests are forgotten.
+            if known > counts["assigned"]:
+                yield f"{known} requests of {counts['assigned']} drawn: {entry}"
     if before:
         if before.get("stable") and not status.get("stable"):
             yield "stable was lost"

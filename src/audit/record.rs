@@ -33,6 +33,9 @@ pub enum AssignmentReason {
     /// By hash or by chance, but the cache has another variant's answer to the same
     /// request: the variants are compared by requests that are new to both.
     Repeated,
+    /// It goes on from a response, a conversation or reasoning that only one variant's
+    /// backend has: sent there as far as that is known, and no evidence.
+    FollowUp,
     /// It is a copy of a request that stable answers; nobody sees its own answer.
     Shadow,
 }
@@ -57,6 +60,7 @@ impl AssignmentReason {
             Self::OtherBackend => "other-backend",
             Self::Cached => "cached",
             Self::Repeated => "repeated",
+            Self::FollowUp => "follow-up",
             Self::Shadow => "shadow",
         }
     }

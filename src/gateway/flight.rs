@@ -47,6 +47,8 @@ pub(super) struct Flight {
     pub answer: Answer,
     /// What is kept of what was said, where it is.
     content: Option<Box<Content>>,
+    /// The conversation that the answer becomes a part of.
+    conversation: Option<String>,
     /// The pod that it is at.
     pub pod: Option<Taken>,
     /// The id of the copy that a shadow got of this request.
@@ -101,6 +103,7 @@ impl Flight {
             headers: vec![],
             answer: Answer::default(),
             content: None,
+            conversation: asked.conversation().filter(|_| asked.operation == Operation::Responses),
             pod: None,
             shadow_request_id: None,
             error: None,
@@ -260,6 +263,12 @@ impl Flight {
         }
         if let Some(drawn) = self.drawn.take() {
             drawn.end(&record);
+        }
+        if self.operation == Operation::Responses && ok {
+            let kept = [record.response_id.as_ref(), self.conversation.as_ref()];
+            for id in kept.into_iter().flatten() {
+                self.gateway.origins.remember(id, &self.target.revision);
+            }
         }
         self.gateway.sinks.iter().for_each(|sink| sink.consume(&record));
     }

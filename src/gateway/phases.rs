@@ -14,6 +14,7 @@ use super::{
     Gateway,
     caching::Caching,
     flight::Flight,
+    follow_up,
     forward::{self, Forward},
     identity::Client,
     prepare::{self, Asked},
@@ -428,6 +429,9 @@ fn assign(
         None => rand::random_range(0..100_u32) < candidate.weight,
     });
     let target = drawn.map_or(&route.baseline, |candidate| &candidate.target);
+    if let Some(target) = follow_up(gateway, route, target, asked) {
+        return Ok(Assigned::new(target, AssignmentReason::FollowUp));
+    }
     let tally = route.tallies.get(&target.revision);
     let group = key.as_ref().map(|key| assignment::group(&route.uid, key));
     let reason = if key.is_some() { AssignmentReason::Sticky } else { AssignmentReason::Random };
@@ -455,6 +459,23 @@ fn assign(
             Assigned { group, ..Assigned::new(instead, reason) }
         }
     })
+}
+
+/// Where a request goes that only one of the variants can answer.
+fn follow_up<'a>(
+    gateway: &Gateway,
+    route: &'a Route,
+    drawn: &'a Arc<Target>,
+    asked: &Asked,
+) -> Option<&'a Arc<Target>> {
+    let on_trial = route.on_trial().filter(|t| !Arc::ptr_eq(t, &route.baseline))?;
+    let continued = follow_up::continued(asked)?;
+    if continued.is_shared(on_trial, &route.baseline) {
+        return None;
+    }
+    let candidate = route.candidate.as_ref().map(|candidate| &candidate.target);
+    let variants = std::iter::once(&route.baseline).chain(candidate);
+    Some(gateway.origins.among(&continued, variants).unwrap_or(drawn))
 }
 
 /// How the baseline may be asked; or who is, while it fails outright and there is another

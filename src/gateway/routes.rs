@@ -84,6 +84,11 @@ impl Target {
         &self.address.uris[operation as usize]
     }
 
+    /// Whether requests of both go to the same place with the same key.
+    pub(super) fn has_address_of(&self, other: &Self) -> bool {
+        self.address == other.address
+    }
+
     /// The headers of every request, the API key among them.
     pub(super) fn headers(&self) -> &HeaderMap {
         &self.address.headers

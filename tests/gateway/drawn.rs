@@ -125,6 +125,28 @@ async fn what_a_cache_knows_is_excluded_and_still_accounted_for() {
 }
 
 #[tokio::test]
+async fn what_only_one_model_can_read_is_no_evidence_between_two() {
+    let bench = Bench::new(|_| good()).await;
+    let other = bench.another_model(|_| good()).await;
+    let mut release = bench.release(50);
+    bench.serve(release.clone());
+    let sealed = json!({"user": "u", "messages": [{"role": "assistant", "content": "x",
+        "reasoning_details": [{"type": "reasoning.encrypted", "data": "…"}]}]});
+    assert_eq!(bench.chat(sealed.clone()).await.status(), 200);
+    let drawn = |bench: &Bench| bench.counts("stable").assigned + bench.counts("canary").assigned;
+    assert_eq!(drawn(&bench), 1, "both variants have one model, which reads it");
+    edit(release.variants.get_mut("canary").unwrap(), |canary| {
+        canary.backend.endpoint.as_mut().unwrap().url = format!("http://{other}/v1");
+    });
+    release.routing.generation += 1;
+    bench.serve(release);
+    assert_eq!(bench.chat(sealed).await.status(), 200);
+    assert_eq!(drawn(&bench), 0);
+    assert_eq!(bench.chat(json!({"user": "u"})).await.status(), 200);
+    assert_eq!(drawn(&bench), 1);
+}
+
+#[tokio::test]
 async fn stable_that_is_passed_over_is_charged_as_a_canary_would_be() {
     let bench = Bench::new(|r| if r["model"] == "other-model" { good() } else { fails(503) }).await;
     let mut release = bench.release(1);
