@@ -98,7 +98,8 @@ fn seen(measured: &Measured, status: &MetricStatus) -> String {
     let slower = status.threshold.map(|t| format!(" slower than {t:.3} s")).unwrap_or_default();
     let effect = measured.effects.larger();
     let alike = if effect > 1.0 {
-        format!(" (requests of one user count 1/{effect:.1})")
+        let why = if measured.probed { "a breaker's probe" } else { "one user" };
+        format!(" (requests of {why} count 1/{effect:.1})")
     } else {
         String::new()
     };

@@ -67,6 +67,8 @@ pub(super) struct Measured {
     pub counts_everybody: bool,
     /// It counts open requests for as long as they have been.
     pub counts_open: bool,
+    /// Some of it was judged by the probes of a breaker.
+    pub probed: bool,
     /// What most of the canary's failures are.
     pub mostly: Option<String>,
     missing: Option<String>,
@@ -126,6 +128,7 @@ impl Measured {
             effects: Effects::NONE,
             counts_everybody: false,
             counts_open: false,
+            probed: false,
             mostly: None,
             missing: None,
             waits: false,
@@ -148,6 +151,7 @@ impl Measured {
             share(stable.requests, stable.errors),
         );
         measured.effects = effect::of_errors(stable, canary);
+        measured.probed = stable.turned_away.requests + canary.turned_away.requests > 0;
         let most = canary.failures.iter().max_by_key(|(_, n)| **n);
         measured.mostly = most.map(|(code, _)| code.clone());
         measured
