@@ -9,8 +9,10 @@ mod backends;
 mod breaker;
 pub mod cache;
 mod caching;
+mod check;
 mod clients;
 mod exported;
+mod fault;
 mod feedback;
 mod flight;
 mod follow_up;
@@ -27,6 +29,7 @@ mod shadow;
 mod sinks;
 mod tally;
 pub mod tls;
+mod unread;
 mod upstream;
 pub mod watch;
 pub mod workers;
@@ -56,6 +59,7 @@ use self::{
     routes::{ReleaseInput, RouteTable, World},
     shadow::Shadows,
     sinks::Sink,
+    unread::Unread,
 };
 use crate::{
     signals::{
@@ -117,6 +121,8 @@ pub struct Gateway {
     since: Timestamp,
     feedback: Feedback,
     origins: Origins,
+    /// Examples of answers that were not understood.
+    unread: Unread,
     shadows: Shadows,
     /// Room for large request bodies.
     large_bodies: Arc<Semaphore>,
@@ -153,6 +159,7 @@ impl Gateway {
             exported,
             feedback: Feedback::default(),
             origins: Origins::default(),
+            unread: Unread::default(),
             shadows: Shadows::default(),
             started: Instant::now(),
             leader_seen: AtomicI64::new(0),

@@ -3,7 +3,11 @@
 
 pub mod alike;
 pub mod answer;
+pub mod complaint;
 pub mod error;
+mod forgiving;
+mod mend;
+pub mod reason;
 pub mod request;
 pub mod retry_after;
 pub mod sse;

@@ -4,6 +4,8 @@ mod digest;
 mod plain;
 mod schema;
 mod template;
+mod tools;
 
 pub use digest::{digest, revision};
 pub use template::{PromptError, Template};
+pub use tools::{Tools, Verdict};

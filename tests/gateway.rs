@@ -12,6 +12,8 @@ mod compatibility;
 mod drawn;
 #[path = "gateway/identity.rs"]
 mod identity;
+#[path = "gateway/reading.rs"]
+mod reading;
 #[path = "gateway/routing.rs"]
 mod routing;
 #[path = "gateway/shadow.rs"]

@@ -2,8 +2,9 @@
 //!
 //! A case is two files in `tests/fixtures/providers/NAME`: `CASE.json` (a whole answer) or
 //! `CASE.sse` (a stream), and `CASE.expected.json`: where the shape is documented
-//! (`source`), the `tokens`, and any of `text`, `finish_reason`, `model`, `tool_call` and
-//! `refused`. What is not written there is not checked. `extract` names a provider and a
+//! (`source`), the `tokens`, and any of `text`, `finish_reason`, `ending` (what the reason
+//! means), `model`, `tool_call`, `calls` (their arguments), `refused`, `failed`, `status` (that
+//! it tells within), `missing` and `unread`. What is not written there is not checked. `extract` names a provider and a
 //! flavour of the genai-prices catalogue, whose own reading must find the same tokens.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test says so when something is wrong")]
 
@@ -18,7 +19,7 @@ use serde_json::{Value, json};
 use serinus::openai::{
     Operation,
     answer::Answer,
-    sse::{Events, Fate},
+    sse::{Events, Fate, Payload},
     usage::Tokens,
 };
 
@@ -68,10 +69,18 @@ fn read(case: &Case) -> Answer {
         return Answer::whole(operation(case), &case.body).unwrap();
     }
     let (mut events, mut answer) = (Events::default(), Answer::default());
-    events.feed(Bytes::from(case.body.clone()), |data| {
-        answer.event(operation(case), data);
+    let mut heard = |payload: Payload<'_>| {
+        match payload {
+            Payload::Data(data) => {
+                answer.event(operation(case), data);
+            }
+            Payload::Error(data) => answer.error_event(data),
+            Payload::Stray(line) => answer.stray_line(line),
+        }
         Fate::Forward
-    });
+    };
+    events.feed(Bytes::from(case.body.clone()), &mut heard);
+    events.end(heard);
     answer
 }
 
@@ -93,6 +102,12 @@ fn every_server_is_read_as_documented() {
             ("model", json!(answer.model)),
             ("tool_call", json!(answer.tool_call)),
             ("refused", json!(answer.refused)),
+            ("failed", json!(answer.failed)),
+            ("missing", json!(answer.missing)),
+            ("unread", json!(answer.unread)),
+            ("status", json!(answer.complaint.as_ref().and_then(|c| c.status))),
+            ("ending", json!(answer.ending().map(|ending| format!("{ending:?}")))),
+            ("calls", json!(answer.calls.iter().map(|c| &c.arguments).collect::<Vec<_>>())),
         ];
         let expected = case.expected.as_object().unwrap();
         assert!(expected.contains_key("tokens"), "{}: it expects no tokens", case.name);

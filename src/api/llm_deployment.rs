@@ -1,6 +1,6 @@
 //! LLMDeployment: a model backend.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use k8s_openapi::api::core::v1::ResourceRequirements;
 use kube::{CustomResource, KubeSchema};
@@ -249,9 +249,10 @@ pub struct GpuHour {
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Limits {
-    /// The longest that one answer may take. Default: 60s.
-    #[serde(default = "default_timeout")]
-    pub timeout: GoDuration,
+    /// The longest that one answer may take; for a stream only if it is set here, because a
+    /// stream that flows may go on. Default: 60s, and no limit for streams.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<GoDuration>,
     /// The longest wait for the first token. Default: 20s.
     #[serde(default = "default_first_token_timeout")]
     pub first_token_timeout: GoDuration,
@@ -274,7 +275,7 @@ pub struct Limits {
     #[serde(default = "default_queue_timeout")]
     pub queue_timeout: GoDuration,
     /// How often a request is sent again when the backend was not reached, or answered
-    /// 429, 502, 503 or 504 before anything was sent to the user. A canary is not asked
+    /// 429, 500, 502, 503, 504, 520 to 524 or 529 before anything was sent to the user. A canary is not asked
     /// again: stable answers instead. Only the first attempt counts as evidence. Default: 1.
     #[serde(default = "one")]
     #[schemars(range(min = 0, max = 3))]
@@ -300,10 +301,17 @@ fn default_queue_timeout() -> GoDuration {
     GoDuration::from_secs(5)
 }
 
+impl Limits {
+    /// The longest that an answer may take that is no stream.
+    pub fn timeout(&self) -> Duration {
+        self.timeout.unwrap_or(default_timeout()).0
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            timeout: default_timeout(),
+            timeout: None,
             first_token_timeout: default_first_token_timeout(),
             connect_timeout: default_connect_timeout(),
             between_tokens_timeout: default_between_tokens_timeout(),

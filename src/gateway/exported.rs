@@ -97,6 +97,7 @@ struct Families {
     unpriced: Family<Spent, Counter>,
     tokens: Family<Taken, Counter>,
     check_failures: Family<Checked, Counter>,
+    unjudged: Family<Checked, Counter>,
     dropped: Family<Dropped, Counter>,
     duration: Histograms<Ended>,
     first_token: Histograms<Asked>,
@@ -114,6 +115,7 @@ impl Families {
             unpriced: Family::default(),
             tokens: Family::default(),
             check_failures: Family::default(),
+            unjudged: Family::default(),
             dropped: Family::default(),
             duration: Family::new_with_constructor(histograms(&DURATION)),
             first_token: Family::new_with_constructor(histograms(&FIRST_TOKEN)),
@@ -158,6 +160,11 @@ impl Families {
             this.tokens.clone(),
         );
         r.register("check_failures", "Answers that failed a check", this.check_failures.clone());
+        r.register(
+            "unjudged_answers",
+            "Answers of which the check can not say whether they are good",
+            this.unjudged.clone(),
+        );
         r.register("dropped_copies", "Copies for a shadow without a pair", this.dropped.clone());
         this
     }
@@ -340,7 +347,7 @@ impl Sink for Exported {
             }
         }
         if let Some(check) = record.check.filter(|check| *check != CheckResult::Passed) {
-            variant.check_failures(families, check).inc();
+            variant.checked(families, check).inc();
         }
     }
 }

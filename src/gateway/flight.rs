@@ -10,11 +10,13 @@ use tokio::{sync::oneshot, time::Instant};
 use super::{
     Gateway,
     backends::Taken,
+    check::check,
     feedback::{self, Kind},
     phases::{Assigned, Passed},
     prepare::{Asked, Prepared},
     routes::{Route, Target},
     tally::Drawn,
+    unread,
 };
 use crate::{
     audit::record::{
@@ -45,6 +47,10 @@ pub(super) struct Flight {
     /// What of the model's headers goes to the application.
     pub headers: Vec<(HeaderName, HeaderValue)>,
     pub answer: Answer,
+    /// The application's own tools, as JSON.
+    tools: Option<Box<[u8]>>,
+    /// How what was not understood begins.
+    not_understood: Option<Box<[u8]>>,
     /// What is kept of what was said, where it is.
     content: Option<Box<Content>>,
     /// The conversation that the answer becomes a part of.
@@ -102,6 +108,8 @@ impl Flight {
             status: None,
             headers: vec![],
             answer: Answer::default(),
+            tools: None,
+            not_understood: None,
             content: None,
             conversation: asked.conversation().filter(|_| asked.operation == Operation::Responses),
             pod: None,
@@ -122,6 +130,7 @@ impl Flight {
     /// What is sent; kept where the configuration asks for it.
     pub(super) fn sends(&mut self, prepared: Prepared, asked: &Asked) -> Bytes {
         let Prepared { body, input } = prepared;
+        self.tools = asked.request.raw("tools").map(Into::into);
         if let Some(most) = self.gateway.config.telemetry.tracing.content_of(self.trace.as_ref()) {
             let input = body[input].iter().copied().take(most).collect();
             let (user, conversation) = (asked.user(), asked.conversation());
@@ -139,6 +148,12 @@ impl Flight {
         {
             content.tool_calls.push(json.to_vec());
         }
+    }
+
+    /// An answer, or an event of a stream, was not understood; how the first begins is kept.
+    pub(super) fn not_understood(&mut self, said: &[u8]) {
+        let begins = &said[..said.len().min(unread::LONGEST)];
+        self.not_understood.get_or_insert_with(|| begins.into());
     }
 
     /// This attempt was caused by another one of the same request.
@@ -209,7 +224,7 @@ impl Flight {
         let first_token_seconds = if self.streamed { first } else { ok.then_some(duration) };
         // What comes from the cache was checked before, and costs nothing again.
         let cached = self.reason == AssignmentReason::Cached;
-        let check = (ok && !cached).then(|| check(&self.answer, &self.target));
+        let check = (ok && !cached).then(|| self.check());
         let mut content = self.content.take();
         if let Some(content) = &mut content {
             let most = self.gateway.config.telemetry.tracing.content_bytes.unwrap_or(0);
@@ -251,6 +266,10 @@ impl Flight {
             content,
             stable: self.stable,
         });
+        let is_unread = check == Some(CheckResult::Unread);
+        if let Some(said) = self.not_understood.take().filter(|_| is_unread) {
+            self.gateway.unread.keep(&record, &said);
+        }
         if let Some(told) = self.told.take() {
             let side = StableSide {
                 outcome,
@@ -275,7 +294,12 @@ impl Flight {
 
     /// Whether nothing is wrong with a complete answer.
     pub(super) fn passes(&self) -> bool {
-        check(&self.answer, &self.target) == CheckResult::Passed
+        self.check() == CheckResult::Passed
+    }
+
+    fn check(&self) -> CheckResult {
+        let template = &self.target.template;
+        check(&self.answer, template, || template.tools().with_own(self.tools.as_deref()))
     }
 
     fn has_breaker(&self) -> bool {
@@ -292,24 +316,22 @@ impl Flight {
 impl Drop for Flight {
     fn drop(&mut self) {
         // Many applications close a stream as soon as it says that it is done.
-        let complete = self.streamed && self.answer.done && !self.answer.failed;
-        self.finish(if complete { RecordOutcome::Ok } else { RecordOutcome::Cancelled });
+        let answer = &self.answer;
+        let outcome = match self.streamed {
+            // And raise an exception as soon as it tells of an error.
+            true if answer.failed => RecordOutcome::Error,
+            true if answer.done => RecordOutcome::Ok,
+            _ => RecordOutcome::Cancelled,
+        };
+        if outcome == RecordOutcome::Error {
+            self.error.get_or_insert(told_code(answer));
+        }
+        self.finish(outcome);
     }
 }
 
-/// What is wrong with a complete answer, the gravest first.
-fn check(answer: &Answer, target: &Target) -> CheckResult {
-    if answer.refused {
-        CheckResult::Refused
-    } else if answer.finish_reason.as_deref() == Some("length") {
-        CheckResult::Truncated
-    } else if answer.tool_call {
-        CheckResult::Passed
-    } else if answer.text.trim().is_empty() {
-        CheckResult::Empty
-    } else if !answer.cut && !target.template.accepts(&answer.text) {
-        CheckResult::Schema
-    } else {
-        CheckResult::Passed
-    }
+/// The word for a failure that an answer tells of itself.
+pub(super) fn told_code(answer: &Answer) -> &'static str {
+    let says_why = answer.complaint.is_some() || answer.finish_reason.is_some();
+    if says_why { "upstream_failed" } else { "upstream_broken" }
 }

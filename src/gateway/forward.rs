@@ -9,7 +9,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
     caching::Recorded,
-    flight::Flight,
+    flight::{Flight, told_code},
     upstream::{self, Next},
 };
 use crate::{audit::record::RecordOutcome, openai::error::ApiError};
@@ -45,7 +45,8 @@ pub(super) fn body(forward: Forward) -> impl Stream<Item = Result<Bytes, Infalli
                 None
             }
             Next::Failed => {
-                let error = ApiError::new(502, "upstream_failed", "the model said that it failed");
+                let code = told_code(&forward.flight.answer);
+                let error = ApiError::new(502, code, "the model said that it failed");
                 forward.flight.fail(&error);
                 None
             }

@@ -55,6 +55,8 @@ pub struct Target {
     pub model: String,
     /// The longest that a whole answer may take.
     pub timeout: Duration,
+    /// The longest that a stream may take, where that is limited.
+    pub stream_timeout: Option<Duration>,
     /// The longest wait for the first token.
     pub first_token_timeout: Duration,
     /// The longest silence of a stream after that.

@@ -330,6 +330,10 @@ impl Shared {
                 let report = gateway.report(request.headers().contains_key(LEADER_HEADER));
                 json_answer(&report)
             }
+            (&Method::GET, "/serinus/v1/unread") => {
+                gateway.config.operators.admit(request.headers())?;
+                json_answer(&json!({"examples": gateway.unread.all()}))
+            }
             // The same as in the metrics, which are as open.
             (&Method::GET, "/serinus/v1/cost") => json_answer(&gateway.cost()),
             (&Method::GET, "/metrics") => Ok(with_type(
@@ -339,7 +343,8 @@ impl Shared {
             _ => Err(ApiError::new(
                 404,
                 "unknown_path",
-                "this address serves GET /serinus/v1/report, /metrics, /healthz and /readyz",
+                "this address serves GET /serinus/v1/report, /serinus/v1/unread, /metrics, /healthz \
+                 and /readyz",
             )),
         }
     }

@@ -1,33 +1,26 @@
 //! Calling a model: one attempt up to the point where the answer can be promised.
 
-use std::{pin::Pin, time::Duration};
+mod stream;
+
+use std::time::Duration;
 
 use axum::http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, header};
 use bytes::{Bytes, BytesMut};
-use futures::FutureExt;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use jiff::Timestamp;
-use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
-use super::{backends::Taken, clients, flight::Flight, prepare::Asked};
+pub(super) use self::stream::{Next, Stream};
+use super::{backends::Taken, clients, fault::Fault, flight::Flight, prepare::Asked};
 use crate::openai::{
-    alike::Reader,
-    answer::Answer,
-    error::ApiError,
-    retry_after::retry_after,
-    sse::{Events, Fate},
+    Operation, answer::Answer, complaint::Complaint, error::ApiError, retry_after::retry_after,
+    sse::is_a_stream,
 };
 
 /// The largest JSON answer that is read.
 const LARGEST_ANSWER: usize = 64 << 20;
-/// The longest that a stream may go on without content before it is passed on as it is.
-const LONGEST_START: usize = 1 << 20;
-/// The reason why an answer ended, its usage, the mark of the end, the end itself.
-const LAST_WORDS: usize = 4;
-/// How long the end of a connection is waited for when the answer was complete, so that the
-/// connection can be used again.
-const AFTER_THE_END: Duration = Duration::from_secs(1);
+/// By so many bytes it has shown whether an answer is a stream.
+const LONGEST_BEGINNING: usize = 64 << 10;
 
 /// An answer that can be promised to the application.
 pub(super) enum Started {
@@ -37,57 +30,6 @@ pub(super) enum Started {
     Stream(Box<Stream>),
 }
 
-/// A stream under way: what was read and not taken yet, and the rest.
-pub(super) struct Stream {
-    rest: Incoming,
-    /// What was read ahead of the rest: how it ended.
-    end: Option<Option<hyper::Error>>,
-    events: Events,
-    reader: Reader,
-    /// The application did not ask for an event that carries nothing but usage.
-    hides_usage: bool,
-    /// The event in which the model says that it failed.
-    failed: Option<Bytes>,
-    patience: Patience,
-}
-
-/// How long a stream is waited for. Its timer is set once, and again when it fires too
-/// early: with each event, only a time is noted.
-struct Patience {
-    timer: Pin<Box<Sleep>>,
-    /// Since when the next bytes are waited for.
-    since: Instant,
-    between: Duration,
-    /// When the whole must have come.
-    deadline: Instant,
-}
-
-impl Patience {
-    fn new(between: Duration, deadline: Instant) -> Self {
-        let timer = Box::pin(sleep_until(deadline));
-        Self { timer, since: Instant::now(), between, deadline }
-    }
-
-    fn due(&self) -> Instant {
-        self.deadline.min(self.since + self.between)
-    }
-
-    /// Ends when it is lost.
-    async fn lost(&mut self) {
-        loop {
-            let due = self.due();
-            if due < self.timer.deadline() {
-                self.timer.as_mut().reset(due);
-            }
-            self.timer.as_mut().await;
-            if self.timer.deadline() >= due {
-                return;
-            }
-            self.timer.as_mut().reset(due);
-        }
-    }
-}
-
 /// An attempt that failed before anything was sent to the application.
 #[derive(Debug)]
 pub(super) struct Failure {
@@ -95,7 +37,7 @@ pub(super) struct Failure {
     pub error: ApiError,
     /// The model's own answer, when it gave one.
     pub body: Option<(StatusCode, Bytes)>,
-    /// The status says that the request itself is at fault.
+    /// The request itself is at fault.
     pub client_fault: bool,
     /// Asking the same again may help, and does nothing twice.
     pub repeatable: bool,
@@ -160,40 +102,87 @@ pub(super) async fn call(
             }
             unreachable_model(&e)
         })?;
-    let (head, rest) = response.into_parts();
+    let (head, mut rest) = response.into_parts();
     flight.status = Some(head.status.as_u16());
     flight.headers = passed_back(&head.headers, &flight.request_id);
-    let is_stream = head
-        .headers
-        .get(header::CONTENT_TYPE)
-        .is_some_and(|v| v.as_bytes().starts_with(b"text/event-stream"));
-    if head.status.is_success() && flight.streamed && is_stream {
-        let (events, reader) = (Events::default(), Reader::new(flight.operation));
-        let hides_usage = asked.hides_usage();
-        let end = began + target.timeout;
-        let patience = Patience::new(target.between_tokens_timeout, end);
-        let stream =
-            Stream { rest, end: None, events, reader, hides_usage, failed: None, patience };
-        return timeout_at(deadline, first_content(flight, stream)).await.map_err(|_| late())?;
+    let wait = retry_after(|name| head.headers.get(name)?.to_str().ok(), flight.clock());
+    let mut first = Bytes::new();
+    if head.status.is_success() && flight.streamed {
+        let beginning = timeout_at(deadline, beginning(&mut rest));
+        first = beginning.await.map_err(|_| late())??;
+        if is_stream(&head.headers, &first) {
+            let end = target.stream_timeout.map(|longest| began + longest);
+            let stream = Stream::new(flight, asked, rest, wait, end);
+            let started = timeout_at(deadline, stream.start(flight, first)).await;
+            return started.map_err(|_| late())?.map(Started::Stream);
+        }
     }
-    let bytes = timeout_at(deadline, whole(rest, LARGEST_ANSWER)).await.map_err(|_| late())??;
+    let bytes = timeout_at(deadline, whole(first, rest, LARGEST_ANSWER)).await;
+    let bytes = bytes.map_err(|_| late())??;
     if !head.status.is_success() {
-        return Err(refused(head.status, &head.headers, bytes, flight.clock()));
+        let complaint = Complaint::read(&bytes);
+        return Err(refused(head.status, &complaint, wait, Some(bytes)));
     }
-    flight.answer = Answer::whole(asked.operation, &bytes).map_err(|e| {
-        Failure::new(502, "upstream_invalid", format!("the model's answer is not JSON: {e}"))
-    })?;
+    answered(flight, bytes, wait).map_err(|failure| *failure)
+}
+
+/// Reads an answer that came as a whole.
+fn answered(
+    flight: &mut Flight,
+    bytes: Bytes,
+    wait: Option<Duration>,
+) -> Result<Started, Box<Failure>> {
+    let none = |why: &str| {
+        let message = format!("the model's answer {why}");
+        Box::new(Failure { repeatable: true, ..Failure::new(502, "upstream_invalid", message) })
+    };
+    let answer = Answer::whole(flight.operation, &bytes).map_err(|_| none("is not JSON"))?;
+    flight.answer = answer;
+    if flight.answer.failed {
+        return Err(Box::new(told(flight, Some(&bytes), wait)));
+    }
+    if flight.answer.missing {
+        return Err(none(match flight.operation {
+            Operation::Chat | Operation::Completions => "has no choices",
+            Operation::Embeddings => "has no vectors, or some that are no numbers",
+            Operation::Responses => "has no output",
+        }));
+    }
+    if flight.streamed {
+        return Err(none("is no stream, which was asked for"));
+    }
     if flight.answer.tool_call {
         flight.calls(&bytes);
     }
-    if flight.answer.failed {
-        let message = "the model says in its answer that it failed";
-        return Err(Failure {
-            body: Some((StatusCode::BAD_GATEWAY, bytes)),
-            ..Failure::new(502, "upstream_failed", message)
-        });
+    if flight.answer.unread {
+        flight.not_understood(&bytes);
     }
     Ok(Started::Whole(bytes))
+}
+
+/// The first bytes of an answer, as many as show what it is.
+async fn beginning(rest: &mut Incoming) -> Result<Bytes, Failure> {
+    let mut first = Bytes::new();
+    while let Some(chunk) = next_chunk(rest).await {
+        let chunk = chunk.map_err(|e| broken(&e))?;
+        first = if first.is_empty() { chunk } else { [first, chunk].concat().into() };
+        if is_a_stream(&first).is_some() || first.len() > LONGEST_BEGINNING {
+            break;
+        }
+    }
+    Ok(first)
+}
+
+/// Whether an answer is a stream of events: by what it begins with, whatever it is called.
+fn is_stream(headers: &HeaderMap, first: &[u8]) -> bool {
+    is_a_stream(first).unwrap_or(false) || {
+        let called = headers.get(header::CONTENT_TYPE).is_some_and(|value| {
+            let essence = value.as_bytes().split(|b| *b == b';').next().unwrap_or_default();
+            essence.trim_ascii().eq_ignore_ascii_case(b"text/event-stream")
+        });
+        let begins = first.trim_ascii_start().first();
+        called && !begins.is_some_and(|byte| b"{[<\"".contains(byte))
+    }
 }
 
 /// The address of an operation, at a certain pod.
@@ -218,34 +207,83 @@ fn broken(error: &hyper::Error) -> Failure {
     Failure::new(502, "upstream_broken", "the model's answer broke off")
 }
 
+/// An answer with the status of an error.
 fn refused(
     status: StatusCode,
-    headers: &HeaderMap,
-    body: Bytes,
-    clock: fn() -> Timestamp,
+    complaint: &Complaint,
+    wait: Option<Duration>,
+    body: Option<Bytes>,
 ) -> Failure {
-    // The key is ours, and so is the bill: no application can cause or mend this, and one
-    // that is told 401 looks at its own key. What the model says may quote ours.
-    if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::PAYMENT_REQUIRED) {
-        let message = format!(
-            "the model answered {status} to this gateway's own API key: tell who runs the gateway"
-        );
-        return Failure { untouched: true, ..Failure::new(502, "upstream_unauthorized", message) };
+    let fault = Fault::of(status.as_u16(), complaint);
+    let ours = |code, what: &str| Failure {
+        untouched: true,
+        ..Failure::new(
+            502,
+            code,
+            format!("the model answered {status}{what}: tell who runs the gateway"),
+        )
+    };
+    match fault {
+        // The key is ours, and so is the bill: no application can cause or mend this, and
+        // one that is told 401 looks at its own key. What the model says may quote ours.
+        Fault::Key => return ours("upstream_unauthorized", " to this gateway's own API key"),
+        Fault::ModelGone => {
+            let what = " because it is retired, or not there for this gateway's own API key";
+            return ours("upstream_model_gone", what);
+        }
+        Fault::NoSuchPath => {
+            let what = ", so that nothing answers such requests at the backend's address";
+            return ours("upstream_not_found", what);
+        }
+        Fault::Application | Fault::Busy | Fault::Failed | Fault::FailedForGood => {}
     }
-    let overloaded = matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT);
     Failure {
-        client_fault: status.is_client_error() && !overloaded,
-        repeatable: matches!(status.as_u16(), 429 | 502 | 503 | 504),
-        untouched: (status.is_client_error() && status != StatusCode::REQUEST_TIMEOUT)
-            || status == StatusCode::SERVICE_UNAVAILABLE,
-        retry_after: retry_after(|name| headers.get(name)?.to_str().ok(), clock),
-        body: Some((status, body)),
+        client_fault: fault == Fault::Application,
+        repeatable: fault.is_repeatable(),
+        untouched: fault.is_untouched(),
+        retry_after: wait.or(complaint.retry_after),
+        body: body.map(|body| (status, body)),
         ..Failure::new(502, "upstream_error", format!("the model answered {status}"))
     }
 }
 
-async fn whole(mut rest: Incoming, largest: usize) -> Result<Bytes, Failure> {
-    let mut first = Bytes::new();
+/// A failure that is told within an answer of status 200, as if its status had been that
+/// which is told there. `said` is the JSON that tells it, or another text.
+fn told(flight: &mut Flight, said: Option<&Bytes>, wait: Option<Duration>) -> Failure {
+    let answer = &flight.answer;
+    let Some(complaint) = answer.complaint.as_deref() else {
+        let (code, message) = match &answer.finish_reason {
+            Some(reason) => {
+                ("upstream_failed", format!("the model ended its answer with {reason}"))
+            }
+            None => ("upstream_broken", "the model's stream ended without a reason".to_owned()),
+        };
+        return Failure { repeatable: true, ..Failure::new(502, code, message) };
+    };
+    let status = complaint.status.and_then(|status| StatusCode::from_u16(status).ok());
+    let (code, status) = match status {
+        Some(status) => ("upstream_error", status),
+        None => ("upstream_failed", StatusCode::BAD_GATEWAY),
+    };
+    let json = said.filter(|said| said.trim_ascii_start().starts_with(b"{")).cloned();
+    let in_words = json.is_none().then(|| complaint.message.clone());
+    let mut failure = refused(status, complaint, wait, json);
+    if failure.error.code == "upstream_error" {
+        let message = in_words.unwrap_or_else(|| "the model says that it failed".to_owned());
+        failure.error = ApiError::new(status.as_u16(), code, message);
+    }
+    flight.status = Some(status.as_u16());
+    if let Some(wait) = failure.retry_after
+        && !flight.headers.iter().any(|(name, _)| name.as_str().starts_with("retry-after"))
+    {
+        let seconds = wait.as_secs_f64().ceil() as u64;
+        flight.headers.push((header::RETRY_AFTER, HeaderValue::from(seconds)));
+    }
+    failure
+}
+
+/// All of a body that begins so.
+async fn whole(mut first: Bytes, mut rest: Incoming, largest: usize) -> Result<Bytes, Failure> {
     let mut bytes = BytesMut::new();
     while let Some(chunk) = next_chunk(&mut rest).await {
         let chunk = chunk.map_err(|e| broken(&e))?;
@@ -275,130 +313,6 @@ async fn next_chunk(body: &mut Incoming) -> Option<Result<Bytes, hyper::Error>> 
                 }
             }
             Err(error) => return Some(Err(error)),
-        }
-    }
-}
-
-/// Reads until the stream says something: until then the answer may still come from
-/// another variant.
-async fn first_content(flight: &mut Flight, mut stream: Stream) -> Result<Started, Failure> {
-    let mut read = 0;
-    while let Some(chunk) = next_chunk(&mut stream.rest).await {
-        let chunk = chunk.map_err(|e| broken(&e))?;
-        read += chunk.len();
-        let content = stream.read(chunk, flight);
-        if flight.answer.failed && !content {
-            let message = "the model's stream began with an error";
-            let body = stream.failed.map(|body| (StatusCode::BAD_GATEWAY, body));
-            return Err(Failure { body, ..Failure::new(502, "upstream_failed", message) });
-        }
-        if content || flight.answer.complete() || read > LONGEST_START {
-            return Ok(Started::Stream(Box::new(stream)));
-        }
-    }
-    let message = "the model's stream ended before it said anything";
-    Err(Failure::new(502, "upstream_broken", message))
-}
-
-/// What comes next in a stream.
-pub(super) enum Next {
-    /// Some bytes, read already.
-    Chunk(Bytes),
-    /// It is complete.
-    End,
-    /// It broke off.
-    Broken,
-    /// It took too long, or says nothing any more.
-    Late,
-    /// It has ended after it said that it failed, which has gone on.
-    Failed,
-}
-
-impl Stream {
-    /// Reads a chunk; says whether it carried content.
-    fn read(&mut self, chunk: Bytes, flight: &mut Flight) -> bool {
-        let hides_usage = self.hides_usage;
-        let (mut content, reader, failed) = (false, &mut self.reader, &mut self.failed);
-        self.events.feed(chunk, |data| {
-            let called = std::mem::take(&mut flight.answer.tool_call);
-            let carried = reader.event(&mut flight.answer, data);
-            if flight.answer.tool_call {
-                flight.calls(data);
-            }
-            flight.answer.tool_call |= called;
-            if flight.answer.failed && failed.is_none() {
-                *failed = Some(Bytes::copy_from_slice(data));
-            }
-            content |= carried.content;
-            if hides_usage && carried.only_usage { Fate::Drop } else { Fate::Forward }
-        });
-        if content {
-            flight.first_token();
-        }
-        content
-    }
-
-    /// Reads what came together with the last words: usage, the mark of the end, the end
-    /// itself. They go on in one write, where each would take one of its own.
-    async fn gather(&mut self, flight: &mut Flight) {
-        for _ in 0..LAST_WORDS {
-            // Who reads the connection hands over one piece at a time.
-            tokio::task::yield_now().await;
-            match next_chunk(&mut self.rest).now_or_never() {
-                Some(Some(Ok(chunk))) => {
-                    self.read(chunk, flight);
-                }
-                Some(Some(Err(error))) => self.end = Some(Some(error)),
-                Some(None) => self.end = Some(None),
-                None => return,
-            }
-            if self.end.is_some() {
-                return;
-            }
-        }
-    }
-
-    /// What is left when nothing more comes.
-    fn last(&mut self) -> Next {
-        self.events.end();
-        self.events.take().map_or(Next::End, Next::Chunk)
-    }
-
-    /// Waits for the next bytes and reads them.
-    pub(super) async fn next(&mut self, flight: &mut Flight) -> Next {
-        loop {
-            if let Some(bytes) = self.events.take() {
-                return Next::Chunk(bytes);
-            }
-            self.patience.since = Instant::now();
-            let chunk = match self.end.take() {
-                Some(end) => end.map(Err),
-                None => tokio::select! {
-                    biased;
-                    chunk = next_chunk(&mut self.rest) => chunk,
-                    () = self.patience.lost() => match &flight.answer {
-                        answer if answer.failed => return Next::Failed,
-                        answer if answer.done => return self.last(),
-                        _ => return Next::Late,
-                    },
-                },
-            };
-            match chunk {
-                Some(Ok(chunk)) => {
-                    self.read(chunk, flight);
-                    if flight.answer.complete() {
-                        self.gather(flight).await;
-                    }
-                    if flight.answer.done {
-                        self.patience.between = self.patience.between.min(AFTER_THE_END);
-                    }
-                }
-                None | Some(Err(_)) if flight.answer.failed => return Next::Failed,
-                // However the connection ends, the answer had said that it was complete.
-                Some(Err(_)) if flight.answer.done => return self.last(),
-                None if flight.answer.complete() => return self.last(),
-                None | Some(Err(_)) => return Next::Broken,
-            }
         }
     }
 }

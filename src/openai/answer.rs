@@ -1,22 +1,37 @@
 //! What an answer said, collected from JSON or from the events of a stream.
 //!
 //! Servers differ in what they send, so that every part is read by itself: a field of
-//! another type than expected says nothing, and hides nothing of the rest.
+//! another type than expected says nothing, and hides nothing of the rest. Whether what was
+//! read is any good is judged strictly all the same: an error is one in whatever form it is
+//! told, and what could not be understood is noted as such.
 
-use std::{borrow::Cow, fmt, ops::Range};
+mod calls;
+mod message;
+mod responses;
+mod vectors;
+mod wire;
 
-use serde::{
-    Deserialize, Deserializer,
-    de::{IgnoredAny, MapAccess, SeqAccess, Visitor},
+use std::{borrow::Cow, ops::Range};
+
+pub use self::calls::Call;
+use self::{
+    calls::Piece,
+    message::{Calls, Content, Message},
+    wire::{Accused, Body, Choice, Delta, Index, Rare, Signs},
 };
-
 use super::{
-    request::{Content, Operation, Text},
-    usage::{Nested, Timings, Tokens, Usage},
+    complaint::Complaint,
+    forgiving::{Many, Text},
+    mend::{mend, trimmed},
+    reason::{Ending, is_none},
+    request::Operation,
+    usage::{Tokens, Usage},
 };
 
 /// Text beyond this is counted as there but not kept for checking.
 const LONGEST_TEXT: usize = 1 << 20;
+/// Choices besides the first; no request asks for nearly as many.
+const MOST_CHOICES: usize = 1024;
 
 /// An answer as far as Serinus reads it.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -27,10 +42,20 @@ pub struct Answer {
     pub cut: bool,
     /// The model called a tool, or answered with something else than text.
     pub tool_call: bool,
+    /// The calls of functions of the first choice.
+    pub calls: Vec<Call>,
     /// The model refused.
     pub refused: bool,
-    /// The server says within the answer that it failed.
+    /// The server says within the answer that it failed, or broke it off.
     pub failed: bool,
+    /// What it says of that, if it says something.
+    pub complaint: Option<Box<Complaint>>,
+    /// It is nothing that answers what was asked for: no choices, no output, no vectors.
+    pub missing: bool,
+    /// Something was said that was not understood.
+    pub unread: bool,
+    /// Something was said that was understood.
+    pub understood: bool,
     /// Why the answer ended.
     pub finish_reason: Option<String>,
     /// What it took.
@@ -45,17 +70,36 @@ pub struct Answer {
     pub done: bool,
     /// Choices besides the first that have begun and not ended.
     pub begun: Vec<u32>,
+    /// Which choice is the first.
+    pub first: Option<u32>,
 }
 
 /// What an event of a stream carried.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Carried {
-    /// Content for the user.
+    /// Content for the user, or a sign that the model is at work on it.
     pub content: bool,
     /// Nothing but usage: an application that did not ask for usage does not expect it.
     pub only_usage: bool,
+    /// It was not understood.
+    pub unread: bool,
     /// Nothing but text of the first choice, which lies here in the event as it is.
     pub only_text: Option<Range<usize>>,
+}
+
+/// What came is no JSON.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("it is not JSON")]
+pub struct NotJson;
+
+/// Reads JSON strictly, and if that is not possible without what is odd in it.
+fn with_body<T>(json: &[u8], mut read: impl FnMut(Body<'_>) -> T) -> Result<T, NotJson> {
+    let json = trimmed(json);
+    if let Ok(body) = serde_json::from_slice(json) {
+        return Ok(read(body));
+    }
+    let sound = mend(json).ok_or(NotJson)?;
+    serde_json::from_slice(&sound).map(read).map_err(|_| NotJson)
 }
 
 impl Answer {
@@ -63,15 +107,25 @@ impl Answer {
     ///
     /// # Errors
     /// It is not JSON.
-    pub fn whole(operation: Operation, json: &[u8]) -> Result<Self, serde_json::Error> {
+    pub fn whole(operation: Operation, json: &[u8]) -> Result<Self, NotJson> {
         let mut answer = Self { done: true, ..Self::default() };
-        match serde_json::from_slice::<Body<'_>>(json) {
-            Ok(body) => {
-                answer.absorb(operation, body);
+        let is_error = with_body(json, |body| {
+            answer.missing = !body.is_an_answer(operation);
+            let is_error = body.error.is_told() || (answer.missing && body.signs.tell());
+            match operation {
+                Operation::Responses => answer.response(body),
+                _ => {
+                    answer.absorb(operation, body);
+                }
             }
-            // JSON of another shape says nothing, and is passed on.
-            Err(_) => {
-                serde_json::from_slice::<IgnoredAny>(json)?;
+            is_error
+        })?;
+        let is_error = is_error || (answer.failed && operation == Operation::Responses);
+        if is_error || answer.missing {
+            let complaint = Complaint::read(json);
+            // What is no answer may be an error that only its words give away.
+            if is_error || complaint.status.is_some() {
+                answer.complains(complaint);
             }
         }
         Ok(answer)
@@ -79,26 +133,67 @@ impl Answer {
 
     /// Reads one payload of a stream.
     pub fn event(&mut self, operation: Operation, data: &[u8]) -> Carried {
-        if data == b"[DONE]" {
-            self.done = true;
+        if is_mark_of_the_end(data) {
+            self.ends();
             return Carried::default();
         }
-        let carried = self.read_event(operation, data).unwrap_or_default();
+        if data.trim_ascii().is_empty() {
+            return Carried::default();
+        }
+        let (failed, mut is_error) = (self.failed, false);
+        let carried = with_body(data, |body| {
+            is_error = body.is_an_error();
+            self.read_event(operation, body, data)
+        });
+        let carried = carried.unwrap_or(Carried { unread: true, ..Carried::default() });
+        let has_failed = self.failed && !failed && operation == Operation::Responses;
+        if is_error || has_failed {
+            self.complains(Complaint::read(data));
+        }
+        self.unread |= carried.unread;
         self.contents += u64::from(carried.content);
         carried
     }
 
-    fn read_event(&mut self, operation: Operation, data: &[u8]) -> Option<Carried> {
+    /// Reads what a stream tells as an error: a field `error`, or an event of this name.
+    pub fn error_event(&mut self, data: &[u8]) {
+        self.complains(Complaint::told(data));
+    }
+
+    /// Reads a line of a stream that is no field, which some servers write when they fail.
+    pub fn stray_line(&mut self, line: &[u8]) {
+        let is_error = |body: Body<'_>| body.is_an_error();
+        if with_body(line, is_error).unwrap_or(false) {
+            self.error_event(line);
+        } else {
+            self.unread = true;
+        }
+    }
+
+    /// It says that it failed, and of several times the first counts.
+    fn complains(&mut self, complaint: Complaint) {
+        self.failed = true;
+        self.complaint.get_or_insert_with(|| Box::new(complaint));
+    }
+
+    /// The stream says that it has ended. Without a reason it was broken off by somebody who
+    /// still closes it well, as servers do whose engine has died.
+    fn ends(&mut self) {
+        self.done = true;
+        self.failed |= self.finish_reason.is_none() && !self.is_unread();
+    }
+
+    fn read_event(&mut self, operation: Operation, body: Body<'_>, data: &[u8]) -> Carried {
         if operation == Operation::Responses {
-            return Some(self.responses_event(serde_json::from_slice(data).ok()?));
+            return self.responses_event(body);
         }
         // Each event tells again whose it is, which is known by now.
-        if self.id.is_some() && self.model.is_some() {
-            let said: Said<'_> = serde_json::from_slice(data).ok()?;
-            let only_text = said.only_text().and_then(|text| place(text, data));
-            return Some(Carried { only_text, ..self.said(said) });
-        }
-        Some(self.absorb(operation, serde_json::from_slice(data).ok()?))
+        let known = self.id.is_some() && self.model.is_some();
+        let only_text = known.then(|| body.only_text()).flatten();
+        let only_text = only_text.and_then(|text| place(text, data));
+        let unread = body.is_strange();
+        let carried = self.absorb(operation, body);
+        Carried { only_text, unread: carried.unread || unread, ..carried }
     }
 
     /// Reads an event that says nothing but this text of the first choice.
@@ -111,164 +206,136 @@ impl Answer {
 
     /// Whether a stream came to its end: it said so, or gave a reason before the connection closed.
     pub fn complete(&self) -> bool {
-        self.done || (self.finish_reason.is_some() && self.begun.is_empty())
+        self.done || self.has_ended()
+    }
+
+    /// Whether each choice gave the reason why it ended.
+    pub fn has_ended(&self) -> bool {
+        self.finish_reason.is_some() && self.begun.is_empty()
+    }
+
+    /// Whether something was said of which nothing was understood.
+    pub fn is_unread(&self) -> bool {
+        self.unread && !self.understood
+    }
+
+    /// What the reason means for which the answer ended, if it gave one.
+    pub fn ending(&self) -> Option<Ending> {
+        self.finish_reason.as_deref().map(Ending::of)
     }
 
     fn absorb(&mut self, operation: Operation, body: Body<'_>) -> Carried {
         keep(&mut self.id, body.id);
         keep(&mut self.model, body.model);
         if operation == Operation::Embeddings {
-            self.tool_call |= body.data.0;
+            self.tool_call |= body.data.good > 0;
+            self.understood |= body.data.good > 0;
+            self.unread |= body.data.unread > 0;
         }
-        let Body { choices, error, usage, x_groq, timings, .. } = body;
-        let carried = self.said(Said { choices, error, usage, x_groq, timings });
-        for item in body.output.0 {
-            self.output_item(item);
-        }
-        if let Some(status) = body.status.0 {
-            self.ended_as(&status, body.incomplete_details);
-        }
-        carried
-    }
-
-    fn said(&mut self, said: Said<'_>) -> Carried {
-        let choices = said.choices.0;
-        self.failed |= said.error.0;
-        self.tokens.absorb(said.timings.map(|t| t.tokens()).unwrap_or_default());
-        self.tokens.absorb(said.x_groq.map(|x| x.usage.tokens()).unwrap_or_default());
-        let usage = tokens(said.usage);
-        let told = usage != Tokens::default();
-        let only_usage = told && choices.is_empty();
+        self.tokens.absorb(body.timings.map(|t| t.tokens()).unwrap_or_default());
+        self.tokens.absorb(body.x_groq.map(|x| x.usage.tokens()).unwrap_or_default());
+        let usage = tokens(body.usage);
+        let only_usage = usage != Tokens::default() && body.choices.0.is_empty();
         let mut carried = Carried { only_usage, ..Carried::default() };
-        for choice in choices {
-            carried.content |= self.choice(choice);
+        for (position, choice) in (0..).zip(body.choices.0) {
+            self.choice(position, choice, &mut carried);
         }
         self.tokens.absorb(usage);
+        self.unread |= carried.unread;
         carried
     }
 
-    /// Says whether it carried content.
-    fn choice(&mut self, choice: Choice<'_>) -> bool {
+    fn choice(&mut self, position: u32, choice: Choice<'_>, carried: &mut Carried) {
         // Of several choices the first is checked; all are content.
-        let index = choice.index.unwrap_or(0);
-        let first = index == 0;
-        let mut content = false;
+        let index = choice.index.0.unwrap_or(position);
+        let is_first = self.is_first(index);
         self.tokens.absorb(tokens(choice.usage));
-        let message = choice.message.or(choice.delta).unwrap_or_default();
+        let message = choice.message.filter(Message::is_filled).or(choice.delta);
+        let message = message.unwrap_or_default();
         // Some servers send an empty reason until there is one.
-        let reason = choice.finish_reason.0.filter(|reason| !reason.is_empty());
+        let reason = choice.finish_reason.0.filter(|reason| !is_none(reason));
+        let content = message.content;
         // Together says the same in both.
-        content |= message.content.other;
-        let said = message.content.text.0.filter(|text| !text.is_empty()).or(choice.text.0);
+        let said = content.text.0.filter(|text| !text.is_empty()).or(choice.text.0);
+        let said = said.filter(|text| !text.is_empty());
+        let refusal = content.refused || message.refusal.0.is_some_and(|r| !r.is_empty());
+        let called = message.tool_calls.filled || message.function_call.is_some();
+        let other = called || message.media || content.media;
+        let thought = message.thought || content.thought;
+        let no_call = message.tool_calls.filled && message.tool_calls.parts.is_empty();
+        let unread = choice.odd || message.unread || content.unread || no_call;
+        carried.content |= said.is_some() || refusal || other || thought || message.aside || unread;
+        carried.unread |= unread;
+        self.understood |= said.is_some() || refusal || (other && !no_call) || thought;
+        let ending = reason.as_deref().map(Ending::of);
+        self.failed |= ending == Some(Ending::Failed);
+        if !is_first {
+            return self.another_choice(index, reason.is_some());
+        }
+        self.refused |= refusal || ending == Some(Ending::Safety);
+        self.tool_call |= other;
         if let Some(text) = said {
-            content |= !text.is_empty();
-            if first {
-                self.say(&text);
+            self.say(&text);
+        }
+        for part in message.tool_calls.parts {
+            if let Some(function) = part.function {
+                let (index, id) = (part.index.0, part.id.0);
+                let (name, arguments) = (function.name.0, function.arguments);
+                calls::add(&mut self.calls, Piece { index, id, name, arguments });
             }
         }
-        let thinks = [message.reasoning_content, message.reasoning];
-        content |= thinks.iter().any(|t| t.0.as_ref().is_some_and(|t| !t.is_empty()));
-        let refusal = message.refusal.0.is_some_and(|r| !r.is_empty());
-        let other =
-            message.tool_calls.0 || message.function_call.0 || message.audio.0 || message.images.0;
-        content |= refusal || other;
-        if !first {
-            self.begun.retain(|begun| *begun != index);
-            if reason.is_none() {
-                self.begun.push(index);
-            }
+        if let Some(function) = message.function_call {
+            let (name, arguments) = (function.name.0, function.arguments);
+            calls::add(&mut self.calls, Piece { index: Some(0), id: None, name, arguments });
         }
-        if first {
-            self.refused |= refusal;
-            self.tool_call |= other;
-            if let Some(reason) = reason {
-                self.refused |= reason == "content_filter";
-                // How OpenRouter ends what its provider broke off.
-                self.failed |= reason == "error";
-                self.finish_reason = Some(reason.into_owned());
-            }
+        if let Some(reason) = reason {
+            self.finish_reason = Some(reason.into_owned());
         }
-        content
+    }
+
+    /// Whether this is the choice that is checked: that with the lowest number so far.
+    fn is_first(&mut self, index: u32) -> bool {
+        match self.first {
+            Some(first) if first <= index => return first == index,
+            Some(later) => {
+                if self.finish_reason.take().is_none() && self.begun.len() < MOST_CHOICES {
+                    self.begun.push(later);
+                }
+                self.text.clear();
+                self.calls.clear();
+                (self.cut, self.tool_call, self.refused) = (false, false, false);
+            }
+            None => {}
+        }
+        self.begun.retain(|begun| *begun != index);
+        self.first = Some(index);
+        true
+    }
+
+    fn another_choice(&mut self, index: u32, has_ended: bool) {
+        self.begun.retain(|begun| *begun != index);
+        if !has_ended && self.begun.len() < MOST_CHOICES {
+            self.begun.push(index);
+        }
     }
 
     fn say(&mut self, text: &str) {
+        self.understood |= !text.is_empty();
         self.cut |= self.text.len() + text.len() > LONGEST_TEXT;
         if !self.cut {
             self.text.push_str(text);
         }
     }
-
-    fn output_item(&mut self, item: Item<'_>) {
-        match item.kind.0.as_deref() {
-            Some("message") => {
-                for part in item.content.0 {
-                    self.refused |= part.kind.0.as_deref() == Some("refusal");
-                    if let Some(text) = part.text.0 {
-                        self.say(&text);
-                    }
-                }
-            }
-            // Thinking is neither text nor a call.
-            Some("reasoning") | None => {}
-            Some(_) => self.tool_call = true,
-        }
-    }
-
-    fn responses_event(&mut self, body: Body<'_>) -> Carried {
-        let kind = body.kind.0.unwrap_or_default();
-        let filled = body.delta.0.as_ref().is_some_and(|d| !d.is_empty());
-        match kind.as_ref() {
-            "response.output_text.delta" => {
-                if let Some(text) = body.delta.0 {
-                    self.say(&text);
-                }
-            }
-            "response.refusal.delta" => self.refused = true,
-            "error" => self.failed = true,
-            _ => {}
-        }
-        if let Some(response) = body.response {
-            let status = response.status.0;
-            keep(&mut self.id, response.id);
-            keep(&mut self.model, response.model);
-            self.tokens.absorb(tokens(response.usage));
-            if matches!(
-                kind.as_ref(),
-                "response.completed" | "response.incomplete" | "response.failed"
-            ) {
-                self.done = true;
-                self.tool_call |= response.output.0.iter().any(|item| {
-                    !matches!(item.kind.0.as_deref(), Some("message" | "reasoning") | None)
-                });
-                self.ended_as(status.as_deref().unwrap_or_default(), response.incomplete_details);
-            }
-        }
-        Carried { content: filled && kind.ends_with(".delta"), ..Carried::default() }
-    }
-
-    /// The status of a response, in the words of chat's finish reasons.
-    fn ended_as(&mut self, status: &str, incomplete: Option<Incomplete<'_>>) {
-        let reason = match status {
-            "completed" => "stop",
-            "failed" => {
-                self.failed = true;
-                "error"
-            }
-            "incomplete" => match incomplete.and_then(|i| i.reason.0).as_deref() {
-                Some("content_filter") => {
-                    self.refused = true;
-                    "content_filter"
-                }
-                _ => "length",
-            },
-            _ => return,
-        };
-        self.finish_reason = Some(reason.to_owned());
-    }
 }
 
-/// What few events hold, and is large.
-type Rare<T> = Option<Box<T>>;
+fn is_mark_of_the_end(data: &[u8]) -> bool {
+    // Most events begin with a brace.
+    data.first() != Some(&b'{') && {
+        let data = data.trim_ascii();
+        let data = data.strip_prefix(b"\"").and_then(|d| d.strip_suffix(b"\"")).unwrap_or(data);
+        data.eq_ignore_ascii_case(b"[DONE]")
+    }
+}
 
 fn tokens(usage: Rare<Usage>) -> Tokens {
     usage.map(|usage| usage.tokens()).unwrap_or_default()
@@ -283,93 +350,95 @@ fn place(part: &str, whole: &[u8]) -> Option<Range<usize>> {
 
 fn keep(slot: &mut Option<String>, text: Text<'_>) {
     if slot.is_none() {
-        *slot = text.0.filter(|t| !t.is_empty()).map(|t| t.into_owned());
+        *slot = text.0.filter(|t| !t.is_empty()).map(Cow::into_owned);
     }
 }
 
-/// An answer, or an event of a stream, of any operation.
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Body<'a> {
-    #[serde(borrow)]
-    id: Text<'a>,
-    #[serde(borrow)]
-    model: Text<'a>,
-    #[serde(borrow, rename = "type")]
-    kind: Text<'a>,
-    #[serde(borrow)]
-    status: Text<'a>,
-    #[serde(borrow)]
-    delta: Text<'a>,
-    #[serde(borrow)]
-    choices: Many<Choice<'a>>,
-    #[serde(borrow)]
-    output: Many<Item<'a>>,
-    data: Filled,
-    error: Filled,
-    usage: Rare<Usage>,
-    x_groq: Rare<Nested>,
-    timings: Rare<Timings>,
-    #[serde(borrow)]
-    incomplete_details: Option<Incomplete<'a>>,
-    #[serde(borrow)]
-    response: Option<Box<Body<'a>>>,
-}
+impl<'a> Body<'a> {
+    /// Whether it holds an answer to such a request, good or bad.
+    fn is_an_answer(&self, operation: Operation) -> bool {
+        match operation {
+            Operation::Chat | Operation::Completions => self.choices.0.iter().any(|choice| {
+                choice.odd
+                    || choice.message.is_some()
+                    || choice.delta.is_some()
+                    || choice.text.0.is_some()
+                    || choice.finish_reason.0.is_some()
+            }),
+            Operation::Embeddings => self.data.bad == 0 && self.data.good + self.data.unread > 0,
+            Operation::Responses => {
+                let status = self.status.0.as_deref().unwrap_or_default();
+                !self.output.0.is_empty() || !matches!(status, "" | "completed")
+            }
+        }
+    }
 
-/// What an event of a chat or a completion says besides whose it is.
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Said<'a> {
-    #[serde(borrow)]
-    choices: Many<Choice<'a>>,
-    error: Filled,
-    usage: Rare<Usage>,
-    x_groq: Rare<Nested>,
-    timings: Rare<Timings>,
-}
+    /// Whether an event is an error.
+    fn is_an_error(&self) -> bool {
+        self.error.is_told()
+            || self.kind.0.as_deref() == Some("error")
+            || (self.choices.0.is_empty() && self.signs.tell())
+    }
 
-impl<'a> Said<'a> {
+    /// Whether an event is of no known kind.
+    fn is_strange(&self) -> bool {
+        let kind = self.kind.0.as_deref().unwrap_or_default();
+        let is_known = self.listed
+            || self.familiar
+            || self.usage.is_some()
+            || self.x_groq.is_some()
+            || self.timings.is_some()
+            || matches!(kind, "ping" | "heartbeat" | "keepalive" | "keep-alive");
+        (self.odd || self.some) && !is_known && !self.is_an_error()
+    }
+
     /// The text of the first choice, if that is all that this event says and was read
     /// without being decoded. Each field stands here, so that a new one can not be
     /// forgotten.
     fn only_text(&self) -> Option<&'a str> {
-        let Said {
+        let Body {
+            // Whose event it is.
+            id: _,
+            model: _,
+            familiar: _,
+            listed: _,
+            some: _,
+            // Of other operations.
+            delta: Delta { .. },
+            output: _,
+            item: _,
+            data: _,
+            incomplete_details: _,
+            response: _,
+            status: _,
+            kind: Text(None),
             choices: Many(choices),
-            error: Filled(false),
             usage: None,
             x_groq: None,
             timings: None,
+            error: Accused::NONE,
+            signs: Signs::NONE,
+            odd: false,
         } = self
         else {
             return None;
         };
         let [
             Choice {
-                index: None | Some(0),
+                index: Index(None | Some(0)),
                 message: None,
                 delta,
                 text,
                 finish_reason: Text(None),
                 usage: None,
+                odd: false,
             },
         ] = &choices[..]
         else {
             return None;
         };
         let text = match (delta, text) {
-            (
-                Some(Message {
-                    content: Content { text: content, other: false },
-                    refusal: Text(None),
-                    reasoning_content: Text(None),
-                    reasoning: Text(None),
-                    tool_calls: Filled(false),
-                    function_call: Filled(false),
-                    audio: Filled(false),
-                    images: Filled(false),
-                }),
-                Text(None),
-            ) => content,
+            (Some(message), Text(None)) => message.only_text()?,
             (None, text) => text,
             _ => return None,
         };
@@ -380,333 +449,24 @@ impl<'a> Said<'a> {
     }
 }
 
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Choice<'a> {
-    index: Option<u32>,
-    #[serde(borrow)]
-    message: Option<Message<'a>>,
-    #[serde(borrow)]
-    delta: Option<Message<'a>>,
-    #[serde(borrow)]
-    text: Text<'a>,
-    #[serde(borrow)]
-    finish_reason: Text<'a>,
-    usage: Rare<Usage>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Message<'a> {
-    #[serde(borrow)]
-    content: Content<'a>,
-    #[serde(borrow)]
-    refusal: Text<'a>,
-    #[serde(borrow)]
-    reasoning_content: Text<'a>,
-    #[serde(borrow)]
-    reasoning: Text<'a>,
-    tool_calls: Filled,
-    function_call: Filled,
-    audio: Filled,
-    images: Filled,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Item<'a> {
-    #[serde(borrow, rename = "type")]
-    kind: Text<'a>,
-    #[serde(borrow)]
-    content: Many<ItemPart<'a>>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct ItemPart<'a> {
-    #[serde(borrow, rename = "type")]
-    kind: Text<'a>,
-    #[serde(borrow)]
-    text: Text<'a>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Incomplete<'a> {
-    #[serde(borrow)]
-    reason: Text<'a>,
-}
-
-/// A list; empty for anything else.
-struct Many<T>(Vec<T>);
-
-impl<T> Default for Many<T> {
-    fn default() -> Self {
-        Self(vec![])
-    }
-}
-
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for Many<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct All<T>(std::marker::PhantomData<T>);
-        impl<'de, T: Deserialize<'de>> Visitor<'de> for All<T> {
-            type Value = Vec<T>;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a list or null")
-            }
-            fn visit_unit<E>(self) -> Result<Vec<T>, E> {
-                Ok(vec![])
-            }
-            fn visit_str<E>(self, _: &str) -> Result<Vec<T>, E> {
-                Ok(vec![])
-            }
-            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Vec<T>, A::Error> {
-                let mut all = Vec::with_capacity(1);
-                while let Some(one) = seq.next_element()? {
-                    all.push(one);
-                }
-                Ok(all)
-            }
-        }
-        deserializer.deserialize_any(All(std::marker::PhantomData)).map(Many)
-    }
-}
-
-/// Whether there is something: not null, and not an empty list or text.
-#[derive(Clone, Copy, Default)]
-struct Filled(bool);
-
-impl<'de> Deserialize<'de> for Filled {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Any;
-        impl<'de> Visitor<'de> for Any {
-            type Value = bool;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("anything")
-            }
-            fn visit_unit<E>(self) -> Result<bool, E> {
-                Ok(false)
-            }
-            fn visit_bool<E>(self, value: bool) -> Result<bool, E> {
-                Ok(value)
-            }
-            fn visit_u64<E>(self, _: u64) -> Result<bool, E> {
-                Ok(true)
-            }
-            fn visit_i64<E>(self, _: i64) -> Result<bool, E> {
-                Ok(true)
-            }
-            fn visit_f64<E>(self, _: f64) -> Result<bool, E> {
-                Ok(true)
-            }
-            fn visit_str<E>(self, text: &str) -> Result<bool, E> {
-                Ok(!text.is_empty())
-            }
-            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<bool, A::Error> {
-                let mut some = false;
-                while seq.next_element::<IgnoredAny>()?.is_some() {
-                    some = true;
-                }
-                Ok(some)
-            }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<bool, A::Error> {
-                let mut some = false;
-                while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {
-                    some = true;
-                }
-                Ok(some)
-            }
-        }
-        deserializer.deserialize_any(Any).map(Filled)
+impl<'a> Message<'a> {
+    fn only_text(&self) -> Option<&Text<'a>> {
+        let Message {
+            content: Content { text, thought: false, media: false, refused: false, unread: false },
+            refusal: Text(None),
+            tool_calls: Calls { filled: false, parts: _ },
+            function_call: None,
+            media: false,
+            thought: false,
+            aside: false,
+            unread: false,
+        } = self
+        else {
+            return None;
+        };
+        Some(text)
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::{Value, json};
-
-    use super::*;
-
-    fn whole(operation: Operation, json: &Value) -> Answer {
-        Answer::whole(operation, json.to_string().as_bytes()).unwrap()
-    }
-
-    fn chat(json: &Value) -> Answer {
-        whole(Operation::Chat, json)
-    }
-
-    fn stream(operation: Operation, events: &[Value]) -> (Answer, Vec<bool>) {
-        let mut answer = Answer::default();
-        let content = events
-            .iter()
-            .map(|e| answer.event(operation, e.to_string().as_bytes()).content)
-            .collect();
-        (answer, content)
-    }
-
-    #[test]
-    fn a_stream_and_its_json_form_say_the_same() {
-        let (mut streamed, content) = stream(
-            Operation::Chat,
-            &[
-                json!({"choices": [{"delta": {"role": "assistant", "content": ""}}]}),
-                json!({"choices": [{"delta": {"content": "Hel"}}], "usage": null}),
-                json!({"choices": [{"delta": {"content": "lo"}, "finish_reason": null}]}),
-                json!({"choices": [{"delta": {}, "finish_reason": "stop"}]}),
-                json!({"choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 1}}}),
-            ],
-        );
-        assert_eq!(content, [false, true, true, false, false]);
-        assert!(streamed.complete() && !streamed.done);
-        streamed.event(Operation::Chat, b"[DONE]");
-        let whole = chat(&json!({
-            "choices": [{"message": {"role": "assistant", "content": "Hello"}, "finish_reason": "stop"}],
-            "usage": {"prompt_tokens": 5, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 1}},
-        }));
-        assert_eq!(streamed, Answer { contents: 2, ..whole });
-    }
-
-    #[test]
-    fn an_event_of_usage_alone_is_told_apart() {
-        let mut answer = Answer::default();
-        let mut only_usage =
-            |event: Value| answer.event(Operation::Chat, event.to_string().as_bytes()).only_usage;
-        assert!(only_usage(json!({"choices": [], "usage": {"prompt_tokens": 1}})));
-        // Azure's first event.
-        assert!(!only_usage(json!({"choices": [], "prompt_filter_results": []})));
-        assert!(!only_usage(json!({"choices": [], "usage": null})));
-        assert!(!only_usage(json!({"choices": [{"delta": {}}], "usage": {"prompt_tokens": 1}})));
-    }
-
-    #[test]
-    fn tool_calls_refusals_and_filters_are_seen() {
-        let tool = json!({"choices": [{"message": {"content": null, "tool_calls": [{"id": "1"}]}, "finish_reason": "tool_calls"}]});
-        assert!(chat(&tool).tool_call);
-        let refusal = json!({"choices": [{"message": {"content": null, "refusal": "No."}}]});
-        assert!(chat(&refusal).refused);
-        let filtered =
-            json!({"choices": [{"message": {"content": ""}, "finish_reason": "content_filter"}]});
-        assert!(chat(&filtered).refused);
-    }
-
-    #[test]
-    fn the_first_choice_is_checked_in_whatever_order_they_come() {
-        let both = json!({"choices": [
-            {"index": 1, "message": {"content": "b"}, "finish_reason": "length"},
-            {"index": 0, "message": {"content": "a"}, "finish_reason": "stop"},
-        ]});
-        let answer = chat(&both);
-        assert_eq!((answer.text.as_str(), answer.finish_reason.as_deref()), ("a", Some("stop")));
-    }
-
-    #[test]
-    fn a_stream_of_several_choices_is_complete_when_all_have_ended() {
-        let mut answer = Answer::default();
-        let mut complete_after = |index: u32, reason: Option<&str>| {
-            let choice =
-                json!({"index": index, "delta": {"content": "a"}, "finish_reason": reason});
-            answer.event(Operation::Chat, json!({"choices": [choice]}).to_string().as_bytes());
-            answer.complete()
-        };
-        assert!(!complete_after(0, None) && !complete_after(1, None) && !complete_after(2, None));
-        assert!(!complete_after(0, Some("stop")) && !complete_after(2, Some("stop")));
-        assert!(!complete_after(1, None) && complete_after(1, Some("stop")));
-    }
-
-    #[test]
-    fn completions_and_embeddings_say_something() {
-        let text = json!({"choices": [{"index": 0, "text": "so", "finish_reason": "stop"}]});
-        assert_eq!(whole(Operation::Completions, &text).text, "so");
-        let vectors = json!({"data": [{"embedding": [0.1, 0.2], "index": 0}], "model": "e"});
-        let answer = whole(Operation::Embeddings, &vectors);
-        assert!(answer.tool_call && answer.model.as_deref() == Some("e"));
-        assert!(!whole(Operation::Embeddings, &json!({"data": []})).tool_call);
-    }
-
-    #[test]
-    fn a_response_and_its_stream_say_the_same() {
-        let body = json!({
-            "id": "resp_1", "model": "m", "status": "completed", "error": null,
-            "output": [{"type": "reasoning"}, {"type": "message", "content": [{"type": "output_text", "text": "Hello"}]}],
-        });
-        let direct = whole(Operation::Responses, &body);
-        let (streamed, content) = stream(
-            Operation::Responses,
-            &[
-                json!({"type": "response.created", "response": {"id": "resp_1", "model": "m", "status": "in_progress"}}),
-                json!({"type": "response.output_text.delta", "delta": "Hel"}),
-                json!({"type": "response.output_text.delta", "delta": "lo"}),
-                json!({"type": "response.completed", "response": body}),
-            ],
-        );
-        assert_eq!(content, [false, true, true, false]);
-        assert_eq!(streamed, Answer { contents: 2, ..direct });
-        assert_eq!(streamed.finish_reason.as_deref(), Some("stop"));
-        let cut =
-            json!({"status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}});
-        assert_eq!(whole(Operation::Responses, &cut).finish_reason.as_deref(), Some("length"));
-        assert!(whole(Operation::Responses, &json!({"status": "failed"})).failed);
-    }
-
-    #[test]
-    fn an_error_within_a_stream_is_a_failure() {
-        let (answer, content) =
-            stream(Operation::Chat, &[json!({"error": {"message": "overloaded", "code": 503}})]);
-        assert!(answer.failed && content == [false]);
-        assert!(!chat(&json!({"error": null, "choices": []})).failed);
-    }
-
-    #[test]
-    fn an_error_beside_choices_is_a_failure_too() {
-        // OpenRouter, whose provider broke off.
-        let event = json!({
-            "error": {"code": "server_error", "message": "Provider disconnected"},
-            "choices": [{"index": 0, "delta": {"content": ""}, "finish_reason": "error"}],
-        });
-        let (answer, _) = stream(
-            Operation::Chat,
-            &[json!({"id": "1", "model": "m", "choices": [{"delta": {"content": "a"}}]}), event],
-        );
-        assert!(answer.failed);
-        let whole = json!({"choices": [{"message": {"content": "a"}, "finish_reason": "error"}]});
-        assert!(chat(&whole).failed);
-    }
-
-    #[test]
-    fn thoughts_in_parts_and_images_are_content() {
-        // Mistral's reasoning models, and OpenRouter's that draw.
-        let thinks = json!([{"type": "thinking", "thinking": [{"type": "text", "text": "Hm."}]}]);
-        let (answer, content) = stream(
-            Operation::Chat,
-            &[
-                json!({"choices": [{"delta": {"role": "assistant", "content": []}}]}),
-                json!({"choices": [{"delta": {"content": thinks}}]}),
-                json!({"choices": [{"delta": {"content": [{"type": "text", "text": "Yes"}]}}]}),
-                json!({"choices": [{"delta": {"images": [{"image_url": {"url": "data:"}}]}}]}),
-            ],
-        );
-        assert_eq!(content, [false, true, true, true]);
-        assert_eq!((answer.text.as_str(), answer.tool_call), ("Yes", true));
-    }
-
-    #[test]
-    fn an_empty_reason_is_none() {
-        let mut answer = Answer::default();
-        for (text, reason, complete) in [("a", "", false), ("b", "", false), ("", "stop", true)] {
-            let choice = json!({"index": 0, "delta": {"content": text}, "finish_reason": reason});
-            answer.event(Operation::Chat, json!({"choices": [choice]}).to_string().as_bytes());
-            assert_eq!(answer.complete(), complete, "{text}");
-        }
-    }
-
-    #[test]
-    fn what_is_not_json_says_nothing_and_harms_nothing() {
-        let mut answer = Answer::default();
-        assert_eq!(answer.event(Operation::Chat, b"\xff\xfe{"), Carried::default());
-        assert_eq!(answer, Answer::default());
-        assert!(Answer::whole(Operation::Chat, b"<html>").is_err());
-        let odd = json!({"choices": "none", "usage": null, "model": 7, "id": [1], "error": []});
-        assert_eq!(chat(&odd), Answer { done: true, ..Answer::default() });
-        assert_eq!(chat(&json!([1])), Answer { done: true, ..Answer::default() });
-    }
-}
+mod tests;

@@ -214,81 +214,58 @@ pub(super) struct Text<'a>(pub Option<Cow<'a, str>>);
 
 impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(TextVisitor).map(|content| content.text)
-    }
-}
-
-/// What a message holds: a text, or parts of which some may be no text.
-#[derive(Debug, Default)]
-pub(super) struct Content<'a> {
-    pub text: Text<'a>,
-    /// Something besides: thoughts, an image.
-    pub other: bool,
-}
-
-impl<'de: 'a, 'a> Deserialize<'de> for Content<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_any(TextVisitor)
     }
-}
-
-fn content(text: Cow<'_, str>) -> Content<'_> {
-    Content { text: Text(Some(text)), other: false }
 }
 
 struct TextVisitor;
 
 impl<'de> Visitor<'de> for TextVisitor {
-    type Value = Content<'de>;
+    type Value = Text<'de>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("anything")
     }
     fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
-        Ok(content(Cow::Borrowed(text)))
+        Ok(Text(Some(Cow::Borrowed(text))))
     }
     fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
-        Ok(content(Cow::Owned(text.to_owned())))
+        Ok(Text(Some(Cow::Owned(text.to_owned()))))
     }
     fn visit_unit<E>(self) -> Result<Self::Value, E> {
-        Ok(Content::default())
+        Ok(Text::default())
     }
     fn visit_bool<E>(self, _: bool) -> Result<Self::Value, E> {
-        Ok(Content::default())
+        Ok(Text::default())
     }
     fn visit_u64<E>(self, _: u64) -> Result<Self::Value, E> {
-        Ok(Content::default())
+        Ok(Text::default())
     }
     fn visit_i64<E>(self, _: i64) -> Result<Self::Value, E> {
-        Ok(Content::default())
+        Ok(Text::default())
     }
     fn visit_f64<E>(self, _: f64) -> Result<Self::Value, E> {
-        Ok(Content::default())
+        Ok(Text::default())
     }
     /// The texts of the parts of a message (`[{"type": "text", "text": …}, …]`).
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
-        let (mut whole, mut other) = (None::<String>, false);
+        let mut whole = None::<String>;
         while let Some(part) = seq.next_element::<Part<'de>>()? {
-            match part.text {
-                Some(text) => whole.get_or_insert_default().push_str(&text),
-                None => other |= part.is_other,
+            if let Some(text) = part.0 {
+                whole.get_or_insert_default().push_str(&text);
             }
         }
-        Ok(Content { text: Text(whole.map(Cow::Owned)), other })
+        Ok(Text(whole.map(Cow::Owned)))
     }
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
         while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-        Ok(Content::default())
+        Ok(Text::default())
     }
 }
 
-/// One part of a message's content.
+/// The text of one part of a message's content.
 #[derive(Default)]
-struct Part<'a> {
-    text: Option<Cow<'a, str>>,
-    /// It has a type that is not that of a text.
-    is_other: bool,
-}
+struct Part<'a>(Option<Cow<'a, str>>);
 
 impl<'de: 'a, 'a> Deserialize<'de> for Part<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -296,16 +273,11 @@ impl<'de: 'a, 'a> Deserialize<'de> for Part<'a> {
         struct Object<'a> {
             #[serde(borrow, default)]
             text: Text<'a>,
-            #[serde(borrow, default, rename = "type")]
-            kind: Text<'a>,
         }
         // Anything that is not an object says nothing.
         let raw = <&RawValue>::deserialize(deserializer)?;
-        let Ok(Object { text, kind }) = serde_json::from_str(raw.get()) else {
-            return Ok(Self::default());
-        };
-        let is_other = kind.0.is_some_and(|kind| !kind.is_empty() && kind != "text");
-        Ok(Self { text: text.0, is_other })
+        Ok(serde_json::from_str(raw.get())
+            .map_or_else(|_| Self::default(), |o: Object<'_>| Self(o.text.0)))
     }
 }
 

@@ -2,15 +2,22 @@
 //!
 //! They go on event by event, the bytes of each as they came: an event that was forwarded
 //! in part can neither be left out, nor be followed by one that tells of an error.
+//!
+//! Events are those of the [standard](https://html.spec.whatwg.org/multipage/server-sent-events.html):
+//! lines end with LF, CR or both, a mark of the byte order may come first, several lines of
+//! data are one text. What servers do besides is read, too: several payloads in one event,
+//! a field `error`, JSON without a field, and a last event that nothing ends.
 
-use std::collections::VecDeque;
+use std::{borrow::Cow, collections::VecDeque};
 
 use bytes::{Buf, Bytes, BytesMut};
-use memchr::{memchr, memchr_iter};
+use memchr::{memchr, memchr2};
 
 /// A line or event longer than this is not kept: what it says is not read, but it is still
 /// forwarded. The last event of a response holds all of it, with its images.
 const LONGEST: usize = 32 << 20;
+/// An empty line with the line's end before it.
+const LONGEST_END: usize = 4;
 
 /// What becomes of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,11 +28,24 @@ pub enum Fate {
     Drop,
 }
 
+/// What an event holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Payload<'a> {
+    /// The text of its data.
+    Data(&'a [u8]),
+    /// An error: the data of an event of that name, or a field `error`.
+    Error(&'a [u8]),
+    /// A line that is JSON and no field.
+    Stray(&'a [u8]),
+}
+
 /// Finds events in a stream of chunks that may be cut anywhere, and hands on what goes on.
 #[derive(Debug, Default)]
 pub struct Events {
     /// An event that is not complete.
     begun: BytesMut,
+    /// How much of it is known to hold no end of an event.
+    searched: usize,
     /// The event under way must go on, whatever it says.
     too_long: bool,
     /// What goes on and was not taken yet.
@@ -38,54 +58,63 @@ impl Events {
         self.out.pop_front()
     }
 
-    /// The stream has ended: an event that was never completed goes on.
-    pub fn end(&mut self) {
-        if !self.begun.is_empty() {
-            self.out.push_back(self.begun.split().freeze());
+    /// The stream has ended well: an event that no empty line has ended is one all the same.
+    pub fn end(&mut self, read: impl FnMut(Payload<'_>) -> Fate) {
+        let rest = self.begun.split().freeze();
+        if self.too_long || fate(&rest, read) == Fate::Forward {
+            self.forward(rest);
         }
     }
 
-    /// Reads the next chunk and calls `data` with each complete payload. An event of which
-    /// any payload is to be left out is left out as a whole.
-    pub fn feed(&mut self, chunk: Bytes, mut data: impl FnMut(&[u8]) -> Fate) {
-        if memchr(b'\n', &chunk).is_none() && self.begun.len() + chunk.len() <= LONGEST {
-            self.begun.extend_from_slice(&chunk);
-            return;
-        }
+    /// The stream broke off: what came of an event goes on.
+    pub fn broke_off(&mut self) {
+        let rest = self.begun.split().freeze();
+        self.forward(rest);
+    }
+
+    /// Reads the next chunk and calls `read` with each payload of its complete events. An
+    /// event is left out if all of its payloads are to be left out.
+    pub fn feed(&mut self, chunk: Bytes, mut read: impl FnMut(Payload<'_>) -> Fate) {
         let mut rest = if self.begun.is_empty() {
             chunk
         } else {
             self.begun.extend_from_slice(&chunk);
+            if event_length(&self.begun, self.searched).is_none() {
+                return self.wait();
+            }
             self.begun.split().freeze()
         };
+        let mut searched = std::mem::take(&mut self.searched);
         // Events that go on and lie side by side go on together.
         let mut going = 0;
-        while let Some(length) = event_length(&rest[going..]) {
-            let mut fate = Fate::Forward;
-            for line in lines(&rest[going..going + length]) {
-                if let Some(payload) = payload(line)
-                    && !self.too_long
-                    && data(payload) == Fate::Drop
-                {
-                    fate = Fate::Drop;
-                }
-            }
-            self.too_long = false;
-            match fate {
-                Fate::Forward => going += length,
-                Fate::Drop => {
-                    self.forward(rest.split_to(going));
-                    rest.advance(length);
-                    going = 0;
-                }
+        while let Some(length) = event_length(&rest[going..], searched) {
+            searched = 0;
+            let event = &rest[going..going + length];
+            let too_long = std::mem::take(&mut self.too_long);
+            if too_long || fate(event, &mut read) == Fate::Forward {
+                going += length;
+            } else {
+                self.forward(rest.split_to(going));
+                rest.advance(length);
+                going = 0;
             }
         }
         self.forward(rest.split_to(going));
-        if rest.len() > LONGEST {
+        self.begun.extend_from_slice(&rest);
+        self.wait();
+    }
+
+    /// What has begun is kept until it is complete.
+    fn wait(&mut self) {
+        if self.begun.len() > LONGEST {
             self.too_long = true;
-            self.forward(rest);
+            self.searched = 0;
+            // The end may come with the next chunk.
+            let sure = self.begun.len() - LONGEST_END;
+            let long = self.begun.split_to(sure).freeze();
+            self.forward(long);
         } else {
-            self.begun.extend_from_slice(&rest);
+            self.searched = self.begun.len().saturating_sub(LONGEST_END);
         }
     }
 
@@ -96,34 +125,127 @@ impl Events {
     }
 }
 
-/// The length of the first event with the empty line that ends it.
-fn event_length(bytes: &[u8]) -> Option<usize> {
-    let mut from = 0;
-    while let Some(at) = memchr(b'\n', &bytes[from..]) {
-        from += at + 1;
+/// The length of the first event with the empty line that ends it. Nothing ends before
+/// `from`.
+fn event_length(bytes: &[u8], from: usize) -> Option<usize> {
+    let mut from = from;
+    loop {
+        let at = from + memchr2(b'\n', b'\r', bytes.get(from..)?)?;
+        from = line_end(bytes, at);
         match bytes[from..] {
             [b'\n', ..] => return Some(from + 1),
             [b'\r', b'\n', ..] => return Some(from + 2),
+            // Where lines end with CR alone nothing need follow.
+            [b'\r', _, ..] => return Some(from + 1),
+            [b'\r'] if bytes[from - 1] == b'\r' => return Some(from + 1),
             _ => {}
         }
     }
-    None
 }
 
-/// The lines of an event, which ends with a line's end.
+/// Where the line that ends at `at` is over.
+fn line_end(bytes: &[u8], at: usize) -> usize {
+    if bytes[at] == b'\r' && bytes.get(at + 1) == Some(&b'\n') { at + 2 } else { at + 1 }
+}
+
+/// The lines of an event; the last may have no end.
 fn lines(event: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut from = 0;
-    memchr_iter(b'\n', event).map(move |end| {
-        let line = &event[from..end];
-        from = end + 1;
-        line
+    std::iter::from_fn(move || {
+        let rest = event.get(from..).filter(|rest| !rest.is_empty())?;
+        let Some(length) = memchr2(b'\n', b'\r', rest) else {
+            from = event.len();
+            return Some(rest);
+        };
+        from = line_end(event, from + length);
+        Some(&rest[..length])
     })
 }
 
-fn payload(line: &[u8]) -> Option<&[u8]> {
-    let line = line.strip_suffix(b"\r").unwrap_or(line);
-    let rest = line.strip_prefix(b"data:")?;
-    Some(rest.strip_prefix(b" ").unwrap_or(rest))
+/// A line of an event: the name of a field and what it says.
+fn field(line: &[u8]) -> (&[u8], &[u8]) {
+    let line = line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(line);
+    if let Some(rest) = line.strip_prefix(b"data:") {
+        return (b"data", rest.strip_prefix(b" ").unwrap_or(rest));
+    }
+    match memchr(b':', line) {
+        Some(at) => {
+            let rest = &line[at + 1..];
+            (&line[..at], rest.strip_prefix(b" ").unwrap_or(rest))
+        }
+        None => (line, b""),
+    }
+}
+
+/// Reads an event.
+fn fate(event: &[u8], mut read: impl FnMut(Payload<'_>) -> Fate) -> Fate {
+    let (mut first, mut more, mut is_error) = (None::<&[u8]>, vec![], false);
+    let mut fate = None;
+    let mut heard = |payload: Payload<'_>, fate: &mut Option<Fate>| {
+        let said = read(payload);
+        if *fate != Some(Fate::Forward) {
+            *fate = Some(said);
+        }
+    };
+    for line in lines(event) {
+        match field(line) {
+            (b"data", data) => match first {
+                None => first = Some(data),
+                Some(_) => more.push(data),
+            },
+            (b"event", name) => is_error = is_an_error(name),
+            (b"error", error) => heard(Payload::Error(error), &mut fate),
+            // A comment, or fields of the standard.
+            (b"" | b"id" | b"retry", _) => {}
+            (name, _) if name.first() == Some(&b'{') => heard(Payload::Stray(line), &mut fate),
+            _ => {}
+        }
+    }
+    let kind = if is_error { Payload::Error } else { Payload::Data };
+    if let Some(first) = first {
+        if more.is_empty() {
+            heard(kind(first), &mut fate);
+        } else if std::iter::once(&first).chain(&more).all(|data| is_whole(data)) {
+            heard(kind(first), &mut fate);
+            more.iter().for_each(|data| heard(kind(data), &mut fate));
+        } else {
+            let all: Vec<&[u8]> = std::iter::once(first).chain(more).collect();
+            heard(kind(&all.join(&b'\n')), &mut fate);
+        }
+    }
+    fate.unwrap_or(Fate::Forward)
+}
+
+/// Names of events that tell of an error, in whatever case.
+fn is_an_error(name: &[u8]) -> bool {
+    let name = String::from_utf8_lossy(name.trim_ascii());
+    let name = match name {
+        Cow::Borrowed("") => return false,
+        name => name.to_ascii_lowercase(),
+    };
+    name.ends_with("error") || name.ends_with("exception")
+}
+
+/// Whether a line of data is a payload by itself, where there are several.
+fn is_whole(data: &[u8]) -> bool {
+    let data = data.trim_ascii();
+    data.is_empty() || data == b"[DONE]" || (data.starts_with(b"{") && data.ends_with(b"}"))
+}
+
+/// Whether a body begins as a stream of events does; none while that does not show yet.
+pub fn is_a_stream(beginning: &[u8]) -> Option<bool> {
+    const FIELDS: [&[u8]; 6] = [b"data", b"event", b"id", b"retry", b"error", b""];
+    let text = beginning.strip_prefix(b"\xef\xbb\xbf").unwrap_or(beginning).trim_ascii_start();
+    if text.is_empty() {
+        return None;
+    }
+    let name = &text[..memchr(b':', text).unwrap_or(text.len())];
+    if name.len() < text.len() {
+        return Some(FIELDS.contains(&name));
+    }
+    // The name may be cut off.
+    let may_be = FIELDS.iter().any(|field| field.starts_with(text));
+    if may_be { None } else { Some(false) }
 }
 
 #[cfg(test)]
@@ -135,19 +257,26 @@ mod tests {
     const STREAM: &[u8] =
         b": comment\r\ndata: {\"a\":1}\r\n\r\nevent: x\ndata:two\n\ndata: \xc3\xa4\n\ndata: [DONE]\n\n";
 
+    fn heard(payload: Payload<'_>, found: &mut Vec<Vec<u8>>) -> Fate {
+        let (mark, data): (&[u8], _) = match payload {
+            Payload::Data(data) => (b"", data),
+            Payload::Error(data) => (b"error: ", data),
+            Payload::Stray(data) => (b"stray: ", data),
+        };
+        found.push([mark, data].concat());
+        if data == b"two" { Fate::Drop } else { Fate::Forward }
+    }
+
     /// The payloads, and what goes on when the payload "two" is left out.
     fn read(chunks: &[&'static [u8]]) -> (Vec<Vec<u8>>, Vec<u8>) {
         let (mut events, mut found, mut out) = (Events::default(), vec![], vec![]);
         for chunk in chunks {
-            events.feed(Bytes::from_static(chunk), |data| {
-                found.push(data.to_vec());
-                if data == b"two" { Fate::Drop } else { Fate::Forward }
-            });
+            events.feed(Bytes::from_static(chunk), |payload| heard(payload, &mut found));
             while let Some(bytes) = events.take() {
                 out.extend(bytes);
             }
         }
-        events.end();
+        events.end(|payload| heard(payload, &mut found));
         while let Some(bytes) = events.take() {
             out.extend(bytes);
         }
@@ -204,7 +333,8 @@ mod tests {
         let image = [b"data: ".as_slice(), &vec![b'x'; 3 << 20], b"\n\n"].concat();
         let mut read = 0;
         for piece in image.chunks(16 << 10) {
-            events.feed(Bytes::copy_from_slice(piece), |data| {
+            events.feed(Bytes::copy_from_slice(piece), |payload| {
+                let Payload::Data(data) = payload else { panic!("{payload:?}") };
                 read += data.len();
                 Fate::Forward
             });
@@ -226,10 +356,100 @@ mod tests {
         assert!(events.begun.capacity() <= 3 * LONGEST, "{}", events.begun.capacity());
         assert!(forwarded >= 40 * piece - LONGEST, "{forwarded}");
         let mut found = vec![];
-        events.feed(Bytes::from_static(b"\n\ndata: 1\n\n"), |data| {
-            found.push(data.to_vec());
+        events.feed(Bytes::from_static(b"\n\ndata: 1\n\n"), |p| heard(p, &mut found));
+        assert_eq!(found, [b"1".to_vec()]);
+    }
+
+    fn payloads(stream: &'static [u8]) -> Vec<String> {
+        let whole = read(&[stream]);
+        // Each byte by itself says the same, and goes on.
+        let bytes: Vec<&'static [u8]> = stream.chunks(1).collect();
+        assert_eq!(read(&bytes), whole, "{}", String::from_utf8_lossy(stream));
+        whole.0.iter().map(|data| String::from_utf8_lossy(data).into_owned()).collect()
+    }
+
+    #[test]
+    fn events_are_those_of_the_standard() {
+        for (stream, expected) in [
+            (&b"data: 1\r\rdata: 2\r\r"[..], vec!["1", "2"]),
+            (b"data: 1\r\n\r\ndata: 2\n\ndata: 3\r\r", vec!["1", "2", "3"]),
+            (b"\xef\xbb\xbfdata: 1\n\n", vec!["1"]),
+            (b"data: {\ndata:  \"a\": 1\ndata: }\n\n", vec!["{\n \"a\": 1\n}"]),
+            (b": comment\nid: 7\nretry: 1\n\n", vec![]),
+            (b"data\n\n", vec![""]),
+            (b"data:1\ndata:\ndata:2\n\n", vec!["1\n\n2"]),
+            // A last event that nothing ends.
+            (b"data: 1\n\ndata: [DONE]\n", vec!["1", "[DONE]"]),
+            (b"data: 1\n\ndata: [DONE]", vec!["1", "[DONE]"]),
+            (b"data: 1\r\rdata: [DONE]\r", vec!["1", "[DONE]"]),
+        ] {
+            assert_eq!(payloads(stream), expected, "{}", String::from_utf8_lossy(stream));
+        }
+    }
+
+    #[test]
+    fn what_servers_do_besides_is_read() {
+        for (stream, expected) in [
+            (
+                &b"data: {\"a\":1}\ndata: {\"b\":2}\ndata: [DONE]\n\n"[..],
+                vec!["{\"a\":1}", "{\"b\":2}", "[DONE]"],
+            ),
+            (b"error: {\"code\":500}\n\n", vec!["error: {\"code\":500}"]),
+            (b"event: error\ndata: died\n\n", vec!["error: died"]),
+            (b"data: died\nevent: Server_Error\n\n", vec!["error: died"]),
+            (b"event: internalServerException\ndata: {}\n\n", vec!["error: {}"]),
+            (b"event: message\ndata: {}\n\n", vec!["{}"]),
+            (b"{\"error\": {\"code\": 500}}\n\n", vec!["stray: {\"error\": {\"code\": 500}}"]),
+        ] {
+            assert_eq!(payloads(stream), expected, "{}", String::from_utf8_lossy(stream));
+        }
+    }
+
+    #[test]
+    fn an_event_is_left_out_only_if_all_of_it_is() {
+        assert_eq!(read(&[b"data: two\n\ndata: 3\n\n"]).1, b"data: 3\n\n");
+        assert_eq!(read(&[b"data: two\n"]).1, b"");
+        // Each line would be a payload of its own.
+        let several = b"data: two\nerror: 1\n\n";
+        assert_eq!(read(&[several]).1, several);
+    }
+
+    #[test]
+    fn a_stream_is_known_by_its_beginning() {
+        for (beginning, is_stream) in [
+            (&b""[..], None),
+            (b" \n", None),
+            (b"dat", None),
+            (b"data:", Some(true)),
+            (b"\n\n: ping", Some(true)),
+            (b"\xef\xbb\xbfevent: x", Some(true)),
+            (b"error: {", Some(true)),
+            (b"{\"a\": 1}", Some(false)),
+            (b"[1", Some(false)),
+            (b"<html>", Some(false)),
+            (b"null", Some(false)),
+            (b"hello: you", Some(false)),
+        ] {
+            assert_eq!(is_a_stream(beginning), is_stream, "{}", String::from_utf8_lossy(beginning));
+        }
+    }
+
+    #[test]
+    fn an_event_of_many_lines_is_not_searched_again_with_each() {
+        let mut events = Events::default();
+        let line = Bytes::from(format!("data: {}\n", "x".repeat(1 << 10)));
+        let mut chunks = 0;
+        while chunks * line.len() < LONGEST / 2 {
+            events.feed(line.clone(), |_| Fate::Forward);
+            chunks += 1;
+            assert!(events.searched + LONGEST_END >= events.begun.len());
+        }
+        let mut read = 0;
+        events.feed(Bytes::from_static(b"\n"), |payload| {
+            let Payload::Data(data) = payload else { panic!("{payload:?}") };
+            read += data.len();
             Fate::Forward
         });
-        assert_eq!(found, [b"1".to_vec()]);
+        assert_eq!(read, chunks * line.len() - 6 * chunks - 1);
     }
 }

@@ -15,11 +15,9 @@
 //! Absent on purpose: an error. What is missing, null or of another type is unknown, so
 //! that no answer is lost for its bookkeeping.
 
-mod forgiving;
+use serde::{Deserialize, Deserializer, de::MapAccess};
 
-use serde::{Deserialize, Deserializer};
-
-use self::forgiving::{count, object};
+use super::forgiving::{Count, Read, object, skip};
 
 /// Tokens of one request as the provider reported them; none where it did not.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -49,70 +47,78 @@ impl Tokens {
     }
 }
 
+/// Reads the counts of an object, and the objects within it, by their names.
+macro_rules! counts {
+    ($object:ident: $($count:ident),* $(; $($inner:ident),*)?) => {
+        impl<'de> Read<'de> for $object {
+            fn read<A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<(), A::Error> {
+                match name {
+                    $(stringify!($count) => self.$count = map.next_value::<Count>()?.0,)*
+                    $($(stringify!($inner) => self.$inner = map.next_value()?,)*)?
+                    _ => skip(map)?,
+                }
+                Ok(())
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $object {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                object(deserializer)
+            }
+        }
+    };
+}
+
 /// A `usage` object. Read without allocating; never fails on JSON that is well-formed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage(Fields);
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Fields {
-    #[serde(deserialize_with = "count")]
     prompt_tokens: Option<u64>,
-    #[serde(deserialize_with = "count")]
     completion_tokens: Option<u64>,
-    #[serde(deserialize_with = "count")]
     total_tokens: Option<u64>,
-    #[serde(deserialize_with = "object")]
     prompt_tokens_details: InputDetails,
-    #[serde(deserialize_with = "object")]
     completion_tokens_details: OutputDetails,
     /// The Responses API and Anthropic.
-    #[serde(deserialize_with = "count")]
     input_tokens: Option<u64>,
-    #[serde(deserialize_with = "count")]
     output_tokens: Option<u64>,
     /// The Responses API.
-    #[serde(deserialize_with = "object")]
     input_tokens_details: InputDetails,
-    #[serde(deserialize_with = "object")]
     output_tokens_details: OutputDetails,
     /// Anthropic, and beside `prompt_tokens` proxies in front of it.
-    #[serde(deserialize_with = "count")]
     cache_read_input_tokens: Option<u64>,
-    #[serde(deserialize_with = "count")]
     cache_creation_input_tokens: Option<u64>,
     /// DeepSeek.
-    #[serde(deserialize_with = "count")]
     prompt_cache_hit_tokens: Option<u64>,
     /// Moonshot.
-    #[serde(deserialize_with = "count")]
     cached_tokens: Option<u64>,
     /// SGLang and Databricks (part of the completion), Perplexity (beside it).
-    #[serde(deserialize_with = "count")]
     reasoning_tokens: Option<u64>,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct InputDetails {
-    #[serde(deserialize_with = "count")]
     cached_tokens: Option<u64>,
-    #[serde(deserialize_with = "count")]
     cache_write_tokens: Option<u64>,
     /// LiteLLM's name for it.
-    #[serde(deserialize_with = "count")]
     cache_creation_tokens: Option<u64>,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct OutputDetails {
-    #[serde(deserialize_with = "count")]
     reasoning_tokens: Option<u64>,
     /// Anthropic's name for it.
-    #[serde(deserialize_with = "count")]
     thinking_tokens: Option<u64>,
 }
+
+counts!(Fields:
+    prompt_tokens, completion_tokens, total_tokens, input_tokens, output_tokens,
+    cache_read_input_tokens, cache_creation_input_tokens, prompt_cache_hit_tokens,
+    cached_tokens, reasoning_tokens;
+    prompt_tokens_details, completion_tokens_details, input_tokens_details, output_tokens_details);
+counts!(InputDetails: cached_tokens, cache_write_tokens, cache_creation_tokens);
+counts!(OutputDetails: reasoning_tokens, thinking_tokens);
 
 impl InputDetails {
     fn written(&self) -> Option<u64> {
@@ -188,15 +194,16 @@ pub struct Nested {
     pub usage: Usage,
 }
 
-#[derive(Default, Deserialize)]
-#[serde(default)]
+#[derive(Default)]
 struct NestedFields {
     usage: Usage,
 }
 
+counts!(NestedFields: ; usage);
+
 impl<'de> Deserialize<'de> for Nested {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        object(deserializer).map(|NestedFields { usage }| Self { usage })
+        NestedFields::deserialize(deserializer).map(|NestedFields { usage }| Self { usage })
     }
 }
 
@@ -204,16 +211,14 @@ impl<'de> Deserialize<'de> for Nested {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Timings(TimingsFields);
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct TimingsFields {
-    #[serde(deserialize_with = "count")]
     cache_n: Option<u64>,
-    #[serde(deserialize_with = "count")]
     prompt_n: Option<u64>,
-    #[serde(deserialize_with = "count")]
     predicted_n: Option<u64>,
 }
+
+counts!(TimingsFields: cache_n, prompt_n, predicted_n);
 
 impl<'de> Deserialize<'de> for Timings {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

@@ -8,7 +8,7 @@ use std::{
 use minijinja::{Environment, UndefinedBehavior, value::Serde};
 use serde_json::{Map, Value};
 
-use super::{plain::Plain, schema::Schema};
+use super::{plain::Plain, schema::Schema, tools::Tools};
 use crate::api::{PromptVersionSpec, prompt_version::Role};
 
 /// Rendering stops after so many template instructions: a template can loop.
@@ -90,6 +90,7 @@ pub struct Template {
     messages: Vec<(Role, Message)>,
     variables: Option<Arc<Schema>>,
     response: Option<Arc<Schema>>,
+    tools: Tools,
 }
 
 #[derive(Debug)]
@@ -134,6 +135,7 @@ impl Template {
             messages,
             variables: schema("variables", prompt.variables.as_ref())?,
             response: schema("responseFormat", prompt.response_format.as_ref())?,
+            tools: Tools::of(&prompt.tools),
         })
     }
 
@@ -169,6 +171,11 @@ impl Template {
             rendered.push((*role, text));
         }
         Ok(rendered)
+    }
+
+    /// The tools that the model may call.
+    pub fn tools(&self) -> &Tools {
+        &self.tools
     }
 
     /// Whether answers are checked against a JSON Schema.

@@ -174,10 +174,10 @@ impl Variant {
         }
     }
 
-    pub(super) fn check_failures(&self, families: &Families, check: CheckResult) -> Counter {
-        self.checks.get(&check, || {
-            (check, families.check_failures.get_or_create_owned(&self.checked(check)))
-        })
+    /// Of an answer that did not pass: failed, or not judged.
+    pub(super) fn checked(&self, families: &Families, check: CheckResult) -> Counter {
+        let family = if check.is_judged() { &families.check_failures } else { &families.unjudged };
+        self.checks.get(&check, || (check, family.get_or_create_owned(&self.check(check))))
     }
 
     pub(super) fn dropped(&self, families: &Families, why: &'static str) -> Counter {
@@ -222,7 +222,8 @@ impl Variant {
             families.attempts.remove(&self.attempt(*key));
         });
         self.checks.keys(|check| {
-            families.check_failures.remove(&self.checked(*check));
+            families.check_failures.remove(&self.check(*check));
+            families.unjudged.remove(&self.check(*check));
         });
         self.dropped.keys(|why| {
             families.dropped.remove(&self.dropped_copy(why));
@@ -270,7 +271,7 @@ impl Variant {
         Spent { release, revision, traffic: self.traffic, team }
     }
 
-    fn checked(&self, check: CheckResult) -> Checked {
+    fn check(&self, check: CheckResult) -> Checked {
         let (release, revision) = (self.release.clone(), self.revision.clone());
         Checked { release, revision, traffic: self.traffic, check: check.as_str() }
     }

@@ -1,0 +1,315 @@
+//! A stream under way: read as it passes, until it has ended or is given up.
+
+use std::{pin::Pin, time::Duration};
+
+use bytes::Bytes;
+use futures::FutureExt;
+use hyper::body::Incoming;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::{Asked, Failure, Flight, broken, next_chunk, told};
+use crate::openai::{
+    alike::Reader,
+    sse::{Events, Fate, Payload},
+};
+
+/// The longest that a stream may go on without content before it is passed on as it is.
+const LONGEST_START: usize = 1 << 20;
+/// The reason why an answer ended, its usage, the mark of the end, the end itself.
+const LAST_WORDS: usize = 4;
+/// How long the end of a connection is waited for when the answer was complete, so that the
+/// connection can be used again.
+const AFTER_THE_END: Duration = Duration::from_secs(1);
+/// How long the usage and the mark of the end are waited for after the reason why the
+/// answer ended.
+const AFTER_THE_REASON: Duration = Duration::from_secs(10);
+
+/// A stream under way: what was read and not taken yet, and the rest.
+pub(in crate::gateway) struct Stream {
+    rest: Incoming,
+    /// What was read ahead of the rest: how it ended.
+    end: Option<Option<hyper::Error>>,
+    /// The last event was read.
+    is_read: bool,
+    events: Events,
+    reader: Reader,
+    /// The application did not ask for an event that carries nothing but usage.
+    hides_usage: bool,
+    /// The event in which the model says that it failed.
+    failed: Option<Bytes>,
+    /// How long the model wants to be left alone, by the headers.
+    wait: Option<Duration>,
+    patience: Patience,
+    /// Content came after a reason why the answer had ended: it says nothing here.
+    ends_early: bool,
+}
+
+/// How long a stream is waited for. Its timer is set once, and again when it fires too
+/// early: with each event, only a time is noted.
+struct Patience {
+    timer: Pin<Box<Sleep>>,
+    /// Since when the next bytes are waited for.
+    since: Instant,
+    between: Duration,
+    /// When the whole must have come.
+    deadline: Option<Instant>,
+}
+
+impl Patience {
+    fn new(between: Duration, deadline: Option<Instant>) -> Self {
+        let since = Instant::now();
+        let first = since + between;
+        let timer = Box::pin(sleep_until(deadline.map_or(first, |deadline| deadline.max(first))));
+        Self { timer, since, between, deadline }
+    }
+
+    fn due(&self) -> Instant {
+        let due = self.since + self.between;
+        self.deadline.map_or(due, |deadline| deadline.min(due))
+    }
+
+    /// Ends when it is lost.
+    async fn lost(&mut self) {
+        loop {
+            let due = self.due();
+            if due < self.timer.deadline() {
+                self.timer.as_mut().reset(due);
+            }
+            self.timer.as_mut().await;
+            if self.timer.deadline() >= due {
+                return;
+            }
+            self.timer.as_mut().reset(due);
+        }
+    }
+}
+
+/// What comes next in a stream.
+pub(in crate::gateway) enum Next {
+    /// Some bytes, read already.
+    Chunk(Bytes),
+    /// It is complete.
+    End,
+    /// It broke off.
+    Broken,
+    /// It took too long, or says nothing any more.
+    Late,
+    /// It has ended after it said that it failed, which has gone on.
+    Failed,
+}
+
+impl Stream {
+    pub(super) fn new(
+        flight: &Flight,
+        asked: &Asked,
+        rest: Incoming,
+        wait: Option<Duration>,
+        deadline: Option<Instant>,
+    ) -> Self {
+        Self {
+            rest,
+            end: None,
+            is_read: false,
+            events: Events::default(),
+            reader: Reader::new(flight.operation),
+            hides_usage: asked.hides_usage(),
+            failed: None,
+            wait,
+            patience: Patience::new(flight.target.between_tokens_timeout, deadline),
+            ends_early: false,
+        }
+    }
+
+    /// Reads until the stream says something: until then the answer may still come from
+    /// another variant. Nor has it begun when it tells of an error right after its first
+    /// words, for nobody has seen them.
+    pub(super) async fn start(
+        mut self,
+        flight: &mut Flight,
+        first: Bytes,
+    ) -> Result<Box<Self>, Failure> {
+        let mut read = 0;
+        let mut next = Some(Ok(first));
+        while let Some(chunk) = next {
+            let chunk = chunk.map_err(|e| broken(&e))?;
+            read += chunk.len();
+            let content = self.read(chunk, flight);
+            if flight.answer.failed {
+                return Err(told(flight, self.failed.as_ref(), self.wait));
+            }
+            if content || flight.answer.complete() || read > LONGEST_START {
+                return Ok(Box::new(self));
+            }
+            next = next_chunk(&mut self.rest).await;
+        }
+        let content = self.read_last(flight);
+        if flight.answer.failed {
+            return Err(told(flight, self.failed.as_ref(), self.wait));
+        }
+        if content || flight.answer.complete() || flight.answer.is_unread() {
+            self.end = Some(None);
+            return Ok(Box::new(self));
+        }
+        let message = "the model's stream ended before it said anything";
+        Err(Failure { repeatable: true, ..Failure::new(502, "upstream_broken", message) })
+    }
+
+    /// Reads a chunk; says whether it carried content.
+    fn read(&mut self, chunk: Bytes, flight: &mut Flight) -> bool {
+        let (mut content, hides_usage) = (false, self.hides_usage);
+        let (reader, failed) = (&mut self.reader, &mut self.failed);
+        self.events.feed(chunk, |payload| {
+            heard(payload, reader, flight, failed, hides_usage, &mut content)
+        });
+        if content {
+            flight.first_token();
+        }
+        content
+    }
+
+    /// The stream has ended well: its last event is one, though nothing may end it.
+    fn read_last(&mut self, flight: &mut Flight) -> bool {
+        self.is_read = true;
+        let (mut content, hides_usage) = (false, self.hides_usage);
+        let (reader, failed) = (&mut self.reader, &mut self.failed);
+        self.events
+            .end(|payload| heard(payload, reader, flight, failed, hides_usage, &mut content));
+        if content {
+            flight.first_token();
+        }
+        content
+    }
+
+    /// Reads what came together with the last words: usage, the mark of the end, the end
+    /// itself. They go on in one write, where each would take one of its own.
+    async fn gather(&mut self, flight: &mut Flight) {
+        for _ in 0..LAST_WORDS {
+            // Who reads the connection hands over one piece at a time.
+            tokio::task::yield_now().await;
+            match next_chunk(&mut self.rest).now_or_never() {
+                Some(Some(Ok(chunk))) => {
+                    self.read(chunk, flight);
+                }
+                Some(Some(Err(error))) => self.end = Some(Some(error)),
+                Some(None) => self.end = Some(None),
+                None => return,
+            }
+            if self.end.is_some() {
+                return;
+            }
+        }
+    }
+
+    /// What is left when nothing more comes.
+    fn last(&mut self) -> Next {
+        self.events.broke_off();
+        self.events.take().map_or(Next::End, Next::Chunk)
+    }
+
+    /// Waits for the next bytes and reads them.
+    pub(in crate::gateway) async fn next(&mut self, flight: &mut Flight) -> Next {
+        loop {
+            if let Some(bytes) = self.events.take() {
+                return Next::Chunk(bytes);
+            }
+            self.patience.since = Instant::now();
+            let chunk = match self.end.take() {
+                Some(end) => end.map(Err),
+                None => tokio::select! {
+                    biased;
+                    chunk = next_chunk(&mut self.rest) => chunk,
+                    () = self.patience.lost() => match &flight.answer {
+                        answer if answer.failed => return Next::Failed,
+                        answer if answer.complete() => return self.last(),
+                        _ => return Next::Late,
+                    },
+                },
+            };
+            match chunk {
+                Some(Ok(chunk)) => self.goes_on(chunk, flight).await,
+                Some(Err(_)) if flight.answer.failed => return Next::Failed,
+                // However the connection ends, the answer had said that it was complete.
+                Some(Err(_)) if flight.answer.done => return self.last(),
+                Some(Err(_)) => return Next::Broken,
+                None => {
+                    if let Some(next) = self.ended(flight) {
+                        return next;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn goes_on(&mut self, chunk: Bytes, flight: &mut Flight) {
+        let had_ended = flight.answer.has_ended();
+        let content = self.read(chunk, flight);
+        self.ends_early |= had_ended && content;
+        if flight.answer.complete() {
+            self.gather(flight).await;
+        }
+        let between = flight.target.between_tokens_timeout;
+        self.patience.between = if flight.answer.done {
+            between.min(AFTER_THE_END)
+        } else if flight.answer.has_ended() && !self.ends_early {
+            between.min(AFTER_THE_REASON)
+        } else {
+            between
+        };
+    }
+
+    /// The connection has ended well. None while something is to go on before that.
+    fn ended(&mut self, flight: &mut Flight) -> Option<Next> {
+        if !self.is_read {
+            self.read_last(flight);
+        }
+        let answer = &flight.answer;
+        let is_whole = answer.complete() || answer.is_unread();
+        if !answer.failed && !is_whole {
+            // What came of an event would spoil the one that tells of this.
+            while self.events.take().is_some() {}
+            return Some(Next::Broken);
+        }
+        if let Some(bytes) = self.events.take() {
+            self.end = Some(None);
+            return Some(Next::Chunk(bytes));
+        }
+        Some(if answer.failed { Next::Failed } else { Next::End })
+    }
+}
+
+/// Reads a payload.
+fn heard(
+    payload: Payload<'_>,
+    reader: &mut Reader,
+    flight: &mut Flight,
+    failed: &mut Option<Bytes>,
+    hides_usage: bool,
+    content: &mut bool,
+) -> Fate {
+    let mut only_usage = false;
+    let (Payload::Data(data) | Payload::Error(data) | Payload::Stray(data)) = payload;
+    match payload {
+        Payload::Data(data) => {
+            let called = std::mem::take(&mut flight.answer.tool_call);
+            let carried = reader.event(&mut flight.answer, data);
+            if flight.answer.tool_call {
+                flight.calls(data);
+            }
+            flight.answer.tool_call |= called;
+            *content |= carried.content;
+            only_usage = carried.only_usage;
+            if carried.unread {
+                flight.not_understood(data);
+            }
+        }
+        Payload::Error(data) => flight.answer.error_event(data),
+        Payload::Stray(line) => {
+            flight.answer.stray_line(line);
+            flight.not_understood(line);
+        }
+    }
+    if flight.answer.failed && failed.is_none() {
+        *failed = Some(Bytes::copy_from_slice(data));
+    }
+    if hides_usage && only_usage { Fate::Drop } else { Fate::Forward }
+}

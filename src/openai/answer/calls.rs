@@ -1,0 +1,142 @@
+//! The calls of functions in an answer, put together from the pieces of a stream.
+
+use std::borrow::Cow;
+
+/// Calls of one answer; no application makes sense of more.
+const MOST: usize = 128;
+/// What all calls of an answer may hold to be checked, in bytes.
+const LARGEST: usize = 1 << 20;
+
+/// A call of a function.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Call {
+    /// The function; empty where the server does not say.
+    pub name: String,
+    /// What it is called with, as it was written.
+    pub arguments: String,
+    /// It was too large to be kept whole.
+    pub cut: bool,
+    index: Option<u32>,
+    id: String,
+}
+
+/// What an event or an answer says of a call.
+#[derive(Default)]
+pub(super) struct Piece<'a> {
+    pub index: Option<u32>,
+    pub id: Option<Cow<'a, str>>,
+    pub name: Option<Cow<'a, str>>,
+    pub arguments: Option<Cow<'a, str>>,
+}
+
+/// Adds a piece to the call that it belongs to.
+pub(super) fn add(calls: &mut Vec<Call>, piece: Piece<'_>) {
+    let Piece { index, id, name, arguments } = piece;
+    let text = |text: Option<Cow<'_, str>>| text.map(Cow::into_owned).unwrap_or_default();
+    let (id, name) = (text(id), text(name));
+    let held: usize = calls.iter().map(|call| call.arguments.len() + call.name.len()).sum();
+    let at = place(calls, index, &id, &name);
+    let Some(call) = at.and_then(|at| calls.get_mut(at)) else {
+        if calls.len() < MOST {
+            let mut call = Call { name, index, id, ..Call::default() };
+            call.goes_on(arguments.as_deref().unwrap_or_default(), held);
+            calls.push(call);
+        }
+        return;
+    };
+    // Some servers tell the name again with each piece.
+    if call.name != name {
+        call.name.push_str(&name);
+    }
+    if call.id.is_empty() {
+        call.id = id;
+    }
+    call.goes_on(arguments.as_deref().unwrap_or_default(), held);
+}
+
+/// Where the call is that this is a piece of; none of a new one.
+fn place(calls: &[Call], index: Option<u32>, id: &str, name: &str) -> Option<usize> {
+    if index.is_none() && !id.is_empty() {
+        return calls.iter().rposition(|call| call.id == id);
+    }
+    if index.is_none() {
+        return calls.len().checked_sub(1).filter(|_| name.is_empty());
+    }
+    let at = calls.iter().rposition(|call| call.index == index)?;
+    // Some servers number all calls alike, each with an id of its own.
+    let another = !id.is_empty() && !calls[at].id.is_empty() && calls[at].id != id;
+    (!another).then_some(at)
+}
+
+impl Call {
+    pub(super) fn is(&self, id: &str) -> bool {
+        self.id == id
+    }
+
+    fn goes_on(&mut self, arguments: &str, held: usize) {
+        self.cut |= held + arguments.len() > LARGEST;
+        if !self.cut {
+            self.arguments.push_str(arguments);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn put(pieces: &[(Option<u32>, &str, &str, &str)]) -> Vec<(String, String)> {
+        let mut calls = vec![];
+        let some = |text: &str| Some(Cow::Owned(text.to_owned()));
+        for (index, id, name, arguments) in pieces {
+            let piece =
+                Piece { index: *index, id: some(id), name: some(name), arguments: some(arguments) };
+            add(&mut calls, piece);
+        }
+        calls.into_iter().map(|call| (call.name, call.arguments)).collect()
+    }
+
+    #[test]
+    fn pieces_come_together_by_index_or_id() {
+        let two = [("f".to_owned(), "{\"a\":1}".to_owned()), ("g".to_owned(), "{}".to_owned())];
+        let (first, second) = (Some(0), Some(1));
+        assert_eq!(
+            put(&[
+                (first, "1", "f", ""),
+                (second, "2", "g", "{"),
+                (first, "", "", "{\"a\":1}"),
+                (second, "", "", "}")
+            ]),
+            two
+        );
+        // Gemini numbers all of them 0; others give no number, or say everything each time.
+        assert_eq!(put(&[(first, "1", "f", "{\"a\":1}"), (first, "2", "g", "{}")]), two);
+        assert_eq!(
+            put(&[(None, "", "f", "{\"a\":"), (None, "", "", "1}"), (None, "", "g", "{}")]),
+            two
+        );
+        assert_eq!(
+            put(&[
+                (first, "1", "f", "{\"a\":"),
+                (first, "1", "f", "1}"),
+                (second, "2", "g", ""),
+                (second, "2", "g", "{}")
+            ]),
+            two
+        );
+    }
+
+    #[test]
+    fn what_is_kept_is_bounded() {
+        let mut calls = vec![];
+        for index in 0..10_000 {
+            let arguments = Some(Cow::Owned("x".repeat(1 << 10)));
+            add(&mut calls, Piece { index: Some(index), arguments, ..Piece::default() });
+        }
+        let held: usize = calls.iter().map(|call| call.arguments.len()).sum();
+        assert!(calls.len() == MOST && held <= LARGEST);
+        let arguments = Some(Cow::Owned("x".repeat(2 << 20)));
+        add(&mut calls, Piece { index: Some(0), arguments, ..Piece::default() });
+        assert!(calls[0].cut && calls[0].arguments.len() == 1 << 10);
+    }
+}

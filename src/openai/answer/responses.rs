@@ -1,0 +1,139 @@
+//! Answers of the Responses API, whole and by their events.
+
+use super::{
+    Answer, Carried,
+    calls::{self, Piece},
+    keep, tokens,
+    wire::{Body, Incomplete, Item, Rare},
+};
+use crate::openai::reason::Ending;
+
+impl Answer {
+    /// Reads a response as a whole.
+    pub(super) fn response(&mut self, body: Body<'_>) {
+        let Body { status, output, incomplete_details, mut usage, id, model, .. } = body;
+        keep(&mut self.id, id);
+        keep(&mut self.model, model);
+        self.tokens.absorb(tokens(usage.take()));
+        for item in output.0 {
+            self.output_item(item, true);
+        }
+        self.ended_as(status.0.as_deref().unwrap_or_default(), incomplete_details);
+    }
+
+    fn output_item(&mut self, item: Item<'_>, speaks: bool) {
+        match item.kind.0.as_deref() {
+            Some("message") => {
+                self.refused |= item.content.refused;
+                self.unread |= item.content.unread;
+                self.tool_call |= item.content.media;
+                if let Some(text) = item.content.text.0.filter(|_| speaks) {
+                    self.say(&text);
+                }
+            }
+            // Thinking is neither text nor a call.
+            Some("reasoning" | "compaction") | None => {}
+            Some("function_call") => {
+                self.tool_call = true;
+                let Item { id, name, arguments, .. } = item;
+                let known = id.0.as_ref().is_some_and(|id| self.knows_call(id));
+                if !known {
+                    let piece = Piece { index: None, id: id.0, name: name.0, arguments };
+                    calls::add(&mut self.calls, piece);
+                }
+            }
+            Some(_) => self.tool_call = true,
+        }
+    }
+
+    fn knows_call(&self, id: &str) -> bool {
+        self.calls.iter().any(|call| call.is(id))
+    }
+
+    /// Reads one event.
+    pub(super) fn responses_event(&mut self, body: Body<'_>) -> Carried {
+        let kind = body.kind.0.unwrap_or_default();
+        let content = body.delta.filled && kind.ends_with(".delta");
+        match kind.as_ref() {
+            "response.output_text.delta" => {
+                if let Some(text) = body.delta.text.0 {
+                    self.say(&text);
+                }
+            }
+            "response.refusal.delta" => self.refused = true,
+            // Its arguments are complete.
+            "response.output_item.done" => {
+                if let Some(item) = body.item {
+                    self.output_item(*item, self.text.is_empty());
+                }
+            }
+            _ => {}
+        }
+        let is_known = kind.starts_with("response.") || matches!(&*kind, "ping" | "keepalive");
+        if let Some(response) = body.response {
+            self.within(&kind, *response);
+        }
+        self.understood |= content;
+        Carried { content, unread: body.some && !is_known, ..Carried::default() }
+    }
+
+    /// The response as an event tells it.
+    fn within(&mut self, kind: &str, response: Body<'_>) {
+        let is_last = matches!(
+            kind,
+            "response.completed"
+                | "response.incomplete"
+                | "response.failed"
+                | "response.cancelled"
+                | "response.canceled"
+                | "response.done"
+        );
+        if !is_last {
+            keep(&mut self.id, response.id);
+            keep(&mut self.model, response.model);
+            return self.tokens.absorb(tokens(response.usage));
+        }
+        self.done = true;
+        // What its events have said is not said again.
+        let speaks = self.text.is_empty();
+        let Body { status, output, incomplete_details, usage, id, model, .. } = response;
+        keep(&mut self.id, id);
+        keep(&mut self.model, model);
+        self.tokens.absorb(tokens(usage));
+        for item in output.0 {
+            self.output_item(item, speaks);
+        }
+        let status = status.0.as_deref().unwrap_or(kind.trim_start_matches("response."));
+        self.ended_as(status, incomplete_details);
+    }
+
+    /// The status of a response, in the words of chat's finish reasons.
+    fn ended_as(&mut self, status: &str, incomplete: Rare<Incomplete<'_>>) {
+        let reason = match status {
+            "completed" | "done" => "stop",
+            "failed" | "cancelled" | "canceled" => {
+                self.failed = true;
+                "error"
+            }
+            "incomplete" => {
+                let reason = incomplete.and_then(|incomplete| incomplete.reason.0);
+                let reason = reason.as_deref().unwrap_or("length");
+                return match Ending::of(reason) {
+                    Ending::Length => self.finish_reason = Some("length".to_owned()),
+                    Ending::Safety => {
+                        self.refused = true;
+                        self.finish_reason = Some("content_filter".to_owned());
+                    }
+                    ending => {
+                        self.failed |= ending == Ending::Failed;
+                        self.finish_reason = Some(reason.to_owned());
+                    }
+                };
+            }
+            "" => return,
+            // It goes on in the background, or does what Serinus does not know.
+            other => other,
+        };
+        self.finish_reason = Some(reason.to_owned());
+    }
+}

@@ -1,0 +1,376 @@
+//! The fields that are read of an answer. Each is read by itself: what is of another type
+//! than expected is absent, and noted as something that was not understood.
+
+use std::{borrow::Cow, fmt};
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{MapAccess, Visitor},
+};
+
+use super::{
+    message::{Content, Message, arguments},
+    vectors::Vectors,
+};
+use crate::openai::{
+    forgiving::{Count, Many, Read, Text, object, otherwise, skip},
+    reason::is_none,
+    usage::{Nested, Timings, Usage},
+};
+
+/// What few events hold, and is large.
+pub(super) type Rare<T> = Option<Box<T>>;
+
+/// Reads fields into those of the object that have the same name.
+macro_rules! fields {
+    ($self:ident, $name:ident, $map:ident; $($field:ident),*; $($key:pat => $read:expr),* $(,)?) => {
+        match $name {
+            $(stringify!($field) => $self.$field = $map.next_value()?,)*
+            $($key => $read,)*
+        }
+    };
+}
+
+macro_rules! objects {
+    ($($object:ident),*) => {
+        $(impl<'de: 'a, 'a> Deserialize<'de> for $object<'a> {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                object(deserializer)
+            }
+        })*
+    };
+}
+
+objects!(Body, Choice, Item, Incomplete, Base);
+
+pub(super) use {fields, objects};
+
+/// An answer, or an event of a stream, of any operation.
+#[derive(Default)]
+pub(super) struct Body<'a> {
+    pub id: Text<'a>,
+    pub model: Text<'a>,
+    pub kind: Text<'a>,
+    pub status: Text<'a>,
+    pub delta: Delta<'a>,
+    pub choices: Many<Choice<'a>>,
+    pub output: Many<Item<'a>>,
+    pub item: Rare<Item<'a>>,
+    pub data: Vectors,
+    pub usage: Rare<Usage>,
+    pub x_groq: Rare<Nested>,
+    pub timings: Rare<Timings>,
+    pub incomplete_details: Rare<Incomplete<'a>>,
+    pub response: Rare<Body<'a>>,
+    /// It says itself that it is an error.
+    pub error: Accused,
+    pub signs: Signs,
+    /// It has a list of choices, empty or not.
+    pub listed: bool,
+    /// It has a field that belongs to an answer and is none of the above.
+    pub familiar: bool,
+    /// It has a field.
+    pub some: bool,
+    /// It is no object.
+    pub odd: bool,
+}
+
+/// What makes an object an error that holds no answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Signs {
+    /// A field that only errors have, or an object that calls itself one.
+    strong: bool,
+    code: bool,
+    message: bool,
+}
+
+impl Signs {
+    pub const NONE: Self = Self { strong: false, code: false, message: false };
+
+    /// Whether an object without an answer is an error.
+    pub fn tell(self) -> bool {
+        self.strong || (self.code && self.message)
+    }
+
+    fn at<'de, A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<bool, A::Error> {
+        match name {
+            "detail" | "errors" | "error_code" | "error_msg" | "error_message" | "errorCode"
+            | "errorMessage" | "error_type" | "errorType" | "errcode" | "errmsg" | "err_msg"
+            | "err_code" | "err" | "Error" | "ERROR" | "exception" | "fault" | "__type"
+            | "traceback" | "ResponseMetadata" => {
+                self.strong |= map.next_value::<Accused>()?.is_told();
+            }
+            "code" | "Code" => self.code |= map.next_value::<Accused>()?.is_told(),
+            "status_code" | "statusCode" | "httpStatus" | "http_status" => {
+                let status = map.next_value::<Count>()?.0;
+                self.strong |= status.is_some_and(|status| (400..600).contains(&status));
+            }
+            "message" | "msg" | "Message" | "details" | "title" => {
+                let text = map.next_value::<Text<'_>>()?.0;
+                self.message |= text.is_some_and(|text| !text.is_empty());
+            }
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+}
+
+impl<'de: 'a, 'a> Read<'de> for Body<'a> {
+    fn read<A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<(), A::Error> {
+        self.some = true;
+        fields!(self, name, map;
+            id, model, delta, output, item, data, usage, x_groq, timings, incomplete_details,
+            response, error;
+            "choices" => {
+                self.choices = map.next_value()?;
+                self.listed = true;
+            },
+            "type" => self.kind = map.next_value()?,
+            "status" => {
+                let Status { text, is_http } = map.next_value()?;
+                self.error.told |= text.0.as_deref().is_some_and(is_failure);
+                self.status = text;
+                self.signs.strong |= is_http;
+            },
+            "object" => {
+                let object: Text<'_> = map.next_value()?;
+                self.error.told |= object.0.as_deref() == Some("error");
+            },
+            "base_resp" => self.error.told |= map.next_value::<Base<'_>>()?.is_error,
+            "created" | "prompt_filter_results" | "prompt_progress" | "obfuscation" | "provider"
+            | "service_tier" | "system_fingerprint" | "sequence_number" | "citations"
+            | "search_results" | "nvext" | "x_request_id" | "request_id" => {
+                self.familiar = true;
+                skip(map)?;
+            },
+            other => if !self.signs.at(other, map)? {
+                skip(map)?;
+            },
+        );
+        Ok(())
+    }
+
+    fn is_odd(&mut self) {
+        self.odd = true;
+    }
+}
+
+/// `status`: a word of the Responses API, or the number of an error.
+#[derive(Default)]
+struct Status<'a> {
+    text: Text<'a>,
+    is_http: bool,
+}
+
+/// Whether a server says by this status that it failed, whatever is beside it.
+fn is_failure(status: &str) -> bool {
+    ["failed", "failure", "error"].iter().any(|word| status.eq_ignore_ascii_case(word))
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Status<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either;
+        impl<'de> Visitor<'de> for Either {
+            type Value = Status<'de>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("anything")
+            }
+            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
+                Ok(Status { text: Text(Some(Cow::Borrowed(text))), is_http: false })
+            }
+            fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
+                Ok(Status { text: Text(Some(Cow::Owned(text.to_owned()))), is_http: false })
+            }
+            fn visit_u64<E>(self, number: u64) -> Result<Self::Value, E> {
+                Ok(Status { is_http: (400..600).contains(&number), ..Status::default() })
+            }
+            otherwise!(|_this, _filled| Status::default(); unit, bool, signed, list, map);
+        }
+        deserializer.deserialize_any(Either)
+    }
+}
+
+/// MiniMax's word of how it went, beside an answer or in place of one.
+#[derive(Default)]
+struct Base<'a> {
+    is_error: bool,
+    _lives: std::marker::PhantomData<&'a ()>,
+}
+
+impl<'de: 'a, 'a> Read<'de> for Base<'a> {
+    fn read<A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<(), A::Error> {
+        match name {
+            "status_code" => self.is_error = map.next_value::<Accused>()?.is_told(),
+            _ => skip(map)?,
+        }
+        Ok(())
+    }
+}
+
+/// Whether something that is there for errors tells of one: not null, 0, false or empty,
+/// nor by its own word a success.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Accused {
+    told: bool,
+    fine: bool,
+}
+
+impl Accused {
+    pub const NONE: Self = Self { told: false, fine: false };
+
+    pub fn is_told(self) -> bool {
+        self.told && !self.fine
+    }
+}
+
+fn is_success(word: &str) -> bool {
+    is_none(word)
+        || ["0", "200", "ok", "success", "succeeded", "false", "no_error", "noerror", "00000"]
+            .iter()
+            .any(|fine| word.trim().eq_ignore_ascii_case(fine))
+}
+
+impl<'de> Deserialize<'de> for Accused {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Any;
+        impl<'de> Visitor<'de> for Any {
+            type Value = Accused;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("anything")
+            }
+            fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
+                let fine = is_success(text);
+                Ok(Accused { told: !fine, fine })
+            }
+            fn visit_u64<E>(self, number: u64) -> Result<Self::Value, E> {
+                let fine = number == 0 || number == 200;
+                Ok(Accused { told: !fine, fine })
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Accused, A::Error> {
+                let mut all = Accused::NONE;
+                while let Some(name) = map.next_key::<Cow<'_, str>>()? {
+                    let told = map.next_value::<Accused>()?;
+                    all.told |= told.told;
+                    all.fine |= told.fine && matches!(&*name, "code" | "status" | "status_code");
+                }
+                Ok(all)
+            }
+            otherwise!(|_this, filled| Accused { told: filled, fine: false };
+                unit, bool, signed, list);
+        }
+        deserializer.deserialize_any(Any)
+    }
+}
+
+/// What an event of the Responses API adds: a text, or something else.
+#[derive(Default)]
+pub(super) struct Delta<'a> {
+    pub text: Text<'a>,
+    pub filled: bool,
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Delta<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Any;
+        impl<'de> Visitor<'de> for Any {
+            type Value = Delta<'de>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("anything")
+            }
+            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
+                Ok(Delta { filled: !text.is_empty(), text: Text(Some(Cow::Borrowed(text))) })
+            }
+            fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
+                let text = Text(Some(Cow::Owned(text.to_owned())));
+                Ok(Delta { filled: true, text })
+            }
+            otherwise!(|_this, filled| Delta { filled, text: Text(None) };
+                unit, bool, number, list, map);
+        }
+        deserializer.deserialize_any(Any)
+    }
+}
+
+#[derive(Default)]
+pub(super) struct Choice<'a> {
+    pub index: Index,
+    pub message: Option<Message<'a>>,
+    pub delta: Option<Message<'a>>,
+    pub text: Text<'a>,
+    pub finish_reason: Text<'a>,
+    pub usage: Rare<Usage>,
+    /// It is no object.
+    pub odd: bool,
+}
+
+impl<'de: 'a, 'a> Read<'de> for Choice<'a> {
+    fn read<A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<(), A::Error> {
+        fields!(self, name, map; index, message, delta, text, finish_reason, usage; _ => skip(map)?);
+        Ok(())
+    }
+
+    fn is_odd(&mut self) {
+        self.odd = true;
+    }
+}
+
+/// Which of several: a number, also as a text.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Index(pub Option<u32>);
+
+impl<'de> Deserialize<'de> for Index {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Any;
+        impl<'de> Visitor<'de> for Any {
+            type Value = Index;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("anything")
+            }
+            fn visit_u64<E>(self, number: u64) -> Result<Index, E> {
+                Ok(Index(u32::try_from(number).ok()))
+            }
+            fn visit_f64<E>(self, number: f64) -> Result<Index, E> {
+                let whole = number.fract() == 0.0 && (0.0..1e9).contains(&number);
+                Ok(Index(whole.then_some(number as u32)))
+            }
+            fn visit_str<E>(self, text: &str) -> Result<Index, E> {
+                Ok(Index(text.trim().parse().ok()))
+            }
+            otherwise!(|_this, _filled| Index(None); unit, bool, negative, list, map);
+        }
+        deserializer.deserialize_any(Any)
+    }
+}
+
+/// A part of the output of a response.
+#[derive(Default)]
+pub(super) struct Item<'a> {
+    pub kind: Text<'a>,
+    pub content: Content<'a>,
+    pub id: Text<'a>,
+    pub name: Text<'a>,
+    pub arguments: Option<Cow<'a, str>>,
+}
+
+impl<'de: 'a, 'a> Read<'de> for Item<'a> {
+    fn read<A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<(), A::Error> {
+        fields!(self, name, map; content, id, name;
+            "type" => self.kind = map.next_value()?,
+            "arguments" => self.arguments = arguments(map.next_value()?),
+            _ => skip(map)?,
+        );
+        Ok(())
+    }
+}
+
+#[derive(Default)]
+pub(super) struct Incomplete<'a> {
+    pub reason: Text<'a>,
+}
+
+impl<'de: 'a, 'a> Read<'de> for Incomplete<'a> {
+    fn read<A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<(), A::Error> {
+        fields!(self, name, map; reason; _ => skip(map)?);
+        Ok(())
+    }
+}
