@@ -10,7 +10,8 @@ mod breaker;
 pub mod cache;
 mod caching;
 mod check;
-mod clients;
+pub mod clients;
+mod encoding;
 mod exported;
 mod fault;
 mod feedback;
@@ -49,7 +50,7 @@ use tokio::sync::Semaphore;
 use self::{
     backends::Backends,
     cache::Cache,
-    clients::Clients,
+    clients::{Clients, Proxies},
     exported::Exported,
     feedback::Feedback,
     follow_up::Origins,
@@ -87,6 +88,8 @@ pub struct GatewayConfig {
     pub limits: Limits,
     /// Where models may be.
     pub addresses: Arc<Addresses>,
+    /// Through which proxies they are reached, where an LLMDeployment says nothing.
+    pub proxies: Proxies,
     /// Keeps answers for releases that ask for it.
     pub cache: Option<Arc<Cache>>,
 }
@@ -103,6 +106,7 @@ impl GatewayConfig {
             operators: Operators::default(),
             limits: Limits::default(),
             addresses: Arc::default(),
+            proxies: Proxies::default(),
             cache: None,
         }
     }
@@ -148,9 +152,10 @@ impl Gateway {
         if telemetry.is_on() {
             sinks.push(telemetry);
         }
+        let clients = Clients::new(config.addresses.clone(), config.proxies.clone());
         Arc::new(Self {
             large_bodies: server::room(&config.limits),
-            table: RouteTable::new(Backends::new(Clients::new(config.addresses.clone()))),
+            table: RouteTable::new(Backends::new(clients)),
             since: (config.clock)(),
             config,
             instance: format!("{:016x}", rand::random::<u64>()),

@@ -8,6 +8,8 @@ mod bench;
 mod caching;
 #[path = "gateway/compatibility.rs"]
 mod compatibility;
+#[path = "gateway/connections.rs"]
+mod connections;
 #[path = "gateway/drawn.rs"]
 mod drawn;
 #[path = "gateway/identity.rs"]

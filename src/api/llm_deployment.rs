@@ -45,6 +45,7 @@ use super::{
     validation = Rule::new("has(self.endpoint) == has(oldSelf.endpoint) && (!has(self.endpoint) || self.endpoint.url == oldSelf.endpoint.url)").message("spec.endpoint.url is immutable: create another LLMDeployment for another endpoint"),
     validation = Rule::new("has(self.service) == has(oldSelf.service) && (!has(self.service) || self.service == oldSelf.service)").message("spec.service is immutable: create another LLMDeployment for another service"),
     validation = Rule::new("has(self.serving) == has(oldSelf.serving) && (!has(self.serving) || (self.serving.image == oldSelf.serving.image && self.serving.port == oldSelf.serving.port && has(self.serving.args) == has(oldSelf.serving.args) && (!has(self.serving.args) || self.serving.args == oldSelf.serving.args)))").message("spec.serving image, args and port are immutable: create another LLMDeployment for another model server"),
+    validation = Rule::new("!has(self.proxy) || has(self.endpoint)").message("spec.proxy is for spec.endpoint: pods of the cluster are reached directly"),
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct LLMDeploymentSpec {
@@ -71,6 +72,80 @@ pub struct LLMDeploymentSpec {
     /// Timeouts and concurrency towards this backend.
     #[serde(default)]
     pub limits: Limits,
+    /// What this backend understands of OpenAI's API. Default: by provider.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compatibility: Option<Compatibility>,
+    /// The proxy on the way to spec.endpoint. Default: what HTTPS_PROXY, HTTP_PROXY and
+    /// NO_PROXY of the gateway say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy: Option<Proxy>,
+}
+
+/// What a backend understands of OpenAI's API.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Compatibility {
+    /// Whether streams may be asked for their usage with stream_options. Default: true;
+    /// false for the providers mistral_ai, databricks, cohere and aws.bedrock, and for
+    /// versions of Azure's API before 2024-09-01, which answer 400 or 422 to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stream_options: Option<bool>,
+    /// What the limit of an answer's tokens is called.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token_limit: Option<TokenLimit>,
+}
+
+/// The name of the limit of an answer's tokens in /v1/chat/completions. The other name
+/// is renamed to it, in requests of applications, too. Default: max_completion_tokens
+/// for the providers openai and azure (from its API's version 2024-09-01), whose newer
+/// models refuse the other one; max_tokens for all others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum TokenLimit {
+    /// The older name, which most servers know.
+    MaxTokens,
+    /// The newer name, which OpenAI's newer models want.
+    MaxCompletionTokens,
+}
+
+impl TokenLimit {
+    /// The field's name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::MaxTokens => "max_tokens",
+            Self::MaxCompletionTokens => "max_completion_tokens",
+        }
+    }
+
+    /// The other one.
+    #[must_use]
+    pub fn other(self) -> Self {
+        match self {
+            Self::MaxTokens => Self::MaxCompletionTokens,
+            Self::MaxCompletionTokens => Self::MaxTokens,
+        }
+    }
+}
+
+/// The proxy on the way to a backend: one, or none.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, KubeSchema)]
+#[x_kube(
+    validation = Rule::new("has(self.url) != (has(self.direct) && self.direct)").message("set exactly one of spec.proxy.url and spec.proxy.direct: true"),
+    validation = Rule::new("has(self.url) || !has(self.credentialsSecretRef)").message("spec.proxy.credentialsSecretRef needs spec.proxy.url"),
+)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Proxy {
+    /// The proxy's address, for example http://proxy.corp:3128. To a model with TLS it is
+    /// asked for a tunnel (CONNECT); requests to one without TLS are sent to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 8, max = 2048), regex(pattern = r"^https?://[^\s/?#@]+/?$"))]
+    pub url: Option<String>,
+    /// The Secret that holds the user's name and password for the proxy, as name:password.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials_secret_ref: Option<SecretKeyRef>,
+    /// No proxy, whatever the gateway's environment says.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub direct: bool,
 }
 
 /// An OpenAI-compatible API at a URL.
@@ -259,6 +334,12 @@ pub struct Limits {
     /// The longest wait for a connection. Default: 5s.
     #[serde(default = "default_connect_timeout")]
     pub connect_timeout: GoDuration,
+    /// How long an unused connection is kept, unless the server names a time of its own
+    /// (keep-alive: timeout=N; then a second less). Keep it below the time after which the
+    /// server closes connections: 5s for uvicorn and Node. 0s makes a new connection for
+    /// each request. Default: 4s.
+    #[serde(default = "default_idle_timeout")]
+    pub idle_timeout: GoDuration,
     /// The longest silence within a stream after its first token. Default: 60s.
     #[serde(default = "default_between_tokens_timeout")]
     pub between_tokens_timeout: GoDuration,
@@ -294,6 +375,9 @@ fn default_concurrency() -> i32 {
 fn default_connect_timeout() -> GoDuration {
     GoDuration::from_secs(5)
 }
+fn default_idle_timeout() -> GoDuration {
+    GoDuration::from_secs(4)
+}
 fn default_between_tokens_timeout() -> GoDuration {
     GoDuration::from_secs(60)
 }
@@ -314,6 +398,7 @@ impl Default for Limits {
             timeout: None,
             first_token_timeout: default_first_token_timeout(),
             connect_timeout: default_connect_timeout(),
+            idle_timeout: default_idle_timeout(),
             between_tokens_timeout: default_between_tokens_timeout(),
             max_concurrency: default_concurrency(),
             max_queue: 0,
@@ -335,6 +420,23 @@ pub struct LLMDeploymentStatus {
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
 }
+
+/// Providers that answer 400 or 422 to `stream_options`. Mistral and Databricks tell their
+/// usage unasked.
+const REFUSES_STREAM_OPTIONS: [&str; 8] = [
+    "mistral",
+    "mistral_ai",
+    "mistralai",
+    "databricks",
+    "cohere",
+    "bedrock",
+    "aws.bedrock",
+    "aws_bedrock",
+];
+/// Azure's OpenAI, in the words of OpenTelemetry and others.
+const AZURE: [&str; 4] = ["azure", "azure.ai.openai", "azure_openai", "azure-openai"];
+/// The first version of Azure's API that knows `stream_options` and `max_completion_tokens`.
+const AZURE_CURRENT: &str = "2024-09-01";
 
 impl LLMDeploymentSpec {
     /// The base URL (with version path) under which the backend named `name` in
@@ -365,7 +467,39 @@ impl LLMDeploymentSpec {
                 .map(|key| SecretKeyRef { name: secret.name.clone(), key: key.to_owned() })
         });
         let authorities = tls.filter_map(|tls| tls.ca_secret_ref.clone());
-        endpoint.api_key_secret_ref.iter().cloned().chain(authorities).chain(certificate).collect()
+        let proxy = self.proxy.iter().filter_map(|proxy| proxy.credentials_secret_ref.clone());
+        let key = endpoint.api_key_secret_ref.iter().cloned();
+        key.chain(authorities).chain(certificate).chain(proxy).collect()
+    }
+
+    /// Whether its streams may be asked for their usage with `stream_options`.
+    pub fn takes_stream_options(&self) -> bool {
+        let own = self.compatibility.as_ref().and_then(|own| own.stream_options);
+        let refuses = REFUSES_STREAM_OPTIONS.contains(&self.provider.as_str());
+        own.unwrap_or(!refuses && !self.is_old_azure())
+    }
+
+    /// What it calls the limit of an answer's tokens.
+    pub fn token_limit(&self) -> TokenLimit {
+        let own = self.compatibility.as_ref().and_then(|own| own.token_limit);
+        let is_openai = self.provider == "openai" || self.is_azure();
+        own.unwrap_or(if is_openai && !self.is_old_azure() {
+            TokenLimit::MaxCompletionTokens
+        } else {
+            TokenLimit::MaxTokens
+        })
+    }
+
+    fn is_azure(&self) -> bool {
+        AZURE.contains(&self.provider.as_str())
+    }
+
+    /// Whether it asks Azure for a version of its API from before `AZURE_CURRENT`. Versions
+    /// are dates.
+    fn is_old_azure(&self) -> bool {
+        let version = self.endpoint.as_ref().and_then(|e| e.query.get("api-version"));
+        let is_old = |v: &String| v.starts_with("20") && v.as_str() < AZURE_CURRENT;
+        self.is_azure() && version.is_some_and(is_old)
     }
 
     /// The Service of the backend named `name`, and its port; none for an endpoint.
@@ -398,7 +532,7 @@ impl LLMDeploymentSpec {
 
 #[cfg(test)]
 mod tests {
-    use super::super::manifest;
+    use super::{super::manifest, LLMDeploymentSpec};
 
     /// The error of a backend with this pricing, or nothing.
     fn refused(pricing: &str) -> Option<String> {
@@ -407,6 +541,67 @@ mod tests {
              spec: {{provider: vllm, model: m, endpoint: {{url: \"http://127.0.0.1:9/v1\"}}, pricing: {pricing}}}"
         );
         manifest::parse(&text).err().map(|e| e.to_string())
+    }
+
+    #[test]
+    fn what_a_backend_understands_is_known_by_its_provider_and_can_be_said() {
+        let of = |provider: &str, query: &str, more: &str| {
+            let text = format!(
+                "{{provider: {provider}, model: m, endpoint: {{url: \"http://m/v1\", query: {query}}}{more}}}"
+            );
+            let spec: LLMDeploymentSpec = serde_yaml_ng::from_str(&text).unwrap();
+            (spec.takes_stream_options(), spec.token_limit().as_str())
+        };
+        for (provider, query, expected) in [
+            ("openai", "{}", (true, "max_completion_tokens")),
+            ("azure", "{}", (true, "max_completion_tokens")),
+            ("azure", "{api-version: '2024-10-21'}", (true, "max_completion_tokens")),
+            ("azure.ai.openai", "{api-version: preview}", (true, "max_completion_tokens")),
+            ("azure", "{api-version: '2024-09-01-preview'}", (true, "max_completion_tokens")),
+            ("azure", "{api-version: '2024-06-01'}", (false, "max_tokens")),
+            ("vllm", "{}", (true, "max_tokens")),
+            ("mistral_ai", "{}", (false, "max_tokens")),
+            ("databricks", "{}", (false, "max_tokens")),
+            ("aws.bedrock", "{}", (false, "max_tokens")),
+        ] {
+            assert_eq!(of(provider, query, ""), expected, "{provider} {query}");
+        }
+        let said = ", compatibility: {streamOptions: true, tokenLimit: max_completion_tokens}";
+        assert_eq!(of("databricks", "{}", said), (true, "max_completion_tokens"));
+        let said = ", compatibility: {streamOptions: false, tokenLimit: max_tokens}";
+        assert_eq!(of("openai", "{}", said), (false, "max_tokens"));
+    }
+
+    #[test]
+    fn a_proxy_is_one_or_none_and_for_endpoints() {
+        let refused = |place: &str, proxy: &str| {
+            let text = format!(
+                "apiVersion: serinus.dev/v1alpha1\nkind: LLMDeployment\nmetadata: {{name: b}}\n\
+                 spec: {{provider: vllm, model: m, {place}, proxy: {proxy}}}"
+            );
+            manifest::parse(&text).err().map(|e| e.to_string())
+        };
+        let endpoint = "endpoint: {url: \"https://m/v1\"}";
+        for fine in [
+            "{url: \"http://proxy.corp:3128\"}",
+            "{url: \"https://proxy.corp/\", credentialsSecretRef: {name: s, key: k}}",
+            "{direct: true}",
+        ] {
+            assert_eq!(refused(endpoint, fine), None, "{fine}");
+        }
+        for (wrong, reason) in [
+            ("{}", "exactly one"),
+            ("{direct: false}", "exactly one"),
+            ("{url: \"http://proxy.corp:3128\", direct: true}", "exactly one"),
+            ("{direct: true, credentialsSecretRef: {name: s, key: k}}", "needs spec.proxy.url"),
+            ("{url: \"http://ada:secret@proxy.corp:3128\"}", "url"),
+            ("{url: \"socks5://proxy.corp:1080\"}", "url"),
+        ] {
+            let message = refused(endpoint, wrong).unwrap_or_default();
+            assert!(message.contains(reason), "{wrong}: {message}");
+        }
+        let service = refused("service: {name: s, port: 80}", "{direct: true}").unwrap();
+        assert!(service.contains("spec.endpoint"), "{service}");
     }
 
     #[test]

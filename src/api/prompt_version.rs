@@ -7,6 +7,9 @@ use serde_json::{Map, Value};
 
 use super::{conditions::Condition, schema};
 
+/// The key of responseFormat that is sent beside the schema.
+pub const STRICT: &str = "strict";
+
 /// One version of a prompt. Immutable as a whole: a change is a new PromptVersion.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Deserialize, Serialize, KubeSchema)]
 #[kube(
@@ -47,7 +50,9 @@ pub struct PromptVersionSpec {
     /// Sampling parameters that are sent with every request.
     #[serde(default)]
     pub parameters: Parameters,
-    /// The JSON Schema of the answer. It is sent as response_format and checked on every answer.
+    /// The JSON Schema of the answer. It is sent as response_format and checked on every
+    /// answer. Beside its keywords, strict: true makes models that can (OpenAI, Azure, vLLM)
+    /// keep to it; OpenAI wants additionalProperties: false and all properties required then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::free_object")]
     pub response_format: Option<Map<String, Value>>,

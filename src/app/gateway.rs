@@ -14,6 +14,7 @@ use super::{
 };
 use crate::gateway::{
     Gateway, GatewayConfig,
+    clients::Proxies,
     server::{Door, Face, serve},
     tls::ServerTls,
     watch::follow_cluster,
@@ -83,6 +84,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         operators,
         limits: options.limits.build(),
         addresses: Arc::new(options.addresses.build()),
+        proxies: Proxies::of_environment(),
         telemetry,
         cache: Some(options.cache.build()?),
         ..GatewayConfig::new(clock::now)

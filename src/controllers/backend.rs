@@ -93,7 +93,7 @@ async fn serve(
 async fn probe(backend: &LLMDeployment, context: &Context) -> Finding {
     let (namespace, name) = (backend.namespace().unwrap_or_default(), backend.name_any());
     let url = backend.spec.base_url(&name, &namespace);
-    match context.probe.ask(&url).await {
+    match context.probe.ask(&url, &backend.spec).await {
         Ok(message) => Finding {
             readiness: Readiness::Ready,
             reason: "Reachable",

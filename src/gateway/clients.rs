@@ -1,59 +1,97 @@
-//! The HTTP clients towards models: pooled connections, no proxy, no redirects, and no
-//! way to addresses that requests may not go to.
+//! The HTTP clients towards models: connections that are used again (`pool`), proxies
+//! where they are wanted (`proxy`, `dial`), no redirects, and no way to addresses that
+//! requests may not go to.
 //!
-//! Backends that trust the same authorities, show the same certificate and wait as long
-//! for a connection share a client, and so its connections.
+//! Backends that trust the same authorities, show the same certificate, go through the same
+//! proxy and wait as long for a connection share a client, and so its connections.
+
+mod answer;
+mod dial;
+mod pool;
+mod proxy;
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use bytes::Bytes;
-use http_body_util::Full;
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::{
-    client::legacy,
-    rt::{TokioExecutor, TokioTimer},
-};
+use axum::http::{HeaderMap, Response, StatusCode};
 use rustls::ClientConfig;
 
+pub use self::proxy::Proxies;
+pub(super) use self::{
+    answer::{Answered, Unread},
+    pool::Outgoing,
+    proxy::Way,
+};
+use self::{
+    dial::{Dial, Direct, Forwarded, Tunnelled, over_tls},
+    pool::Pool,
+};
 use super::{
     tls::{TlsError, client_config, trusting_nobody},
     workers,
 };
 use crate::{
-    api::secret::SecretText,
+    api::{llm_deployment::Limits, secret::SecretText},
     signals::addresses::{Addresses, Connector},
 };
 
-/// Connections that nobody uses for so long are closed. Below what servers usually keep
-/// open, so that a request seldom meets a connection that is being closed.
-const IDLE: Duration = Duration::from_secs(50);
 /// More clients than this are a sign of certificates that change all the time: what
 /// nobody uses any more is let go.
 const KEPT: usize = 64;
+/// How often the other end of a silent connection is asked whether it is still there. A
+/// model may think for minutes, and what is between may forget a connection by then.
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
 
 /// A client for some backends.
 #[derive(Clone)]
 pub(super) struct Client {
     /// One for each worker, and one for threads that are none: a connection stays with the
     /// thread that reads it.
-    places: Arc<[Here]>,
+    places: Arc<[Arc<Pool>]>,
 }
 
-/// The client of one thread.
-type Here = legacy::Client<HttpsConnector<Connector>, Full<Bytes>>;
-
 impl Client {
-    /// The one of this thread.
-    pub(super) fn here(&self) -> &Here {
-        self.places.get(workers::place()).unwrap_or(&self.places[0])
+    /// Sends a request over a connection of this thread, and waits for the head of the
+    /// answer.
+    ///
+    /// # Errors
+    /// There is no connection, or it ended before that.
+    pub(super) async fn send<H>(
+        &self,
+        request: &Outgoing<'_, H>,
+    ) -> Result<Response<Answered>, Error>
+    where
+        H: Fn() -> HeaderMap,
+    {
+        let here = self.places.get(workers::place()).unwrap_or(&self.places[0]);
+        let response = here.send(request).await?;
+        // The proxy's word, not the model's: an application can do nothing about it.
+        if response.status() == StatusCode::PROXY_AUTHENTICATION_REQUIRED {
+            return Err(Error::Connect("the proxy wants other credentials".into()));
+        }
+        Ok(Answered::of(response))
     }
 }
 
 /// Why a request got no answer.
-pub(super) type Error = legacy::Error;
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Error {
+    /// Nothing of it was sent.
+    #[error("no connection: {0}")]
+    Connect(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// It was sent, and the connection ended.
+    #[error("the connection ended: {0}")]
+    Exchange(#[source] hyper::Error),
+}
+
+impl Error {
+    /// Whether nothing of the request was sent.
+    pub(super) fn is_connect(&self) -> bool {
+        matches!(self, Self::Connect(_))
+    }
+}
 
 /// Whom to trust, and as whom to appear, PEM. By default the machine's authorities and
 /// nobody.
@@ -64,66 +102,97 @@ pub(super) struct Trust {
     pub identity: Option<(SecretText, SecretText)>,
 }
 
+/// What backends with one client have in common.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Manner {
+    pub connect_timeout: Duration,
+    pub idle_timeout: Duration,
+    pub trust: Trust,
+    pub way: Way,
+}
+
+impl Manner {
+    pub(super) fn of(limits: &Limits, trust: Trust, way: Way) -> Self {
+        let (connect_timeout, idle_timeout) = (limits.connect_timeout.0, limits.idle_timeout.0);
+        Self { connect_timeout, idle_timeout, trust, way }
+    }
+}
+
 /// All clients of a gateway.
 #[derive(Default)]
 pub(super) struct Clients {
     addresses: Arc<Addresses>,
-    made: Mutex<Vec<(Duration, Trust, Client)>>,
+    /// Of the environment.
+    pub proxies: Proxies,
+    made: Mutex<Vec<(Manner, Client)>>,
 }
 
 impl Clients {
     /// Clients that connect to these addresses only.
-    pub(super) fn new(addresses: Arc<Addresses>) -> Self {
+    pub(super) fn new(addresses: Arc<Addresses>, proxies: Proxies) -> Self {
         // For clients of other things in the process, which take the default. Fails only
         // when one was installed before, which is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        Self { addresses, made: Mutex::default() }
+        Self { addresses, proxies, made: Mutex::default() }
     }
 
-    /// The client for backends that may take `connect_timeout` to accept a connection.
+    /// The client for backends of this manner.
     ///
     /// # Errors
     /// A certificate or key can not be used, or nobody would be trusted.
-    pub(super) fn get(&self, connect_timeout: Duration, trust: &Trust) -> Result<Client, TlsError> {
+    pub(super) fn get(&self, manner: Manner) -> Result<Client, TlsError> {
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = made.iter().find(|(timeout, of, _)| *timeout == connect_timeout && of == trust);
-        if let Some((_, _, client)) = known {
+        if let Some((_, client)) = made.iter().find(|(known, _)| *known == manner) {
             return Ok(client.clone());
         }
-        let client = self.make(connect_timeout, trust)?;
+        let client = self.make(&manner)?;
         if made.len() >= KEPT {
             made.remove(0);
         }
-        made.push((connect_timeout, trust.clone(), client.clone()));
+        made.push((manner, client.clone()));
         Ok(client)
     }
 
-    fn make(&self, connect_timeout: Duration, trust: &Trust) -> Result<Client, TlsError> {
-        let bytes = |text: &SecretText| text.expose().as_bytes().to_vec();
-        let authorities = trust.authorities.as_ref().map(bytes);
-        let identity = trust.identity.as_ref().map(|(c, k)| (bytes(c), bytes(k)));
-        let identity = identity.as_ref().map(|(c, k)| (c.as_slice(), k.as_slice()));
-        let config = match client_config(authorities.as_deref(), identity) {
-            // A machine without authorities can still speak to models without TLS.
-            Err(TlsError::NoAuthorities) if *trust == Trust::default() => trusting_nobody()?,
-            config => config?,
-        };
+    fn make(&self, manner: &Manner) -> Result<Client, TlsError> {
+        let tls = tls(&manner.trust)?;
         let connector = Connector::new(self.addresses.clone(), |http| {
             http.set_nodelay(true);
             http.enforce_http(false);
-            http.set_connect_timeout(Some(connect_timeout));
+            http.set_keepalive(Some(KEEP_ALIVE));
+            http.set_connect_timeout(Some(manner.connect_timeout));
         });
-        let connector = HttpsConnectorBuilder::new()
-            .with_tls_config(ClientConfig::clone(&config))
-            .https_or_http()
-            .enable_http1()
-            .wrap_connector(connector);
-        let here = || {
-            legacy::Client::builder(TokioExecutor::new())
-                .pool_idle_timeout(IDLE)
-                .pool_timer(TokioTimer::new())
-                .build(connector.clone())
+        let dial: Arc<dyn Dial> = match &manner.way {
+            Way::Direct => Arc::new(Direct(over_tls(tls, connector))),
+            Way::Forwarded(via) => Arc::new(Forwarded {
+                via: via.clone(),
+                proxy: to_proxy(connector)?,
+                addresses: self.addresses.clone(),
+            }),
+            Way::Tunnelled(via) => {
+                let proxy = to_proxy(connector)?;
+                Arc::new(Tunnelled::new(via, proxy, tls, self.addresses.clone()))
+            }
         };
+        let here = || Pool::new(dial.clone(), manner.connect_timeout, manner.idle_timeout);
         Ok(Client { places: std::iter::repeat_with(here).take(workers::usual() + 1).collect() })
     }
+}
+
+/// A proxy is trusted by the machine's authorities, and sees no certificate that is for
+/// the model.
+fn to_proxy(connector: Connector) -> Result<hyper_rustls::HttpsConnector<Connector>, TlsError> {
+    Ok(over_tls(tls(&Trust::default())?, connector))
+}
+
+fn tls(trust: &Trust) -> Result<ClientConfig, TlsError> {
+    let bytes = |text: &SecretText| text.expose().as_bytes().to_vec();
+    let authorities = trust.authorities.as_ref().map(bytes);
+    let identity = trust.identity.as_ref().map(|(c, k)| (bytes(c), bytes(k)));
+    let identity = identity.as_ref().map(|(c, k)| (c.as_slice(), k.as_slice()));
+    let config = match client_config(authorities.as_deref(), identity) {
+        // A machine without authorities can still speak to models without TLS.
+        Err(TlsError::NoAuthorities) if *trust == Trust::default() => trusting_nobody()?,
+        config => config?,
+    };
+    Ok(ClientConfig::clone(&config))
 }

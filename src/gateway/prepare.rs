@@ -11,7 +11,8 @@ use super::routes::Target;
 use crate::{
     api::{
         Variant,
-        prompt_version::{Parameters, Role},
+        llm_deployment::TokenLimit,
+        prompt_version::{self, Parameters, Role},
     },
     openai::{
         Operation,
@@ -199,10 +200,11 @@ pub(super) fn body(target: &Target, asked: &Asked) -> Result<Prepared, ApiError>
             || overlay.aliases.iter().any(|field| named(field))
             || (named("text") && overlay.format.is_some())
             || (named("tools") && !overlay.tools.is_empty())
-            || (named("stream_options") && (asked.hides_usage() || !asks_for_usage(target)))
+            || (named("stream_options") && (asked.hides_usage() || !target.takes_stream_options))
         {
             continue;
         }
+        let Some(name) = renamed(target, asked, name) else { continue };
         out.name(name);
         out.bytes.extend_from_slice(value);
     }
@@ -221,7 +223,7 @@ pub(super) fn body(target: &Target, asked: &Asked) -> Result<Prepared, ApiError>
         out.name(b"text");
         out.object(request.raw("text"), "format", format);
     }
-    if asked.hides_usage() && asks_for_usage(target) {
+    if asked.hides_usage() && target.takes_stream_options {
         // Without usage there are no tokens and no cost.
         out.name(b"stream_options");
         out.object(request.raw("stream_options"), "include_usage", b"true");
@@ -240,10 +242,15 @@ pub(super) fn body(target: &Target, asked: &Asked) -> Result<Prepared, ApiError>
     Ok(Prepared { body: Bytes::from(out.bytes), input })
 }
 
-/// Whether the backend is asked for the usage of its streams. Mistral tells it unasked, and
-/// answers 422 to `stream_options`.
-fn asks_for_usage(target: &Target) -> bool {
-    !matches!(target.origin.provider.as_str(), "mistral" | "mistral_ai" | "mistralai")
+/// The name under which a field of the application goes to the backend; none when it goes
+/// there under that name already. A model refuses one name of a limit or the other, and
+/// both together.
+fn renamed<'a>(target: &Target, asked: &Asked, name: &'a [u8]) -> Option<&'a [u8]> {
+    let limit = target.token_limit;
+    if asked.operation != Operation::Chat || name != limit.other().as_str().as_bytes() {
+        return Some(name);
+    }
+    asked.request.raw(limit.as_str()).is_none().then(|| limit.as_str().as_bytes())
 }
 
 /// The field that the prompt's messages go into.
@@ -413,9 +420,10 @@ fn role_name(role: Role) -> &'static str {
 }
 
 impl Overlay {
-    /// What the prompt of `variant` sets, in the names of `operation`. A parameter that an
-    /// operation does not know is left out.
-    pub(super) fn new(variant: &Variant, operation: Operation) -> Self {
+    /// What the prompt of `variant` sets, in the names of `operation` and of a backend that
+    /// calls the limit of tokens `token_limit`. A parameter that an operation does not know
+    /// is left out.
+    pub(super) fn new(variant: &Variant, token_limit: TokenLimit, operation: Operation) -> Self {
         if operation == Operation::Embeddings {
             return Self::default();
         }
@@ -429,14 +437,11 @@ impl Overlay {
             presence_penalty,
         } = &variant.prompt.parameters;
         let responses = operation == Operation::Responses;
-        let schema = variant.prompt.response_format.as_ref();
-        // OpenAI's reasoning models take the new name only; many other servers the old one.
-        let names = ["max_tokens", "max_completion_tokens"];
+        let schema = variant.prompt.response_format.as_ref().map(named_schema);
         let (limit, aliases) = match operation {
             Operation::Responses => ("max_output_tokens", vec![]),
-            Operation::Chat if variant.backend.provider == "openai" => (names[1], vec![names[0]]),
-            Operation::Chat => (names[0], vec![names[1]]),
-            _ => (names[0], vec![]),
+            Operation::Chat => (token_limit.as_str(), vec![token_limit.other().as_str()]),
+            _ => (TokenLimit::MaxTokens.as_str(), vec![]),
         };
         let aliases = if max_tokens.is_some() { aliases } else { vec![] };
         let mut fields: Vec<(&'static str, Option<Value>)> = vec![
@@ -444,11 +449,10 @@ impl Overlay {
             ("top_p", top_p.map(Value::from)),
             (limit, max_tokens.map(Value::from)),
         ];
-        let format = schema.filter(|_| responses).map(|schema| {
-            json!({"type": "json_schema", "name": "answer", "schema": schema})
-                .to_string()
-                .into_bytes()
-                .into()
+        let format = schema.clone().filter(|_| responses).map(|schema| {
+            let mut format = Map::from_iter([("type".to_owned(), json!("json_schema"))]);
+            format.extend(schema);
+            Value::Object(format).to_string().into_bytes().into()
         });
         if !responses {
             fields.extend([
@@ -458,7 +462,7 @@ impl Overlay {
                 ("presence_penalty", presence_penalty.map(Value::from)),
                 (
                     "response_format",
-                    schema.map(|schema| json!({"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}})),
+                    schema.map(|schema| json!({"type": "json_schema", "json_schema": schema})),
                 ),
             ]);
         }
@@ -472,6 +476,19 @@ impl Overlay {
         };
         Self { fields, aliases, format, tools: tools.join(",").into_bytes().into() }
     }
+}
+
+/// The schema of an answer in OpenAI's form: with a name, and with what the prompt says
+/// beside the schema, whether the model must keep to it (`strict`).
+fn named_schema(format: &Map<String, Value>) -> Map<String, Value> {
+    let mut schema = format.clone();
+    let mut named = Map::from_iter([("name".to_owned(), json!("answer"))]);
+    // In the order of the rest.
+    if let Some(strict) = schema.shift_remove(prompt_version::STRICT) {
+        named.insert("strict".to_owned(), strict);
+    }
+    named.insert("schema".to_owned(), Value::Object(schema));
+    named
 }
 
 /// A tool in chat's form, or in that of responses, which has the function's fields at its top.

@@ -26,7 +26,7 @@ use super::{
     tally::Tally,
 };
 use crate::{
-    api::{prompt_release::VariantRole, snapshot::PackedVariant},
+    api::{llm_deployment::TokenLimit, prompt_release::VariantRole, snapshot::PackedVariant},
     audit::record::{Operation, Origin},
     cost::Prices,
     prompt::Template,
@@ -65,6 +65,10 @@ pub struct Target {
     pub retries: u32,
     /// The compiled prompt.
     pub template: Template,
+    /// Its streams may be asked for their usage.
+    pub takes_stream_options: bool,
+    /// What the backend calls the limit of an answer's tokens.
+    pub token_limit: TokenLimit,
     /// Prices.
     pub prices: Prices,
     /// Opens when the variant fails outright. Survives a change of the route.
@@ -106,7 +110,7 @@ impl Target {
         self.overlays[operation as usize].get_or_init(|| {
             // It could be read when the route was built.
             let variant = self.saved.open().unwrap_or_default();
-            Box::new(Overlay::new(&variant, operation))
+            Box::new(Overlay::new(&variant, self.token_limit, operation))
         })
     }
 }

@@ -31,7 +31,7 @@ use self::{
     pace::{Paced, Turn},
 };
 use super::{
-    Gateway,
+    Gateway, encoding,
     identity::{self, Client},
     limits::Limits,
     phases,
@@ -248,6 +248,10 @@ impl Shared {
         };
         let response = result.unwrap_or_else(|error| {
             let mut response = phases::error_response(&error);
+            if error.status == 415 {
+                let understood = HeaderValue::from_static(encoding::UNDERSTOOD);
+                response.headers_mut().insert(header::ACCEPT_ENCODING, understood);
+            }
             if error.status == 401 {
                 let challenge = HeaderValue::from_static("Bearer");
                 response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
@@ -315,7 +319,16 @@ impl Shared {
                 return Err(error);
             }
         };
-        let whole = body::read(body, self.limits(), &self.gateway.large_bodies).await?;
+        let codings = match body::codings(headers) {
+            Ok(codings) => codings,
+            Err(error) => {
+                body::discard(body).await;
+                return Err(error);
+            }
+        };
+        let room = &self.gateway.large_bodies;
+        let whole = body::read(body, self.limits(), room).await?;
+        let whole = body::decoded(whole, &codings, self.limits(), room).await?;
         Ok((client, whole))
     }
 

@@ -4,14 +4,19 @@ mod stream;
 
 use std::time::Duration;
 
-use axum::http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use bytes::{Bytes, BytesMut};
-use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
+use http_body_util::BodyExt;
 use tokio::time::{Instant, timeout_at};
 
 pub(super) use self::stream::{Next, Stream};
-use super::{backends::Taken, clients, fault::Fault, flight::Flight, prepare::Asked};
+use super::{
+    backends::Taken,
+    clients::{self, Answered, Outgoing, Unread},
+    fault::Fault,
+    flight::Flight,
+    prepare::Asked,
+};
 use crate::openai::{
     Operation, answer::Answer, complaint::Complaint, error::ApiError, retry_after::retry_after,
     sse::is_a_stream,
@@ -86,14 +91,18 @@ pub(super) async fn call(
             format!("the model did not answer within {patience:?}"),
         )
     };
-    let mut request = Request::new(Full::new(body));
-    *request.method_mut() = Method::POST;
     let now = flight.now_millis();
     flight.pod = target.places.pick(now);
-    *request.uri_mut() = at(target.uri(asked.operation), flight.pod.as_ref());
-    *request.headers_mut() = target.headers().clone();
-    flight.passed.apply(request.headers_mut());
-    let response = timeout_at(deadline, target.client().here().request(request))
+    let uri = at(target.uri(asked.operation), flight.pod.as_ref());
+    let passed = &flight.passed;
+    let headers = || {
+        let mut headers = target.headers().clone();
+        passed.apply(&mut headers);
+        headers
+    };
+    let alone = asked.request.leaves_something(asked.operation);
+    let request = Outgoing { uri: &uri, headers, body, alone };
+    let response = timeout_at(deadline, target.client().send(&request))
         .await
         .map_err(|_| late())?
         .map_err(|e| {
@@ -161,7 +170,7 @@ fn answered(
 }
 
 /// The first bytes of an answer, as many as show what it is.
-async fn beginning(rest: &mut Incoming) -> Result<Bytes, Failure> {
+async fn beginning(rest: &mut Answered) -> Result<Bytes, Failure> {
     let mut first = Bytes::new();
     while let Some(chunk) = next_chunk(rest).await {
         let chunk = chunk.map_err(|e| broken(&e))?;
@@ -202,9 +211,18 @@ fn unreachable_model(error: &clients::Error) -> Failure {
     Failure { repeatable, untouched: repeatable, ..failure }
 }
 
-fn broken(error: &hyper::Error) -> Failure {
-    tracing::debug!(%error, "the model's answer broke off");
-    Failure::new(502, "upstream_broken", "the model's answer broke off")
+fn broken(error: &Unread) -> Failure {
+    tracing::debug!(%error, "the model's answer can not be read to its end");
+    match error {
+        Unread::Connection(_) => {
+            Failure::new(502, "upstream_broken", "the model's answer broke off")
+        }
+        // It was not asked to compress.
+        Unread::Unreadable(_) | Unread::Broken(_) => {
+            let message = format!("the model's answer can not be decoded: {error}");
+            Failure::new(502, "upstream_invalid", message)
+        }
+    }
 }
 
 /// An answer with the status of an error.
@@ -283,7 +301,7 @@ fn told(flight: &mut Flight, said: Option<&Bytes>, wait: Option<Duration>) -> Fa
 }
 
 /// All of a body that begins so.
-async fn whole(mut first: Bytes, mut rest: Incoming, largest: usize) -> Result<Bytes, Failure> {
+async fn whole(mut first: Bytes, mut rest: Answered, largest: usize) -> Result<Bytes, Failure> {
     let mut bytes = BytesMut::new();
     while let Some(chunk) = next_chunk(&mut rest).await {
         let chunk = chunk.map_err(|e| broken(&e))?;
@@ -303,7 +321,7 @@ async fn whole(mut first: Bytes, mut rest: Incoming, largest: usize) -> Result<B
     Ok(if bytes.is_empty() { first } else { bytes.freeze() })
 }
 
-async fn next_chunk(body: &mut Incoming) -> Option<Result<Bytes, hyper::Error>> {
+async fn next_chunk(body: &mut Answered) -> Option<Result<Bytes, Unread>> {
     loop {
         match body.frame().await? {
             Ok(frame) => {

@@ -75,6 +75,36 @@ mod tests {
     }
 
     #[test]
+    fn the_digests_of_objects_that_exist_stay_what_they_are() {
+        let old = prompt(json!({
+            "prompt": "p",
+            "messages": [{"role": "system", "content": "A {{ b }}"}],
+            "parameters": {"temperature": 0.5, "maxTokens": 9},
+            "responseFormat": {"type": "object", "required": ["answer"]},
+            "tools": [{"type": "function", "function": {"name": "f"}}],
+        }));
+        assert_eq!(
+            digest(&old),
+            "sha256:6dc43f210825a6ef53685ee90f7a4ee58ede110ffdc8bc8ba626a8650e64ad35"
+        );
+        assert_eq!(revision(&old, &backend("m", "10s"))[..10], *"43e4abcf8b");
+        let mut strict = old.clone();
+        strict.response_format.as_mut().unwrap().insert("strict".to_owned(), json!(true));
+        assert_ne!(digest(&strict), digest(&old));
+    }
+
+    #[test]
+    fn what_only_says_how_a_backend_is_asked_does_not_change_the_revision() {
+        let p = prompt(json!({"prompt": "p", "messages": []}));
+        let plain = backend("m", "10s");
+        let mut other = plain.clone();
+        other.compatibility = serde_json::from_value(json!({"streamOptions": false})).unwrap();
+        other.proxy = serde_json::from_value(json!({"direct": true})).unwrap();
+        other.limits.idle_timeout = "0s".parse().unwrap();
+        assert_eq!(revision(&p, &plain), revision(&p, &other));
+    }
+
+    #[test]
     fn operational_fields_are_not_part_of_the_revision() {
         let p = prompt(json!({"prompt": "p", "messages": []}));
         assert_eq!(revision(&p, &backend("m", "10s")), revision(&p, &backend("m", "20s")));

@@ -9,7 +9,10 @@ use minijinja::{Environment, UndefinedBehavior, value::Serde};
 use serde_json::{Map, Value};
 
 use super::{plain::Plain, schema::Schema, tools::Tools};
-use crate::api::{PromptVersionSpec, prompt_version::Role};
+use crate::api::{
+    PromptVersionSpec,
+    prompt_version::{self, Role},
+};
 
 /// Rendering stops after so many template instructions: a template can loop.
 const FUEL: u64 = 1_000_000;
@@ -134,7 +137,7 @@ impl Template {
             environment,
             messages,
             variables: schema("variables", prompt.variables.as_ref())?,
-            response: schema("responseFormat", prompt.response_format.as_ref())?,
+            response: schema("responseFormat", response_format(prompt)?)?,
             tools: Tools::of(&prompt.tools),
         })
     }
@@ -196,6 +199,19 @@ fn schema(
 ) -> Result<Option<Arc<Schema>>, PromptError> {
     let failed = |message| PromptError::Schema { field, message };
     schema.map(Schema::of).transpose().map_err(failed)
+}
+
+/// The schema of the answer. What is said beside it (`strict`) is no keyword of schemas,
+/// which leave alone what they do not know.
+fn response_format(prompt: &PromptVersionSpec) -> Result<Option<&Map<String, Value>>, PromptError> {
+    let format = prompt.response_format.as_ref();
+    match format.and_then(|format| format.get(prompt_version::STRICT)) {
+        None | Some(Value::Bool(_)) => Ok(format),
+        Some(other) => {
+            let message = format!("strict must be true or false and is {other}");
+            Err(PromptError::Schema { field: "responseFormat", message })
+        }
+    }
 }
 
 fn describe(error: &minijinja::Error) -> String {

@@ -78,6 +78,24 @@ impl Addresses {
         }
     }
 
+    /// Judges a host that a proxy resolves. Only what it says by itself can be judged: an
+    /// address in any notation, and the names of metadata services. Where other names lead
+    /// is known to the proxy alone.
+    ///
+    /// # Errors
+    /// It is, or is called, what requests may not go to.
+    pub fn check_named(&self, host: &str) -> Result<(), Refused> {
+        let host = host.trim_end_matches('.');
+        if METADATA_NAMES.iter().any(|name| host.eq_ignore_ascii_case(name)) {
+            let address = Ipv4Addr::new(169, 254, 169, 254).into();
+            return if self.permits(address) { Ok(()) } else { Err(Refused(address)) };
+        }
+        match in_any_notation(host) {
+            Some(address) if !self.permits(address.into()) => Err(Refused(address.into())),
+            _ => self.check_host(host),
+        }
+    }
+
     /// Judges a host that is an address and not a name.
     ///
     /// # Errors
@@ -88,6 +106,29 @@ impl Addresses {
             _ => Ok(()),
         }
     }
+}
+
+/// What metadata services are called by those who do not resolve names themselves.
+const METADATA_NAMES: [&str; 3] =
+    ["metadata.google.internal", "metadata.goog", "instance-data.ec2.internal"];
+
+/// The address of IPv4 that systems see in a text (`inet_aton`): up to four numbers, in
+/// decimal, octal or hexadecimal notation, the last of which fills what is left.
+fn in_any_notation(text: &str) -> Option<Ipv4Addr> {
+    let number = |part: &str| match part.as_bytes() {
+        [b'0', b'x' | b'X', ..] => u32::from_str_radix(&part[2..], 16).ok(),
+        [b'0', _, ..] => u32::from_str_radix(&part[1..], 8).ok(),
+        [b'0'..=b'9', ..] => part.parse().ok(),
+        _ => None,
+    };
+    let parts: Vec<u32> = text.split('.').map(number).collect::<Option<_>>()?;
+    let (last, first) = parts.split_last().filter(|(_, first)| first.len() < 4)?;
+    let left = 32 - 8 * u32::try_from(first.len()).ok()?;
+    if first.iter().any(|part| *part > 255) || (left < 32 && *last >> left != 0) {
+        return None;
+    }
+    let high = first.iter().fold(0, |high, part| high << 8 | part);
+    Some(Ipv4Addr::from(high.checked_shl(left).unwrap_or(0) | last))
 }
 
 fn is_ordinary(address: IpAddr) -> bool {
@@ -283,6 +324,33 @@ mod tests {
             assert!(addresses.permits(ip(text)), "{text}");
         }
         assert_eq!(addresses.check_host("metadata.google.internal"), Ok(()), "names are resolved");
+    }
+
+    #[test]
+    fn behind_a_proxy_what_a_host_says_by_itself_is_judged_in_every_notation() {
+        let addresses = Addresses::default();
+        for host in [
+            "169.254.169.254",
+            "169.254.169.254.",
+            "2852039166",
+            "0xa9fea9fe",
+            "0xA9.0xfe.0251.0376",
+            "169.254.43518",
+            "169.16689662",
+            "0",
+            "[fe80::1]",
+            "[::ffff:169.254.169.254]",
+            "metadata.google.internal",
+            "Metadata.Google.Internal.",
+        ] {
+            assert!(addresses.check_named(host).is_err(), "{host}");
+        }
+        for host in ["api.openai.com", "10.0.0.1", "0x7f.1", "1.2.3.4.5", "256.1", "08.1", "a"] {
+            assert_eq!(addresses.check_named(host), Ok(()), "{host}");
+        }
+        let allowed = Addresses::allowing(vec!["169.254.169.254/32".parse().unwrap()]);
+        assert_eq!(allowed.check_named("metadata.google.internal"), Ok(()));
+        assert_eq!(allowed.check_named("0xa9fea9fe"), Ok(()));
     }
 
     #[test]

@@ -115,6 +115,22 @@ async fn an_overloaded_model_is_asked_again_when_it_says_so() {
 }
 
 #[tokio::test]
+async fn what_proxies_and_providers_say_of_an_overloaded_model_is_repeated() {
+    for status in [502, 503, 504, 520, 521, 522, 523, 524, 529] {
+        let times = Arc::new(AtomicUsize::new(0));
+        let counted = times.clone();
+        let bench = Bench::new(move |_| match counted.fetch_add(1, Ordering::Relaxed) {
+            0 => fails(status),
+            _ => good(),
+        })
+        .await;
+        bench.serve(bench.release(0));
+        assert_eq!(bench.chat(json!({})).await.status(), 200, "{status}");
+        assert_eq!(times.load(Ordering::Relaxed), 2, "{status}");
+    }
+}
+
+#[tokio::test]
 async fn who_must_wait_long_is_told_how_long() {
     let bench = Bench::new(|_| overloaded(("retry-after", "30"))).await;
     bench.serve(bench.release(0));

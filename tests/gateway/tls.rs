@@ -200,6 +200,23 @@ fn behind_tls(bench: &Bench, port: u16, secrets: &[(&str, &str, &str)]) -> Relea
     release
 }
 
+/// A model behind TLS, which is another gateway and answers on the route `r`; and the
+/// authority of its certificate.
+pub async fn model() -> (Bench, String) {
+    let authority = Authority::new();
+    let (_files, server) = Files::new(authority.server(), None);
+    let model = Bench::behind(open(), ServerTls::load(server).ok(), |_| good()).await;
+    let mut own = model.release(0);
+    for variant in own.variants.values_mut() {
+        edit(variant, |variant| {
+            variant.prompt.messages.clear();
+            variant.prompt.variables = None;
+        });
+    }
+    model.serve(own);
+    (model, authority.pem())
+}
+
 #[tokio::test]
 async fn a_model_is_asked_over_tls_with_the_certificates_of_its_secrets_and_new_ones_count() {
     let (authority, other) = (Authority::new(), Authority::new());

@@ -16,6 +16,7 @@ use crate::{
     },
     gateway::{
         Gateway, GatewayConfig,
+        clients::Proxies,
         identity::{Operators, TokenFile},
         server::{Door, Face, serve},
         workers::Workers,
@@ -90,6 +91,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         operators,
         limits: options.limits.build(),
         addresses: Arc::new(options.addresses.build()),
+        proxies: Proxies::of_environment(),
         telemetry,
         cache: Some(options.cache.build()?),
         ..GatewayConfig::new(clock::now)

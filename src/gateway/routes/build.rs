@@ -18,7 +18,7 @@ use crate::{
     cost::Prices,
     gateway::{
         backends::{Address, Backends},
-        clients::Trust,
+        clients::{Manner, Trust, Way},
     },
     prompt::{Template, revision},
 };
@@ -168,9 +168,11 @@ fn build_target(
     let pods = input.endpoints.get(&variant.backend_name).filter(|_| backend.endpoint.is_none());
     let trust = trust(backend, &input.secrets)
         .map_err(|e| format!("{key}: {}: {e}", variant.backend_name))?;
+    let way = way(backend, &chat, &input.secrets, backends)
+        .map_err(|e| format!("{key}: {}: {e}", variant.backend_name))?;
     let client = backends
         .clients
-        .get(limits.connect_timeout.0, &trust)
+        .get(Manner::of(limits, trust, way))
         .map_err(|e| format!("{key}: {}: {e}", variant.backend_name))?;
     Ok(Arc::new(Target {
         revision: revision.to_owned(),
@@ -183,6 +185,8 @@ fn build_target(
         between_tokens_timeout: limits.between_tokens_timeout.0,
         retries: u32::try_from(limits.retries).unwrap_or(0),
         template,
+        takes_stream_options: backend.takes_stream_options(),
+        token_limit: backend.token_limit(),
         prices: Prices::of(backend),
         breaker,
         room: shared.room.clone(),
@@ -237,6 +241,25 @@ fn trust(
     })
 }
 
+/// Through which proxy it is reached. Pods of the cluster are reached directly.
+fn way(
+    backend: &LLMDeploymentSpec,
+    uri: &Uri,
+    secrets: &HashMap<SecretKeyRef, SecretText>,
+    backends: &Backends,
+) -> Result<Way, String> {
+    if backend.endpoint.is_none() {
+        return Ok(Way::Direct);
+    }
+    let Some(proxy) = &backend.proxy else { return Ok(backends.clients.proxies.way(uri)) };
+    let credentials = proxy.credentials_secret_ref.as_ref().map(|wanted| {
+        let SecretKeyRef { name, key } = wanted;
+        let known = secrets.get(wanted);
+        known.ok_or_else(|| format!("the Secret {name} with the key {key} is not known yet"))
+    });
+    Way::wanted(proxy, credentials.transpose()?, uri)
+}
+
 fn headers(
     backend: &LLMDeploymentSpec,
     host: &str,
@@ -245,6 +268,8 @@ fn headers(
     let endpoint = backend.endpoint.as_ref();
     let mut headers = HeaderMap::new();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    // Compressing a stream holds its events up, and the way to a model is wide enough.
+    headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     let agent = concat!("serinus/", env!("CARGO_PKG_VERSION"));
     headers.insert(header::USER_AGENT, HeaderValue::from_static(agent));
     if let Ok(host) = HeaderValue::from_str(host) {

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use axum::body::Body;
+use axum::{body::Body, http::HeaderMap};
 use bytes::{Bytes, BytesMut};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::BodyExt;
@@ -17,7 +17,13 @@ use tokio::{
 };
 
 use super::pace::Answering;
-use crate::{gateway::limits::Limits, openai::error::ApiError};
+use crate::{
+    gateway::{
+        encoding::{self, Coding, Decoded, Decoder},
+        limits::Limits,
+    },
+    openai::error::ApiError,
+};
 
 /// Bodies up to here need no room: there are as many as connections.
 const SMALL: usize = 64 << 10;
@@ -26,6 +32,8 @@ const PIECE: usize = 1 << 10;
 /// So much of a body that nobody wants is read all the same, so that its sender comes to
 /// read the answer.
 const UNWANTED: usize = 1 << 20;
+/// So much of a compressed body is decoded before others have their turn.
+const DECODED_AT_ONCE: usize = 128 << 10;
 /// How long that may take.
 const UNWANTED_TIME: Duration = Duration::from_secs(1);
 
@@ -85,6 +93,52 @@ where
     Ok(Whole { bytes: if rest.is_empty() { first } else { rest.freeze() }, room: held })
 }
 
+/// How a body is encoded.
+///
+/// # Errors
+/// In a way that is not understood.
+pub(super) fn codings(headers: &HeaderMap) -> Result<Vec<Coding>, ApiError> {
+    encoding::codings(headers).map_err(|error| {
+        let message = format!(
+            "{error}: send the body in one of {}, or as it is, without content-encoding",
+            encoding::UNDERSTOOD
+        );
+        ApiError::new(415, "unsupported_encoding", message).at("content-encoding")
+    })
+}
+
+/// The body as it was before it was encoded, within the same bounds. What it unfolds to
+/// counts as it unfolds, so that a few bytes never take more memory than a large body.
+///
+/// # Errors
+/// It is not encoded in the way that its headers say, it is too large, or there is no room
+/// for it now.
+pub(super) async fn decoded(
+    whole: Whole,
+    codings: &[Coding],
+    limits: &Limits,
+    room: &Arc<Semaphore>,
+) -> Result<Whole, ApiError> {
+    if codings.is_empty() {
+        return Ok(whole);
+    }
+    let mut decoder = Decoder::new(codings).map_err(|_| overloaded())?;
+    let (mut held, encoded) = (whole.room, whole.bytes.len());
+    decoder.feed(whole.bytes);
+    decoder.end();
+    let (mut bytes, mut piece) = (BytesMut::new(), vec![0; DECODED_AT_ONCE]);
+    while let Decoded::Bytes(read) = decoder.read(&mut piece).map_err(|e| undecodable(&e))? {
+        if bytes.len() + read > limits.body {
+            return Err(too_large(limits));
+        }
+        make_room(encoded + bytes.len() + read, &mut held, room)?;
+        bytes.extend_from_slice(&piece[..read]);
+        // Others on this thread wait meanwhile.
+        tokio::task::yield_now().await;
+    }
+    Ok(Whole { bytes: bytes.freeze(), room: held })
+}
+
 /// Makes sure that there is room for `length` bytes.
 fn make_room(
     length: usize,
@@ -141,6 +195,11 @@ fn too_slow() -> ApiError {
 fn broken() -> ApiError {
     let message = "the body broke off, or is not encoded as its headers say";
     ApiError::new(400, "body_incomplete", message)
+}
+
+fn undecodable(error: &std::io::Error) -> ApiError {
+    let message = format!("the body is not encoded as its content-encoding says: {error}");
+    ApiError::new(400, "invalid_encoding", message).at("content-encoding")
 }
 
 fn overloaded() -> ApiError {
@@ -298,6 +357,36 @@ mod tests {
         assert!(read(body(64 << 10), &limits, &room).await.is_ok(), "small ones need none");
         drop(held);
         assert!(read(body(100 << 10), &limits, &room).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_compressed_body_is_read_within_the_same_bounds() {
+        let limits = Limits { body: 1 << 20, bodies_in_memory: 2 << 20, ..Limits::default() };
+        let room = room(&limits);
+        let zstd = |n: usize| zstd::encode_all(&vec![b'x'; n][..], 3).unwrap();
+        let ask = async |encoding: &'static str, body: Vec<u8>| {
+            let name = axum::http::header::CONTENT_ENCODING;
+            let headers = HeaderMap::from_iter([(name, encoding.parse().unwrap())]);
+            let whole = Whole { bytes: body.into(), room: None };
+            let whole = match codings(&headers) {
+                Ok(codings) => decoded(whole, &codings, &limits, &room).await,
+                Err(error) => Err(error),
+            };
+            whole.map_err(|e| (e.status, e.code))
+        };
+        let whole = ask("zstd", zstd(1 << 20)).await.ok().unwrap();
+        assert_eq!(whole.bytes.len(), 1 << 20);
+        let (first, second) =
+            (ask("ZSTD", zstd(800 << 10)).await, ask("zstd", zstd(800 << 10)).await);
+        assert!(first.is_ok(), "there is room for two");
+        assert_eq!(second.err(), Some((503, "overloaded")), "and not for three");
+        drop((whole, first));
+        assert_eq!(ask("zstd", zstd((1 << 20) + 1)).await.err(), Some((413, "body_too_large")));
+        assert_eq!(ask("zstd", zstd(1 << 30)).await.err(), Some((413, "body_too_large")));
+        assert_eq!(ask("zstd", b"{}".to_vec()).await.err(), Some((400, "invalid_encoding")));
+        assert_eq!(ask("br", b"{}".to_vec()).await.err(), Some((415, "unsupported_encoding")));
+        assert_eq!(ask("identity", b"{}".to_vec()).await.ok().unwrap().bytes, "{}");
+        assert_eq!(room.available_permits(), (2 << 20) / PIECE, "given back");
     }
 
     #[tokio::test(start_paused = true)]

@@ -4,10 +4,9 @@ use std::{pin::Pin, time::Duration};
 
 use bytes::Bytes;
 use futures::FutureExt;
-use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::{Asked, Failure, Flight, broken, next_chunk, told};
+use super::{Answered, Asked, Failure, Flight, Unread, broken, next_chunk, told};
 use crate::openai::{
     alike::Reader,
     sse::{Events, Fate, Payload},
@@ -26,9 +25,9 @@ const AFTER_THE_REASON: Duration = Duration::from_secs(10);
 
 /// A stream under way: what was read and not taken yet, and the rest.
 pub(in crate::gateway) struct Stream {
-    rest: Incoming,
+    rest: Answered,
     /// What was read ahead of the rest: how it ended.
-    end: Option<Option<hyper::Error>>,
+    end: Option<Option<Unread>>,
     /// The last event was read.
     is_read: bool,
     events: Events,
@@ -102,7 +101,7 @@ impl Stream {
     pub(super) fn new(
         flight: &Flight,
         asked: &Asked,
-        rest: Incoming,
+        rest: Answered,
         wait: Option<Duration>,
         deadline: Option<Instant>,
     ) -> Self {

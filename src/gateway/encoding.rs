@@ -1,0 +1,389 @@
+//! Content codings: compressed requests of applications, and answers of models that
+//! compress although they were asked not to.
+//!
+//! A decoder is fed as bytes come and gives out as much as the caller asks for, so that
+//! what a few bytes unfold to never lies in memory at once: who reads counts, and stops.
+//! A chain of codings is a chain of readers. No input yet is `WouldBlock`.
+
+use std::{
+    io::{self, BufRead, BufReader, Read},
+    sync::mpsc,
+};
+
+use axum::http::{HeaderMap, header};
+use bytes::{Buf, Bytes};
+use flate2::{Crc, Decompress, FlushDecompress, Status};
+use zstd::stream::raw::{DParameter, InBuffer, Operation, OutBuffer};
+
+/// What is understood, as `accept-encoding` says it.
+pub(super) const UNDERSTOOD: &str = "gzip, deflate, zstd, identity";
+/// Codings of one body. Who needs more wants something else.
+const MOST_CODINGS: usize = 3;
+/// Bytes between two codings of a chain.
+const BETWEEN: usize = 16 << 10;
+/// The largest header of gzip, which may hold a file's name and a comment.
+const LARGEST_HEADER: usize = 64 << 10;
+/// The window of zstd that every recipient must have, and more than which none should send
+/// (RFC 9659): 2^23 bytes.
+const WINDOW_LOG: u32 = 23;
+
+/// A content coding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Coding {
+    Gzip,
+    /// The format of zlib, or what it wraps: both are sent under this name.
+    Deflate,
+    Zstd,
+}
+
+/// A body that can not be read: the coding that is not known, or too many of them.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Unreadable {
+    #[error("the content-encoding {0:?} is not understood")]
+    Unknown(String),
+    #[error("the content-encoding names more than {MOST_CODINGS} codings")]
+    TooMany,
+}
+
+/// The codings of a body in the order in which they were applied; none of one that is sent
+/// as it is.
+///
+/// # Errors
+/// One of them is not understood.
+pub(super) fn codings(headers: &HeaderMap) -> Result<Vec<Coding>, Unreadable> {
+    let mut codings = vec![];
+    for value in headers.get_all(header::CONTENT_ENCODING) {
+        let names = value.to_str().map_err(|_| Unreadable::Unknown("?".to_owned()))?;
+        for name in names.split(',').map(str::trim) {
+            codings.push(match name.to_ascii_lowercase().as_str() {
+                "" | "identity" => continue,
+                "gzip" | "x-gzip" => Coding::Gzip,
+                "deflate" => Coding::Deflate,
+                "zstd" => Coding::Zstd,
+                other => return Err(Unreadable::Unknown(other.chars().take(40).collect())),
+            });
+        }
+    }
+    if codings.len() > MOST_CODINGS { Err(Unreadable::TooMany) } else { Ok(codings) }
+}
+
+/// Takes back the codings of one body.
+pub(super) struct Decoder {
+    /// None when all was fed.
+    feed: Option<mpsc::Sender<Bytes>>,
+    decoded: Box<dyn Read + Send>,
+}
+
+/// What a decoder has for its reader.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Decoded {
+    /// So many bytes.
+    Bytes(usize),
+    /// Nothing before more is fed.
+    Hungry,
+    /// Nothing any more.
+    End,
+}
+
+impl Decoder {
+    /// `codings` in the order in which they were applied.
+    ///
+    /// # Errors
+    /// There is no memory for it.
+    pub(super) fn new(codings: &[Coding]) -> io::Result<Self> {
+        let (feed, fed) = mpsc::channel();
+        let mut decoded: Box<dyn Read + Send> = Box::new(Fed { fed, piece: Bytes::new() });
+        for coding in codings.iter().rev() {
+            let inner = BufReader::with_capacity(BETWEEN, decoded);
+            decoded = Box::new(Decoding { inner, format: Format::new(*coding)?, full: false });
+        }
+        Ok(Self { feed: Some(feed), decoded })
+    }
+
+    /// The next piece of the encoded body.
+    pub(super) fn feed(&self, piece: Bytes) {
+        if let Some(feed) = &self.feed {
+            // The other end lives as long as this one.
+            let _ = feed.send(piece);
+        }
+    }
+
+    /// There is no more of it.
+    pub(super) fn end(&mut self) {
+        self.feed = None;
+    }
+
+    /// Some of the decoded body.
+    ///
+    /// # Errors
+    /// It is not encoded as was said, or broken off.
+    pub(super) fn read(&mut self, into: &mut [u8]) -> io::Result<Decoded> {
+        match self.decoded.read(into) {
+            Ok(0) => Ok(Decoded::End),
+            Ok(read) => Ok(Decoded::Bytes(read)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Decoded::Hungry),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// The encoded body, as far as it has come.
+struct Fed {
+    fed: mpsc::Receiver<Bytes>,
+    piece: Bytes,
+}
+
+impl Read for Fed {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        while self.piece.is_empty() {
+            match self.fed.try_recv() {
+                Ok(piece) => self.piece = piece,
+                Err(mpsc::TryRecvError::Empty) => return Err(io::ErrorKind::WouldBlock.into()),
+                Err(mpsc::TryRecvError::Disconnected) => return Ok(0),
+            }
+        }
+        let length = into.len().min(self.piece.len());
+        self.piece.copy_to_slice(&mut into[..length]);
+        Ok(length)
+    }
+}
+
+/// One coding taken back.
+struct Decoding<R> {
+    inner: R,
+    format: Format,
+    /// There was no room for more: some may be left of what was read.
+    full: bool,
+}
+
+fn step(
+    format: &mut Format,
+    full: &mut bool,
+    input: &[u8],
+    into: &mut [u8],
+) -> io::Result<(usize, usize)> {
+    let (read, written) = format.step(input, into)?;
+    *full = written == into.len();
+    Ok((read, written))
+}
+
+impl<R: BufRead> Read for Decoding<R> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        if into.is_empty() {
+            return Ok(0);
+        }
+        if self.full {
+            let (_, written) = step(&mut self.format, &mut self.full, &[], into)?;
+            if written > 0 {
+                return Ok(written);
+            }
+        }
+        loop {
+            let input = self.inner.fill_buf()?;
+            if input.is_empty() {
+                return if self.format.may_end() {
+                    Ok(0)
+                } else {
+                    Err(io::ErrorKind::UnexpectedEof.into())
+                };
+            }
+            let (read, written) = step(&mut self.format, &mut self.full, input, into)?;
+            self.inner.consume(read);
+            if written > 0 {
+                return Ok(written);
+            }
+            if read == 0 {
+                return Err(broken("something follows its end"));
+            }
+        }
+    }
+}
+
+fn broken(why: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, why)
+}
+
+/// The state of one coding.
+enum Format {
+    Gzip(Gzip),
+    Deflate(Inflate),
+    Zstd { raw: Box<zstd::stream::raw::Decoder<'static>>, begun: bool, in_frame: bool },
+}
+
+impl Format {
+    fn new(coding: Coding) -> io::Result<Self> {
+        Ok(match coding {
+            Coding::Gzip => Self::Gzip(Gzip::default()),
+            Coding::Deflate => Self::Deflate(Inflate::default()),
+            Coding::Zstd => {
+                let mut raw = Box::new(zstd::stream::raw::Decoder::new()?);
+                raw.set_parameter(DParameter::WindowLogMax(WINDOW_LOG))?;
+                Self::Zstd { raw, begun: false, in_frame: false }
+            }
+        })
+    }
+
+    /// Decodes some of `input`: how much of it was read, and how much was written.
+    fn step(&mut self, input: &[u8], output: &mut [u8]) -> io::Result<(usize, usize)> {
+        match self {
+            Self::Gzip(gzip) => gzip.step(input, output),
+            Self::Deflate(inflate) => inflate.step(input, output),
+            Self::Zstd { raw, begun, in_frame } => {
+                if input.is_empty() && !*in_frame {
+                    return Ok((0, 0));
+                }
+                let mut from = InBuffer::around(input);
+                let mut to = OutBuffer::around(output);
+                let hint = raw.run(&mut from, &mut to)?;
+                (*begun, *in_frame) = (true, hint != 0);
+                Ok((from.pos(), to.pos()))
+            }
+        }
+    }
+
+    /// Whether the body may end here. One without a byte is not encoded.
+    fn may_end(&self) -> bool {
+        match self {
+            Self::Gzip(gzip) => gzip.members > 0 && gzip.held.is_empty() && gzip.member.is_none(),
+            Self::Deflate(inflate) => inflate.ended,
+            Self::Zstd { begun, in_frame, .. } => *begun && !*in_frame,
+        }
+    }
+}
+
+/// Deflate, as it is or in the format of zlib: the first byte tells.
+#[derive(Default)]
+struct Inflate {
+    raw: Option<Decompress>,
+    ended: bool,
+}
+
+impl Inflate {
+    fn step(&mut self, input: &[u8], output: &mut [u8]) -> io::Result<(usize, usize)> {
+        let raw = match (&mut self.raw, input.first()) {
+            _ if self.ended => return Ok((0, 0)),
+            (Some(raw), _) => raw,
+            (None, None) => return Ok((0, 0)),
+            // The method "deflate" of zlib's header; no block begins like that.
+            (raw @ None, Some(first)) => raw.insert(Decompress::new(first & 0x0f == 8)),
+        };
+        let (read, written, ended) = inflate(raw, input, output)?;
+        self.ended = ended;
+        Ok((read, written))
+    }
+}
+
+/// How much was read and written, and whether that was all.
+fn inflate(
+    raw: &mut Decompress,
+    input: &[u8],
+    output: &mut [u8],
+) -> io::Result<(usize, usize, bool)> {
+    let (before_in, before_out) = (raw.total_in(), raw.total_out());
+    let status = raw
+        .decompress(input, output, FlushDecompress::None)
+        .map_err(|_| broken("it is no deflate"))?;
+    let since = |now: u64, before: u64| usize::try_from(now - before).unwrap_or(usize::MAX);
+    let (read, written) = (since(raw.total_in(), before_in), since(raw.total_out(), before_out));
+    Ok((read, written, status == Status::StreamEnd))
+}
+
+/// Gzip (RFC 1952): one or more members.
+#[derive(Default)]
+struct Gzip {
+    /// Complete members.
+    members: u64,
+    /// What is read of a header or a trailer.
+    held: Vec<u8>,
+    /// The member that is being read.
+    member: Option<Member>,
+}
+
+struct Member {
+    raw: Decompress,
+    crc: Crc,
+    ended: bool,
+}
+
+impl Gzip {
+    fn step(&mut self, input: &[u8], output: &mut [u8]) -> io::Result<(usize, usize)> {
+        match &mut self.member {
+            None => self.header(input).map(|read| (read, 0)),
+            Some(member) if !member.ended => {
+                let (read, written, ended) = inflate(&mut member.raw, input, output)?;
+                member.crc.update(&output[..written]);
+                member.ended = ended;
+                Ok((read, written))
+            }
+            Some(_) => self.trailer(input).map(|read| (read, 0)),
+        }
+    }
+
+    fn header(&mut self, input: &[u8]) -> io::Result<usize> {
+        let before = self.held.len();
+        // Some fill the last block of a tape with zeros, as gzip permits.
+        if self.members > 0 && before == 0 && input.iter().all(|byte| *byte == 0) {
+            return Ok(input.len());
+        }
+        self.held.extend_from_slice(input);
+        match header_length(&self.held)? {
+            Some(length) => {
+                self.held.clear();
+                let raw = Decompress::new(false);
+                self.member = Some(Member { raw, crc: Crc::new(), ended: false });
+                Ok(length - before)
+            }
+            None if self.held.len() > LARGEST_HEADER => Err(broken("its header is too large")),
+            None => Ok(input.len()),
+        }
+    }
+
+    fn trailer(&mut self, input: &[u8]) -> io::Result<usize> {
+        let read = input.len().min(8 - self.held.len());
+        self.held.extend_from_slice(&input[..read]);
+        let Ok(trailer) = <[u8; 8]>::try_from(self.held.as_slice()) else { return Ok(read) };
+        let told = u64::from_le_bytes(trailer);
+        let found = self
+            .member
+            .take()
+            .map(|member| u64::from(member.crc.sum()) | u64::from(member.crc.amount()) << 32);
+        if found != Some(told) {
+            return Err(broken("its checksum is another one"));
+        }
+        self.held.clear();
+        self.members += 1;
+        Ok(read)
+    }
+}
+
+/// How long the header is that these bytes begin with; none while it is not complete.
+fn header_length(bytes: &[u8]) -> io::Result<Option<usize>> {
+    const CRC: u8 = 2;
+    const EXTRA: u8 = 4;
+    const NAME: u8 = 8;
+    const COMMENT: u8 = 16;
+    let magic = [0x1f, 0x8b, 8];
+    if !magic.starts_with(&bytes[..bytes.len().min(3)]) {
+        return Err(broken("it is no gzip"));
+    }
+    let Some(flags) = bytes.get(3).filter(|_| bytes.len() >= 10).copied() else { return Ok(None) };
+    let mut at = 10;
+    if flags & EXTRA != 0 {
+        let Some(length) = bytes.get(at..at + 2) else { return Ok(None) };
+        at += 2 + usize::from(length[0]) + (usize::from(length[1]) << 8);
+    }
+    for text in [NAME, COMMENT] {
+        if flags & text != 0 {
+            let rest = bytes.get(at..).unwrap_or_default();
+            let Some(end) = memchr::memchr(0, rest) else { return Ok(None) };
+            at += end + 1;
+        }
+    }
+    if flags & CRC != 0 {
+        at += 2;
+    }
+    Ok((at <= bytes.len()).then_some(at))
+}
+
+#[cfg(test)]
+mod tests;
