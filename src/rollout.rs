@@ -3,8 +3,10 @@
 pub mod assignment;
 pub mod decide;
 pub mod invariants;
+pub mod judged_time;
 pub mod resolve;
+pub mod revisions;
 pub mod snapshot;
 
 pub use decide::{decidable, decide};
-pub use snapshot::{Effect, Gateway, Plan, Problem, Request, Snapshot, Target};
+pub use snapshot::{Effect, Gateway, Plan, Problem, Request, Snapshot, Target, WithoutData};

@@ -3,7 +3,14 @@
 
 use std::{fs, path::Path};
 
-use serinus::api::manifest::{self, Object};
+use serinus::{
+    analysis::plan::{Assumptions, WANTED, plan},
+    api::{
+        CanaryPolicySpec, LLMDeploymentSpec,
+        manifest::{self, Object},
+    },
+    rollout::resolve,
+};
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -48,6 +55,57 @@ fn every_manifest_in_a_document_is_valid() {
         }
     }
     assert!(seen > 0, "the README shows a release");
+}
+
+/// The policies of a text, with the rate at which the text says to plan them.
+fn policies(name: &str, text: &str) -> Vec<(String, CanaryPolicySpec, f64)> {
+    let rates = text.split("--rps ").skip(1);
+    let rate = rates.filter_map(|t| t.split(['`', '\n', ' ']).next()?.parse().ok()).next();
+    let objects = if name.ends_with(".yaml") {
+        manifest::parse(text).unwrap()
+    } else {
+        let blocks = text.split("```yaml\n").skip(1).map(|b| b.split("```").next().unwrap());
+        let ours = blocks.filter(|b| b.contains("apiVersion: serinus.dev"));
+        ours.flat_map(|block| manifest::parse(block).unwrap()).collect()
+    };
+    let backends: Vec<(&str, &LLMDeploymentSpec)> = objects
+        .iter()
+        .filter_map(|o| match o {
+            Object::Backend(b) => Some((b.metadata.name.as_deref()?, &b.spec)),
+            _ => None,
+        })
+        .collect();
+    let of = |o: &Object| match o {
+        Object::Policy(p) => {
+            let without = resolve::without_data(&p.spec, &backends, None);
+            assert_eq!(without, vec![], "{name}");
+            let rate =
+                rate.unwrap_or_else(|| panic!("{name} says no rate: serinus plan … --rps N"));
+            Some((format!("{name}: {}", p.metadata.name.clone()?), p.spec.clone(), rate))
+        }
+        _ => None,
+    };
+    objects.iter().filter_map(of).collect()
+}
+
+#[test]
+fn every_policy_that_people_copy_promotes_a_canary_like_stable() {
+    let mut all = vec![("the default".to_owned(), resolve::careful(), 5.0)];
+    for folder in ["examples", "docs", "."] {
+        for entry in fs::read_dir(root().join(folder)).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_some_and(|e| e == "yaml" || e == "md") {
+                let text = fs::read_to_string(&path).unwrap();
+                all.extend(policies(&path.to_string_lossy(), &text));
+            }
+        }
+    }
+    assert!(all.len() >= 5, "{}", all.len());
+    for (name, policy, rate) in all {
+        let plan = plan(&policy, &Assumptions::default(), Some(rate));
+        assert_eq!(plan.problems, Vec::<String>::new(), "{name}");
+        assert!(plan.promotes >= WANTED, "{name}: {} at {rate}/s, {:?}", plan.promotes, plan.hints);
+    }
 }
 
 #[test]

@@ -17,11 +17,15 @@ use std::collections::HashMap;
 mod budget;
 mod effect;
 mod explain;
+mod floor;
 mod measure;
 
 pub use self::budget::Window;
 pub(super) use self::effect::of_split;
-use self::measure::{Comparison, Measured};
+use self::{
+    floor::BeyondFloor,
+    measure::{Comparison, Measured},
+};
 use super::{
     buckets,
     external::Externals,
@@ -53,9 +57,9 @@ const LOOK_STEP: f64 = 0.05;
 /// The status keeps at most so many looks.
 const MAX_LOOKS: usize = 64;
 /// Fewer observations than this on either side decide nothing, whatever the spending allows.
-const MINIMUM: f64 = 10.0;
+pub(super) const MINIMUM: f64 = 10.0;
 /// Means are trusted from so many observations on.
-const MINIMUM_OF_MEANS: f64 = 20.0;
+pub(super) const MINIMUM_OF_MEANS: f64 = 20.0;
 /// Tests without an end are tightest near so many samples when there is no horizon.
 const OPEN_TUNED: f64 = 500.0;
 /// Nothing is accepted early while so many more of the canary's requests are open than of
@@ -191,9 +195,13 @@ fn assess_metric(
         (status.verdict, status.message) = (failed.verdict, failed.message.clone());
         return status;
     }
-    if let Some(message) = measured.beyond_floor(metric) {
-        (status.verdict, status.message) = (Verdict::Fail, message);
-        return status;
+    match measured.beyond_floor(metric) {
+        Some(BeyondFloor::CanaryAlone(message)) => {
+            (status.verdict, status.message) = (Verdict::Fail, message);
+            return status;
+        }
+        Some(BeyondFloor::BothSides(message)) => status.floor_on_both_sides = Some(message),
+        None => {}
     }
     if let (Comparison::Value(value), Some(rule)) = (measured.comparison, &metric.prometheus) {
         by_fixed_rule(value, rule, &mut status);
@@ -442,7 +450,8 @@ impl Boundaries {
 }
 
 /// The verdict of all metrics together: any Fail fails, all Pass pass, and what is
-/// missing keeps the rest from passing. Built-in comparisons can only fail.
+/// missing keeps the rest from passing. Built-in comparisons can only fail. Nothing else is
+/// decided while both sides are beyond a floor.
 pub fn combine(metrics: &[MetricStatus]) -> Verdict {
     if metrics.iter().any(|m| m.verdict == Verdict::Fail) {
         return Verdict::Fail;
@@ -451,6 +460,8 @@ pub fn combine(metrics: &[MetricStatus]) -> Verdict {
     let any = |v: Verdict| metrics.iter().any(|m| m.verdict == v);
     if metrics.is_empty() {
         Verdict::NoData
+    } else if metrics.iter().any(|m| m.floor_on_both_sides.is_some()) {
+        Verdict::Undecided
     } else if metrics.iter().all(|m| m.verdict == Verdict::Pass) {
         Verdict::Pass
     } else if any(Verdict::NoData) {

@@ -6,19 +6,13 @@
 //! the power is the probability that the group-sequential test crosses its boundary at
 //! the looks that will happen (`stats::sequential::first_crossings`).
 
-use super::{
-    judge::{ACCEPT_SPENDING, HARM_SPENDING, Window, planned_looks},
-    stats::{
-        mean::{self, Doubt, Mean},
-        proportion::{self, Share},
-        sequential::{critical_values, first_crossings},
-        spending::Spending,
-    },
-};
-use crate::api::{
-    CanaryPolicySpec,
-    canary_policy::{Metric, Step},
-};
+mod assumptions;
+mod question;
+
+pub use self::assumptions::Assumptions;
+use self::question::Question;
+use super::judge::Window;
+use crate::api::{CanaryPolicySpec, canary_policy::Step};
 
 /// The chance that a canary like stable is promoted, that a good policy has.
 pub const WANTED: f64 = 0.8;
@@ -27,50 +21,24 @@ const HOPELESS: f64 = 0.5;
 /// No step asks for more samples than this.
 const MOST_SAMPLES: i64 = 10_000_000;
 
-/// What is assumed of traffic that was not seen yet. Shares are of requests.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Assumptions {
-    /// Stable's share of failed requests.
-    pub error_rate: f64,
-    /// Stable's share of failed checks, and of bad counts from Prometheus.
-    pub check_failures: f64,
-    /// The standard deviation of the cost of a request, over its mean.
-    pub cost_variation: f64,
-    /// Stable's mean score.
-    pub score: f64,
-    /// The standard deviation of a score.
-    pub score_deviation: f64,
-    /// The share of requests that get a score.
-    pub feedback: f64,
-    /// How many requests of one user tell as much as one of different users.
-    pub design_effect: f64,
-}
-
-impl Default for Assumptions {
-    fn default() -> Self {
-        Self {
-            error_rate: 0.01,
-            check_failures: 0.02,
-            cost_variation: 0.6,
-            score: 0.8,
-            score_deviation: 0.3,
-            feedback: 0.2,
-            design_effect: 1.0,
-        }
-    }
-}
-
 /// One metric in one step.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MetricPlan {
     /// Its name.
     pub metric: String,
-    /// The chance that a canary like stable is accepted within the step.
+    /// The chance that a canary like stable is accepted within the step's samples.
     pub accepts: f64,
+    /// The same before the step's deadline, as far as the rate is known.
+    pub in_time: f64,
+    /// Stable itself is beyond the metric's floor.
+    pub beyond_floor: bool,
+    /// The metric's samples are scores, which come by themselves.
+    pub scored: bool,
     /// The smallest difference that is rolled back in this step in four of five cases,
     /// in the unit of its margins.
     pub detects: Option<f64>,
-    /// How many canary samples are needed for the chance that is wanted of this metric.
+    /// How many canary samples (or scores) are needed for the chance that is wanted of
+    /// this metric.
     pub needs: Option<i64>,
     /// The smallest accept margin with which the given samples do.
     pub accept_margin: Option<f64>,
@@ -85,15 +53,23 @@ pub struct StepPlan {
     pub weight: i32,
     /// The horizon.
     pub samples: i64,
-    /// How many requests of the route the horizon takes.
+    /// How many requests of the route it takes until every metric had its samples.
     pub requests: f64,
     /// The longest that it may take, in seconds.
     pub deadline: Option<f64>,
+    /// The warm-up before and the shortest time of it, in seconds.
+    pub least: [f64; 2],
     /// Its metrics.
     pub metrics: Vec<MetricPlan>,
 }
 
 impl StepPlan {
+    /// How long it takes at a rate of requests a second, in seconds.
+    pub fn seconds(&self, rate: f64) -> f64 {
+        let [warm_up, shortest] = self.least;
+        warm_up + (self.requests / rate).max(shortest)
+    }
+
     /// How many samples all metrics need; none when no number helps.
     pub fn needs(&self) -> Option<i64> {
         self.metrics.iter().map(|m| m.needs).try_fold(0, |most, n| n.map(|n| most.max(n)))
@@ -115,11 +91,23 @@ pub struct Plan {
 
 /// Plans `policy`; `rate` is the requests a second of the route, when it is known.
 pub fn plan(policy: &CanaryPolicySpec, assumed: &Assumptions, rate: Option<f64>) -> Plan {
+    let rate = rate.filter(|rate| *rate > 0.0);
     let target = metric_target(policy);
-    let judging = policy.steps.iter().enumerate().filter(|(_, s)| s.percent().is_some());
-    let steps: Vec<StepPlan> =
-        judging.map(|(i, step)| plan_step(policy, i, step, assumed, target)).collect();
-    let misses: f64 = steps.iter().flat_map(|s| &s.metrics).map(|m| 1.0 - m.accepts).sum();
+    let whole = policy.progress_deadline.0.as_secs_f64();
+    let (mut steps, mut spent) = (vec![], 0.0);
+    for (index, step) in policy.steps.iter().enumerate().filter(|(_, s)| s.percent().is_some()) {
+        let left = (whole - spent).max(0.0);
+        let time =
+            rate.map(|rate| (rate, step.deadline().map_or(left, |d| left.min(d.0.as_secs_f64()))));
+        let planned = plan_step(policy, index, step, assumed, target, time);
+        // The warm-up is no time of the canary's.
+        spent += rate.map_or(0.0, |rate| planned.seconds(rate) - planned.least[0]);
+        steps.push(planned);
+    }
+    // Steps are counted afresh, so they multiply; within one any metric may miss.
+    let passes =
+        |s: &StepPlan| (1.0 - s.metrics.iter().map(|m| 1.0 - m.in_time).sum::<f64>()).max(0.0);
+    let promotes = steps.iter().map(passes).product();
     let (mut problems, mut hints) = (vec![], vec![]);
     for step in &steps {
         for metric in &step.metrics {
@@ -129,20 +117,39 @@ pub fn plan(policy: &CanaryPolicySpec, assumed: &Assumptions, rate: Option<f64>)
                 hints.push(too_few(step, metric));
             }
         }
-        let seconds = rate.filter(|r| *r > 0.0).map(|r| step.requests / r);
-        if let (Some(deadline), Some(seconds)) = (step.deadline, seconds)
-            && seconds > deadline
-        {
-            problems.push(format!(
-                "step {} needs {} at this rate and has a deadline of {}: set deadline to {} or longer, or weight higher",
-                step.index + 1,
-                duration(seconds),
-                duration(deadline),
-                duration(seconds * 1.2)
-            ));
-        }
+        problems.extend(too_short(step, rate));
     }
-    Plan { steps, promotes: (1.0 - misses).max(0.0), problems, hints }
+    if spent > whole {
+        problems.push(format!(
+            "all steps take {} at this rate and progressDeadline is {}: set it to {} or longer, or weights higher",
+            duration(spent),
+            duration(whole),
+            duration(spent * 1.2)
+        ));
+    }
+    Plan { steps, promotes, problems, hints }
+}
+
+/// Why the step's deadline comes too early, if it does.
+fn too_short(step: &StepPlan, rate: Option<f64>) -> Option<String> {
+    let deadline = step.deadline?;
+    if step.least[1] >= deadline {
+        return Some(format!(
+            "step {} has a minDuration that its deadline of {} does not leave time for: set deadline longer",
+            step.index + 1,
+            duration(deadline)
+        ));
+    }
+    let seconds = step.requests / rate?;
+    (seconds > deadline).then(|| {
+        format!(
+            "step {} needs {} at this rate and has a deadline of {}: set deadline to {} or longer, or weight higher",
+            step.index + 1,
+            duration(seconds),
+            duration(deadline),
+            duration(seconds * 1.2)
+        )
+    })
 }
 
 /// What keeps `policy` from deciding under ordinary traffic, in one text; none if it can.
@@ -166,9 +173,10 @@ pub fn recommended(policy: &CanaryPolicySpec, assumed: &Assumptions) -> CanaryPo
             None => own.samples = Some(samples),
         }
         for metric in &mut policy.analysis.metrics {
-            if let Some(score) = &mut metric.score {
-                let scored = (samples as f64 * assumed.feedback) as i64;
-                score.min_samples = score.min_samples.max(scored.min(needs)).max(20);
+            let planned = step.metrics.iter().find(|m| m.metric == metric.name);
+            let needs = planned.and_then(|m| m.needs);
+            if let (Some(score), Some(needs)) = (&mut metric.score, needs) {
+                score.min_samples = score.min_samples.max(round_up(needs)).max(20);
             }
         }
     }
@@ -183,12 +191,14 @@ fn metric_target(policy: &CanaryPolicySpec) -> f64 {
     1.0 - (1.0 - WANTED) / (steps * metrics).max(1) as f64
 }
 
+/// `time` is the rate and how long the step may take at it, in seconds.
 fn plan_step(
     policy: &CanaryPolicySpec,
     index: usize,
     step: &Step,
     assumed: &Assumptions,
     target: f64,
+    time: Option<(f64, f64)>,
 ) -> StepPlan {
     let window = Window::new(policy, index);
     let weight = step.percent().unwrap_or(1).clamp(1, 100);
@@ -196,188 +206,56 @@ fn plan_step(
     let share = f64::from(weight) / 100.0;
     // In a shadow step both sides answer the same requests.
     let ratio = if window.paired { 1.0 } else { (1.0 - share) / share };
-    let deadline = step.deadline();
-    let compared = window.metrics.iter().filter(|m| m.margin.is_some());
-    let metrics = compared
-        .map(|metric| {
-            let question = Question { window: &window, metric, assumed, ratio };
-            let samples = question.samples_of(samples);
-            let needs = question.needs(target);
-            MetricPlan {
-                metric: metric.name.clone(),
-                accepts: question.accepts(samples, question.accept()),
-                detects: question.detects(samples),
-                needs: needs.map(|n| question.requests_of(n)),
-                accept_margin: question.accept_margin(samples, target),
-            }
-        })
-        .collect();
-    StepPlan {
-        index,
-        weight,
-        samples,
-        requests: samples as f64 / share,
-        deadline: deadline.map(|d| d.0.as_secs_f64()),
-        metrics,
+    let reach = time.map(|(rate, seconds)| rate * seconds * share);
+    let (mut metrics, mut requests) = (vec![], samples as f64);
+    for metric in window.metrics.iter().filter(|m| m.margin.is_some()) {
+        let question = Question { window: &window, metric, assumed, ratio, reach };
+        let patient = Question { reach: None, ..question };
+        let horizon = question.horizon(samples);
+        requests = requests.max(horizon as f64 * question.requests_each());
+        metrics.push(MetricPlan {
+            metric: metric.name.clone(),
+            accepts: patient.accepts(horizon, question.accept()),
+            in_time: question.accepts(horizon, question.accept()),
+            beyond_floor: question.beyond_floor(),
+            scored: metric.score.is_some(),
+            detects: question.detects(horizon),
+            needs: question.needs(target),
+            accept_margin: patient.accept_margin(horizon, target),
+        });
     }
-}
-
-/// One metric in one window.
-struct Question<'a> {
-    window: &'a Window<'a>,
-    metric: &'a Metric,
-    assumed: &'a Assumptions,
-    /// Stable's samples for each of the canary's.
-    ratio: f64,
-}
-
-impl Question<'_> {
-    fn accept(&self) -> f64 {
-        self.metric.margin().accept
-    }
-
-    /// How many values the metric has when the step has seen `samples` requests.
-    fn samples_of(&self, samples: i64) -> i64 {
-        match &self.metric.score {
-            Some(score) => {
-                let scored = (samples as f64 * self.assumed.feedback) as i64;
-                scored.min(score.min_samples).max(2)
-            }
-            None => samples,
-        }
-    }
-
-    /// The other way round.
-    fn requests_of(&self, samples: i64) -> i64 {
-        match &self.metric.score {
-            Some(_) => (samples as f64 / self.assumed.feedback.max(0.001)).ceil() as i64,
-            None => samples,
-        }
-    }
-
-    /// Stable's share of bad answers, for metrics that are shares.
-    fn share(&self) -> Option<f64> {
-        let m = self.metric;
-        if let Some(latency) = m.time_to_first_token.as_ref().or(m.duration.as_ref()) {
-            Some(1.0 - latency.quantile)
-        } else if m.error_rate.is_some() {
-            Some(self.assumed.error_rate)
-        } else if m.check_failures.is_some() || m.prometheus.is_some() {
-            Some(self.assumed.check_failures)
-        } else {
-            None
-        }
-    }
-
-    /// The expected statistic for "worse by `delta`" when the canary is worse by
-    /// `truth`, and its standard deviation.
-    fn statistic(&self, samples: i64, truth: f64, delta: f64, accepting: bool) -> (f64, f64) {
-        let n = samples as f64 / self.assumed.design_effect.max(1.0);
-        if let Some(p) = self.share() {
-            let canary = (p + truth).clamp(0.0, 1.0);
-            let z = |more: f64| {
-                let c = Share { n, bad: (n * canary + more).clamp(0.0, n) };
-                let s = Share { n: n * self.ratio, bad: n * self.ratio * p };
-                let (c, s) = if accepting { (c.doubted(), s) } else { (c, s.doubted()) };
-                proportion::shares(c, s, delta)
-            };
-            // Both sides' noise, as if it were all the canary's.
-            let variance = n * canary * (1.0 - canary) + n * p * (1.0 - p) / self.ratio;
-            let noise = variance.sqrt().max(1e-9);
-            return (z(0.0), ((z(noise) - z(-noise)) / 2.0).max(0.05));
-        }
-        let side = |n: f64, mean: f64, sd: f64| Mean { n, mean, variance: sd * sd, third: 0.0 };
-        let z = if self.metric.score.is_some() {
-            let (score, sd) = (self.assumed.score, self.assumed.score_deviation);
-            let (s, c) = (side(n * self.ratio, score, sd), side(n, score - truth, sd));
-            if accepting {
-                mean::means(s, c.with_ends(), delta)
-            } else {
-                mean::means(s.with_ends(), c, delta)
-            }
-        } else {
-            let sd = self.assumed.cost_variation;
-            let canary = side(n, 1.0 + truth, sd * (1.0 + truth));
-            let doubt = if accepting { Doubt::Canary } else { Doubt::Stable };
-            mean::ratio(canary, side(n * self.ratio, 1.0, sd), delta, doubt)
-        };
-        (z, 1.0)
-    }
-
-    fn power(&self, spending: Spending, alpha: f64, samples: i64, z: f64, spread: f64) -> f64 {
-        let looks = planned_looks(samples);
-        let critical = critical_values(spending, alpha, &looks);
-        let scaled: Vec<f64> = critical.iter().map(|c| c / spread).collect();
-        first_crossings(&looks, &scaled, z / spread).iter().sum::<f64>().min(1.0)
-    }
-
-    /// The chance to accept a canary like stable with `margin`.
-    fn accepts(&self, samples: i64, margin: f64) -> f64 {
-        let (z, spread) = self.statistic(samples, 0.0, margin, true);
-        self.power(ACCEPT_SPENDING, self.window.accept_alpha, samples, -z, spread)
-    }
-
-    /// The chance to roll back a canary that is worse by `truth`.
-    fn rolls_back(&self, samples: i64, truth: f64) -> f64 {
-        let (z, spread) = self.statistic(samples, truth, self.metric.margin().harm, false);
-        self.power(HARM_SPENDING, self.window.harm_alpha, samples, z, spread)
-    }
-
-    fn needs(&self, target: f64) -> Option<i64> {
-        let enough = |n: i64| self.accepts(n, self.accept()) >= target;
-        let mut high = 20;
-        while !enough(high) {
-            high *= 2;
-            if high > MOST_SAMPLES {
-                return None;
-            }
-        }
-        let mut low = high / 2;
-        while high - low > (high / 200).max(1) {
-            let middle = low + (high - low) / 2;
-            if enough(middle) { high = middle } else { low = middle }
-        }
-        Some(high)
-    }
-
-    fn accept_margin(&self, samples: i64, target: f64) -> Option<f64> {
-        bisect(0.001, 10.0, |margin| self.accepts(samples, margin) >= target)
-    }
-
-    fn detects(&self, samples: i64) -> Option<f64> {
-        let most = self.share().map_or(10.0, |p| 1.0 - p);
-        let most = if self.metric.score.is_some() { self.assumed.score } else { most };
-        bisect(0.0, most, |truth| self.rolls_back(samples, truth) >= WANTED)
-    }
-}
-
-/// The smallest value from which on `holds` is true.
-fn bisect(low: f64, high: f64, holds: impl Fn(f64) -> bool) -> Option<f64> {
-    if !holds(high) {
-        return None;
-    }
-    let (mut low, mut high) = (low, high);
-    for _ in 0..16 {
-        let middle = 0.5 * (low + high);
-        if holds(middle) { high = middle } else { low = middle }
-    }
-    Some(high)
+    let seconds = |d: Option<crate::api::GoDuration>| d.map(|d| d.0.as_secs_f64());
+    let least = [step.initial_delay, step.min_duration].map(|d| seconds(d).unwrap_or(0.0));
+    let deadline = seconds(step.deadline());
+    StepPlan { index, weight, samples, requests: requests / share, deadline, least, metrics }
 }
 
 fn too_few(step: &StepPlan, metric: &MetricPlan) -> String {
+    if metric.beyond_floor {
+        return format!(
+            "step {}: stable itself is beyond the floor of {}, so nothing passes: a floor is for what stable never does",
+            step.index + 1,
+            metric.metric
+        );
+    }
     let mut ways = vec![];
-    if let Some(needs) = metric.needs {
-        ways.push(format!("set samples to {}", round_up(needs)));
+    if let Some(needs) = metric.needs.map(round_up) {
+        ways.push(match metric.scored {
+            true if needs > step.samples => {
+                format!("set score.minSamples to {needs}, and samples to at least as many")
+            }
+            true => format!("set score.minSamples to {needs}"),
+            false => format!("set samples to {needs}"),
+        });
     }
     if let Some(margin) = metric.accept_margin {
         ways.push(format!("margin.accept to {:.3}", (margin * 1000.0).ceil() / 1000.0));
     }
     format!(
-        "step {}: {} accepts a canary like stable in {:.0} % of cases within {} samples: {}",
+        "step {}: {} accepts a canary like stable in {:.0} % of cases within its samples: {}",
         step.index + 1,
         metric.metric,
         metric.accepts * 100.0,
-        step.samples,
         if ways.is_empty() { "leave the metric out".to_owned() } else { ways.join(", or ") }
     )
 }

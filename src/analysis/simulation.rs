@@ -8,3 +8,6 @@ pub mod drawn;
 pub mod peers;
 pub mod plot;
 pub mod truth;
+
+#[cfg(test)]
+mod agreement;

@@ -66,7 +66,8 @@ pub struct CanaryPolicySpec {
     /// What to do when there has been nothing to judge for noDataTimeout. Default: Hold.
     #[serde(default)]
     pub on_no_data: OnNoData,
-    /// How long there may be nothing to judge before onNoData. Default: 5m.
+    /// How long there may be nothing to judge before onNoData, counted while the canary
+    /// can be judged. Default: 5m.
     #[serde(default = "default_no_data_timeout")]
     pub no_data_timeout: GoDuration,
     /// Answer with the stable variant when the canary fails before its first byte. Default: true.
@@ -75,7 +76,9 @@ pub struct CanaryPolicySpec {
     /// How long a promoted variant is still compared with the one before.
     #[serde(default)]
     pub bake: Bake,
-    /// The longest that the whole canary may take before it is withdrawn. Default: 24h.
+    /// The longest that the whole canary may take before it is withdrawn, counted while it
+    /// can be judged: waiting for an approval, a suspension, a backend that is not ready
+    /// and an operator that is down take none of it. Default: 24h.
     #[serde(default = "default_progress_deadline")]
     pub progress_deadline: GoDuration,
 }
@@ -125,6 +128,7 @@ impl Default for Stickiness {
     validation = Rule::new("[has(self.weight), has(self.approval), has(self.shadow)].filter(x, x).size() == 1").message("each step sets exactly one of weight, approval and shadow"),
     validation = Rule::new("has(self.weight) == has(self.samples)").message("a step with a weight needs samples (how many canary requests it judges), and only such a step"),
     validation = Rule::new("!has(self.deadline) || has(self.weight)").message("only a step with a weight has a deadline: an approval waits for a person, and a shadow has its own inside"),
+    validation = Rule::new("!has(self.approval) || (!has(self.initialDelay) && !has(self.minDuration))").message("an approval has no initialDelay and no minDuration: nothing is judged there, and a person decides how long it takes"),
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Step {
@@ -136,9 +140,19 @@ pub struct Step {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 20, max = 10_000_000))]
     pub samples: Option<i64>,
-    /// The longest that this step may take. Default: until progressDeadline.
+    /// The longest that this step may take, counted while the canary can be judged.
+    /// Default: until progressDeadline.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deadline: Option<GoDuration>,
+    /// Time for a cold model server to warm up: the step gives traffic, and nothing of
+    /// this time is judged. It starts when every gateway gives the step's traffic, and
+    /// again when the canary's backend was not ready. Default: 0s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub initial_delay: Option<GoDuration>,
+    /// The shortest that this step may take, after initialDelay, also when every metric
+    /// passes sooner: for what shows only with time. Default: 0s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_duration: Option<GoDuration>,
     /// Wait here, at the weight reached, until a person approves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub approval: Option<Nothing>,
@@ -316,7 +330,7 @@ pub struct Metric {
     /// Which differences matter. Every metric has one, except a value of Prometheus.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub margin: Option<Margin>,
-    /// An emergency brake that needs no comparison.
+    /// An emergency brake on the canary's own value.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub floor: Option<Floor>,
 }
@@ -386,7 +400,8 @@ pub struct Margin {
     pub accept: f64,
 }
 
-/// An emergency brake: the canary alone, whatever stable does.
+/// An emergency brake on the canary, long before a comparison is sure. While stable is
+/// beyond the same floor, nobody is rolled back for it: the step holds.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, KubeSchema)]
 #[x_kube(validation = Rule::new("[has(self.max), has(self.min), has(self.maxDuration)].filter(x, x).size() == 1").message("a floor sets exactly one of max, min and maxDuration"))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -447,7 +462,7 @@ pub enum OnInconclusive {
     Extend,
     /// Roll back.
     Rollback,
-    /// Go on to the next step.
+    /// Go on to the next step, if the step had its samples; hold if it had not.
     Promote,
 }
 

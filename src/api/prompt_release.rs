@@ -143,6 +143,12 @@ pub struct CanaryStatus {
     /// When every live gateway had reported the step's routing generation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub confirmed_at: Option<Timestamp>,
+    /// Time in which the canary could be judged: what deadlines are compared with.
+    #[serde(default)]
+    pub clock: Box<JudgedTime>,
+    /// The step's initialDelay runs: nothing is judged yet.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub warming: bool,
     /// When evidence last grew.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_data_at: Option<Timestamp>,
@@ -160,7 +166,8 @@ pub struct CanaryStatus {
     /// The step's window was extended once.
     #[serde(default)]
     pub extended: bool,
-    /// Why the canary is held, when it is: Inconclusive, NoData, SampleRatioMismatch or BackendNotReady.
+    /// Why the canary is held, when it is: Inconclusive, NoData, SampleRatioMismatch,
+    /// FloorOnBothSides, BackendNotReady, WaitingForGateways, ControlLoss or PolicyLost.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub held: Option<String>,
@@ -168,6 +175,31 @@ pub struct CanaryStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub approvals: Vec<HandledRequest>,
+}
+
+/// Time in which the canary could be judged. It stops while the release waits for an
+/// approval, is suspended, has a backend that is not ready or gateways that do not
+/// follow, and while no operator decides. progressDeadline, deadlines, noDataTimeout and
+/// the duration of the bake count only this time.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct JudgedTime {
+    /// Since the canary started.
+    pub canary: GoDuration,
+    /// Since the current step was entered; while baking, since the promotion.
+    pub step: GoDuration,
+    /// Since evidence last grew.
+    pub quiet: GoDuration,
+    /// Until when time was counted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub until: Option<Timestamp>,
+    /// Why no time counts now; absent while it does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub stopped: Option<String>,
+    /// Since when no time counts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stopped_since: Option<Timestamp>,
 }
 
 /// The part of a variant in the routing.
@@ -305,6 +337,10 @@ pub struct HandledRequest {
     pub at: Timestamp,
     /// Whether it was carried out.
     pub accepted: bool,
+    /// Why it was refused.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 512))]
+    pub message: String,
 }
 
 /// How far a release is, and why.

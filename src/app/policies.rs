@@ -17,12 +17,12 @@ use crate::{
         },
     },
     api::{
-        CanaryPolicySpec,
+        CanaryPolicySpec, LLMDeploymentSpec,
         canary_policy::Metric,
         manifest::{self, Object},
         prompt_release::Unit,
     },
-    rollout::resolve,
+    rollout::{WithoutData, resolve},
 };
 
 /// Where the policy is, and what is assumed of its traffic.
@@ -35,25 +35,25 @@ pub struct Setup {
     #[arg(long, value_name = "N", value_parser = positive)]
     rps: f64,
     /// Stable's share of failed requests.
-    #[arg(long, default_value_t = 0.01, value_parser = share)]
+    #[arg(long, default_value_t = Assumptions::default().error_rate, value_parser = share)]
     error_rate: f64,
     /// Stable's share of failed checks, and of bad counts from Prometheus.
-    #[arg(long, default_value_t = 0.02, value_parser = share)]
+    #[arg(long, default_value_t = Assumptions::default().check_failures, value_parser = share)]
     check_failures: f64,
     /// The standard deviation of the cost of a request, over its mean.
-    #[arg(long, default_value_t = 0.6, value_parser = positive)]
+    #[arg(long, default_value_t = Assumptions::default().cost_variation, value_parser = positive)]
     cost_variation: f64,
     /// Stable's mean score.
-    #[arg(long, default_value_t = 0.8, value_parser = share)]
+    #[arg(long, default_value_t = Assumptions::default().score, value_parser = share)]
     score: f64,
     /// The standard deviation of a score; thumbs at 80 % have 0.4.
-    #[arg(long, default_value_t = 0.4, value_parser = positive)]
+    #[arg(long, default_value_t = Assumptions::default().score_deviation, value_parser = positive)]
     score_deviation: f64,
     /// The share of requests that get a score.
-    #[arg(long, default_value_t = 0.2, value_parser = share)]
+    #[arg(long, default_value_t = Assumptions::default().feedback, value_parser = share)]
     feedback: f64,
     /// How many requests of one user tell as much as one of different users.
-    #[arg(long, default_value_t = 1.0, value_parser = positive)]
+    #[arg(long, default_value_t = Assumptions::default().design_effect, value_parser = positive)]
     design_effect: f64,
 }
 
@@ -105,9 +105,9 @@ impl Setup {
         }
     }
 
-    fn load(&self) -> anyhow::Result<CanaryPolicySpec> {
+    fn load(&self) -> anyhow::Result<Loaded> {
         if self.policy == "default" {
-            return Ok(resolve::careful());
+            return Ok(Loaded { policy: resolve::careful(), without_data: vec![] });
         }
         let (file, name) = match self.policy.rsplit_once(':') {
             Some((file, name)) if !PathBuf::from(&self.policy).exists() => (file, Some(name)),
@@ -115,11 +115,11 @@ impl Setup {
         };
         let text = std::fs::read_to_string(file)
             .with_context(|| format!("{file} can not be read: name a file with a CanaryPolicy"))?;
-        let mut policies: Vec<(String, CanaryPolicySpec)> = manifest::parse(&text)
-            .with_context(|| file.to_owned())?
-            .into_iter()
+        let objects = manifest::parse(&text).with_context(|| file.to_owned())?;
+        let mut policies: Vec<(String, CanaryPolicySpec)> = objects
+            .iter()
             .filter_map(|object| match object {
-                Object::Policy(p) => Some((p.metadata.name.unwrap_or_default(), p.spec)),
+                Object::Policy(p) => Some((p.metadata.name.clone()?, p.spec.clone())),
                 _ => None,
             })
             .filter(|(found, _)| name.is_none_or(|name| found == name))
@@ -136,8 +136,23 @@ impl Setup {
                 names.join(&format!(", {file}:"))
             );
         }
-        Ok(policies.remove(0).1)
+        let policy = policies.remove(0).1;
+        let backends: Vec<(&str, &LLMDeploymentSpec)> = objects
+            .iter()
+            .filter_map(|object| match object {
+                Object::Backend(b) => Some((b.metadata.name.as_deref()?, &b.spec)),
+                _ => None,
+            })
+            .collect();
+        let without_data = resolve::without_data(&policy, &backends, None);
+        Ok(Loaded { policy, without_data })
     }
+}
+
+/// A policy, and which of its metrics can have no data with the backends of its file.
+struct Loaded {
+    policy: CanaryPolicySpec,
+    without_data: Vec<WithoutData>,
 }
 
 /// `serinus plan`: answers whether the policy can decide.
@@ -145,8 +160,21 @@ impl Setup {
 /// # Errors
 /// There is no such policy.
 pub fn plan(setup: &Setup) -> anyhow::Result<bool> {
-    let (policy, assumed) = (setup.load()?, setup.assumptions());
-    let plan = plan::plan(&policy, &assumed, Some(setup.rps));
+    let (Loaded { policy, without_data }, assumed) = (setup.load()?, setup.assumptions());
+    let (policy, refused) = match resolve::measurable(&policy, &without_data) {
+        Ok(measurable) => {
+            for w in &without_data {
+                println!("{} is left out of the default metrics: {}\n", w.metric, w.why);
+            }
+            (measurable, None)
+        }
+        Err(why) => (policy, Some(why)),
+    };
+    let mut plan = plan::plan(&policy, &assumed, Some(setup.rps));
+    if let Some(why) = refused {
+        plan.promotes = 0.0;
+        plan.problems.insert(0, format!("no canary starts: {why}"));
+    }
     println!("{}", plan_text(&policy, &plan, setup.rps));
     if !plan.problems.is_empty() || !plan.hints.is_empty() {
         let better = plan::recommended(&policy, &assumed);
@@ -194,7 +222,7 @@ fn steps_text(plan: &Plan, policy: &CanaryPolicySpec, rate: f64) -> String {
             let mut row =
                 if i == 0 { step_cells(step, policy, rate) } else { vec![String::new(); 5] };
             row.push(metric.metric.clone());
-            row.push(format!("{:.0} %", metric.accepts * 100.0));
+            row.push(format!("{:.0} %", metric.in_time * 100.0));
             row.push(metric.needs.map_or_else(|| "no number helps".to_owned(), |n| n.to_string()));
             row.push(metric.detects.map_or_else(|| "-".to_owned(), |d| unit.difference(d)));
             rows.push(row);
@@ -210,7 +238,7 @@ fn steps_text(plan: &Plan, policy: &CanaryPolicySpec, rate: f64) -> String {
 fn step_cells(step: &StepPlan, policy: &CanaryPolicySpec, rate: f64) -> Vec<String> {
     let shadow = policy.steps.get(step.index).is_some_and(|s| s.shadow.is_some());
     let traffic = format!("{} %{}", step.weight, if shadow { " copied" } else { "" });
-    let time = duration(step.requests / rate);
+    let time = duration(step.seconds(rate));
     let samples = step.samples.to_string();
     vec![(step.index + 1).to_string(), traffic, samples, format!("{:.0}", step.requests), time]
 }
@@ -228,7 +256,7 @@ fn unit_of(metrics: &[Metric], name: &str) -> Unit {
 /// # Errors
 /// There is no such policy, or a picture can not be written.
 pub fn simulate(options: &SimulateOptions) -> anyhow::Result<()> {
-    let (policy, rate) = (options.setup.load()?, options.setup.rps);
+    let (policy, rate) = (options.setup.load()?.policy, options.setup.rps);
     let setting = Setting { policy: &policy, rate };
     let runs = usize::try_from(options.runs)?;
     let cases = cases(&policy, rate, options.setup.assumptions());

@@ -19,8 +19,14 @@ use serde_json::json;
 
 use super::{clock, process::install_tls};
 use crate::{
-    api::{PromptRelease, prompt_release::Outcome},
-    rollout::snapshot::Action,
+    api::{
+        PromptRelease, PromptReleaseStatus,
+        prompt_release::{HandledRequest, Outcome},
+    },
+    rollout::{
+        revisions::{known_revisions, named},
+        snapshot::Action,
+    },
 };
 
 /// Commands about releases in a cluster.
@@ -52,7 +58,8 @@ pub enum Command {
         #[arg(long)]
         wait: bool,
     },
-    /// Go on from an approval step, or from a held step.
+    /// Go on from an approval step, or from a held step. Refused, and not kept, before the
+    /// canary waits for it.
     Approve(Asked),
     /// Skip the remaining steps and promote.
     Promote(Asked),
@@ -80,7 +87,8 @@ pub struct Asked {
     at: Place,
     /// The release.
     name: String,
-    /// The revision that it is about. Default: the running canary; for retry, the one that failed.
+    /// The revision that it is about, or a unique beginning of it from 4 characters on.
+    /// Default: the running canary; for retry, the one that failed.
     revision: Option<String>,
 }
 
@@ -98,10 +106,10 @@ pub async fn run(command: Command) -> anyhow::Result<bool> {
             Ok(true)
         }
         Command::Watch { at, name, wait } => watch(&at, &name, wait).await,
-        Command::Approve(asked) => ask(Action::Approve, &asked).await.map(|()| true),
-        Command::Promote(asked) => ask(Action::Promote, &asked).await.map(|()| true),
-        Command::Abort(asked) => ask(Action::Abort, &asked).await.map(|()| true),
-        Command::Retry(asked) => ask(Action::Retry, &asked).await.map(|()| true),
+        Command::Approve(asked) => ask(Action::Approve, &asked).await,
+        Command::Promote(asked) => ask(Action::Promote, &asked).await,
+        Command::Abort(asked) => ask(Action::Abort, &asked).await,
+        Command::Retry(asked) => ask(Action::Retry, &asked).await,
     }
 }
 
@@ -185,13 +193,18 @@ fn settled(release: &PromptRelease) -> Option<bool> {
     }
 }
 
-/// Puts the request on the release; who asks is told by the API server.
-async fn ask(action: Action, asked: &Asked) -> anyhow::Result<()> {
+/// How long to wait for the operator's answer to a request.
+const ANSWER_SECONDS: u64 = 10;
+
+/// Puts the request on the release and waits for the answer; who asks is told by the API
+/// server. Answers whether the request was carried out.
+async fn ask(action: Action, asked: &Asked) -> anyhow::Result<bool> {
     let client = asked.at.client().await?;
     let api = asked.at.releases().await?;
     let release = one(&api, &asked.name).await?;
-    let revision = match (&asked.revision, subject(action, &release)) {
-        (Some(named), _) => named.clone(),
+    let status = release.status.clone().unwrap_or_default();
+    let revision = match (&asked.revision, subject(action, &status)) {
+        (Some(named), _) => full_name(&status, named)?,
         (None, Some(revision)) => revision,
         (None, None) if action == Action::Retry => {
             bail!("no revision of {} has failed: there is nothing to retry", asked.name)
@@ -209,16 +222,51 @@ async fn ask(action: Action, asked: &Asked) -> anyhow::Result<()> {
     api.patch(&asked.name, &PatchParams::default(), &Patch::Merge(patch))
         .await
         .context("the request could not be written")?;
-    println!("asked to {} {revision} of {}, as {who}", action.as_str(), release.name_any());
+    let what = format!("{} of {revision} of {}", action.as_str(), release.name_any());
+    match answer(&api, &asked.name, action, &value).await? {
+        Some(handled) if handled.accepted => println!("{what}: done, as {who}"),
+        Some(handled) => {
+            println!("{what}: refused and not kept: {}", handled.message);
+            return Ok(false);
+        }
+        None => {
+            println!(
+                "{what}: asked, as {who}; no operator has answered within {ANSWER_SECONDS} s. The request is kept on the release"
+            );
+        }
+    }
     if std::io::stdout().is_terminal() {
         println!("`serinus watch {}` shows what comes of it", asked.name);
     }
-    Ok(())
+    Ok(true)
+}
+
+/// What the operator made of the request.
+async fn answer(
+    api: &Api<PromptRelease>,
+    name: &str,
+    action: Action,
+    value: &str,
+) -> anyhow::Result<Option<HandledRequest>> {
+    let mut ticks = tokio::time::interval(std::time::Duration::from_millis(500));
+    for _ in 0..=2 * ANSWER_SECONDS {
+        ticks.tick().await;
+        let status = one(api, name).await?.status.unwrap_or_default();
+        let ours = |h: &HandledRequest| h.action == action.as_str() && h.value == value;
+        if let Some(handled) = status.requests.into_iter().find(ours) {
+            return Ok(Some(handled));
+        }
+    }
+    Ok(None)
+}
+
+/// The revision of the release that `text` begins.
+fn full_name(status: &PromptReleaseStatus, text: &str) -> anyhow::Result<String> {
+    named(&known_revisions(status), text).map_err(|why| anyhow::anyhow!(why))
 }
 
 /// The revision that a request is about when none is named.
-fn subject(action: Action, release: &PromptRelease) -> Option<String> {
-    let status = release.status.as_ref()?;
+fn subject(action: Action, status: &PromptReleaseStatus) -> Option<String> {
     match action {
         Action::Retry => status.failed_revision.clone(),
         _ => status.canary.as_ref().map(|c| c.variant.revision.clone()),

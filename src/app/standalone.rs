@@ -23,7 +23,7 @@ pub use self::{
 };
 use crate::{
     api::{
-        LLMDeploymentSpec, PromptRelease, PromptReleaseStatus,
+        CanaryPolicySpec, LLMDeploymentSpec, PromptRelease, PromptReleaseSpec, PromptReleaseStatus,
         manifest::Object,
         prompt_release::VariantRef,
         snapshot::{PackedVariant, Saved},
@@ -32,7 +32,7 @@ use crate::{
         Gateway,
         routes::{ReleaseInput, World},
     },
-    rollout::{self, Effect, Request, Snapshot, decide, resolve},
+    rollout::{self, Effect, Problem, Request, Snapshot, WithoutData, decide, resolve},
     signals::{
         prometheus::{Prometheus, Questions, questions},
         report::{GatewayReport, ReleaseReport},
@@ -347,6 +347,8 @@ impl Standalone {
             not_ready.insert(target.revision.clone(), why.to_owned());
         }
         let running_policy = self.running_policy(&key);
+        let policy = resolve::policy(spec, self.manifests.policy(&namespace, policy_name));
+        let without_data = self.without_data(&namespace, spec, &key, &policy);
         let external = running_policy
             .as_ref()
             .map(|policy| self.prometheus.of(&key, status.routing.generation, policy, now));
@@ -360,7 +362,8 @@ impl Standalone {
                 .map(Request::from_annotations)
                 .unwrap_or_default(),
             undecidable: self.manifests.undecidable(&namespace, policy_name),
-            policy: resolve::policy(spec, self.manifests.policy(&namespace, policy_name)),
+            policy,
+            without_data,
             running_policy,
             route_held_by,
             not_ready,
@@ -375,6 +378,31 @@ impl Standalone {
             status,
             target,
         }
+    }
+
+    /// What of a policy can never have data for a release.
+    fn without_data(
+        &self,
+        namespace: &str,
+        spec: &PromptReleaseSpec,
+        key: &str,
+        policy: &Result<CanaryPolicySpec, Problem>,
+    ) -> Vec<WithoutData> {
+        let Ok(policy) = policy else { return vec![] };
+        let kept = self.state.get(key);
+        let stable = kept.and_then(|kept| {
+            let stable = kept.status.stable.as_ref()?;
+            let saved = || match kept.saved.get(&stable.revision) {
+                Some(Saved::Variant(saved)) => Some(&saved.backend),
+                _ => None,
+            };
+            let now = self.manifests.backend(namespace, &stable.backend);
+            Some((stable.backend.as_str(), now.or_else(saved)?))
+        });
+        let named = spec.backend_ref.name.as_str();
+        let canary = self.manifests.backend(namespace, named).map(|backend| (named, backend));
+        let backends: Vec<_> = stable.into_iter().chain(canary).collect();
+        resolve::without_data(policy, &backends, self.prometheus.unusable(policy).as_deref())
     }
 
     fn world(&self, releases: &[PromptRelease]) -> World {

@@ -12,6 +12,7 @@ mod idle;
 mod look;
 mod reasons;
 mod requests;
+mod step;
 
 use jiff::Timestamp;
 

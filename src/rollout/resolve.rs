@@ -1,12 +1,13 @@
 //! From what the spec names to what can be released, or why not. The same for the
 //! cluster and for standalone mode.
 
-use super::snapshot::{Problem, Target};
+use super::snapshot::{Problem, Target, WithoutData};
 use crate::{
     api::{
         CanaryPolicySpec, LLMDeploymentSpec, PromptReleaseSpec, PromptVersionSpec, Variant,
-        canary_policy::Step,
+        canary_policy::{Metric, Step, default_metrics},
     },
+    cost::Prices,
     prompt::{Template, revision},
 };
 
@@ -80,6 +81,53 @@ pub fn careful() -> CanaryPolicySpec {
     }
 }
 
+/// Metrics of `policy` that can never have data between these backends (by the names of
+/// their LLMDeployments); `prometheus` says why Prometheus can not be asked, if so. What
+/// only traffic shows (a score that nobody sends, a model that reports no token usage)
+/// is not among them.
+pub fn without_data(
+    policy: &CanaryPolicySpec,
+    backends: &[(&str, &LLMDeploymentSpec)],
+    prometheus: Option<&str>,
+) -> Vec<WithoutData> {
+    let unpriced = backends.iter().find(|(_, backend)| Prices::of(backend) == Prices::Unknown);
+    let why = |metric: &Metric| {
+        if metric.cost_per_request.is_some() {
+            let (name, backend) = unpriced?;
+            Some(format!(
+                "nobody knows what {} costs: set spec.pricing on LLMDeployment {name}",
+                backend.model
+            ))
+        } else {
+            metric.prometheus.as_ref().and(prometheus).map(str::to_owned)
+        }
+    };
+    let metrics = policy.analysis.metrics.iter();
+    metrics.filter_map(|m| Some(WithoutData { metric: m.name.clone(), why: why(m)? })).collect()
+}
+
+/// What `policy` can measure. Of the default metrics, which nobody has asked for by name,
+/// those that can never have data are left out; none of the others may be missing.
+///
+/// # Errors
+/// Names the metrics without data, and what to do.
+pub fn measurable(
+    policy: &CanaryPolicySpec,
+    without: &[WithoutData],
+) -> Result<CanaryPolicySpec, String> {
+    let mut policy = policy.clone();
+    if without.is_empty() {
+        return Ok(policy);
+    }
+    if policy.analysis.metrics == default_metrics() {
+        policy.analysis.metrics.retain(|m| without.iter().all(|w| w.metric != m.name));
+        return Ok(policy);
+    }
+    let each = without.iter().map(|w| format!("metric {} can have no data: {}", w.metric, w.why));
+    let each: Vec<String> = each.collect();
+    Err(format!("{}; or leave it out of the CanaryPolicy", each.join("; ")))
+}
+
 /// Which of several releases holds a route: the oldest, then the first by name. Each
 /// is (route, creation time, `namespace/name`); the answer for `release` is the holder
 /// when that is another one.
@@ -103,6 +151,51 @@ mod tests {
         for all in [[old, young], [young, old]] {
             assert_eq!(route_holder("a/young", "r", all.into_iter()), Some("x/old".into()));
             assert_eq!(route_holder("x/old", "r", all.into_iter()), None);
+        }
+    }
+
+    #[test]
+    fn a_metric_that_can_have_no_data_is_named_or_left_out_of_the_defaults() {
+        use crate::api::canary_policy::{Analysis, Margin, Nothing, PrometheusQuery};
+        let known = LLMDeploymentSpec {
+            provider: "openai".into(),
+            model: "gpt-4o-mini".into(),
+            ..LLMDeploymentSpec::default()
+        };
+        let own = LLMDeploymentSpec {
+            provider: "own".into(),
+            model: "ours-7b".into(),
+            ..LLMDeploymentSpec::default()
+        };
+        let names = |policy: &CanaryPolicySpec| {
+            policy.analysis.metrics.iter().map(|m| m.name.clone()).collect::<Vec<_>>()
+        };
+        let standard = careful();
+        assert_eq!(without_data(&standard, &[("a", &known), ("b", &known)], None), vec![]);
+        let without = without_data(&standard, &[("a", &known), ("b", &own)], None);
+        assert!(without[0].why.contains("LLMDeployment b"), "{without:?}");
+        let left = measurable(&standard, &without).unwrap();
+        assert_eq!(names(&left), ["errors", "ttft", "duration", "checks"]);
+
+        let metric = |name: &str| Metric {
+            name: name.into(),
+            margin: Some(Margin { harm: 0.1, accept: 0.5 }),
+            ..Metric::default()
+        };
+        let asked = CanaryPolicySpec {
+            analysis: Analysis {
+                metrics: vec![
+                    Metric { cost_per_request: Some(Nothing {}), ..metric("money") },
+                    Metric { prometheus: Some(PrometheusQuery::default()), ..metric("queue") },
+                ],
+                ..Analysis::default()
+            },
+            ..careful()
+        };
+        let without = without_data(&asked, &[("a", &own)], Some("no --prometheus-url"));
+        let text = measurable(&asked, &without).unwrap_err();
+        for part in ["money", "spec.pricing", "queue", "--prometheus-url", "CanaryPolicy"] {
+            assert!(text.contains(part), "{part} is not in {text}");
         }
     }
 

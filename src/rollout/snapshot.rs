@@ -31,6 +31,8 @@ pub struct Snapshot {
     pub policy: Result<CanaryPolicySpec, Problem>,
     /// What keeps that policy from deciding, if anything does.
     pub undecidable: Option<String>,
+    /// Metrics of that policy that can never have data for this release.
+    pub without_data: Vec<WithoutData>,
     /// The policy that the running canary started with, from its saved copy.
     pub running_policy: Option<CanaryPolicySpec>,
     /// The release that holds the route, when it is another one.
@@ -41,6 +43,15 @@ pub struct Snapshot {
     pub gateways: Vec<Gateway>,
     /// What is known of the running canary's metrics from elsewhere, by metric name.
     pub external: Externals,
+}
+
+/// A metric that can never have data, whatever traffic comes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WithoutData {
+    /// Its name in the policy.
+    pub metric: String,
+    /// Why, and what to do.
+    pub why: String,
 }
 
 /// A variant and its content hash.
@@ -124,12 +135,13 @@ impl Action {
 pub struct Request {
     /// What is asked for.
     pub action: Action,
-    /// The annotation's value: `REVISION [by=WHO] [at=WHEN]`.
+    /// The annotation's value: `REVISION [by=WHO] [at=WHEN]`. A unique beginning of the
+    /// revision is enough, from 4 characters on.
     pub value: String,
 }
 
 impl Request {
-    /// The revision that the request is about.
+    /// The revision that the request is about, or its beginning.
     pub fn revision(&self) -> &str {
         self.value.split_whitespace().next().unwrap_or_default()
     }

@@ -87,6 +87,15 @@ impl Prometheus {
         self.source.is_some()
     }
 
+    /// Why the queries of a policy can never be answered, if so.
+    pub fn unusable(&self, policy: &CanaryPolicySpec) -> Option<String> {
+        asked(policy).next()?;
+        if !self.configured() {
+            return Some(Failure::NotConfigured.to_string());
+        }
+        notes(policy).err()
+    }
+
     /// Whether a release should be asked for now: never under this routing generation, or
     /// an interval ago.
     pub fn due(&self, release: &str, generation: i64, now: Timestamp) -> bool {

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serinus::{
     analysis::plan::undecidable,
     api::{CanaryPolicySpec, GoDuration, conditions},
-    rollout::{Effect, Plan, snapshot::Action},
+    rollout::{Effect, Plan, WithoutData, snapshot::Action},
 };
 
 use super::world::{Behaviour, World, revision};
@@ -43,7 +43,15 @@ struct Event {
     behave: BTreeMap<String, Behaviour>,
     /// Somebody asks: action and the variant that it is about.
     request: BTreeMap<String, String>,
+    /// As `request`, with the annotation's value as it is written.
+    annotate: BTreeMap<String, String>,
     suspend: Option<bool>,
+    /// No operator decides.
+    operator_down: Option<bool>,
+    /// Somebody deletes the saved copies of policies.
+    policies_lost: Option<bool>,
+    /// Metrics that can never have data, and why.
+    without_data: Option<BTreeMap<String, String>>,
     policy: Option<CanaryPolicySpec>,
     delete_prompt: Option<String>,
     /// The first gateway does not take new routing.
@@ -63,10 +71,22 @@ fn apply(event: &Event, world: &mut World) {
     for (name, behaviour) in &event.behave {
         world.behaviours.insert(revision(name), *behaviour);
     }
+    let action_of =
+        |word: &str| Action::ALL.into_iter().find(|a| a.as_str() == word).expect("a known action");
     for (action, name) in &event.request {
-        let action =
-            Action::ALL.into_iter().find(|a| a.as_str() == action).expect("a known action");
-        world.request(action, name, "alice");
+        world.request(action_of(action), name, "alice");
+    }
+    for (action, value) in &event.annotate {
+        world.annotate(action_of(action), value.clone());
+    }
+    world.down = event.operator_down.unwrap_or(world.down);
+    world.policies_lost = event.policies_lost.unwrap_or(world.policies_lost);
+    if let Some(without) = &event.without_data {
+        let one = |(metric, why): (&String, &String)| WithoutData {
+            metric: metric.clone(),
+            why: why.clone(),
+        };
+        world.without_data = without.iter().map(one).collect();
     }
     if let Some(suspend) = event.suspend {
         world.spec.suspend = suspend;
@@ -108,8 +128,8 @@ fn play(scenario: &Scenario) -> String {
         {
             apply(event, &mut world);
         }
-        // Everything that is due now.
-        for _ in 0..10 {
+        // Everything that is due now, if there is somebody to decide.
+        for _ in 0..if world.down { 0 } else { 10 } {
             let plan = world.decide();
             print(&mut out, &world, &plan, &mut last);
             if plan.wake_at.is_none_or(|at| at > world.now) {

@@ -13,7 +13,7 @@ use serinus::{
         snapshot::Saved,
     },
     rollout::{
-        Effect, Gateway, Plan, Problem, Request, Snapshot, Target, decide, invariants,
+        Effect, Gateway, Plan, Problem, Request, Snapshot, Target, WithoutData, decide, invariants,
         snapshot::Action,
     },
 };
@@ -44,6 +44,11 @@ pub struct World {
     pub status: PromptReleaseStatus,
     pub policy: CanaryPolicySpec,
     pub undecidable: Option<String>,
+    pub without_data: Vec<WithoutData>,
+    /// No operator decides.
+    pub down: bool,
+    /// Somebody deletes the copies of policies.
+    pub policies_lost: bool,
     pub annotations: Vec<Request>,
     pub behaviours: HashMap<String, Behaviour>,
     pub missing: Vec<String>,
@@ -90,6 +95,9 @@ impl World {
             },
             status: PromptReleaseStatus::default(),
             undecidable: None,
+            without_data: vec![],
+            down: false,
+            policies_lost: false,
             policy,
             annotations: vec![],
             behaviours: HashMap::new(),
@@ -109,8 +117,12 @@ impl World {
     }
 
     pub fn request(&mut self, action: Action, name: &str, by: &str) {
-        self.annotations.retain(|r| r.action != action);
         let value = format!("{} by={by} at={}", revision(name), self.now);
+        self.annotate(action, value);
+    }
+
+    pub fn annotate(&mut self, action: Action, value: String) {
+        self.annotations.retain(|r| r.action != action);
         self.annotations.push(Request { action, value });
     }
 
@@ -151,8 +163,9 @@ impl World {
             requests: self.annotations.clone(),
             target,
             undecidable: self.undecidable.clone(),
+            without_data: self.without_data.clone(),
             policy: Ok(self.policy.clone()),
-            running_policy: running.and_then(|saved| match saved {
+            running_policy: running.filter(|_| !self.policies_lost).and_then(|saved| match saved {
                 Saved::Policy(policy) => Some(policy.clone()),
                 Saved::Variant(_) => None,
             }),

@@ -10,7 +10,6 @@ use crate::{
         },
         stats::{
             difference::invert_near,
-            exact::log_evidence_above,
             mean::{self, Doubt, Mean},
             paired::{self, Pairs},
             proportion::{self, Share},
@@ -28,10 +27,6 @@ use crate::{
 /// So many of stable's answers are wanted beyond the quantile before it is frozen: its
 /// true share there is then known to about a third.
 const BEYOND_QUANTILE: f64 = 10.0;
-/// A floor acts with this error, however often it is looked at.
-const FLOOR_ALPHA: f64 = 0.001;
-/// A floor on a mean, which has no exact rule, asks for so many standard errors.
-const FLOOR_Z: f64 = 4.0;
 
 /// What is compared.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -74,8 +69,8 @@ pub(super) struct Measured {
     missing: Option<String>,
     /// What is missing comes with the next answers.
     waits: bool,
-    /// The share of the canary's requests that is slower than the floor allows.
-    floored: Option<Share>,
+    /// The shares of stable's and the canary's requests that are slower than the floor allows.
+    pub floored: Option<[Share; 2]>,
 }
 
 impl Measured {
@@ -287,8 +282,10 @@ impl Measured {
         let known = before.and_then(|b| b.threshold).map(interval_of);
         let chosen = || quantile(stable, latency.quantile);
         let floor = metric.floor.as_ref().and_then(|floor| floor.max_duration);
-        let floored =
-            floor.map(|longest| canary.slower_than(buckets::index(longest.0.as_secs_f64())));
+        let floored = floor.map(|longest| {
+            let last = buckets::index(longest.0.as_secs_f64());
+            [stable.slower_than(last), canary.slower_than(last)]
+        });
         let Some(last) = known.or_else(chosen) else {
             let seen = |waits: Waits<'_>| Share { n: waits.total(), bad: 0.0 };
             let mut measured = Self::shares(seen(canary), seen(stable));
@@ -443,43 +440,6 @@ impl Measured {
     pub(super) fn range(&self) -> (f64, f64) {
         if self.unit == Unit::Relative { (-1.0, 100.0) } else { (-1.0, 1.0) }
     }
-
-    /// Why the canary is beyond the metric's floor, if it is.
-    pub(super) fn beyond_floor(&self, metric: &Metric) -> Option<String> {
-        let floor = metric.floor.as_ref()?;
-        if let Some(longest) = floor.max_duration {
-            let latency = metric.time_to_first_token.as_ref().or(metric.duration.as_ref())?;
-            let share = self.floored?;
-            let most = 1.0 - latency.quantile;
-            return (share.n >= floor.min_samples as f64 && surely_above(share, most)).then(|| {
-                format!(
-                    "floor: {:.1} % of {:.0} requests took longer than {longest}, at most {:.1} % may",
-                    share.value() * 100.0,
-                    share.n,
-                    most * 100.0
-                )
-            });
-        }
-        let Sample { count, value } = self.canary;
-        if count < floor.min_samples {
-            return None;
-        }
-        let sure = match self.comparison {
-            Comparison::Means(mean, _) => {
-                let slack = FLOOR_Z * (mean.variance * self.effects.canary / mean.n).sqrt();
-                floor.max.is_some_and(|max| mean.mean - slack > max)
-                    || floor.min.is_some_and(|min| mean.mean + slack < min)
-            }
-            _ if self.unit == Unit::Share => {
-                let n = count as f64;
-                let share = Share { n, bad: value * n }.deflated(self.effects.canary);
-                floor.max.is_some_and(|max| surely_above(share, max))
-            }
-            _ => false,
-        };
-        let limit = floor.max.or(floor.min).unwrap_or_default();
-        sure.then(|| format!("floor: {value:.4} in {count} samples is beyond {limit}"))
-    }
 }
 
 /// What a built-in comparison counts.
@@ -520,11 +480,6 @@ impl Guarded {
             effect::Part { total: (n as u64, bad as u64), parts, failed: failed.to_vec() }
         })
     }
-}
-
-/// Exact at any number of requests and however often it is looked at.
-fn surely_above(share: Share, most: f64) -> bool {
-    log_evidence_above(share, most) >= -FLOOR_ALPHA.ln()
 }
 
 /// Counts that can be.

@@ -87,12 +87,58 @@ fn a_shared_incident_is_not_the_canarys_fault() {
 #[test]
 fn the_floor_acts_without_comparison_and_needs_its_samples() {
     let floor = Floor { max: Some(0.1), min_samples: 50, ..Floor::default() };
-    let metric = Metric { floor: Some(floor), ..errors() };
-    let incident = counts(500, 200);
-    assert_ne!(judge(metric.clone(), &incident, &counts(49, 20)).verdict, Verdict::Fail);
-    let status = judge(metric, &incident, &counts(60, 25));
+    // Margins so wide that the comparison says nothing.
+    let margin = Some(Margin { harm: 0.9, accept: 0.95 });
+    let metric = Metric { floor: Some(floor), margin, ..errors() };
+    let good = counts(500, 5);
+    assert_ne!(judge(metric.clone(), &good, &counts(49, 20)).verdict, Verdict::Fail);
+    let status = judge(metric, &good, &counts(60, 25));
     assert_eq!(status.verdict, Verdict::Fail);
     assert!(status.message.starts_with("floor"), "{}", status.message);
+}
+
+#[test]
+fn a_floor_that_stable_breaks_too_decides_nothing_and_says_so() {
+    let max = |max| Some(Floor { max: Some(max), min_samples: 50, ..Floor::default() });
+    let longest =
+        Floor { max_duration: Some(GoDuration::from_secs(5)), min_samples: 50, ..Floor::default() };
+    let slow = |n: u64, slow: u64| Counts {
+        requests: n,
+        ttft: [
+            (super::super::buckets::index(0.2), n - slow),
+            (super::super::buckets::index(9.0), slow),
+        ]
+        .into(),
+        ..Counts::default()
+    };
+    let cases = [
+        (Metric { floor: max(0.2), ..errors() }, counts(5_700, 2_300), counts(300, 120)),
+        // A canary with most of the traffic: stable has few requests, and they say enough.
+        (Metric { floor: max(0.2), ..errors() }, counts(20, 8), counts(1_000, 400)),
+        (
+            Metric {
+                time_to_first_token: Some(Latency::default()),
+                floor: Some(longest),
+                ..metric()
+            },
+            slow(5_700, 2_300),
+            slow(300, 120),
+        ),
+    ];
+    for (metric, stable, canary) in cases {
+        let status = judge(metric, &stable, &canary);
+        assert_ne!(status.verdict, Verdict::Fail, "{}", status.message);
+        let told = status.floor_on_both_sides.clone().unwrap_or_default();
+        assert!(told.starts_with("floor") && told.contains("stable"), "{told}");
+        assert_eq!(combine(&[status]), Verdict::Undecided);
+    }
+}
+
+#[test]
+fn a_canary_that_is_worse_than_a_broken_stable_still_fails() {
+    let floor = Some(Floor { max: Some(0.2), min_samples: 50, ..Floor::default() });
+    let status = judge(Metric { floor, ..errors() }, &counts(5_700, 1_500), &counts(300, 290));
+    assert_eq!(status.verdict, Verdict::Fail, "{}", status.message);
 }
 
 #[test]

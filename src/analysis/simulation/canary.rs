@@ -13,7 +13,7 @@ use crate::{
         judge::{Boundaries, Evidence, Window, assess_with, carry_over, combine},
     },
     api::{
-        CanaryPolicySpec,
+        CanaryPolicySpec, GoDuration,
         canary_policy::{OnInconclusive, Step},
         prompt_release::{Counts, MetricStatus, Verdict},
     },
@@ -52,6 +52,10 @@ pub struct Setting<'a> {
     pub policy: &'a CanaryPolicySpec,
     /// Requests a second of the route.
     pub rate: f64,
+}
+
+fn seconds_of(duration: Option<GoDuration>) -> f64 {
+    duration.map_or(0.0, |duration| duration.0.as_secs_f64())
 }
 
 /// One pass of time.
@@ -94,7 +98,9 @@ impl Setting<'_> {
     pub fn seconds(&self) -> f64 {
         let of = |s: &Step| {
             let samples = s.horizon().unwrap_or(0) as f64;
-            self.step_seconds(s).map_or(0.0, |(share, _)| samples / (share * self.rate))
+            let judged =
+                self.step_seconds(s).map_or(0.0, |(share, _)| samples / (share * self.rate));
+            seconds_of(s.initial_delay) + judged.max(seconds_of(s.min_duration))
         };
         self.policy.steps.iter().map(of).sum::<f64>().max(1.0)
     }
@@ -106,10 +112,12 @@ impl Setting<'_> {
             match self.step(index, total, source, rng, known, &mut run) {
                 Verdict::Pass => {}
                 Verdict::Fail => return run.ended(End::RolledBack),
-                _ => match self.policy.on_inconclusive {
-                    OnInconclusive::Promote => {}
+                verdict => match self.policy.on_inconclusive {
+                    OnInconclusive::Promote if verdict == Verdict::Inconclusive => {}
                     OnInconclusive::Rollback => return run.ended(End::RolledBack),
-                    OnInconclusive::Hold => return run.ended(End::Inconclusive),
+                    OnInconclusive::Hold | OnInconclusive::Promote => {
+                        return run.ended(End::Inconclusive);
+                    }
                     OnInconclusive::Extend => {
                         match self.step(index, total, source, rng, known, &mut run) {
                             Verdict::Pass => {}
@@ -138,6 +146,13 @@ impl Setting<'_> {
         let Some((share, seconds)) = self.step_seconds(step) else { return Verdict::Pass };
         let window = Window { explained: false, ..Window::new(self.policy, index) };
         let deadline = step.deadline().map_or(f64::INFINITY, |d| d.0.as_secs_f64());
+        let whole = self.policy.progress_deadline.0.as_secs_f64();
+        let (delay, least) = (seconds_of(step.initial_delay), seconds_of(step.min_duration));
+        // What is answered while a step warms up is not judged.
+        run.seconds += delay;
+        run.warm_ups += delay;
+        run.canary_requests +=
+            (delay * share * self.rate * f64::from(u8::from(!window.paired))) as u64;
         let mut pace = Pace::new(self.rate, share, seconds);
         let (mut stable, mut canary) = (Counts::default(), Counts::default());
         let (mut waited, entered) = (0.0, run.seconds);
@@ -158,12 +173,15 @@ impl Setting<'_> {
                 run.canary_requests += n_canary;
             }
             let verdict = run.judge(&window, &stable, &canary, known);
-            if !matches!(verdict, Verdict::Undecided | Verdict::NoData) {
+            let early = verdict == Verdict::Pass && waited < least;
+            if !early && !matches!(verdict, Verdict::Undecided | Verdict::NoData) {
                 return verdict;
             }
-            let lost = waited > 20.0 * COLLECTIONS * seconds;
-            if run.seconds - entered >= deadline || lost {
-                return Verdict::Inconclusive;
+            let lost = waited > 20.0 * COLLECTIONS * seconds + least;
+            let late = run.seconds - entered >= deadline || run.seconds - run.warm_ups >= whole;
+            if (late && !early) || lost {
+                // The step ended without its samples, which is no answer.
+                return Verdict::NoData;
             }
         }
     }
@@ -231,6 +249,8 @@ impl Setting<'_> {
 #[derive(Default)]
 struct Run {
     status: Vec<MetricStatus>,
+    /// Of the time, what steps warmed up.
+    warm_ups: f64,
     canary_requests: u64,
     seconds: f64,
 }

@@ -4,14 +4,10 @@ use rand::{Rng, RngExt};
 use rand_distr::{Binomial, Distribution};
 
 use crate::{
-    analysis::{
-        buckets,
-        plan::Assumptions,
-        stats::normal::{upper_quantile, upper_tail},
-    },
+    analysis::{buckets, plan::Assumptions, stats::normal::upper_tail},
     api::{
         canary_policy::Metric,
-        prompt_release::{Counts, Groups, PairTable, Paired, Sums},
+        prompt_release::{Counts, GroupedScore, Groups, PairTable, Paired, Sums},
     },
     rollout::assignment::GROUPS,
 };
@@ -23,8 +19,6 @@ const LATENCY_SPREAD: f64 = 0.5;
 const SLOW: f64 = 10.0;
 /// USD a request on average.
 const COST: f64 = 0.01;
-/// So many different costs are drawn from.
-const COSTS: usize = 48;
 
 /// How much worse the canary is: shares in points, cost relative, score as a difference.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -139,13 +133,8 @@ impl Source {
         };
         let mass = |i: u8| below(i) - if i == 0 { 0.0 } else { below(i - 1) };
         let latencies = (0..buckets::BUCKETS).map(mass).collect();
-        // A lognormal cost with the wanted variation, by its quantiles.
-        let sigma = (1.0 + truth.stable.cost_variation.powi(2)).ln().sqrt();
-        let cost = |i: usize| {
-            let z = -upper_quantile((i as f64 + 0.5) / COSTS as f64);
-            COST * (sigma * z - sigma * sigma / 2.0).exp()
-        };
-        Self { truth: truth.clone(), wanted, latencies, costs: (0..COSTS).map(cost).collect() }
+        let costs = truth.stable.costs().into_iter().map(|cost| cost * COST).collect();
+        Self { truth: truth.clone(), wanted, latencies, costs }
     }
 
     /// Adds what happened between two collections at `time` (a fraction of the whole):
@@ -193,8 +182,8 @@ impl Source {
         for name in &self.wanted.scores {
             let sums = paired.scores.entry(name.clone()).or_default();
             for _ in 0..scored {
-                let thumbs = |rng: &mut dyn Rng, p| f64::from(u8::from(rng.random::<f64>() < p));
-                add(sums, thumbs(rng, c) - thumbs(rng, s));
+                let (canary, stable) = (self.score(rng, c), self.score(rng, s));
+                add(sums, canary - stable);
             }
         }
     }
@@ -220,15 +209,22 @@ impl Source {
     fn side(&self, rng: &mut impl Rng, now: Now, n: u64, counts: &mut Counts) {
         counts.assigned += n;
         counts.requests += n;
-        let failed = match self.truth.course {
-            Course::Conversations { turns } => users(rng, now.errors, n, turns, &mut counts.groups),
-            _ => binomial(rng, n, now.errors),
+        let turns = match self.truth.course {
+            Course::Conversations { turns } => turns as f64,
+            _ => self.truth.stable.design_effect.max(1.0),
         };
+        let Groups { requests, errors, .. } = &mut counts.groups;
+        let failed = alike(rng, turns, n, now.errors, requests, errors);
         counts.errors += failed;
         let answered = n - failed;
+        // How alike the answers of one user are is another matter than how failures are.
+        let turns =
+            if matches!(self.truth.course, Course::Conversations { .. }) { 1.0 } else { turns };
         if self.wanted.checks {
+            let Groups { checked, check_failures, .. } = &mut counts.groups;
             counts.checked += answered;
-            counts.check_failures += binomial(rng, answered, now.checks);
+            counts.check_failures +=
+                alike(rng, turns, answered, now.checks, checked, check_failures);
         }
         if self.wanted.latencies {
             let slow = binomial(rng, answered, now.slow);
@@ -240,43 +236,115 @@ impl Source {
             }
         }
         if self.wanted.cost {
-            let each = vec![1.0 / COSTS as f64; COSTS];
-            spread(rng, answered, &each, |i, n| {
-                add_many(&mut counts.cost, now.cost * self.costs[i], n);
-            });
+            self.side_cost(rng, turns, answered, now.cost, counts);
         }
         let scored = binomial(rng, answered, self.truth.stable.feedback);
         for name in &self.wanted.scores {
-            let good = binomial(rng, scored, now.score);
             let sums = counts.scores.entry(name.clone()).or_default();
-            sums.count += scored;
-            sums.sum += good as f64;
-            sums.squares += good as f64;
-            sums.cubes += good as f64;
+            let grouped =
+                (turns > 1.0).then(|| counts.groups.scores.entry(name.clone()).or_default());
+            self.side_scores(rng, turns, scored, now.score, sums, grouped);
+        }
+    }
+
+    fn side_cost(&self, rng: &mut impl Rng, turns: f64, n: u64, factor: f64, counts: &mut Counts) {
+        if turns <= 1.0 {
+            let each = vec![1.0 / self.costs.len() as f64; self.costs.len()];
+            return spread(rng, n, &each, |i, n| {
+                add_many(&mut counts.cost, factor * self.costs[i], n);
+            });
+        }
+        let groups = &mut counts.groups;
+        groups.costs.resize(GROUPS, 0);
+        groups.cost.resize(GROUPS, 0.0);
+        users(rng, turns, n, |rng, group, requests| {
+            let usd = self.cost(rng, factor);
+            add_many(&mut counts.cost, usd, requests);
+            groups.costs[group] += requests;
+            groups.cost[group] += usd * requests as f64;
+        });
+    }
+
+    /// Thumbs, or a score in the middle, in the shares that give the assumed deviation.
+    fn side_scores(
+        &self,
+        rng: &mut impl Rng,
+        turns: f64,
+        n: u64,
+        mean: f64,
+        sums: &mut Sums,
+        grouped: Option<&mut GroupedScore>,
+    ) {
+        let thumbs = self.truth.stable.thumbs(mean);
+        let Some(grouped) = grouped else {
+            let extreme = binomial(rng, n, thumbs);
+            let good = binomial(rng, extreme, mean);
+            add_many(sums, 1.0, good);
+            add_many(sums, 0.0, extreme - good);
+            return add_many(sums, mean, n - extreme);
+        };
+        grouped.counts.resize(GROUPS, 0);
+        grouped.sums.resize(GROUPS, 0.0);
+        users(rng, turns, n, |rng, group, votes| {
+            let score = self.score(rng, mean);
+            add_many(sums, score, votes);
+            grouped.counts[group] += votes;
+            grouped.sums[group] += score * votes as f64;
+        });
+    }
+
+    fn score(&self, rng: &mut impl Rng, mean: f64) -> f64 {
+        if rng.random::<f64>() < self.truth.stable.thumbs(mean) {
+            f64::from(u8::from(rng.random::<f64>() < mean))
+        } else {
+            mean
         }
     }
 
     fn cost(&self, rng: &mut impl Rng, factor: f64) -> f64 {
-        factor * self.costs[rng.random_range(0..COSTS)]
+        factor * self.costs[rng.random_range(0..self.costs.len())]
     }
 }
 
-/// Users of `turns` requests each, who fail or not as a whole.
-fn users(rng: &mut impl Rng, p: f64, n: u64, turns: u64, groups: &mut Groups) -> u64 {
-    for list in [&mut groups.requests, &mut groups.errors] {
+/// How many of `n` requests go wrong, when the requests of a user all do or none does.
+fn alike(
+    rng: &mut impl Rng,
+    turns: f64,
+    n: u64,
+    p: f64,
+    counts: &mut Vec<u64>,
+    failed: &mut Vec<u64>,
+) -> u64 {
+    if turns <= 1.0 {
+        return binomial(rng, n, p);
+    }
+    for list in [&mut *counts, &mut *failed] {
         list.resize(GROUPS, 0);
     }
-    let (mut left, mut failed) = (n, 0);
-    while left > 0 {
-        let requests = turns.max(1).min(left);
-        left -= requests;
+    let mut all = 0;
+    users(rng, turns, n, |rng, group, requests| {
         let bad = if rng.random::<f64>() < p { requests } else { 0 };
+        counts[group] += requests;
+        failed[group] += bad;
+        all += bad;
+    });
+    all
+}
+
+/// Users of `turns` requests each, on average over requests: what is drawn for one counts
+/// for all that one's requests, so that `turns` is the design effect.
+fn users<R: Rng>(rng: &mut R, turns: f64, n: u64, mut each: impl FnMut(&mut R, usize, u64)) {
+    let (few, part) = (turns.floor().max(1.0), turns.fract());
+    // The share of users who send one request more, so that `part` of requests are theirs.
+    let more = (part / (few + 1.0)) / (part / (few + 1.0) + (1.0 - part) / few);
+    let mut left = n;
+    while left > 0 {
+        let one_more = if rng.random::<f64>() < more { 1 } else { 0 };
+        let requests = (few as u64 + one_more).min(left);
+        left -= requests;
         let group = rng.random_range(0..GROUPS);
-        groups.requests[group] += requests;
-        groups.errors[group] += bad;
-        failed += bad;
+        each(rng, group, requests);
     }
-    failed
 }
 
 fn table(rng: &mut impl Rng, table: &mut PairTable, pairs: u64, stable: f64, canary: f64) {

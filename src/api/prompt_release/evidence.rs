@@ -82,6 +82,11 @@ pub struct MetricStatus {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 512))]
     pub message: String,
+    /// Both sides are beyond the metric's floor: as long as that is so, the step neither
+    /// passes nor fails by the floor. The numbers of both.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 512))]
+    pub floor_on_both_sides: Option<String>,
     /// The variant that is compared with.
     #[serde(default)]
     pub stable: Sample,

@@ -9,7 +9,7 @@ use crate::{
     analysis::evidence,
     api::{
         PromptRelease, PromptReleaseStatus, conditions,
-        prompt_release::{MetricStatus, Paired, VariantRef, Verdict},
+        prompt_release::{JudgedTime, MetricStatus, Paired, VariantRef, Verdict},
     },
     app::{evidence_bar, table::table},
 };
@@ -123,7 +123,8 @@ pub(super) fn description(release: &PromptRelease, now: Timestamp) -> String {
     if !status.requests.is_empty() {
         let mut rows = vec![strings(["  AGO", "REQUEST", "REVISION", "BY", "ANSWER"])];
         for request in status.requests.iter().rev() {
-            let answer = if request.accepted { "done" } else { "not possible then" };
+            let refused = format!("refused: {}", request.message);
+            let answer = if request.accepted { "done" } else { &refused };
             rows.push(vec![
                 format!("  {}", age(Some(request.at), now)),
                 request.action.clone(),
@@ -171,6 +172,7 @@ fn head(release: &PromptRelease, status: &PromptReleaseStatus, now: Timestamp) -
             canary.held.as_ref().map(|h| format!(", held: {h}")).unwrap_or_default()
         );
         rows.push(vec!["At:".to_owned(), place]);
+        rows.push(vec!["Judged:".to_owned(), judged_time(&canary.clock, now)]);
     }
     let routing = &status.routing;
     let shares: Vec<String> = routing
@@ -188,6 +190,20 @@ fn head(release: &PromptRelease, status: &PromptReleaseStatus, now: Timestamp) -
         rows.push(vec!["Shadow:".to_owned(), shadow(&paired)]);
     }
     rows
+}
+
+/// How much time counts for the canary's deadlines.
+fn judged_time(time: &JudgedTime, now: Timestamp) -> String {
+    let stopped = time
+        .stopped
+        .as_ref()
+        .map(|why| format!("; no time counts since {}: {why}", age(time.stopped_since, now)));
+    format!(
+        "{} of this step, {} of the canary{}",
+        time.step,
+        time.canary,
+        stopped.unwrap_or_default()
+    )
 }
 
 /// What the copies of this step gave, and what they cost on top of what users cost.

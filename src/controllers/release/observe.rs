@@ -7,8 +7,8 @@ use kube::ResourceExt;
 use crate::{
     analysis::external::Externals,
     api::{
-        CanaryPolicy, CanaryPolicySpec, LLMDeployment, PromptRelease, PromptReleaseStatus,
-        conditions, prompt_release::VariantRef, snapshot::Saved,
+        CanaryPolicy, CanaryPolicySpec, LLMDeployment, LLMDeploymentSpec, PromptRelease,
+        PromptReleaseStatus, conditions, prompt_release::VariantRef, snapshot::Saved,
     },
     controllers::{Context, error::ControllerError, reference},
     rollout::{Request, Snapshot, resolve},
@@ -53,11 +53,23 @@ pub(super) fn observe(
             not_ready.insert(variant.revision.clone(), why);
         }
     }
+    let stable = stable_backend(&namespace, &name, &status, context)?;
+    let policy_spec = resolve::policy(spec, policy.as_ref().map(|p| &p.spec));
+    let without_data = match (&policy_spec, &backend) {
+        (Ok(policy), Some(canary)) => {
+            let named = (spec.backend_ref.name.as_str(), &canary.spec);
+            let stable = stable.as_ref().map(|(name, spec)| (name.as_str(), spec));
+            let backends: Vec<_> = stable.into_iter().chain([named]).collect();
+            resolve::without_data(policy, &backends, context.prometheus.unusable(policy).as_deref())
+        }
+        _ => vec![],
+    };
     Ok(Snapshot {
         generation: release.metadata.generation.unwrap_or_default(),
         requests: Request::from_annotations(release.annotations()),
         undecidable: policy.as_ref().and_then(|p| undecidable(p)),
-        policy: resolve::policy(spec, policy.as_ref().map(|p| &p.spec)),
+        policy: policy_spec,
+        without_data,
         running_policy,
         route_held_by: route_held_by(release, &key, context),
         gateways: pulled.of(&key),
@@ -68,6 +80,25 @@ pub(super) fn observe(
         status,
         target,
     })
+}
+
+/// The stable variant's backend as it is now, or as it was saved.
+fn stable_backend(
+    namespace: &str,
+    name: &str,
+    status: &PromptReleaseStatus,
+    context: &Context,
+) -> Result<Option<(String, LLMDeploymentSpec)>, ControllerError> {
+    let Some(stable) = &status.stable else { return Ok(None) };
+    let now = context.caches.backends.get(&reference(namespace, &stable.backend));
+    let spec = match now {
+        Some(backend) => Some(backend.spec.clone()),
+        None => match context.caches.saved(namespace, name, &stable.revision)? {
+            Some(Saved::Variant(saved)) => Some(saved.backend),
+            _ => None,
+        },
+    };
+    Ok(spec.map(|spec| (stable.backend.clone(), spec)))
 }
 
 fn routed<'a>(

@@ -4,12 +4,16 @@
 //! (`bake.holdback`), so that the comparison stays a concurrent one and a provider's
 //! incident is not taken for the new variant's fault.
 
-use super::{canary::settings, draft::Draft, look, reasons, requests};
+use super::{
+    canary::{hold, release, running_policy, settings, unfollowed, without_policy},
+    draft::Draft,
+    look, reasons, requests,
+};
 use crate::{
-    analysis::judge,
+    analysis::{evidence, judge},
     api::{
         CanaryPolicySpec,
-        prompt_release::{Outcome, Phase, VariantRole, Verdict},
+        prompt_release::{CanaryStatus, Outcome, Phase, VariantRole, Verdict},
     },
     rollout::snapshot::Action,
 };
@@ -49,7 +53,9 @@ pub(super) fn promote(draft: &mut Draft<'_>, policy: &CanaryPolicySpec, message:
         canary.analysed_at = None;
         canary.sampled_at = None;
         canary.held = None;
+        canary.warming = false;
         draft.status.canary = Some(canary);
+        draft.restart_clock(reasons::WAITING_FOR_GATEWAYS);
     }
     draft.say(reasons::PROMOTED, message);
     draft.wake(draft.now + policy.analysis.interval.signed());
@@ -57,13 +63,19 @@ pub(super) fn promote(draft: &mut Draft<'_>, policy: &CanaryPolicySpec, message:
 
 /// Watches the promoted variant until its time is over.
 pub(super) fn watch(draft: &mut Draft<'_>) {
-    let Some(canary) = draft.status.canary.clone() else {
-        return end(draft, "the bake's record is missing");
-    };
+    let canary = draft.status.canary.clone().unwrap_or_else(|| without_record(draft));
+    draft.status.canary = Some(canary.clone());
     let revision = canary.variant.revision.clone();
     if let Some(request) = requests::take(draft, Action::Abort, &revision) {
         let message = format!("aborted at the request of {}", request.by);
         return draft.withdraw(Outcome::RolledBack, reasons::ABORTED, &message, false);
+    }
+    for action in [Action::Promote, Action::Approve] {
+        if canary.held.is_some()
+            && let Some(request) = requests::take(draft, action, &revision)
+        {
+            return end(draft, &format!("ended at the request of {}", request.by));
+        }
     }
     if let Ok(target) = &draft.snapshot.target
         && target.revision != revision
@@ -75,30 +87,97 @@ pub(super) fn watch(draft: &mut Draft<'_>) {
         }
         return end(draft, "the spec names another variant");
     }
-    let Some(policy) = draft.snapshot.running_policy.clone() else {
-        return end(draft, "the saved copy of the policy is missing");
+    let Some(policy) = running_policy(draft, &canary) else {
+        return without_policy(draft, &format!("promote {revision} to end the bake, or abort it"));
     };
+    compare(draft, &policy, &revision);
+}
+
+/// Judges, and ends the bake when its time was spent on something.
+fn compare(draft: &mut Draft<'_>, policy: &CanaryPolicySpec, revision: &str) {
+    release(draft, reasons::POLICY_LOST);
+    draft.run_clock(policy.analysis.interval);
     draft.wake(draft.now + policy.analysis.interval.signed());
     look::confirm(draft);
-    if look::judge(draft, &policy) == Verdict::Fail {
+    let duration = policy.bake.duration;
+    let over = draft.reaches(Some(duration), |clock| clock.step);
+    let verdict = look::judge(draft, policy, over);
+    if verdict == Verdict::Fail {
         let message = look::failure(draft);
         return draft.withdraw(Outcome::RolledBack, reasons::METRIC_FAILED, &message, false);
     }
-    let Some(since) = draft.status.canary.as_ref().and_then(|c| c.confirmed_at) else {
-        let message = format!("{} gateways follow the promotion", draft.status.routing.observed_by);
-        return draft.say(reasons::WAITING_FOR_GATEWAYS, message);
-    };
-    if draft.elapsed_since(since) >= policy.bake.duration.0 {
-        return end(draft, "nothing was found while baking");
+    let stopped = stopped(draft);
+    draft.stop_clock(stopped.as_ref().map(|(why, _)| *why));
+    if let Some((why, message)) = stopped {
+        return draft.say(why, message);
     }
-    draft.status.phase = Phase::Baking;
-    draft.say(
-        reasons::BAKING,
-        format!(
-            "{revision} is still compared with the previous variant, for {}",
-            policy.bake.duration
-        ),
-    );
+    let spent = draft.clock().step;
+    if spent < duration {
+        draft.wake_when(Some(duration), spent);
+        draft.status.phase = Phase::Baking;
+        let message =
+            format!("{revision} is still compared with the previous variant, for {duration}");
+        return draft.say(reasons::BAKING, message);
+    }
+    match unwatched(draft, verdict) {
+        Some(missing) => {
+            hold(draft, reasons::NO_DATA, true);
+            let message = format!(
+                "the bake of {duration} is over and found nothing because nothing could be judged ({missing}): it goes on until there is data; promote {revision} to end it, or abort it"
+            );
+            draft.say(reasons::NO_DATA, message);
+        }
+        None => {
+            let (previous, new) = evidence::totals(&draft.status.evidence);
+            let message = format!(
+                "nothing was found while baking, in {} requests beside {} of the previous variant",
+                new.requests, previous.requests
+            );
+            end(draft, &message);
+        }
+    }
+}
+
+/// Why no time counts for the bake now, if so.
+fn stopped(draft: &Draft<'_>) -> Option<(&'static str, String)> {
+    if draft.snapshot.spec.suspend {
+        let message = "spec.suspend is true: the weights stay, harm is still watched";
+        return Some((reasons::SUSPENDED, message.to_owned()));
+    }
+    if let Some(unfollowed) = unfollowed(draft) {
+        return Some(unfollowed);
+    }
+    for side in [&draft.status.stable, &draft.status.previous].into_iter().flatten() {
+        if let Some(why) = draft.snapshot.not_ready.get(&side.revision) {
+            let message = format!(
+                "LLMDeployment {} of {} is not ready, so nothing can be compared: {why}",
+                side.backend, side.revision
+            );
+            return Some((reasons::BACKEND_NOT_READY, message));
+        }
+    }
+    look::floor_on_both_sides(draft).map(|message| (reasons::FLOOR_ON_BOTH_SIDES, message))
+}
+
+/// What could not be watched, if anything: a bake without it has not looked.
+fn unwatched(draft: &Draft<'_>, verdict: Verdict) -> Option<String> {
+    let missing = draft.status.analysis.iter().find(|m| m.verdict == Verdict::NoData && !m.guard);
+    let seen = evidence::totals(&draft.status.evidence).1.requests;
+    match missing {
+        Some(metric) => Some(format!("{}: {}", metric.metric, metric.message)),
+        None if seen == 0 || verdict == Verdict::NoData => Some("no request was judged".to_owned()),
+        None => None,
+    }
+}
+
+/// The record of a bake that somebody removed: its policy is unknown, so it holds.
+fn without_record(draft: &Draft<'_>) -> CanaryStatus {
+    CanaryStatus {
+        variant: draft.status.stable.clone().unwrap_or_default(),
+        started_at: draft.now,
+        entered_at: draft.now,
+        ..CanaryStatus::default()
+    }
 }
 
 fn end(draft: &mut Draft<'_>, message: &str) {

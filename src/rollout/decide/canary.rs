@@ -3,17 +3,16 @@
 use super::{
     bake,
     draft::Draft,
-    look::{confirm, failure, foresee, futile, held_by_split, judge},
-    reasons, requests,
+    look::{self, confirm, failure, judge},
+    reasons, requests, step,
 };
 use crate::{
     analysis::judge,
     api::{
         CanaryPolicySpec,
-        canary_policy::{OnInconclusive, OnNoData, Step},
+        canary_policy::{Analysis, Step},
         prompt_release::{
-            CanaryStatus, MetricStatus, Outcome, Phase, RoutingSettings, VariantRef, VariantRole,
-            Verdict,
+            CanaryStatus, Outcome, Phase, RoutingSettings, VariantRef, VariantRole, Verdict,
         },
     },
     rollout::snapshot::Action,
@@ -26,15 +25,23 @@ pub(super) fn advance(draft: &mut Draft<'_>) {
         return;
     }
     let Some(policy) = running_policy(draft, &canary) else {
-        let message = "the saved copy of the running policy is missing and the CanaryPolicy has changed: abort the canary";
-        return draft.say(reasons::POLICY_LOST, message);
+        return without_policy(draft, "abort the canary");
     };
+    release(draft, reasons::POLICY_LOST);
+    draft.run_clock(policy.analysis.interval);
     draft.wake(draft.now + policy.analysis.interval.signed());
-    if paused(draft, &policy, &canary) {
+    if without_backend(draft, &policy, &canary) {
         return;
     }
     confirm(draft);
-    let verdict = judge(draft, &policy);
+    let deadline = running_step(&policy, &canary).and_then(Step::deadline);
+    let verdict = if canary.warming {
+        Verdict::NoData
+    } else {
+        let now = draft.reaches(deadline, |clock| clock.step)
+            || draft.reaches(Some(policy.progress_deadline), |clock| clock.canary);
+        judge(draft, &policy, now)
+    };
     if verdict == Verdict::Fail {
         let message = failure(draft);
         return draft.withdraw(Outcome::RolledBack, reasons::METRIC_FAILED, &message, false);
@@ -44,27 +51,91 @@ pub(super) fn advance(draft: &mut Draft<'_>) {
         record_approval(draft, request);
         return bake::promote(draft, &policy, &message);
     }
-    if draft.snapshot.spec.suspend {
-        return draft.say(
-            reasons::SUSPENDED,
-            "spec.suspend is true: the weights stay, harm is still watched",
-        );
+    let stopped = stopped(draft, &policy);
+    draft.stop_clock(stopped.as_ref().map(|(why, _)| *why));
+    draft.wake_when(deadline, draft.clock().step);
+    if let Some((why, message)) = stopped {
+        return step::wait(draft, &policy, why, &message);
     }
-    if draft.elapsed_since(canary.started_at) >= policy.progress_deadline.0 {
+    if step::goes_on(draft, &policy) {
+        return;
+    }
+    if draft.clock().canary >= policy.progress_deadline {
         let message = format!("not finished within progressDeadline {}", policy.progress_deadline);
         return draft.withdraw(Outcome::Withdrawn, reasons::PROGRESS_DEADLINE, &message, false);
     }
-    if held_by_split(draft, &policy, &canary) {
-        return;
-    }
-    step(draft, &policy, verdict);
+    step::judged(draft, &policy, verdict);
 }
 
 /// The policy that the canary started with.
-fn running_policy(draft: &Draft<'_>, canary: &CanaryStatus) -> Option<CanaryPolicySpec> {
+pub(super) fn running_policy(draft: &Draft<'_>, canary: &CanaryStatus) -> Option<CanaryPolicySpec> {
     let saved = draft.snapshot.running_policy.clone();
     let current = draft.snapshot.policy.as_ref().ok();
     saved.or_else(|| current.filter(|p| super::draft::policy_digest(p) == canary.policy).cloned())
+}
+
+/// Nobody knows what the canary is to be judged by: neither a pass nor a failure.
+pub(super) fn without_policy(draft: &mut Draft<'_>, way_out: &str) {
+    draft.run_clock(Analysis::default().interval);
+    draft.stop_clock(Some(reasons::POLICY_LOST));
+    hold(draft, reasons::POLICY_LOST, true);
+    let message = format!(
+        "the saved copy of the running policy is missing and the CanaryPolicy has changed: nothing can be judged; {way_out}"
+    );
+    draft.say(reasons::POLICY_LOST, message);
+}
+
+/// Why no time counts for the canary now, if so.
+fn stopped(draft: &Draft<'_>, policy: &CanaryPolicySpec) -> Option<(&'static str, String)> {
+    let canary = draft.status.canary.as_ref()?;
+    let warm = canary.warming && step::is_warm(draft, policy, canary);
+    // Harm is watched after a warm-up also while suspended.
+    if draft.snapshot.spec.suspend && !warm {
+        let message = "spec.suspend is true: the weights stay, harm is still watched";
+        return Some((reasons::SUSPENDED, message.to_owned()));
+    }
+    let step = running_step(policy, canary);
+    if step.is_some_and(|s| s.approval.is_some()) {
+        let message = format!("approve {} to go on", canary.variant.revision);
+        return Some((reasons::AWAITING_APPROVAL, message));
+    }
+    if let Some(unfollowed) = unfollowed(draft) {
+        return Some(unfollowed);
+    }
+    if canary.warming {
+        let delay = step.and_then(|s| s.initial_delay).unwrap_or_default();
+        let message = format!(
+            "step {} of {} {}: warms up, nothing is judged for initialDelay {delay}",
+            canary.step + 1,
+            policy.steps.len(),
+            exposure(policy, canary)
+        );
+        return Some((reasons::WARMING_UP, message));
+    }
+    let stable = draft.status.stable.as_ref()?;
+    if let Some(why) = draft.snapshot.not_ready.get(&stable.revision) {
+        let message = format!(
+            "stable's LLMDeployment {} is not ready, so nothing can be compared: {why}",
+            stable.backend
+        );
+        return Some((reasons::BACKEND_NOT_READY, message));
+    }
+    look::untrusted(draft, policy, canary)
+}
+
+/// Gateways that do not follow the routing, or an operator.
+pub(super) fn unfollowed(draft: &Draft<'_>) -> Option<(&'static str, String)> {
+    if draft.control_loss() {
+        let message = "gateways saw no leader for too long and send everything to stable";
+        return Some((reasons::CONTROL_LOSS, message.to_owned()));
+    }
+    if draft.status.canary.as_ref().is_some_and(|c| c.confirmed_at.is_some()) {
+        return None;
+    }
+    let routing = &draft.status.routing;
+    let message =
+        format!("{} gateways apply routing generation {}", routing.observed_by, routing.generation);
+    Some((reasons::WAITING_FOR_GATEWAYS, message))
 }
 
 fn left_by_request(draft: &mut Draft<'_>, revision: &str) -> bool {
@@ -99,22 +170,29 @@ fn left_by_spec(draft: &mut Draft<'_>, revision: &str) -> bool {
 
 /// No weight on a variant that is not ready: it leaves routing and enters its step
 /// anew when it is back.
-fn paused(draft: &mut Draft<'_>, policy: &CanaryPolicySpec, canary: &CanaryStatus) -> bool {
+fn without_backend(
+    draft: &mut Draft<'_>,
+    policy: &CanaryPolicySpec,
+    canary: &CanaryStatus,
+) -> bool {
     let revision = canary.variant.revision.as_str();
+    let routed = draft.status.routing.variants.iter().any(|v| v.revision == revision);
+    let held = canary.held.as_deref() == Some(reasons::BACKEND_NOT_READY);
     match draft.snapshot.not_ready.get(revision) {
         Some(why) => {
-            if canary.held.as_deref() != Some(reasons::BACKEND_NOT_READY) {
+            if !held || routed {
                 set_weight(draft, 0);
                 draft.route_stable_only();
                 hold(draft, reasons::BACKEND_NOT_READY, true);
             }
+            draft.stop_clock(Some(reasons::BACKEND_NOT_READY));
             draft.say(
                 reasons::BACKEND_NOT_READY,
                 format!("waits for LLMDeployment {}: {why}", canary.variant.backend),
             );
             true
         }
-        None if canary.held.as_deref() == Some(reasons::BACKEND_NOT_READY) => {
+        None if held && !routed => {
             let step = usize::try_from(canary.step).unwrap_or_default();
             enter_step(draft, policy, step);
             true
@@ -138,6 +216,7 @@ pub(super) fn enter_step(draft: &mut Draft<'_>, policy: &CanaryPolicySpec, index
     canary.held = (!ready).then(|| reasons::BACKEND_NOT_READY.to_owned());
     canary.entered_at = draft.now;
     canary.extended = false;
+    canary.warming = ready && step.initial_delay.is_some_and(|delay| !delay.0.is_zero());
     restart_window(&mut canary);
     draft.status.analysis = judge::carry_over(&draft.status.analysis);
     route_step(draft, policy, step, &stable, &canary);
@@ -145,6 +224,11 @@ pub(super) fn enter_step(draft: &mut Draft<'_>, policy: &CanaryPolicySpec, index
         if step.approval.is_some() { Phase::AwaitingApproval } else { Phase::Progressing };
     let message = describe_step(step, index, policy.steps.len(), &canary);
     draft.status.canary = Some(canary);
+    draft.restart_clock(match step.approval {
+        _ if !ready => reasons::BACKEND_NOT_READY,
+        Some(_) => reasons::AWAITING_APPROVAL,
+        None => reasons::WAITING_FOR_GATEWAYS,
+    });
     draft.announce(false, reasons::ADVANCED, message.clone());
     draft.say(reasons::ADVANCED, message);
     draft.wake(draft.now + policy.analysis.interval.signed());
@@ -152,7 +236,7 @@ pub(super) fn enter_step(draft: &mut Draft<'_>, policy: &CanaryPolicySpec, index
 
 /// Moves traffic as `step` wants it. A shadow step shows the canary to nobody, also
 /// after a weight: what it is for is to look without users.
-fn route_step(
+pub(super) fn route_step(
     draft: &mut Draft<'_>,
     policy: &CanaryPolicySpec,
     step: &Step,
@@ -174,7 +258,7 @@ fn route_step(
     }
 }
 
-fn restart_window(canary: &mut CanaryStatus) {
+pub(super) fn restart_window(canary: &mut CanaryStatus) {
     canary.confirmed_at = None;
     canary.last_data_at = None;
     canary.analysed_at = None;
@@ -196,7 +280,7 @@ fn describe_step(step: &Step, index: usize, of: usize, canary: &CanaryStatus) ->
 }
 
 /// How the canary meets traffic in its step.
-fn exposure(policy: &CanaryPolicySpec, canary: &CanaryStatus) -> String {
+pub(super) fn exposure(policy: &CanaryPolicySpec, canary: &CanaryStatus) -> String {
     match running_step(policy, canary).and_then(|s| s.shadow.as_ref()) {
         Some(shadow) => format!("as a shadow of {} %", shadow.percent),
         None => format!("at {} %", canary.weight),
@@ -216,136 +300,6 @@ pub(super) fn settings(policy: &CanaryPolicySpec) -> RoutingSettings {
         sticky_from: policy.stickiness.from.clone(),
         fallback_to_stable: policy.fallback_to_stable,
     }
-}
-
-fn step(draft: &mut Draft<'_>, policy: &CanaryPolicySpec, verdict: Verdict) {
-    let Some(canary) = draft.status.canary.clone() else { return };
-    let index = usize::try_from(canary.step).unwrap_or_default();
-    let Some(step) = policy.steps.get(index) else { return };
-    let asked = if step.approval.is_some() || canary.held.as_deref() == Some(reasons::INCONCLUSIVE)
-    {
-        requests::take(draft, Action::Approve, &canary.variant.revision)
-    } else {
-        None
-    };
-    if let Some(request) = asked {
-        let note = format!("{} approved {}", request.by, canary.variant.revision);
-        record_approval(draft, request);
-        draft.announce(false, reasons::APPROVED, note);
-        return enter_step(draft, policy, index + 1);
-    }
-    if step.approval.is_some() {
-        let message = format!("approve {} to go on", canary.variant.revision);
-        return draft.say(reasons::AWAITING_APPROVAL, message);
-    }
-    if canary.confirmed_at.is_none() {
-        let message = format!(
-            "{} gateways apply routing generation {}",
-            draft.status.routing.observed_by, draft.status.routing.generation
-        );
-        let reason = if draft.control_loss() {
-            reasons::CONTROL_LOSS
-        } else {
-            reasons::WAITING_FOR_GATEWAYS
-        };
-        draft.say(reason, message);
-    }
-    foresee(draft, step);
-    let late = step.deadline().is_some_and(|d| draft.elapsed_since(canary.entered_at) >= d.0);
-    match verdict {
-        Verdict::Pass if canary.confirmed_at.is_some() => enter_step(draft, policy, index + 1),
-        Verdict::Inconclusive => inconclusive(draft, policy, "every sample was seen"),
-        Verdict::NoData => no_data(draft, policy, late),
-        _ if late => inconclusive(draft, policy, "the step's deadline has passed"),
-        _ => match futile(draft, policy) {
-            Some(why) => inconclusive(draft, policy, &why),
-            None => {
-                // The stop for futility is not binding: the canary may have recovered.
-                release(draft, reasons::INCONCLUSIVE);
-                no_data(draft, policy, false);
-            }
-        },
-    }
-}
-
-fn inconclusive(draft: &mut Draft<'_>, policy: &CanaryPolicySpec, why: &str) {
-    let Some(canary) = draft.status.canary.clone() else { return };
-    let index = usize::try_from(canary.step).unwrap_or_default();
-    match policy.on_inconclusive {
-        OnInconclusive::Rollback => {
-            let message =
-                format!("{why} and the evidence does not decide (onInconclusive: Rollback)");
-            draft.withdraw(Outcome::RolledBack, reasons::INCONCLUSIVE, &message, false);
-        }
-        OnInconclusive::Promote => enter_step(draft, policy, index + 1),
-        OnInconclusive::Extend if !canary.extended => {
-            enter_step(draft, policy, index);
-            if let Some(canary) = &mut draft.status.canary {
-                canary.extended = true;
-            }
-            draft.announce(false, reasons::EXTENDED, format!("{why}: collects once more"));
-        }
-        OnInconclusive::Hold | OnInconclusive::Extend => {
-            hold(draft, reasons::INCONCLUSIVE, true);
-            let revision = &canary.variant.revision;
-            draft.say(
-                reasons::INCONCLUSIVE,
-                format!(
-                    "{why} and the evidence does not decide: approve, promote or abort {revision}"
-                ),
-            );
-        }
-    }
-}
-
-/// Nothing to judge for too long. Never a failure of the canary and never a success.
-fn no_data(draft: &mut Draft<'_>, policy: &CanaryPolicySpec, late: bool) {
-    let Some(canary) = draft.status.canary.clone() else { return };
-    if canary.held.as_deref() == Some(reasons::INCONCLUSIVE) {
-        return inconclusive(draft, policy, "the step's horizon has passed");
-    }
-    let since = canary
-        .last_data_at
-        .into_iter()
-        .chain(canary.confirmed_at)
-        .max()
-        .unwrap_or(canary.entered_at);
-    if !late && draft.elapsed_since(since) < policy.no_data_timeout.0 {
-        release(draft, reasons::NO_DATA);
-        if canary.confirmed_at.is_some() {
-            progressing(draft, policy);
-        }
-        return;
-    }
-    let missing = draft.status.analysis.iter().find(|m| m.verdict == Verdict::NoData && !m.guard);
-    let what = missing
-        .map_or_else(|| "no new evidence".to_owned(), |m| format!("{}: {}", m.metric, m.message));
-    let message = format!("{what}, for {} now", policy.no_data_timeout);
-    match policy.on_no_data {
-        OnNoData::Rollback => draft.withdraw(Outcome::Withdrawn, reasons::NO_DATA, &message, false),
-        OnNoData::Hold => {
-            hold(draft, reasons::NO_DATA, false);
-            draft.say(reasons::NO_DATA, message);
-        }
-    }
-}
-
-fn progressing(draft: &mut Draft<'_>, policy: &CanaryPolicySpec) {
-    if draft.control_loss() {
-        let message = "gateways saw no leader for too long and send everything to stable";
-        return draft.say(reasons::CONTROL_LOSS, message);
-    }
-    let Some(canary) = &draft.status.canary else { return };
-    let passes = |m: &&MetricStatus| m.verdict == Verdict::Pass && !m.guard;
-    let passed = draft.status.analysis.iter().filter(passes).count();
-    let message = format!(
-        "step {} of {} {}: {passed} of {} metrics pass",
-        canary.step + 1,
-        policy.steps.len(),
-        exposure(policy, canary),
-        policy.analysis.metrics.len()
-    );
-    draft.say(reasons::PROGRESSING, message);
 }
 
 /// Keeps the weight. Announced once.
@@ -378,7 +332,10 @@ fn set_weight(draft: &mut Draft<'_>, weight: i32) {
     }
 }
 
-fn record_approval(draft: &mut Draft<'_>, request: crate::api::prompt_release::HandledRequest) {
+pub(super) fn record_approval(
+    draft: &mut Draft<'_>,
+    request: crate::api::prompt_release::HandledRequest,
+) {
     if let Some(canary) = &mut draft.status.canary
         && canary.approvals.len() < 16
     {

@@ -1,24 +1,32 @@
 //! The status under construction, and the moves that keep its invariants.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
 use super::{readiness, reasons};
 use crate::{
     api::{
-        CanaryPolicySpec, PromptReleaseStatus,
+        CanaryPolicySpec, GoDuration, PromptReleaseStatus,
         conditions::{self, Readiness},
         prompt_release::{
-            HandledRequest, HistoryEntry, Outcome, Phase, RoutedVariant, Routing, RoutingSettings,
-            VariantRef, VariantRole,
+            HandledRequest, HistoryEntry, JudgedTime, Outcome, Phase, RoutedVariant, Routing,
+            RoutingSettings, VariantRef, VariantRole,
         },
         snapshot::Saved,
     },
-    rollout::snapshot::{Effect, Plan, Snapshot, Target},
+    rollout::{
+        judged_time,
+        snapshot::{Effect, Plan, Snapshot, Target},
+    },
 };
 
 /// History keeps this many entries.
 const HISTORY: usize = 20;
+
+/// That nobody decided is told from so long on.
+const WORTH_TELLING: Duration = Duration::from_secs(60);
 
 /// A plan in the making.
 pub(super) struct Draft<'a> {
@@ -28,13 +36,17 @@ pub(super) struct Draft<'a> {
     effects: Vec<Effect>,
     wake_at: Option<Timestamp>,
     condition: Option<(Readiness, &'static str, String)>,
+    /// The canary's clock as of now. Kept when something else is decided or judged, too:
+    /// a decision that changes nothing writes nothing.
+    clock: JudgedTime,
 }
 
 impl<'a> Draft<'a> {
     pub(super) fn new(snapshot: &'a Snapshot, now: Timestamp) -> Self {
         let mut status = snapshot.status.clone();
         status.observed_generation = snapshot.generation;
-        Self { snapshot, now, status, effects: vec![], wake_at: None, condition: None }
+        let clock = JudgedTime::default();
+        Self { snapshot, now, status, effects: vec![], wake_at: None, condition: None, clock }
     }
 
     /// Says how the release is, for the conditions.
@@ -69,6 +81,12 @@ impl<'a> Draft<'a> {
         );
     }
 
+    /// What was said of that last.
+    pub(super) fn decidable_reason(&self) -> Option<&str> {
+        let known = conditions::find(&self.status.conditions, conditions::types::DECIDABLE);
+        known.map(|condition| condition.reason.as_str())
+    }
+
     pub(super) fn announce(&mut self, warning: bool, reason: &str, note: impl Into<String>) {
         self.effects.push(Effect::Announce {
             warning,
@@ -86,8 +104,88 @@ impl<'a> Draft<'a> {
         self.wake(self.now);
     }
 
-    pub(super) fn elapsed_since(&self, since: Timestamp) -> std::time::Duration {
-        std::time::Duration::try_from(self.now.duration_since(since)).unwrap_or_default()
+    pub(super) fn elapsed_since(&self, since: Timestamp) -> Duration {
+        Duration::try_from(self.now.duration_since(since)).unwrap_or_default()
+    }
+
+    /// Moves the canary's clock on to now, and says when nobody had decided for long.
+    pub(super) fn run_clock(&mut self, interval: GoDuration) {
+        let Some(canary) = &mut self.status.canary else { return };
+        if canary.clock.until.is_none() {
+            // Written by a version without this clock, or by nobody.
+            let until = canary.analysed_at.unwrap_or(canary.entered_at);
+            let since = |start: Timestamp| {
+                GoDuration(Duration::try_from(until.duration_since(start)).unwrap_or_default())
+            };
+            *canary.clock = JudgedTime {
+                canary: since(canary.started_at),
+                step: since(canary.entered_at),
+                until: Some(until),
+                ..JudgedTime::default()
+            };
+        }
+        let (clock, missing) = judged_time::at(&canary.clock, self.now, interval.0);
+        self.clock = clock;
+        if let Some(missing) = missing.filter(|missing| *missing >= WORTH_TELLING) {
+            *canary.clock = self.clock.clone();
+            let missing = GoDuration::from_secs(missing.as_secs());
+            let note = format!("nobody decided for {missing}: that time counts for no deadline");
+            self.announce(false, reasons::OPERATOR_AWAY, note);
+        }
+    }
+
+    /// The canary's clock as of now.
+    pub(super) fn clock(&self) -> &JudgedTime {
+        &self.clock
+    }
+
+    /// A limit that was not reached when the evidence was last judged, and is now.
+    pub(super) fn reaches(
+        &self,
+        limit: Option<GoDuration>,
+        of: fn(&JudgedTime) -> GoDuration,
+    ) -> bool {
+        let judged = self.status.canary.as_ref().map(|c| of(&c.clock)).unwrap_or_default();
+        limit.is_some_and(|limit| judged < limit && of(&self.clock) >= limit)
+    }
+
+    /// Decides again when the running clock reaches `limit`.
+    pub(super) fn wake_when(&mut self, limit: Option<GoDuration>, clock: GoDuration) {
+        let left = limit.and_then(|limit| limit.0.checked_sub(clock.0));
+        if let Some(left) = left.filter(|left| !left.is_zero())
+            && self.clock.stopped.is_none()
+        {
+            self.wake(self.now + GoDuration(left).signed());
+        }
+    }
+
+    /// Time counts for no deadline from now on, because of `why`; with none it does again.
+    pub(super) fn stop_clock(&mut self, why: Option<&'static str>) {
+        let changes = self.clock.stopped.as_deref() != why;
+        judged_time::stop(&mut self.clock, why, self.now);
+        if changes {
+            self.keep_clock();
+        }
+    }
+
+    /// Writes the clock into the status.
+    pub(super) fn keep_clock(&mut self) {
+        if let Some(canary) = &mut self.status.canary {
+            *canary.clock = self.clock.clone();
+        }
+    }
+
+    /// Evidence has grown.
+    pub(super) fn note_data(&mut self) {
+        self.clock.quiet = GoDuration::default();
+    }
+
+    /// A step begins, or the bake: no time counts until all gateways follow.
+    pub(super) fn restart_clock(&mut self, stopped: &'static str) {
+        judged_time::enter_step(&mut self.clock, self.now);
+        self.clock.stopped_since = None;
+        judged_time::stop(&mut self.clock, Some(stopped), self.now);
+        self.keep_clock();
     }
 
     /// Notes how many gateways apply the current routing.

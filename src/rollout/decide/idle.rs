@@ -11,7 +11,10 @@ use crate::{
         conditions::Readiness,
         prompt_release::{CanaryStatus, Outcome, Phase, RoutingSettings, VariantRole},
     },
-    rollout::snapshot::{Action, Problem, Target},
+    rollout::{
+        resolve,
+        snapshot::{Action, Problem, Target},
+    },
 };
 
 /// How often to look again while gateways have not confirmed.
@@ -60,6 +63,10 @@ pub(super) fn settle_or_start(draft: &mut Draft<'_>) {
     };
     if target.revision == stable.revision {
         draft.status.failed_revision = None;
+        if draft.decidable_reason() == Some(reasons::METRIC_WITHOUT_DATA) {
+            let (holds, told) = super::decidable(draft.snapshot.undecidable.as_deref());
+            draft.tell_decidable(holds, told);
+        }
         if !matches!(draft.status.phase, Phase::RollingBack | Phase::Promoting) {
             draft.status.phase = Phase::Stable;
             draft.say(reasons::STABLE, format!("{} on {} serves", stable.prompt, stable.backend));
@@ -112,13 +119,23 @@ fn failed_before(draft: &mut Draft<'_>) {
 
 fn start(draft: &mut Draft<'_>, target: &Target) {
     let stable = draft.status.stable.clone().unwrap_or_default();
-    let policy = match &draft.snapshot.policy {
-        Ok(policy) => policy.clone(),
+    let without = &draft.snapshot.without_data;
+    let measurable = draft.snapshot.policy.as_ref().map(|p| resolve::measurable(p, without));
+    let policy = match measurable {
+        Ok(Ok(policy)) => policy,
+        Ok(Err(message)) => {
+            draft.tell_decidable(false, (reasons::METRIC_WITHOUT_DATA, &message));
+            let message =
+                format!("{message}. {} waits, {} serves", target.revision, stable.revision);
+            return draft.say_as(Readiness::Stalled, reasons::METRIC_WITHOUT_DATA, message);
+        }
         Err(problem) => {
             let message = format!("{}; {} goes on serving", problem.message, stable.revision);
             return draft.say_as(Readiness::Stalled, problem.reason, message);
         }
     };
+    let left_out: String =
+        without.iter().map(|w| format!("; {} is left out: {}", w.metric, w.why)).collect();
     if draft.snapshot.spec.suspend {
         let message = format!("spec.suspend is true: {} waits", target.revision);
         return draft.say_as(Readiness::InProgress, reasons::SUSPENDED, message);
@@ -140,12 +157,12 @@ fn start(draft: &mut Draft<'_>, target: &Target) {
         false,
         reasons::CANARY_STARTED,
         format!(
-            "{} ({} on {}) against {}",
+            "{} ({} on {}) against {}{left_out}",
             variant.revision, variant.prompt, variant.backend, stable.revision
         ),
     );
-    let (holds, told) = super::decidable(draft.snapshot.undecidable.as_deref());
-    draft.tell_decidable(holds, told);
+    let (holds, (reason, message)) = super::decidable(draft.snapshot.undecidable.as_deref());
+    draft.tell_decidable(holds, (reason, &format!("{message}{left_out}")));
     draft.status.canary = Some(CanaryStatus {
         variant,
         policy: digest,

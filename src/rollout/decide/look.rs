@@ -1,11 +1,7 @@
 //! Looking at the evidence of a running or baking canary: is it to be trusted, what does
 //! it say, and where is it heading.
 
-use super::{
-    canary::{hold, release, running_step},
-    draft::Draft,
-    reasons,
-};
+use super::{canary::running_step, draft::Draft, reasons};
 use crate::{
     analysis::{
         evidence,
@@ -33,12 +29,15 @@ pub(super) fn confirm(draft: &mut Draft<'_>) {
     }
 }
 
-/// Collects evidence and judges it, once per interval; between, the last verdict stands.
-pub(super) fn judge(draft: &mut Draft<'_>, policy: &CanaryPolicySpec) -> Verdict {
+/// Collects evidence and judges it, once per interval, and `now` when a deadline is
+/// reached; between, the last verdict stands.
+pub(super) fn judge(draft: &mut Draft<'_>, policy: &CanaryPolicySpec, now: bool) -> Verdict {
     let Some(canary) = draft.status.canary.clone() else { return Verdict::NoData };
-    let due =
-        canary.analysed_at.is_none_or(|at| draft.elapsed_since(at) >= policy.analysis.interval.0);
-    if !due {
+    // What was judged in the future was judged by a clock that has been set back since.
+    let due = canary
+        .analysed_at
+        .is_none_or(|at| at > draft.now || draft.elapsed_since(at) >= policy.analysis.interval.0);
+    if !due && !now {
         return judge::combine(&draft.status.analysis);
     }
     let baking = draft.status.previous.clone();
@@ -53,14 +52,18 @@ pub(super) fn judge(draft: &mut Draft<'_>, policy: &CanaryPolicySpec) -> Verdict
     let evidence = Evidence { stable: &stable, canary: &treatment, external, pending };
     draft.status.analysis = judge::assess(&window, &evidence, &draft.status.analysis);
     let verdict = judge::combine(&draft.status.analysis);
-    let grew = treatment.ended() > seen_before.ended();
+    let grew = treatment.ended() > seen_before.ended() && verdict != Verdict::NoData;
     let now = draft.now;
     if let Some(canary) = &mut draft.status.canary {
         canary.analysed_at = Some(now);
-        if grew && verdict != Verdict::NoData {
+        if grew {
             canary.last_data_at = Some(now);
         }
     }
+    if grew {
+        draft.note_data();
+    }
+    draft.keep_clock();
     verdict
 }
 
@@ -94,35 +97,55 @@ fn collect(draft: &mut Draft<'_>, control: &str, treatment: &str) {
     }
 }
 
+/// How many of the step's samples were seen.
+pub(super) fn samples(draft: &Draft<'_>, step: &Step) -> u64 {
+    let canary = evidence::totals(&draft.status.evidence).1;
+    match step.shadow {
+        Some(_) => canary.paired.map_or(0, |paired| paired.errors.pairs()),
+        None => canary.requests,
+    }
+}
+
 /// Which metric failed and why.
 pub(super) fn failure(draft: &Draft<'_>) -> String {
     let failed = draft.status.analysis.iter().filter(|m| m.verdict == Verdict::Fail);
     failed.map(|m| format!("{}: {}", m.metric, m.message)).collect::<Vec<_>>().join("; ")
 }
 
-pub(super) fn held_by_split(
-    draft: &mut Draft<'_>,
+/// Why the numbers of this step can not decide, if so: a reason and a sentence.
+pub(super) fn untrusted(
+    draft: &Draft<'_>,
     policy: &CanaryPolicySpec,
     canary: &CanaryStatus,
-) -> bool {
+) -> Option<(&'static str, String)> {
+    if let Some(message) = split(draft, policy, canary) {
+        return Some((reasons::SAMPLE_RATIO_MISMATCH, message));
+    }
+    floor_on_both_sides(draft).map(|message| (reasons::FLOOR_ON_BOTH_SIDES, message))
+}
+
+/// Stable is beyond a floor together with the canary: an incident of both, which rolls
+/// back nobody and lets nobody pass.
+pub(super) fn floor_on_both_sides(draft: &Draft<'_>) -> Option<String> {
+    let broken = |m: &MetricStatus| {
+        let told = m.floor_on_both_sides.as_ref()?;
+        Some(format!("{}: {told}: an incident of both, it decides nothing", m.metric))
+    };
+    draft.status.analysis.iter().find_map(broken)
+}
+
+fn split(draft: &Draft<'_>, policy: &CanaryPolicySpec, canary: &CanaryStatus) -> Option<String> {
     let (stable, treatment) = evidence::totals(&draft.status.evidence);
     // A shadow is assigned copies of what stable is assigned, request by request: the
     // rest is the other side, and users do not matter.
     let alone = |assigned| Counts { assigned, ..Counts::default() };
-    let message = match running_step(policy, canary).and_then(|s| s.shadow.as_ref()) {
+    match running_step(policy, canary).and_then(|s| s.shadow.as_ref()) {
         Some(shadow) => {
             let others = stable.assigned.saturating_sub(treatment.assigned);
             sample_ratio::mismatch(&alone(others), &alone(treatment.assigned), shadow.percent)
         }
         None => sample_ratio::mismatch(&stable, &treatment, canary.weight),
-    };
-    let Some(message) = message else {
-        release(draft, reasons::SAMPLE_RATIO_MISMATCH);
-        return false;
-    };
-    hold(draft, reasons::SAMPLE_RATIO_MISMATCH, true);
-    draft.say(reasons::SAMPLE_RATIO_MISMATCH, message);
-    true
+    }
 }
 
 /// A metric that will hardly pass any more ends the step early, when the end would be to
@@ -144,12 +167,12 @@ pub(super) fn futile(draft: &Draft<'_>, policy: &CanaryPolicySpec) -> Option<Str
 /// Tells in good time that a step's deadline comes before its samples.
 pub(super) fn foresee(draft: &mut Draft<'_>, step: &Step) {
     let Some(canary) = &draft.status.canary else { return };
-    let (Some(since), Some(deadline), Some(horizon)) =
+    let (Some(_), Some(deadline), Some(horizon)) =
         (canary.confirmed_at, step.deadline(), step.horizon())
     else {
         return;
     };
-    let (elapsed, deadline) = (draft.elapsed_since(since).as_secs_f64(), deadline.0.as_secs_f64());
+    let (elapsed, deadline) = (draft.clock().step.0.as_secs_f64(), deadline.0.as_secs_f64());
     if elapsed < 0.1 * deadline {
         return;
     }

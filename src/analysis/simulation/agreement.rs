@@ -1,0 +1,104 @@
+//! A plan and a simulation of the same assumptions say the same, also at the ends of what
+//! may be assumed.
+
+use super::{
+    canary::Setting,
+    characteristics::of_serinus,
+    truth::{Truth, Worse},
+};
+use crate::{
+    analysis::plan::{Assumptions, plan},
+    api::CanaryPolicySpec,
+};
+
+const RUNS: usize = 60;
+
+fn policy(steps: &str, metrics: &str, rest: &str) -> CanaryPolicySpec {
+    let text = format!(
+        "{{steps: {steps}, analysis: {{metrics: {metrics}}}, bake: {{duration: 0s}}{rest}}}"
+    );
+    serde_yaml_ng::from_str(&text).unwrap()
+}
+
+/// What a plan promises of a canary like stable, and what becomes of simulated ones.
+fn both(policy: &CanaryPolicySpec, assumed: Assumptions, rate: f64) -> (f64, f64) {
+    let promised = plan(policy, &assumed, Some(rate)).promotes;
+    let truth = Truth::steady("equal", assumed, Worse::default());
+    (promised, of_serinus(&Setting { policy, rate }, &truth, RUNS, 7).promotion.value)
+}
+
+const STEPS: &str = "[{weight: 20, samples: 300}, {weight: 50, samples: 600}]";
+const ERRORS: &str = "{name: errors, errorRate: {}, margin: {harm: 0.02, accept: 0.05}}";
+const CHECKS: &str = "{name: checks, checkFailures: {}, margin: {harm: 0.02, accept: 0.05}}";
+const TTFT: &str = "{name: ttft, timeToFirstToken: {}, margin: {harm: 0.05, accept: 0.10}}";
+const COST: &str = "{name: cost, costPerRequest: {}, margin: {harm: 0.25, accept: 0.50}}";
+const SCORE: &str =
+    "{name: score, score: {name: s, minSamples: 200}, margin: {harm: 0.05, accept: 0.15}}";
+
+#[test]
+fn a_plan_and_a_simulation_agree_at_the_extremes() {
+    let usual = Assumptions::default();
+    let mut assumptions = vec![usual];
+    for error_rate in [0.0, 0.2, 0.5, 0.9, 1.0] {
+        assumptions.push(Assumptions { error_rate, ..usual });
+    }
+    for check_failures in [0.0, 0.5, 1.0] {
+        assumptions.push(Assumptions { check_failures, ..usual });
+    }
+    for cost_variation in [0.001, 1.5] {
+        assumptions.push(Assumptions { cost_variation, ..usual });
+    }
+    for score in [0.0, 0.5, 1.0] {
+        assumptions.push(Assumptions { score, ..usual });
+    }
+    for feedback in [0.0, 1.0] {
+        assumptions.push(Assumptions { feedback, ..usual });
+    }
+    assumptions.push(Assumptions { score_deviation: 0.01, ..usual });
+    assumptions.push(Assumptions { design_effect: 3.0, ..usual });
+    let mut apart = vec![];
+    for metrics in [ERRORS, CHECKS, TTFT, COST, SCORE] {
+        let policy = policy(STEPS, &format!("[{metrics}]"), "");
+        for assumed in &assumptions {
+            let (promised, seen) = both(&policy, *assumed, 50.0);
+            // So few runs are a coarse measure; the ends are not.
+            if seen < promised - 0.2 || seen > promised + 0.4 {
+                apart.push(format!("{promised:.2} {seen:.2} {metrics} {assumed:?}"));
+            }
+        }
+    }
+    assert!(apart.is_empty(), "promised, seen:\n{}", apart.join("\n"));
+}
+
+#[test]
+fn a_plan_and_a_simulation_agree_on_what_no_time_is_left_for() {
+    let usual = Assumptions::default();
+    let errors = format!("[{ERRORS}]");
+    let deadline = "[{weight: 20, samples: 300, deadline: 1h}]";
+    for (steps, rest, rate, promoted) in [
+        (deadline, "", 50.0, true),
+        (deadline, "", 0.1, false),
+        (STEPS, ", progressDeadline: 1h", 50.0, true),
+        (STEPS, ", progressDeadline: 1h", 0.1, false),
+        ("[{weight: 1, samples: 300}]", "", 1e5, true),
+        ("[{weight: 50, samples: 300}]", "", 0.02, true),
+        // Three requests of stable are no comparison.
+        ("[{weight: 99, samples: 300}]", "", 50.0, false),
+    ] {
+        let (promised, seen) = both(&policy(steps, &errors, rest), usual, rate);
+        let text = format!("{steps}{rest} at {rate}/s: {promised} {seen}");
+        assert_eq!((promised > 0.5, seen > 0.5), (promoted, promoted), "{text}");
+    }
+}
+
+#[test]
+fn a_floor_that_stable_breaks_promotes_nobody_and_rolls_back_nobody() {
+    let floor =
+        "[{name: errors, errorRate: {}, floor: {max: 0.2}, margin: {harm: 0.02, accept: 0.05}}]";
+    let policy = policy(STEPS, floor, "");
+    let assumed = Assumptions { error_rate: 0.4, ..Assumptions::default() };
+    let truth = Truth::steady("both beyond the floor", assumed, Worse::default());
+    let outcome = of_serinus(&Setting { policy: &policy, rate: 50.0 }, &truth, RUNS, 7);
+    assert!(outcome.rollback.value <= 0.05, "{outcome:?}");
+    assert_eq!((outcome.promotion.value, plan(&policy, &assumed, Some(50.0)).promotes), (0.0, 0.0));
+}
