@@ -146,7 +146,7 @@ impl Measured {
             share(stable.requests, stable.errors),
         );
         measured.effects = effect::of_errors(stable, canary);
-        measured.probed = stable.turned_away.requests + canary.turned_away.requests > 0;
+        measured.probed = stable.turned_away.requests > 0 || canary.turned_away.requests > 0;
         let most = canary.failures.iter().max_by_key(|(_, n)| **n);
         measured.mostly = most.map(|(code, _)| code.clone());
         measured

@@ -35,9 +35,21 @@ impl Question<'_> {
         self.metric.margin().accept
     }
 
-    /// The horizon of the metric in a step of `samples` requests.
+    /// The horizon of the metric in a step of `samples` requests, which goes on until the
+    /// smaller side has as many as decide anything.
     pub(super) fn horizon(&self, samples: i64) -> i64 {
-        self.metric.score.as_ref().map_or(samples, |score| score.min_samples.min(samples))
+        let own = self.metric.score.as_ref().map_or(samples, |s| s.min_samples.min(samples));
+        let smaller = self.observations(own) / own.max(1) as f64 * self.ratio.min(1.0);
+        let least = self.minimum() / smaller;
+        if least.is_finite() && least < MOST_SAMPLES as f64 {
+            own.max(least.ceil() as i64)
+        } else {
+            own
+        }
+    }
+
+    fn minimum(&self) -> f64 {
+        if self.share().is_some() { MINIMUM } else { MINIMUM_OF_MEANS }
     }
 
     /// How many of the step's requests one of the metric's samples takes: scores come
@@ -139,8 +151,7 @@ impl Question<'_> {
             .reach
             .map_or(f64::INFINITY, |requests| requests / (horizon as f64 * self.requests_each()));
         // Neither side decides anything with fewer observations.
-        let minimum = if self.share().is_some() { MINIMUM } else { MINIMUM_OF_MEANS };
-        let least = minimum / (self.observations(horizon) * self.ratio.min(1.0)).max(1e-9);
+        let least = self.minimum() / (self.observations(horizon) * self.ratio.min(1.0)).max(1e-9);
         let possible = (least - 1e-9)..=(most * (1.0 + 1e-9));
         // What would have been decided by too few is decided at the first look that may.
         let (mut power, mut early) = (0.0, 0.0);
