@@ -4,6 +4,8 @@
 //! looks so far go in, a verdict with its evidence for every metric comes out.
 
 pub mod buckets;
+pub mod callers;
+pub mod concentration;
 pub mod evidence;
 pub mod external;
 pub mod judge;

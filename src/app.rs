@@ -18,6 +18,7 @@ pub mod policies;
 pub mod process;
 pub mod prometheus;
 pub mod releases;
+mod request_ids;
 pub mod simulated_model;
 pub mod standalone;
 mod table;

@@ -9,6 +9,7 @@ mod backends;
 mod breaker;
 pub mod cache;
 mod caching;
+mod callers;
 mod check;
 pub mod clients;
 mod encoding;
@@ -21,6 +22,7 @@ mod forward;
 pub mod identity;
 mod ledger;
 pub mod limits;
+pub mod peers;
 mod phases;
 mod prepare;
 mod room;
@@ -54,9 +56,10 @@ use self::{
     exported::Exported,
     feedback::Feedback,
     follow_up::Origins,
-    identity::{Identities, Operators},
+    identity::{Identities, Operators, request_keys::RequestKeys},
     ledger::Ledger,
     limits::Limits,
+    peers::Peers,
     routes::{ReleaseInput, RouteTable, World},
     shadow::Shadows,
     sinks::Sink,
@@ -92,6 +95,10 @@ pub struct GatewayConfig {
     pub proxies: Proxies,
     /// Keeps answers for releases that ask for it.
     pub cache: Option<Arc<Cache>>,
+    /// What signs request ids.
+    pub request_keys: RequestKeys,
+    /// The other replicas.
+    pub peers: Arc<Peers>,
 }
 
 impl GatewayConfig {
@@ -108,6 +115,8 @@ impl GatewayConfig {
             addresses: Arc::default(),
             proxies: Proxies::default(),
             cache: None,
+            request_keys: RequestKeys::default(),
+            peers: Arc::default(),
         }
     }
 }
@@ -153,16 +162,18 @@ impl Gateway {
             sinks.push(telemetry);
         }
         let clients = Clients::new(config.addresses.clone(), config.proxies.clone());
+        let instance = rand::random::<u64>();
         Arc::new(Self {
             large_bodies: server::room(&config.limits),
             table: RouteTable::new(Backends::new(clients)),
             since: (config.clock)(),
             config,
-            instance: format!("{:016x}", rand::random::<u64>()),
+            instance: format!("{instance:016x}"),
             sinks,
             ledger,
             exported,
-            feedback: Feedback::default(),
+            // The beginning of the instance's text.
+            feedback: Feedback::new((instance >> 32) as u32),
             origins: Origins::default(),
             unread: Unread::default(),
             shadows: Shadows::default(),
@@ -209,14 +220,14 @@ impl Gateway {
         for route in self.table.all() {
             let breaker = route.on_trial().is_some_and(|target| target.breaker.is_open());
             let compared = route.tallies.len() > 1;
-            let counts = route.tallies.iter().filter(|_| compared);
+            let counts = if compared { callers::counts(&route, read_at) } else { BTreeMap::new() };
             releases.insert(
                 route.release.clone(),
                 ReleaseReport {
                     applied: route.generation,
                     control_loss,
                     breaker_open: breaker,
-                    counts: counts.map(|(r, t)| (r.clone(), t.read(read_at))).collect(),
+                    counts,
                 },
             );
         }

@@ -6,6 +6,6 @@ mod schema;
 mod template;
 mod tools;
 
-pub use digest::{digest, revision};
+pub use digest::{REVISION_DIGITS, digest, revision, short, stands_for};
 pub use template::{PromptError, Template};
 pub use tools::{Tools, Verdict};

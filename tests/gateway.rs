@@ -12,6 +12,8 @@ mod compatibility;
 mod connections;
 #[path = "gateway/drawn.rs"]
 mod drawn;
+#[path = "gateway/feedback.rs"]
+mod feedback;
 #[path = "gateway/identity.rs"]
 mod identity;
 #[path = "gateway/reading.rs"]

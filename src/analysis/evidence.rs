@@ -4,6 +4,7 @@
 
 use std::{collections::BTreeMap, ops::AddAssign};
 
+use super::callers;
 use crate::api::prompt_release::{
     Counts, Groups, InstanceEvidence, Paired, Sums, TurnedAway, Waits,
 };
@@ -104,6 +105,7 @@ fn add(total: &mut Counts, part: &Counts) {
         add_sums(total.scores.entry(name.clone()).or_default(), sums);
     }
     add_groups(&mut total.groups, &part.groups);
+    callers::add(&mut total.callers, &part.callers);
     if let Some(paired) = &part.paired {
         add_paired(total.paired.get_or_insert_default(), paired);
     }
@@ -164,7 +166,7 @@ fn add_histogram(total: &mut BTreeMap<u8, u64>, part: &BTreeMap<u8, u64>) {
     }
 }
 
-fn add_sums(total: &mut Sums, part: &Sums) {
+pub(super) fn add_sums(total: &mut Sums, part: &Sums) {
     total.count += part.count;
     total.sum += part.sum;
     total.squares += part.squares;

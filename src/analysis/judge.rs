@@ -15,6 +15,7 @@
 use std::collections::HashMap;
 
 mod budget;
+mod callers;
 mod effect;
 mod explain;
 mod floor;
@@ -138,6 +139,9 @@ pub fn assess_with(
     let mut assess = |window: &Window<'_>, metric: &Metric| {
         let before = previous.iter().find(|p| p.metric == metric.name);
         let mut status = assess_metric(window, metric, evidence, before, critical);
+        if before.is_none_or(|b| b.verdict != Verdict::Fail) {
+            callers::attribute(window, metric, evidence, before, critical, &mut status);
+        }
         status.message = truncate(&status.message, LONGEST_MESSAGE);
         status
     };
@@ -232,6 +236,11 @@ fn assess_metric(
         Some((_, Look::WaitFor(message))) => {
             keep(before, seen, horizon, &mut status);
             status.message = message;
+        }
+        // A verdict that rested on one caller is looked for again, in what others sent.
+        _ if before.is_some_and(|b| b.caller.is_some()) && !status.looks.is_empty() => {
+            let may_accept = measured.counts_open || !evidence.hides_open();
+            look(window, &measured, critical, may_accept, &mut status);
         }
         _ => keep(before, seen, horizon, &mut status),
     }

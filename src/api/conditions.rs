@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Condition {
-    /// What is stated: `Ready`, `Reconciling`, `Stalled` or `Decidable`.
+    /// What is stated: `Ready`, `Reconciling`, `Stalled`, `Decidable` or `KeysSpread`.
     #[schemars(rename = "type", length(max = 64))]
     #[serde(rename = "type")]
     pub type_: String,
@@ -40,6 +40,9 @@ pub mod types {
     /// The policy's tests can tell a good canary from a bad one with the samples, margins
     /// and deadlines that it names. A warning: nothing is refused.
     pub const DECIDABLE: &str = "Decidable";
+    /// Sticky keys are those of many users, so that a step's weight is the share of users
+    /// that it says. A warning: nothing is refused.
+    pub const KEYS_SPREAD: &str = "KeysSpread";
 }
 
 /// The state that the three kstatus conditions express together.

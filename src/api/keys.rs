@@ -30,6 +30,8 @@ pub const REQUEST_ID_HEADER: &str = "x-serinus-request-id";
 pub const SHADOW_REQUEST_ID_HEADER: &str = "x-serinus-shadow-request-id";
 /// Answer header: the revision that answered.
 pub const REVISION_HEADER: &str = "x-serinus-revision";
+/// Header of a vote that one gateway passes on to another: the signature of the body.
+pub const SIGNATURE_HEADER: &str = "x-serinus-signature";
 /// The label on a Secret that holds a client key; its value is "true".
 pub const CLIENT_KEY_LABEL: &str = "serinus.dev/client-key";
 /// Request header: the variant that a tester asks for: stable, canary or a revision.

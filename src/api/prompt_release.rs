@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 mod evidence;
 
 pub use self::evidence::{
-    Counts, GroupedScore, Groups, InstanceEvidence, MetricStatus, PairTable, Paired, Sample, Sums,
-    TurnedAway, Unit, Verdict, Waits,
+    CallerCounts, Counts, GroupedScore, Groups, InstanceEvidence, MetricStatus, PairTable, Paired,
+    Sample, Sums, TurnedAway, Unit, Verdict, Waits,
 };
 use super::{conditions::Condition, duration::GoDuration, schema::LocalRef};
 
@@ -30,9 +30,11 @@ use super::{conditions::Condition, duration::GoDuration, schema::LocalRef};
     printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
     printcolumn(name = "Prompt", type_ = "string", json_path = ".spec.promptRef.name"),
     printcolumn(name = "Backend", type_ = "string", json_path = ".spec.backendRef.name"),
-    printcolumn(name = "Stable", type_ = "string", json_path = ".status.stable.revision"),
-    printcolumn(name = "Canary", type_ = "string", json_path = ".status.canary.revision"),
+    printcolumn(name = "Stable", type_ = "string", json_path = ".status.stable.prompt"),
+    printcolumn(name = "Canary", type_ = "string", json_path = ".status.canary.prompt"),
     printcolumn(name = "Weight", type_ = "integer", json_path = ".status.canary.weight"),
+    printcolumn(name = "StableRevision", type_ = "string", json_path = ".status.stable.revision", priority = 1),
+    printcolumn(name = "CanaryRevision", type_ = "string", json_path = ".status.canary.revision", priority = 1),
     printcolumn(name = "Gateways", type_ = "string", json_path = ".status.routing.observedBy", priority = 1),
     printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].reason"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
@@ -111,8 +113,8 @@ pub enum Phase {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct VariantRef {
-    /// The content hash, ten hex digits.
-    #[schemars(length(max = 10))]
+    /// The content hash, 40 hex digits. Ten in what an earlier version wrote.
+    #[schemars(length(max = 64))]
     pub revision: String,
     /// The PromptVersion's name.
     #[schemars(length(max = 253))]
@@ -130,7 +132,7 @@ pub struct CanaryStatus {
     #[serde(flatten)]
     pub variant: VariantRef,
     /// The policy's digest that this canary started with.
-    #[schemars(length(max = 10))]
+    #[schemars(length(max = 64))]
     pub policy: String,
     /// The index of the current step, from 0.
     pub step: i32,
@@ -166,7 +168,7 @@ pub struct CanaryStatus {
     /// The step's window was extended once.
     #[serde(default)]
     pub extended: bool,
-    /// Why the canary is held, when it is: Inconclusive, NoData, SampleRatioMismatch,
+    /// Why the canary is held, when it is: Inconclusive, NoData, SampleRatioMismatch, OneCaller,
     /// FloorOnBothSides, BackendNotReady, WaitingForGateways, ControlLoss or PolicyLost.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
@@ -233,7 +235,7 @@ impl VariantRole {
 #[serde(rename_all = "camelCase")]
 pub struct RoutedVariant {
     /// The content hash.
-    #[schemars(length(max = 10))]
+    #[schemars(length(max = 64))]
     pub revision: String,
     /// The part that it plays.
     pub role: VariantRole,
@@ -367,7 +369,7 @@ pub struct PromptReleaseStatus {
     pub canary: Option<CanaryStatus>,
     /// The revision that failed last; it is not tried again without a request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 10))]
+    #[schemars(length(max = 64))]
     pub failed_revision: Option<String>,
     /// What gateways follow.
     #[serde(default)]

@@ -10,7 +10,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use super::{
     addresses, cache, clock, identity, limits,
     process::{cluster, listen_on, start_logs, stop_signal},
-    telemetry, tls,
+    request_ids, telemetry, tls,
 };
 use crate::gateway::{
     Gateway, GatewayConfig,
@@ -51,6 +51,8 @@ pub struct Options {
     #[command(flatten)]
     cluster: identity::ClusterOptions,
     #[command(flatten)]
+    request_ids: request_ids::Options,
+    #[command(flatten)]
     limits: limits::Options,
     #[command(flatten)]
     tls: tls::Options,
@@ -73,6 +75,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let (mut following, mut tasks) = (JoinSet::new(), JoinSet::new());
     let (identities, operators) =
         options.cluster.build(&options.clients, &client, &mut following)?;
+    let shared = options.request_ids.build(&client, &mut following)?;
     let tls = options.tls.build()?;
     if let Some(tls) = &tls {
         following.spawn(tls.clone().follow());
@@ -87,6 +90,8 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         proxies: Proxies::of_environment(),
         telemetry,
         cache: Some(options.cache.build()?),
+        request_keys: shared.keys.clone(),
+        peers: shared.peers.clone(),
         ..GatewayConfig::new(clock::now)
     });
     let stop = CancellationToken::new();
@@ -99,7 +104,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let until = stop.clone().cancelled_owned();
     let workers = Arc::new(Workers::start()?);
     let door = (options.listen, tls, workers.clone());
-    tasks.spawn(serve_when_known(door, gateway.clone(), until, drain));
+    tasks.spawn(serve_when_known(door, gateway.clone(), shared.known(), until, drain));
     tokio::select! {
         () = stop_signal() => {}
         Some(ended) = routes.join_next() => {
@@ -127,6 +132,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
 async fn serve_when_known(
     (address, tls, workers): (SocketAddr, Option<Arc<ServerTls>>, Arc<Workers>),
     gateway: Arc<Gateway>,
+    keys_known: impl Future<Output = ()>,
     stop: WaitForCancellationFutureOwned,
     drain: Duration,
 ) -> anyhow::Result<()> {
@@ -134,6 +140,7 @@ async fn serve_when_known(
     let known = async {
         gateway.routes_known().await;
         gateway.identities().known().await;
+        keys_known.await;
     };
     tokio::select! {
         () = known => {}

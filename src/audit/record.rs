@@ -180,6 +180,9 @@ pub struct Caller {
     pub name: String,
     /// The team that pays.
     pub team: String,
+    /// Who is one and the same for the evidence, with however many keys: the team, as who
+    /// runs the gateway or the issuer names it, or the tenant, which names its teams itself.
+    pub party: String,
 }
 
 /// The position in a trace (W3C Trace Context).
@@ -226,6 +229,9 @@ impl Content {
 pub struct Record {
     /// The id on the answer's header.
     pub request_id: String,
+    /// Its number among the evidence of its variant in this process, by which a score
+    /// finds it; none when it is no evidence.
+    pub serial: Option<u32>,
     /// The release and the variant that was tried.
     pub origin: Arc<Origin>,
     /// The variant's role in the routing.

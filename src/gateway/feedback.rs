@@ -1,145 +1,122 @@
 //! Scores that applications send for an answer.
 //!
-//! A request id says which release, revision and routing generation it belongs to, so
-//! that any replica can take the feedback, also one that did not answer. Each replica
-//! takes one score of a name for a request; who sends the same one to two replicas is
-//! counted twice.
+//! A request id is signed ([`id`]), so a vote is for a request that a gateway answered. It
+//! is counted by the process that answered, and by no other: that process knows of each
+//! request whether it has a complete answer, and whether it has a score of that name
+//! ([`votes`]). Other replicas pass the vote on ([`super::peers`]), so a vote that is sent
+//! to two of them counts once. `docs/decisions/0007-a-vote-is-counted-where-it-was-answered.md`
+//! says why.
 //!
 //! A request and its copy for a shadow share a part of their ids. When both have a score
-//! of the same name, the difference is counted too; for that, both must be sent to the
-//! same replica.
+//! of the same name, the difference is counted too.
+
+mod id;
+mod pairs;
+mod votes;
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    collections::BTreeMap,
     sync::{Arc, Mutex},
 };
 
-use serde_json::Value;
-use xxhash_rust::xxh3::xxh3_64;
+use serde_json::{Value, json};
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
+pub(super) use self::{id::Kind, votes::Votes};
+use self::{
+    id::RequestId,
+    pairs::Waiting,
+    votes::{Cast, NAMES},
+};
 use super::{
-    identity::Client,
-    routes::{Route, RouteTable},
+    Gateway,
+    identity::{
+        Client,
+        request_keys::{Key, Purpose},
+    },
+    peers::Delivered,
+    routes::{Route, Target},
     sinks,
     tally::Tally,
 };
 use crate::{
     api::prompt_release::Sums,
+    audit::record::Caller,
     openai::{error::ApiError, request::values},
+    prompt::short,
 };
 
-/// So many feedbacks are remembered to refuse doubles.
-const REMEMBERED: usize = 100_000;
-/// So many scores wait for the other side of their pair.
-const WAITING: usize = 10_000;
 /// Values that a feedback may hold: it has four.
 const MOST_VALUES: usize = 64;
-/// Score names a variant may have.
-const NAMES: usize = 16;
 
-/// Remembers which feedback was taken, and which waits for its pair.
-#[derive(Default)]
+/// What one process knows of feedback, besides the votes of each variant.
 pub(super) struct Feedback {
-    taken: Mutex<Taken>,
+    /// The process, on the ids of what it answered.
+    instance: u32,
+    /// Hides on ids how many requests there are.
+    hidden_by: u64,
     waiting: Mutex<Waiting>,
 }
 
-#[derive(Default)]
-struct Taken {
-    known: HashSet<u64>,
-    order: VecDeque<u64>,
+/// What became of a vote.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    Counted,
+    /// It is late, or the request was no fair draw: taken, and no evidence.
+    NoEvidence,
+    Unanswered,
+    Double,
+    TooManyNames,
 }
 
-/// Scores of one side of a pair, the oldest first. What was paired or replaced stays in
-/// `order` until its turn comes.
-#[derive(Default)]
-struct Waiting {
-    scores: HashMap<u64, (Kind, f64)>,
-    order: VecDeque<u64>,
+impl Outcome {
+    const ALL: [(&str, Self); 5] = [
+        ("counted", Self::Counted),
+        ("no_evidence", Self::NoEvidence),
+        ("unanswered", Self::Unanswered),
+        ("double", Self::Double),
+        ("too_many_names", Self::TooManyNames),
+    ];
+
+    /// The word that replicas tell each other.
+    fn word(self) -> &'static str {
+        Self::ALL.iter().find(|(_, one)| *one == self).map_or("no_evidence", |(word, _)| *word)
+    }
+
+    fn of(word: &str) -> Option<Self> {
+        Self::ALL.iter().find(|(known, _)| *known == word).map(|(_, one)| *one)
+    }
+
+    fn told(self) -> Result<(), ApiError> {
+        let (status, code, message) = match self {
+            Self::Counted | Self::NoEvidence => return Ok(()),
+            Self::Unanswered => (
+                409,
+                "unanswered_request",
+                "this request has no complete answer: a score is for an answer, once it has ended",
+            ),
+            Self::Double => {
+                (409, "duplicate_feedback", "this request has a score of this name already")
+            }
+            Self::TooManyNames => (
+                400,
+                "too_many_score_names",
+                "this release has scores of 16 other names already: use one of those",
+            ),
+        };
+        Err(ApiError::new(status, code, message))
+    }
 }
 
-impl Waiting {
-    /// The canary's score less stable's, when the other side is here already.
-    fn meet(&mut self, pair: u64, side: Kind, score: f64) -> Option<f64> {
-        match self.scores.remove(&pair) {
-            Some((other, theirs)) if other != side => {
-                let difference = score - theirs;
-                Some(if side == Kind::Shadow { difference } else { -difference })
-            }
-            _ => {
-                self.scores.insert(pair, (side, score));
-                self.order.push_back(pair);
-                if self.order.len() > WAITING
-                    && let Some(oldest) = self.order.pop_front()
-                {
-                    self.scores.remove(&oldest);
-                }
-                None
-            }
+impl From<Cast> for Outcome {
+    fn from(cast: Cast) -> Self {
+        match cast {
+            Cast::Counts => Self::Counted,
+            Cast::Unanswered => Self::Unanswered,
+            Cast::Double => Self::Double,
+            Cast::TooManyNames => Self::TooManyNames,
         }
     }
-}
-
-/// What a request is to the evidence.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
-    /// A fair draw.
-    Evidence,
-    /// A fair draw that a shadow gets a copy of.
-    Copied,
-    /// The copy.
-    Shadow,
-    /// No evidence.
-    Other,
-}
-
-impl Kind {
-    const ALL: [(char, Self); 4] =
-        [('e', Self::Evidence), ('p', Self::Copied), ('s', Self::Shadow), ('o', Self::Other)];
-
-    fn letter(self) -> char {
-        Self::ALL.iter().find(|(_, kind)| *kind == self).map_or('o', |(letter, _)| *letter)
-    }
-
-    fn of(letter: char) -> Option<Self> {
-        Self::ALL.iter().find(|(known, _)| *known == letter).map(|(_, kind)| *kind)
-    }
-}
-
-/// A new request id. Its fourth part tells its kind by a letter and, in hexadecimal, the
-/// group of its sticky key. A copy's id differs from its request's in revision and kind.
-pub(super) fn request_id(
-    route: &Route,
-    revision: &str,
-    kind: Kind,
-    group: Option<u8>,
-    unique: u64,
-) -> String {
-    let kind = kind.letter();
-    let group = group.map(|g| format!("{g:02x}")).unwrap_or_default();
-    let (release, generation) = (route.release_hash, route.generation);
-    format!("{release:08x}-{revision}-{generation:x}-{kind}{group}-{unique:016x}")
-}
-
-struct Parsed<'a> {
-    release: u32,
-    revision: &'a str,
-    generation: i64,
-    kind: Kind,
-    group: Option<u8>,
-    unique: &'a str,
-}
-
-fn parse(id: &str) -> Option<Parsed<'_>> {
-    let mut parts = id.split('-');
-    let release = u32::from_str_radix(parts.next()?, 16).ok()?;
-    let revision = parts.next()?;
-    let generation = i64::from_str_radix(parts.next()?, 16).ok()?;
-    let mut kind = parts.next()?.chars();
-    let letter = kind.next()?;
-    let group = u8::from_str_radix(kind.as_str(), 16).ok();
-    let unique = parts.next()?;
-    Some(Parsed { release, revision, generation, kind: Kind::of(letter)?, group, unique })
 }
 
 /// A score that was sent.
@@ -183,58 +160,165 @@ impl<'a> Given<'a> {
     }
 }
 
+/// What a new id is for.
+pub(super) struct Issued<'a> {
+    pub route: &'a Route,
+    pub target: &'a Target,
+    pub kind: Kind,
+    /// The group of its sticky key.
+    pub group: Option<u8>,
+    /// Shared by a request and its copy.
+    pub unique: u64,
+    pub caller: Option<&'a Caller>,
+}
+
 impl Feedback {
+    /// Of the process that answers as `instance`.
+    pub(super) fn new(instance: u32) -> Self {
+        Self { instance, hidden_by: rand::random(), waiting: Mutex::default() }
+    }
+
+    /// A new request id, and its number among the evidence of its variant, if it is any.
+    pub(super) fn issue(&self, gateway: &Gateway, issued: &Issued<'_>) -> (String, Option<u32>) {
+        let Issued { route, target, kind, group, unique, caller } = *issued;
+        let tally = route.tallies.get(&target.revision).filter(|_| kind != Kind::Other);
+        let serial = tally.and_then(|tally| tally.votes.issue());
+        let key = gateway.config.request_keys.signing();
+        let id = RequestId {
+            release: route.release_hash,
+            revision: short(&target.revision),
+            generation: route.generation,
+            kind: if serial.is_some() { kind } else { Kind::Other },
+            group,
+            instance: self.instance,
+            unique,
+            serial: serial.map_or(0, |serial| serial ^ self.pad(unique)),
+            party: caller.map_or(0, |caller| key.tag(&caller.party)),
+        };
+        (id.print(&key), serial)
+    }
+
+    fn pad(&self, unique: u64) -> u32 {
+        xxh3_64_with_seed(&unique.to_le_bytes(), self.hidden_by) as u32
+    }
+
     /// Takes one feedback: `{request_id, score | thumbs, name}`.
     ///
     /// # Errors
     /// What is wrong with it, in OpenAI's shape.
-    pub(super) fn take(
+    pub(super) async fn take(
         &self,
+        gateway: &Gateway,
         body: &[u8],
-        table: &RouteTable,
         client: Option<&Client>,
     ) -> Result<(), ApiError> {
-        if values(body) > MOST_VALUES {
-            let message = "send {request_id, score or thumbs, name} and nothing else";
-            return Err(ApiError::new(400, "invalid_feedback", message));
-        }
-        let body: Value = serde_json::from_slice(body).map_err(|e| {
-            ApiError::new(400, "invalid_json", format!("the body is not JSON: {e}"))
-        })?;
+        let body = read(body)?;
         let given = Given::read(&body)?;
         let unknown = || {
-            ApiError::new(
-                404,
-                "unknown_request",
-                "no request of a current release has this request_id",
-            )
+            let message = "no request of a current release has this request_id: send the answer's \
+                x-serinus-request-id header as it is";
+            ApiError::new(404, "unknown_request", message)
         };
-        let parsed = parse(given.id).ok_or_else(unknown)?;
+        let keys = &gateway.config.request_keys;
+        let (id, key) = RequestId::read(given.id, keys).ok_or_else(unknown)?;
         let permitted = |route: &Arc<Route>| client.is_none_or(|client| client.permits(route));
-        let route = table.of_release(parsed.release).filter(permitted).ok_or_else(unknown)?;
-        if !self.is_new(given.id, given.name) {
-            return Err(ApiError::new(
-                409,
-                "duplicate_feedback",
-                "this request has a score of this name already",
-            ));
+        let route = gateway.table.of_release(id.release).filter(permitted).ok_or_else(unknown)?;
+        let is_own = |client: &Client| id.party == 0 || key.tag(&client.caller.party) == id.party;
+        if client.is_some_and(|client| !client.may_score && !is_own(client)) {
+            let message = "this answer was given to another team: a key may score its own team's \
+                answers; ask who runs this gateway to give yours the permission score";
+            return Err(ApiError::new(403, "score_not_permitted", message));
         }
-        // Late feedback, or on a request that was no fair draw: taken, and no evidence.
-        if parsed.kind == Kind::Other || parsed.generation != route.generation {
+        if id.kind == Kind::Other {
             return Ok(());
         }
-        count(route.tallies.get(parsed.revision).ok_or_else(unknown)?, &parsed, &given);
-        if matches!(parsed.kind, Kind::Copied | Kind::Shadow) {
-            self.pair(&route, &parsed, &given);
+        if id.instance == self.instance {
+            return self.count(&route, (&id, &key), &given).told();
         }
-        Ok(())
+        self.pass_on(gateway, &id, &given).await?.told()
+    }
+
+    /// To the process that answered.
+    async fn pass_on(
+        &self,
+        gateway: &Gateway,
+        id: &RequestId<'_>,
+        given: &Given<'_>,
+    ) -> Result<Outcome, ApiError> {
+        let Given { id: text, name, score } = given;
+        let body = json!({"request_id": text, "name": name, "score": score}).to_string();
+        let signature = gateway.config.request_keys.sign(Purpose::Vote, body.as_bytes());
+        match gateway.config.peers.deliver(id.instance, &body, &signature).await {
+            Delivered::Taken(word) => Ok(Outcome::of(&word).unwrap_or(Outcome::NoEvidence)),
+            // What it counted counts; later votes have nobody who could count them once.
+            Delivered::Gone => Ok(Outcome::NoEvidence),
+            Delivered::Unreachable => {
+                let message = "the gateway that gave this answer can not be reached: try again";
+                Err(ApiError::new(503, "feedback_not_delivered", message).retry_after(1))
+            }
+        }
+    }
+
+    /// Takes a vote that another replica has passed on; none when another one answered.
+    ///
+    /// # Errors
+    /// No replica signed it.
+    pub(super) fn take_from_peer(
+        &self,
+        gateway: &Gateway,
+        body: &[u8],
+        signature: &str,
+    ) -> Result<Option<&'static str>, ApiError> {
+        let keys = &gateway.config.request_keys;
+        let signature = id::signature(signature);
+        if signature.and_then(|s| keys.verify(Purpose::Vote, body, &s)).is_none() {
+            let message = "only gateways pass votes on here: applications send feedback to the \
+                address of applications";
+            return Err(ApiError::new(401, "not_a_gateway", message));
+        }
+        let body = read(body)?;
+        let given = Given::read(&body)?;
+        let id = RequestId::read(given.id, keys);
+        let Some((id, key)) = id.filter(|(id, _)| id.instance == self.instance) else {
+            return Ok(None);
+        };
+        let route = gateway.table.of_release(id.release);
+        let outcome =
+            route.map_or(Outcome::NoEvidence, |route| self.count(&route, (&id, &key), &given));
+        Ok(Some(outcome.word()))
+    }
+
+    fn count(
+        &self,
+        route: &Route,
+        (id, key): (&RequestId<'_>, &Key),
+        given: &Given<'_>,
+    ) -> Outcome {
+        if id.kind == Kind::Other || id.generation != route.generation {
+            return Outcome::NoEvidence;
+        }
+        let mut fitting = route.tallies.iter().filter(|(whole, _)| short(whole) == id.revision);
+        // Of two that begin alike nobody knows whose vote it is.
+        let (Some((_, tally)), None) = (fitting.next(), fitting.next()) else {
+            return Outcome::NoEvidence;
+        };
+        let cast = tally.votes.cast(id.serial ^ self.pad(id.unique), given.name);
+        if cast == Cast::Counts {
+            count(tally, id, given);
+            let is_it = |party: &str| key.tag(party) == id.party;
+            tally.callers.score(is_it, given.name, given.score);
+            if matches!(id.kind, Kind::Copied | Kind::Shadow) {
+                self.pair(route, id, given);
+            }
+        }
+        cast.into()
     }
 
     /// Counts the difference when both sides of a pair have a score of this name.
-    fn pair(&self, route: &Route, parsed: &Parsed<'_>, given: &Given<'_>) {
-        let Parsed { release, generation, unique, kind, .. } = parsed;
+    fn pair(&self, route: &Route, id: &RequestId<'_>, given: &Given<'_>) {
+        let RequestId { release, generation, unique, kind, .. } = id;
         let name = given.name;
-        let pair = xxh3_64(format!("{release:x}-{generation:x}-{unique}\n{name}").as_bytes());
+        let pair = xxh3_64(format!("{release:x}-{generation:x}-{unique:x}\n{name}").as_bytes());
         let met = self.waiting.lock().ok().and_then(|mut w| w.meet(pair, *kind, given.score));
         let shadow = route.shadow.as_ref().and_then(|s| route.tallies.get(&s.target.revision));
         let Some((difference, tally)) = met.zip(shadow) else { return };
@@ -244,28 +328,22 @@ impl Feedback {
             }
         });
     }
-
-    fn is_new(&self, id: &str, name: &str) -> bool {
-        let Ok(mut taken) = self.taken.lock() else { return false };
-        let key = xxh3_64(format!("{id}\n{name}").as_bytes());
-        if !taken.known.insert(key) {
-            return false;
-        }
-        taken.order.push_back(key);
-        if taken.order.len() > REMEMBERED
-            && let Some(oldest) = taken.order.pop_front()
-        {
-            taken.known.remove(&oldest);
-        }
-        true
-    }
 }
 
-fn count(tally: &Tally, parsed: &Parsed<'_>, given: &Given<'_>) {
+fn read(body: &[u8]) -> Result<Value, ApiError> {
+    if values(body) > MOST_VALUES {
+        let message = "send {request_id, score or thumbs, name} and nothing else";
+        return Err(ApiError::new(400, "invalid_feedback", message));
+    }
+    serde_json::from_slice(body)
+        .map_err(|e| ApiError::new(400, "invalid_json", format!("the body is not JSON: {e}")))
+}
+
+fn count(tally: &Tally, id: &RequestId<'_>, given: &Given<'_>) {
     tally.change(|counts| {
         let Some(sums) = named(&mut counts.scores, given.name) else { return };
         sinks::add(sums, given.score);
-        if let Some(group) = parsed.group {
+        if let Some(group) = id.group {
             let grouped = counts.groups.scores.entry(given.name.to_owned()).or_default();
             sinks::add_at(&mut grouped.counts, group, 1);
             sinks::add_at(&mut grouped.sums, group, given.score);
@@ -277,29 +355,4 @@ fn count(tally: &Tally, parsed: &Parsed<'_>, given: &Given<'_>) {
 fn named<'a>(scores: &'a mut BTreeMap<String, Sums>, name: &str) -> Option<&'a mut Sums> {
     let room = scores.contains_key(name) || scores.len() < NAMES;
     room.then(|| scores.entry(name.to_owned()).or_default())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_difference_is_the_canarys_score_less_stables_whoever_comes_first() {
-        let mut waiting = Waiting::default();
-        assert_eq!(waiting.meet(1, Kind::Shadow, 0.75), None);
-        assert_eq!(waiting.meet(1, Kind::Copied, 0.25), Some(0.5));
-        assert_eq!(waiting.meet(2, Kind::Copied, 0.25), None);
-        assert_eq!(waiting.meet(2, Kind::Shadow, 0.75), Some(0.5));
-        assert!(waiting.scores.is_empty());
-    }
-
-    #[test]
-    fn scores_that_never_meet_are_forgotten() {
-        let mut waiting = Waiting::default();
-        for pair in 0..=WAITING as u64 {
-            assert_eq!(waiting.meet(pair, Kind::Copied, 1.0), None);
-        }
-        assert_eq!(waiting.scores.len(), WAITING);
-        assert_eq!(waiting.meet(0, Kind::Shadow, 1.0), None, "the oldest is gone");
-    }
 }

@@ -11,7 +11,7 @@ use super::{
     Gateway,
     backends::Taken,
     check::check,
-    feedback::{self, Kind},
+    feedback::{Issued, Kind},
     phases::{Assigned, Passed},
     prepare::{Asked, Prepared},
     routes::{Route, Target},
@@ -37,6 +37,8 @@ pub(super) struct Flight {
     pub group: Option<u8>,
     pub unique: u64,
     pub request_id: String,
+    /// Its number among the evidence of its variant.
+    serial: Option<u32>,
     pub operation: Operation,
     pub streamed: bool,
     pub caller: Option<Arc<Caller>>,
@@ -92,8 +94,12 @@ impl Flight {
             _ if reason.is_evidence() => Kind::Evidence,
             _ => Kind::Other,
         };
+        let caller = passed.caller.as_deref();
+        let issued = Issued { route, target, kind, group, unique, caller };
+        let (request_id, serial) = gateway.feedback.issue(gateway, &issued);
         Self {
-            request_id: feedback::request_id(route, &target.revision, kind, group, unique),
+            request_id,
+            serial,
             gateway: gateway.clone(),
             route: route.clone(),
             target: target.clone(),
@@ -238,6 +244,7 @@ impl Flight {
         let (tokens, prices) = (answer.tokens, &self.target.prices);
         let record = Arc::new(Record {
             request_id: self.request_id.clone(),
+            serial: self.serial,
             origin: self.target.origin.clone(),
             role: self.target.role,
             generation: self.route.generation,

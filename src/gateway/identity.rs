@@ -11,6 +11,7 @@
 pub mod discovery;
 mod keys;
 mod operators;
+pub mod request_keys;
 mod secrets;
 mod signatures;
 mod tokens;
@@ -58,6 +59,8 @@ pub struct Client {
     grant: Grant,
     /// It may choose the variant by a header.
     pub may_force: bool,
+    /// It may score answers that other teams got.
+    pub may_score: bool,
 }
 
 impl Client {
@@ -242,6 +245,11 @@ fn unknown() -> ApiError {
     let message = "this gateway does not know the API key or token that you sent: ask who runs \
         the gateway for a client key, or whether yours was replaced or has expired";
     ApiError::new(401, "invalid_api_key", message)
+}
+
+/// How a tenant is called among the parties of the evidence.
+fn tenant(namespace: &str) -> String {
+    format!("ns/{namespace}")
 }
 
 /// Compares two digests without telling by the time it takes where they differ.

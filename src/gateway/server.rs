@@ -39,7 +39,7 @@ use super::{
     tls::ServerTls,
     workers::Workers,
 };
-use crate::{openai::error::ApiError, signals::report::LEADER_HEADER};
+use crate::{api::keys, openai::error::ApiError, signals::report::LEADER_HEADER};
 
 /// After an accept that failed for want of descriptors, others get time to close theirs.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -244,7 +244,7 @@ impl Shared {
     async fn answer(&self, request: Request<Incoming>) -> (Response<Body>, bool) {
         let result = match self.face {
             Face::Applications => self.for_applications(request).await,
-            Face::Operators => self.for_operators(&request),
+            Face::Operators => self.for_operators(request).await,
         };
         let response = result.unwrap_or_else(|error| {
             let mut response = phases::error_response(&error);
@@ -294,7 +294,7 @@ impl Shared {
             (&Method::POST, "/serinus/v1/feedback") => {
                 let (client, Whole { bytes, room: _held }) =
                     self.known(&head.headers, body).await?;
-                gateway.feedback.take(&bytes, &gateway.table, client.as_deref())?;
+                gateway.feedback.take(gateway, &bytes, client.as_deref()).await?;
                 let mut response = Response::new(Body::empty());
                 *response.status_mut() = StatusCode::NO_CONTENT;
                 Ok(response)
@@ -333,20 +333,22 @@ impl Shared {
     }
 
     /// What operators, kubelets and Prometheus call.
-    fn for_operators(&self, request: &Request<Incoming>) -> Result<Response<Body>, ApiError> {
+    async fn for_operators(&self, request: Request<Incoming>) -> Result<Response<Body>, ApiError> {
         let gateway = &self.gateway;
-        match (request.method(), request.uri().path()) {
+        let (head, body) = request.into_parts();
+        match (&head.method, head.uri.path()) {
             (&Method::GET | &Method::HEAD, "/healthz") => Ok(text("ok")),
             (&Method::GET | &Method::HEAD, "/readyz") => Ok(self.ready()),
             (&Method::GET, "/serinus/v1/report") => {
-                gateway.config.operators.admit(request.headers())?;
-                let report = gateway.report(request.headers().contains_key(LEADER_HEADER));
+                gateway.config.operators.admit(&head.headers)?;
+                let report = gateway.report(head.headers.contains_key(LEADER_HEADER));
                 json_answer(&report)
             }
             (&Method::GET, "/serinus/v1/unread") => {
-                gateway.config.operators.admit(request.headers())?;
+                gateway.config.operators.admit(&head.headers)?;
                 json_answer(&json!({"examples": gateway.unread.all()}))
             }
+            (&Method::POST, "/serinus/v1/feedback") => self.vote(&head.headers, body).await,
             // The same as in the metrics, which are as open.
             (&Method::GET, "/serinus/v1/cost") => json_answer(&gateway.cost()),
             (&Method::GET, "/metrics") => Ok(with_type(
@@ -359,6 +361,21 @@ impl Shared {
                 "this address serves GET /serinus/v1/report, /serinus/v1/unread, /metrics, /healthz \
                  and /readyz",
             )),
+        }
+    }
+
+    /// A vote that another gateway has passed on.
+    async fn vote(&self, headers: &HeaderMap, body: Incoming) -> Result<Response<Body>, ApiError> {
+        let signature = headers.get(keys::SIGNATURE_HEADER).and_then(|s| s.to_str().ok());
+        let Some(signature) = signature else {
+            body::discard(body).await;
+            return Err(ApiError::new(401, "not_a_gateway", "only gateways pass votes on here"));
+        };
+        let Whole { bytes, room: _held } =
+            body::read(body, self.limits(), &self.gateway.large_bodies).await?;
+        match self.gateway.feedback.take_from_peer(&self.gateway, &bytes, signature)? {
+            Some(outcome) => Ok(text(outcome)),
+            None => Err(ApiError::new(421, "another_gateway", "another process gave this answer")),
         }
     }
 

@@ -13,7 +13,11 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::sinks::{add_at, count};
+use super::{
+    callers::Callers,
+    feedback::Votes,
+    sinks::{add_at, count},
+};
 use crate::{
     analysis::buckets,
     api::prompt_release::{Counts, Paired, Waits},
@@ -23,7 +27,13 @@ use crate::{
 
 /// The counts of one variant under one routing generation.
 #[derive(Debug, Default)]
-pub struct Tally(Mutex<Inner>);
+pub struct Tally {
+    inner: Mutex<Inner>,
+    /// Which requests have a complete answer, and which answers a score.
+    pub(super) votes: Votes,
+    /// The same counts by who asked.
+    pub(super) callers: Callers,
+}
 
 #[derive(Debug, Default)]
 struct Inner {
@@ -56,7 +66,7 @@ pub(super) enum Passage {
 impl Tally {
     fn lock(&self) -> MutexGuard<'_, Inner> {
         // Counting does not panic half way.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A request was drawn for this side and is under way.
@@ -156,6 +166,10 @@ impl Drawn {
     /// It has ended as the record says.
     pub(super) fn end(mut self, record: &Record) {
         let Some(tally) = self.tally.take() else { return };
+        if let Some(serial) = record.serial.filter(|_| record.outcome == RecordOutcome::Ok) {
+            tally.votes.answered(serial);
+        }
+        tally.callers.count(record);
         let mut inner = tally.lock();
         let open = inner.close(self.slot);
         count(&mut inner.counts, record);

@@ -1,5 +1,9 @@
 //! Content hashes. Two objects with the same content are the same variant, whatever
 //! they are called and in whatever order their keys were written.
+//!
+//! A revision has 160 bits, as many as a git commit: two prompts with one revision cost
+//! 2^80 hashes. With the 40 bits of earlier versions they were found in a minute, and then
+//! the reviewed prompt and the other one were the same variant.
 
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -12,13 +16,30 @@ pub fn digest(prompt: &PromptVersionSpec) -> String {
     format!("sha256:{}", hex(&Sha256::digest(canonical(&value).as_bytes())))
 }
 
-/// The revision of a prompt on a backend: the first ten hex digits of the hash over the
+/// Hex digits of a revision and of a policy's digest.
+pub const REVISION_DIGITS: usize = 40;
+/// Hex digits that people read; also the whole of a revision that an earlier version wrote.
+const SHORT_DIGITS: usize = 10;
+
+/// The revision of a prompt on a backend: the first 40 hex digits of the hash over the
 /// prompt's digest and the backend's identity fields. Operational fields (limits,
 /// pricing, replicas, the secret) do not change it.
 pub fn revision(prompt: &PromptVersionSpec, backend: &LLMDeploymentSpec) -> String {
     let identity = serde_json::to_value(backend.identity()).unwrap_or(Value::Null);
     let text = format!("{}\n{}", digest(prompt), canonical(&identity));
-    hex(&Sha256::digest(text.as_bytes()))[..10].to_owned()
+    hex(&Sha256::digest(text.as_bytes()))[..REVISION_DIGITS].to_owned()
+}
+
+/// The first ten digits of a revision, for people. It identifies nothing.
+pub fn short(revision: &str) -> &str {
+    revision.get(..SHORT_DIGITS).unwrap_or(revision)
+}
+
+/// Whether what is stored stands for this revision (or digest): they are equal, or an
+/// earlier version stored the ten digits that were a whole revision then. A text of any
+/// other length stands for itself only.
+pub fn stands_for(stored: &str, revision: &str) -> bool {
+    stored == revision || (stored.len() == SHORT_DIGITS && short(revision) == stored)
 }
 
 /// JSON with sorted keys.
@@ -109,6 +130,35 @@ mod tests {
         let p = prompt(json!({"prompt": "p", "messages": []}));
         assert_eq!(revision(&p, &backend("m", "10s")), revision(&p, &backend("m", "20s")));
         assert_ne!(revision(&p, &backend("m", "10s")), revision(&p, &backend("n", "10s")));
-        assert_eq!(revision(&p, &backend("m", "10s")).len(), 10);
+        assert_eq!(revision(&p, &backend("m", "10s")).len(), REVISION_DIGITS);
+    }
+
+    #[test]
+    fn a_revision_of_an_earlier_version_stands_for_its_continuation_and_nothing_else_does() {
+        let full = revision(&prompt(json!({"prompt": "p", "messages": []})), &backend("m", "10s"));
+        assert!(stands_for(&full, &full));
+        assert!(stands_for(&full[..10], &full));
+        assert!(stands_for(short(&full), &full));
+        for other in ["", &full[..9], &full[..11], &full[..39], "0123456789"] {
+            assert!(!stands_for(other, &full), "{other}");
+        }
+        assert_eq!((short("v1"), short("0123456789a")), ("v1", "0123456789"));
+    }
+
+    /// What an earlier version released must not look like another variant to a later one:
+    /// a new field of a spec is left out of its JSON while it has its default.
+    #[test]
+    fn revisions_of_known_objects_never_change() {
+        let plain =
+            prompt(json!({"prompt": "p", "messages": [{"role": "system", "content": "A."}]}));
+        let full = prompt(json!({
+            "prompt": "p", "messages": [{"role": "user", "content": "{{ q }}"}],
+            "variables": {"type": "object", "required": ["q"]},
+            "parameters": {"temperature": 0.2, "maxTokens": 512},
+            "responseFormat": {"type": "object"},
+            "tools": [{"type": "function", "function": {"name": "f"}}],
+        }));
+        assert_eq!(short(&revision(&plain, &backend("m", "10s"))), "04daedd994");
+        assert_eq!(short(&revision(&full, &backend("m", "10s"))), "1989c7e2e6");
     }
 }

@@ -4,14 +4,15 @@
 use super::snapshot::{Problem, Target, WithoutData};
 use crate::{
     api::{
-        CanaryPolicySpec, LLMDeploymentSpec, PromptReleaseSpec, PromptVersionSpec, Variant,
+        CanaryPolicySpec, LLMDeploymentSpec, PromptReleaseSpec, PromptReleaseStatus,
+        PromptVersionSpec, Variant,
         canary_policy::{Metric, Step, default_metrics},
     },
     cost::Prices,
-    prompt::{Template, revision},
+    prompt::{Template, revision, stands_for},
 };
 
-/// The variant that the spec names.
+/// The variant that the spec names, under the revision by which `status` knows it.
 ///
 /// # Errors
 /// Names what is missing or not valid, and what to do.
@@ -19,6 +20,7 @@ pub fn target(
     spec: &PromptReleaseSpec,
     prompt: Option<&PromptVersionSpec>,
     backend: Option<&LLMDeploymentSpec>,
+    status: &PromptReleaseStatus,
 ) -> Result<Target, Problem> {
     let missing = |reason, kind: &str, name: &str, field: &str| Problem {
         reason,
@@ -37,7 +39,7 @@ pub fn target(
         message: format!("PromptVersion {prompt_name}: {error}"),
     })?;
     Ok(Target {
-        revision: revision(prompt, backend),
+        revision: known_as(revision(prompt, backend), status),
         variant: Variant {
             prompt_name: prompt_name.clone(),
             prompt: prompt.clone(),
@@ -45,6 +47,19 @@ pub fn target(
             backend: backend.clone(),
         },
     })
+}
+
+/// The revision as the status has it. An earlier version wrote the first ten digits: with
+/// the whole revision, an upgrade would take what serves for another variant, and start a
+/// canary of stable against itself.
+fn known_as(revision: String, status: &PromptReleaseStatus) -> String {
+    let variants = status.stable.iter().chain(&status.previous);
+    let known = variants
+        .chain(status.canary.iter().map(|canary| &canary.variant))
+        .map(|variant| &variant.revision)
+        .chain(&status.failed_revision);
+    let mut known = known.filter(|known| stands_for(known, &revision));
+    known.next().cloned().unwrap_or(revision)
 }
 
 /// The policy that the spec names; without a name, a careful one.
@@ -144,6 +159,7 @@ pub fn route_holder<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::prompt_release::{CanaryStatus, VariantRef};
 
     #[test]
     fn the_older_release_holds_the_route_whatever_the_order() {
@@ -207,11 +223,40 @@ mod tests {
             policy_ref: Some("c".into()),
             ..PromptReleaseSpec::default()
         };
-        let problem = target(&spec, None, None).unwrap_err();
+        let status = PromptReleaseStatus::default();
+        let problem = target(&spec, None, None, &status).unwrap_err();
         assert_eq!(problem.reason, "PromptNotFound");
         assert!(problem.message.contains("spec.promptRef.name"));
-        let problem = target(&spec, Some(&PromptVersionSpec::default()), None).unwrap_err();
+        let problem =
+            target(&spec, Some(&PromptVersionSpec::default()), None, &status).unwrap_err();
         assert_eq!(problem.reason, "BackendNotFound");
         assert_eq!(policy(&spec, None).unwrap_err().reason, "PolicyNotFound");
+    }
+
+    #[test]
+    fn a_variant_that_an_earlier_version_released_keeps_its_revision_of_ten_digits() {
+        let (spec, prompt) = (PromptReleaseSpec::default(), PromptVersionSpec::default());
+        let backend = LLMDeploymentSpec::default();
+        let named = |status: &PromptReleaseStatus| {
+            target(&spec, Some(&prompt), Some(&backend), status).unwrap().revision
+        };
+        let whole = revision(&prompt, &backend);
+        let old = whole[..10].to_owned();
+        let variant = |revision: &str| VariantRef { revision: revision.into(), ..<_>::default() };
+        let canary = CanaryStatus { variant: variant(&old), ..CanaryStatus::default() };
+        let knowing = PromptReleaseStatus::default;
+        for status in [
+            PromptReleaseStatus { stable: Some(variant(&old)), ..knowing() },
+            PromptReleaseStatus { previous: Some(variant(&old)), ..knowing() },
+            PromptReleaseStatus { canary: Some(canary), ..knowing() },
+            PromptReleaseStatus { failed_revision: Some(old.clone()), ..knowing() },
+        ] {
+            assert_eq!(named(&status), old);
+        }
+        assert_eq!(named(&knowing()), whole);
+        for other in ["0123456789", &whole[..9], &whole[..11], ""] {
+            let status = PromptReleaseStatus { stable: Some(variant(other)), ..knowing() };
+            assert_eq!(named(&status), whole, "{other}");
+        }
     }
 }

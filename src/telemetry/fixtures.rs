@@ -17,12 +17,17 @@ use crate::{
 pub(crate) fn record() -> Record {
     Record {
         request_id: "r-1".to_owned(),
+        serial: None,
         origin: Arc::new(origin("rev1")),
         role: VariantRole::Canary,
         generation: 4,
         reason: AssignmentReason::Sticky,
         group: Some(3),
-        caller: Some(Arc::new(Caller { name: "shop".to_owned(), team: "web".to_owned() })),
+        caller: Some(Arc::new(Caller {
+            name: "shop".to_owned(),
+            team: "web".to_owned(),
+            party: "web".to_owned(),
+        })),
         operation: Operation::Chat,
         trace: Some(TraceContext {
             trace_id: [1; 16],

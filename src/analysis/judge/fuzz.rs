@@ -1,5 +1,7 @@
 //! Whatever is counted, what comes out are numbers.
 
+use std::collections::BTreeMap;
+
 use proptest::{collection::vec, prelude::*};
 
 use super::*;
@@ -7,7 +9,9 @@ use crate::{
     analysis::external::External,
     api::{
         canary_policy::{Score, default_metrics, guards},
-        prompt_release::{GroupedScore, Groups, PairTable, Paired, Sums, TurnedAway, Waits},
+        prompt_release::{
+            CallerCounts, GroupedScore, Groups, PairTable, Paired, Sums, TurnedAway, Waits,
+        },
     },
 };
 
@@ -57,10 +61,31 @@ fn paired() -> BoxedStrategy<Paired> {
         .boxed()
 }
 
+fn callers() -> BoxedStrategy<BTreeMap<String, CallerCounts>> {
+    let histogram = || proptest::collection::btree_map(any::<u8>(), number(), 0..5);
+    let caller = (proptest::array::uniform4(number()), sums(), histogram(), sums()).prop_map(
+        |([requests, errors, checked, check_failures], cost, latency, score)| CallerCounts {
+            requests,
+            errors,
+            checked,
+            check_failures,
+            ttft: latency.clone(),
+            duration: latency,
+            cost,
+            scores: [("s".to_owned(), score)].into(),
+            refused: errors,
+            unfinished: checked,
+            unjudged: requests,
+            waited: Waits::default(),
+        },
+    );
+    proptest::collection::btree_map("[a-c]", caller, 0..3).boxed()
+}
+
 fn side() -> BoxedStrategy<Counts> {
     let histogram = || proptest::collection::btree_map(any::<u8>(), number(), 0..5);
     let numbers = proptest::array::uniform5(number());
-    let more = (groups(), proptest::option::of(paired()), sums());
+    let more = (groups(), proptest::option::of(paired()), sums(), callers());
     let waits = (histogram(), histogram(), histogram(), histogram());
     let apart = proptest::array::uniform8(number());
     (numbers, sums(), histogram(), histogram(), more, waits, apart)
@@ -84,6 +109,7 @@ fn side() -> BoxedStrategy<Counts> {
                     ttft,
                     duration,
                     groups: more.0,
+                    callers: more.3,
                     paired: more.1,
                     scores: [("s".to_owned(), more.2)].into(),
                     refused,

@@ -112,6 +112,27 @@ impl Measured {
         measured
     }
 
+    /// The same metric on a part of the requests, against the same threshold. What makes
+    /// requests alike is taken over: it is known of all together only.
+    pub(super) fn of_rest(&self, metric: &Metric, evidence: &Evidence<'_>) -> Self {
+        let before = MetricStatus { threshold: self.threshold, ..MetricStatus::default() };
+        let rest = Self::of(metric, evidence, false, Some(&before));
+        Self { effects: self.effects, ..rest }
+    }
+
+    /// Whether the canary's observed value is beyond the metric's floor, sure or not.
+    pub(super) fn looks_beyond_floor(&self, metric: &Metric) -> bool {
+        let Some(floor) = metric.floor.as_ref() else { return false };
+        let latency = metric.time_to_first_token.as_ref().or(metric.duration.as_ref());
+        if let Some(([_, slow], latency)) = self.floored.zip(latency) {
+            return slow.n > 0.0 && slow.value() > 1.0 - latency.quantile;
+        }
+        let Sample { count, value } = self.canary;
+        let beyond =
+            floor.max.is_some_and(|max| value > max) || floor.min.is_some_and(|min| value < min);
+        count > 0 && beyond
+    }
+
     fn new(unit: Unit, comparison: Comparison, stable: Sample, canary: Sample) -> Self {
         Self {
             comparison,

@@ -131,6 +131,11 @@ pub struct MetricStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     pub looks: Vec<f64>,
+    /// The caller without whose requests the verdict would be another; nothing is decided
+    /// on it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256))]
+    pub caller: Option<String>,
 }
 
 fn is_zero(value: &f64) -> bool {
@@ -211,6 +216,11 @@ pub struct Counts {
     /// of one key are than those of different keys.
     #[serde(skip_serializing_if = "Groups::is_empty")]
     pub groups: Groups,
+    /// The same of single callers, by team or tenant: those with most requests, at most 8.
+    /// Empty while there is only one.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 8))]
+    pub callers: BTreeMap<String, CallerCounts>,
     /// What both variants made of the same requests; only of a shadow.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub paired: Option<Paired>,
@@ -340,6 +350,65 @@ impl Groups {
     }
 }
 
+/// What was counted of the requests of one caller.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct CallerCounts {
+    /// Requests.
+    #[serde(skip_serializing_if = "is_none")]
+    #[schemars(with = "i64")]
+    pub requests: u64,
+    /// Of these, those that failed.
+    #[serde(skip_serializing_if = "is_none")]
+    #[schemars(with = "i64")]
+    pub errors: u64,
+    /// Requests that were refused as the application's mistake.
+    #[serde(skip_serializing_if = "is_none")]
+    #[schemars(with = "i64")]
+    pub refused: u64,
+    /// Requests that the application gave up.
+    #[serde(skip_serializing_if = "is_none")]
+    #[schemars(with = "i64")]
+    pub unfinished: u64,
+    /// Answers that could not be understood.
+    #[serde(skip_serializing_if = "is_none")]
+    #[schemars(with = "i64")]
+    pub unjudged: u64,
+    /// Answers that were checked.
+    #[serde(skip_serializing_if = "is_none")]
+    #[schemars(with = "i64")]
+    pub checked: u64,
+    /// Of these, those that failed a check.
+    #[serde(skip_serializing_if = "is_none")]
+    #[schemars(with = "i64")]
+    pub check_failures: u64,
+    /// Time to first token: how many fell into four buckets of the shared scale at a time.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(with = "BTreeMap<String, i64>", extend("maxProperties" = 32))]
+    pub ttft: BTreeMap<u8, u64>,
+    /// Duration: how many fell into four buckets of the shared scale at a time.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(with = "BTreeMap<String, i64>", extend("maxProperties" = 32))]
+    pub duration: BTreeMap<u8, u64>,
+    /// How long requests waited that ended without an answer; four buckets at a time.
+    #[serde(skip_serializing_if = "Waits::is_empty")]
+    pub waited: Waits,
+    /// USD per request.
+    #[serde(skip_serializing_if = "Sums::is_empty")]
+    pub cost: Sums,
+    /// Feedback by score name. At most 16.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 16))]
+    pub scores: BTreeMap<String, Sums>,
+}
+
+impl CallerCounts {
+    /// Requests that have ended, or that the application gave up.
+    pub fn ended(&self) -> u64 {
+        self.requests.saturating_add(self.refused).saturating_add(self.unfinished)
+    }
+}
+
 /// One score by groups of sticky keys.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
@@ -421,6 +490,13 @@ pub struct Sums {
     pub squares: f64,
     /// The sum of their cubes: how skewed they are.
     pub cubes: f64,
+}
+
+impl Sums {
+    /// Nothing was observed.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// What one gateway process has counted under the current routing generation.

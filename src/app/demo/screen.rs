@@ -16,6 +16,7 @@ use crate::{
         prompt_release::{MetricStatus, Phase, VariantRole, Verdict},
     },
     app::evidence_bar,
+    prompt::short,
 };
 
 const BAR: usize = 37;
@@ -68,7 +69,7 @@ fn stages(frame: &mut Frame<'_>, area: Rect, view: &View) {
         let colour = if variant.role == VariantRole::Canary { Color::Yellow } else { Color::Green };
         let name = view.names.get(&variant.revision).map_or("", String::as_str);
         lines.push(Line::from(vec![
-            Span::raw(format!("{:<10} {name:<12}", variant.revision)),
+            Span::raw(format!("{:<10} {name:<12}", short(&variant.revision))),
             Span::styled("█".repeat(filled), Style::new().fg(colour)),
             Span::raw("░".repeat(30 - filled)).dim(),
             Span::raw(format!(" {:>3} %", variant.weight)),
@@ -119,7 +120,7 @@ fn users(frame: &mut Frame<'_>, area: Rect, view: &View) {
     ])];
     for (revision, count) in &users.by_revision {
         let name = view.names.get(revision).map_or("", String::as_str);
-        lines.push(Line::from(format!("{revision} {name:<12} {count:>6} answers")));
+        lines.push(Line::from(format!("{} {name:<12} {count:>6} answers", short(revision))));
     }
     frame.render_widget(
         Paragraph::new(lines).block(Block::bordered().title(" what users saw ")),

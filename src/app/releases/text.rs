@@ -12,6 +12,7 @@ use crate::{
         prompt_release::{JudgedTime, MetricStatus, Paired, VariantRef, Verdict},
     },
     app::{evidence_bar, table::table},
+    prompt::short,
 };
 
 /// Columns of an evidence bar.
@@ -34,7 +35,7 @@ fn age(since: Option<Timestamp>, now: Timestamp) -> String {
 }
 
 fn variant(variant: &VariantRef) -> String {
-    format!("{} on {} ({})", variant.prompt, variant.backend, variant.revision)
+    format!("{} on {} ({})", variant.prompt, variant.backend, short(&variant.revision))
 }
 
 fn status(release: &PromptRelease) -> PromptReleaseStatus {
@@ -46,7 +47,7 @@ pub(super) fn list(releases: &[PromptRelease], namespaces: bool, now: Timestamp)
     let mut rows = vec![strings(["NAME", "PHASE", "STABLE", "CANARY", "STEP", "WEIGHT", "AGE"])];
     for release in releases {
         let status = status(release);
-        let name = |v: &VariantRef| format!("{} ({})", v.prompt, v.revision);
+        let name = |v: &VariantRef| format!("{} ({})", v.prompt, short(&v.revision));
         let canary = status.canary.as_ref();
         rows.push(vec![
             release.name_any(),
@@ -99,7 +100,8 @@ pub(super) fn description(release: &PromptRelease, now: Timestamp) -> String {
         );
         // While it collects, the interval says it all.
         let telling = |m: &&MetricStatus| {
-            !m.message.is_empty() && (m.verdict != Verdict::Undecided || m.interval.is_none())
+            let collects = m.verdict == Verdict::Undecided && m.interval.is_some();
+            !m.message.is_empty() && (!collects || m.caller.is_some())
         };
         for metric in status.analysis.iter().filter(telling) {
             let _ = writeln!(out, "  {}: {}", metric.metric, metric.message);
@@ -113,7 +115,7 @@ pub(super) fn description(release: &PromptRelease, now: Timestamp) -> String {
                 format!("  {}", age(Some(entry.at), now)),
                 entry.variant.prompt.clone(),
                 entry.variant.backend.clone(),
-                entry.variant.revision.clone(),
+                short(&entry.variant.revision).to_owned(),
                 format!("{:?}", entry.outcome),
                 format!("{}{}", entry.message, who.collect::<String>()),
             ]);
@@ -128,7 +130,7 @@ pub(super) fn description(release: &PromptRelease, now: Timestamp) -> String {
             rows.push(vec![
                 format!("  {}", age(Some(request.at), now)),
                 request.action.clone(),
-                request.revision.clone(),
+                short(&request.revision).to_owned(),
                 request.by.clone(),
                 answer.to_owned(),
             ]);
@@ -148,9 +150,11 @@ fn head(release: &PromptRelease, status: &PromptReleaseStatus, now: Timestamp) -
     if let Some(ready) = conditions::find(&status.conditions, conditions::types::READY) {
         rows.push(vec!["Why:".to_owned(), format!("{}: {}", ready.reason, ready.message)]);
     }
-    let decidable = conditions::find(&status.conditions, conditions::types::DECIDABLE);
-    if let Some(warning) = decidable.filter(|c| c.status == "False" && status.canary.is_some()) {
-        rows.push(vec!["Warning:".to_owned(), format!("{}: {}", warning.reason, warning.message)]);
+    for type_ in [conditions::types::DECIDABLE, conditions::types::KEYS_SPREAD] {
+        let known = conditions::find(&status.conditions, type_);
+        if let Some(told) = known.filter(|c| c.status == "False" && status.canary.is_some()) {
+            rows.push(vec!["Warning:".to_owned(), format!("{}: {}", told.reason, told.message)]);
+        }
     }
     if let Some(uncounted) = status.canary.as_ref().map(|c| c.uncounted).filter(|n| *n > 0) {
         let note =
@@ -179,8 +183,10 @@ fn head(release: &PromptRelease, status: &PromptReleaseStatus, now: Timestamp) -
         .variants
         .iter()
         .map(|v| match v.copies {
-            Some(percent) => format!("copies of {percent} % to {:?} {}", v.role, v.revision),
-            None => format!("{} % {:?} {}", v.weight, v.role, v.revision),
+            Some(percent) => {
+                format!("copies of {percent} % to {:?} {}", v.role, short(&v.revision))
+            }
+            None => format!("{} % {:?} {}", v.weight, v.role, short(&v.revision)),
         })
         .collect();
     let followed =

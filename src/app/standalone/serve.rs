@@ -12,7 +12,7 @@ use crate::{
     app::{
         addresses, cache, clock, identity, limits,
         process::{listen_on, start_logs, stop_signal},
-        prometheus, telemetry, tls,
+        prometheus, request_ids, telemetry, tls,
     },
     gateway::{
         Gateway, GatewayConfig,
@@ -86,6 +86,13 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         following.spawn(tls.clone().follow());
     }
     let (telemetry, behind) = options.telemetry.start()?;
+    let state = options.state.unwrap_or_else(|| options.folder.join(".serinus/state.json"));
+    // Before anything is written beside the state.
+    anyhow::ensure!(
+        options.folder.is_dir(),
+        "{} is not a folder: name the folder of your manifests",
+        options.folder.display()
+    );
     let gateway = Gateway::new(GatewayConfig {
         identities: options.clients.build(vec![], &mut following)?,
         operators,
@@ -94,9 +101,9 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         proxies: Proxies::of_environment(),
         telemetry,
         cache: Some(options.cache.build()?),
+        request_keys: request_ids::standalone(&state, &mut following),
         ..GatewayConfig::new(clock::now)
     });
-    let state = options.state.unwrap_or_else(|| options.folder.join(".serinus/state.json"));
     let prometheus = Arc::new(options.prometheus.build()?);
     let mut standalone = Standalone::open(&options.folder, state, gateway.clone())?
         .with_prometheus(prometheus.clone());

@@ -38,8 +38,12 @@ pub(super) fn observe(
         .and_then(|named| caches.policies.get(&reference(&namespace, &named.name)));
     let running_policy = running_policy(release, just_saved, context)?;
     let external = external(&key, &status, running_policy.as_ref(), context);
-    let target =
-        resolve::target(spec, prompt.as_ref().map(|p| &p.spec), backend.as_ref().map(|b| &b.spec));
+    let target = resolve::target(
+        spec,
+        prompt.as_ref().map(|p| &p.spec),
+        backend.as_ref().map(|b| &b.spec),
+        &status,
+    );
     let mut not_ready = BTreeMap::new();
     if let (Ok(target), Some(backend)) = (&target, &backend)
         && let Some(why) = why_not_ready(backend)

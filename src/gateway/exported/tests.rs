@@ -169,7 +169,7 @@ fn names_of_teams_can_not_grow_without_bound() {
     let exported = Exported::default();
     let origin = Arc::new(origin("rev1"));
     for team in 0..TEAMS + 50 {
-        let caller = Caller { name: String::new(), team: format!("team-{team}") };
+        let caller = Caller { team: format!("team-{team}"), ..Caller::default() };
         let record = Record { caller: Some(Arc::new(caller)), ..of(&origin) };
         exported.consume(&Arc::new(record));
     }

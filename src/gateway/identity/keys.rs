@@ -13,7 +13,7 @@ use std::{
 
 use sha2::{Digest, Sha256};
 
-use super::{Client, Grant, same};
+use super::{Client, Grant, same, tenant};
 use crate::audit::record::Caller;
 
 /// Shorter keys can be guessed: 24 characters of hexadecimal are 96 bits.
@@ -45,6 +45,8 @@ pub struct ClientKey {
     pub routes: String,
     /// The caller may choose the variant.
     pub may_force: bool,
+    /// The caller may score answers that other teams got.
+    pub may_score: bool,
 }
 
 /// Why a Secret is no client key.
@@ -66,7 +68,7 @@ pub enum KeyError {
     )]
     Characters,
     /// An unknown permission.
-    #[error("the permission {0:?} is not known; the only one is: force")]
+    #[error("the permission {0:?} is not known; there are: force, score")]
     Permission(String),
 }
 
@@ -94,10 +96,11 @@ impl ClientKey {
         if !key.bytes().all(|b| b.is_ascii_graphic()) {
             return Err(KeyError::Characters);
         }
-        let mut may_force = false;
+        let (mut may_force, mut may_score) = (false, false);
         for word in optional("permissions")?.split([',', ' ', '\n']).filter(|w| !w.is_empty()) {
             match word {
                 "force" => may_force = true,
+                "score" => may_score = true,
                 other => return Err(KeyError::Permission(other.to_owned())),
             }
         }
@@ -108,6 +111,7 @@ impl ClientKey {
             team: optional("team")?.to_owned(),
             routes: text("routes")?.to_owned(),
             may_force,
+            may_score,
         })
     }
 
@@ -119,10 +123,12 @@ impl ClientKey {
             }
         };
         let team = if self.team.is_empty() { team } else { self.team.clone() };
+        let party = namespace.as_deref().map_or_else(|| team.clone(), tenant);
         Client {
-            caller: Arc::new(Caller { name, team }),
+            caller: Arc::new(Caller { name, team, party }),
             grant: Grant::new(namespace, &self.routes),
             may_force: self.may_force,
+            may_score: self.may_score,
         }
     }
 }

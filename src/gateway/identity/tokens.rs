@@ -25,6 +25,7 @@ use tokio::sync::{Notify, watch};
 use super::{
     Client, Grant,
     signatures::{self, ALGORITHMS},
+    tenant,
 };
 use crate::audit::record::Caller;
 
@@ -238,8 +239,8 @@ impl Verifier {
                     .strip_prefix(SERVICE_ACCOUNT)
                     .and_then(|rest| rest.split_once(':'))
                     .ok_or(Refused::NoServiceAccount)?;
-                let caller =
-                    Caller { name: format!("{namespace}/{name}"), team: namespace.to_owned() };
+                let (name, team) = (format!("{namespace}/{name}"), namespace.to_owned());
+                let caller = Caller { name, team, party: tenant(namespace) };
                 (caller, Grant::new(Some(namespace.to_owned()), "*"))
             }
             Rule::Claims { team, routes, everybody } => {
@@ -248,10 +249,10 @@ impl Verifier {
                 let team = team.unwrap_or_else(|| claims.sub.clone());
                 let patterns = claim(routes).map(words).unwrap_or_default();
                 let grant = Grant::new(None, &format!("{everybody} {patterns}"));
-                (Caller { name: claims.sub.clone(), team }, grant)
+                (Caller { name: claims.sub.clone(), party: team.clone(), team }, grant)
             }
         };
-        Ok(Client { caller: Arc::new(caller), grant, may_force: false })
+        Ok(Client { caller: Arc::new(caller), grant, may_force: false, may_score: false })
     }
 }
 

@@ -21,10 +21,12 @@ fn record(
         output: Some(10),
         reasoning: Some(4),
     };
-    let caller = (!team.is_empty())
-        .then(|| Arc::new(Caller { name: "k".to_owned(), team: team.to_owned() }));
+    let caller = (!team.is_empty()).then(|| {
+        Arc::new(Caller { name: "k".to_owned(), team: team.to_owned(), ..Caller::default() })
+    });
     Arc::new(Record {
         request_id: "1".to_owned(),
+        serial: None,
         origin: Arc::new(origin),
         role: crate::api::prompt_release::VariantRole::Stable,
         generation: 1,

@@ -8,6 +8,7 @@ use crate::{
 
 fn record(outcome: RecordOutcome, group: Option<u8>) -> Record {
     Record {
+        serial: None,
         request_id: String::new(),
         origin: Arc::default(),
         role: VariantRole::Canary,

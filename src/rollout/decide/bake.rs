@@ -15,6 +15,7 @@ use crate::{
         CanaryPolicySpec,
         prompt_release::{CanaryStatus, Outcome, Phase, VariantRole, Verdict},
     },
+    prompt::short,
     rollout::snapshot::Action,
 };
 
@@ -30,7 +31,11 @@ pub(super) fn promote(draft: &mut Draft<'_>, policy: &CanaryPolicySpec, message:
         message,
         canary.approvals.clone(),
     );
-    draft.announce(false, reasons::PROMOTED, format!("{} serves now: {message}", new.revision));
+    draft.announce(
+        false,
+        reasons::PROMOTED,
+        format!("{} serves now: {message}", short(&new.revision)),
+    );
     draft.status.stable = Some(new.clone());
     draft.status.phase = Phase::Promoting;
     draft.status.analysis = judge::carry_over(&draft.status.analysis);
@@ -115,8 +120,10 @@ fn compare(draft: &mut Draft<'_>, policy: &CanaryPolicySpec, revision: &str) {
     if spent < duration {
         draft.wake_when(Some(duration), spent);
         draft.status.phase = Phase::Baking;
-        let message =
-            format!("{revision} is still compared with the previous variant, for {duration}");
+        let message = format!(
+            "{} is still compared with the previous variant, for {duration}",
+            short(revision)
+        );
         return draft.say(reasons::BAKING, message);
     }
     match unwatched(draft, verdict) {

@@ -2,7 +2,7 @@
 
 use super::{
     bake,
-    draft::Draft,
+    draft::{Draft, policy_digest},
     look::{self, confirm, failure, judge},
     reasons, requests, step,
 };
@@ -15,6 +15,7 @@ use crate::{
             CanaryStatus, Outcome, Phase, RoutingSettings, VariantRef, VariantRole, Verdict,
         },
     },
+    prompt::{short, stands_for},
     rollout::snapshot::Action,
 };
 
@@ -71,7 +72,7 @@ pub(super) fn advance(draft: &mut Draft<'_>) {
 pub(super) fn running_policy(draft: &Draft<'_>, canary: &CanaryStatus) -> Option<CanaryPolicySpec> {
     let saved = draft.snapshot.running_policy.clone();
     let current = draft.snapshot.policy.as_ref().ok();
-    saved.or_else(|| current.filter(|p| super::draft::policy_digest(p) == canary.policy).cloned())
+    saved.or_else(|| current.filter(|p| stands_for(&canary.policy, &policy_digest(p))).cloned())
 }
 
 /// Nobody knows what the canary is to be judged by: neither a pass nor a failure.
@@ -96,7 +97,7 @@ fn stopped(draft: &Draft<'_>, policy: &CanaryPolicySpec) -> Option<(&'static str
     }
     let step = running_step(policy, canary);
     if step.is_some_and(|s| s.approval.is_some()) {
-        let message = format!("approve {} to go on", canary.variant.revision);
+        let message = format!("approve {} to go on", short(&canary.variant.revision));
         return Some((reasons::AWAITING_APPROVAL, message));
     }
     if let Some(unfollowed) = unfollowed(draft) {
@@ -162,7 +163,7 @@ fn left_by_spec(draft: &mut Draft<'_>, revision: &str) -> bool {
             true,
         );
     } else {
-        let message = format!("the spec names {} now", target.revision);
+        let message = format!("the spec names {} now", short(&target.revision));
         draft.withdraw(Outcome::Withdrawn, reasons::SUPERSEDED, &message, true);
     }
     true
@@ -311,7 +312,7 @@ pub(super) fn hold(draft: &mut Draft<'_>, why: &'static str, warning: bool) {
     canary.held = Some(why.to_owned());
     let shadow = draft.status.routing.variants.iter().any(|v| v.role == VariantRole::Shadow);
     let place = if shadow { "as a shadow".to_owned() } else { format!("at {} %", canary.weight) };
-    let note = format!("{} is held {place}", canary.variant.revision);
+    let note = format!("{} is held {place}", short(&canary.variant.revision));
     draft.status.phase = Phase::Held;
     draft.announce(warning, why, note);
 }

@@ -16,6 +16,7 @@ use crate::{
         },
         snapshot::Saved,
     },
+    prompt::{REVISION_DIGITS, short},
     rollout::{
         judged_time,
         snapshot::{Effect, Plan, Snapshot, Target},
@@ -65,15 +66,21 @@ impl<'a> Draft<'a> {
     }
 
     /// Says whether the running policy can decide. A warning; told as an Event when it is new.
-    pub(super) fn tell_decidable(&mut self, holds: bool, (reason, message): (&str, &str)) {
-        let known = conditions::find(&self.status.conditions, conditions::types::DECIDABLE);
+    pub(super) fn tell_decidable(&mut self, holds: bool, told: (&str, &str)) {
+        self.warn(conditions::types::DECIDABLE, holds, told);
+    }
+
+    /// Says whether something that should hold does. A warning; told as an Event when it
+    /// is new.
+    pub(super) fn warn(&mut self, type_: &str, holds: bool, (reason, message): (&str, &str)) {
+        let known = conditions::find(&self.status.conditions, type_);
         let new = known.is_none_or(|c| c.reason != reason);
         if new && !holds {
             self.announce(true, reason, message);
         }
         conditions::set_one(
             &mut self.status.conditions,
-            conditions::types::DECIDABLE,
+            type_,
             holds,
             (reason, message),
             self.snapshot.generation,
@@ -330,7 +337,7 @@ impl<'a> Draft<'a> {
         self.remember(canary.variant.clone(), outcome, reason, message, canary.approvals);
         self.route_stable_only();
         self.status.phase = if retry { Phase::Stable } else { Phase::RollingBack };
-        let note = format!("{} left routing: {message}", canary.variant.revision);
+        let note = format!("{} left routing: {message}", short(&canary.variant.revision));
         self.announce(!retry, reason, note);
         self.say(reason, message);
         self.prune();
@@ -373,10 +380,10 @@ impl<'a> Draft<'a> {
     }
 }
 
-/// The name under which a policy is kept: ten hex digits of its content's SHA-256.
+/// The name under which a policy is kept: 40 hex digits of its content's SHA-256.
 pub(super) fn policy_digest(policy: &CanaryPolicySpec) -> String {
     let text = serde_json::to_vec(policy).unwrap_or_default();
-    Sha256::digest(&text).iter().take(5).map(|byte| format!("{byte:02x}")).collect()
+    Sha256::digest(&text).iter().take(REVISION_DIGITS / 2).map(|b| format!("{b:02x}")).collect()
 }
 
 /// The reference to a target.

@@ -11,6 +11,7 @@ use crate::{
         conditions::Readiness,
         prompt_release::{CanaryStatus, Outcome, Phase, RoutingSettings, VariantRole},
     },
+    prompt::short,
     rollout::{
         resolve,
         snapshot::{Action, Problem, Target},
@@ -57,7 +58,8 @@ pub(super) fn settle_or_start(draft: &mut Draft<'_>) {
     let target = match &draft.snapshot.target {
         Ok(target) => target,
         Err(problem) => {
-            let message = format!("{}; {} goes on serving", problem.message, stable.revision);
+            let message =
+                format!("{}; {} goes on serving", problem.message, short(&stable.revision));
             return draft.say_as(Readiness::Stalled, problem.reason, message);
         }
     };
@@ -97,7 +99,11 @@ fn settle(draft: &mut Draft<'_>) {
 fn retried(draft: &mut Draft<'_>, revision: &str) -> bool {
     let Some(request) = requests::take(draft, Action::Retry, revision) else { return false };
     draft.status.failed_revision = None;
-    draft.announce(false, reasons::RETRIED, format!("{} tries {revision} again", request.by));
+    draft.announce(
+        false,
+        reasons::RETRIED,
+        format!("{} tries {} again", request.by, short(revision)),
+    );
     true
 }
 
@@ -109,7 +115,8 @@ fn failed_before(draft: &mut Draft<'_>) {
         (known.copied().unwrap_or(reasons::METRIC_FAILED), entry.message.as_str())
     });
     let message = format!(
-        "{revision} left routing: {why}. Change the spec, or ask for a retry of {revision}"
+        "{0} left routing: {why}. Change the spec, or ask for a retry of {0}",
+        short(&revision)
     );
     if draft.status.phase != Phase::RollingBack {
         draft.status.phase = Phase::RolledBack;
@@ -130,21 +137,24 @@ fn start(draft: &mut Draft<'_>, target: &Target) {
             return draft.say_as(Readiness::Stalled, reasons::METRIC_WITHOUT_DATA, message);
         }
         Err(problem) => {
-            let message = format!("{}; {} goes on serving", problem.message, stable.revision);
+            let message =
+                format!("{}; {} goes on serving", problem.message, short(&stable.revision));
             return draft.say_as(Readiness::Stalled, problem.reason, message);
         }
     };
     let left_out: String =
         without.iter().map(|w| format!("; {} is left out: {}", w.metric, w.why)).collect();
     if draft.snapshot.spec.suspend {
-        let message = format!("spec.suspend is true: {} waits", target.revision);
+        let message = format!("spec.suspend is true: {} waits", short(&target.revision));
         return draft.say_as(Readiness::InProgress, reasons::SUSPENDED, message);
     }
     if !draft.confirmed() && !draft.snapshot.gateways.is_empty() {
         draft.wake(draft.now + jiff::SignedDuration::from_secs(CONFIRM_SECONDS));
         let message = format!(
             "{} gateways apply routing generation {}; the canary {} starts when all do",
-            draft.status.routing.observed_by, draft.status.routing.generation, target.revision
+            draft.status.routing.observed_by,
+            draft.status.routing.generation,
+            short(&target.revision)
         );
         return draft.say_as(Readiness::InProgress, reasons::WAITING_FOR_GATEWAYS, message);
     }
@@ -158,7 +168,10 @@ fn start(draft: &mut Draft<'_>, target: &Target) {
         reasons::CANARY_STARTED,
         format!(
             "{} ({} on {}) against {}{left_out}",
-            variant.revision, variant.prompt, variant.backend, stable.revision
+            short(&variant.revision),
+            variant.prompt,
+            variant.backend,
+            short(&stable.revision)
         ),
     );
     let (holds, (reason, message)) = super::decidable(draft.snapshot.undecidable.as_deref());

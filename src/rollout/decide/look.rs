@@ -4,6 +4,7 @@
 use super::{canary::running_step, draft::Draft, reasons};
 use crate::{
     analysis::{
+        concentration::Concentration,
         evidence,
         judge::{self, Evidence, Window},
         plan::duration,
@@ -45,6 +46,7 @@ pub(super) fn judge(draft: &mut Draft<'_>, policy: &CanaryPolicySpec, now: bool)
     let seen_before = evidence::totals(&draft.status.evidence).1;
     collect(draft, &control.revision, &canary.variant.revision);
     let (stable, treatment) = evidence::totals(&draft.status.evidence);
+    tell_spread(draft, Concentration::of(&stable, &treatment));
     let step = usize::try_from(canary.step).ok().filter(|_| baking.is_none());
     let window = Window::new(policy, step.unwrap_or(usize::MAX));
     let external = &draft.snapshot.external;
@@ -74,6 +76,24 @@ fn pending(draft: &mut Draft<'_>, window: &Window<'_>, canary: &Counts) -> u64 {
     let Some(status) = draft.status.canary.as_mut().filter(|_| full) else { return 0 };
     let since = now.duration_since(*status.sampled_at.get_or_insert(now)).as_secs_f64();
     judge::pending(window, canary, &draft.status.analysis, since)
+}
+
+/// Says when most requests have one sticky key, or few: then the weight is not the share
+/// of users that it seems to be.
+fn tell_spread(draft: &mut Draft<'_>, seen: Option<Concentration>) {
+    let Some(seen) = seen else { return };
+    let sources = draft.status.routing.settings.sticky_from.join(", ");
+    if seen.is_high() {
+        let message = format!(
+            "{:.0} % of {} requests with a sticky key ({sources}) have one key, or few: all of them get the canary or none does, whatever the weight. Name a header or field in stickiness.from that differs by user or conversation, or leave it out to draw each request",
+            100.0 * seen.share(),
+            seen.requests,
+        );
+        draft.warn(conditions::types::KEYS_SPREAD, false, (reasons::FEW_STICKY_KEYS, &message));
+    } else if conditions::find(&draft.status.conditions, conditions::types::KEYS_SPREAD).is_some() {
+        let message = "no sticky key has most of the requests";
+        draft.warn(conditions::types::KEYS_SPREAD, true, (reasons::MANY_STICKY_KEYS, message));
+    }
 }
 
 /// Only counts of the current routing generation are evidence.
@@ -121,7 +141,11 @@ pub(super) fn untrusted(
     if let Some(message) = split(draft, policy, canary) {
         return Some((reasons::SAMPLE_RATIO_MISMATCH, message));
     }
-    floor_on_both_sides(draft).map(|message| (reasons::FLOOR_ON_BOTH_SIDES, message))
+    if let Some(message) = floor_on_both_sides(draft) {
+        return Some((reasons::FLOOR_ON_BOTH_SIDES, message));
+    }
+    let named = draft.status.analysis.iter().find(|m| m.caller.is_some())?;
+    Some((reasons::ONE_CALLER, format!("{}: {}", named.metric, named.message)))
 }
 
 /// Stable is beyond a floor together with the canary: an incident of both, which rolls

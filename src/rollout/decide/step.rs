@@ -15,11 +15,13 @@ use crate::{
         canary_policy::{OnInconclusive, OnNoData, Step},
         prompt_release::{CanaryStatus, MetricStatus, Outcome, Phase, Verdict},
     },
+    prompt::short,
     rollout::snapshot::Action,
 };
 
 /// What stops the canary's clock and holds it, until it is over by itself.
-const STOPS: [&str; 4] = [
+const STOPS: [&str; 5] = [
+    reasons::ONE_CALLER,
     reasons::SAMPLE_RATIO_MISMATCH,
     reasons::BACKEND_NOT_READY,
     reasons::WAITING_FOR_GATEWAYS,
@@ -41,6 +43,12 @@ pub(super) fn wait(
                 return;
             }
             draft.status.phase = Phase::AwaitingApproval;
+        }
+        reasons::ONE_CALLER => {
+            if approved(draft, policy, &canary) {
+                return;
+            }
+            hold(draft, why, true);
         }
         reasons::WARMING_UP => {
             if warmed_up(draft, policy, &canary) {
@@ -86,7 +94,7 @@ fn approved(draft: &mut Draft<'_>, policy: &CanaryPolicySpec, canary: &CanarySta
     let Some(request) = requests::take(draft, Action::Approve, &canary.variant.revision) else {
         return false;
     };
-    let note = format!("{} approved {}", request.by, canary.variant.revision);
+    let note = format!("{} approved {}", request.by, short(&canary.variant.revision));
     record_approval(draft, request);
     draft.announce(false, reasons::APPROVED, note);
     enter_step(draft, policy, index(canary) + 1);

@@ -19,11 +19,15 @@ fn tenant(namespace: &str) -> Owner {
 
 #[test]
 fn a_secret_says_who_may_use_which_routes() {
-    let pairs =
-        [("key", KEY), ("routes", "support-*, sales"), ("team", "t"), ("permissions", "force")];
+    let pairs = [
+        ("key", KEY),
+        ("routes", "support-*, sales"),
+        ("team", "t"),
+        ("permissions", "force,score"),
+    ];
     let client = read(Owner::Gateway, &pairs).unwrap().client();
     assert_eq!((client.caller.name.as_str(), client.caller.team.as_str()), ("a", "t"));
-    assert!(client.may_force);
+    assert!(client.may_force && client.may_score);
     for (route, allowed) in [
         ("support-answer", true),
         ("support-", true),

@@ -1,0 +1,166 @@
+//! What is left of the evidence without one caller.
+//!
+//! An application chooses its sticky keys and what it asks for, so one that means harm, or
+//! is merely strange, can make any difference between the sides. Gateways therefore count
+//! the callers with most requests one by one, and no verdict may rest on one of them alone
+//! ([`super::judge`]).
+//!
+//! Latencies of a caller are counted on a coarser scale, four buckets of the shared one
+//! together: what is left of a bucket is taken to be the same part as of its four.
+
+use std::collections::BTreeMap;
+
+use crate::api::prompt_release::{CallerCounts, Counts, Sums};
+
+/// So many callers are named for one release.
+pub const NAMED: usize = 8;
+/// So many buckets of the shared scale are one of a caller's.
+const COARSE: u8 = 4;
+
+/// The coarse bucket of a bucket.
+pub fn coarse(bucket: u8) -> u8 {
+    bucket / COARSE
+}
+
+/// The named callers that sent less than two thirds of both sides' requests: who sends more
+/// is whom the release is for, and there is nobody to outvote it.
+pub fn minorities<'a>(stable: &'a Counts, canary: &'a Counts) -> Vec<&'a str> {
+    let all = stable.ended().saturating_add(canary.ended());
+    let of = |counts: &Counts, name: &str| counts.callers.get(name).map_or(0, |c| c.ended());
+    let mut names: Vec<&str> =
+        stable.callers.keys().chain(canary.callers.keys()).map(String::as_str).collect();
+    names.sort_unstable();
+    names.dedup();
+    names.retain(|name| {
+        let own = of(stable, name).saturating_add(of(canary, name));
+        own.saturating_mul(3) < all.saturating_mul(2)
+    });
+    names
+}
+
+/// What others than `caller` sent. Groups of sticky keys stay those of all.
+pub fn without(counts: &Counts, caller: &str) -> Counts {
+    let Some(own) = counts.callers.get(caller) else { return counts.clone() };
+    let mut rest = counts.clone();
+    rest.callers.remove(caller);
+    rest.assigned = rest.assigned.saturating_sub(own.ended());
+    rest.refused = rest.refused.saturating_sub(own.refused);
+    rest.unfinished = rest.unfinished.saturating_sub(own.unfinished);
+    rest.unjudged = rest.unjudged.saturating_sub(own.unjudged);
+    rest.requests = rest.requests.saturating_sub(own.requests);
+    rest.errors = rest.errors.saturating_sub(own.errors);
+    rest.checked = rest.checked.saturating_sub(own.checked);
+    rest.check_failures = rest.check_failures.saturating_sub(own.check_failures);
+    take_latencies(&mut rest.ttft, &own.ttft);
+    take_latencies(&mut rest.duration, &own.duration);
+    take_latencies(&mut rest.waited.ttft, &own.waited.ttft);
+    take_latencies(&mut rest.waited.duration, &own.waited.duration);
+    take(&mut rest.cost, &own.cost);
+    for (name, sums) in &mut rest.scores {
+        if let Some(own) = own.scores.get(name) {
+            take(sums, own);
+        }
+    }
+    rest
+}
+
+fn take(all: &mut Sums, own: &Sums) {
+    all.count = all.count.saturating_sub(own.count);
+    // Of nothing the sums are nothing, and not what rounding left.
+    let left = |all: f64, own: f64| if all.is_finite() { (all - own).max(0.0) } else { all };
+    *all = if all.count == 0 {
+        Sums::default()
+    } else {
+        Sums {
+            count: all.count,
+            sum: left(all.sum, own.sum),
+            squares: left(all.squares, own.squares),
+            cubes: left(all.cubes, own.cubes),
+        }
+    };
+}
+
+fn take_latencies(all: &mut BTreeMap<u8, u64>, own: &BTreeMap<u8, u64>) {
+    let mut sums = BTreeMap::<u8, u64>::new();
+    for (bucket, count) in all.iter() {
+        let sum = sums.entry(coarse(*bucket)).or_default();
+        *sum = sum.saturating_add(*count);
+    }
+    for (bucket, count) in all.iter_mut() {
+        let sum = sums.get(&coarse(*bucket)).copied().unwrap_or_default();
+        let own = own.get(&coarse(*bucket)).copied().unwrap_or_default().min(sum);
+        let part = (sum - own) as f64 / sum.max(1) as f64;
+        *count = (*count as f64 * part).round() as u64;
+    }
+    all.retain(|_, count| *count > 0);
+}
+
+/// Adds what another process counted of the same callers.
+pub fn add(total: &mut BTreeMap<String, CallerCounts>, part: &BTreeMap<String, CallerCounts>) {
+    for (name, part) in part {
+        let sum = total.entry(name.clone()).or_default();
+        sum.requests += part.requests;
+        sum.errors += part.errors;
+        sum.refused += part.refused;
+        sum.unfinished += part.unfinished;
+        sum.unjudged += part.unjudged;
+        sum.checked += part.checked;
+        sum.check_failures += part.check_failures;
+        for (to, from) in [
+            (&mut sum.ttft, &part.ttft),
+            (&mut sum.duration, &part.duration),
+            (&mut sum.waited.ttft, &part.waited.ttft),
+            (&mut sum.waited.duration, &part.waited.duration),
+        ] {
+            for (bucket, count) in from {
+                *to.entry(*bucket).or_default() += count;
+            }
+        }
+        super::evidence::add_sums(&mut sum.cost, &part.cost);
+        for (name, sums) in &part.scores {
+            super::evidence::add_sums(sum.scores.entry(name.clone()).or_default(), sums);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn caller(requests: u64, errors: u64) -> CallerCounts {
+        CallerCounts { requests, errors, ..CallerCounts::default() }
+    }
+
+    fn counts(requests: u64, errors: u64, callers: &[(&str, CallerCounts)]) -> Counts {
+        let callers = callers.iter().map(|(name, c)| ((*name).to_owned(), c.clone())).collect();
+        Counts { requests, errors, callers, ..Counts::default() }
+    }
+
+    #[test]
+    fn the_rest_is_what_others_sent_whatever_is_claimed() {
+        let all = counts(100, 12, &[("a", caller(40, 10)), ("b", caller(200, 200))]);
+        let rest = without(&all, "a");
+        assert_eq!((rest.requests, rest.errors, rest.callers.len()), (60, 2, 1));
+        let rest = without(&all, "b");
+        assert_eq!((rest.requests, rest.errors), (0, 0));
+        assert_eq!(without(&all, "c"), all);
+    }
+
+    #[test]
+    fn latencies_are_taken_from_the_buckets_that_they_fell_into() {
+        let histogram = |pairs: &[(u8, u64)]| pairs.iter().copied().collect::<BTreeMap<_, _>>();
+        let mut all = histogram(&[(8, 10), (9, 30), (40, 5)]);
+        take_latencies(&mut all, &histogram(&[(2, 20), (10, 5)]));
+        assert_eq!(all, histogram(&[(8, 5), (9, 15)]));
+    }
+
+    #[test]
+    fn a_caller_with_two_thirds_of_the_requests_is_no_minority() {
+        let stable = counts(80, 0, &[("a", caller(50, 0)), ("b", caller(30, 0))]);
+        let canary = counts(10, 0, &[("a", caller(10, 0))]);
+        assert_eq!(minorities(&stable, &canary), ["b"]);
+        let canary = counts(12, 0, &[("a", caller(10, 0)), ("c", caller(2, 0))]);
+        assert_eq!(minorities(&stable, &canary), ["a", "b", "c"]);
+        assert!(minorities(&counts(10, 0, &[]), &counts(1, 0, &[])).is_empty());
+    }
+}

@@ -1,0 +1,110 @@
+//! No verdict rests on one caller: who chooses sticky keys and requests can make any
+//! difference, on either side.
+//!
+//! For each caller with less than two thirds of the requests, the metric is measured again
+//! without it. A failure stands when the rest shows it, too: beyond the harm margin by more
+//! than chance ([`REST_Z`]). To demand that the rest alone passes the boundary of the test
+//! would take up to twice as many samples to find a canary that is bad for everybody. A pass stands when the rest, of which there must be
+//! some, does not fail and is observed below the accept margin.
+//!
+//! What does not stand is undecided, names the caller, and is looked at again with every
+//! collection. With one caller, or one that sends most of the requests, there is
+//! nobody to ask, and the rule is silent.
+
+use super::{Boundaries, Evidence, Measured, Window};
+use crate::{
+    analysis::callers::{minorities, without},
+    api::{
+        canary_policy::Metric,
+        prompt_release::{Counts, MetricStatus, Sample, Verdict},
+    },
+};
+
+/// By how many standard errors the rest must be beyond the harm margin: the chance of that
+/// is 5 % when it is at the margin, and far less when it is like stable.
+const REST_Z: f64 = 1.645;
+
+/// Takes back a verdict that rests on one caller.
+pub(super) fn attribute(
+    window: &Window<'_>,
+    metric: &Metric,
+    evidence: &Evidence<'_>,
+    before: Option<&MetricStatus>,
+    critical: &mut Boundaries,
+    status: &mut MetricStatus,
+) {
+    if window.paired || metric.prometheus.is_some() {
+        return;
+    }
+    let (verdict, Evidence { stable, canary, .. }) = (status.verdict, *evidence);
+    if !matches!(verdict, Verdict::Fail | Verdict::Pass) {
+        return;
+    }
+    let minorities = minorities(stable, canary);
+    if minorities.is_empty() {
+        return;
+    }
+    let measured = &Measured::of(metric, evidence, false, before);
+    let mut cause: Option<(f64, &str, Measured)> = None;
+    for caller in minorities {
+        let (own, other) = (without(canary, caller), without(stable, caller));
+        let evidence = Evidence { stable: &other, canary: &own, ..*evidence };
+        let rest = measured.of_rest(metric, &evidence);
+        let stands = if verdict == Verdict::Fail {
+            failure_stands(metric, measured, &rest, status.harm)
+        } else {
+            pass_stands(window, &rest, critical, status)
+        };
+        // The one without which the difference is smallest, or for a pass largest.
+        let sign = if verdict == Verdict::Fail { 1.0 } else { -1.0 };
+        let difference = sign * rest.difference().unwrap_or(f64::NEG_INFINITY);
+        if !stands && cause.as_ref().is_none_or(|(least, ..)| difference < *least) {
+            cause = Some((difference, caller, rest));
+        }
+    }
+    let Some((_, caller, rest)) = cause else { return };
+    let is_last = status.looks.last().is_some_and(|t| *t >= 1.0);
+    status.verdict = if is_last { Verdict::Inconclusive } else { Verdict::Undecided };
+    status.caller = Some(caller.to_owned());
+    status.message = message(caller, verdict, status, &rest, canary);
+}
+
+/// Whether others see the harm, too.
+fn failure_stands(metric: &Metric, measured: &Measured, rest: &Measured, harm: f64) -> bool {
+    if measured.beyond_floor(metric).is_some() {
+        return rest.looks_beyond_floor(metric);
+    }
+    rest.difference().is_some() && rest.z_harm(harm) > REST_Z
+}
+
+/// Whether others see a canary that can be accepted, too.
+fn pass_stands(
+    window: &Window<'_>,
+    rest: &Measured,
+    critical: &mut Boundaries,
+    status: &MetricStatus,
+) -> bool {
+    let [harm_z, _] = critical.last(window, &status.looks);
+    rest.difference().is_some_and(|d| d < status.accept) && rest.z_harm(status.harm) <= harm_z
+}
+
+fn message(
+    caller: &str,
+    verdict: Verdict,
+    status: &MetricStatus,
+    rest: &Measured,
+    canary: &Counts,
+) -> String {
+    let side = |s: Sample| format!("{} of {}", status.unit.value(s.value), s.count);
+    let own = canary.callers.get(caller).map_or(0, |c| c.ended());
+    let what = if verdict == Verdict::Fail { "looks worse" } else { "looks as good as stable" };
+    format!(
+        "the canary {what} because of one caller, {caller}, with {own} of {} canary requests; of the others: canary {}, stable {}. It goes on when the others decide; abort or promote it to end this now",
+        canary.ended(),
+        side(rest.canary),
+        side(rest.stable),
+    )
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,216 @@
+//! Keys that sign request ids, so that nobody but a gateway makes one.
+//!
+//! All replicas hold the same keys: a Secret in a cluster ([`shared`]), a file in
+//! standalone mode ([`file`]). A key is replaced by age, by whichever process sees first
+//! that it is due. A new key signs a minute after it was made, when every replica has
+//! read it; an old one goes on to verify, for votes that come late. Until shared keys are
+//! read, a process signs with a key of its own, which verifies nowhere else.
+//!
+//! The algorithm is HMAC-SHA256 (RFC 2104), truncated to 128 bits (RFC 2104, section 5):
+//! `ring` has it, it needs no nonce, and its verification takes the same time wherever the
+//! first wrong byte is.
+
+pub mod file;
+pub mod shared;
+
+use std::{collections::BTreeMap, fmt, sync::Arc};
+
+use arc_swap::ArcSwap;
+use jiff::Timestamp;
+use ring::hmac;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
+
+use super::same;
+
+/// Bytes of a signature.
+pub const SIGNATURE: usize = 16;
+/// Bytes of a key: as many as the hash has (RFC 2104, section 3).
+const KEY: usize = 32;
+/// A key signs from this age on: every replica has read it by then.
+const SETTLE_SECONDS: i64 = 60;
+/// A key of this age gets a successor.
+const ROTATE_SECONDS: i64 = 7 * 24 * 3600;
+/// A key verifies for so long after its successor was made.
+const KEEP_SECONDS: i64 = 30 * 24 * 3600;
+/// More keys than this are a mistake: each costs time when an id is forged.
+const MOST: usize = 16;
+
+/// The keys as they are stored: by name, which for keys that gateways made is the second
+/// since 1970 in which they were made.
+pub type Stored = BTreeMap<String, Vec<u8>>;
+
+/// The keys of a process; copies share them.
+#[derive(Clone)]
+pub struct RequestKeys {
+    ring: Arc<ArcSwap<Ring>>,
+    own: Arc<Key>,
+}
+
+/// Tells no key.
+impl fmt::Debug for RequestKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RequestKeys({})", self.ring.load().known.len())
+    }
+}
+
+/// What is signed with a key: no signature of one kind is one of another.
+#[derive(Clone, Copy)]
+pub(in crate::gateway) enum Purpose {
+    /// The id of a request.
+    Id,
+    /// A vote that one replica passes on to another.
+    Vote,
+}
+
+struct Ring {
+    signing: Arc<Key>,
+    /// Any of these verifies, the newest first.
+    known: Vec<Arc<Key>>,
+}
+
+pub(in crate::gateway) struct Key {
+    created: Option<i64>,
+    hmac: hmac::Key,
+    /// Hides short hashes of names from who does not hold the key.
+    seed: u64,
+}
+
+impl Key {
+    fn new(name: &str, bytes: &[u8]) -> Arc<Self> {
+        let hmac = hmac::Key::new(hmac::HMAC_SHA256, bytes);
+        let seed = u64::from_le_bytes(first(hmac::sign(&hmac, b"seed").as_ref()));
+        Arc::new(Self { created: made_at(name), hmac, seed })
+    }
+
+    fn sign(&self, purpose: Purpose, text: &[u8]) -> [u8; SIGNATURE] {
+        let mut context = hmac::Context::with_key(&self.hmac);
+        context.update(match purpose {
+            Purpose::Id => b"id\0",
+            Purpose::Vote => b"vote\0",
+        });
+        context.update(text);
+        first(context.sign().as_ref())
+    }
+
+    /// 32 bits of a name that mean nothing without the key; never 0.
+    pub(in crate::gateway) fn tag(&self, name: &str) -> u32 {
+        (xxh3_64_with_seed(name.as_bytes(), self.seed) as u32).max(1)
+    }
+}
+
+/// The first bytes of a longer list.
+fn first<const N: usize>(bytes: &[u8]) -> [u8; N] {
+    std::array::from_fn(|i| bytes.get(i).copied().unwrap_or_default())
+}
+
+/// When a key was made, by its name; none for keys that people named.
+fn made_at(name: &str) -> Option<i64> {
+    name.parse().ok().filter(|seconds: &i64| *seconds > 0)
+}
+
+fn is_key(bytes: &[u8]) -> bool {
+    bytes.len() >= KEY
+}
+
+impl Default for RequestKeys {
+    /// A key that only this process knows.
+    fn default() -> Self {
+        let own = Key::new("", &rand::random::<[u8; KEY]>());
+        let ring = Ring { signing: own.clone(), known: vec![] };
+        Self { ring: Arc::new(ArcSwap::from_pointee(ring)), own }
+    }
+}
+
+impl RequestKeys {
+    /// Uses these keys from now on; `now` says which of them signs. What is no key is
+    /// left out and its name returned. Without any key the ones before stay.
+    pub fn set(&self, stored: &Stored, now: Timestamp) -> Vec<String> {
+        let (good, bad): (Vec<_>, Vec<_>) = stored.iter().partition(|(_, bytes)| is_key(bytes));
+        let mut known: Vec<Arc<Key>> =
+            good.iter().map(|(name, bytes)| Key::new(name, bytes)).collect();
+        known.sort_by_key(|key| std::cmp::Reverse(key.created));
+        known.truncate(MOST);
+        if let Some(signing) = signing(&known, now.as_second()) {
+            self.ring.store(Arc::new(Ring { signing, known }));
+        }
+        bad.into_iter().map(|(name, _)| name.clone()).collect()
+    }
+
+    /// The key that signs now.
+    pub(in crate::gateway) fn signing(&self) -> Arc<Key> {
+        self.ring.load().signing.clone()
+    }
+
+    /// Signs a text.
+    pub(in crate::gateway) fn sign(&self, purpose: Purpose, text: &[u8]) -> [u8; SIGNATURE] {
+        self.ring.load().signing.sign(purpose, text)
+    }
+
+    /// The key that signed a text, if one did. All keys are tried, and compared in
+    /// constant time.
+    pub(in crate::gateway) fn verify(
+        &self,
+        purpose: Purpose,
+        text: &[u8],
+        signature: &[u8; SIGNATURE],
+    ) -> Option<Arc<Key>> {
+        let ring = self.ring.load();
+        let mut found = None;
+        for key in ring.known.iter().chain([&self.own]) {
+            if same(&key.sign(purpose, text), signature) {
+                found = Some(key.clone());
+            }
+        }
+        found
+    }
+}
+
+impl Key {
+    /// Signs as [`RequestKeys::sign`] does, with this key.
+    pub(in crate::gateway) fn sign_id(&self, text: &[u8]) -> [u8; SIGNATURE] {
+        self.sign(Purpose::Id, text)
+    }
+}
+
+/// The newest key that everybody has read, or while there is none the oldest.
+fn signing(newest_first: &[Arc<Key>], now: i64) -> Option<Arc<Key>> {
+    let settled = |key: &&Arc<Key>| key.created.is_none_or(|at| at <= now - SETTLE_SECONDS);
+    newest_first.iter().find(settled).or(newest_first.last()).cloned()
+}
+
+/// The keys after a rotation, when one is due: there is none, or the newest is old. Keys
+/// that people named are left alone, and so is a store that holds only such.
+pub fn rotated(stored: &Stored, now: Timestamp, fresh: [u8; KEY]) -> Option<Stored> {
+    let now = now.as_second();
+    let ours = |stored: &Stored| -> Vec<i64> {
+        stored.iter().filter(|(_, b)| is_key(b)).filter_map(|(name, _)| made_at(name)).collect()
+    };
+    let newest = ours(stored).into_iter().max();
+    let due = match newest {
+        Some(newest) => newest <= now - ROTATE_SECONDS,
+        None => !stored.values().any(|bytes| is_key(bytes)),
+    };
+    if !due {
+        return None;
+    }
+    let mut next = stored.clone();
+    next.insert(now.max(1).to_string(), fresh.to_vec());
+    let made = ours(&next);
+    next.retain(|name, _| {
+        let successor =
+            made_at(name).and_then(|own| made.iter().filter(|other| **other > own).min());
+        successor.is_none_or(|at| *at > now - KEEP_SECONDS)
+    });
+    Some(next)
+}
+
+/// A short hash of what is stored, to see whether it has changed.
+fn fingerprint(stored: &Stored) -> u64 {
+    let lengths = |(name, bytes): (&String, &Vec<u8>)| {
+        [name.as_bytes(), &bytes.len().to_le_bytes(), bytes].concat()
+    };
+    xxh3_64(&stored.iter().map(lengths).collect::<Vec<_>>().concat())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,150 @@
+//! Keys of a single process: a file beside its state that only its user may read.
+
+use std::{
+    fs::{self, OpenOptions},
+    io::{self, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use jiff::Timestamp;
+
+use super::{RequestKeys, Stored, rotated};
+
+/// How often it is looked whether a new key is due, or an old one signs.
+const LOOK: Duration = Duration::from_secs(60);
+
+/// The keys in a file, a line each: its name and the key in hexadecimal.
+pub struct KeyFile {
+    path: PathBuf,
+    keys: RequestKeys,
+    clock: fn() -> Timestamp,
+}
+
+impl KeyFile {
+    /// Reads the file, or makes it, and uses its keys.
+    ///
+    /// # Errors
+    /// The file can not be read or written, or has a line that is no key.
+    pub fn open(path: PathBuf, keys: RequestKeys, clock: fn() -> Timestamp) -> io::Result<Self> {
+        let file = Self { path, keys, clock };
+        file.look()?;
+        Ok(file)
+    }
+
+    /// Uses what the file holds, without end, and replaces keys by age.
+    pub async fn follow(self) {
+        loop {
+            tokio::time::sleep(LOOK).await;
+            if let Err(error) = tokio::task::block_in_place(|| self.look()) {
+                tracing::warn!("keys of request ids: {error}");
+            }
+        }
+    }
+
+    fn look(&self) -> io::Result<()> {
+        let now = (self.clock)();
+        let mut stored = read(&self.path)?;
+        if let Some(next) = rotated(&stored, now, rand::random()) {
+            write(&self.path, &next)?;
+            stored = next;
+        }
+        self.keys.set(&stored, now);
+        Ok(())
+    }
+}
+
+fn read(path: &Path) -> io::Result<Stored> {
+    let text = match fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Stored::new()),
+        Err(error) => return Err(told(path, &error.to_string())),
+    };
+    let line = |line: &str| {
+        let (name, hex) = line.split_once(' ')?;
+        let bytes =
+            (0..hex.len()).step_by(2).map(|i| u8::from_str_radix(hex.get(i..i + 2)?, 16).ok());
+        Some((name.to_owned(), bytes.collect::<Option<Vec<u8>>>()?))
+    };
+    let keys = text.lines().filter(|line| !line.is_empty()).map(line).collect::<Option<Stored>>();
+    keys.ok_or_else(|| told(path, "a line is no key: remove the file, and a new key is made"))
+}
+
+/// Written beside, synced and renamed: a kill leaves the old keys or the new ones.
+fn write(path: &Path, stored: &Stored) -> io::Result<()> {
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder).map_err(|e| told(folder, &e.to_string()))?;
+    }
+    let text: String = stored
+        .iter()
+        .map(|(name, bytes)| {
+            let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+            format!("{name} {hex}\n")
+        })
+        .collect();
+    let beside = path.with_extension("tmp");
+    let written = || {
+        // A leftover may have another mode.
+        match fs::remove_file(&beside) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&beside, path)
+    };
+    written().map_err(|error| told(path, &error.to_string()))
+}
+
+fn told(path: &Path, why: &str) -> io::Error {
+    io::Error::other(format!("{}: {why}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+    use crate::gateway::identity::request_keys::Purpose;
+
+    fn now() -> Timestamp {
+        Timestamp::from_second(1_800_000_000).unwrap()
+    }
+
+    fn later() -> Timestamp {
+        Timestamp::from_second(1_800_000_000 + 8 * 24 * 3600).unwrap()
+    }
+
+    #[test]
+    fn the_file_is_made_once_for_its_user_alone_and_outlives_a_restart() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(".serinus/request-ids.keys");
+        let (one, other) = (RequestKeys::default(), RequestKeys::default());
+        KeyFile::open(path.clone(), one.clone(), now).unwrap();
+        let written = fs::read(&path).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        KeyFile::open(path.clone(), other.clone(), now).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), written);
+        let signature = one.sign(Purpose::Id, b"x");
+        assert!(other.verify(Purpose::Id, b"x", &signature).is_some());
+        // A week later there is a second key, and what the first one signed still counts.
+        KeyFile::open(path.clone(), other.clone(), later).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap().lines().count(), 2);
+        assert!(other.verify(Purpose::Id, b"x", &signature).is_some());
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_file_that_is_none_of_ours_is_told_and_not_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("keys");
+        for text in ["nonsense\n", "1 zz\n", "1 abc\n", "1 äb\n"] {
+            fs::write(&path, text).unwrap();
+            let error = KeyFile::open(path.clone(), RequestKeys::default(), now).err().unwrap();
+            assert!(error.to_string().contains("remove the file"), "{error}");
+            assert_eq!(fs::read_to_string(&path).unwrap(), text);
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! Keys of all replicas: a Secret, followed by watch. A gateway fills it when it is
+//! empty, replaces a key by age, and makes it when it is missing and the gateway may. Of
+//! several that try at once, one writes: the API server refuses a write to what has
+//! changed since it was read, and the others read what the first one wrote.
+
+use std::{collections::BTreeMap, pin::pin, time::Duration};
+
+use futures::StreamExt;
+use jiff::Timestamp;
+use k8s_openapi::{ByteString, api::core::v1::Secret};
+use kube::{
+    Api, Client,
+    api::{ObjectMeta, PostParams},
+    runtime::{WatchStreamExt, watcher, watcher::Event},
+};
+use tokio::sync::watch;
+
+use super::{RequestKeys, Stored, fingerprint, rotated};
+use crate::signals::watch::WatchBackoff;
+
+/// How often it is looked whether a new key is due, or an old one signs.
+const LOOK: Duration = Duration::from_secs(30);
+
+/// The Secret that holds the keys, and who uses it.
+pub struct SharedKeys {
+    keys: RequestKeys,
+    api: Api<Secret>,
+    namespace: String,
+    name: String,
+    clock: fn() -> Timestamp,
+    /// As it was read last.
+    last: Option<Secret>,
+    used: u64,
+    read: watch::Sender<bool>,
+}
+
+impl SharedKeys {
+    /// Nothing is read yet.
+    pub fn new(
+        client: Client,
+        (namespace, name): (&str, &str),
+        keys: RequestKeys,
+        clock: fn() -> Timestamp,
+    ) -> Self {
+        Self {
+            keys,
+            api: Api::namespaced(client, namespace),
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            clock,
+            last: None,
+            used: 0,
+            read: watch::Sender::new(false),
+        }
+    }
+
+    /// Becomes true when shared keys are in use.
+    pub fn in_use(&self) -> watch::Receiver<bool> {
+        self.read.subscribe()
+    }
+
+    /// Uses what the Secret holds, without end.
+    pub async fn follow(mut self) {
+        let only = watcher::Config::default().fields(&format!("metadata.name={}", self.name));
+        let changes = watcher(self.api.clone(), only).backoff(WatchBackoff::default());
+        let mut changes = pin!(changes);
+        let mut looks = tokio::time::interval(LOOK);
+        let mut listed = false;
+        loop {
+            let look = tokio::select! {
+                _ = looks.tick() => listed,
+                Some(event) = changes.next() => match event {
+                    Ok(Event::Init) => { self.last = None; false }
+                    Ok(Event::InitApply(secret)) => { self.last = Some(secret); false }
+                    Ok(Event::InitDone) => { listed = true; true }
+                    Ok(Event::Apply(secret)) => { self.last = Some(secret); true }
+                    Ok(Event::Delete(_)) => { self.last = None; true }
+                    Err(error) => { self.warn(&format!("can not be read: {error}")); false }
+                },
+            };
+            if look {
+                self.look().await;
+            }
+        }
+    }
+
+    async fn look(&mut self) {
+        let now = (self.clock)();
+        let stored = self.last.as_ref().map(keys_of).unwrap_or_default();
+        if let Some(next) = rotated(&stored, now, rand::random()) {
+            match self.write(next).await {
+                Ok(written) => self.last = Some(written),
+                // Another replica was faster: the watch brings what it wrote.
+                Err(kube::Error::Api(status)) if status.code == 409 => {}
+                Err(error) => self.warn(&format!("can not be written: {error}")),
+            }
+        }
+        let stored = self.last.as_ref().map(keys_of).unwrap_or_default();
+        for name in self.keys.set(&stored, now) {
+            self.warn(&format!("{name} is no key: it needs 32 bytes or more"));
+        }
+        let used = fingerprint(&stored);
+        if !stored.is_empty() && std::mem::replace(&mut self.used, used) != used {
+            tracing::info!(keys = stored.len(), "keys of request ids");
+            self.read.send_replace(true);
+        }
+    }
+
+    async fn write(&self, keys: Stored) -> kube::Result<Secret> {
+        let data: BTreeMap<_, _> = keys.into_iter().map(|(k, v)| (k, ByteString(v))).collect();
+        let params = PostParams::default();
+        match self.last.clone() {
+            // With the resource version that it was read with.
+            Some(secret) => {
+                let secret = Secret { data: Some(data), ..secret };
+                self.api.replace(&self.name, &params, &secret).await
+            }
+            None => {
+                let metadata = ObjectMeta { name: Some(self.name.clone()), ..<_>::default() };
+                let secret = Secret { metadata, data: Some(data), ..Secret::default() };
+                self.api.create(&params, &secret).await
+            }
+        }
+    }
+
+    fn warn(&self, what: &str) {
+        tracing::warn!(
+            namespace = self.namespace,
+            secret = self.name,
+            "the Secret with the keys of request ids {what}; until it is, votes count only on the \
+             gateway that answered: apply the Secret and the Role serinus-gateway-request-ids of \
+             deploy/rbac-gateway.yaml"
+        );
+    }
+}
+
+fn keys_of(secret: &Secret) -> Stored {
+    secret.data.iter().flatten().map(|(name, bytes)| (name.clone(), bytes.0.clone())).collect()
+}
