@@ -11,7 +11,7 @@
 //! collection. With one caller, or one that sends most of the requests, there is
 //! nobody to ask, and the rule is silent.
 
-use super::{Boundaries, Evidence, Measured, Window};
+use super::{Boundaries, Evidence, MINIMUM_OF_MEANS, Measured, Window};
 use crate::{
     analysis::callers::{minorities, without},
     api::{
@@ -77,7 +77,8 @@ fn failure_stands(metric: &Metric, measured: &Measured, rest: &Measured, harm: f
     rest.difference().is_some() && rest.z_harm(harm) > REST_Z
 }
 
-/// Whether others see a canary that can be accepted, too.
+/// Whether others see a canary that can be accepted, too: enough of them, or a few lucky
+/// requests would be no second opinion.
 fn pass_stands(
     window: &Window<'_>,
     rest: &Measured,
@@ -85,7 +86,9 @@ fn pass_stands(
     status: &MetricStatus,
 ) -> bool {
     let [harm_z, _] = critical.last(window, &status.looks);
-    rest.difference().is_some_and(|d| d < status.accept) && rest.z_harm(status.harm) <= harm_z
+    rest.smallest_count() >= MINIMUM_OF_MEANS
+        && rest.difference().is_some_and(|d| d < status.accept)
+        && rest.z_harm(status.harm) <= harm_z
 }
 
 fn message(
@@ -99,7 +102,7 @@ fn message(
     let own = canary.callers.get(caller).map_or(0, |c| c.ended());
     let what = if verdict == Verdict::Fail { "looks worse" } else { "looks as good as stable" };
     format!(
-        "the canary {what} because of one caller, {caller}, with {own} of {} canary requests; of the others: canary {}, stable {}. It goes on when the others decide; abort or promote it to end this now",
+        "the canary {what} because of one caller, {caller}, with {own} of {} canary requests; of the others: canary {}, stable {}. It is held while that is so: abort or promote it to end this",
         canary.ended(),
         side(rest.canary),
         side(rest.stable),
