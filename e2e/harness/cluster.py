@@ -120,12 +120,19 @@ class Cluster:
     def install(self) -> None:
         """CRDs and roles from the project's own manifests; no images to run, so no Deployments."""
         self.kubectl("apply", "--server-side", "-k", str(ROOT / "crds"))
-        self.kubectl("wait", "--for=condition=Established", "--timeout=30s", "crd",
-                     "promptreleases.serinus.dev", "promptversions.serinus.dev",
-                     "canarypolicies.serinus.dev", "llmdeployments.serinus.dev")
+        # kubectl wait fails on a definition that has no conditions yet instead of waiting.
+        wait_for("the definitions", self._established, 30)
         for file in ("namespace", "rbac-operator", "rbac-gateway", "rbac-users"):
             self.kubectl("apply", "-f", str(ROOT / "deploy" / f"{file}.yaml"))
         self.apply(client_key())
+
+    def _established(self) -> bool:
+        found = [c for c in json.loads(self.kubectl("get", "crd", "-o", "json"))["items"]
+                 if c["spec"]["group"] == "serinus.dev"]
+        return len(found) == 4 and all(
+            any(x["type"] == "Established" and x["status"] == "True"
+                for x in c.get("status", {}).get("conditions") or [])
+            for c in found)
 
     def token(self, service_account: str, namespace: str = "serinus-system",
               audience: str | None = None) -> str:

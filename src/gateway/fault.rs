@@ -33,7 +33,9 @@ impl Fault {
             }
             403 if is_about_the_key(complaint) => Self::ModelGone,
             // A reference is all of a request that can be missing.
-            404 if complaint.is_about_a_reference() => Self::Application,
+            404 if complaint.is_about_a_reference() || complaint.has_a_word_of_its_own() => {
+                Self::Application
+            }
             300..400 | 404 | 405 | 501 | 505 => Self::NoSuchPath,
             408 | 499 => Self::FailedForGood,
             425 | 429 => Self::Busy,
@@ -98,6 +100,12 @@ mod tests {
                 r#"{"detail":[{"loc":["body","n"],"msg":"value is not a valid integer","type":"type_error.integer"}]}"#,
             ),
             (Application, 413, "<html>413 too large</html>"),
+            (Application, 404, r#"{"error":{"message":"no such file","code":"file_gone"}}"#),
+            (
+                NoSuchPath,
+                404,
+                r#"{"error":{"message":"Invalid URL (POST /v1/x)","type":"invalid_request_error","param":null,"code":null}}"#,
+            ),
             (
                 Application,
                 404,

@@ -167,6 +167,26 @@ impl Complaint {
         words::reference_is_gone(&self.words, &self.message.to_lowercase())
     }
 
+    /// A word for programs says more than that something was not found: a server that does
+    /// not know the path has none.
+    pub fn has_a_word_of_its_own(&self) -> bool {
+        const PLAIN: [&str; 12] = [
+            "404",
+            "error",
+            "notfound",
+            "notfounderror",
+            "resourcenotfound",
+            "invalidrequesterror",
+            "badrequesterror",
+            "servererror",
+            "internalservererror",
+            "apierror",
+            "invalidurl",
+            "unknownurl",
+        ];
+        self.words.iter().any(|word| !PLAIN.contains(&word.as_str()))
+    }
+
     /// Somebody may not do this, or may not use that.
     pub fn is_about_permission(&self) -> bool {
         words::permission_is_missing(&self.words, &self.message.to_lowercase())
