@@ -91,7 +91,7 @@ def test_an_incident_that_hits_both_variants_is_not_the_canarys_fault(world):
     assert ("incident-v2", "RolledBack") not in world.history("incident")
 
 
-def test_a_floor_is_an_emergency_brake_whatever_stable_does(world):
+def test_a_floor_that_stable_breaks_too_holds_and_the_canarys_own_failures_roll_back(world):
     floors = m.metrics(errors={"max": 0.1, "minSamples": 20})
     world.cluster.apply(m.policy("floored", measured=floors))
     world.first("floor", policy="floored")
@@ -99,9 +99,12 @@ def test_a_floor_is_an_emergency_brake_whatever_stable_does(world):
         world.next("floor", "v2", "firstTokenMs=20")
         world.wait_phase("floor", "Progressing", seconds=30)
         world.model.behave(errorRate=0.4)
-        release = world.wait_phase("floor", "RolledBack", seconds=60)
+        release = world.wait_phase("floor", "Held", seconds=60)
         world.model.behave()
-    assert "floor" in release["status"]["history"][-1]["message"]
+        assert release["status"]["canary"]["held"] == "FloorOnBothSides"
+        world.next("floor", "v3", "firstTokenMs=20 errorRate=0.6")
+        world.wait_phase("floor", "RolledBack", seconds=60)
+    assert world.history("floor")[-1] == ("floor-v3", "RolledBack")
 
 
 def test_an_approval_waits_for_the_person_who_names_the_revision(world):
