@@ -4,7 +4,7 @@
 //! is counted by the process that answered, and by no other: that process knows of each
 //! request whether it has a complete answer, and whether it has a score of that name
 //! ([`votes`]). Other replicas pass the vote on ([`super::peers`]), so a vote that is sent
-//! to two of them counts once. `docs/decisions/0007-a-vote-is-counted-where-it-was-answered.md`
+//! to two of them counts once. `docs/decisions/0008-a-vote-is-counted-where-it-was-answered.md`
 //! says why.
 //!
 //! A request and its copy for a shadow share a part of their ids. When both have a score

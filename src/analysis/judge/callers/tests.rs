@@ -198,7 +198,7 @@ fn a_caller_alone_or_with_most_of_the_requests_decides_as_before() {
 }
 
 #[test]
-fn the_caller_is_named_and_the_canary_neither_fails_nor_passes() {
+fn the_caller_is_named_and_the_canary_does_not_fail() {
     let rest = [honest("a", 5.0, GOOD), honest("b", 3.0, GOOD)];
     let attacked = [rest[0], rest[1], attacker(5.0, [0.0, 1.0])];
     for seed in 0..20 {
