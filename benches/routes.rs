@@ -1,16 +1,25 @@
 //! What many routes cost a gateway: with 100, 1,000 and 10,000 releases, how long one
-//! release that changes takes, a request that finds its route among all of them, and the
-//! memory of a route. The first two should not grow with the number of routes.
+//! release that changes takes, a request that finds its route among all of them, the same
+//! while other releases change a thousand times a second, and the memory of a route. None
+//! should grow with the number of routes.
 //! `cargo bench --bench routes`
 //!
 //! The request lacks a variable, so that it ends behind route, draw and prompt, and the
 //! model is never asked. Requests go to all routes in a mixed order, as users' do.
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a bench prints and stops when wrong")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    reason = "a bench prints, waits and stops when wrong"
+)]
 
 use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -43,6 +52,8 @@ struct Subject {
     kilobytes: f64,
     changes: Vec<f64>,
     requests: Vec<f64>,
+    /// While releases change.
+    meanwhile: Vec<f64>,
 }
 
 fn main() {
@@ -52,24 +63,31 @@ fn main() {
         SIZES.iter().map(|releases| runtime.block_on(subject(*releases, &mut servers))).collect();
     for round in 0..ROUNDS {
         for subject in &mut subjects {
-            subject.ask();
+            let quiet = subject.ask();
+            subject.requests.push(quiet);
             subject.change(round);
+            subject.ask_while_others_change(round);
         }
     }
     println!("medians of {ROUNDS} rounds in turns, and how often that of {} releases\n", SIZES[0]);
-    println!("| releases | all at once, ms | KB a release | one changes, µs | | a request, µs | |");
-    println!("|---|---|---|---|---|---|---|");
+    println!(
+        "| releases | all at once, ms | KB a release | one changes, µs | | a request, µs | | while 1,000 a second change |"
+    );
+    println!("|---|---|---|---|---|---|---|---|");
     let (change, request) = (median(&subjects[0].changes), median(&subjects[0].requests));
     for subject in &subjects {
-        let Subject { releases, first_world, kilobytes, changes, requests, .. } = subject;
+        let Subject { releases, first_world, kilobytes, changes, requests, meanwhile, .. } =
+            subject;
+        let ratios: Vec<f64> = meanwhile.iter().zip(requests).map(|(m, r)| m / r).collect();
         let (changes, requests) = (median(changes), median(requests));
         println!(
-            "| {releases} | {:.1} | {kilobytes:.1} | {:.1} | × {:.2} | {:.1} | × {:.2} |",
+            "| {releases} | {:.1} | {kilobytes:.1} | {:.1} | × {:.2} | {:.1} | × {:.2} | × {:.2} |",
             first_world * 1e3,
             changes * 1e6,
             changes / change,
             requests * 1e6,
             requests / request,
+            median(&ratios),
         );
     }
 }
@@ -100,6 +118,7 @@ async fn subject(releases: usize, servers: &mut JoinSet<()>) -> Subject {
         kilobytes,
         changes: vec![],
         requests: vec![],
+        meanwhile: vec![],
     }
 }
 
@@ -115,7 +134,8 @@ impl Subject {
         n * 7_919 % self.releases
     }
 
-    fn ask(&mut self) {
+    /// Seconds that a request takes.
+    fn ask(&mut self) -> f64 {
         let bodies: Vec<Vec<u8>> = (0..REQUESTS).map(|n| request(self.mixed(n))).collect();
         let mut answer = [0; 4096];
         let started = Instant::now();
@@ -124,7 +144,29 @@ impl Subject {
             let length = self.connection.read(&mut answer).unwrap();
             assert!(answer[..length].starts_with(b"HTTP/1.1 400"), "it lacks a variable");
         }
-        self.requests.push(started.elapsed().as_secs_f64() / REQUESTS as f64);
+        started.elapsed().as_secs_f64() / REQUESTS as f64
+    }
+
+    fn ask_while_others_change(&mut self, round: usize) {
+        let (gateway, releases) = (self.gateway.clone(), self.releases);
+        let done = AtomicBool::new(false);
+        let took = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let generations = i64::try_from(1_000_000 * (round + 1)).unwrap()..;
+                for (n, generation) in generations.enumerate() {
+                    if done.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    let input = release(n * 7_919 % releases, generation);
+                    gateway.change([(input.key(), Some(Arc::new(input)))]);
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+            });
+            let took = self.ask();
+            done.store(true, Ordering::Relaxed);
+            took
+        });
+        self.meanwhile.push(took);
     }
 
     fn change(&mut self, round: usize) {

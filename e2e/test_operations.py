@@ -171,67 +171,50 @@ def test_memory_stays_flat_whatever_users_and_releases_do(world):
     assert end < 1.05 * middle, (first, middle, end)
 
 
-def test_changes_of_other_releases_do_not_slow_a_route_down(world):
-    others, changes = 40, [0]
+def test_a_route_answers_while_other_releases_change(world):
+    """Twenty changes a second, each of which one route of every gateway is built again for.
+
+    That a request waits for none of them is held by a test of the route table; how long
+    requests take meanwhile is measured by `cargo bench --bench routes`."""
+    others, wanted, users = 40, 160, 6
     world.first("steady", marker="firstTokenMs=5 tokens=5")
     world.cluster.apply([
         part for i in range(others) for part in (
-            m.backend(f"moving-{i}", world.model.url), m.prompt(f"moving-{i}-v1"),
+            m.backend(f"moving-{i}", world.model.url), m.prompt(f"moving-{i}-v1", "firstTokenMs=5000"),
             m.release(f"moving-{i}", f"moving-{i}-v1", backend_name=f"moving-{i}"))])
     for i in range(others):
         world.wait_phase(f"moving-{i}", "Stable")
-    running, changing = threading.Event(), threading.Event()
+    answered, done, broken = [0] * users, threading.Event(), []
 
-    def change() -> None:
-        """Twenty changes a second, each of which one route of every gateway is built again for."""
+    def ask(user: int) -> None:
+        with httpx.Client(base_url=world.gateways[user % 2].url, headers={"api-key": m.KEY}, timeout=60) as client:
+            while not done.is_set():
+                answer = client.post("/v1/chat/completions", json=body("steady", f"u{user}-{answered[user]}"))
+                if answer.status_code != 200:
+                    broken.append(answer.text)
+                answered[user] += 1
+                time.sleep(0.02)
+
+    threads = [threading.Thread(target=ask, args=(user,)) for user in range(users)]
+    for thread in threads:
+        thread.start()
+    try:
         with httpx.Client(base_url=world.cluster.url, verify=False, headers=world.cluster.http.headers) as api:
-            while not running.is_set():
-                if changing.wait(0.05) and changing.is_set():
-                    number = changes[0] = changes[0] + 1
-                    path = f"{GROUP}/namespaces/default/llmdeployments/moving-{number % others}"
-                    spec = {"spec": {"limits": {"timeout": f"{10 + number // others % 7}s"}}}
-                    api.patch(path, json=spec, headers={
-                        "content-type": "application/merge-patch+json"}).raise_for_status()
-                    time.sleep(0.05)
-
-    async def window(client: httpx.AsyncClient, seconds: float) -> list[float]:
-        """How long requests at a constant rate took, from when they were due."""
-        took, rate, dice = [], 120, random.Random(7)
-
-        async def ask(due: float) -> None:
-            await asyncio.sleep(max(0.0, due - time.monotonic()))
-            answer = await client.post("/v1/chat/completions", json=body("steady", f"u{dice.random()}"))
-            assert answer.status_code == 200
-            took.append(time.monotonic() - due)
-
-        start = time.monotonic()
-        await asyncio.gather(*(ask(start + i / rate) for i in range(int(seconds * rate))))
-        return took
-
-    async def compare() -> tuple[list[float], list[float]]:
-        quiet, moving = [], []
-        async with httpx.AsyncClient(base_url=world.gateways[0].url, headers={"api-key": m.KEY}, timeout=20) as client:
-            await window(client, 1)
-            for _ in range(5):
-                quiet += await window(client, 2)
-                changing.set()
-                moving += await window(client, 2)
-                changing.clear()
-        return quiet, moving
-
-    changer = threading.Thread(target=change, daemon=True)
-    changer.start()
-    quiet, moving = asyncio.run(compare())
-    running.set()
-    changer.join()
-
-    def at(took: list[float], share: float) -> float:
-        return sorted(took)[int(len(took) * share)]
-
-    ratios = [at(moving, share) / at(quiet, share) for share in (0.5, 0.9, 0.99)]
-    print(f"{changes[0]} changes; p50, p90 and p99 during them are {ratios} of those without, "
-          f"which are {[round(1000 * at(quiet, s), 2) for s in (0.5, 0.9, 0.99)]} ms")
-    assert changes[0] > 100
-    # The changes themselves pass through an API server on the same two cores: with both
-    # kept busy by others, 1.2 and 1.5. With a lock that each change holds for 20 ms, 2 and 878.
-    assert ratios[0] < 1.5 and ratios[1] < 3, ratios
+            for change in range(wanted):
+                path = f"{GROUP}/namespaces/default/llmdeployments/moving-{change % others}"
+                spec = {"spec": {"limits": {"timeout": f"{(wanted - 1 - change) // others + 1}s"}}}
+                api.patch(path, json=spec, headers={"content-type": "application/merge-patch+json"}).raise_for_status()
+                time.sleep(0.05)
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()
+    print(f"{wanted} changes, answered meanwhile: {answered}")
+    assert not broken, broken[:3]
+    assert min(answered) > 0
+    # The changes reached the gateways that answered meanwhile: the last one of each is a
+    # limit of a second, and these models take five.
+    for gateway in world.gateways:
+        answer = httpx.post(f"{gateway.url}/v1/chat/completions", json=body(f"moving-{others - 1}", "ada"),
+                            headers={"api-key": m.KEY}, timeout=60)
+        assert answer.status_code == 504, (answer.status_code, answer.text)

@@ -198,3 +198,30 @@ fn change<K: Clone + Eq + std::hash::Hash, V: Clone>(
     };
     shard.store(Arc::new(copy));
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::mpsc, time::Duration};
+
+    use jiff::Timestamp;
+
+    use crate::gateway::{Gateway, GatewayConfig, identity::Identities};
+
+    #[test]
+    fn a_request_finds_its_route_while_a_change_is_being_made() {
+        let gateway = Gateway::new(GatewayConfig {
+            identities: Identities::off(),
+            ..GatewayConfig::new(|| Timestamp::UNIX_EPOCH)
+        });
+        let table = &gateway.table;
+        let (tell, told) = mpsc::channel();
+        std::thread::scope(|scope| {
+            let changing = table.claims();
+            scope.spawn(move || tell.send((table.get("chat").is_some(), table.all().len())));
+            // A reader that waits for the change waits for ever.
+            let found = told.recv_timeout(Duration::from_secs(60));
+            drop(changing);
+            assert_eq!(found, Ok((false, 0)));
+        });
+    }
+}
