@@ -18,7 +18,7 @@ use serinus::{
         simulation::{
             canary::{End, Setting},
             characteristics::{Characteristics, Estimate, of_peer, of_serinus},
-            drawn::{Behaviour, Drawn, World},
+            drawn::{Behaviour, Drawn, OneCaller, World},
             peers::{ArgoRollouts, Flagger, Kayenta, Rule},
             truth::{Course, Truth, Worse},
         },
@@ -165,6 +165,7 @@ fn selection(runs: usize) {
         canary,
         patience: 60.0,
         leave: 0.0,
+        caller: None,
     };
     let hangs = |share, seconds| Behaviour { hangs: (share, seconds), ..good };
     let down = Behaviour { outage: (12.0, 30.0), ..good };
@@ -174,6 +175,15 @@ fn selection(runs: usize) {
     let impatient = |world: World| World { patience: 5.0, ..world };
     let leaving = World { leave: 0.2, ..of(good, good) };
     let fast = |world: World| World { rate: 100.0, ..world };
+    let bad = Behaviour { errors: 0.3, ..good };
+    let failing = Behaviour { errors: 1.0, ..good };
+    let slow = Behaviour { median: 20.0, ..good };
+    let left = Behaviour { hangs: (1.0, 300.0), ..good };
+    let caller = |share, chosen, sides| Some(OneCaller { share, chosen, sides });
+    let meddled =
+        |share, own| World { caller: caller(share, Some(0.6), [good, own]), ..of(good, good) };
+    let (large, hit) = (caller(0.5, None, [good, good]), caller(0.5, None, [good, bad]));
+    let liar = caller(0.4, Some(0.6), [failing, good]);
     let cells: Vec<(&str, bool, World)> = vec![
         ("equal", false, of(good, good)),
         ("equal, a fifth of the users leaves early", false, leaving),
@@ -206,6 +216,25 @@ fn selection(runs: usize) {
         ("canary down 12 of 30 s, with its breaker", false, of(good, down)),
         ("canary refuses a fifth", false, of(good, refused)),
         ("a fifth of the canary's answers is not understood", false, of(good, unread)),
+        ("equal, one of four callers sends half", false, World { caller: large, ..of(good, good) }),
+        (
+            "equal, one caller (30 %) fails what it sends to the canary",
+            false,
+            meddled(0.3, failing),
+        ),
+        ("equal, the same with 60 %: the breaker opens", false, meddled(0.6, failing)),
+        ("equal, one caller (30 %) asks the canary what takes 20 s", false, meddled(0.3, slow)),
+        ("equal, one caller (30 %) leaves what it sends to the canary", false, meddled(0.3, left)),
+        (
+            "canary fails 30 % for others; one caller (40 %) has its failures on stable",
+            false,
+            World { caller: liar, ..of(good, bad) },
+        ),
+        (
+            "canary fails 30 %, one of four callers sends half",
+            false,
+            World { caller: hit, ..of(good, bad) },
+        ),
     ];
     type Cell = (String, [Estimate; 3], f64);
     let mut tasks: Vec<Box<dyn FnOnce() -> Cell + Send>> = vec![];

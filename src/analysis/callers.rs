@@ -10,30 +10,43 @@
 
 use std::collections::BTreeMap;
 
-use crate::api::prompt_release::{CallerCounts, Counts, Sums};
+use super::evidence;
+use crate::api::prompt_release::{CallerCounts, Counts, Sums, TurnedAway};
 
 /// So many callers are named for one release.
 pub const NAMED: usize = 8;
 /// So many buckets of the shared scale are one of a caller's.
 const COARSE: u8 = 4;
 
+/// Who sends this share of all requests has nobody to outvote it.
+const MOST: f64 = 2.0 / 3.0;
+const SURE_Z: f64 = 2.0;
+
 /// The coarse bucket of a bucket.
 pub fn coarse(bucket: u8) -> u8 {
     bucket / COARSE
 }
 
-/// The named callers that sent less than two thirds of both sides' requests: who sends more
-/// is whom the release is for, and there is nobody to outvote it.
+/// The named callers that do not for sure send two thirds of both sides' requests: who does
+/// is whom the release is for, and there is nobody to outvote it. For sure is by
+/// [`SURE_Z`] standard errors: of the first few requests chance alone gives anybody most.
 pub fn minorities<'a>(stable: &'a Counts, canary: &'a Counts) -> Vec<&'a str> {
-    let all = stable.ended().saturating_add(canary.ended());
-    let of = |counts: &Counts, name: &str| counts.callers.get(name).map_or(0, |c| c.ended());
+    let drawn = |counts: &Counts| {
+        let pending = counts.open().saturating_add(counts.turned_away.waiting);
+        counts.ended().saturating_add(pending)
+    };
+    let all = drawn(stable).saturating_add(drawn(canary));
+    let of = |counts: &Counts, name: &str| {
+        counts.callers.get(name).map_or(0, |c| c.ended().saturating_add(c.pending()))
+    };
     let mut names: Vec<&str> =
         stable.callers.keys().chain(canary.callers.keys()).map(String::as_str).collect();
     names.sort_unstable();
     names.dedup();
     names.retain(|name| {
         let own = of(stable, name).saturating_add(of(canary, name));
-        own.saturating_mul(3) < all.saturating_mul(2)
+        let (own, all) = (own as f64, all as f64);
+        own <= MOST * all + SURE_Z * (MOST * (1.0 - MOST) * all).sqrt()
     });
     names
 }
@@ -43,7 +56,7 @@ pub fn without(counts: &Counts, caller: &str) -> Counts {
     let Some(own) = counts.callers.get(caller) else { return counts.clone() };
     let mut rest = counts.clone();
     rest.callers.remove(caller);
-    rest.assigned = rest.assigned.saturating_sub(own.ended());
+    rest.assigned = rest.assigned.saturating_sub(own.ended()).saturating_sub(own.pending());
     rest.refused = rest.refused.saturating_sub(own.refused);
     rest.unfinished = rest.unfinished.saturating_sub(own.unfinished);
     rest.unjudged = rest.unjudged.saturating_sub(own.unjudged);
@@ -55,6 +68,9 @@ pub fn without(counts: &Counts, caller: &str) -> Counts {
     take_latencies(&mut rest.duration, &own.duration);
     take_latencies(&mut rest.waited.ttft, &own.waited.ttft);
     take_latencies(&mut rest.waited.duration, &own.waited.duration);
+    take_latencies(&mut rest.open.ttft, &own.open.ttft);
+    take_latencies(&mut rest.open.duration, &own.open.duration);
+    take_turned_away(&mut rest, &own.turned_away);
     take(&mut rest.cost, &own.cost);
     for (name, sums) in &mut rest.scores {
         if let Some(own) = own.scores.get(name) {
@@ -62,6 +78,33 @@ pub fn without(counts: &Counts, caller: &str) -> Counts {
         }
     }
     rest
+}
+
+/// Requests of others that were turned away count as the probes of others ended: those of
+/// the caller say how the caller fares. When others sent no probe nobody knows, and they
+/// are left out.
+fn take_turned_away(rest: &mut Counts, own: &TurnedAway) {
+    let all = rest.turned_away;
+    let mut others = TurnedAway {
+        requests: all.requests.saturating_sub(own.requests),
+        errors: all.errors.saturating_sub(own.errors),
+        waiting: all.waiting.saturating_sub(own.waiting),
+        probes: all.probes.saturating_sub(own.probes),
+        probe_errors: all.probe_errors.saturating_sub(own.probe_errors),
+    };
+    if own.is_empty() {
+        return;
+    }
+    rest.errors = rest.errors.saturating_sub(others.errors);
+    if others.probes == 0 {
+        rest.requests = rest.requests.saturating_sub(others.requests);
+        rest.turned_away = TurnedAway { waiting: others.waiting, ..TurnedAway::default() };
+        return;
+    }
+    let failed = others.probe_errors.min(others.probes) as f64 / others.probes as f64;
+    others.errors = (others.requests as f64 * failed).round() as u64;
+    rest.errors = rest.errors.saturating_add(others.errors);
+    rest.turned_away = others;
 }
 
 fn take(all: &mut Sums, own: &Sums) {
@@ -111,14 +154,17 @@ pub fn add(total: &mut BTreeMap<String, CallerCounts>, part: &BTreeMap<String, C
             (&mut sum.duration, &part.duration),
             (&mut sum.waited.ttft, &part.waited.ttft),
             (&mut sum.waited.duration, &part.waited.duration),
+            (&mut sum.open.ttft, &part.open.ttft),
+            (&mut sum.open.duration, &part.open.duration),
         ] {
             for (bucket, count) in from {
                 *to.entry(*bucket).or_default() += count;
             }
         }
-        super::evidence::add_sums(&mut sum.cost, &part.cost);
+        evidence::add_turned_away(&mut sum.turned_away, &part.turned_away);
+        evidence::add_sums(&mut sum.cost, &part.cost);
         for (name, sums) in &part.scores {
-            super::evidence::add_sums(sum.scores.entry(name.clone()).or_default(), sums);
+            evidence::add_sums(sum.scores.entry(name.clone()).or_default(), sums);
         }
     }
 }
@@ -156,11 +202,14 @@ mod tests {
 
     #[test]
     fn a_caller_with_two_thirds_of_the_requests_is_no_minority() {
-        let stable = counts(80, 0, &[("a", caller(50, 0)), ("b", caller(30, 0))]);
+        let stable = counts(80, 0, &[("a", caller(60, 0)), ("b", caller(20, 0))]);
         let canary = counts(10, 0, &[("a", caller(10, 0))]);
         assert_eq!(minorities(&stable, &canary), ["b"]);
-        let canary = counts(12, 0, &[("a", caller(10, 0)), ("c", caller(2, 0))]);
+        let canary = counts(20, 0, &[("a", caller(10, 0)), ("c", caller(10, 0))]);
         assert_eq!(minorities(&stable, &canary), ["a", "b", "c"]);
+        // Seven of the first ten requests say little about who sends most.
+        let canary = counts(10, 0, &[("a", caller(7, 0)), ("b", caller(3, 0))]);
+        assert_eq!(minorities(&counts(0, 0, &[]), &canary), ["a", "b"]);
         assert!(minorities(&counts(10, 0, &[]), &counts(1, 0, &[])).is_empty());
     }
 }

@@ -66,6 +66,9 @@ pub fn forget_open(known: &mut [InstanceEvidence], reporting: impl Fn(&str) -> b
     for entry in known.iter_mut().filter(|e| !reporting(&e.instance)) {
         for side in [&mut entry.stable, &mut entry.canary] {
             side.open = Waits::default();
+            for caller in side.callers.values_mut() {
+                caller.open = Waits::default();
+            }
         }
     }
 }
@@ -152,7 +155,7 @@ fn add_paired(total: &mut Paired, part: &Paired) {
     total.unsent += part.unsent;
 }
 
-fn add_turned_away(total: &mut TurnedAway, part: &TurnedAway) {
+pub(super) fn add_turned_away(total: &mut TurnedAway, part: &TurnedAway) {
     total.requests += part.requests;
     total.errors += part.errors;
     total.waiting += part.waiting;

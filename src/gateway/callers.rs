@@ -16,7 +16,7 @@ use crate::{
         callers::{NAMED, coarse},
     },
     api::prompt_release::{CallerCounts, Counts},
-    audit::record::{AssignmentReason, CheckResult, Record, RecordOutcome},
+    audit::record::{AssignmentReason, Caller, CheckResult, Record, RecordOutcome},
 };
 
 /// So many callers of a variant are counted; of more, those with fewest requests are not.
@@ -57,15 +57,34 @@ impl Callers {
         }
     }
 
-    fn shares(&self) -> Vec<(String, f64)> {
-        let Ok(all) = self.0.lock() else { return vec![] };
-        let sum = all.values().map(CallerCounts::ended).sum::<u64>().max(1) as f64;
-        all.iter().map(|(name, c)| (name.clone(), c.ended() as f64 / sum)).collect()
+    /// An open breaker keeps one of its requests away from the side that was drawn for it.
+    pub(super) fn turn_away(&self, party: &str) {
+        self.change(party, |counts| counts.turned_away.waiting += 1);
     }
 
-    fn of(&self, names: &[String]) -> BTreeMap<String, CallerCounts> {
+    /// A probe has ended: what was turned away before it counts alike, whoever sent it.
+    pub(super) fn probed(&self, by: Option<&Caller>, failed: bool) {
+        let Ok(mut all) = self.0.lock() else { return };
+        for counts in all.values_mut() {
+            let turned = counts.turned_away.judge(failed);
+            counts.requests += turned;
+            counts.errors += if failed { turned } else { 0 };
+        }
+        if let Some(counts) = by.and_then(|by| all.get_mut(&by.party)) {
+            counts.turned_away.add_probe(failed);
+        }
+    }
+
+    /// How many requests of each have ended or were turned away.
+    pub(super) fn known(&self) -> HashMap<String, u64> {
+        let Ok(all) = self.0.lock() else { return HashMap::new() };
+        all.iter().map(|(name, c)| (name.clone(), c.ended() + c.pending())).collect()
+    }
+
+    pub(super) fn of(&self, names: &[String]) -> BTreeMap<String, CallerCounts> {
         let Ok(all) = self.0.lock() else { return BTreeMap::new() };
-        names.iter().filter_map(|name| Some((name.clone(), all.get(name)?.clone()))).collect()
+        let of = |name: &String| (name.clone(), all.get(name).cloned().unwrap_or_default());
+        names.iter().map(of).collect()
     }
 }
 
@@ -73,15 +92,19 @@ impl Callers {
 /// caller nobody is named: there is nobody to compare it with.
 pub(super) fn counts(route: &Route, read_at: u64) -> BTreeMap<String, Counts> {
     let mut shares = BTreeMap::<String, f64>::new();
-    for (name, share) in route.tallies.values().flat_map(|tally| tally.callers.shares()) {
-        let most = shares.entry(name).or_default();
-        *most = most.max(share);
+    for tally in route.tallies.values() {
+        let drawn = tally.by_caller();
+        let all = drawn.values().sum::<u64>().max(1) as f64;
+        for (name, n) in drawn {
+            let most = shares.entry(name).or_default();
+            *most = most.max(n as f64 / all);
+        }
     }
     let mut names: Vec<(String, f64)> = shares.into_iter().collect();
     names.sort_by(|(_, a), (_, b)| b.total_cmp(a));
     let names: Vec<String> = names.into_iter().take(NAMED).map(|(name, _)| name).collect();
     let of = |tally: &Tally| {
-        let callers = if names.len() > 1 { tally.callers.of(&names) } else { BTreeMap::new() };
+        let callers = if names.len() > 1 { tally.of_callers(&names) } else { BTreeMap::new() };
         Counts { callers, ..tally.read(read_at) }
     };
     route.tallies.iter().map(|(revision, tally)| (revision.clone(), of(tally))).collect()

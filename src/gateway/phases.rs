@@ -433,6 +433,7 @@ fn assign(
         return Ok(Assigned::new(target, AssignmentReason::FollowUp));
     }
     let tally = route.tallies.get(&target.revision);
+    let caller = client.map(|client| &client.caller);
     let group = key.as_ref().map(|key| assignment::group(&route.uid, key));
     let reason = if key.is_some() { AssignmentReason::Sticky } else { AssignmentReason::Random };
     let admitted = match drawn {
@@ -448,13 +449,13 @@ fn assign(
     };
     Ok(match admitted {
         Ok(passage) => {
-            let drawn = tally.map(|tally| tally.draw(passage));
+            let drawn = tally.map(|tally| tally.draw(passage, caller));
             Assigned { group, drawn, ..Assigned::new(target, reason) }
         }
         // It stays the evidence of the side that it was drawn for.
         Err((instead, reason)) => {
             if let Some(tally) = tally {
-                tally.turn_away(group);
+                tally.turn_away(group, caller.map(Arc::as_ref));
             }
             Assigned { group, ..Assigned::new(instead, reason) }
         }

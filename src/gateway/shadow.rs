@@ -71,7 +71,9 @@ pub(super) fn draw(gateway: &Arc<Gateway>, route: &Arc<Route>, shadow: &Shadow) 
         return None;
     }
     let target = &shadow.target;
-    let drawn = route.tallies.get(&target.revision).map(|tally| tally.draw(Passage::Free));
+    let tally = route.tallies.get(&target.revision);
+    // By chance, whoever asks.
+    let drawn = tally.map(|tally| tally.draw(Passage::Free, None));
     match find_room(gateway, target) {
         Ok(room) => Some(Copy {
             gateway: gateway.clone(),

@@ -7,7 +7,7 @@
 //! away from its side is judged by the next probe, on that side.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -19,9 +19,9 @@ use super::{
     sinks::{add_at, count},
 };
 use crate::{
-    analysis::buckets,
-    api::prompt_release::{Counts, Paired, Waits},
-    audit::record::{Record, RecordOutcome},
+    analysis::{buckets, callers::coarse},
+    api::prompt_release::{CallerCounts, Counts, Paired, Waits},
+    audit::record::{Caller, Record, RecordOutcome},
     rollout::assignment::GROUPS,
 };
 
@@ -47,11 +47,27 @@ struct Inner {
     waiting_since: Option<Instant>,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 struct Open {
     since: Instant,
     /// It waits for its first token.
     silent: bool,
+    /// Who asked; none for copies, which nobody chooses.
+    caller: Option<Arc<Caller>>,
+}
+
+impl Open {
+    /// Adds it to those that are open, at this bucket of its age.
+    fn add_to(&self, open: &mut Waits, age: u8) {
+        *open.duration.entry(age).or_default() += 1;
+        if self.silent {
+            *open.ttft.entry(age).or_default() += 1;
+        }
+    }
+
+    fn age(&self, now: Instant) -> u8 {
+        buckets::index(now.duration_since(self.since).as_secs_f64())
+    }
 }
 
 /// How a request meets a breaker.
@@ -69,9 +85,9 @@ impl Tally {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A request was drawn for this side and is under way.
-    pub(super) fn draw(self: &Arc<Self>, passage: Passage) -> Drawn {
-        let open = Some(Open { since: Instant::now(), silent: true });
+    /// A request of `caller` was drawn for this side and is under way.
+    pub(super) fn draw(self: &Arc<Self>, passage: Passage, caller: Option<&Arc<Caller>>) -> Drawn {
+        let open = Some(Open { since: Instant::now(), silent: true, caller: caller.cloned() });
         let mut inner = self.lock();
         inner.counts.assigned += 1;
         let slot = match inner.free.pop() {
@@ -88,7 +104,10 @@ impl Tally {
     }
 
     /// A request was drawn for this side and an open breaker keeps it away from it.
-    pub(super) fn turn_away(&self, group: Option<u8>) {
+    pub(super) fn turn_away(&self, group: Option<u8>, caller: Option<&Caller>) {
+        if let Some(caller) = caller {
+            self.callers.turn_away(&caller.party);
+        }
         let mut inner = self.lock();
         inner.counts.assigned += 1;
         inner.counts.turned_away.waiting += 1;
@@ -107,13 +126,35 @@ impl Tally {
         let inner = self.lock();
         let mut open = Waits::default();
         for request in inner.open.iter().flatten() {
-            let age = buckets::index(now.duration_since(request.since).as_secs_f64());
-            *open.duration.entry(age).or_default() += 1;
-            if request.silent {
-                *open.ttft.entry(age).or_default() += 1;
-            }
+            request.add_to(&mut open, request.age(now));
         }
         Counts { open, read_at, ..inner.counts.clone() }
+    }
+
+    /// How many requests of each caller were drawn.
+    pub(super) fn by_caller(&self) -> HashMap<String, u64> {
+        let mut drawn = self.callers.known();
+        for request in self.lock().open.iter().flatten() {
+            let Some(caller) = &request.caller else { continue };
+            match drawn.get_mut(&caller.party) {
+                Some(n) => *n += 1,
+                None => _ = drawn.insert(caller.party.clone(), 1),
+            }
+        }
+        drawn
+    }
+
+    /// The counts of these callers so far, with their requests that are open now.
+    pub(super) fn of_callers(&self, names: &[String]) -> BTreeMap<String, CallerCounts> {
+        let mut callers = self.callers.of(names);
+        let now = Instant::now();
+        for request in self.lock().open.iter().flatten() {
+            let party = request.caller.as_ref().map(|caller| caller.party.as_str());
+            if let Some(counts) = party.and_then(|party| callers.get_mut(party)) {
+                request.add_to(&mut counts.open, coarse(request.age(now)));
+            }
+        }
+        callers
     }
 }
 
@@ -127,14 +168,10 @@ impl Inner {
     /// What was turned away since the probe before counts as this one ended.
     fn probed(&mut self, failed: bool) {
         let counts = &mut self.counts;
-        counts.turned_away.probes += 1;
-        counts.turned_away.probe_errors += u64::from(failed);
-        let waiting = std::mem::take(&mut counts.turned_away.waiting);
-        let errors = if failed { waiting } else { 0 };
-        counts.turned_away.requests += waiting;
-        counts.turned_away.errors += errors;
-        counts.requests += waiting;
-        counts.errors += errors;
+        counts.turned_away.add_probe(failed);
+        let turned = counts.turned_away.judge(failed);
+        counts.requests += turned;
+        counts.errors += if failed { turned } else { 0 };
         self.waiting_since = None;
         for (group, n) in std::mem::take(&mut self.waiting) {
             let Some(group) = group.filter(|g| usize::from(*g) < GROUPS) else { continue };
@@ -175,13 +212,12 @@ impl Drawn {
         count(&mut inner.counts, record);
         // The breaker may also close by what was sent before it opened, and without a probe.
         let drawn_later = inner.waiting_since.zip(open).is_some_and(|(w, open)| open.since >= w);
-        match record.outcome {
-            outcome @ (RecordOutcome::Ok | RecordOutcome::Error)
-                if self.passage == Passage::Probe || drawn_later =>
-            {
-                inner.probed(outcome == RecordOutcome::Error);
-            }
-            _ => {}
+        let failed = record.outcome == RecordOutcome::Error;
+        let tells = failed || record.outcome == RecordOutcome::Ok;
+        if tells && (self.passage == Passage::Probe || drawn_later) {
+            inner.probed(failed);
+            drop(inner);
+            tally.callers.probed(record.caller.as_deref(), failed);
         }
     }
 

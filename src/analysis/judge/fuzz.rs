@@ -65,6 +65,14 @@ fn callers() -> BoxedStrategy<BTreeMap<String, CallerCounts>> {
     let histogram = || proptest::collection::btree_map(any::<u8>(), number(), 0..5);
     let caller = (proptest::array::uniform4(number()), sums(), histogram(), sums()).prop_map(
         |([requests, errors, checked, check_failures], cost, latency, score)| CallerCounts {
+            open: Waits { ttft: latency.clone(), duration: latency.clone() },
+            turned_away: TurnedAway {
+                requests: checked,
+                errors,
+                waiting: check_failures,
+                probes: requests,
+                probe_errors: errors,
+            },
             requests,
             errors,
             checked,

@@ -1,6 +1,7 @@
 //! One virtual canary whose requests are drawn one by one, with all that keeps a request
 //! from being judged: users who give up, answers that take longer than a step, backends
-//! that are down, the canary's breaker, refusals, answers that nobody can read.
+//! that are down, the canary's breaker, refusals, answers that nobody can read; and with
+//! one caller that sends many of them, chooses its sides and does not fare as others do.
 //!
 //! What gateways would report of them is judged by the code that judges real counts, so
 //! that it shows whether the promises of docs/statistics.md hold under selection.
@@ -17,12 +18,13 @@ use super::canary::{End, Outcome};
 use crate::{
     analysis::{
         buckets,
+        callers::coarse,
         external::Externals,
         judge::{self, Boundaries, Evidence, Window, assess_with, carry_over, combine},
     },
     api::{
         CanaryPolicySpec,
-        prompt_release::{Counts, MetricStatus, Verdict, Waits},
+        prompt_release::{CallerCounts, Counts, MetricStatus, Verdict, Waits},
     },
 };
 
@@ -85,7 +87,25 @@ pub struct World {
     pub patience: f64,
     /// The share of users who leave before their answer, for reasons of their own.
     pub leave: f64,
+    /// One caller beside three others that are alike; without one, nobody is named.
+    pub caller: Option<OneCaller>,
 }
+
+/// A caller that is not like the others, or means harm.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct OneCaller {
+    /// The share of all requests that are its own.
+    pub share: f64,
+    /// The share of its requests that reach the canary, when it chooses its sticky keys;
+    /// otherwise they are drawn as those of others.
+    pub chosen: Option<f64>,
+    /// How stable and the canary treat what it asks.
+    pub sides: [Behaviour; 2],
+}
+
+/// The three others, and the one.
+const CALLERS: [&str; 4] = ["a", "b", "c", "one"];
+const ONE: usize = 3;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Fate {
@@ -100,6 +120,7 @@ struct Request {
     started: f64,
     ends: f64,
     canary: bool,
+    caller: usize,
     fate: Fate,
     probe: bool,
 }
@@ -180,6 +201,7 @@ pub struct Drawn<'a, R> {
     open: BinaryHeap<Reverse<Request>>,
     breaker: Breaker,
     counts: [Counts; 2],
+    callers: [[CallerCounts; CALLERS.len()]; 2],
     status: Vec<MetricStatus>,
     canary_requests: u64,
     hurt: u64,
@@ -195,7 +217,7 @@ impl<'a, R: Rng> Drawn<'a, R> {
     ) -> Lived {
         // Outages come at any time of a canary's life.
         let now = rng.random_range(0.0..1e6);
-        let (open, breaker, counts) = Default::default();
+        let (open, breaker, counts, callers) = Default::default();
         let mut life = Self {
             policy,
             world,
@@ -206,6 +228,7 @@ impl<'a, R: Rng> Drawn<'a, R> {
             open,
             breaker,
             counts,
+            callers,
             status: vec![],
             canary_requests: 0,
             hurt: 0,
@@ -241,7 +264,7 @@ impl<'a, R: Rng> Drawn<'a, R> {
         let window = Window { explained: false, ..Window::new(self.policy, index) };
         let interval = self.policy.analysis.interval.0.as_secs_f64().max(0.1);
         // Counts belong to a routing generation; what ends later is nobody's.
-        self.counts = Default::default();
+        (self.counts, self.callers) = Default::default();
         self.open.clear();
         self.status = carry_over(&self.status);
         let (entered, mut full_at) = (self.now, None);
@@ -283,21 +306,28 @@ impl<'a, R: Rng> Drawn<'a, R> {
     }
 
     fn arrive(&mut self, now: f64, share: f64) {
+        let World { stable, canary, caller, .. } = self.world;
+        let one = caller.filter(|one| self.rng.random::<f64>() < one.share);
+        let others = if caller.is_some() { self.rng.random_range(0..ONE) } else { 0 };
+        let (caller, sides, share) = match one {
+            Some(one) => (ONE, one.sides, one.chosen.unwrap_or(share)),
+            None => (others, [stable, canary], share),
+        };
         let canary = self.rng.random::<f64>() < share;
-        let side = if canary { self.world.canary } else { self.world.stable };
-        let counts = &mut self.counts[usize::from(canary)];
-        counts.assigned += 1;
+        let side = usize::from(canary);
+        self.counts[side].assigned += 1;
         self.canary_requests += u64::from(canary);
         let probe = match canary.then(|| self.breaker.admit(now)) {
             Some(None) => {
-                counts.turned_away.waiting += 1;
+                self.counts[side].turned_away.waiting += 1;
+                self.callers[side][caller].turned_away.waiting += 1;
                 return;
             }
             Some(Some(probe)) => probe,
             None => false,
         };
-        let (takes, fate) = self.fate(&side, now);
-        let request = Request { started: now, ends: now + takes, canary, fate, probe };
+        let (takes, fate) = self.fate(&sides[side], now);
+        let request = Request { started: now, ends: now + takes, canary, caller, fate, probe };
         self.open.push(Reverse(request));
     }
 
@@ -330,6 +360,7 @@ impl<'a, R: Rng> Drawn<'a, R> {
     fn finish(&mut self, request: &Request) {
         let counts = &mut self.counts[usize::from(request.canary)];
         let took = buckets::index(request.ends - request.started);
+        count_own(&mut self.callers[usize::from(request.canary)][request.caller], request, took);
         let failed = request.fate == Fate::Failed;
         match request.fate {
             Fate::Answered { unread } => {
@@ -345,9 +376,7 @@ impl<'a, R: Rng> Drawn<'a, R> {
                 counts.requests += u64::from(failed);
                 counts.errors += u64::from(failed);
                 counts.unfinished += u64::from(!failed);
-                for histogram in [&mut counts.waited.ttft, &mut counts.waited.duration] {
-                    *histogram.entry(took).or_default() += 1;
-                }
+                add(&mut counts.waited, took);
             }
         }
         if request.canary {
@@ -356,7 +385,8 @@ impl<'a, R: Rng> Drawn<'a, R> {
             if matches!(request.fate, Fate::Answered { .. } | Fate::Failed) {
                 self.breaker.record(failed, request.ends);
                 if request.probe {
-                    probed(counts, failed);
+                    let [_, callers] = &mut self.callers;
+                    probed(counts, callers, request.caller, failed);
                 }
             }
         }
@@ -365,32 +395,64 @@ impl<'a, R: Rng> Drawn<'a, R> {
     /// What gateways report now.
     fn report(&self) -> [Counts; 2] {
         let mut counts = self.counts.clone();
-        let mut open = [Waits::default(), Waits::default()];
+        let mut callers = self.callers.clone();
         for Reverse(request) in &self.open {
-            let age = buckets::index(self.now - request.started);
-            let waits = &mut open[usize::from(request.canary)];
-            for histogram in [&mut waits.ttft, &mut waits.duration] {
-                *histogram.entry(age).or_default() += 1;
-            }
+            let (side, age) = (usize::from(request.canary), self.now - request.started);
+            let age = buckets::index(age);
+            add(&mut counts[side].open, age);
+            add(&mut callers[side][request.caller].open, coarse(age));
         }
-        for (counts, open) in counts.iter_mut().zip(open) {
-            counts.open = open;
+        if self.world.caller.is_some() {
+            for (counts, callers) in counts.iter_mut().zip(callers) {
+                counts.callers = CALLERS.map(str::to_owned).into_iter().zip(callers).collect();
+            }
         }
         counts
     }
 }
 
-/// As the gateways' tally does.
-fn probed(counts: &mut Counts, failed: bool) {
-    let away = &mut counts.turned_away;
-    let waiting = std::mem::take(&mut away.waiting);
-    let errors = if failed { waiting } else { 0 };
-    away.requests += waiting;
-    away.errors += errors;
-    away.probes += 1;
-    away.probe_errors += u64::from(failed);
-    counts.requests += waiting;
-    counts.errors += errors;
+fn add(waits: &mut Waits, bucket: u8) {
+    for histogram in [&mut waits.ttft, &mut waits.duration] {
+        *histogram.entry(bucket).or_default() += 1;
+    }
+}
+
+/// As the gateways count by caller.
+fn count_own(own: &mut CallerCounts, request: &Request, took: u8) {
+    match request.fate {
+        Fate::Answered { unread } => {
+            own.requests += 1;
+            own.unjudged += u64::from(unread);
+            own.checked += u64::from(!unread);
+            for histogram in [&mut own.ttft, &mut own.duration] {
+                *histogram.entry(coarse(took)).or_default() += 1;
+            }
+        }
+        Fate::Refused => own.refused += 1,
+        Fate::Failed => {
+            own.requests += 1;
+            own.errors += 1;
+            add(&mut own.waited, coarse(took));
+        }
+        Fate::GivenUp => {
+            own.unfinished += 1;
+            add(&mut own.waited, coarse(took));
+        }
+    }
+}
+
+/// As the gateways' tally does when a probe of `by` has ended.
+fn probed(counts: &mut Counts, callers: &mut [CallerCounts], by: usize, failed: bool) {
+    counts.turned_away.add_probe(failed);
+    let turned = counts.turned_away.judge(failed);
+    counts.requests += turned;
+    counts.errors += if failed { turned } else { 0 };
+    for own in callers.iter_mut() {
+        let turned = own.turned_away.judge(failed);
+        own.requests += turned;
+        own.errors += if failed { turned } else { 0 };
+    }
+    callers[by].turned_away.add_probe(failed);
 }
 
 fn exponential(rng: &mut impl Rng, rate: f64) -> f64 {

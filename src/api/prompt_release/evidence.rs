@@ -298,6 +298,20 @@ impl TurnedAway {
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
+
+    /// A probe has ended.
+    pub fn add_probe(&mut self, failed: bool) {
+        self.probes += 1;
+        self.probe_errors += u64::from(failed);
+    }
+
+    /// What waits counts as a probe that has ended: how many these are.
+    pub fn judge(&mut self, failed: bool) -> u64 {
+        let turned = std::mem::take(&mut self.waiting);
+        self.requests += turned;
+        self.errors += if failed { turned } else { 0 };
+        turned
+    }
 }
 
 /// Sums over groups of sticky keys. Each key belongs to one of 32 groups by its hash,
@@ -393,6 +407,12 @@ pub struct CallerCounts {
     /// How long requests waited that ended without an answer; four buckets at a time.
     #[serde(skip_serializing_if = "Waits::is_empty")]
     pub waited: Waits,
+    /// Drawn requests that were open when these counts were read; four buckets at a time.
+    #[serde(skip_serializing_if = "Waits::is_empty")]
+    pub open: Waits,
+    /// Drawn requests that an open breaker kept away from this side, and its own probes.
+    #[serde(skip_serializing_if = "TurnedAway::is_empty")]
+    pub turned_away: TurnedAway,
     /// USD per request.
     #[serde(skip_serializing_if = "Sums::is_empty")]
     pub cost: Sums,
@@ -406,6 +426,12 @@ impl CallerCounts {
     /// Requests that have ended, or that the application gave up.
     pub fn ended(&self) -> u64 {
         self.requests.saturating_add(self.refused).saturating_add(self.unfinished)
+    }
+
+    /// Drawn requests that have not ended: open, or turned away and not judged.
+    pub fn pending(&self) -> u64 {
+        let waiting = self.turned_away.waiting;
+        self.open.duration.values().fold(waiting, |sum, n| sum.saturating_add(*n))
     }
 }
 

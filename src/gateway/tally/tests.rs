@@ -46,7 +46,7 @@ fn is_whole(counts: &Counts) -> bool {
 #[tokio::test(start_paused = true)]
 async fn what_an_application_gives_up_is_counted_by_how_long_it_waited() {
     let tally = Arc::new(Tally::default());
-    let (silent, speaking) = (tally.draw(Passage::Free), tally.draw(Passage::Free));
+    let (silent, speaking) = (tally.draw(Passage::Free, None), tally.draw(Passage::Free, None));
     speaking.speaks();
     tokio::time::advance(Duration::from_secs(5)).await;
     let open = tally.read(1);
@@ -62,16 +62,16 @@ async fn what_an_application_gives_up_is_counted_by_how_long_it_waited() {
 #[test]
 fn what_a_breaker_keeps_away_counts_as_the_next_probe_ends() {
     let tally = Arc::new(Tally::default());
-    (0..30).for_each(|_| tally.turn_away(Some(3)));
-    tally.turn_away(None);
+    (0..30).for_each(|_| tally.turn_away(Some(3), None));
+    tally.turn_away(None, None);
     assert_eq!((tally.read(1).requests, tally.read(1).turned_away.waiting), (0, 31));
-    let probe = tally.draw(Passage::Probe);
+    let probe = tally.draw(Passage::Probe, None);
     probe.end(&record(RecordOutcome::Error, Some(4)));
-    (0..10).for_each(|_| tally.turn_away(Some(3)));
+    (0..10).for_each(|_| tally.turn_away(Some(3), None));
     // A probe that is given up tells nothing.
-    drop(tally.draw(Passage::Probe));
+    drop(tally.draw(Passage::Probe, None));
     assert_eq!(tally.read(1).turned_away.waiting, 10);
-    tally.draw(Passage::Probe).end(&record(RecordOutcome::Ok, Some(4)));
+    tally.draw(Passage::Probe, None).end(&record(RecordOutcome::Ok, Some(4)));
     let counts = tally.read(1);
     assert_eq!((counts.requests, counts.errors, counts.turned_away.waiting), (43, 32, 0));
     assert_eq!((counts.groups.requests[3], counts.groups.errors[3]), (40, 30));
@@ -82,11 +82,11 @@ fn what_a_breaker_keeps_away_counts_as_the_next_probe_ends() {
 #[test]
 fn a_breaker_that_closes_without_a_probe_leaves_nobody_uncounted() {
     let tally = Arc::new(Tally::default());
-    let before = tally.draw(Passage::Free);
-    tally.turn_away(None);
+    let before = tally.draw(Passage::Free, None);
+    tally.turn_away(None, None);
     before.end(&record(RecordOutcome::Ok, None));
     assert_eq!(tally.read(1).turned_away.waiting, 1, "it was sent before");
-    tally.draw(Passage::Free).end(&record(RecordOutcome::Ok, None));
+    tally.draw(Passage::Free, None).end(&record(RecordOutcome::Ok, None));
     assert_eq!((tally.read(1).turned_away.waiting, tally.read(1).requests), (0, 3));
 }
 
@@ -103,8 +103,8 @@ proptest::proptest! {
                 (!under_way.is_empty()).then(|| under_way.swap_remove(which % under_way.len()))
             };
             match what {
-                0..3 => under_way.push(tally.draw(passage)),
-                3 => tally.turn_away((which > 2).then_some(which as u8)),
+                0..3 => under_way.push(tally.draw(passage, None)),
+                3 => tally.turn_away((which > 2).then_some(which as u8), None),
                 4 => drop(ended(&mut under_way)),
                 5 => if let Some(drawn) = ended(&mut under_way) { drawn.exclude() },
                 _ => if let Some(drawn) = ended(&mut under_way) {
@@ -122,4 +122,36 @@ proptest::proptest! {
             proptest::prop_assert_eq!(counts.open(), under_way.len() as u64);
         }
     }
+}
+
+fn caller(party: &str) -> Arc<Caller> {
+    Arc::new(Caller { party: party.into(), ..Caller::default() })
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_open_and_what_was_turned_away_is_a_callers_too() {
+    let tally = Arc::new(Tally::default());
+    let (web, batch) = (caller("web"), caller("batch"));
+    let held: Vec<Drawn> = (0..3).map(|_| tally.draw(Passage::Free, Some(&batch))).collect();
+    held[0].speaks();
+    tokio::time::advance(Duration::from_secs(60)).await;
+    // It has ended nothing, and is known by what it holds.
+    assert_eq!(tally.by_caller(), [("batch".to_owned(), 3)].into());
+    (0..4).for_each(|_| tally.turn_away(None, Some(&web)));
+    tally.turn_away(None, Some(&batch));
+    let probe = Record { caller: Some(web.clone()), ..record(RecordOutcome::Error, None) };
+    tally.draw(Passage::Probe, Some(&web)).end(&probe);
+    tally.turn_away(None, Some(&web));
+    let callers = tally.of_callers(&["web".into(), "batch".into()]);
+    let minute = coarse(buckets::index(60.0));
+    assert_eq!(callers["batch"].open.duration, [(minute, 3)].into());
+    assert_eq!(callers["batch"].open.ttft, [(minute, 2)].into());
+    assert_eq!((callers["batch"].requests, callers["batch"].errors), (1, 1));
+    assert_eq!((callers["web"].requests, callers["web"].errors), (5, 5));
+    let away = callers["web"].turned_away;
+    assert_eq!((away.requests, away.waiting, away.probes, away.probe_errors), (4, 1, 1, 1));
+    assert_eq!(callers["batch"].turned_away.probes, 0);
+    assert_eq!(tally.by_caller(), [("batch".to_owned(), 4), ("web".to_owned(), 6)].into());
+    let all = tally.read(1);
+    assert_eq!((all.requests, all.errors), (6, 6));
 }

@@ -211,6 +211,62 @@ fn the_caller_is_named_and_the_canary_does_not_fail() {
     }
 }
 
+#[test]
+fn what_is_open_or_behind_a_breaker_is_somebodys_too() {
+    use crate::{
+        analysis::buckets,
+        api::prompt_release::{CallerCounts, TurnedAway, Waits},
+    };
+    let (fast, slow) = (buckets::index(0.1), buckets::index(60.0));
+    let stable = Counts {
+        assigned: 900,
+        requests: 900,
+        duration: [(fast, 900)].into(),
+        ..Counts::default()
+    };
+    let open = |n, bucket| Waits { ttft: [(bucket, n)].into(), duration: [(bucket, n)].into() };
+    let away = TurnedAway { requests: 100, errors: 80, waiting: 0, probes: 20, probe_errors: 16 };
+    let good =
+        Counts { assigned: 200, requests: 200, duration: [(fast, 200)].into(), ..stable.clone() };
+    let holds = Counts { assigned: 260, open: open(60, slow), ..good.clone() };
+    let breaks =
+        Counts { assigned: 336, requests: 336, errors: 112, turned_away: away, ..good.clone() };
+    let own_holds = CallerCounts { open: open(60, coarse(slow)), ..CallerCounts::default() };
+    let own_away =
+        TurnedAway { requests: 60, errors: 48, waiting: 0, probes: 16, probe_errors: 16 };
+    let own_breaks =
+        CallerCounts { requests: 92, errors: 80, turned_away: own_away, ..CallerCounts::default() };
+    let duration =
+        Metric { error_rate: None, duration: Some(Latency { quantile: 0.9 }), ..metric() };
+    for (metric, canary, own) in [(duration, holds, own_holds), (metric(), breaks, own_breaks)] {
+        let metrics = [metric];
+        let window = Window {
+            metrics: &metrics,
+            horizon: Some(300),
+            harm_alpha: 0.01,
+            open_alpha: 0.001,
+            accept_alpha: 0.05,
+            guards: vec![],
+            guard_rate: 0.0,
+            relative: true,
+            paired: false,
+            explained: true,
+        };
+        let external = Externals::new();
+        let judged = |own: CallerCounts| {
+            let canary = pair(canary.clone(), own);
+            let stable = pair(stable.clone(), CallerCounts::default());
+            let evidence =
+                Evidence { stable: &stable, canary: &canary, external: &external, pending: 0 };
+            assess(&window, &evidence, &[]).remove(0)
+        };
+        let status = judged(own);
+        assert_eq!(status.caller.as_deref(), Some("evil"), "{}", status.message);
+        let status = judged(CallerCounts { requests: 60, ..CallerCounts::default() });
+        assert_eq!(status.verdict, Verdict::Fail, "{}", status.message);
+    }
+}
+
 /// Counts of two honest callers and of one that makes the difference in `own`.
 fn pair(all: Counts, own: crate::api::prompt_release::CallerCounts) -> Counts {
     let callers = [("a", 40), ("b", 40)];

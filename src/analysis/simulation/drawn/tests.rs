@@ -30,7 +30,7 @@ fn lives(policy: &str, world: World, runs: u64) -> (u64, u64) {
 
 fn world(canary: Behaviour) -> World {
     let stable = Behaviour::default();
-    World { rate: 20.0, stable, canary, patience: 60.0, leave: 0.0 }
+    World { rate: 20.0, stable, canary, patience: 60.0, leave: 0.0, caller: None }
 }
 
 /// Five standard errors above 5 % of so many runs.
@@ -97,4 +97,57 @@ fn what_only_the_canary_refuses_or_nobody_reads_is_found() {
         let (back, _) = lives(POLICY, World { stable: canary, ..world(canary) }, 60);
         assert!(back <= five_percent(60), "{back} back");
     }
+}
+
+/// A fifth of the requests is one caller's, more than half of its own on the canary.
+fn one(share: f64, sides: [Behaviour; 2]) -> Option<OneCaller> {
+    Some(OneCaller { share, chosen: Some(0.6), sides })
+}
+
+#[test]
+fn what_one_caller_does_to_a_good_canary_rolls_nobody_back() {
+    let good = Behaviour::default();
+    for (share, own) in [
+        (0.2, Behaviour { errors: 1.0, ..good }),
+        // Behind a breaker that its own failures open, others are turned away.
+        (0.6, Behaviour { errors: 1.0, ..good }),
+        (0.3, Behaviour { refused: 1.0, ..good }),
+        (0.3, Behaviour { unread: 1.0, ..good }),
+        // Open for as long as a step lasts, and given up in the end.
+        (0.3, Behaviour { hangs: (1.0, 300.0), ..good }),
+        (0.3, Behaviour { median: 20.0, ..good }),
+    ] {
+        let world = World { caller: one(share, [good, own]), ..world(good) };
+        let (back, _) = lives(POLICY, world, 60);
+        assert!(back <= five_percent(60), "{share}, {own:?}: {back} back");
+    }
+}
+
+#[test]
+fn a_caller_can_not_promote_what_is_bad_for_others_nor_save_it() {
+    let (good, bad) = (Behaviour::default(), Behaviour { errors: 0.3, ..Behaviour::default() });
+    let lies = one(0.4, [Behaviour { errors: 1.0, ..good }, good]);
+    let (_, promoted) = lives(POLICY, World { caller: lies, ..world(bad) }, 60);
+    assert!(promoted <= five_percent(60), "{promoted} promoted");
+    // Bad for everybody, of whom one sends half of the requests.
+    let large = Some(OneCaller { share: 0.5, chosen: None, sides: [good, bad] });
+    let (back, promoted) = lives(POLICY, World { caller: large, ..world(bad) }, 60);
+    assert!(promoted == 0 && back >= 57, "{back} back, {promoted} promoted");
+}
+
+#[test]
+fn an_equal_canary_of_several_callers_is_promoted() {
+    let good = Behaviour::default();
+    let large = Some(OneCaller { share: 0.5, chosen: None, sides: [good, good] });
+    let (back, promoted) = lives(POLICY, World { caller: large, ..world(good) }, 100);
+    assert!(back <= five_percent(100) && promoted >= 80, "{back} back, {promoted} promoted");
+    // Down on both sides for a while, with its breaker: nobody's fault.
+    let down = Behaviour { outage: (12.0, 30.0), ..good };
+    let large = Some(OneCaller { share: 0.5, chosen: None, sides: [down, down] });
+    let alike = World { stable: down, caller: large, ..world(down) };
+    assert!(lives(POLICY, alike, 100).0 <= five_percent(100));
+    // On the canary alone: its breaker hides it from no caller.
+    let large = Some(OneCaller { share: 0.5, chosen: None, sides: [good, down] });
+    let (back, promoted) = lives(POLICY, World { caller: large, ..world(down) }, 60);
+    assert!(promoted == 0 && back >= 50, "{back} back, {promoted} promoted");
 }
