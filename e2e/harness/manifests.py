@@ -8,11 +8,11 @@ def meta(name: str) -> dict:
     return {"name": name, "namespace": "default"}
 
 
-def backend(name: str, url: str, model: str = "simulated") -> dict:
+def backend(name: str, url: str, model: str = "simulated", **limits) -> dict:
     return {"apiVersion": API, "kind": "LLMDeployment", "metadata": meta(name), "spec": {
         "provider": "openai", "model": model, "endpoint": {"url": url},
         "pricing": {"inputPerMillion": 0.15, "outputPerMillion": 0.6},
-        "limits": {"timeout": "15s", "firstTokenTimeout": "5s"}}}
+        "limits": limits or {"timeout": "15s", "firstTokenTimeout": "5s"}}}
 
 
 def prompt(name: str, marker: str = "", text: str = "Answer briefly.") -> dict:

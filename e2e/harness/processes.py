@@ -50,8 +50,10 @@ class Process:
         self.log = logs / f"{name}.log"
         self.env = {**os.environ, **(env or {})}
         self.child: subprocess.Popen | None = None
+        self.started = 0.0
 
     def start(self) -> "Process":
+        self.started = time.monotonic()
         with self.log.open("ab") as out:
             self.child = subprocess.Popen(
                 self.command, stdout=out, stderr=out, env=self.env, start_new_session=True

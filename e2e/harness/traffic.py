@@ -26,11 +26,13 @@ class Traffic:
     """Sends chats to the gateways in turn until stopped.
 
     A user tries once again at another gateway when a connection breaks, as the openai
-    client does by default; any other failure is an error that the user saw."""
+    client does by default; any other failure is an error that the user saw. One who has
+    waited for `patience` seconds without a sign of life gives up."""
 
     def __init__(self, gateways, route: str, rate: float = 40, threads: int = 4,
-                 stream_share: float = 0.5, score=None, shadow_score=None):
+                 stream_share: float = 0.5, score=None, shadow_score=None, patience: float = 20):
         self.route, self.stream_share, self.score = route, stream_share, score
+        self.patience = patience
         self.shadow_score = shadow_score
         self.seen: list[Seen] = []
         self._stop = threading.Event()
@@ -48,11 +50,11 @@ class Traffic:
     def __exit__(self, *_):
         self._stop.set()
         for thread in self._threads:
-            thread.join(timeout=30)
+            thread.join(timeout=self.patience + 10)
 
     def _run(self) -> None:
         clients = [
-            openai.OpenAI(base_url=f"{g.url}/v1", api_key=KEY, timeout=20, max_retries=0)
+            openai.OpenAI(base_url=f"{g.url}/v1", api_key=KEY, timeout=self.patience, max_retries=0)
             for g in self._gateways
         ]
         while not self._stop.is_set():
@@ -69,6 +71,8 @@ class Traffic:
             client = clients[(number + attempt) % len(clients)]
             try:
                 return self._once(client, number, user)
+            except openai.APITimeoutError as error:
+                return Seen(time.monotonic(), False, error=repr(error), user=user)
             except openai.APIConnectionError as error:
                 last = Seen(time.monotonic(), False, error=repr(error), user=user)
                 time.sleep(0.05)

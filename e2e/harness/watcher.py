@@ -13,6 +13,8 @@ class Watcher:
     def __init__(self, cluster: Cluster):
         self.cluster = cluster
         self.statuses: list[tuple[float, dict]] = []
+        # When the watch broke: statuses may have been missed then.
+        self.breaks: list[float] = []
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
@@ -29,6 +31,7 @@ class Watcher:
             try:
                 version = self._watch(version)
             except (httpx.HTTPError, json.JSONDecodeError):
+                self.breaks.append(time.monotonic())
                 time.sleep(0.2)
 
     def _watch(self, version: str) -> str:
@@ -40,6 +43,7 @@ class Watcher:
             for line in answer.iter_lines():
                 event = json.loads(line)
                 if event["type"] == "ERROR":
+                    self.breaks.append(time.monotonic())
                     return ""
                 version = event["object"]["metadata"].get("resourceVersion", version)
                 if event["type"] in ("ADDED", "MODIFIED") and "status" in event["object"]:
@@ -58,8 +62,12 @@ class Watcher:
         for at, release in self.statuses:
             status, uid = release["status"], release["metadata"]["uid"]
             if at >= since:
-                broken += [f"{release['metadata']['name']}: {b}" for b in _check(release, last.get(uid))]
-            last[uid] = status
+                seen, before = last.get(uid, (0, None))
+                found = list(_check(release, before))
+                if not any(seen <= gap <= at for gap in self.breaks):
+                    found += _uneven(status, before or {})
+                broken += [f"{release['metadata']['name']}: {b}" for b in found]
+            last[uid] = (at, status)
         return broken
 
 
@@ -78,16 +86,6 @@ def _check(release: dict, before: dict | None):
         yield f"users are not all on stable in a shadow step: {weights}"
     if status["phase"] in ("RolledBack", "RollingBack", "Stable") and set(weights) - {"stable"}:
         yield f"{status['phase']} with {weights}"
-    for entry in status.get("evidence", []):
-        for side in ("stable", "canary"):
-            counts = entry[side]
-            known = sum(counts.get(part, 0) for part in ("requests", "refused", "unfinished", "excluded"))
-            known += counts.get("turnedAway", {}).get("waiting", 0)
-            known += sum(counts.get("open", {}).get("duration", {}).values())
-            known += counts.get("paired", {}).get("unsent", 0)
-            # Less is known of a gateway that is gone: its open requests are forgotten.
-            if known > counts["assigned"]:
-                yield f"{known} requests of {counts['assigned']} drawn: {entry}"
     if before:
         if before.get("stable") and not status.get("stable"):
             yield "stable was lost"
@@ -99,3 +97,38 @@ def _check(release: dict, before: dict | None):
         serving = status.get("stable", {}).get("revision")
         if failed and serving == failed:
             yield f"the failed revision {failed} serves"
+
+
+def _uneven(status: dict, before: dict):
+    """Every drawn request is in exactly one place. Of a process that did not report this time
+    the open requests are forgotten, and only they: all else stays what it was. What a process
+    has counted is neither lost nor taken back."""
+    earlier = {}
+    if before.get("routing", {}).get("generation") == status["routing"]["generation"]:
+        earlier = {entry["instance"]: entry for entry in before.get("evidence", [])}
+    lost = set(earlier) - {entry["instance"] for entry in status.get("evidence", [])}
+    if lost:
+        yield f"the evidence of {lost} is gone"
+    for entry in status.get("evidence", []):
+        for side in ("stable", "canary"):
+            counts = entry[side]
+            known = ended(counts) + opened(counts)
+            old = earlier.get(entry["instance"], {}).get(side, {})
+            if counts["assigned"] < old.get("assigned", 0):
+                yield f"{counts['assigned']} requests are drawn for {side} after {old['assigned']}: {entry}"
+            if known == counts["assigned"]:
+                continue
+            if known > counts["assigned"] or counts != {k: v for k, v in old.items() if k != "open"}:
+                yield f"{known} requests of {counts['assigned']} drawn for {side}: {entry}"
+
+
+def ended(counts: dict) -> int:
+    """Drawn requests that are not under way any more."""
+    known = sum(counts.get(part, 0) for part in ("requests", "refused", "unfinished", "excluded"))
+    return (known + counts.get("turnedAway", {}).get("waiting", 0)
+            + counts.get("paired", {}).get("unsent", 0))
+
+
+def opened(counts: dict) -> int:
+    """Drawn requests that were under way when the counts were read."""
+    return sum(counts.get("open", {}).get("duration", {}).values())
