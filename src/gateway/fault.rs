@@ -33,7 +33,10 @@ impl Fault {
             }
             403 if is_about_the_key(complaint) => Self::ModelGone,
             // A reference is all of a request that can be missing.
-            404 if complaint.is_about_a_reference() || complaint.has_a_word_of_its_own() => {
+            404 if complaint.is_about_a_reference()
+                || complaint.is_about_an_ability()
+                || complaint.has_a_word_of_its_own() =>
+            {
                 Self::Application
             }
             300..400 | 404 | 405 | 501 | 505 => Self::NoSuchPath,
@@ -118,6 +121,63 @@ mod tests {
             ),
             (Application, 403, "<html>Forbidden</html>"),
             (Application, 409, r#"{"error":{"message":"conflict"}}"#),
+            // What a model can not do, and what else a sentence about one may be about.
+            (
+                Application,
+                404,
+                r#"{"error":{"message":"No endpoints found that support image input","code":404}}"#,
+            ),
+            (
+                Application,
+                404,
+                r#"{"error":{"message":"No endpoints found that support tool use. To learn more about provider routing, visit: https://openrouter.ai/docs","code":404}}"#,
+            ),
+            (
+                Application,
+                400,
+                r#"{"code":"invalid-argument","error":"The model grok-imagine-image is an image model and is therefore not available on this endpoint. Please use a compatible endpoint."}"#,
+            ),
+            (
+                Application,
+                400,
+                r#"{"error":{"message":"With the model m, temperature 0.2 is not allowed"}}"#,
+            ),
+            (
+                Application,
+                400,
+                r#"{"error":{"message":"model m: temperature 3.0 is invalid, must be in [0,2]"}}"#,
+            ),
+            (
+                Application,
+                400,
+                r#"{"error":{"message":"This model only takes audio; text is not supported by provider"}}"#,
+            ),
+            (
+                Application,
+                404,
+                r#"{"error":{"message":"Tool 'search' not found for model m","type":"not_found"}}"#,
+            ),
+            (
+                Application,
+                400,
+                r#"{"error":{"message":"Model m requires alternating roles; two user turns are not allowed"}}"#,
+            ),
+            // Not loaded, paused, or to be called by another name.
+            (ModelGone, 400, r#"{"detail":"No models are currently loaded."}"#),
+            (ModelGone, 400, r#"{"error":"Model unloaded."}"#),
+            (
+                ModelGone,
+                400,
+                r#"{"error":"Bad Request: The endpoint is paused, ask a maintainer to restart it"}"#,
+            ),
+            (
+                ModelGone,
+                400,
+                r#"{"message":"Invocation of model ID anthropic.claude-3 with on-demand throughput isn't supported. Retry your request with the ID or ARN of an inference profile that contains this model."}"#,
+            ),
+            (ModelGone, 404, r#"{"error":"The model m was sunset on 2026-01-01"}"#),
+            (ModelGone, 404, r#"{"error":{"message":"The model m was shut down."}}"#),
+            (ModelGone, 404, r#"{"error":{"message":"model: gpt-image-1 not found"}}"#),
             // OpenAI, vLLM, Ollama, Azure, Anthropic, Groq, xAI, Mistral, DeepSeek, Together.
             (
                 ModelGone,

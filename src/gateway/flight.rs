@@ -322,12 +322,13 @@ impl Flight {
 
 impl Drop for Flight {
     fn drop(&mut self) {
-        // Many applications close a stream as soon as it says that it is done.
+        // Many applications close a stream as soon as it says that it is done, or why it
+        // has ended, without waiting for the usage and the mark of the end.
         let answer = &self.answer;
         let outcome = match self.streamed {
             // And raise an exception as soon as it tells of an error.
             true if answer.failed => RecordOutcome::Error,
-            true if answer.done => RecordOutcome::Ok,
+            true if answer.complete() => RecordOutcome::Ok,
             _ => RecordOutcome::Cancelled,
         };
         if outcome == RecordOutcome::Error {

@@ -22,7 +22,7 @@ use self::{
 use super::{
     complaint::Complaint,
     forgiving::{Many, Text},
-    mend::{mend, trimmed},
+    mend::{Mended, mend, trimmed},
     reason::{Ending, is_none},
     request::Operation,
     usage::{Tokens, Usage},
@@ -92,14 +92,16 @@ pub struct Carried {
 #[error("it is not JSON")]
 pub struct NotJson;
 
-/// Reads JSON strictly, and if that is not possible without what is odd in it.
+/// Reads JSON strictly, and if that is not possible without what is odd in it. What no
+/// application can read may still be an error, and is nothing else.
 fn with_body<T>(json: &[u8], mut read: impl FnMut(Body<'_>) -> T) -> Result<T, NotJson> {
     let json = trimmed(json);
     if let Ok(body) = serde_json::from_slice(json) {
         return Ok(read(body));
     }
-    let sound = mend(json).ok_or(NotJson)?;
-    serde_json::from_slice(&sound).map(read).map_err(|_| NotJson)
+    let Mended { json, parses } = mend(json).ok_or(NotJson)?;
+    let body = serde_json::from_slice::<Body<'_>>(&json).map_err(|_| NotJson)?;
+    if parses || body.is_an_error() { Ok(read(body)) } else { Err(NotJson) }
 }
 
 impl Answer {
@@ -111,7 +113,7 @@ impl Answer {
         let mut answer = Self { done: true, ..Self::default() };
         let is_error = with_body(json, |body| {
             answer.missing = !body.is_an_answer(operation);
-            let is_error = body.error.is_told() || (answer.missing && body.signs.tell());
+            let is_error = body.tells_an_error() || (answer.missing && body.signs.tell());
             match operation {
                 Operation::Responses => answer.response(body),
                 _ => {
@@ -373,9 +375,14 @@ impl<'a> Body<'a> {
         }
     }
 
+    /// Whether it says of itself, or of one of its choices, that it failed.
+    fn tells_an_error(&self) -> bool {
+        self.error.is_told() || self.choices.0.iter().any(|choice| choice.error.is_told())
+    }
+
     /// Whether an event is an error.
     fn is_an_error(&self) -> bool {
-        self.error.is_told()
+        self.tells_an_error()
             || self.kind.0.as_deref() == Some("error")
             || (self.choices.0.is_empty() && self.signs.tell())
     }
@@ -431,6 +438,7 @@ impl<'a> Body<'a> {
                 text,
                 finish_reason: Text(None),
                 usage: None,
+                error: Accused::NONE,
                 odd: false,
             },
         ] = &choices[..]

@@ -32,7 +32,8 @@ pub struct Complaint {
 }
 
 /// Fields that hold the error, or more of it.
-const WITHIN: [&str; 16] = [
+const WITHIN: [&str; 17] = [
+    "choices",
     "error",
     "errors",
     "err",
@@ -187,6 +188,12 @@ impl Complaint {
         self.words.iter().any(|word| !PLAIN.contains(&word.as_str()))
     }
 
+    /// A model of which something is asked that it can not do.
+    pub fn is_about_an_ability(&self) -> bool {
+        let sentence = self.message.to_lowercase();
+        ["that support ", "not support ", "that can handle"].iter().any(|s| sentence.contains(s))
+    }
+
     /// Somebody may not do this, or may not use that.
     pub fn is_about_permission(&self) -> bool {
         words::permission_is_missing(&self.words, &self.message.to_lowercase())
@@ -205,7 +212,8 @@ fn text(value: &Value) -> Option<&str> {
 
 fn value(json: &[u8]) -> Option<Value> {
     let json = mend::trimmed(json);
-    serde_json::from_slice(json).ok().or_else(|| serde_json::from_slice(&mend::mend(json)?).ok())
+    let mended = || serde_json::from_slice(&mend::mend(json)?.json).ok();
+    serde_json::from_slice(json).ok().or_else(mended)
 }
 
 /// The object and those within it, from the outside in.

@@ -4,21 +4,37 @@
 //! and a mark of the byte order before it all.
 //!
 //! Only what strict reading refuses comes here. What is odd becomes `null` or U+FFFD; the
-//! rest stays as it is.
+//! rest stays as it is. Other faults (single quotes, a comma before the end, something
+//! behind the value) are mended too, so that an error can be read in whatever way it is
+//! written, but an answer with them is none: no application can read it.
 
 use std::borrow::Cow;
+
+use serde::de::IgnoredAny;
 
 /// Lists and objects within each other; what is deeper becomes `null`.
 const DEEPEST: usize = 64;
 
+/// What was made of JSON that is nearly so.
+pub(super) struct Mended {
+    pub json: Vec<u8>,
+    /// Python's `json` or JavaScript's `JSON.parse` reads the original, too.
+    pub parses: bool,
+}
+
 /// The first value of `json`, well-formed; none of what is cut off or no JSON at all.
-pub(super) fn mend(json: &[u8]) -> Option<Vec<u8>> {
+pub(super) fn mend(json: &[u8]) -> Option<Mended> {
     let json = trimmed(json);
     let text = String::from_utf8_lossy(json);
-    let mut mender =
-        Mender { rest: text.as_bytes(), out: Vec::with_capacity(text.len()), open: vec![] };
+    let mut mender = Mender {
+        rest: text.as_bytes(),
+        out: Vec::with_capacity(text.len()),
+        open: vec![],
+        parses: true,
+    };
     mender.value()?;
-    Some(mender.out)
+    let parses = mender.parses && mender.rest.trim_ascii().is_empty();
+    Some(Mended { json: mender.out, parses })
 }
 
 /// Without what may stand before JSON: white space, and a mark of the byte order.
@@ -32,6 +48,7 @@ struct Mender<'a> {
     out: Vec<u8>,
     /// What closes the lists and objects that are open.
     open: Vec<u8>,
+    parses: bool,
 }
 
 impl Mender<'_> {
@@ -47,6 +64,7 @@ impl Mender<'_> {
                     // A comma before the end is none.
                     if self.out.last() == Some(&b',') {
                         self.out.pop();
+                        self.parses = false;
                     }
                     self.out.push(byte);
                 }
@@ -106,6 +124,7 @@ impl Mender<'_> {
     /// A text, in either kind of quotes.
     fn text(&mut self, quote: u8) -> Option<()> {
         self.rest = &self.rest[1..];
+        self.parses &= quote == b'"';
         self.out.push(b'"');
         loop {
             let (&byte, rest) = self.rest.split_first()?;
@@ -114,7 +133,10 @@ impl Mender<'_> {
                 _ if byte == quote => break,
                 b'\\' => self.escape()?,
                 b'"' => self.out.extend_from_slice(b"\\\""),
-                0..b' ' => self.out.extend_from_slice(format!("\\u{byte:04x}").as_bytes()),
+                0..b' ' => {
+                    self.parses = false;
+                    self.out.extend_from_slice(format!("\\u{byte:04x}").as_bytes());
+                }
                 _ => self.out.push(byte),
             }
         }
@@ -128,6 +150,7 @@ impl Mender<'_> {
         match byte {
             b'u' => {
                 let Some(unit) = unit(rest) else {
+                    self.parses = false;
                     self.out.extend_from_slice(b"\\ufffd");
                     return Some(());
                 };
@@ -147,8 +170,14 @@ impl Mender<'_> {
                 self.out.extend_from_slice(&[b'\\', byte]);
             }
             // It stands for nothing: the character alone.
-            0..b' ' => self.out.extend_from_slice(format!("\\u{byte:04x}").as_bytes()),
-            _ => self.out.push(byte),
+            0..b' ' => {
+                self.parses = false;
+                self.out.extend_from_slice(format!("\\u{byte:04x}").as_bytes());
+            }
+            _ => {
+                self.parses = false;
+                self.out.push(byte);
+            }
         }
         Some(())
     }
@@ -161,6 +190,8 @@ impl Mender<'_> {
         if word.is_empty() {
             return None;
         }
+        let is_name = ["NaN", "Infinity", "-Infinity"].contains(&word);
+        self.parses &= is_name || serde_json::from_str::<IgnoredAny>(word).is_ok();
         self.out.extend_from_slice(meant(word).as_bytes());
         self.rest = &self.rest[length..];
         Some(())
@@ -198,9 +229,9 @@ mod tests {
     use super::*;
 
     fn read(json: &[u8]) -> Option<Value> {
-        mend(json).map(|mended| {
-            serde_json::from_slice(&mended)
-                .unwrap_or_else(|e| panic!("{}: {e}", String::from_utf8_lossy(&mended)))
+        mend(json).map(|Mended { json, .. }| {
+            serde_json::from_slice(&json)
+                .unwrap_or_else(|e| panic!("{}: {e}", String::from_utf8_lossy(&json)))
         })
     }
 
@@ -238,7 +269,7 @@ mod tests {
         assert_eq!(read(br#"{"a":1}{"b":2}"#), Some(json!({"a": 1})));
         assert_eq!(read(b"{\"a\":1}\0\0"), Some(json!({"a": 1})));
         for cut in [&br#"{"a":1"#[..], br#"{"a":"x"#, b"", b"  ", b"<html>", b"]", b"{]"] {
-            assert_eq!(mend(cut), None, "{}", String::from_utf8_lossy(cut));
+            assert!(mend(cut).is_none(), "{}", String::from_utf8_lossy(cut));
         }
     }
 
@@ -247,7 +278,39 @@ mod tests {
         let deep = |n: usize| format!(r#"{{"a":{}{},"b":NaN}}"#, "[".repeat(n), "]".repeat(n));
         assert_eq!(read(deep(40).as_bytes()).unwrap()["b"], Value::Null);
         assert_eq!(read(deep(1_000_000).as_bytes()).unwrap()["b"], Value::Null);
-        assert_eq!(mend("[".repeat(1_000_000).as_bytes()), None);
+        assert!(mend("[".repeat(1_000_000).as_bytes()).is_none());
+    }
+
+    #[test]
+    fn what_no_application_reads_is_told_apart() {
+        for read in [
+            &br#"{"a": NaN, "b": -Infinity, "c": [Infinity, 1e400, 123456789012345678901234567890]}"#[..],
+            br#"{"a": "\ud83d", "a": "twice"}"#,
+            b"\xef\xbb\xbf {\"a\": \"\xff\"} \n",
+            format!(r#"{{"a": {}{}}}"#, "[".repeat(100), "]".repeat(100)).as_bytes(),
+        ] {
+            assert!(mend(read).unwrap().parses, "{}", String::from_utf8_lossy(read));
+        }
+        for unread in [
+            &b"{'a': 1}"[..],
+            br#"{"a": None}"#,
+            br#"{"a": True}"#,
+            br#"{"a": undefined}"#,
+            br#"{"a": nan}"#,
+            br#"{"a": 1,}"#,
+            br#"{"a": [1,]}"#,
+            br#"{"a": .5}"#,
+            br#"{"a": +1}"#,
+            br#"{"a": 01}"#,
+            b"{\"a\": \"two\nlines\"}",
+            br#"{"a": "it\'s"}"#,
+            br#"{"a": "\uzz"}"#,
+            br#"{"a": 1}{"error": "x"}"#,
+            b"{\"a\": 1}\nTraceback (most recent call last):",
+            b"{\"a\": 1}\0",
+        ] {
+            assert!(!mend(unread).unwrap().parses, "{}", String::from_utf8_lossy(unread));
+        }
     }
 
     proptest! {

@@ -234,8 +234,6 @@ fn one_odd_field_hides_nothing_of_the_rest() {
     let big = raw(&good.replace(r#""prompt_tokens":11"#, r#""prompt_tokens":1e400"#));
     assert_eq!((big.text.as_str(), big.tokens.output), ("Hello there", Some(3)));
     assert_eq!(raw(&good.replace(r#""stop""#, "1")).finish_reason, None);
-    let bytes = [good.as_bytes(), b"\0\0"].concat();
-    assert_eq!(Answer::whole(Operation::Chat, &bytes).unwrap().text, "Hello there");
     let latin = good.replace("there", "XX").into_bytes();
     let latin: Vec<u8> = latin.into_iter().map(|b| if b == b'X' { 0xe9 } else { b }).collect();
     assert_eq!(Answer::whole(Operation::Chat, &latin).unwrap().text, "Hello \u{fffd}\u{fffd}");
@@ -504,4 +502,42 @@ fn errors_and_reasons_of_responses_are_told_by_their_events() {
     let last = json!({"type": "response.completed", "response": {"status": "completed", "output": [item]}});
     let (answer, _) = stream(Operation::Responses, &[last]);
     assert_eq!((answer.text.as_str(), answer.done), ("Hello", true));
+}
+
+#[test]
+fn what_no_application_can_read_is_no_answer_but_may_be_an_error() {
+    let good = r#"{"choices": [{"message": {"content": "Hi"}, "finish_reason": "stop"}]}"#;
+    for broken in [
+        good.replace('"', "'"),
+        good.replace("}]}", "},]}"),
+        good.replace("Hi", "H\ni"),
+        format!("{good}\nTraceback (most recent call last):"),
+        format!("{good}{good}"),
+    ] {
+        assert_eq!(Answer::whole(Operation::Chat, broken.as_bytes()), Err(NotJson), "{broken}");
+        let mut answer = Answer::default();
+        assert!(answer.event(Operation::Chat, broken.as_bytes()).unread, "{broken}");
+        assert!(answer.is_unread() && answer.finish_reason.is_none(), "{broken}");
+    }
+    let told = b"{'error': {'message': 'engine died', 'code': 500}}";
+    let answer = Answer::whole(Operation::Chat, told).unwrap();
+    assert_eq!(answer.complaint.unwrap().status, Some(500));
+    let mut answer = Answer::default();
+    answer.event(Operation::Chat, told);
+    assert!(answer.failed);
+}
+
+#[test]
+fn a_choice_may_tell_that_it_failed() {
+    for reason in [json!("stop"), json!("error"), Value::Null] {
+        let choice = json!({"index": 0, "message": {"content": "Hel"}, "delta": {"content": "Hel"},
+            "finish_reason": reason,
+            "error": {"code": 502, "message": "Provider disconnected"}});
+        let answer = chat(&json!({"choices": [choice]}));
+        assert!(answer.failed, "{choice}");
+        assert_eq!(answer.complaint.unwrap().status, Some(502));
+        assert!(stream(Operation::Chat, &[json!({"choices": [choice]})]).0.failed, "{choice}");
+    }
+    let fine = json!({"message": {"content": "Hi"}, "finish_reason": "stop", "error": null});
+    assert!(!chat(&json!({"choices": [fine]})).failed);
 }

@@ -299,13 +299,15 @@ pub(super) struct Choice<'a> {
     pub text: Text<'a>,
     pub finish_reason: Text<'a>,
     pub usage: Rare<Usage>,
+    /// Why this choice failed (OpenRouter).
+    pub error: Accused,
     /// It is no object.
     pub odd: bool,
 }
 
 impl<'de: 'a, 'a> Read<'de> for Choice<'a> {
     fn read<A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<(), A::Error> {
-        fields!(self, name, map; index, message, delta, text, finish_reason, usage; _ => skip(map)?);
+        fields!(self, name, map; index, message, delta, text, finish_reason, usage, error; _ => skip(map)?);
         Ok(())
     }
 

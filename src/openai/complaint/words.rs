@@ -259,7 +259,7 @@ const MODEL_IS_GONE: [&str; 22] = [
 ];
 
 /// What may be said of a model that is gone, somewhere behind what names it.
-const GONE: [&str; 34] = [
+const GONE: [&str; 43] = [
     "does not exist",
     "doesn't exist",
     "do not exist",
@@ -283,7 +283,6 @@ const GONE: [&str; 34] = [
     "end of its life",
     "been removed",
     "was removed",
-    "been shut down",
     "not have access",
     "no access",
     "access denied",
@@ -294,10 +293,20 @@ const GONE: [&str; 34] = [
     "not deployed",
     "not a chat model",
     "is not permitted",
+    "shut down",
+    "was sunset",
+    "been sunset",
+    "is sunset",
+    "is paused",
+    "scaled to zero",
+    "not loaded",
+    "unloaded",
+    "throughput isn't supported",
+    "throughput isn\u{2019}t supported",
 ];
 
 /// What is said with the model's name behind it.
-const GONE_BEFORE: [&str; 15] = [
+const GONE_BEFORE: [&str; 18] = [
     "unknown model",
     "invalid model",
     "no such model",
@@ -308,8 +317,11 @@ const GONE_BEFORE: [&str; 15] = [
     "not have access to the model",
     "unable to access model",
     "unable to access non-serverless model",
-    "no endpoints found",
+    "no endpoints found for",
     "no allowed providers",
+    "no models loaded",
+    "no model loaded",
+    "no models are currently loaded",
     "not have access to this model",
     "not authorized to access model",
     "access to the model",
@@ -322,7 +334,8 @@ pub(super) fn model_is_gone(words: &[String], sentence: &str) -> bool {
         return true;
     }
     let is_missing = |w: &String| w.contains("notfound") || w.contains("notexist");
-    if sentence.contains("model") && words.iter().any(is_missing) {
+    let speaks_of_it = sentence.contains("model") && !names_another(sentence);
+    if speaks_of_it && words.iter().any(is_missing) {
         return true;
     }
     if GONE_BEFORE.iter().any(|said| sentence.contains(said)) {
@@ -340,8 +353,18 @@ pub(super) fn model_is_gone(words: &[String], sentence: &str) -> bool {
 
 /// Whether what lies between the model's name and what is said still speaks of the model.
 fn is_about_it(between: &str, gone: &str) -> bool {
-    /// What else a sentence about a model may complain of.
-    const OTHERS: [&str; 12] = [
+    // "This model's maximum …": of what it has, not of itself.
+    let of_its_own = between.starts_with("'s ") || between.starts_with("\u{2019}s ");
+    // "With model m, a temperature of 3 …", "This model takes audio; text …".
+    let within = between.trim_matches(|c: char| c.is_whitespace() || ":,;".contains(c));
+    let goes_on = [", ", "; ", ": "].iter().any(|mark| within.contains(mark));
+    let negated = gone == "deprecated" && between.ends_with("not ");
+    between.len() <= 160 && !of_its_own && !goes_on && !names_another(between) && !negated
+}
+
+/// Whether a sentence about a model complains of something else.
+fn names_another(sentence: &str) -> bool {
+    const OTHERS: [&str; 16] = [
         "parameter",
         "argument",
         "field",
@@ -354,12 +377,20 @@ fn is_about_it(between: &str, gone: &str) -> bool {
         "value",
         "feature",
         "context",
+        "turn",
+        "role",
+        // "… and is therefore not available on this endpoint."
+        "therefore",
+        "thus",
     ];
-    // "This model's maximum …": of what it has, not of itself.
-    let of_its_own = between.starts_with("'s ") || between.starts_with("\u{2019}s ");
-    let about_another = OTHERS.iter().any(|other| between.contains(other));
-    let negated = gone == "deprecated" && between.ends_with("not ");
-    between.len() <= 160 && !of_its_own && !about_another && !negated
+    // The names of models have such words as parts: "gpt-image-1".
+    let is_part = |c: char| c.is_alphanumeric() || "-_./:".contains(c);
+    sentence.split(|c: char| !is_part(c)).any(|word| {
+        let word = word.trim_matches(|c: char| "-_./:".contains(c));
+        OTHERS
+            .iter()
+            .any(|other| word.strip_prefix(other).is_some_and(|end| matches!(end, "" | "s")))
+    })
 }
 
 pub(super) fn reference_is_gone(words: &[String], sentence: &str) -> bool {
@@ -372,7 +403,7 @@ pub(super) fn reference_is_gone(words: &[String], sentence: &str) -> bool {
         "vector store",
         "vector_store",
         "vectorstore",
-        "tool call",
+        "tool",
         "prompt with id",
         "cached content",
         "cachedcontent",
