@@ -458,13 +458,20 @@ impl Boundaries {
     }
 }
 
+/// A built-in comparison whose difference lies beyond its accept margin, so far.
+pub fn doubt(metrics: &[MetricStatus]) -> Option<&MetricStatus> {
+    metrics.iter().find(|m| m.guard && m.difference.is_some_and(|d| d > m.accept))
+}
+
 /// The verdict of all metrics together: any Fail fails, all Pass pass, and what is
-/// missing keeps the rest from passing. Built-in comparisons can only fail. Nothing else is
-/// decided while both sides are beyond a floor.
+/// missing keeps the rest from passing. Built-in comparisons need not pass, but nothing
+/// passes while one of them is in [`doubt`]. Nothing else is decided while both sides are
+/// beyond a floor.
 pub fn combine(metrics: &[MetricStatus]) -> Verdict {
     if metrics.iter().any(|m| m.verdict == Verdict::Fail) {
         return Verdict::Fail;
     }
+    let doubt = doubt(metrics);
     let metrics: Vec<&MetricStatus> = metrics.iter().filter(|m| !m.guard).collect();
     let any = |v: Verdict| metrics.iter().any(|m| m.verdict == v);
     if metrics.is_empty() {
@@ -472,7 +479,7 @@ pub fn combine(metrics: &[MetricStatus]) -> Verdict {
     } else if metrics.iter().any(|m| m.floor_on_both_sides.is_some()) {
         Verdict::Undecided
     } else if metrics.iter().all(|m| m.verdict == Verdict::Pass) {
-        Verdict::Pass
+        doubt.map_or(Verdict::Pass, |_| Verdict::Undecided)
     } else if any(Verdict::NoData) {
         Verdict::NoData
     } else if any(Verdict::Undecided) {

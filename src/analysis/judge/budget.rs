@@ -8,7 +8,7 @@
 //!   is promoted only if that metric wrongly passes: an intersection-union test (Berger,
 //!   Technometrics 24, 1982), which needs no division.
 //! - The built-in comparisons of a policy (`canary_policy::guards`) have a tenth of
-//!   `falseRollback` for all of them together. They can only fail a canary.
+//!   `falseRollback` for all of them together. They need not pass.
 //! - A step that may be extended runs twice, on fresh counts, with half of both errors each.
 
 use super::{Evidence, Measured};

@@ -92,6 +92,23 @@ fn users_who_wait_in_vain_and_leave_are_slow_and_unfinished() {
 }
 
 #[test]
+fn nothing_passes_while_a_built_in_comparison_is_far_from_stable() {
+    let refused =
+        |counts: Counts, refused| Counts { assigned: counts.assigned + refused, refused, ..counts };
+    let verdict =
+        |canary: &Counts, stable: &Counts| combine(&judge(&[errors()], stable, canary, 0));
+    let stable = answered(90);
+    assert_eq!(verdict(&answered(300), &stable), Verdict::Pass);
+    // Too little to fail by, and too much to pass with.
+    let much = refused(answered(300), 24);
+    let status = judge(&[errors()], &stable, &much, 0);
+    assert_eq!(combine(&status), Verdict::Undecided, "{status:?}");
+    assert_eq!(doubt(&status).map(|m| m.metric.as_str()), Some("refusals"));
+    assert_eq!(verdict(&refused(answered(300), 8), &stable), Verdict::Pass);
+    assert_eq!(verdict(&much, &refused(answered(300), 24)), Verdict::Pass);
+}
+
+#[test]
 fn a_policy_that_names_errors_alone_still_sees_who_leaves() {
     let status = judge(&[errors()], &answered(900), &given_up(answered(140), 60, 5.0), 0);
     assert_eq!(combine(&status), Verdict::Fail);

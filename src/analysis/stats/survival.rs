@@ -33,7 +33,8 @@ pub struct Waits<'a> {
 impl Waits<'_> {
     /// How many there are.
     pub fn total(&self) -> f64 {
-        self.histograms().flat_map(BTreeMap::values).map(|n| *n as f64).sum()
+        // The sum of no floats is -0, which people would read.
+        self.histograms().flat_map(BTreeMap::values).fold(0.0, |sum, n| sum + *n as f64)
     }
 
     fn histograms(&self) -> impl Iterator<Item = &Histogram> {

@@ -114,8 +114,8 @@ pub struct MetricStatus {
     /// which counts one slow answer more for the choice.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub frozen: Option<Sample>,
-    /// A built-in comparison that the policy does not name: it can fail the canary, and
-    /// nothing waits for it to pass.
+    /// A built-in comparison that the policy does not name: it can fail the canary and need
+    /// not pass, but nothing passes while its difference lies beyond its accept margin.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub guard: bool,
     /// The chance to be accepted by the horizon if it goes on like this, 0 to 1.
@@ -150,8 +150,9 @@ fn is_none_in_a_row(value: &i32) -> bool {
 /// twice.
 ///
 /// Every request that was drawn for the variant is in exactly one place: `assigned` =
-/// `requests` + `refused` + `unfinished` + `excluded` + `turnedAway.waiting` + `open`. What
-/// a killed gateway had not reported is missing on both sides of this equation.
+/// `requests` + `refused` + `unfinished` + `excluded` + `turnedAway.waiting` + `open`, and of a
+/// shadow `paired.unsent`. Of a gateway that does not report, the requests that were open
+/// are forgotten: they stay in `assigned`.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Counts {

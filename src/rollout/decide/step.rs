@@ -10,10 +10,11 @@ use super::{
     reasons, requests,
 };
 use crate::{
+    analysis::judge,
     api::{
         CanaryPolicySpec,
         canary_policy::{OnInconclusive, OnNoData, Step},
-        prompt_release::{CanaryStatus, MetricStatus, Outcome, Phase, Verdict},
+        prompt_release::{CanaryStatus, MetricStatus, Outcome, Phase, Sample, Verdict},
     },
     prompt::short,
     rollout::snapshot::Action,
@@ -192,8 +193,9 @@ fn missing(draft: &Draft<'_>, step: &Step) -> String {
     if seen < wanted.unsigned_abs() {
         return format!("{seen} of {wanted} canary samples");
     }
-    let open = draft.status.analysis.iter().find(|m| m.verdict == Verdict::Undecided && !m.guard);
-    open.map_or_else(
+    let metrics = &draft.status.analysis;
+    let open = metrics.iter().find(|m| m.verdict == Verdict::Undecided && !m.guard);
+    open.or_else(|| judge::doubt(metrics)).map_or_else(
         || "samples are missing".to_owned(),
         |m| format!("{}: {}", m.metric, m.message),
     )
@@ -253,8 +255,14 @@ fn progressing(draft: &mut Draft<'_>, policy: &CanaryPolicySpec, note: &str) {
     let Some(canary) = &draft.status.canary else { return };
     let passes = |m: &&MetricStatus| m.verdict == Verdict::Pass && !m.guard;
     let passed = draft.status.analysis.iter().filter(passes).count();
+    let doubt = judge::doubt(&draft.status.analysis).filter(|_| passed > 0).map(|m| {
+        let side = |sample: Sample| format!("{} of {}", m.unit.value(sample.value), sample.count);
+        let (canary, stable) = (side(m.canary), side(m.stable));
+        format!("; {} is looked at longer: canary {canary}, stable {stable}", m.metric)
+    });
+    let doubt = doubt.unwrap_or_default();
     let message = format!(
-        "step {} of {} {}: {passed} of {} metrics pass{note}",
+        "step {} of {} {}: {passed} of {} metrics pass{note}{doubt}",
         canary.step + 1,
         policy.steps.len(),
         exposure(policy, canary),

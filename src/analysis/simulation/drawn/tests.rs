@@ -99,7 +99,7 @@ fn what_only_the_canary_refuses_or_nobody_reads_is_found() {
     }
 }
 
-/// A fifth of the requests is one caller's, more than half of its own on the canary.
+/// One caller, of whose requests three fifths are on the canary.
 fn one(share: f64, sides: [Behaviour; 2]) -> Option<OneCaller> {
     Some(OneCaller { share, chosen: Some(0.6), sides })
 }
@@ -150,4 +150,21 @@ fn an_equal_canary_of_several_callers_is_promoted() {
     let large = Some(OneCaller { share: 0.5, chosen: None, sides: [good, down] });
     let (back, promoted) = lives(POLICY, World { caller: large, ..world(down) }, 60);
     assert!(promoted == 0 && back >= 50, "{back} back, {promoted} promoted");
+}
+
+#[test]
+fn what_few_requests_meet_is_not_passed_over() {
+    let errors = POLICY.replace("    - {name: duration", "    # - {name: duration");
+    for canary in [
+        Behaviour { refused: 0.15, ..Behaviour::default() },
+        Behaviour { refused: 0.1, ..Behaviour::default() },
+        Behaviour { unread: 0.1, ..Behaviour::default() },
+        Behaviour { hangs: (0.1, 40.0), ..Behaviour::default() },
+    ] {
+        let alone = World { patience: 5.0, ..world(canary) };
+        let (back, promoted) = lives(&errors, alone, 60);
+        assert!(promoted <= 1 && back >= 55, "{canary:?}: {back} back, {promoted} promoted");
+        let (back, promoted) = lives(&errors, World { stable: canary, ..alone }, 60);
+        assert!(back <= five_percent(60) && promoted >= 45, "{back} back, {promoted} promoted");
+    }
 }
