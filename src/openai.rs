@@ -4,6 +4,7 @@
 pub mod alike;
 pub mod answer;
 pub mod complaint;
+pub mod depth;
 pub mod error;
 mod forgiving;
 mod mend;

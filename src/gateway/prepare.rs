@@ -83,6 +83,7 @@ impl Asked {
                 ApiError::new(400, "invalid_json", error.to_string()).at(name.clone())
             }
             Malformed::NotAnObject(_) => ApiError::new(400, "invalid_json", error.to_string()),
+            Malformed::TooDeep(_) => ApiError::new(400, "json_too_deep", error.to_string()),
         })?;
         let variables = variables(&request)?;
         for (field, wanted) in [("messages", Operation::Chat), ("tools", operation)] {

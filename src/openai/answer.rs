@@ -21,6 +21,7 @@ use self::{
 };
 use super::{
     complaint::Complaint,
+    depth,
     forgiving::{Many, Text},
     mend::{Mended, mend, trimmed},
     reason::{Ending, is_none},
@@ -96,7 +97,10 @@ pub struct NotJson;
 /// application can read may still be an error, and is nothing else.
 fn with_body<T>(json: &[u8], mut read: impl FnMut(Body<'_>) -> T) -> Result<T, NotJson> {
     let json = trimmed(json);
-    if let Ok(body) = serde_json::from_slice(json) {
+    // What is too deep is mended, too: no reader meets it.
+    if depth::bounded(json).is_ok()
+        && let Ok(body) = serde_json::from_slice(json)
+    {
         return Ok(read(body));
     }
     let Mended { json, parses } = mend(json).ok_or(NotJson)?;

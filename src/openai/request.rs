@@ -11,6 +11,11 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
+use super::{
+    depth::{self, TooDeep},
+    forgiving::{self, Read},
+};
+
 /// Fields of a request: no API has nearly as many.
 const MOST_FIELDS: usize = 1024;
 /// So few are compared with each other faster than they are hashed.
@@ -81,6 +86,9 @@ pub enum Malformed {
     /// Not JSON, or not an object.
     #[error("the body is not a JSON object: {0}")]
     NotAnObject(serde_json::Error),
+    /// Whoever reads it would recurse.
+    #[error("the body can not be read: {0}")]
+    TooDeep(#[from] TooDeep),
     /// What counts is not clear: servers differ in which of the two they take.
     #[error("the field {0:?} occurs twice; send it once")]
     Twice(String),
@@ -90,8 +98,9 @@ impl Request {
     /// Finds the fields.
     ///
     /// # Errors
-    /// The body is not one JSON object, or a field occurs twice.
+    /// The body is not one JSON object, it is nested too deep, or a field occurs twice.
     pub fn parse(body: Bytes) -> Result<Self, Malformed> {
+        depth::bounded(&body)?;
         let mut reader = serde_json::Deserializer::from_slice(&body);
         let fields = reader
             .deserialize_map(FieldsOf { base: body.as_ptr() as usize })
@@ -263,21 +272,24 @@ impl<'de> Visitor<'de> for TextVisitor {
     }
 }
 
-/// The text of one part of a message's content.
+/// The text of one part of a message's content. Anything that is not an object says nothing.
 #[derive(Default)]
 struct Part<'a>(Option<Cow<'a, str>>);
 
+impl<'de: 'a, 'a> Read<'de> for Part<'a> {
+    fn read<A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<(), A::Error> {
+        match name {
+            // One text, and no list of parts again.
+            "text" => self.0 = map.next_value::<forgiving::Text<'_>>()?.0,
+            _ => forgiving::skip(map)?,
+        }
+        Ok(())
+    }
+}
+
 impl<'de: 'a, 'a> Deserialize<'de> for Part<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        struct Object<'a> {
-            #[serde(borrow, default)]
-            text: Text<'a>,
-        }
-        // Anything that is not an object says nothing.
-        let raw = <&RawValue>::deserialize(deserializer)?;
-        Ok(serde_json::from_str(raw.get())
-            .map_or_else(|_| Self::default(), |o: Object<'_>| Self(o.text.0)))
+        forgiving::object(deserializer)
     }
 }
 
@@ -395,8 +407,30 @@ mod tests {
             assert!(matches!(parse(text), Err(Malformed::NotAnObject(_))), "{text:?}");
         }
         assert!(Request::parse(Bytes::from_static(b"{\"a\":\"\xff\"}")).is_err());
-        let deep = format!("{{\"a\":{}{}}}", "[".repeat(100_000), "]".repeat(100_000));
-        assert!(parse(&deep).is_ok(), "values are skipped without recursion");
+    }
+
+    #[test]
+    fn what_is_nested_too_deep_is_refused_wherever_it_is() {
+        for field in ["a", "model", "messages", "user", "serinus", "tools", "conversation"] {
+            for (open, close) in [("[", "]"), ("{\"text\":", "}"), ("[{\"text\":", "}]")] {
+                for depth in [128, 5_700, 200_000] {
+                    let (open, close) = (open.repeat(depth), close.repeat(depth));
+                    let body = format!("{{\"{field}\":{open}1{close}}}");
+                    assert!(matches!(parse(&body), Err(Malformed::TooDeep(_))), "{field} {depth}");
+                }
+            }
+        }
+        let deepest = format!("{{\"a\":{}{}}}", "[".repeat(127), "]".repeat(127));
+        assert!(parse(&deepest).is_ok());
+    }
+
+    #[test]
+    fn a_text_in_many_lists_is_not_read_again_for_each() {
+        // A part is a text or nothing: lists within it are passed over.
+        let body = format!("{{\"model\":{}\"r\"{}}}", "[".repeat(100), "]".repeat(100));
+        assert_eq!(parse(&body).unwrap().text("model"), None);
+        let body = r#"{"model":[{"text":[{"text":"r"}]},{"text":"s","text":"t"}]}"#;
+        assert_eq!(parse(body).unwrap().text("model").as_deref(), Some("t"));
     }
 
     #[test]

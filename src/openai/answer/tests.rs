@@ -541,3 +541,29 @@ fn a_choice_may_tell_that_it_failed() {
     let fine = json!({"message": {"content": "Hi"}, "finish_reason": "stop", "error": null});
     assert!(!chat(&json!({"choices": [fine]})).failed);
 }
+
+#[test]
+fn what_is_nested_too_deep_is_absent_and_harms_nothing() {
+    for depth in [129, 8_000, 200_000] {
+        let (open, close) = ("[".repeat(depth), "]".repeat(depth));
+        for operation in Operation::ALL {
+            for json in [
+                format!("{open}{close}"),
+                format!(r#"{{"choices":[{{"message":{{"content":{open}{close}}}}}]}}"#),
+                format!(r#"{{"id":NaN,"choices":{open}{close},"data":{open}{close}}}"#),
+            ] {
+                let _ = Answer::whole(operation, json.as_bytes());
+                Answer::default().event(operation, json.as_bytes());
+            }
+            assert_eq!(Answer::whole(operation, open.as_bytes()), Err(NotJson));
+            let mut answer = Answer::default();
+            assert!(answer.event(operation, open.as_bytes()).unread && answer.is_unread());
+            answer.error_event(open.as_bytes());
+            assert!(answer.failed, "what is told as an error is one, however deep it is");
+        }
+        let beside =
+            format!(r#"{{"choices":[{{"message":{{"content":"Hi"}},"finish_reason":"stop"}}],"x":{open}{close}}}"#);
+        assert_eq!(raw(&beside).text, "Hi");
+        assert!(raw(&format!(r#"{{"error":{{"message":"no","x":{open}{close}}}}}"#)).failed);
+    }
+}
