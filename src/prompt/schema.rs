@@ -1,21 +1,55 @@
 //! The JSON Schemas of prompts. What a release's revisions and variants have in common is
 //! there once, and compiled when something is first checked: a small one takes 4 KB then.
 
+//!
+//! Neither compiling nor checking stalls whoever does it: a schema that could is refused
+//! ([`bounds`]), and checking ends after a number of steps that grows with what is checked
+//! ([`metered`]).
+
+mod bounds;
+mod metered;
+
 use std::{
     collections::HashMap,
+    fmt,
     sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError, Weak},
+    thread,
 };
 
-use jsonschema::{Validator, error::ValidationErrorKind};
+use jsonschema::{PatternOptions, Validator, error::ValidationErrorKind};
 use serde_json::{Map, Value};
 
+pub(super) use self::metered::TooCostly;
+use self::{
+    bounds::Bounds,
+    metered::{Metered, Seen, size, within},
+};
 use super::PromptError;
 
+/// Steps that any check may take: about 10 ms.
+const STEPS: u64 = 200_000;
+/// And so many for each value that is checked.
+const STEPS_A_VALUE: u64 = 20;
+/// Steps back in a text that one expression may take.
+const BACKTRACKS: usize = 10_000;
+/// So many schemas within each other are compiled on the stack of whoever asks.
+const SHALLOW: u32 = 24;
+/// The stack for those that are deeper, in bytes.
+const STACK: usize = 32 << 20;
+/// Characters of what is told about a value: it may quote the value.
+const LONGEST_MESSAGE: usize = 1000;
+
 /// A JSON Schema.
-#[derive(Debug)]
 pub(super) struct Schema {
     source: Arc<str>,
-    compiled: OnceLock<Option<Validator>>,
+    bounds: Bounds,
+    compiled: OnceLock<Option<Validator<Metered>>>,
+}
+
+impl fmt::Debug for Schema {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Schema").field(&self.source).finish()
+    }
 }
 
 type InUse = HashMap<Arc<str>, Weak<Schema>>;
@@ -35,47 +69,91 @@ impl Drop for Schema {
     }
 }
 
+fn compile(schema: &Value, bounds: Bounds) -> Result<Validator<Metered>, String> {
+    let patterns = PatternOptions::fancy_regex()
+        .backtrack_limit(BACKTRACKS)
+        .size_limit(bounds.expression)
+        .dfa_size_limit(bounds.expression);
+    let build = || {
+        let options = jsonschema::options_for::<Metered>().with_pattern_options(patterns);
+        options.build(schema).map_err(|e| short(e.to_string()))
+    };
+    if bounds.height <= SHALLOW {
+        return build();
+    }
+    // Compiling recurses. Whoever waits here would have compiled it otherwise.
+    thread::scope(|scope| {
+        let builder = thread::Builder::new().name("schema".to_owned()).stack_size(STACK);
+        let thread = builder.spawn_scoped(scope, build).map_err(|e| e.to_string())?;
+        thread.join().unwrap_or_else(|_| Err("it can not be compiled".to_owned()))
+    })
+}
+
+fn short(mut text: String) -> String {
+    if let Some((end, _)) = text.char_indices().nth(LONGEST_MESSAGE) {
+        text.truncate(end);
+        text.push('…');
+    }
+    text
+}
+
 impl Schema {
     /// # Errors
-    /// What makes it no valid JSON Schema.
+    /// What makes it no valid JSON Schema, or one that is not compiled.
     pub fn of(schema: &Map<String, Value>) -> Result<Arc<Self>, String> {
         let schema = Value::Object(schema.clone());
         let source: Arc<str> = schema.to_string().into();
         if let Some(known) = in_use().get(&source).and_then(Weak::upgrade) {
             return Ok(known);
         }
-        jsonschema::validator_for(&schema).map_err(|e| e.to_string())?;
-        let new = Arc::new(Self { source: source.clone(), compiled: OnceLock::new() });
+        let bounds = Bounds::of(&schema, source.len())?;
+        compile(&schema, bounds)?;
+        let new = Arc::new(Self { source: source.clone(), bounds, compiled: OnceLock::new() });
         in_use().insert(source, Arc::downgrade(&new));
         Ok(new)
     }
 
     /// None only if what could be compiled no longer can be: nothing is accepted then.
-    fn validator(&self) -> Option<&Validator> {
-        let compile = || {
-            let schema = serde_json::from_str(&self.source).ok()?;
-            jsonschema::validator_for(&schema).ok()
-        };
-        self.compiled.get_or_init(compile).as_ref()
+    fn validator(&self) -> Option<&Validator<Metered>> {
+        let schema = || serde_json::from_str(&self.source).ok();
+        self.compiled.get_or_init(|| compile(&schema()?, self.bounds).ok()).as_ref()
     }
 
-    pub fn accepts(&self, value: &Value) -> bool {
-        self.validator().is_some_and(|validator| validator.is_valid(value))
+    /// Whether the schema accepts a value.
+    ///
+    /// # Errors
+    /// Finding out takes too long.
+    pub fn check(&self, value: &Value) -> Result<bool, TooCostly> {
+        let Some(validator) = self.validator() else { return Ok(false) };
+        self.within(value, || validator.is_valid(Seen(value)))
+    }
+
+    fn within<T>(&self, value: &Value, work: impl FnOnce() -> T) -> Result<T, TooCostly> {
+        let steps = STEPS.saturating_add(STEPS_A_VALUE.saturating_mul(size(value)));
+        within(steps, self.bounds.weight, work)
     }
 
     /// What is wrong with variables that are not accepted.
     pub fn describe(&self, variables: &Value) -> PromptError {
-        let error = self.validator().and_then(|v| v.iter_errors(variables).next());
-        let Some(error) = error else {
-            let message = "they can not be checked against the prompt's schema".to_owned();
-            return PromptError::Variables { path: String::new(), message };
+        let unknown = |message: &str| {
+            let message = message.to_owned();
+            PromptError::Variables { path: String::new(), message }
         };
-        let mut path = error.instance_path().to_string().replace('/', ".");
-        // The field at fault is the one that is missing, not what it is missing in.
-        if let ValidationErrorKind::Required { property: Value::String(name) } = error.kind() {
-            path = format!("{path}.{name}");
-        }
-        PromptError::Variables { path, message: error.to_string() }
+        let Some(validator) = self.validator() else {
+            return unknown("they can not be checked against the prompt's schema");
+        };
+        // To say what is wrong costs more than to find that something is.
+        let described = self.within(variables, || {
+            let error = validator.validate(Seen(variables)).err()?;
+            let mut path = error.instance_path().to_string().replace('/', ".");
+            // The field at fault is the one that is missing, not what it is missing in.
+            if let ValidationErrorKind::Required { property: Value::String(name) } = error.kind() {
+                path = format!("{path}.{name}");
+            }
+            Some(PromptError::Variables { path, message: short(error.to_string()) })
+        });
+        let described = described.unwrap_or_default();
+        described.unwrap_or_else(|| unknown("they do not match the prompt's schema"))
     }
 }
 
@@ -84,6 +162,10 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    fn accepts(schema: &Schema, value: &Value) -> bool {
+        schema.check(value) == Ok(true)
+    }
 
     #[test]
     fn what_is_the_same_is_kept_once_and_not_longer_than_it_is_used() {
@@ -95,13 +177,123 @@ mod tests {
         let (first, second, other) = (of("a"), of("a"), of("b"));
         assert!(Arc::ptr_eq(&first, &second) && !Arc::ptr_eq(&first, &other));
         assert!(
-            first.accepts(&json!({"a": 1, "only here": 1})) && !other.accepts(&json!({"a": 1}))
+            accepts(&first, &json!({"a": 1, "only here": 1})) && !accepts(&other, &json!({"a": 1}))
         );
         let source = first.source.clone();
         drop(first);
         assert!(known(&source));
         drop(second);
         assert!(!known(&source) && known(&other.source));
-        assert!(of("a").accepts(&json!({"a": 1, "only here": 1})));
+        assert!(accepts(&of("a"), &json!({"a": 1, "only here": 1})));
+    }
+
+    fn of(schema: &Value) -> Arc<Schema> {
+        Schema::of(schema.as_object().unwrap()).unwrap_or_else(|e| panic!("{schema}: {e}"))
+    }
+
+    fn lists(depth: usize, inner: &str) -> Value {
+        let text = format!("{}{inner}{}", "[".repeat(depth), "]".repeat(depth));
+        serde_json::from_str(&text).unwrap()
+    }
+
+    /// Each of these would take hours, gigabytes or the stack, and some of them do so only
+    /// when it is said what is wrong.
+    #[test]
+    fn what_would_take_for_ever_is_given_up() {
+        let item = json!({"items": {"$ref": "#"}});
+        let twice = json!({"anyOf": [item, item], "type": "array"});
+        let both = json!({"allOf": [item, item], "type": ["array", "string"]});
+        let one = json!({"oneOf": [item, item], "type": ["array", "string"]});
+        let unevaluated = json!({
+            "anyOf": [{"prefixItems": [{"$ref": "#"}]}, {"prefixItems": [{"$ref": "#"}]}],
+            "unevaluatedItems": false, "type": ["array", "string"]
+        });
+        let dynamic = json!({"$dynamicAnchor": "n", "type": ["array", "string"], "anyOf": [
+            {"items": {"$dynamicRef": "#n"}}, {"items": {"$dynamicRef": "#n"}}]});
+        for schema in [twice, both, one, unevaluated, dynamic] {
+            let schema = of(&schema);
+            for value in [lists(100, "1"), lists(120, "\"a\""), lists(60, "[1],[2],\"a\"")] {
+                let fits = schema.check(&value);
+                assert!(fits != Ok(true) || schema.check(&value) == fits);
+                let PromptError::Variables { message, .. } = schema.describe(&value) else {
+                    panic!("of another kind")
+                };
+                assert!(message.chars().count() <= LONGEST_MESSAGE + 1);
+            }
+        }
+        let names: Map<_, _> = (1..99).map(|i| (format!("^a{{1,{i}}}x"), json!({}))).collect();
+        let fields: Map<_, _> = (0..50_000).map(|i| (format!("a{i}"), json!(i))).collect();
+        let many = of(&json!({"patternProperties": names}));
+        assert_eq!(many.check(&Value::Object(fields)), Err(TooCostly));
+        let never = of(&json!({"items": {"anyOf": vec![json!(false); 5_000]}}));
+        let numbers = Value::from((0..50_000).collect::<Vec<_>>());
+        assert!(never.check(&numbers) != Ok(true));
+    }
+
+    #[test]
+    fn expressions_that_go_back_and_forth_end() {
+        for pattern in ["^(a+)+$", "^(?=(a+)+$)(a|aa)+b$", "^(?:(a*)*\\1)*$", "(?<!a)(a|a)*\\1b"] {
+            let schema = of(&json!({"items": {"pattern": pattern}}));
+            let value = json!(vec![format!("{}!", "a".repeat(5_000)); 100]);
+            assert!(schema.check(&value) != Ok(true), "{pattern}");
+            drop(schema.describe(&value));
+        }
+        let ahead = of(&json!({"pattern": "^(?=.*[0-9])(?!.*evil).{3,64}$"}));
+        assert!(accepts(&ahead, &json!("abc1")) && !accepts(&ahead, &json!("evil1")));
+    }
+
+    #[test]
+    fn much_that_is_plain_is_checked_to_its_end() {
+        let schema = of(&json!({"type": "object", "additionalProperties": {
+            "type": "array", "items": {"anyOf": [{"type": "integer", "minimum": 0},
+                {"type": "string", "maxLength": 10, "pattern": "^[a-z]*$"}]}, "uniqueItems": true}}));
+        let value = json!({"a": (0..50_000).collect::<Vec<_>>(), "b": ["x"], "c": ["y", "z"]});
+        assert_eq!(schema.check(&value), Ok(true));
+        let text =
+            of(&json!({"properties": {"q": {"type": "string", "minLength": 1, "pattern": "x"}}}));
+        assert_eq!(text.check(&json!({"q": "y".repeat(20_000_000) + "x"})), Ok(true));
+        // A tree of expressions, ten deep.
+        let binary = |op: &str| {
+            json!({"properties": {"op": {"const": op}, "l": {"$ref": "#"}, "r": {"$ref": "#"}},
+                "required": ["op", "l", "r"], "type": "object"})
+        };
+        let tree =
+            of(&json!({"oneOf": [binary("+"), binary("-"), binary("*"), {"type": "number"}]}));
+        let mut value = json!(1);
+        for op in ["+", "-", "*", "+", "-", "*", "+", "-", "*", "+"] {
+            value = json!({"op": op, "l": value, "r": 2});
+        }
+        assert_eq!(tree.check(&value), Ok(true));
+    }
+
+    #[test]
+    fn a_schema_that_could_stall_is_refused_when_the_prompt_is() {
+        let level =
+            |i: usize| json!({"anyOf": vec![json!({"$ref": format!("#/$defs/{}", i + 1)}); 2]});
+        let mut defs: Map<_, _> = (0..22).map(|i| (i.to_string(), level(i))).collect();
+        defs.insert("22".to_owned(), json!({"const": 1}));
+        let bomb = json!({"$defs": defs, "$ref": "#/$defs/0"});
+        let error = Schema::of(bomb.as_object().unwrap()).unwrap_err();
+        assert!(error.contains("refer to each definition once"), "{error}");
+    }
+
+    #[test]
+    fn a_schema_as_deep_as_may_be_compiles_and_checks() {
+        let mut deep = json!({"type": "string"});
+        for i in 0..60 {
+            deep = match i % 3 {
+                0 => json!({"items": deep}),
+                1 => json!({"allOf": [deep]}),
+                _ => json!({"properties": {"a": deep}}),
+            };
+        }
+        assert!(accepts(&of(&deep), &json!({"a": []})));
+        let link =
+            |i: usize| (i.to_string(), json!({"items": {"$ref": format!("#/$defs/{}", i + 1)}}));
+        let mut defs: Map<_, _> = (0..120).map(link).collect();
+        defs.insert("120".to_owned(), json!({"type": "null"}));
+        let chain = of(&json!({"$defs": defs, "$ref": "#/$defs/0"}));
+        assert!(accepts(&chain, &lists(100, "[]")));
+        assert_eq!(chain.check(&lists(120, "1")), Ok(false));
     }
 }

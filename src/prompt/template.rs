@@ -147,10 +147,14 @@ impl Template {
     /// # Errors
     /// Names the variable at fault.
     pub fn render(&self, variables: &Value) -> Result<Vec<(Role, Cow<'_, str>)>, PromptError> {
-        if let Some(schema) = &self.variables
-            && !schema.accepts(variables)
-        {
-            return Err(schema.describe(variables));
+        if let Some(schema) = &self.variables {
+            let fits = schema.check(variables).map_err(|e| PromptError::Variables {
+                path: String::new(),
+                message: format!("{e}: send fewer or shorter values"),
+            })?;
+            if !fits {
+                return Err(schema.describe(variables));
+            }
         }
         let mut rendered = Vec::with_capacity(self.messages.len());
         for (index, (role, message)) in self.messages.iter().enumerate() {
@@ -186,10 +190,11 @@ impl Template {
         self.response.is_some()
     }
 
-    /// Whether `answer` is JSON that matches the response format; true without one.
+    /// Whether `answer` is JSON that matches the response format; true without one. What
+    /// takes too long to find out is no match.
     pub fn accepts(&self, answer: &str) -> bool {
         let Some(schema) = &self.response else { return true };
-        serde_json::from_str::<Value>(answer).is_ok_and(|value| schema.accepts(&value))
+        serde_json::from_str::<Value>(answer).is_ok_and(|value| schema.check(&value) == Ok(true))
     }
 }
 

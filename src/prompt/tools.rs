@@ -105,7 +105,7 @@ impl Tools {
         };
         let fits = match &tool.parameters {
             None => true,
-            Some(Parameters::Trusted(schema)) => schema.accepts(&value),
+            Some(Parameters::Trusted(schema)) => schema.check(&value) == Ok(true),
             Some(Parameters::Stranger(schema)) => accepts(schema, &value, arguments.len()),
         };
         if fits { Verdict::Fit } else { Verdict::Unfit }
@@ -120,7 +120,7 @@ fn accepts(schema: &Map<String, Value>, value: &Value, length: usize) -> bool {
         && ["\"pattern", "\"$dynamicRef\"", "\"$recursiveRef\"", "\"uniqueItems\""]
             .iter()
             .all(|costly| !text.contains(costly));
-    !is_tame || Schema::of(schema).map_or(true, |schema| schema.accepts(value))
+    !is_tame || Schema::of(schema).map_or(true, |schema| schema.check(value) != Ok(false))
 }
 
 #[cfg(test)]
