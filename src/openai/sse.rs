@@ -16,6 +16,9 @@ use memchr::{memchr, memchr2};
 /// A line or event longer than this is not kept: what it says is not read, but it is still
 /// forwarded. The last event of a response holds all of it, with its images.
 const LONGEST: usize = 32 << 20;
+/// An event of more lines than this is not read either: each may be a payload of its own,
+/// and no server sends a hundred in one.
+const MOST_LINES: usize = 1 << 16;
 /// An empty line with the line's end before it.
 const LONGEST_END: usize = 4;
 
@@ -177,9 +180,17 @@ fn field(line: &[u8]) -> (&[u8], &[u8]) {
     }
 }
 
+/// The data of an event, line by line.
+fn data_of(event: &[u8]) -> impl Iterator<Item = &[u8]> {
+    lines(event).map(field).filter(|(name, _)| *name == b"data").map(|(_, data)| data)
+}
+
 /// Reads an event.
 fn fate(event: &[u8], mut read: impl FnMut(Payload<'_>) -> Fate) -> Fate {
-    let (mut first, mut more, mut is_error) = (None::<&[u8]>, vec![], false);
+    if event.len() > MOST_LINES && lines(event).nth(MOST_LINES).is_some() {
+        return Fate::Forward;
+    }
+    let (mut first, mut count, mut is_error) = (None::<&[u8]>, 0_usize, false);
     let mut fate = None;
     let mut heard = |payload: Payload<'_>, fate: &mut Option<Fate>| {
         let said = read(payload);
@@ -189,10 +200,10 @@ fn fate(event: &[u8], mut read: impl FnMut(Payload<'_>) -> Fate) -> Fate {
     };
     for line in lines(event) {
         match field(line) {
-            (b"data", data) => match first {
-                None => first = Some(data),
-                Some(_) => more.push(data),
-            },
+            (b"data", data) => {
+                first = first.or(Some(data));
+                count += 1;
+            }
             (b"event", name) => is_error = is_an_error(name),
             (b"error", error) => heard(Payload::Error(error), &mut fate),
             // A comment, or fields of the standard.
@@ -202,16 +213,16 @@ fn fate(event: &[u8], mut read: impl FnMut(Payload<'_>) -> Fate) -> Fate {
         }
     }
     let kind = if is_error { Payload::Error } else { Payload::Data };
-    if let Some(first) = first {
-        if more.is_empty() {
-            heard(kind(first), &mut fate);
-        } else if std::iter::once(&first).chain(&more).all(|data| is_whole(data)) {
-            heard(kind(first), &mut fate);
-            more.iter().for_each(|data| heard(kind(data), &mut fate));
-        } else {
-            let all: Vec<&[u8]> = std::iter::once(first).chain(more).collect();
+    match first {
+        Some(first) if count == 1 => heard(kind(first), &mut fate),
+        Some(_) if data_of(event).all(is_whole) => {
+            data_of(event).for_each(|data| heard(kind(data), &mut fate));
+        }
+        Some(_) => {
+            let all: Vec<&[u8]> = data_of(event).collect();
             heard(kind(&all.join(&b'\n')), &mut fate);
         }
+        None => {}
     }
     fate.unwrap_or(Fate::Forward)
 }
@@ -437,9 +448,9 @@ mod tests {
     #[test]
     fn an_event_of_many_lines_is_not_searched_again_with_each() {
         let mut events = Events::default();
-        let line = Bytes::from(format!("data: {}\n", "x".repeat(1 << 10)));
+        let line = Bytes::from(format!("data: {}\n", "x".repeat(1 << 8)));
         let mut chunks = 0;
-        while chunks * line.len() < LONGEST / 2 {
+        while chunks < MOST_LINES - 1 {
             events.feed(line.clone(), |_| Fate::Forward);
             chunks += 1;
             assert!(events.searched + LONGEST_END >= events.begun.len());
@@ -451,5 +462,24 @@ mod tests {
             Fate::Forward
         });
         assert_eq!(read, chunks * line.len() - 6 * chunks - 1);
+    }
+
+    #[test]
+    fn an_event_of_more_lines_than_any_server_sends_goes_on_unread() {
+        for line in ["data: {}\n", "data\n", "error: {}\n", "{}\n", ": x\r\n", "\u{feff}data:\r"] {
+            let event = [line.repeat(MOST_LINES + 1).as_bytes(), b"\n"].concat();
+            let (mut events, mut read, mut passed) = (Events::default(), 0, 0);
+            for piece in event.chunks(4 << 10) {
+                events.feed(Bytes::copy_from_slice(piece), |_| {
+                    read += 1;
+                    Fate::Drop
+                });
+            }
+            events.end(|_| Fate::Drop);
+            while let Some(bytes) = events.take() {
+                passed += bytes.len();
+            }
+            assert_eq!((read, passed), (0, event.len()), "{line:?}");
+        }
     }
 }
