@@ -70,11 +70,11 @@ impl Addresses {
         }
         match address {
             IpAddr::V4(_) => is_ordinary(address),
-            IpAddr::V6(v6) => match carried(v6) {
-                // Translated on the way to an address of IPv4, which is what counts.
-                Some(v4) => named(v4.into()) || (is_ordinary(address) && is_ordinary(v4.into())),
-                None => is_ordinary(address),
-            },
+            // Translated on the way to an address of IPv4, which is what counts.
+            IpAddr::V6(v6) => {
+                let mut v4 = carried(v6).into_iter().flatten().map(IpAddr::from);
+                is_ordinary(address) && v4.all(|v4| named(v4) || is_ordinary(v4))
+            }
         }
     }
 
@@ -141,16 +141,29 @@ fn is_ordinary(address: IpAddr) -> bool {
     !own && !address.is_multicast() && !METADATA.contains(&address)
 }
 
-/// The address of IPv4 inside of one of IPv6: compatible (`::/96`), NAT64
-/// (`64:ff9b::/96`) and 6to4 (`2002::/16`). Mapped ones are canonical already.
-fn carried(address: Ipv6Addr) -> Option<Ipv4Addr> {
+/// The addresses of IPv4 that one of IPv6 may lead to: compatible (`::/96`), translated
+/// (`::ffff:0:0:0/96`, RFC 2765), NAT64 (`64:ff9b::/96`, and `64:ff9b:1::/48` with the address
+/// in either of the places of RFC 6052), 6to4 (`2002::/16`), the server and the client of
+/// Teredo (`2001::/32`), and ISATAP (`::5efe` before the address). Mapped ones are canonical
+/// already.
+fn carried(address: Ipv6Addr) -> [Option<Ipv4Addr>; 2] {
     let s = address.segments();
     let v4 = |high: u16, low: u16| Some(Ipv4Addr::from(u32::from(high) << 16 | u32::from(low)));
     match s {
-        [0, 0, 0, 0, 0, 0, 0, 0 | 1] => None,
-        [0, 0, 0, 0, 0, 0, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] => v4(high, low),
-        [0x2002, high, low, ..] => v4(high, low),
-        _ => None,
+        [0, 0, 0, 0, 0, 0, 0, 0 | 1] => [None, None],
+        [0, 0, 0, 0, 0, 0, high, low]
+        | [0, 0, 0, 0, 0xffff, 0, high, low]
+        | [0x64, 0xff9b, 0, 0, 0, 0, high, low] => [v4(high, low), None],
+        // Of the second place, eight bits in the middle mean nothing.
+        [0x64, 0xff9b, 1, first, middle, last, high, low] => {
+            [v4(high, low), v4(first, middle << 8 | last >> 8)]
+        }
+        [0x2002, high, low, ..] => [v4(high, low), None],
+        [0x2001, 0, high, low, _, _, client_high, client_low] => {
+            [v4(high, low), v4(!client_high, !client_low)]
+        }
+        [_, _, _, _, 0 | 0x200, 0x5efe, high, low] => [v4(high, low), None],
+        _ => [None, None],
     }
 }
 
@@ -270,7 +283,7 @@ mod tests {
         text.parse().unwrap()
     }
 
-    const REFUSED: [&str; 25] = [
+    const REFUSED: [&str; 32] = [
         "169.254.169.254",
         "169.254.0.1",
         "169.254.170.2",
@@ -296,9 +309,16 @@ mod tests {
         "64:ff9b::169.254.169.254",
         "2002:a9fe:a9fe::",
         "2002:a9fe:a9fe::1",
+        "64:ff9b:1::a9fe:a9fe",
+        "64:ff9b:1:a9fe:a9:fe00::",
+        "2001:0:a9fe:a9fe::1",
+        "2001:0:808:808::5601:5601",
+        "::ffff:0:169.254.169.254",
+        "fd00::5efe:169.254.169.254",
+        "2001:db8::200:5efe:100.100.100.200",
     ];
 
-    const PERMITTED: [&str; 11] = [
+    const PERMITTED: [&str; 14] = [
         "127.0.0.1",
         "::1",
         "10.0.0.1",
@@ -309,6 +329,9 @@ mod tests {
         "8.8.8.8",
         "2606:4700::1111",
         "64:ff9b::8.8.8.8",
+        "64:ff9b:1:808:8:800:808:808",
+        "2001:0:808:808::f7f7:f7f7",
+        "2001:4860:4860::8888",
         "169.253.255.255",
     ];
 
@@ -359,6 +382,8 @@ mod tests {
         assert!(addresses.permits(ip("169.254.10.7")));
         assert!(addresses.permits(ip("::ffff:169.254.10.7")));
         assert!(addresses.permits(ip("64:ff9b::169.254.10.7")));
+        assert!(addresses.permits(ip("::ffff:0:169.254.10.7")));
+        assert!(!addresses.permits(ip("::ffff:0:169.254.11.7")));
         assert!(!addresses.permits(ip("169.254.11.7")));
     }
 
