@@ -27,6 +27,7 @@ mod phases;
 mod prepare;
 mod room;
 pub mod routes;
+mod seldom;
 pub mod server;
 mod shadow;
 mod sinks;
@@ -61,6 +62,7 @@ use self::{
     limits::Limits,
     peers::Peers,
     routes::{ReleaseInput, RouteTable, World},
+    seldom::Seldom,
     shadow::Shadows,
     sinks::Sink,
     unread::Unread,
@@ -121,6 +123,12 @@ impl GatewayConfig {
     }
 }
 
+/// Whether a body is a feedback: for the fuzz targets, which read all that strangers send.
+#[doc(hidden)]
+pub fn reads_feedback(body: &[u8]) -> bool {
+    feedback::reads(body)
+}
+
 /// One gateway process.
 pub struct Gateway {
     config: GatewayConfig,
@@ -137,6 +145,10 @@ pub struct Gateway {
     /// Examples of answers that were not understood.
     unread: Unread,
     shadows: Shadows,
+    /// Backends at addresses that requests may not go to.
+    refused: Seldom,
+    /// Requests that have ended in a panic.
+    panics: Arc<server::Panics>,
     /// Room for large request bodies.
     large_bodies: Arc<Semaphore>,
     started: Instant,
@@ -155,6 +167,8 @@ impl Gateway {
         if let Some(cache) = &config.cache {
             exported.also(cache.clone());
         }
+        let panics = Arc::<server::Panics>::default();
+        exported.counts_panics(panics.counter());
         let exported = Arc::new(exported);
         let mut sinks: Vec<Arc<dyn Sink>> =
             vec![exported.clone(), ledger.clone(), Arc::new(sinks::Log)];
@@ -165,6 +179,8 @@ impl Gateway {
         let instance = rand::random::<u64>();
         Arc::new(Self {
             large_bodies: server::room(&config.limits),
+            refused: Seldom::default(),
+            panics,
             table: RouteTable::new(Backends::new(clients)),
             since: (config.clock)(),
             config,

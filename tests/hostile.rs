@@ -5,3 +5,7 @@
 mod bench;
 #[path = "gateway/hostile.rs"]
 mod hostile;
+#[path = "gateway/hostile_models.rs"]
+mod hostile_models;
+#[path = "gateway/smuggling.rs"]
+mod smuggling;

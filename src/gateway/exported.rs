@@ -225,6 +225,12 @@ impl Exported {
         ours.register_collector(Box::new(collector));
     }
 
+    /// Also exports how many requests have ended in a panic.
+    pub(super) fn counts_panics(&mut self, panics: Counter) {
+        let ours = self.registry.sub_registry_with_prefix("serinus_gateway");
+        ours.register("panics", "Requests that ended in a fault of the gateway itself", panics);
+    }
+
     /// A copy for a shadow was not sent, or has no pair.
     pub(super) fn copy_dropped(&self, origin: &Arc<Origin>, why: &'static str) {
         self.variant(origin, true).dropped(&self.families, why).inc();

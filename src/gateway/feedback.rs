@@ -32,7 +32,7 @@ use super::{
     Gateway,
     identity::{
         Client,
-        request_keys::{Key, Purpose},
+        request_keys::{Key, Purpose, RequestKeys},
     },
     peers::Delivered,
     routes::{Route, Target},
@@ -328,6 +328,15 @@ impl Feedback {
             }
         });
     }
+}
+
+/// Whether a body is a feedback, whatever it is for.
+pub(super) fn reads(body: &[u8]) -> bool {
+    let Ok(body) = read(body) else { return false };
+    Given::read(&body).is_ok_and(|given| {
+        let keys = RequestKeys::default();
+        RequestId::read(given.id, &keys).is_none() && id::signature(given.id).is_none()
+    })
 }
 
 fn read(body: &[u8]) -> Result<Value, ApiError> {

@@ -20,10 +20,11 @@ use super::{
 };
 use crate::{
     audit::record::{
-        AssignmentReason, Caller, CheckResult, Content, Operation, Record, RecordOutcome,
+        AssignmentReason, Caller, CheckResult, Content, Operation, Origin, Record, RecordOutcome,
         StableSide, TraceContext,
     },
     openai::{answer::Answer, error::ApiError},
+    signals::addresses::Refused,
     telemetry::{follow, whole_words},
 };
 
@@ -170,6 +171,15 @@ impl Flight {
 
     pub(super) fn clock(&self) -> fn() -> Timestamp {
         self.gateway.config.clock
+    }
+
+    /// The backend is at an address that requests may not go to, which only who runs the
+    /// gateway can change.
+    pub(super) fn refused_address(&self, refused: &Refused) {
+        let Origin { release, backend, .. } = &*self.target.origin;
+        if self.gateway.refused.is_due(&format!("{release} {backend}"), self.now_millis()) {
+            tracing::warn!(%release, %backend, "no request is sent to the backend: {refused}");
+        }
     }
 
     pub(super) fn now_millis(&self) -> u64 {

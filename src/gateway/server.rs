@@ -6,6 +6,8 @@
 //! headers, before a body is read.
 
 mod body;
+mod guard;
+mod head;
 mod pace;
 mod paths;
 
@@ -13,8 +15,9 @@ use std::{convert::Infallible, future::Future, sync::Arc, time::Duration};
 
 use axum::{
     body::Body,
-    http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header},
+    http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header, request::Parts},
 };
+use http_body::Body as _;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use serde_json::json;
@@ -25,7 +28,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub(super) use self::body::room;
+pub(super) use self::{body::room, guard::Panics};
 use self::{
     body::{Answer, Whole},
     pace::{Paced, Turn},
@@ -202,12 +205,12 @@ where
     let turn = Arc::new(Turn::default());
     let io = TokioIo::new(Paced::new(stream, turn.clone(), shared.limits()));
     let service = service_fn(|request| {
-        let (shared, answering) = (shared.clone(), turn.begin());
+        let (shared, answering, turn) = (shared.clone(), turn.begin(), turn.clone());
         async move {
-            let (response, is_stream) = shared.answer(request).await;
-            let limits = shared.limits();
+            let (response, is_stream) = shared.answer(request, &turn).await;
+            let (limits, panics) = (shared.limits(), &shared.gateway.panics);
             Ok::<_, Infallible>(
-                response.map(|body| Answer::new(body, answering, limits, is_stream)),
+                response.map(|body| Answer::new(body, answering, limits, is_stream, panics)),
             )
         }
     });
@@ -241,11 +244,24 @@ impl Shared {
     }
 
     /// The answer, and whether it is a stream of events.
-    async fn answer(&self, request: Request<Incoming>) -> (Response<Body>, bool) {
-        let result = match self.face {
-            Face::Applications => self.for_applications(request).await,
-            Face::Operators => self.for_operators(request).await,
+    async fn answer(&self, request: Request<Incoming>, turn: &Turn) -> (Response<Body>, bool) {
+        if request.body().is_end_stream() {
+            turn.received();
+        }
+        let (head, body) = request.into_parts();
+        if let Err(error) = head::check(&head) {
+            let mut response = phases::error_response(&error);
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(header::CONNECTION, close);
+            return (response, false);
+        }
+        let work = async {
+            match self.face {
+                Face::Applications => self.for_applications(head, body, turn).await,
+                Face::Operators => self.for_operators(head, body).await,
+            }
         };
+        let result = guard::guarded(work, &self.gateway.panics).await;
         let response = result.unwrap_or_else(|error| {
             let mut response = phases::error_response(&error);
             if error.status == 415 {
@@ -267,19 +283,21 @@ impl Shared {
     /// What applications call.
     async fn for_applications(
         &self,
-        request: Request<Incoming>,
+        mut head: Parts,
+        body: Incoming,
+        turn: &Turn,
     ) -> Result<Response<Body>, ApiError> {
         let gateway = &self.gateway;
-        let (mut head, body) = request.into_parts();
         identity::conceal(&mut head.headers);
         let path = head.uri.path();
         if head.method == Method::POST
             && let Some(asked) = paths::operation(path)
         {
             let (client, Whole { bytes, room: _held }) = self.known(&head.headers, body).await?;
+            turn.received();
             return Ok(phases::serve(gateway.clone(), asked, client, head.headers, bytes).await);
         }
-        if head.method == Method::GET
+        if (head.method == Method::GET || head.method == Method::HEAD)
             && let Some(name) = paths::model(path)
         {
             let client = gateway.config.identities.authenticate(&head.headers)?;
@@ -333,28 +351,33 @@ impl Shared {
     }
 
     /// What operators, kubelets and Prometheus call.
-    async fn for_operators(&self, request: Request<Incoming>) -> Result<Response<Body>, ApiError> {
+    async fn for_operators(&self, head: Parts, body: Incoming) -> Result<Response<Body>, ApiError> {
         let gateway = &self.gateway;
-        let (head, body) = request.into_parts();
         match (&head.method, head.uri.path()) {
             (&Method::GET | &Method::HEAD, "/healthz") => Ok(text("ok")),
             (&Method::GET | &Method::HEAD, "/readyz") => Ok(self.ready()),
-            (&Method::GET, "/serinus/v1/report") => {
+            (&Method::GET | &Method::HEAD, "/serinus/v1/report") => {
                 gateway.config.operators.admit(&head.headers)?;
                 let report = gateway.report(head.headers.contains_key(LEADER_HEADER));
                 json_answer(&report)
             }
-            (&Method::GET, "/serinus/v1/unread") => {
+            (&Method::GET | &Method::HEAD, "/serinus/v1/unread") => {
                 gateway.config.operators.admit(&head.headers)?;
                 json_answer(&json!({"examples": gateway.unread.all()}))
             }
             (&Method::POST, "/serinus/v1/feedback") => self.vote(&head.headers, body).await,
             // The same as in the metrics, which are as open.
-            (&Method::GET, "/serinus/v1/cost") => json_answer(&gateway.cost()),
-            (&Method::GET, "/metrics") => Ok(with_type(
+            (&Method::GET | &Method::HEAD, "/serinus/v1/cost") => json_answer(&gateway.cost()),
+            (&Method::GET | &Method::HEAD, "/metrics") => Ok(with_type(
                 "application/openmetrics-text; version=1.0.0; charset=utf-8",
                 gateway.exported.text(),
             )),
+            (_, "/serinus/v1/feedback") => Err(ApiError::only("POST")),
+            (
+                _,
+                "/healthz" | "/readyz" | "/metrics" | "/serinus/v1/report" | "/serinus/v1/unread"
+                | "/serinus/v1/cost",
+            ) => Err(ApiError::only("GET, HEAD")),
             _ => Err(ApiError::new(
                 404,
                 "unknown_path",
@@ -424,15 +447,15 @@ fn refuse(path: &str) -> ApiError {
     let allowed = match path {
         "/serinus/v1/feedback" => "POST",
         path if paths::operation(path).is_some() => "POST",
-        "/healthz" | "/readyz" => "GET",
-        path if paths::model(path).is_some() => "GET",
+        "/healthz" | "/readyz" => "GET, HEAD",
+        path if paths::model(path).is_some() => "GET, HEAD",
         _ => {
             let message = "this gateway serves /v1/chat/completions, /v1/completions, \
                 /v1/embeddings, /v1/responses, /v1/models and /serinus/v1/feedback";
             return ApiError::new(404, "unknown_path", message);
         }
     };
-    ApiError::new(405, "method_not_allowed", format!("this path takes {allowed} requests only"))
+    ApiError::only(allowed)
 }
 
 fn text(text: &'static str) -> Response<Body> {

@@ -17,9 +17,12 @@ use super::{
     flight::Flight,
     prepare::Asked,
 };
-use crate::openai::{
-    Operation, answer::Answer, complaint::Complaint, error::ApiError, retry_after::retry_after,
-    sse::is_a_stream,
+use crate::{
+    openai::{
+        Operation, answer::Answer, complaint::Complaint, error::ApiError, retry_after::retry_after,
+        sse::is_a_stream,
+    },
+    signals::addresses,
 };
 
 /// The largest JSON answer that is read.
@@ -109,6 +112,9 @@ pub(super) async fn call(
             if let Some(pod) = flight.pod.as_ref().filter(|_| e.is_connect()) {
                 pod.avoid(now);
             }
+            if let Some(refused) = addresses::refused(&e) {
+                flight.refused_address(refused);
+            }
             unreachable_model(&e)
         })?;
     let (head, mut rest) = response.into_parts();
@@ -129,6 +135,9 @@ pub(super) async fn call(
     let bytes = timeout_at(deadline, whole(first, rest, LARGEST_ANSWER)).await;
     let bytes = bytes.map_err(|_| late())??;
     if !head.status.is_success() {
+        if !(300..600).contains(&head.status.as_u16()) {
+            return Err(no_answer(head.status));
+        }
         let complaint = Complaint::read(&bytes);
         return Err(refused(head.status, &complaint, wait, Some(bytes)));
     }
@@ -145,7 +154,7 @@ fn answered(
         let message = format!("the model's answer {why}");
         Box::new(Failure { repeatable: true, ..Failure::new(502, "upstream_invalid", message) })
     };
-    let answer = Answer::whole(flight.operation, &bytes).map_err(|_| none("is not JSON"))?;
+    let answer = Answer::whole(flight.operation, &bytes).map_err(|e| none(&e.to_string()))?;
     flight.answer = answer;
     if flight.answer.failed {
         return Err(Box::new(told(flight, Some(&bytes), wait)));
@@ -223,6 +232,13 @@ fn broken(error: &Unread) -> Failure {
             Failure::new(502, "upstream_invalid", message)
         }
     }
+}
+
+/// An answer with a status that says something to whoever speaks HTTP (1xx), or nothing (from
+/// 600): no application is to make sense of it.
+fn no_answer(status: StatusCode) -> Failure {
+    let message = format!("the model answered with the status {}, which is none", status.as_u16());
+    Failure::new(502, "upstream_invalid", message)
 }
 
 /// An answer with the status of an error.

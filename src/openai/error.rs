@@ -17,12 +17,21 @@ pub struct ApiError {
     pub param: Option<String>,
     /// When to try again, in seconds.
     pub retry_after: Option<u32>,
+    /// The methods that a path takes, where another was used.
+    pub allow: Option<&'static str>,
 }
 
 impl ApiError {
     /// An error without a field and without a time to try again.
     pub fn new(status: u16, code: &'static str, message: impl Into<String>) -> Self {
-        Self { status, code, message: message.into(), param: None, retry_after: None }
+        let message = message.into();
+        Self { status, code, message, param: None, retry_after: None, allow: None }
+    }
+
+    /// Another method than the path takes.
+    pub fn only(allow: &'static str) -> Self {
+        let message = format!("this path takes {allow} requests only");
+        Self { allow: Some(allow), ..Self::new(405, "method_not_allowed", message) }
     }
 
     /// Names the request field at fault.

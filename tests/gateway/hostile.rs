@@ -178,7 +178,7 @@ fn malformed() -> Vec<Vec<u8>> {
         "3\r\nabcX\r\n0\r\n\r\n",
         "0\r\ntrailer: x\r\n\r\n",
     ] {
-        let head = "POST /v1/chat/completions HTTP/1.1\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n";
+        let head = "POST /v1/chat/completions HTTP/1.1\r\nhost: g\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n";
         all.push([head.as_bytes(), chunks.as_bytes()].concat());
     }
     all.push(format!("GET /{} HTTP/1.1\r\n\r\n", "a".repeat(100_000)).into_bytes());
@@ -381,7 +381,8 @@ async fn whatever_is_sent_is_answered_in_openais_shape_or_not_at_all() {
     ] {
         assert!(refused(code) > 0, "nothing was refused as {code}");
     }
-    let wrong: Vec<_> = answers.iter().flatten().filter(|(s, _)| *s >= 500 && *s != 502).collect();
+    let wrong: Vec<_> =
+        answers.iter().flatten().filter(|(s, _)| *s >= 500 && *s != 502 && *s != 501).collect();
     assert!(wrong.is_empty(), "{wrong:?}");
     assert_eq!(bench.chat(json!({})).await.status(), 200, "others are served as before");
 }
@@ -390,13 +391,14 @@ async fn whatever_is_sent_is_answered_in_openais_shape_or_not_at_all() {
 async fn the_oversized_is_refused_before_it_is_read() {
     let bench = Bench::configured(bench_limits(|l| l.body = 100_000), |_| good()).await;
     bench.serve(bench.release(0));
-    let declared = b"POST /v1/chat/completions HTTP/1.1\r\ncontent-length: 100001\r\n\r\n";
+    let declared =
+        b"POST /v1/chat/completions HTTP/1.1\r\nhost: g\r\ncontent-length: 100001\r\n\r\n";
     let mut stream = TcpStream::connect(bench.address).await.unwrap();
     stream.write_all(declared).await.unwrap();
     let mut answer = vec![];
     timeout(PATIENCE, stream.read_to_end(&mut answer)).await.unwrap().unwrap();
     assert_eq!(check(declared, &answer), Some((413, "body_too_large".to_owned())));
-    let expects = b"POST /v1/chat/completions HTTP/1.1\r\nexpect: 100-continue\r\ncontent-length: 100001\r\n\r\n";
+    let expects = b"POST /v1/chat/completions HTTP/1.1\r\nhost: g\r\nexpect: 100-continue\r\ncontent-length: 100001\r\n\r\n";
     let answer = send(bench.address, expects).await;
     assert!(!answer.starts_with(b"HTTP/1.1 100"), "nobody asks for what is not wanted");
     let body = |n: usize| {
@@ -470,9 +472,12 @@ async fn who_is_slow_loses_the_connection_while_others_are_served() {
     };
     let all = [
         ("GET /v1/models HTTP/1.1\r\nx:", "headers_too_slow"),
-        ("POST /v1/chat/completions HTTP/1.1\r\ncontent-length: 9999\r\n\r\n{", "body_too_slow"),
         (
-            "POST /v1/chat/completions HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\nffff\r\n{",
+            "POST /v1/chat/completions HTTP/1.1\r\nhost: g\r\ncontent-length: 9999\r\n\r\n{",
+            "body_too_slow",
+        ),
+        (
+            "POST /v1/chat/completions HTTP/1.1\r\nhost: g\r\ntransfer-encoding: chunked\r\n\r\nffff\r\n{",
             "body_too_slow",
         ),
     ];
@@ -594,8 +599,9 @@ async fn unfinished_requests_cost_bounded_memory() {
     for i in 0..1000_usize {
         let mut stream = TcpStream::connect(bench.address).await.unwrap();
         let length = if i % 10 == 0 { 20 << 20 } else { 60 << 10 };
-        let head =
-            format!("POST /v1/chat/completions HTTP/1.1\r\ncontent-length: {length}\r\n\r\n");
+        let head = format!(
+            "POST /v1/chat/completions HTTP/1.1\r\nhost: g\r\ncontent-length: {length}\r\n\r\n"
+        );
         stream.write_all(head.as_bytes()).await.unwrap();
         let piece = vec![b' '; if i % 10 == 0 { 4 << 20 } else { 20 << 10 }];
         // What the gateway refuses for want of room it does not read.

@@ -16,7 +16,10 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::pace::Answering;
+use super::{
+    guard::{self, Panics},
+    pace::Answering,
+};
 use crate::{
     gateway::{
         encoding::{self, Coding, Decoded, Decoder},
@@ -215,6 +218,7 @@ pub(super) struct Answer {
     left: u64,
     is_stream: bool,
     ended: bool,
+    panics: Arc<Panics>,
 }
 
 /// An answer was cut, and its connection with it.
@@ -223,7 +227,13 @@ pub(super) struct Answer {
 pub(super) struct Cut(&'static str);
 
 impl Answer {
-    pub(super) fn new(inner: Body, answering: Answering, limits: &Limits, is_stream: bool) -> Self {
+    pub(super) fn new(
+        inner: Body,
+        answering: Answering,
+        limits: &Limits,
+        is_stream: bool,
+        panics: &Arc<Panics>,
+    ) -> Self {
         Self {
             inner,
             answering: Some(answering),
@@ -231,6 +241,7 @@ impl Answer {
             left: limits.answer,
             is_stream,
             ended: false,
+            panics: panics.clone(),
         }
     }
 
@@ -263,7 +274,11 @@ impl HttpBody for Answer {
         if this.ended {
             return Poll::Ready(None);
         }
-        match Pin::new(&mut this.inner).poll_frame(cx) {
+        let step = || Pin::new(&mut this.inner).poll_frame(cx);
+        let Some(step) = guard::step(step, &this.panics) else {
+            return this.cut("this gateway has failed at it");
+        };
+        match step {
             Poll::Pending => Poll::Pending,
             Poll::Ready(None) => {
                 this.end();
@@ -400,7 +415,9 @@ mod tests {
                 tokio::time::sleep(Duration::from_secs(1)).await;
                 Ok::<_, std::io::Error>("data: {}\n\n")
             });
-            let body = Answer::new(Body::from_stream(endless), turn.begin(), &limits, true);
+            let panics = Arc::default();
+            let body =
+                Answer::new(Body::from_stream(endless), turn.begin(), &limits, true, &panics);
             let text = body.collect().await.unwrap().to_bytes();
             let text = std::str::from_utf8(&text).unwrap();
             let last = text.trim_end().rsplit("data: ").next().unwrap();

@@ -8,6 +8,10 @@
 //! nothing else. Such a head is recognized when it is written outside of any request's
 //! turn, and written anew with an error in OpenAI's shape. Where that does not work (it
 //! was written together with the answer before it), the bare head goes out.
+//!
+//! A client that says nothing more may still listen (it has closed its half of the
+//! connection), or be gone: TCP tells no difference until something is written. So
+//! `100 Continue` is written, which every client passes over: whoever is gone refuses it.
 
 use std::{
     io,
@@ -20,6 +24,7 @@ use std::{
     time::Duration,
 };
 
+use memchr::memmem;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     time::{Instant, Sleep, sleep_until},
@@ -32,6 +37,8 @@ use crate::{gateway::limits::Limits, openai::error::ApiError};
 pub(super) struct Turn {
     answering: AtomicBool,
     begun: AtomicUsize,
+    /// The whole request is here, so that nothing more is expected of the client.
+    received: AtomicBool,
     /// When the last one ended, in nanoseconds after `born`.
     ended: AtomicU64,
     born: Instant,
@@ -45,6 +52,7 @@ impl Default for Turn {
         Self {
             answering: AtomicBool::new(false),
             begun: AtomicUsize::new(0),
+            received: AtomicBool::new(false),
             ended: AtomicU64::new(0),
             born: Instant::now(),
         }
@@ -54,12 +62,23 @@ impl Default for Turn {
 impl Turn {
     pub(super) fn begin(self: &Arc<Self>) -> Answering {
         self.answering.store(true, Ordering::Relaxed);
+        self.received.store(false, Ordering::Relaxed);
         self.begun.fetch_add(1, Ordering::Relaxed);
         Answering(self.clone())
     }
 
     fn answering(&self) -> bool {
         self.answering.load(Ordering::Relaxed)
+    }
+
+    /// The request is complete, and its client may be told to go on.
+    pub(super) fn received(&self) {
+        self.received.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether all that is missing is the answer.
+    fn owes_an_answer(&self) -> bool {
+        self.answering() && self.received.load(Ordering::Relaxed)
     }
 
     fn ended(&self) -> Instant {
@@ -92,7 +111,25 @@ pub(super) struct Paced<T> {
     /// Set while a write waits for the reader.
     writing: Option<Pin<Box<Sleep>>>,
     instead: Option<Instead>,
+    /// The head that comes declares a length that no number holds.
+    absurd: bool,
+    /// How many turns had begun when something was written last.
+    spoke: usize,
+    half_closed: Option<HalfClosed>,
 }
+
+/// Whether a client that says nothing more is still there.
+enum HalfClosed {
+    /// It was asked so often; when the timer fires, it is asked again.
+    Asked(usize, Pin<Box<Sleep>>),
+    /// It is.
+    Listens,
+}
+
+/// What asks a client that says nothing more, and how long until it is asked again: when it
+/// is gone, its refusal of the first comes before the last.
+const STILL_THERE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+const ASKED_AGAIN: [Duration; 2] = [Duration::from_millis(300), Duration::from_millis(1200)];
 
 /// An answer that is written in place of a bare one.
 struct Instead {
@@ -114,6 +151,9 @@ impl<T> Paced<T> {
             reading: None,
             writing: None,
             instead: None,
+            absurd: false,
+            spoke: 0,
+            half_closed: None,
         }
     }
 
@@ -197,11 +237,46 @@ impl<T: AsyncWrite + Unpin> Paced<T> {
     }
 
     fn begin_instead(&mut self, head: &[u8]) {
+        self.spoke = self.turn.begun.load(Ordering::Relaxed);
         if self.instead.is_none()
             && !self.turn.answering()
-            && let Some(error) = bare(head)
+            && let Some(error) = bare(head, self.absurd)
         {
             self.instead = Some(Instead { text: text(&error), written: 0 });
+        }
+    }
+
+    /// The client says nothing more. Pending as long as it may wait for its answer.
+    fn half_closed(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let begun = self.turn.begun.load(Ordering::Relaxed);
+        let unheard = self.half_closed.is_none() && self.spoke == begun;
+        if !self.turn.owes_an_answer() || unheard {
+            return Poll::Ready(Ok(()));
+        }
+        loop {
+            let (asked, wait) = match &mut self.half_closed {
+                Some(HalfClosed::Listens) => return Poll::Pending,
+                Some(HalfClosed::Asked(asked, timer)) => {
+                    ready!(timer.as_mut().poll(cx));
+                    (*asked, ASKED_AGAIN.get(*asked))
+                }
+                None => (0, ASKED_AGAIN.first()),
+            };
+            // What has begun to answer finds out by itself.
+            let ask = self.spoke != begun;
+            if ask && let Poll::Ready(written) = Pin::new(&mut self.io).poll_write(cx, STILL_THERE)
+            {
+                written?;
+                if let Poll::Ready(flushed) = Pin::new(&mut self.io).poll_flush(cx) {
+                    flushed?;
+                }
+            }
+            self.half_closed = Some(match wait.filter(|_| ask) {
+                Some(wait) => {
+                    HalfClosed::Asked(asked + 1, Box::pin(sleep_until(Instant::now() + *wait)))
+                }
+                None => HalfClosed::Listens,
+            });
         }
     }
 }
@@ -213,10 +288,18 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Paced<T> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if this.half_closed.is_some() {
+            return this.half_closed(cx);
+        }
         let before = buffer.filled().len();
         match Pin::new(&mut this.io).poll_read(cx, buffer) {
             Poll::Ready(Ok(())) => {
-                if buffer.filled().len() > before && !this.turn.answering() {
+                let read = &buffer.filled()[before..];
+                if read.is_empty() && buffer.remaining() > 0 {
+                    return this.half_closed(cx);
+                }
+                if !read.is_empty() && !this.turn.answering() {
+                    this.absurd |= memmem::find(read, ABSURD).is_some();
                     this.notice();
                     this.head_began.get_or_insert_with(Instant::now);
                 }
@@ -282,8 +365,12 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Paced<T> {
     }
 }
 
+/// How the largest lengths begin, which the protocol's implementation takes for a head that is
+/// too large.
+const ABSURD: &[u8] = b"1844674407370955161";
+
 /// What to say in place of a head without a body that refuses what is no request.
-fn bare(head: &[u8]) -> Option<ApiError> {
+fn bare(head: &[u8], absurd: bool) -> Option<ApiError> {
     let text = std::str::from_utf8(head).ok()?;
     let status = text.strip_prefix("HTTP/1.1 ")?.get(..3)?;
     let empty = text.ends_with("\r\n\r\n")
@@ -293,6 +380,11 @@ fn bare(head: &[u8]) -> Option<ApiError> {
         return None;
     }
     match status {
+        "431" if absurd => Some(ApiError::new(
+            400,
+            "malformed_request",
+            "content-length is larger than any body: send the length of the body in bytes",
+        )),
         "400" => Some(ApiError::new(
             400,
             "malformed_request",
@@ -391,6 +483,54 @@ mod tests {
             let error = server.read_to_end(&mut vec![]).await.unwrap_err();
             assert_eq!((error.kind(), began.elapsed()), (io::ErrorKind::TimedOut, allowed));
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_says_nothing_more_and_listens_is_waited_for_and_who_is_gone_is_not() {
+        for (received, listens) in [(true, true), (true, false), (false, true)] {
+            let (mut client, server) = duplex(1024);
+            let (mut server, turn) = paced(server);
+            client.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+            server.read_exact(&mut [0; 18]).await.unwrap();
+            let answering = turn.begin();
+            if received {
+                turn.received();
+            }
+            client.shutdown().await.unwrap();
+            if !listens {
+                drop(client);
+                assert!(server.read(&mut [0; 9]).await.is_err());
+                continue;
+            }
+            let mut byte = [0; 1];
+            if received {
+                let patience = Duration::from_secs(600);
+                assert!(tokio::time::timeout(patience, server.read(&mut byte)).await.is_err());
+            }
+            drop(answering);
+            assert_eq!(
+                server.read(&mut byte).await.unwrap(),
+                0,
+                "a body that breaks off has ended"
+            );
+            drop(server);
+            let mut told = String::new();
+            client.read_to_string(&mut told).await.unwrap();
+            let asked =
+                if received { "HTTP/1.1 100 Continue\r\n\r\n".repeat(3) } else { String::new() };
+            assert_eq!(told, asked);
+        }
+    }
+
+    #[tokio::test]
+    async fn who_leaves_while_an_answer_comes_is_gone() {
+        let (mut client, server) = duplex(1024);
+        let (mut server, turn) = paced(server);
+        let _answering = turn.begin();
+        turn.received();
+        server.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+        client.shutdown().await.unwrap();
+        assert_eq!(server.read(&mut [0; 1]).await.unwrap(), 0);
     }
 
     #[tokio::test(start_paused = true)]
