@@ -1,5 +1,5 @@
 # The same targets for people and for CI.
-.PHONY: test lint unit e2e generate real-llm
+.PHONY: test lint unit e2e generate fuzz real-llm
 
 test: lint unit e2e
 
@@ -18,6 +18,11 @@ e2e:
 # Refreshes crds/ and the golden files; read the diff before committing it.
 generate:
 	SERINUS_REFRESH=1 cargo test --locked
+
+# A minute of each fuzz target on stable Rust; with a nightly compiler and cargo-fuzz,
+# `cd fuzz && cargo +nightly fuzz run request` and so on look further.
+fuzz:
+	SERINUS_FUZZ_SECONDS=$${SERINUS_FUZZ_SECONDS:-60} cargo test --locked --test fuzz -- --nocapture
 
 # A real model, promoted and rolled back by measured answer quality (docs/real-llm.md).
 real-llm:
