@@ -22,6 +22,7 @@ mod forward;
 pub mod identity;
 mod ledger;
 pub mod limits;
+pub mod notices;
 pub mod peers;
 mod phases;
 mod prepare;
@@ -60,6 +61,7 @@ use self::{
     identity::{Identities, Operators, request_keys::RequestKeys},
     ledger::Ledger,
     limits::Limits,
+    notices::Notices,
     peers::Peers,
     routes::{ReleaseInput, RouteTable, World},
     seldom::Seldom,
@@ -138,6 +140,8 @@ pub struct Gateway {
     sinks: Vec<Arc<dyn Sink>>,
     exported: Arc<Exported>,
     ledger: Arc<Ledger>,
+    /// What is wrong with what it serves.
+    notices: Arc<Notices>,
     /// When the process started, for people.
     since: Timestamp,
     feedback: Feedback,
@@ -169,6 +173,8 @@ impl Gateway {
         }
         let panics = Arc::<server::Panics>::default();
         exported.counts_panics(panics.counter());
+        let notices = Arc::new(Notices::default());
+        exported.also(notices.clone());
         let exported = Arc::new(exported);
         let mut sinks: Vec<Arc<dyn Sink>> =
             vec![exported.clone(), ledger.clone(), Arc::new(sinks::Log)];
@@ -187,6 +193,7 @@ impl Gateway {
             instance: format!("{instance:016x}"),
             sinks,
             ledger,
+            notices,
             exported,
             // The beginning of the instance's text.
             feedback: Feedback::new((instance >> 32) as u32),
@@ -203,6 +210,11 @@ impl Gateway {
     /// Which applications may ask.
     pub fn identities(&self) -> &Identities {
         &self.config.identities
+    }
+
+    /// What is wrong with what it serves, for those who look.
+    pub fn notices(&self) -> &Notices {
+        &self.notices
     }
 
     /// Follows a new world. What could not be applied is logged and leaves the previous

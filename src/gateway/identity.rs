@@ -67,7 +67,12 @@ impl Client {
     /// Whether it may use a route.
     pub fn permits(&self, route: &Route) -> bool {
         let namespace = route.release.split_once('/').map_or("", |(namespace, _)| namespace);
-        self.grant.covers(namespace, &route.name)
+        self.may_use(namespace, &route.name)
+    }
+
+    /// Whether it may use a route of a release in `namespace`, whether that is served or not.
+    pub fn may_use(&self, namespace: &str, route: &str) -> bool {
+        self.grant.covers(namespace, route)
     }
 }
 

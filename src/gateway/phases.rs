@@ -355,8 +355,14 @@ fn route(
         return Err(ApiError::new(503, "not_ready", message).retry_after(1));
     }
     let route = gateway.table.get(&model).ok_or_else(|| {
-        let message =
-            format!("no PromptRelease serves the route {model:?}; GET /v1/models lists the routes");
+        let may_use = |namespace: &str| client.is_none_or(|c| c.may_use(namespace, &model));
+        let why = gateway.notices.of_route(&model, may_use);
+        let message = match why {
+            Some(why) => format!("the route {model:?} is not served now: {why}"),
+            None => format!(
+                "no PromptRelease serves the route {model:?}; GET /v1/models lists the routes"
+            ),
+        };
         ApiError::new(404, "model_not_found", message).at("model")
     })?;
     permitted(client, &route)?;

@@ -355,7 +355,10 @@ impl Shared {
         let gateway = &self.gateway;
         match (&head.method, head.uri.path()) {
             (&Method::GET | &Method::HEAD, "/healthz") => Ok(text("ok")),
-            (&Method::GET | &Method::HEAD, "/readyz") => Ok(self.ready()),
+            (&Method::GET | &Method::HEAD, "/readyz") => {
+                let verbose = head.uri.query().is_some_and(|q| q.split('&').any(is_verbose));
+                Ok(if verbose { self.ready_in_words() } else { self.ready() })
+            }
             (&Method::GET | &Method::HEAD, "/serinus/v1/report") => {
                 gateway.config.operators.admit(&head.headers)?;
                 let report = gateway.report(head.headers.contains_key(LEADER_HEADER));
@@ -411,6 +414,19 @@ impl Shared {
         response
     }
 
+    /// As `ready`, and a line for each thing that is wrong. Only for operators: it names
+    /// files and releases.
+    fn ready_in_words(&self) -> Response<Body> {
+        let (mut response, problems) = (self.ready(), self.gateway.notices.text());
+        let word = if response.status() == StatusCode::OK { "ready" } else { "not ready" };
+        let whole = match problems.is_empty() {
+            true => format!("{word}\nno problems\n"),
+            false => format!("{word}\n{problems}"),
+        };
+        *response.body_mut() = Body::from(whole);
+        response
+    }
+
     /// The routes that this client may use.
     fn models(&self, client: Option<&Client>) -> Response<Body> {
         let routes = self.gateway.table.all();
@@ -433,6 +449,13 @@ impl Shared {
         })?;
         Ok(with_type("application/json", model(&route.name).to_string()))
     }
+}
+
+/// Whether a part of a query asks for words: `verbose`, `verbose=true`, `verbose=1`.
+fn is_verbose(part: &str) -> bool {
+    part.split_once('=').map_or(part == "verbose", |(name, value)| {
+        name == "verbose" && !matches!(value, "false" | "0")
+    })
 }
 
 fn permitted(client: Option<&Client>, route: &Route) -> bool {

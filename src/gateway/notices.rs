@@ -1,0 +1,124 @@
+//! What is wrong with what this process was told to serve, for those who look: probes
+//! with `?verbose`, metrics, and the answer to a request for a route that is not served.
+
+use std::{collections::BTreeMap, fmt::Write, sync::Arc};
+
+use arc_swap::ArcSwap;
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeMetric},
+    metrics::{MetricType, gauge::ConstGauge},
+};
+
+/// Something that is wrong and lasts.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Notice {
+    /// A file, an object or the state: where to mend it.
+    pub place: String,
+    /// One CamelCase word.
+    pub reason: String,
+    /// A sentence that says what to do. It does not change while nothing changes.
+    pub message: String,
+    /// The namespace and route of the release that is not served because of it.
+    pub route: Option<(String, String)>,
+}
+
+impl Notice {
+    /// Something that is wrong at `place`.
+    pub fn new(
+        place: impl Into<String>,
+        reason: impl Into<String>,
+        message: impl Into<String>,
+    ) -> Self {
+        let (place, reason, message) = (place.into(), reason.into(), message.into());
+        Self { place, reason, message, route: None }
+    }
+}
+
+impl std::fmt::Display for Notice {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "{}: {}: {}", self.place, self.reason, self.message)
+    }
+}
+
+/// All that is wrong now.
+#[derive(Debug, Default)]
+pub struct Notices(ArcSwap<Vec<Notice>>);
+
+impl Notices {
+    /// Takes what is wrong now in place of what was.
+    pub fn set(&self, notices: Vec<Notice>) {
+        if *self.0.load_full() != notices {
+            self.0.store(Arc::new(notices));
+        }
+    }
+
+    /// A line each.
+    pub fn text(&self) -> String {
+        self.0.load().iter().fold(String::new(), |mut text, notice| {
+            let _ = writeln!(text, "{notice}");
+            text
+        })
+    }
+
+    /// Why `route` is not served, told to those who may use it.
+    pub fn of_route(&self, route: &str, may_use: impl Fn(&str) -> bool) -> Option<String> {
+        let notices = self.0.load();
+        let named = notices.iter().find(|notice| {
+            let of = notice.route.as_ref();
+            of.is_some_and(|(namespace, own)| own == route && may_use(namespace))
+        })?;
+        Some(named.to_string())
+    }
+}
+
+impl Collector for Notices {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> std::fmt::Result {
+        let mut counts = BTreeMap::<String, i64>::new();
+        for notice in self.0.load().iter() {
+            *counts.entry(notice.reason.clone()).or_default() += 1;
+        }
+        let help = "What is wrong now with manifests, releases and the state, by reason";
+        let mut metric = encoder.encode_descriptor("problems", help, None, MetricType::Gauge)?;
+        for (reason, count) in counts {
+            let labels = [("reason", reason)];
+            ConstGauge::new(count).encode(metric.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn why_a_route_is_not_served_is_told_to_those_who_may_use_it_and_to_nobody_else() {
+        let notices = Notices::default();
+        let missing = Notice::new("PromptRelease shop/r", "PromptNotFound", "PromptVersion v9 ...");
+        let of_r = Some(("shop".to_owned(), "r".to_owned()));
+        let bad_file = Notice::new("x.yaml", "InvalidManifest", "not valid YAML");
+        notices.set(vec![Notice { route: of_r, ..missing }, bad_file]);
+        let told = notices.of_route("r", |namespace| namespace == "shop");
+        assert_eq!(told.unwrap(), "PromptRelease shop/r: PromptNotFound: PromptVersion v9 ...");
+        assert_eq!(notices.of_route("r", |namespace| namespace == "other"), None);
+        assert_eq!(notices.of_route("s", |_| true), None);
+        assert_eq!(notices.text().lines().count(), 2);
+        notices.set(vec![]);
+        assert_eq!(notices.text(), "");
+    }
+
+    #[test]
+    fn problems_are_counted_by_reason() {
+        let notices = Arc::new(Notices::default());
+        let mut registry = prometheus_client::registry::Registry::default();
+        registry.register_collector(Box::new(notices.clone()));
+        let of = |place: &str| Notice::new(place, "InvalidManifest", "no");
+        notices.set(vec![of("a"), of("b"), Notice::new("c", "EmptyFile", "no")]);
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        for line in ["problems{reason=\"EmptyFile\"} 1", "problems{reason=\"InvalidManifest\"} 2"] {
+            assert!(text.contains(line), "{text}");
+        }
+    }
+}
