@@ -9,4 +9,6 @@ pub mod revisions;
 pub mod snapshot;
 
 pub use decide::{decidable, decide};
-pub use snapshot::{Effect, Gateway, Plan, Problem, Request, Snapshot, Target, WithoutData};
+pub use snapshot::{
+    Effect, Gateway, Plan, Problem, Request, ServedBefore, Snapshot, Target, WithoutData,
+};

@@ -37,12 +37,26 @@ pub struct Snapshot {
     pub running_policy: Option<CanaryPolicySpec>,
     /// The release that holds the route, when it is another one.
     pub route_held_by: Option<String>,
+    /// What users of the route got from a release that was deleted since, when this one
+    /// has served nothing yet.
+    pub served_before: Option<ServedBefore>,
     /// Why the backend of a revision can not answer now; a revision that is not here is ready.
     pub not_ready: BTreeMap<String, String>,
     /// Every gateway that should be following, also those that did not answer.
     pub gateways: Vec<Gateway>,
     /// What is known of the running canary's metrics from elsewhere, by metric name.
     pub external: Externals,
+}
+
+/// What users of a route had before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServedBefore {
+    /// `namespace/name` of the release that served the route.
+    pub release: String,
+    /// The revision that served last.
+    pub revision: String,
+    /// The revision that failed last in it.
+    pub failed: Option<String>,
 }
 
 /// A metric that can never have data, whatever traffic comes.

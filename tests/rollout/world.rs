@@ -13,8 +13,8 @@ use serinus::{
         snapshot::Saved,
     },
     rollout::{
-        Effect, Gateway, Plan, Problem, Request, Snapshot, Target, WithoutData, decide, invariants,
-        snapshot::Action,
+        Effect, Gateway, Plan, Problem, Request, ServedBefore, Snapshot, Target, WithoutData,
+        decide, invariants, snapshot::Action,
     },
 };
 
@@ -54,6 +54,7 @@ pub struct World {
     pub missing: Vec<String>,
     pub not_ready: BTreeMap<String, String>,
     pub route_held_by: Option<String>,
+    pub served_before: Option<ServedBefore>,
     pub requests_per_minute: f64,
     pub gateways: Vec<SimulatedGateway>,
     saved: HashMap<String, Saved>,
@@ -104,6 +105,7 @@ impl World {
             missing: vec![],
             not_ready: BTreeMap::new(),
             route_held_by: None,
+            served_before: None,
             requests_per_minute,
             gateways: (0..gateways).map(gateway).collect(),
             saved: HashMap::new(),
@@ -170,6 +172,7 @@ impl World {
                 Saved::Variant(_) => None,
             }),
             route_held_by: self.route_held_by.clone(),
+            served_before: self.served_before.clone(),
             not_ready: self.not_ready.clone(),
             gateways: self.gateways.iter().map(SimulatedGateway::view).collect(),
             external: Default::default(),

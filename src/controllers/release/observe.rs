@@ -76,6 +76,7 @@ pub(super) fn observe(
         without_data,
         running_policy,
         route_held_by: route_held_by(release, &key, context),
+        served_before: None,
         gateways: pulled.of(&key),
         external,
         spec: spec.clone(),

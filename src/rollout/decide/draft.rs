@@ -354,14 +354,16 @@ impl<'a> Draft<'a> {
         self.effects.push(Effect::Prune { keep: refs.chain(running).collect() });
     }
 
-    /// The younger of two releases of one route is not accepted.
+    /// The younger of two releases of one route is not accepted. What it served before the
+    /// route was taken is remembered: it serves again when the route is free.
     pub(super) fn refuse_route(&mut self, holder: &str) {
         if !self.status.routing.variants.is_empty() {
             self.route(&[], RoutingSettings::default());
         }
         self.status.canary = None;
-        self.status.previous = None;
-        self.status.stable = None;
+        if let Some(previous) = self.status.previous.take() {
+            self.status.stable = Some(previous);
+        }
         self.status.analysis.clear();
         self.status.phase = Phase::Pending;
         let message = format!(

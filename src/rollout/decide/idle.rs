@@ -40,6 +40,9 @@ pub(super) fn first_release(draft: &mut Draft<'_>) {
         draft.status.phase = Phase::Pending;
         return draft.say(reasons::SUSPENDED, "spec.suspend is true: nothing is released");
     }
+    if may_not_be_first(draft, &target) {
+        return;
+    }
     let stable = reference(&target);
     draft.save_target(&target);
     draft.route(&[(&stable, VariantRole::Stable, 100)], RoutingSettings::default());
@@ -51,8 +54,58 @@ pub(super) fn first_release(draft: &mut Draft<'_>) {
     draft.say(reasons::STABLE, message);
 }
 
+/// What is released without a comparison must be new to its users: not after something
+/// that served them before, and not a revision that failed.
+fn may_not_be_first(draft: &mut Draft<'_>, target: &Target) -> bool {
+    let revision = target.revision.as_str();
+    let before = draft.snapshot.served_before.clone();
+    let failed = draft.status.failed_revision.as_deref();
+    if failed == Some(revision) {
+        if retried(draft, revision) {
+            return false;
+        }
+        failed_before(draft);
+        return true;
+    }
+    let failed_there = before.as_ref().is_some_and(|b| b.failed.as_deref() == Some(revision));
+    let own = draft.status.history.iter().rev();
+    let mut own = own.filter(|h| matches!(h.outcome, Outcome::Initial | Outcome::Promoted));
+    let own = own.next().map(|h| ("this release".to_owned(), h.variant.revision.clone()));
+    let Some((who, served)) = own.or_else(|| before.map(|b| (b.release, b.revision))) else {
+        return false;
+    };
+    if served == revision {
+        return false;
+    }
+    for action in [Action::Approve, Action::Promote] {
+        if requests::take(draft, action, revision).is_some() {
+            return false;
+        }
+    }
+    let failure = if failed_there { ", and failed there" } else { "" };
+    let message = format!(
+        "the route was served by {who} with {0}, which is gone, so {1} can not be compared with \
+         it{failure}: approve {1} to give it to all users, or name {0} again",
+        short(&served),
+        short(revision)
+    );
+    draft.status.phase = Phase::Held;
+    draft.say_as(Readiness::Stalled, reasons::FIRST_RELEASE_HELD, message);
+    true
+}
+
+/// The route was another release's for a while: what served before serves again.
+fn serve_again(draft: &mut Draft<'_>) {
+    draft.route_stable_only();
+    draft.status.phase = Phase::Promoting;
+    draft.wake_now();
+}
+
 /// Confirms the last change of routing, and starts a canary when the spec names another variant.
 pub(super) fn settle_or_start(draft: &mut Draft<'_>) {
+    if draft.status.routing.variants.is_empty() {
+        serve_again(draft);
+    }
     settle(draft);
     let stable = draft.status.stable.clone().unwrap_or_default();
     let target = match &draft.snapshot.target {

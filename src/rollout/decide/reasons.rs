@@ -24,6 +24,7 @@ reasons! {
     DEADLINE_TOO_SHORT = "DeadlineTooShort",
     EXTENDED = "Extended",
     FIRST_RELEASE = "FirstRelease",
+    FIRST_RELEASE_HELD = "FirstReleaseHeld",
     FEW_STICKY_KEYS = "FewStickyKeys",
     FLOOR_ON_BOTH_SIDES = "FloorOnBothSides",
     INCONCLUSIVE = "Inconclusive",
