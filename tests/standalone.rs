@@ -14,7 +14,8 @@ use tempfile::TempDir;
 struct Place {
     folder: TempDir,
     gateway: Arc<Gateway>,
-    standalone: Standalone,
+    /// None while the process is dead.
+    process: Option<Standalone>,
     now: Timestamp,
 }
 
@@ -40,6 +41,14 @@ metadata: {name: quick}
 spec: {steps: [{weight: 20, samples: 100}], bake: {duration: 0s}}
 ";
 
+/// The first prompt alone.
+const FIXED_PROMPT: &str = "
+apiVersion: serinus.dev/v1alpha1
+kind: PromptVersion
+metadata: {name: v1}
+spec: {prompt: p, messages: [{role: user, content: one}]}
+";
+
 fn release(prompt: &str) -> String {
     format!(
         "apiVersion: serinus.dev/v1alpha1\nkind: PromptRelease\nmetadata: {{name: r}}\nspec: \
@@ -60,9 +69,9 @@ impl Place {
         fs::write(folder.path().join("fixed.yaml"), FIXED).unwrap();
         fs::write(folder.path().join("release.yaml"), release("v1")).unwrap();
         let gateway = gateway();
-        let state = folder.path().join("state.json");
-        let standalone = Standalone::open(folder.path(), state, gateway.clone()).unwrap();
-        Self { folder, gateway, standalone, now: Timestamp::UNIX_EPOCH }
+        let mut place = Self { folder, gateway, process: None, now: Timestamp::UNIX_EPOCH };
+        place.restart();
+        place
     }
 
     fn state_file(&self) -> PathBuf {
@@ -71,14 +80,24 @@ impl Place {
 
     /// A process that died and was started again.
     fn restart(&mut self) {
+        // A lock ends with its process.
+        self.process = None;
         self.gateway = gateway();
-        self.standalone =
-            Standalone::open(self.folder.path(), self.state_file(), self.gateway.clone()).unwrap();
+        self.process = Some(self.open().unwrap());
+    }
+
+    fn open(&self) -> anyhow::Result<Standalone> {
+        Standalone::open(self.folder.path(), self.state_file(), self.gateway.clone(), self.now)
+    }
+
+    fn process(&mut self) -> &mut Standalone {
+        self.process.as_mut().unwrap()
     }
 
     fn tick(&mut self) -> Vec<String> {
         self.now = self.now.checked_add(SignedDuration::from_millis(500)).unwrap();
-        let news = self.standalone.tick(self.now).unwrap();
+        let now = self.now;
+        let news = self.process().tick(now).unwrap();
         news.into_iter().map(|n| format!("{}: {}", n.reason, n.note)).collect()
     }
 
@@ -92,8 +111,51 @@ impl Place {
             .unwrap();
     }
 
+    /// Ticks for so many seconds.
+    fn seconds(&mut self, seconds: usize) -> Vec<String> {
+        self.ticks(seconds * 2)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        fs::write(self.path(name), text).unwrap();
+    }
+
+    /// What is kept of release `r`: its uid, and its status as a restart reads it.
+    fn kept(&self) -> (String, PromptReleaseStatus) {
+        let state: serde_json::Value =
+            serde_json::from_slice(&fs::read(self.state_file()).unwrap()).unwrap();
+        let release = &state["default/r"];
+        let status = serde_json::from_value(release["status"].clone()).unwrap();
+        (release["uid"].as_str().unwrap().to_owned(), status)
+    }
+
+    fn served(&self) -> Vec<String> {
+        self.gateway.report(false).releases.into_keys().collect()
+    }
+
+    /// `r` serves v1, and v2 was tried and left routing by request.
+    fn with_a_failure() -> Self {
+        let mut place = Self::new();
+        place.ticks(3);
+        place.write_release(&release("v2"));
+        place.ticks(4);
+        let revision = place.status().canary.unwrap().variant.revision;
+        let abort =
+            format!("metadata: {{name: r, annotations: {{serinus.dev/abort: {revision} by=ada}}}}");
+        let aborted = release("v2").replace("metadata: {name: r}", &abort);
+        place.write_release(&aborted);
+        place.ticks(4);
+        assert_eq!(place.status().failed_revision, Some(revision));
+        assert_eq!(place.status().phase, Phase::RolledBack);
+        place
+    }
+
     fn status(&self) -> PromptReleaseStatus {
-        self.standalone.releases()[0].status.clone().unwrap()
+        self.process.as_ref().unwrap().releases()[0].status.clone().unwrap()
     }
 }
 
@@ -118,6 +180,9 @@ fn a_process_that_dies_at_any_tick_goes_on_where_it_was() {
         if step == 3 {
             undisturbed.write_release(&release("v2"));
             killed.write_release(&release("v2"));
+            // A process that runs takes what two of its looks have seen.
+            undisturbed.tick();
+            killed.tick();
         }
         killed.restart();
         undisturbed.tick();
@@ -190,13 +255,407 @@ fn going_back_to_the_stable_prompt_withdraws_without_a_failure() {
     assert_eq!(status.history.last().unwrap().outcome, Outcome::Withdrawn);
 }
 
+/// Every way in which a file can not be read, given its path.
+fn ways_to_be_unreadable() -> Vec<(&'static str, fn(&std::path::Path))> {
+    vec![
+        ("empty", |path| fs::write(path, "").unwrap()),
+        ("only a comment", |path| fs::write(path, "# later\n---\n").unwrap()),
+        ("half written", |path| {
+            let whole = fs::read(path).unwrap();
+            fs::write(path, &whole[..whole.len() * 2 / 3]).unwrap();
+        }),
+        ("not UTF-8", |path| fs::write(path, b"kind: \xff\xfe").unwrap()),
+        ("zeros", |path| fs::write(path, [0; 4096]).unwrap()),
+        ("a dangling link", |path| {
+            fs::remove_file(path).unwrap();
+            std::os::unix::fs::symlink("/nowhere/to/be/found", path).unwrap();
+        }),
+        ("a loop of links", |path| {
+            fs::remove_file(path).unwrap();
+            std::os::unix::fs::symlink(path, path).unwrap();
+        }),
+        ("a folder", |path| {
+            fs::remove_file(path).unwrap();
+            fs::create_dir(path).unwrap();
+        }),
+        ("a FIFO", |path| {
+            fs::remove_file(path).unwrap();
+            let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+            rustix::fs::mkfifoat(rustix::fs::CWD, path, mode).unwrap();
+        }),
+        ("a socket", |path| {
+            fs::remove_file(path).unwrap();
+            std::os::unix::net::UnixListener::bind(path).unwrap();
+        }),
+        ("a device", |path| {
+            fs::remove_file(path).unwrap();
+            std::os::unix::fs::symlink("/dev/zero", path).unwrap();
+        }),
+        ("huge", |path| {
+            fs::File::options().write(true).open(path).unwrap().set_len(1 << 40).unwrap();
+        }),
+    ]
+}
+
+fn remove(path: &std::path::Path) {
+    if path.is_dir() { fs::remove_dir(path).unwrap() } else { fs::remove_file(path).unwrap() }
+}
+
+#[test]
+fn a_file_that_can_not_be_read_changes_nothing_costs_only_itself_and_is_told_once() {
+    for (what, spoil) in ways_to_be_unreadable() {
+        let mut place = Place::with_a_failure();
+        let before = place.kept();
+        spoil(&place.path("release.yaml"));
+        place.write("key.yaml", "apiVersion: v1\nkind: Secret\nmetadata: {name: s}\n");
+        let news = place.seconds(120);
+        let told = news.iter().filter(|n| n.contains("release.yaml")).count();
+        assert_eq!(told, 1, "{what}: {news:?}");
+        assert!(news.iter().any(|n| n.contains("objects in")), "{what}: the other file is read");
+        assert_eq!(place.kept(), before, "{what}");
+        assert_eq!(place.served(), ["default/r"], "{what}");
+        // The same after a restart, in which nothing but this file is there to read.
+        place.restart();
+        let news = place.seconds(120);
+        assert!(news.iter().any(|n| n.contains("release.yaml")), "{what}: {news:?}");
+        assert_eq!((place.kept(), place.served()), (before.clone(), vec!["default/r".into()]));
+        // And when it is mended, the failure is still known.
+        remove(&place.path("release.yaml"));
+        place.write_release(&release("v2"));
+        let news = place.seconds(5);
+        assert!(news.iter().any(|n| n.contains("Mended")), "{what}: {news:?}");
+        assert_eq!((place.status().phase, place.status().canary), (Phase::RolledBack, None));
+    }
+}
+
+#[test]
+fn a_new_file_that_can_not_be_read_costs_only_itself() {
+    for (what, spoil) in ways_to_be_unreadable() {
+        let mut place = Place::new();
+        place.write("stray.yaml", FIXED);
+        spoil(&place.path("stray.yaml"));
+        place.ticks(3);
+        assert_eq!(place.status().phase, Phase::Stable, "{what}");
+        place.write_release(&release("v2"));
+        place.ticks(4);
+        assert_eq!(place.status().phase, Phase::Progressing, "{what}");
+    }
+}
+
+#[test]
+fn a_release_that_is_away_for_a_while_is_not_deleted() {
+    let mut place = Place::with_a_failure();
+    let before = place.kept();
+    let text = fs::read_to_string(place.path("release.yaml")).unwrap();
+    fs::remove_file(place.path("release.yaml")).unwrap();
+    let news = place.seconds(20);
+    assert_eq!(news.len(), 1, "{news:?}");
+    assert!(news[0].contains("release.yaml: is gone: PromptRelease default/r"), "{news:?}");
+    assert_eq!((place.kept(), place.served()), (before.clone(), vec!["default/r".into()]));
+    place.write("release.yaml", &text);
+    place.seconds(60);
+    assert_eq!((place.kept(), place.served()), (before, vec!["default/r".into()]));
+}
+
+#[test]
+fn a_deleted_release_that_comes_back_goes_on_where_it_was() {
+    let mut place = Place::with_a_failure();
+    let (uid, before) = place.kept();
+    fs::remove_file(place.path("release.yaml")).unwrap();
+    let news = place.seconds(40);
+    assert!(news.iter().any(|n| n.starts_with("Deleted: PromptRelease default/r")), "{news:?}");
+    assert!(place.served().is_empty());
+    place.restart();
+    place.seconds(3);
+    // What failed stays out.
+    place.write_release(&release("v2"));
+    let news = place.seconds(3);
+    assert!(news.iter().any(|n| n.starts_with("Returned")), "{news:?}");
+    assert_eq!((place.kept().0, place.status().stable), (uid, before.stable));
+    assert_eq!((place.status().phase, place.status().canary), (Phase::RolledBack, None));
+    assert_eq!(place.status().history, before.history);
+    // What is new goes through a canary.
+    fs::remove_file(place.path("release.yaml")).unwrap();
+    place.seconds(40);
+    place.write("v3.yaml", &FIXED_PROMPT.replace("name: v1", "name: v3").replace("one", "three"));
+    place.write_release(&release("v3"));
+    place.seconds(3);
+    assert_eq!(place.status().phase, Phase::Progressing);
+}
+
+#[test]
+fn an_empty_folder_deletes_nothing() {
+    let mut place = Place::new();
+    place.ticks(3);
+    let before = place.kept();
+    for name in ["release.yaml", "fixed.yaml"] {
+        fs::rename(place.path(name), place.path(&format!("{name}.away"))).unwrap();
+    }
+    let news = place.seconds(300);
+    assert!(news.iter().any(|n| n.contains("EmptyFolder") && n.contains("mounted")), "{news:?}");
+    assert_eq!((place.kept(), place.served()), (before, vec!["default/r".into()]));
+}
+
+#[test]
+fn a_document_that_left_its_file_is_missed_as_a_file_is() {
+    let mut place = Place::new();
+    place.write(
+        "release.yaml",
+        &format!("{}---\n{}", FIXED_PROMPT.replace("name: v1", "name: v0"), release("v1")),
+    );
+    place.seconds(3);
+    let before = place.kept();
+    place.write("release.yaml", &FIXED_PROMPT.replace("name: v1", "name: v0"));
+    let news = place.seconds(20);
+    assert!(news.iter().any(|n| n.contains("does not define it any more")), "{news:?}");
+    assert_eq!((place.kept(), place.served()), (before, vec!["default/r".into()]));
+    place.seconds(20);
+    assert!(place.served().is_empty());
+}
+
+#[test]
+fn two_files_with_one_name_change_nothing_and_are_both_named() {
+    for copy in ["a-copy.yaml", "z-copy.yaml"] {
+        let mut place = Place::new();
+        place.seconds(3);
+        let before = place.kept();
+        place.write(copy, &release("v2"));
+        for _ in 0..2 {
+            let news = place.seconds(60);
+            let told: Vec<_> = news.iter().filter(|n| n.starts_with("DefinedTwice")).collect();
+            assert_eq!(told.len(), 1, "{news:?}");
+            assert!(told[0].contains(copy) && told[0].contains("release.yaml"), "{told:?}");
+            assert_eq!((place.kept(), place.served()), (before.clone(), vec!["default/r".into()]));
+            place.restart();
+        }
+        // Without the other one, this one counts.
+        fs::remove_file(place.path("release.yaml")).unwrap();
+        place.seconds(3);
+        assert_eq!(place.status().phase, Phase::Progressing);
+    }
+}
+
+#[test]
+fn what_a_release_lacks_is_said_once_and_to_those_who_ask_for_its_route() {
+    let mut place = Place::new();
+    place.write_release(&release("v9"));
+    let news = place.seconds(60);
+    assert_eq!(news.iter().filter(|n| n.starts_with("PromptNotFound")).count(), 1, "{news:?}");
+    let told = place.gateway.notices().of_route("r", |namespace| namespace == "default").unwrap();
+    assert!(told.contains("PromptVersion v9 does not exist"), "{told}");
+    place.write_release(&release("v1"));
+    let news = place.seconds(3);
+    assert!(news.iter().any(|n| n.contains("no PromptNotFound now")), "{news:?}");
+    // Served, and what it names next is missing: it is no answer to a request.
+    place.write_release(&release("v8"));
+    let news = place.seconds(60);
+    assert_eq!(news.iter().filter(|n| n.starts_with("PromptNotFound")).count(), 1, "{news:?}");
+    assert_eq!(place.gateway.notices().of_route("r", |_| true), None);
+    assert!(place.gateway.notices().text().contains("PromptVersion v8"));
+}
+
+#[test]
+fn a_backend_whose_secret_is_missing_waits_for_it() {
+    let mut place = Place::new();
+    let named = "v1, apiKeySecretRef: {name: no-such, key: token}}}";
+    place.write("fixed.yaml", &FIXED.replacen("v1}}", named, 1));
+    let news = place.seconds(60);
+    let told: Vec<_> = news.iter().filter(|n| n.contains("SecretNotFound")).collect();
+    assert!(told.iter().all(|n| n.contains("SERINUS_SECRET_NO_SUCH_TOKEN")), "{news:?}");
+    assert!((1..=2).contains(&told.len()) && place.served().is_empty(), "{news:?}");
+    place.write(
+        "key.yaml",
+        "apiVersion: v1\nkind: Secret\nmetadata: {name: no-such}\nstringData: {token: t}\n",
+    );
+    place.seconds(3);
+    assert_eq!(place.served(), ["default/r"]);
+}
+
+#[test]
+fn a_file_of_the_same_size_and_time_with_another_content_is_noticed() {
+    let mut place = Place::new();
+    let path = place.path("release.yaml");
+    place.ticks(3);
+    let time = fs::metadata(&path).unwrap().modified().unwrap();
+    place.write("release.yaml", &release("v2"));
+    fs::File::options().write(true).open(&path).unwrap().set_modified(time).unwrap();
+    place.seconds(3);
+    assert_eq!(place.status().phase, Phase::Progressing);
+}
+
+#[test]
+fn what_is_immutable_stays_so_over_a_restart() {
+    let mut place = Place::new();
+    place.ticks(3);
+    let before = place.kept();
+    place.process = None;
+    place.write("fixed.yaml", &FIXED.replace("content: one", "content: changed"));
+    place.restart();
+    let news = place.seconds(60);
+    assert_eq!(news.iter().filter(|n| n.starts_with("Immutable")).count(), 1, "{news:?}");
+    assert_eq!(place.kept(), before);
+}
+
+#[test]
+fn a_route_whose_owner_is_away_comes_back_to_it_and_nobody_is_forgotten() {
+    let other = |prompt: &str| {
+        format!("{FIXED}---\n{}", release(prompt))
+            .replace("metadata: {name: ", "metadata: {namespace: other, name: ")
+            .replace("spec: {promptRef", "spec: {route: r, promptRef")
+    };
+    let mut place = Place::new();
+    place.seconds(3);
+    place.write("other.yaml", &other("v2"));
+    let news = place.seconds(3);
+    assert!(news.iter().any(|n| n.contains("RouteTaken")), "{news:?}");
+    let away = |place: &Place| fs::rename(place.path("release.yaml"), place.path("away")).unwrap();
+    away(&place);
+    place.seconds(5);
+    assert_eq!(place.served(), ["default/r"]);
+    fs::rename(place.path("away"), place.path("release.yaml")).unwrap();
+    place.seconds(3);
+    // Away for long: what is new to the route's users waits for a person.
+    away(&place);
+    let news = place.seconds(40);
+    assert!(
+        news.iter().any(|n| n.contains("FirstReleaseHeld") && n.contains("default/r")),
+        "{news:?}"
+    );
+    assert!(place.served().is_empty());
+    let held = news.iter().find(|n| n.contains("FirstReleaseHeld")).unwrap();
+    let revision = held.split("approve ").nth(1).unwrap().split(' ').next().unwrap();
+    let annotated = other("v2").replace(
+        "metadata: {namespace: other, name: r}",
+        &format!("metadata: {{namespace: other, name: r, annotations: {{serinus.dev/approve: {revision} by=ada}}}}"),
+    );
+    place.write("other.yaml", &annotated);
+    place.seconds(3);
+    assert_eq!(place.served(), ["other/r"]);
+    // The owner is back.
+    fs::rename(place.path("away"), place.path("release.yaml")).unwrap();
+    place.seconds(3);
+    assert_eq!(place.served(), ["default/r"]);
+    // And when it leaves again, the other goes on without another approval.
+    away(&place);
+    place.seconds(40);
+    assert_eq!(place.served(), ["other/r"]);
+}
+
+#[test]
+fn the_same_content_under_another_name_is_no_first_release() {
+    let mut place = Place::new();
+    place.seconds(3);
+    fs::remove_file(place.path("release.yaml")).unwrap();
+    place.seconds(40);
+    let renamed = |prompt: &str| {
+        release(prompt)
+            .replace("{name: r}", "{name: renamed}")
+            .replace("spec: {promptRef", "spec: {route: r, promptRef")
+    };
+    place.write("renamed.yaml", &renamed("v2"));
+    place.seconds(3);
+    assert!(place.served().is_empty());
+    place.write("renamed.yaml", &renamed("v1"));
+    place.seconds(3);
+    assert_eq!(place.served(), ["default/renamed"]);
+}
+
+#[test]
+fn a_second_process_on_the_same_state_is_told_who_has_it() {
+    let mut place = Place::new();
+    place.tick();
+    let error = format!("{:#}", place.open().err().unwrap());
+    for part in [&format!("process {}", std::process::id()), "--state", "state.json"] {
+        assert!(error.contains(part), "{error}");
+    }
+    // The folder of the lock was moved away: the first one takes a new lock and goes on.
+    fs::remove_file(place.path("state.json.lock")).unwrap();
+    place.write_release(&release("v2"));
+    place.seconds(2);
+    assert_eq!(place.status().phase, Phase::Progressing);
+    assert!(place.open().is_err());
+    place.restart();
+}
+
+#[test]
+fn a_state_that_can_not_be_written_ends_the_start_with_the_path_and_the_remedy() {
+    let folder = TempDir::new().unwrap();
+    fs::write(folder.path().join("file"), "").unwrap();
+    for state in ["file/state.json", "file/deep/state.json", "."] {
+        let path = folder.path().join(state);
+        let opened =
+            Standalone::open(folder.path(), path.clone(), gateway(), Timestamp::UNIX_EPOCH);
+        let error = format!("{:#}", opened.err().unwrap());
+        assert!(error.contains(&path.display().to_string()), "{error}");
+        assert!(error.contains("--state"), "{error}");
+    }
+}
+
+#[test]
+fn a_state_that_can_not_be_written_any_more_moves_nothing_and_is_told_once() {
+    let mut place = Place::new();
+    let state = place.path("sub/state.json");
+    place.process = None;
+    let gateway = place.gateway.clone();
+    let opened = Standalone::open(place.folder.path(), state, gateway, place.now);
+    place.process = Some(opened.unwrap());
+    place.ticks(3);
+    let before = place.status();
+    fs::rename(place.path("sub"), place.path("away")).unwrap();
+    place.write("sub", "");
+    place.write_release(&release("v2"));
+    for _ in 0..20 {
+        place.now = place.now.checked_add(SignedDuration::from_millis(500)).unwrap();
+        let now = place.now;
+        let ticked = place.process().tick(now);
+        assert_eq!(
+            place.gateway.report(false).releases["default/r"].applied,
+            before.routing.generation
+        );
+        if let Err(error) = ticked {
+            assert!(format!("{error:#}").contains("sub/state.json"), "{error:#}");
+        }
+    }
+    fs::remove_file(place.path("sub")).unwrap();
+    fs::rename(place.path("away"), place.path("sub")).unwrap();
+    let news = place.seconds(2);
+    assert!(news.iter().any(|n| n.contains("StateUnwritable")), "{news:?}");
+    assert_eq!(place.status().phase, Phase::Progressing);
+}
+
+#[test]
+fn a_state_file_that_was_moved_away_is_not_a_new_beginning() {
+    let mut place = Place::with_a_failure();
+    let before = place.kept();
+    place.process = None;
+    fs::rename(place.state_file(), place.path("state.json.broken")).unwrap();
+    place.restart();
+    let news = place.seconds(3);
+    assert!(news.iter().any(|n| n.starts_with("StateRestored")), "{news:?}");
+    assert_eq!((place.kept().0, place.status().stable), (before.0, before.1.stable));
+    assert_eq!(place.status().phase, Phase::RolledBack);
+}
+
+#[test]
+fn a_state_file_that_is_cut_anywhere_is_refused_and_left_alone() {
+    let mut place = Place::with_a_failure();
+    let whole = fs::read(place.state_file()).unwrap();
+    place.process = None;
+    for cut in (0..whole.len()).step_by(whole.len() / 40) {
+        fs::write(place.state_file(), &whole[..cut]).unwrap();
+        let error = format!("{:#}", place.open().err().unwrap());
+        assert!(error.contains("state.json.before"), "{error}");
+        assert_eq!(fs::read(place.state_file()).unwrap(), whole[..cut]);
+    }
+}
+
 #[test]
 fn a_state_file_that_is_not_ours_is_refused_and_left_alone() {
     let mut place = Place::new();
     place.tick();
     fs::write(place.state_file(), "{ not a state").unwrap();
-    let opened = Standalone::open(place.folder.path(), place.state_file(), gateway());
-    let error = format!("{:#}", opened.err().unwrap());
+    place.process = None;
+    let error = format!("{:#}", place.open().err().unwrap());
     assert!(error.contains("move it away to start anew"), "{error}");
     assert_eq!(fs::read_to_string(place.state_file()).unwrap(), "{ not a state");
 }

@@ -95,6 +95,21 @@ impl Object {
         }
     }
 
+    /// The document that `object` reads as this object; none of a Secret, of which no copy
+    /// is kept.
+    ///
+    /// # Errors
+    /// It can not be written as JSON.
+    pub fn to_value(&self) -> Result<Option<Value>, serde_json::Error> {
+        match self {
+            Self::Backend(o) => serde_json::to_value(o).map(Some),
+            Self::Prompt(o) => serde_json::to_value(o).map(Some),
+            Self::Policy(o) => serde_json::to_value(o).map(Some),
+            Self::Release(o) => serde_json::to_value(o).map(Some),
+            Self::Secret(_) => Ok(None),
+        }
+    }
+
     /// Whether this object may replace `old`: the rules on what is immutable.
     ///
     /// # Errors
@@ -130,7 +145,11 @@ pub fn parse(text: &str) -> Result<Vec<Object>, ManifestError> {
     Ok(objects)
 }
 
-fn object(value: Value) -> Result<Object, ManifestError> {
+/// Reads one document.
+///
+/// # Errors
+/// It is not a valid Serinus object.
+pub fn object(value: Value) -> Result<Object, ManifestError> {
     let text = |pointer: &str| {
         value.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned()
     };

@@ -205,7 +205,12 @@ pub async fn run(options: Options) -> anyhow::Result<bool> {
         Box::new(Plain { told: 0, last: Instant::now() })
     };
     let mut story = Story {
-        standalone: Standalone::open(&folder.0, folder.0.join("state.json"), gateway)?,
+        standalone: Standalone::open(
+            &folder.0,
+            folder.0.join("state.json"),
+            gateway,
+            clock::now(),
+        )?,
         folder: folder.0.clone(),
         stage,
         started: Instant::now(),

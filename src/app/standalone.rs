@@ -2,7 +2,13 @@
 //! folder, state in one local file. The decisions are those of the cluster; only what
 //! is around them differs.
 
+mod durable;
+mod folder;
+mod lock;
 mod manifests;
+mod memory;
+mod notices;
+mod observe;
 mod secrets;
 mod serve;
 mod state;
@@ -16,23 +22,23 @@ use std::{
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use self::{manifests::Manifests, state::State};
 pub use self::{
+    manifests::GRACE,
     secrets::secret_variable,
     serve::{Options, run},
 };
+use self::{
+    manifests::{Event, Manifests},
+    notices::Notices,
+    state::State,
+};
 use crate::{
     api::{
-        CanaryPolicySpec, LLMDeploymentSpec, PromptRelease, PromptReleaseSpec, PromptReleaseStatus,
-        manifest::Object,
-        prompt_release::VariantRef,
-        snapshot::{PackedVariant, Saved},
+        PromptRelease, PromptReleaseStatus, conditions, manifest::Object,
+        prompt_release::VariantRef, snapshot::Saved,
     },
-    gateway::{
-        Gateway,
-        routes::{ReleaseInput, World},
-    },
-    rollout::{self, Effect, Problem, Request, Snapshot, WithoutData, decide, resolve},
+    gateway::{Gateway, notices::Notice},
+    rollout::{Effect, decide},
     signals::{
         prometheus::{Prometheus, Questions, questions},
         report::{GatewayReport, ReleaseReport},
@@ -60,6 +66,11 @@ pub struct Happening {
 }
 
 impl Happening {
+    fn new(at: Timestamp, release: &str, event: Event) -> Self {
+        let Event { warning, reason, note } = event;
+        Self { at, release: release.to_owned(), warning, reason: reason.to_owned(), note }
+    }
+
     fn log(&self) {
         if self.warning {
             tracing::warn!(release = self.release, "{}: {}", self.reason, self.note);
@@ -81,6 +92,14 @@ pub struct Standalone {
     at_rest: HashMap<String, Rest>,
     /// The version of the manifests whose client keys the gateway knows.
     clients_of: Option<u64>,
+    /// What is wrong with client keys.
+    bad_clients: Vec<Notice>,
+    /// What people were told of that lasts.
+    notices: Notices,
+    /// The reason that was announced last of each release.
+    announced: HashMap<String, String>,
+    /// What happened before the first look.
+    before: Vec<Event>,
 }
 
 /// A release that was left as it is: nothing is to be decided until one of these changes.
@@ -99,23 +118,33 @@ impl Standalone {
     /// Opens a folder of manifests and the state file, which is created when missing.
     ///
     /// # Errors
-    /// The folder can not be read, or the state file is not ours.
-    pub fn open(folder: &Path, state_file: PathBuf, gateway: Arc<Gateway>) -> anyhow::Result<Self> {
+    /// The folder can not be read; the state file is not ours, can not be written or is in
+    /// use by another process.
+    pub fn open(
+        folder: &Path,
+        state_file: PathBuf,
+        gateway: Arc<Gateway>,
+        now: Timestamp,
+    ) -> anyhow::Result<Self> {
         anyhow::ensure!(
             folder.is_dir(),
             "{} is not a folder: name the folder of your manifests",
             folder.display()
         );
-        let state = State::open(state_file)?;
-        let (manifests, prometheus) = (Manifests::new(folder), Arc::default());
+        let in_force = durable::beside(&state_file, "in-force");
+        let (state, before) = State::open(state_file, now)?;
         Ok(Self {
-            manifests,
+            manifests: Manifests::open(folder, in_force)?,
             state,
             gateway,
-            prometheus,
+            prometheus: Arc::default(),
             told: None,
             at_rest: HashMap::new(),
             clients_of: None,
+            bad_clients: vec![],
+            notices: Notices::default(),
+            announced: HashMap::new(),
+            before,
         })
     }
 
@@ -132,28 +161,40 @@ impl Standalone {
     /// # Errors
     /// The state could not be written: nothing was moved then.
     pub fn tick(&mut self, now: Timestamp) -> anyhow::Result<Vec<Happening>> {
-        let mut news: Vec<Happening> = self
-            .manifests
-            .reload()
-            .into_iter()
-            .map(|(reason, note)| Happening {
-                at: now,
-                release: String::new(),
-                warning: reason != manifests::LOADED,
-                reason: reason.to_owned(),
-                note,
-            })
-            .collect();
-        self.know_clients(now, &mut news);
+        let mut events = std::mem::take(&mut self.before);
+        events.extend(self.manifests.reload(now));
+        let mut news: Vec<Happening> =
+            events.into_iter().map(|event| Happening::new(now, "", event)).collect();
+        self.know_clients();
+        let decided = self.decide_all(now, &mut news);
+        self.tell_people(now, decided.as_ref().err(), &mut news);
+        match decided {
+            Ok(()) => Ok(news),
+            // What is wrong with manifests is said all the same.
+            Err(error) => {
+                news.iter().for_each(Happening::log);
+                Err(error)
+            }
+        }
+    }
+
+    /// Decides what is due for every release, and carries it out.
+    fn decide_all(&mut self, now: Timestamp, news: &mut Vec<Happening>) -> anyhow::Result<()> {
         // What was decided must be kept before anything else is.
+        self.manifests.keep()?;
         self.keep()?;
         let releases: Vec<PromptRelease> = self.manifests.releases().cloned().collect();
         let names: BTreeSet<String> = releases.iter().map(key).collect();
         for release in &releases {
-            self.state.adopt(&key(release), release, now);
+            let key = key(release);
+            if let Some(note) = self.state.adopt(&key, release, now) {
+                let event = Event { warning: false, reason: "Returned", note };
+                news.push(Happening::new(now, &key, event));
+            }
         }
-        self.state.forget_all_but(&names);
+        self.state.delete_all_but(&names, now);
         self.at_rest.retain(|key, _| names.contains(key));
+        self.announced.retain(|key, _| names.contains(key));
         // After a restart the gateway serves what was decided before.
         if self.told.is_none() {
             self.tell(&releases);
@@ -161,11 +202,70 @@ impl Standalone {
         let report = self.gateway.report(true);
         let claims = self.claims(&releases);
         for release in &releases {
-            self.decide_until_quiet(release, &claims, &report, now, &mut news);
+            self.decide_until_quiet(release, &claims, &report, now, news);
         }
         self.keep()?;
         self.tell(&releases);
-        Ok(news)
+        Ok(())
+    }
+
+    /// Says what is wrong: once in the news, and as long as it lasts to those who look.
+    fn tell_people(
+        &mut self,
+        now: Timestamp,
+        unwritten: Option<&anyhow::Error>,
+        news: &mut Vec<Happening>,
+    ) {
+        let mut all = self.manifests.notices();
+        all.extend(self.bad_clients.iter().cloned());
+        all.extend(self.manifests.releases().filter_map(|release| self.notice_of(release)));
+        all.extend(self.manifests.releases().filter_map(|release| {
+            let (namespace, name) = (namespace(release), &release.spec.backend_ref.name);
+            let why = self.unusable(&namespace, self.manifests.backend(&namespace, name)?)?;
+            Some(Notice::new(format!("LLMDeployment {namespace}/{name}"), "BackendNotReady", why))
+        }));
+        all.extend(
+            unwritten.map(|e| Notice::new("the state", "StateUnwritable", format!("{e:#}"))),
+        );
+        let changed = self.notices.replace(all);
+        for notice in changed.began {
+            let Notice { place, reason, message, .. } = notice;
+            let release = place.strip_prefix("PromptRelease ");
+            if release.and_then(|r| self.announced.get(r)) == Some(&reason) {
+                // The decision has said it.
+                continue;
+            }
+            let (note, release) = (format!("{place}: {message}"), String::new());
+            news.push(Happening { at: now, release, warning: true, reason, note });
+        }
+        for Notice { place, reason, .. } in changed.ended {
+            let event = Event {
+                warning: false,
+                reason: "Mended",
+                note: format!("{place}: no {reason} now"),
+            };
+            news.push(Happening::new(now, "", event));
+        }
+        self.gateway.notices().set(self.notices.all().cloned().collect());
+    }
+
+    /// What keeps a release from being served or from going on, as its conditions say.
+    fn notice_of(&self, release: &PromptRelease) -> Option<Notice> {
+        let key = key(release);
+        let status = &self.state.get(&key)?.status;
+        let is = |type_, value: &str| {
+            conditions::find(&status.conditions, type_).filter(|c| c.status == value)
+        };
+        let served = !status.routing.variants.is_empty();
+        let stalled = is(conditions::types::STALLED, "True");
+        let told = stalled.or_else(|| is(conditions::types::READY, "False").filter(|_| !served))?;
+        let mut notice = Notice::new(
+            format!("PromptRelease {key}"),
+            told.reason.as_str(),
+            told.message.as_str(),
+        );
+        notice.route = (!served).then(|| (namespace(release), release.route()));
+        Some(notice)
     }
 
     /// Writes what has changed. A crash between two ticks loses nothing: the gateway
@@ -197,27 +297,23 @@ impl Standalone {
     }
 
     /// Gives the gateway the folder's client keys when a file has changed.
-    fn know_clients(&mut self, now: Timestamp, news: &mut Vec<Happening>) {
+    fn know_clients(&mut self) {
         if self.clients_of == Some(self.manifests.version()) {
             return;
         }
         self.clients_of = Some(self.manifests.version());
         let (keys, problems) = secrets::client_keys(&self.manifests);
+        self.bad_clients = problems;
         if keys.is_empty() && !self.gateway.identities().is_off() {
-            tracing::warn!(
+            self.bad_clients.push(Notice::new(
+                "client keys",
+                "NoClientKey",
                 "the folder has no client key, so no application may ask (unless by a token): add \
-                 a Secret labelled serinus.dev/client-key=true, or run with --client-auth=off"
-            );
+                 a Secret labelled serinus.dev/client-key=true, or run with --client-auth=off",
+            ));
         }
         self.gateway.identities().set_keys(keys);
         self.gateway.identities().set_keys_known();
-        news.extend(problems.into_iter().map(|note| Happening {
-            at: now,
-            release: String::new(),
-            warning: true,
-            reason: "InvalidClientKey".to_owned(),
-            note,
-        }));
     }
 
     /// The releases with their status.
@@ -289,6 +385,7 @@ impl Standalone {
             }
             for effect in plan.effects {
                 if let Effect::Announce { warning, reason, note } = effect {
+                    self.announced.insert(key.clone(), reason.clone());
                     news.push(Happening { at: now, release: key.clone(), warning, reason, note });
                 }
             }
@@ -312,151 +409,6 @@ impl Standalone {
             }
         }
         kept.status = status;
-    }
-
-    fn observe(
-        &self,
-        release: &PromptRelease,
-        claims: &Claims,
-        report: &GatewayReport,
-        now: Timestamp,
-    ) -> Snapshot {
-        let key = key(release);
-        let spec = &release.spec;
-        let kept = self.state.get(&key);
-        let status = kept.map(|k| k.status.clone()).unwrap_or_default();
-        let namespace = namespace(release);
-        let backend = self.manifests.backend(&namespace, &spec.backend_ref.name);
-        let target = resolve::target(
-            spec,
-            self.manifests.prompt(&namespace, &spec.prompt_ref.name),
-            backend,
-            &status,
-        );
-        let policy_name = spec.policy_ref.as_ref().map_or("", |p| p.name.as_str());
-        let seen = report.releases.get(&key);
-        let route = release.route();
-        let claims = claims.get(&route).into_iter().flatten();
-        let claims =
-            claims.map(|(created, name)| (route.as_str(), created.as_str(), name.as_str()));
-        let route_held_by = resolve::route_holder(&key, &route, claims);
-        let mut not_ready = BTreeMap::new();
-        if let (Ok(target), Some(backend)) = (&target, backend)
-            && backend.endpoint.is_none()
-        {
-            let why = "service and serving need a cluster; in standalone mode set spec.endpoint";
-            not_ready.insert(target.revision.clone(), why.to_owned());
-        }
-        let running_policy = self.running_policy(&key);
-        let policy = resolve::policy(spec, self.manifests.policy(&namespace, policy_name));
-        let without_data = self.without_data(&namespace, spec, &key, &policy);
-        let external = running_policy
-            .as_ref()
-            .map(|policy| self.prometheus.of(&key, status.routing.generation, policy, now));
-        Snapshot {
-            generation: kept.map_or(1, |k| k.generation),
-            spec: spec.clone(),
-            requests: release
-                .metadata
-                .annotations
-                .as_ref()
-                .map(Request::from_annotations)
-                .unwrap_or_default(),
-            undecidable: self.manifests.undecidable(&namespace, policy_name),
-            policy,
-            without_data,
-            running_policy,
-            route_held_by,
-            not_ready,
-            gateways: vec![rollout::Gateway {
-                instance: Some(report.instance.clone()),
-                applied: seen.map(|s| s.applied),
-                control_loss: seen.is_some_and(|s| s.control_loss),
-                counts: seen.map(|s| s.counts.clone()).unwrap_or_default(),
-            }],
-            external: external.unwrap_or_default(),
-            release: key,
-            status,
-            target,
-        }
-    }
-
-    /// What of a policy can never have data for a release.
-    fn without_data(
-        &self,
-        namespace: &str,
-        spec: &PromptReleaseSpec,
-        key: &str,
-        policy: &Result<CanaryPolicySpec, Problem>,
-    ) -> Vec<WithoutData> {
-        let Ok(policy) = policy else { return vec![] };
-        let kept = self.state.get(key);
-        let stable = kept.and_then(|kept| {
-            let stable = kept.status.stable.as_ref()?;
-            let saved = || match kept.saved.get(&stable.revision) {
-                Some(Saved::Variant(saved)) => Some(&saved.backend),
-                _ => None,
-            };
-            let now = self.manifests.backend(namespace, &stable.backend);
-            Some((stable.backend.as_str(), now.or_else(saved)?))
-        });
-        let named = spec.backend_ref.name.as_str();
-        let canary = self.manifests.backend(namespace, named).map(|backend| (named, backend));
-        let backends: Vec<_> = stable.into_iter().chain(canary).collect();
-        resolve::without_data(policy, &backends, self.prometheus.unusable(policy).as_deref())
-    }
-
-    fn world(&self, releases: &[PromptRelease]) -> World {
-        let inputs = releases.iter().filter_map(|release| {
-            let key = key(release);
-            let kept = self.state.get(&key)?;
-            if kept.status.routing.variants.is_empty() {
-                return None;
-            }
-            let namespace = namespace(release);
-            let variants: HashMap<String, Arc<PackedVariant>> = kept
-                .saved
-                .iter()
-                .filter_map(|(name, saved)| match saved {
-                    Saved::Variant(variant) => Some((name.clone(), Arc::new(variant.into()))),
-                    Saved::Policy(_) => None,
-                })
-                .collect();
-            let other_backends = release.other_backends();
-            let backends: HashMap<String, Arc<LLMDeploymentSpec>> = variants
-                .values()
-                .map(|v| &*v.backend_name)
-                .chain(other_backends.iter().map(String::as_str))
-                .filter_map(|name| {
-                    let spec = self.manifests.backend(&namespace, name)?.clone();
-                    Some((name.to_owned(), Arc::new(spec)))
-                })
-                .collect();
-            let mut input = ReleaseInput {
-                name: release.metadata.name.clone().unwrap_or_default(),
-                namespace,
-                uid: kept.uid.clone(),
-                route: release.route(),
-                created: kept.created.to_string(),
-                routing: kept.status.routing.clone(),
-                variants,
-                backends,
-                secrets: HashMap::new(),
-                other_backends,
-                cache: release.spec.cache.clone(),
-                // Outside a cluster a Service is a name to resolve.
-                endpoints: HashMap::new(),
-            };
-            input.secrets = input
-                .wanted_secrets()
-                .filter_map(|wanted| {
-                    let text = secrets::secret(&self.manifests, &input.namespace, &wanted)?;
-                    Some((wanted, text))
-                })
-                .collect();
-            Some(input)
-        });
-        inputs.collect()
     }
 }
 

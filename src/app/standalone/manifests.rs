@@ -1,126 +1,252 @@
-//! The folder of manifests, read again when a file changes.
+//! The objects of a folder. What can not be read changes nothing: the last valid content
+//! of a file stays in force, also after a restart. What is absent is not deleted until
+//! it has been absent for `GRACE`, and that was said.
 
 use std::{
-    collections::BTreeMap,
-    fs,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
-    time::SystemTime,
 };
 
-use super::object_key;
+use jiff::{SignedDuration, Timestamp};
+
+use super::{
+    folder::{Change, Folder},
+    memory::Memory,
+    object_key,
+};
 use crate::{
     analysis::plan::undecidable,
     api::{
         CanaryPolicySpec, LLMDeploymentSpec, PromptRelease, PromptVersionSpec,
         manifest::{self, Object, Secrets},
     },
+    gateway::notices::Notice,
 };
 
-/// Something of the folder can not be used.
-const INVALID: &str = "InvalidManifest";
+/// An object whose manifest is away for so long is deleted: longer than any save, a
+/// `git stash` or a volume that is mounted again takes.
+pub const GRACE: SignedDuration = SignedDuration::from_secs(30);
+/// Between two looks no more time than this counts as absence: a laptop that slept, or a
+/// clock that was set, has not looked.
+const LOOK_COUNTS: SignedDuration = SignedDuration::from_secs(2);
+/// So many objects are named in one message.
+const NAMED: usize = 3;
+
 /// The folder was read.
-pub(super) const LOADED: &str = "Loaded";
+const LOADED: &str = "Loaded";
 
 /// What identifies an object.
 type Id = (&'static str, String, String);
 
+/// Something that happened once.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Event {
+    pub warning: bool,
+    pub reason: &'static str,
+    pub note: String,
+}
+
+/// What a file held when it was last valid.
+#[derive(Default)]
+struct Content {
+    objects: Vec<Object>,
+    /// Why that is not what the file holds now.
+    problem: Option<(&'static str, String)>,
+    /// The file is there.
+    here: bool,
+}
+
+/// An object in force.
+#[derive(Clone, PartialEq)]
+struct Held {
+    object: Object,
+    /// The file that defined it last.
+    file: String,
+    /// How long no file has defined it.
+    missing: Option<SignedDuration>,
+}
+
 /// The objects of a folder.
 pub(super) struct Manifests {
-    folder: PathBuf,
-    seen: BTreeMap<PathBuf, (SystemTime, u64)>,
-    /// What each file held when it was last valid.
-    files: BTreeMap<PathBuf, Vec<Object>>,
-    objects: BTreeMap<Id, Object>,
+    folder: Folder,
+    memory: Memory,
+    files: BTreeMap<String, Content>,
+    objects: BTreeMap<Id, Held>,
     /// What keeps each policy from deciding, computed once for each content.
     findings: BTreeMap<Id, (CanaryPolicySpec, Option<String>)>,
     /// Grows with every change.
     version: u64,
+    looked_at: Option<Timestamp>,
+    /// Why the folder itself can not be read.
+    unread: Option<String>,
+    /// What is wrong with definitions, as of the last change.
+    wrong: Vec<Notice>,
+    /// Objects are in force that the memory does not hold.
+    remember: bool,
 }
 
 impl Manifests {
-    pub(super) fn new(folder: &Path) -> Self {
-        Self {
-            folder: folder.to_owned(),
-            seen: BTreeMap::new(),
-            files: BTreeMap::new(),
-            objects: BTreeMap::new(),
+    /// The folder's objects, beginning with those in force when the process last ran.
+    ///
+    /// # Errors
+    /// The memory of them can not be used.
+    pub(super) fn open(folder: &Path, memory: PathBuf) -> anyhow::Result<Self> {
+        let (memory, remembered) = Memory::open(memory)?;
+        let mut files = BTreeMap::<String, Content>::new();
+        let mut objects = BTreeMap::new();
+        for (file, object) in remembered {
+            files.entry(file.clone()).or_default().objects.push(object.clone());
+            objects.insert(id(&object), Held { object, file, missing: None });
+        }
+        Ok(Self {
+            folder: Folder::new(folder),
+            memory,
+            files,
+            objects,
             findings: BTreeMap::new(),
             version: 0,
-        }
+            looked_at: None,
+            unread: None,
+            wrong: vec![],
+            remember: false,
+        })
     }
 
-    /// Reads files that changed. A file that is not valid keeps its last valid content.
-    /// Returns what to tell: one word, and a sentence.
-    pub(super) fn reload(&mut self) -> Vec<(&'static str, String)> {
-        let mut news = vec![];
-        let found = match self.stamps() {
-            Ok(found) => found,
+    /// Reads files that changed, and deletes what was absent for long enough.
+    pub(super) fn reload(&mut self, now: Timestamp) -> Vec<Event> {
+        let mut events = vec![];
+        let changes = match self.folder.look(now) {
+            Ok(changes) => changes,
             Err(error) => {
-                return vec![(
-                    INVALID,
-                    format!("{} can not be read: {error}", self.folder.display()),
-                )];
+                self.unread = Some(format!(
+                    "can not be read ({error}): everything stays as it is until it can be"
+                ));
+                return events;
             }
         };
-        if found == self.seen {
-            return news;
-        }
-        for (path, stamp) in &found {
-            if self.seen.get(path) != Some(stamp) {
-                match read(path) {
-                    Ok(objects) => {
-                        self.files.insert(path.clone(), objects);
-                    }
-                    Err(error) => news.push((INVALID, format!("{}: {error}", path.display()))),
-                }
+        self.unread = None;
+        let first = self.looked_at.is_none();
+        let passed = self.looked_at.replace(now).map(|last| now.duration_since(last));
+        let passed = passed.unwrap_or_default().clamp(SignedDuration::ZERO, LOOK_COUNTS);
+        let mut due = false;
+        if !self.folder.is_empty() {
+            for missing in self.objects.values_mut().filter_map(|held| held.missing.as_mut()) {
+                *missing += passed;
+                due |= *missing >= GRACE;
             }
         }
-        self.files.retain(|path, _| found.contains_key(path));
-        self.seen = found;
-        self.assemble(&mut news);
-        news
+        if changes.is_empty() && !due && !first {
+            return events;
+        }
+        for (name, change) in changes {
+            self.take(name, change);
+        }
+        self.assemble(&mut events);
+        events
     }
 
-    /// One object of each name. What is immutable stays as it was.
-    fn assemble(&mut self, news: &mut Vec<(&'static str, String)>) {
-        let mut objects = BTreeMap::new();
-        for (path, content) in &self.files {
-            for object in content {
-                let id = id(object);
-                let mut kept = object.clone();
-                if let Some(old) = self.objects.get(&id)
-                    && let Err(error) = object.check_update(old)
-                {
-                    news.push((INVALID, format!("{}: {error}", path.display())));
-                    kept = old.clone();
+    /// A file's new content, when it is valid.
+    fn take(&mut self, name: String, change: Change) {
+        let file = self.files.entry(name.clone()).or_default();
+        file.here = change != Change::Gone;
+        file.problem = match change {
+            Change::Content(bytes) => match parse(&bytes) {
+                Ok(objects) if objects.is_empty() && !file.objects.is_empty() => {
+                    let why = "holds no manifest any more: what it defined stays in force; remove \
+                               the file to delete that";
+                    Some(("EmptyFile", why.to_owned()))
                 }
-                if objects.insert(id.clone(), kept).is_some() {
-                    let (kind, namespace, name) = id;
-                    news.push((
-                        INVALID,
-                        format!("{}: {kind} {namespace}/{name} is defined twice", path.display()),
-                    ));
+                Ok(objects) => {
+                    file.objects = objects;
+                    None
                 }
-            }
+                Err(why) => Some(("InvalidManifest", why)),
+            },
+            Change::Unusable(why) => Some(("UnreadableFile", why)),
+            Change::Gone => None,
+        };
+        if !file.here && file.objects.is_empty() {
+            self.files.remove(&name);
         }
+    }
+
+    /// One object of each name, and what keeps others from being used.
+    fn assemble(&mut self, events: &mut Vec<Event>) {
+        let mut wrong = vec![];
+        let mut objects = BTreeMap::new();
+        for (id, definitions) in self.definitions() {
+            let old = self.objects.get(&id);
+            match settle(&id, &definitions, old, &mut wrong) {
+                Some(held) => objects.insert(id, held),
+                None => continue,
+            };
+        }
+        let absent = self.absent(&objects, events);
+        tell_missing(&absent, &self.files, &mut wrong);
+        objects.extend(absent);
+        self.files.retain(|name, file| {
+            file.here || objects.values().any(|held| held.file == *name && held.missing.is_some())
+        });
         if objects.len() != self.objects.len() {
-            news.push((LOADED, format!("{} objects in {}", objects.len(), self.folder.display())));
+            let note = format!("{} objects in {}", objects.len(), self.folder.path().display());
+            events.push(Event { warning: false, reason: LOADED, note });
+        }
+        let content = |held: &BTreeMap<Id, Held>| {
+            held.values().map(|h| (h.file.clone(), h.object.clone())).collect::<Vec<_>>()
+        };
+        if content(&objects) != content(&self.objects) {
+            self.version += 1;
+            self.remember = true;
         }
         self.objects = objects;
-        self.version += 1;
-        self.find_out(news);
+        self.version = self.version.max(1);
+        self.wrong = wrong;
+        self.find_out(events);
+    }
+
+    /// Who defines each object.
+    fn definitions(&self) -> BTreeMap<Id, Vec<(String, Object)>> {
+        let mut all = BTreeMap::<Id, Vec<_>>::new();
+        for (name, file) in self.files.iter().filter(|(_, file)| file.here) {
+            for object in &file.objects {
+                all.entry(id(object)).or_default().push((name.clone(), object.clone()));
+            }
+        }
+        all
+    }
+
+    /// Objects in force that nobody defines now, without those that are deleted by this.
+    fn absent(&self, defined: &BTreeMap<Id, Held>, events: &mut Vec<Event>) -> BTreeMap<Id, Held> {
+        let mut absent = BTreeMap::new();
+        for (id, held) in self.objects.iter().filter(|(id, _)| !defined.contains_key(*id)) {
+            let missing = held.missing.unwrap_or_default();
+            // A key that was taken out of a file is revoked: that does not wait.
+            let read = self.files.get(&held.file).is_some_and(|f| f.here && f.problem.is_none());
+            let revoked = read && matches!(held.object, Object::Secret(_));
+            if revoked || (missing >= GRACE && !self.folder.is_empty()) {
+                events.push(Event {
+                    warning: !revoked,
+                    reason: "Deleted",
+                    note: deleted(id, held),
+                });
+            } else {
+                absent.insert(id.clone(), Held { missing: Some(missing), ..held.clone() });
+            }
+        }
+        absent
     }
 
     /// Asks of every policy whether it can decide, when it is new or has changed.
-    fn find_out(&mut self, news: &mut Vec<(&'static str, String)>) {
+    fn find_out(&mut self, events: &mut Vec<Event>) {
         let mut findings = BTreeMap::new();
-        for (id, object) in &self.objects {
-            let Object::Policy(policy) = object else { continue };
+        for (id, held) in &self.objects {
+            let Object::Policy(policy) = &held.object else { continue };
             let known = self.findings.get(id).filter(|(spec, _)| *spec == policy.spec);
             let finding = known.cloned().unwrap_or_else(|| {
                 let finding = undecidable(&policy.spec);
                 if let Some(text) = &finding {
-                    news.push(("PolicyCanNotDecide", format!("{}: {text}", id.2)));
+                    let (reason, note) = ("PolicyCanNotDecide", format!("{}: {text}", id.2));
+                    events.push(Event { warning: true, reason, note });
                 }
                 (policy.spec.clone(), finding)
             });
@@ -129,26 +255,51 @@ impl Manifests {
         self.findings = findings;
     }
 
+    /// Keeps what is in force for the next start, if that has changed.
+    ///
+    /// # Errors
+    /// It can not be written; it is tried again by the next call.
+    pub(super) fn keep(&mut self) -> anyhow::Result<()> {
+        if self.remember {
+            let objects = self.objects.values().map(|held| (held.file.as_str(), &held.object));
+            self.memory.write(objects)?;
+            self.remember = false;
+        }
+        Ok(())
+    }
+
+    /// What is wrong with the folder, its files and what they define.
+    pub(super) fn notices(&self) -> Vec<Notice> {
+        let folder = self.folder.path().display().to_string();
+        let of = |place: &str, reason: &str, message: String| Notice::new(place, reason, message);
+        let unread = self.unread.iter();
+        let mut all: Vec<Notice> =
+            unread.map(|why| of(&folder, "UnreadableFolder", why.clone())).collect();
+        for (name, file) in &self.files {
+            if let Some((reason, message)) = &file.problem {
+                all.push(of(name, reason, message.clone()));
+            }
+        }
+        if self.objects.is_empty() && self.looked_at.is_some() {
+            let message = "holds no manifest: put files *.yaml there (folders inside are not read)";
+            all.push(of(&folder, "EmptyFolder", message.to_owned()));
+        } else if self.folder.is_empty() && self.looked_at.is_some() {
+            let message = "holds no manifest any more: nothing is deleted, because that is how a \
+                           volume looks that is not mounted; to end all releases stop the process";
+            all.push(of(&folder, "EmptyFolder", message.to_owned()));
+        }
+        all.extend(self.wrong.iter().cloned());
+        all
+    }
+
     /// What keeps a policy from deciding, if anything does.
     pub(super) fn undecidable(&self, namespace: &str, name: &str) -> Option<String> {
         let id = ("CanaryPolicy", namespace.to_owned(), name.to_owned());
         self.findings.get(&id)?.1.clone()
     }
 
-    fn stamps(&self) -> std::io::Result<BTreeMap<PathBuf, (SystemTime, u64)>> {
-        let mut stamps = BTreeMap::new();
-        for entry in fs::read_dir(&self.folder)? {
-            let path = entry?.path();
-            if path.extension().is_some_and(|e| e == "yaml" || e == "yml") {
-                let metadata = fs::metadata(&path)?;
-                stamps.insert(path, (metadata.modified()?, metadata.len()));
-            }
-        }
-        Ok(stamps)
-    }
-
     pub(super) fn releases(&self) -> impl Iterator<Item = &PromptRelease> {
-        self.objects.values().filter_map(|o| match o {
+        self.objects.values().filter_map(|held| match &held.object {
             Object::Release(release) => Some(release),
             _ => None,
         })
@@ -160,7 +311,7 @@ impl Manifests {
     }
 
     pub(super) fn secrets(&self) -> impl Iterator<Item = &Secrets> {
-        self.objects.values().filter_map(|o| match o {
+        self.objects.values().filter_map(|held| match &held.object {
             Object::Secret(secrets) => Some(secrets),
             _ => None,
         })
@@ -174,7 +325,8 @@ impl Manifests {
     }
 
     fn get(&self, kind: &'static str, namespace: &str, name: &str) -> Option<&Object> {
-        self.objects.get(&(kind, namespace.to_owned(), name.to_owned()))
+        let held = self.objects.get(&(kind, namespace.to_owned(), name.to_owned()))?;
+        Some(&held.object)
     }
 
     pub(super) fn prompt(&self, namespace: &str, name: &str) -> Option<&PromptVersionSpec> {
@@ -199,8 +351,89 @@ impl Manifests {
     }
 }
 
-fn read(path: &Path) -> anyhow::Result<Vec<Object>> {
-    Ok(manifest::parse(&fs::read_to_string(path)?)?)
+fn parse(bytes: &[u8]) -> Result<Vec<Object>, String> {
+    let text = std::str::from_utf8(bytes).map_err(|error| {
+        format!("is not UTF-8 from byte {} on: save it as UTF-8", error.valid_up_to())
+    })?;
+    manifest::parse(text).map_err(|error| error.to_string())
+}
+
+/// The object that is in force from now on, of those who define it.
+fn settle(
+    id: &Id,
+    definitions: &[(String, Object)],
+    old: Option<&Held>,
+    wrong: &mut Vec<Notice>,
+) -> Option<Held> {
+    let (file, object) = definitions.first()?;
+    let kept = old.map(|old| Held { missing: None, ..old.clone() });
+    let mut notice = |reason: &str, message: String| {
+        wrong.push(Notice::new(name(id), reason, message));
+    };
+    if definitions.len() > 1 {
+        let files: BTreeSet<&str> = definitions.iter().map(|(file, _)| file.as_str()).collect();
+        let files = files.into_iter().collect::<Vec<_>>().join(" and ");
+        let alike = definitions.iter().all(|(_, other)| other == object);
+        let then = match &kept {
+            _ if alike => "they say the same, which is used",
+            Some(_) => "neither is read, and what was in force before stays",
+            None => "neither is used",
+        };
+        notice("DefinedTwice", format!("is defined twice, in {files}: {then}; remove one"));
+        if !alike {
+            return kept;
+        }
+    }
+    if let Some(kept) = kept
+        && let Err(error) = object.check_update(&kept.object)
+    {
+        notice("Immutable", format!("{file}: {error}; what was in force before stays"));
+        return Some(kept);
+    }
+    Some(Held { object: object.clone(), file: file.clone(), missing: None })
+}
+
+/// Says of each file what is missing because of it.
+fn tell_missing(
+    absent: &BTreeMap<Id, Held>,
+    files: &BTreeMap<String, Content>,
+    wrong: &mut Vec<Notice>,
+) {
+    let mut by_file = BTreeMap::<&str, Vec<String>>::new();
+    for (id, held) in absent {
+        by_file.entry(&held.file).or_default().push(name(id));
+    }
+    for (file, names) in by_file {
+        let more = names.len().saturating_sub(NAMED);
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        let named = names.iter().take(NAMED).cloned().collect::<Vec<_>>().join(", ");
+        let what = match files.get(file).is_some_and(|file| file.here) {
+            true => "does not define it any more",
+            false => "is gone",
+        };
+        let message = format!(
+            "{what}: {named}{more} stays in force for {}s and is deleted then, unless it comes back",
+            GRACE.as_secs()
+        );
+        wrong.push(Notice::new(file, "MissingManifest", message));
+    }
+}
+
+fn deleted(id: &Id, held: &Held) -> String {
+    let what = format!("{}: {} has not defined it", name(id), held.file);
+    match held.object {
+        Object::Secret(_) => format!("{what}: it is not used any more"),
+        Object::Release(_) => format!(
+            "{what} for {}s: its route is not served any more; its state is kept, and a manifest of \
+             the same name goes on from there",
+            GRACE.as_secs()
+        ),
+        _ => format!("{what} for {}s", GRACE.as_secs()),
+    }
+}
+
+fn name((kind, namespace, name): &Id) -> String {
+    format!("{kind} {namespace}/{name}")
 }
 
 fn id(object: &Object) -> Id {

@@ -7,7 +7,10 @@ use std::collections::BTreeMap;
 use super::{manifests::Manifests, object_key_of};
 use crate::{
     api::{SecretText, keys::CLIENT_KEY_LABEL, llm_deployment::SecretKeyRef, manifest::Secrets},
-    gateway::identity::{ClientKey, Keys, Owner},
+    gateway::{
+        identity::{ClientKey, Keys, Owner},
+        notices::Notice,
+    },
 };
 
 /// The environment variable that stands for one key of a Secret.
@@ -35,7 +38,7 @@ pub(super) fn secret(
 
 /// The client keys of the folder, and what is wrong with others. Who owns the folder
 /// owns the gateway, so every key may permit every route.
-pub(super) fn client_keys(manifests: &Manifests) -> (Keys, Vec<String>) {
+pub(super) fn client_keys(manifests: &Manifests) -> (Keys, Vec<Notice>) {
     let (mut keys, mut problems) = (vec![], vec![]);
     for secret in manifests.secrets().filter(|secret| is_client_key(secret)) {
         let (_, name) = object_key_of(&secret.metadata);
@@ -51,13 +54,18 @@ pub(super) fn client_keys(manifests: &Manifests) -> (Keys, Vec<String>) {
         }
         match ClientKey::read(Owner::Gateway, &name, &fields) {
             Ok(key) => keys.push(key),
-            Err(error) => problems.push(format!("{name}: {error}")),
+            Err(error) => problems.push(invalid(&name, &error.to_string())),
         }
     }
     let (keys, doubles) = Keys::new(keys);
-    let double = |name| format!("{name}: another Secret has the same key, this one is not used");
+    let double =
+        |name: String| invalid(&name, "another Secret has the same key, this one is not used");
     problems.extend(doubles.into_iter().map(double));
     (keys, problems)
+}
+
+fn invalid(name: &str, why: &str) -> Notice {
+    Notice::new(format!("Secret {name}"), "InvalidClientKey", why)
 }
 
 fn is_client_key(secret: &Secrets) -> bool {

@@ -105,10 +105,12 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         ..GatewayConfig::new(clock::now)
     });
     let prometheus = Arc::new(options.prometheus.build()?);
-    let mut standalone = Standalone::open(&options.folder, state, gateway.clone())?
+    let mut standalone = Standalone::open(&options.folder, state, gateway.clone(), clock::now())?
         .with_prometheus(prometheus.clone());
-    // Before it knows its routes it could only refuse: nobody should reach it.
-    step(&mut standalone);
+    // Before it knows its routes it could only refuse: nobody should reach it. What can not
+    // be written now ends the start, while somebody looks.
+    let news = tokio::task::block_in_place(|| standalone.tick(clock::now()))?;
+    news.iter().for_each(super::Happening::log);
     let stop = CancellationToken::new();
     let mut servers = JoinSet::new();
     let workers = Arc::new(Workers::start()?);
@@ -144,10 +146,10 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
 }
 
 /// A full disk is no reason to stop serving: nothing moves until the state can be written.
+/// The tick itself says so, once.
 fn step(standalone: &mut Standalone) {
-    match tokio::task::block_in_place(|| standalone.tick(clock::now())) {
-        Ok(news) => news.iter().for_each(super::Happening::log),
-        Err(error) => tracing::error!("{error:#}"),
+    if let Ok(news) = tokio::task::block_in_place(|| standalone.tick(clock::now())) {
+        news.iter().for_each(super::Happening::log);
     }
 }
 

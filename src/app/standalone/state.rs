@@ -1,11 +1,9 @@
 //! The one local file: what the API server keeps in a cluster. It is replaced as a
-//! whole (written beside, synced, renamed), so a kill at any instant leaves either the
-//! old or the new content.
+//! whole, so a kill at any instant leaves either the old or the new content, and the
+//! content before is kept beside it. One process has it at a time.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs::{self, File},
-    io::Write,
     path::PathBuf,
 };
 
@@ -13,7 +11,18 @@ use anyhow::Context;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::api::{PromptRelease, PromptReleaseSpec, PromptReleaseStatus, snapshot::Saved};
+use super::{
+    durable::{Durable, read},
+    lock::Lock,
+    manifests::Event,
+};
+use crate::{
+    api::{PromptRelease, PromptReleaseSpec, PromptReleaseStatus, snapshot::Saved},
+    prompt::short,
+};
+
+/// Of releases that were deleted the last so many are remembered.
+const DELETED: usize = 1000;
 
 /// What is kept of one release.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -28,33 +37,63 @@ pub(super) struct Kept {
     spec: PromptReleaseSpec,
     pub status: PromptReleaseStatus,
     pub saved: BTreeMap<String, Saved>,
+    /// Since when it has no manifest. What it was remains, so that it goes on from there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deleted: Option<Timestamp>,
 }
+
+type Releases = BTreeMap<String, Kept>;
 
 /// All releases and their file.
 pub(super) struct State {
-    path: PathBuf,
-    releases: BTreeMap<String, Kept>,
+    file: Durable,
+    lock: Lock,
+    releases: Releases,
     /// The file does not hold it yet.
     changed: bool,
 }
 
 impl State {
-    pub(super) fn open(path: PathBuf) -> anyhow::Result<Self> {
-        let releases = match fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice(&bytes).with_context(|| {
-                format!(
-                    "{} is not a state file of this version: move it away to start anew",
-                    path.display()
-                )
-            })?,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => BTreeMap::new(),
-            Err(error) => return Err(error).with_context(|| path.display().to_string()),
+    /// Opens the file, or makes it, and takes its lock. The second value is what to tell.
+    ///
+    /// # Errors
+    /// Another process has it, it is not ours, or it can not be written: the path, and
+    /// what to do.
+    pub(super) fn open(path: PathBuf, now: Timestamp) -> anyhow::Result<(Self, Vec<Event>)> {
+        anyhow::ensure!(!path.is_dir(), "{} is a folder: name a file with --state", path.display());
+        let lock = Lock::take(&path, now)?;
+        let file = Durable::new(path).keeping_previous();
+        let mut events = vec![];
+        let releases = match file.read()? {
+            Some(bytes) => parse(&bytes).with_context(|| refused(&file))?,
+            None => match previous(&file) {
+                None => Releases::new(),
+                Some(releases) => {
+                    let note = format!(
+                        "{} does not exist: goes on from {}, which is the state before its last \
+                         change ({} releases); to start anew stop the process and remove both",
+                        file.path().display(),
+                        file.previous().display(),
+                        releases.len()
+                    );
+                    events.push(Event { warning: true, reason: "StateRestored", note });
+                    releases
+                }
+            },
         };
-        Ok(Self { path, releases, changed: false })
+        // That it can be written is tried now, when somebody looks.
+        let mut state = Self { file, lock, releases, changed: true };
+        state.write_changes()?;
+        Ok((state, events))
     }
 
-    /// Takes note of a release and of changes of its spec.
-    pub(super) fn adopt(&mut self, key: &str, release: &PromptRelease, now: Timestamp) {
+    /// Takes note of a release and of changes of its spec. Says when it was deleted before.
+    pub(super) fn adopt(
+        &mut self,
+        key: &str,
+        release: &PromptRelease,
+        now: Timestamp,
+    ) -> Option<String> {
         let changed = &mut self.changed;
         let kept = self.releases.entry(key.to_owned()).or_insert_with(|| {
             *changed = true;
@@ -65,6 +104,7 @@ impl State {
                 spec: release.spec.clone(),
                 status: PromptReleaseStatus::default(),
                 saved: BTreeMap::new(),
+                deleted: None,
             }
         });
         if kept.spec != release.spec {
@@ -72,17 +112,49 @@ impl State {
             kept.spec = release.spec.clone();
             kept.generation += 1;
         }
+        let deleted = kept.deleted.take()?;
+        self.changed = true;
+        let stable = kept.status.stable.as_ref();
+        let serves = stable.map_or_else(|| "nothing".to_owned(), |s| short(&s.revision).to_owned());
+        Some(format!(
+            "was deleted at {deleted:.0} and is back: it goes on where it was, {serves} serves"
+        ))
     }
 
-    /// Drops releases whose manifest is gone.
-    pub(super) fn forget_all_but(&mut self, keys: &BTreeSet<String>) {
-        let before = self.releases.len();
-        self.releases.retain(|key, _| keys.contains(key));
-        self.changed |= self.releases.len() != before;
+    /// Notes of releases without a manifest that they are deleted.
+    pub(super) fn delete_all_but(&mut self, keys: &BTreeSet<String>, now: Timestamp) {
+        for (key, kept) in &mut self.releases {
+            if kept.deleted.is_none() && !keys.contains(key) {
+                kept.deleted = Some(now);
+                self.changed = true;
+            }
+        }
+        let mut deleted: Vec<(Timestamp, String)> =
+            self.releases.iter().filter_map(|(key, k)| Some((k.deleted?, key.clone()))).collect();
+        if deleted.len() > DELETED {
+            deleted.sort_unstable();
+            for (_, key) in deleted.iter().take(deleted.len() - DELETED) {
+                self.releases.remove(key);
+            }
+            self.changed = true;
+        }
     }
 
     pub(super) fn get(&self, key: &str) -> Option<&Kept> {
         self.releases.get(key)
+    }
+
+    /// The release that was deleted last of those that had served `route`.
+    pub(super) fn served_before(&self, route: &str) -> Option<(&str, &Kept)> {
+        let of_route = |key: &str, kept: &Kept| match &kept.spec.route {
+            Some(own) => own == route,
+            None => key.split_once('/').is_some_and(|(_, name)| name == route),
+        };
+        let deleted = self.releases.iter().filter(|(_, kept)| kept.deleted.is_some());
+        let served =
+            deleted.filter(|(key, kept)| kept.status.stable.is_some() && of_route(key, kept));
+        let last = served.max_by_key(|(_, kept)| kept.deleted)?;
+        Some((last.0, last.1))
     }
 
     /// One that is about to change.
@@ -95,23 +167,39 @@ impl State {
     /// written is written at the next call.
     ///
     /// # Errors
-    /// The file can not be written.
+    /// The file can not be written, or another process has it now.
     pub(super) fn write_changes(&mut self) -> anyhow::Result<bool> {
         if self.changed {
-            self.write().context("the state file could not be written")?;
+            self.lock.keep(self.file.path())?;
+            self.file.write(&serde_json::to_vec(&self.releases)?)?;
         }
         Ok(std::mem::take(&mut self.changed))
     }
+}
 
-    fn write(&self) -> anyhow::Result<()> {
-        if let Some(folder) = self.path.parent() {
-            fs::create_dir_all(folder)?;
-        }
-        let beside = self.path.with_extension("tmp");
-        let mut file = File::create(&beside)?;
-        file.write_all(&serde_json::to_vec(&self.releases)?)?;
-        file.sync_data()?;
-        fs::rename(&beside, &self.path)?;
-        Ok(())
-    }
+fn parse(bytes: &[u8]) -> serde_json::Result<Releases> {
+    serde_json::from_slice(bytes)
+}
+
+fn previous(file: &Durable) -> Option<Releases> {
+    parse(&read(&file.previous()).ok()??).ok()
+}
+
+/// What to do with a file that is not ours. It is left as it is.
+fn refused(file: &Durable) -> String {
+    let then = match previous(file) {
+        Some(releases) => format!(
+            "the next start goes on from {}, which is the state before its last change ({} releases)",
+            file.previous().display(),
+            releases.len()
+        ),
+        None => "the next start begins anew: what the manifests name is released to all users \
+                 without a canary"
+            .to_owned(),
+    };
+    let path = file.path().display();
+    format!(
+        "{path} is cut short or not a state file of this version, so it is left as it is: restore \
+         it, or move it away to start anew (mv {path} {path}.broken): {then}"
+    )
 }

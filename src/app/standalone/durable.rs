@@ -1,0 +1,205 @@
+//! Files that a kill at any instant leaves whole: written beside, synced, renamed.
+
+use std::{
+    ffi::OsString,
+    fs::{self, File, OpenOptions},
+    io::{self, Write},
+    path::{Path, PathBuf},
+};
+
+use anyhow::Context;
+
+/// A file beside `path`: its name and one more ending.
+pub(super) fn beside(path: &Path, ending: &str) -> PathBuf {
+    let mut name = path.file_name().map_or_else(OsString::new, OsString::from);
+    name.push(".");
+    name.push(ending);
+    path.with_file_name(name)
+}
+
+/// A file that is replaced as a whole.
+pub(super) struct Durable {
+    path: PathBuf,
+    /// Keeps what the file held before in `PATH.before`.
+    keeps_previous: bool,
+    /// Asked before each step that changes the disk; a test ends the writing there.
+    pub(super) before_step: fn(usize) -> io::Result<()>,
+}
+
+impl Durable {
+    pub(super) fn new(path: PathBuf) -> Self {
+        Self { path, keeps_previous: false, before_step: |_| Ok(()) }
+    }
+
+    pub(super) fn keeping_previous(mut self) -> Self {
+        self.keeps_previous = true;
+        self
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where the content before the last write is.
+    pub(super) fn previous(&self) -> PathBuf {
+        beside(&self.path, "before")
+    }
+
+    /// What the file holds; none when it does not exist.
+    pub(super) fn read(&self) -> anyhow::Result<Option<Vec<u8>>> {
+        read(&self.path)
+    }
+
+    /// Replaces the file.
+    ///
+    /// # Errors
+    /// It could not be written: names the file, why and what to do. The old content is whole.
+    pub(super) fn write(&self, bytes: &[u8]) -> anyhow::Result<()> {
+        self.replace(bytes).with_context(|| {
+            format!(
+                "{} can not be written: give this process's user the right to write there, make \
+                 space on the disk, or name another file with --state",
+                self.path.display()
+            )
+        })
+    }
+
+    fn replace(&self, bytes: &[u8]) -> io::Result<()> {
+        let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        let folder = folder.unwrap_or(Path::new("."));
+        let step = self.before_step;
+        step(0)?;
+        fs::create_dir_all(folder)?;
+        let next = beside(&self.path, "next");
+        step(1)?;
+        forget(&next)?;
+        step(2)?;
+        let mut file = OpenOptions::new().write(true).create_new(true).open(&next)?;
+        let (first, rest) = bytes.split_at(bytes.len() / 2);
+        step(3)?;
+        file.write_all(first)?;
+        step(4)?;
+        file.write_all(rest)?;
+        step(5)?;
+        file.sync_all()?;
+        if self.keeps_previous {
+            self.keep_previous(&next)?;
+        }
+        step(9)?;
+        fs::rename(&next, &self.path)?;
+        step(10)?;
+        // The name, too: without it a power failure may bring back the old file.
+        File::open(folder)?.sync_all()
+    }
+
+    /// The old content by another name, at every instant one that is whole.
+    fn keep_previous(&self, next: &Path) -> io::Result<()> {
+        let step = self.before_step;
+        let (previous, link) = (self.previous(), beside(&self.path, "link"));
+        step(6)?;
+        forget(&link)?;
+        step(7)?;
+        if !self.path.exists() {
+            fs::copy(next, &link)?;
+        } else if fs::hard_link(&self.path, &link).is_err() {
+            // Not every file system has links.
+            fs::copy(&self.path, &link)?;
+        }
+        step(8)?;
+        fs::rename(&link, &previous)
+    }
+}
+
+/// What a file holds; none when it does not exist.
+pub(super) fn read(path: &Path) -> anyhow::Result<Option<Vec<u8>>> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| {
+            format!("{} can not be read: name another file with --state", path.display())
+        }),
+    }
+}
+
+fn forget(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    thread_local! {
+        static KILLED_AT: Cell<usize> = const { Cell::new(usize::MAX) };
+    }
+
+    /// A process that is killed does no further step.
+    fn until_killed(step: usize) -> io::Result<()> {
+        if step >= KILLED_AT.get() { Err(io::Error::other("killed")) } else { Ok(()) }
+    }
+
+    #[test]
+    fn a_kill_before_every_step_leaves_the_old_content_or_the_new_and_one_before_it() {
+        for links in [true, false] {
+            for step in 0..=11 {
+                let folder = tempfile::tempdir().unwrap();
+                let path = folder.path().join("state.json");
+                let mut file = Durable::new(path.clone()).keeping_previous();
+                file.before_step = until_killed;
+                KILLED_AT.set(usize::MAX);
+                file.write(b"one, whole").unwrap();
+                file.write(b"two, whole").unwrap();
+                if !links {
+                    fs::write(beside(&path, "link"), "a leftover").unwrap();
+                }
+                KILLED_AT.set(step);
+                let written = file.write(b"three, whole");
+                assert_eq!(written.is_ok(), step > 10, "step {step}");
+                let now = file.read().unwrap().unwrap();
+                let expected: &[u8] = if step > 9 { b"three, whole" } else { b"two, whole" };
+                assert_eq!(now, expected, "step {step}");
+                let before = read(&file.previous()).unwrap().unwrap();
+                let expected: &[u8] = if step > 8 { b"two, whole" } else { b"one, whole" };
+                assert_eq!(before, expected, "step {step}");
+                // The next process goes on, whatever was left over.
+                KILLED_AT.set(usize::MAX);
+                file.write(b"four, whole").unwrap();
+                assert_eq!(file.read().unwrap().unwrap(), b"four, whole");
+                assert_eq!(read(&file.previous()).unwrap().unwrap(), now);
+            }
+        }
+    }
+
+    #[test]
+    fn a_kill_in_the_first_write_leaves_nothing_or_all() {
+        for step in 0..=11 {
+            let folder = tempfile::tempdir().unwrap();
+            let mut file = Durable::new(folder.path().join("deep/state.json")).keeping_previous();
+            file.before_step = until_killed;
+            KILLED_AT.set(step);
+            let _ = file.write(b"one");
+            let found = file.read().unwrap();
+            assert!(found.is_none() || found.as_deref() == Some(b"one"), "step {step}");
+        }
+    }
+
+    #[test]
+    fn a_content_cut_in_place_leaves_the_one_before_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state.json");
+        let file = Durable::new(path.clone()).keeping_previous();
+        file.write(b"one").unwrap();
+        // Somebody else writes in place, after the first write and after a later one.
+        fs::write(&path, "").unwrap();
+        assert_eq!(read(&file.previous()).unwrap().unwrap(), b"one");
+        file.write(b"two").unwrap();
+        file.write(b"three").unwrap();
+        fs::write(&path, "").unwrap();
+        assert_eq!(read(&file.previous()).unwrap().unwrap(), b"two");
+    }
+}

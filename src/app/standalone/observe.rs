@@ -1,0 +1,199 @@
+//! What a decision needs of a release, and what the gateway needs of all.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use jiff::Timestamp;
+
+use super::{Claims, Standalone, key, namespace, secrets, state::Kept};
+use crate::{
+    api::{
+        CanaryPolicySpec, LLMDeploymentSpec, PromptRelease, PromptReleaseSpec,
+        snapshot::{PackedVariant, Saved},
+    },
+    gateway::routes::{ReleaseInput, World},
+    rollout::{self, Problem, Request, ServedBefore, Snapshot, WithoutData, resolve},
+    signals::report::GatewayReport,
+};
+
+impl Standalone {
+    pub(super) fn observe(
+        &self,
+        release: &PromptRelease,
+        claims: &Claims,
+        report: &GatewayReport,
+        now: Timestamp,
+    ) -> Snapshot {
+        let key = key(release);
+        let spec = &release.spec;
+        let kept = self.state.get(&key);
+        let status = kept.map(|k| k.status.clone()).unwrap_or_default();
+        let namespace = namespace(release);
+        let backend = self.manifests.backend(&namespace, &spec.backend_ref.name);
+        let target = resolve::target(
+            spec,
+            self.manifests.prompt(&namespace, &spec.prompt_ref.name),
+            backend,
+            &status,
+        );
+        let policy_name = spec.policy_ref.as_ref().map_or("", |p| p.name.as_str());
+        let seen = report.releases.get(&key);
+        let route = release.route();
+        let claims = claims.get(&route).into_iter().flatten();
+        let claims =
+            claims.map(|(created, name)| (route.as_str(), created.as_str(), name.as_str()));
+        let route_held_by = resolve::route_holder(&key, &route, claims);
+        let mut not_ready = BTreeMap::new();
+        if let (Ok(target), Some(backend)) = (&target, backend)
+            && let Some(why) = self.unusable(&namespace, backend)
+        {
+            not_ready.insert(target.revision.clone(), why);
+        }
+        let running_policy = self.running_policy(&key);
+        let policy = resolve::policy(spec, self.manifests.policy(&namespace, policy_name));
+        let without_data = self.without_data(&namespace, spec, &key, &policy);
+        let external = running_policy
+            .as_ref()
+            .map(|policy| self.prometheus.of(&key, status.routing.generation, policy, now));
+        Snapshot {
+            generation: kept.map_or(1, |k| k.generation),
+            spec: spec.clone(),
+            requests: release
+                .metadata
+                .annotations
+                .as_ref()
+                .map(Request::from_annotations)
+                .unwrap_or_default(),
+            undecidable: self.manifests.undecidable(&namespace, policy_name),
+            policy,
+            without_data,
+            running_policy,
+            route_held_by,
+            served_before: self.served_before(kept, &route),
+            not_ready,
+            gateways: vec![rollout::Gateway {
+                instance: Some(report.instance.clone()),
+                applied: seen.map(|s| s.applied),
+                control_loss: seen.is_some_and(|s| s.control_loss),
+                counts: seen.map(|s| s.counts.clone()).unwrap_or_default(),
+            }],
+            external: external.unwrap_or_default(),
+            release: key,
+            status,
+            target,
+        }
+    }
+
+    /// Why a backend can not be asked.
+    pub(super) fn unusable(&self, namespace: &str, backend: &LLMDeploymentSpec) -> Option<String> {
+        if backend.endpoint.is_none() {
+            let why = "service and serving need a cluster; in standalone mode set spec.endpoint";
+            return Some(why.to_owned());
+        }
+        let secrets = backend.secrets();
+        let missing = secrets
+            .iter()
+            .find(|wanted| secrets::secret(&self.manifests, namespace, wanted).is_none())?;
+        Some(format!(
+            "SecretNotFound: no Secret {} with the key {}: add one to the folder, or set the \
+             environment variable {} and start again",
+            missing.name,
+            missing.key,
+            secrets::secret_variable(&missing.name, &missing.key)
+        ))
+    }
+
+    /// What users of the route had from a release that was deleted, while this one has
+    /// served nothing.
+    fn served_before(&self, kept: Option<&Kept>, route: &str) -> Option<ServedBefore> {
+        if kept.is_some_and(|kept| kept.status.stable.is_some()) {
+            return None;
+        }
+        let (release, before) = self.state.served_before(route)?;
+        Some(ServedBefore {
+            release: release.to_owned(),
+            revision: before.status.stable.as_ref()?.revision.clone(),
+            failed: before.status.failed_revision.clone(),
+        })
+    }
+
+    /// What of a policy can never have data for a release.
+    fn without_data(
+        &self,
+        namespace: &str,
+        spec: &PromptReleaseSpec,
+        key: &str,
+        policy: &Result<CanaryPolicySpec, Problem>,
+    ) -> Vec<WithoutData> {
+        let Ok(policy) = policy else { return vec![] };
+        let kept = self.state.get(key);
+        let stable = kept.and_then(|kept| {
+            let stable = kept.status.stable.as_ref()?;
+            let saved = || match kept.saved.get(&stable.revision) {
+                Some(Saved::Variant(saved)) => Some(&saved.backend),
+                _ => None,
+            };
+            let now = self.manifests.backend(namespace, &stable.backend);
+            Some((stable.backend.as_str(), now.or_else(saved)?))
+        });
+        let named = spec.backend_ref.name.as_str();
+        let canary = self.manifests.backend(namespace, named).map(|backend| (named, backend));
+        let backends: Vec<_> = stable.into_iter().chain(canary).collect();
+        resolve::without_data(policy, &backends, self.prometheus.unusable(policy).as_deref())
+    }
+
+    pub(super) fn world(&self, releases: &[PromptRelease]) -> World {
+        let inputs = releases.iter().filter_map(|release| {
+            let key = key(release);
+            let kept = self.state.get(&key)?;
+            if kept.status.routing.variants.is_empty() {
+                return None;
+            }
+            let namespace = namespace(release);
+            let variants: HashMap<String, Arc<PackedVariant>> = kept
+                .saved
+                .iter()
+                .filter_map(|(name, saved)| match saved {
+                    Saved::Variant(variant) => Some((name.clone(), Arc::new(variant.into()))),
+                    Saved::Policy(_) => None,
+                })
+                .collect();
+            let other_backends = release.other_backends();
+            let backends: HashMap<String, Arc<LLMDeploymentSpec>> = variants
+                .values()
+                .map(|v| &*v.backend_name)
+                .chain(other_backends.iter().map(String::as_str))
+                .filter_map(|name| {
+                    let spec = self.manifests.backend(&namespace, name)?.clone();
+                    Some((name.to_owned(), Arc::new(spec)))
+                })
+                .collect();
+            let mut input = ReleaseInput {
+                name: release.metadata.name.clone().unwrap_or_default(),
+                namespace,
+                uid: kept.uid.clone(),
+                route: release.route(),
+                created: kept.created.to_string(),
+                routing: kept.status.routing.clone(),
+                variants,
+                backends,
+                secrets: HashMap::new(),
+                other_backends,
+                cache: release.spec.cache.clone(),
+                // Outside a cluster a Service is a name to resolve.
+                endpoints: HashMap::new(),
+            };
+            input.secrets = input
+                .wanted_secrets()
+                .filter_map(|wanted| {
+                    let text = secrets::secret(&self.manifests, &input.namespace, &wanted)?;
+                    Some((wanted, text))
+                })
+                .collect();
+            Some(input)
+        });
+        inputs.collect()
+    }
+}
