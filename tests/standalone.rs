@@ -255,8 +255,10 @@ fn going_back_to_the_stable_prompt_withdraws_without_a_failure() {
     assert_eq!(status.history.last().unwrap().outcome, Outcome::Withdrawn);
 }
 
+type Spoil = fn(&std::path::Path);
+
 /// Every way in which a file can not be read, given its path.
-fn ways_to_be_unreadable() -> Vec<(&'static str, fn(&std::path::Path))> {
+fn ways_to_be_unreadable() -> Vec<(&'static str, Spoil)> {
     vec![
         ("empty", |path| fs::write(path, "").unwrap()),
         ("only a comment", |path| fs::write(path, "# later\n---\n").unwrap()),
@@ -455,6 +457,17 @@ fn what_a_release_lacks_is_said_once_and_to_those_who_ask_for_its_route() {
 }
 
 #[test]
+fn a_mistyped_request_is_told() {
+    let mut place = Place::new();
+    place.write_release(
+        &release("v1").replace("{name: r}", "{name: r, annotations: {serinus.dev/aprove: abcd}}"),
+    );
+    let news = place.seconds(60);
+    let told: Vec<_> = news.iter().filter(|n| n.contains("serinus.dev/aprove")).collect();
+    assert!(told.len() == 1 && told[0].contains("serinus.dev/approve"), "{news:?}");
+}
+
+#[test]
 fn a_backend_whose_secret_is_missing_waits_for_it() {
     let mut place = Place::new();
     let named = "v1, apiKeySecretRef: {name: no-such, key: token}}}";
@@ -647,6 +660,24 @@ fn a_state_file_that_is_cut_anywhere_is_refused_and_left_alone() {
         assert!(error.contains("state.json.before"), "{error}");
         assert_eq!(fs::read(place.state_file()).unwrap(), whole[..cut]);
     }
+}
+
+#[test]
+fn what_another_version_wrote_into_the_state_is_kept_aside() {
+    let mut place = Place::new();
+    place.ticks(3);
+    place.process = None;
+    let text = fs::read_to_string(place.state_file()).unwrap();
+    let newer = text.replacen("\"phase\"", "\"newThing\":{\"a\":1},\"phase\"", 1);
+    fs::write(place.state_file(), &newer).unwrap();
+    place.restart();
+    let news = place.seconds(2);
+    let told = news.iter().find(|n| n.starts_with("StateOfAnotherVersion")).unwrap();
+    assert!(told.contains("default/r.status.newThing"), "{told}");
+    assert_eq!(fs::read_to_string(place.path("state.json.other-version")).unwrap(), newer);
+    place.restart();
+    let news = place.seconds(2);
+    assert!(!news.iter().any(|n| n.starts_with("StateOfAnotherVersion")), "{news:?}");
 }
 
 #[test]

@@ -38,13 +38,15 @@ use crate::{
         prompt_release::VariantRef, snapshot::Saved,
     },
     gateway::{Gateway, notices::Notice},
-    rollout::{Effect, decide},
+    rollout::{Effect, decide, snapshot::Action},
     signals::{
         prometheus::{Prometheus, Questions, questions},
         report::{GatewayReport, ReleaseReport},
     },
 };
 
+/// Annotations that begin with it are ours.
+const GROUP_PREFIX: &str = "serinus.dev/";
 /// Where releases of the folder live when a manifest names no namespace.
 const NAMESPACE: &str = "default";
 /// More decisions than this at one moment for one release are a mistake of ours.
@@ -72,7 +74,11 @@ impl Happening {
     }
 
     fn log(&self) {
-        if self.warning {
+        if self.release.is_empty() && self.warning {
+            tracing::warn!("{}: {}", self.reason, self.note);
+        } else if self.release.is_empty() {
+            tracing::info!("{}: {}", self.reason, self.note);
+        } else if self.warning {
             tracing::warn!(release = self.release, "{}: {}", self.reason, self.note);
         } else {
             tracing::info!(release = self.release, "{}: {}", self.reason, self.note);
@@ -224,6 +230,7 @@ impl Standalone {
             let why = self.unusable(&namespace, self.manifests.backend(&namespace, name)?)?;
             Some(Notice::new(format!("LLMDeployment {namespace}/{name}"), "BackendNotReady", why))
         }));
+        all.extend(self.manifests.releases().filter_map(unknown_request));
         all.extend(
             unwritten.map(|e| Notice::new("the state", "StateUnwritable", format!("{e:#}"))),
         );
@@ -253,12 +260,13 @@ impl Standalone {
     fn notice_of(&self, release: &PromptRelease) -> Option<Notice> {
         let key = key(release);
         let status = &self.state.get(&key)?.status;
-        let is = |type_, value: &str| {
-            conditions::find(&status.conditions, type_).filter(|c| c.status == value)
-        };
         let served = !status.routing.variants.is_empty();
-        let stalled = is(conditions::types::STALLED, "True");
-        let told = stalled.or_else(|| is(conditions::types::READY, "False").filter(|_| !served))?;
+        let not_served = || {
+            let ready = conditions::find(&status.conditions, conditions::types::READY);
+            ready.filter(|c| !served && c.status != "True")
+        };
+        let stalled = conditions::find(&status.conditions, conditions::types::STALLED);
+        let told = stalled.filter(|c| c.status == "True").or_else(not_served)?;
         let mut notice = Notice::new(
             format!("PromptRelease {key}"),
             told.reason.as_str(),
@@ -410,6 +418,17 @@ impl Standalone {
         }
         kept.status = status;
     }
+}
+
+/// An annotation of ours that asks for nothing: most likely mistyped.
+fn unknown_request(release: &PromptRelease) -> Option<Notice> {
+    let known = |name: &str| Action::ALL.iter().any(|action| action.annotation() == name);
+    let ours = |name: &&String| name.starts_with(GROUP_PREFIX) && !known(name);
+    let name = release.metadata.annotations.as_ref()?.keys().find(ours)?;
+    let all = Action::ALL.map(Action::annotation).join(", ");
+    let message =
+        format!("the annotation {name} is not known and asks for nothing; known are {all}");
+    Some(Notice::new(format!("PromptRelease {}", key(release)), "UnknownAnnotation", message))
 }
 
 fn namespace(release: &PromptRelease) -> String {

@@ -24,14 +24,15 @@ pub struct Notice {
 }
 
 impl Notice {
-    /// Something that is wrong at `place`.
+    /// Something that is wrong at `place`, on one line.
     pub fn new(
         place: impl Into<String>,
         reason: impl Into<String>,
         message: impl Into<String>,
     ) -> Self {
-        let (place, reason, message) = (place.into(), reason.into(), message.into());
-        Self { place, reason, message, route: None }
+        let words: String = message.into();
+        let message = words.split_whitespace().collect::<Vec<_>>().join(" ");
+        Self { place: place.into(), reason: reason.into(), message, route: None }
     }
 }
 

@@ -21,8 +21,8 @@ use xxhash_rust::xxh3::xxh3_128;
 
 /// A larger file is not read. An object of Kubernetes has 1.5 MiB at most.
 const LARGEST: u64 = 16 << 20;
-/// A changed file is taken when it has been the same for so long.
-const SETTLED: SignedDuration = SignedDuration::from_millis(500);
+/// A changed file is taken when it has been the same for so long: three looks have seen it.
+const SETTLED: SignedDuration = SignedDuration::from_millis(400);
 /// A file whose last change is younger may have changed again without a new time: the
 /// coarsest clock of a file system in use (FAT) has steps of two seconds.
 const RECENT: SignedDuration = SignedDuration::from_secs(3);

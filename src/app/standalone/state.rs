@@ -10,9 +10,10 @@ use std::{
 use anyhow::Context;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::{
-    durable::{Durable, read},
+    durable::{Durable, beside, read},
     lock::Lock,
     manifests::Event,
 };
@@ -65,7 +66,11 @@ impl State {
         let file = Durable::new(path).keeping_previous();
         let mut events = vec![];
         let releases = match file.read()? {
-            Some(bytes) => parse(&bytes).with_context(|| refused(&file))?,
+            Some(bytes) => {
+                let releases = parse(&bytes).with_context(|| refused(&file))?;
+                events.extend(keep_aside(&file, &bytes, &releases)?);
+                releases
+            }
             None => match previous(&file) {
                 None => Releases::new(),
                 Some(releases) => {
@@ -179,6 +184,52 @@ impl State {
 
 fn parse(bytes: &[u8]) -> serde_json::Result<Releases> {
     serde_json::from_slice(bytes)
+}
+
+/// A field that another version wrote would be lost by the next write: what it wrote is
+/// kept in a file of its own.
+fn keep_aside(file: &Durable, bytes: &[u8], releases: &Releases) -> anyhow::Result<Option<Event>> {
+    let (found, known) = (serde_json::from_slice(bytes)?, serde_json::to_value(releases)?);
+    let Some(field) = unknown(&found, &known) else { return Ok(None) };
+    let aside = Durable::new(beside(file.path(), "other-version"));
+    aside.write(bytes)?;
+    let note = format!(
+        "{} was written by another version: this one does not know {field}, and goes on without; \
+         the whole is kept in {}",
+        file.path().display(),
+        aside.path().display()
+    );
+    Ok(Some(Event { warning: true, reason: "StateOfAnotherVersion", note }))
+}
+
+/// A field of `found` that `known` does not have.
+fn unknown(found: &Value, known: &Value) -> Option<String> {
+    let deeper = |name: String, found: &Value, known: Option<&Value>| match known {
+        // Absent and empty are the same to us.
+        None if is_empty(found) => None,
+        None => Some(name),
+        Some(known) => unknown(found, known).map(|rest| format!("{name}.{rest}")),
+    };
+    match (found, known) {
+        (Value::Object(found), Value::Object(known)) => {
+            found.iter().find_map(|(name, value)| deeper(name.clone(), value, known.get(name)))
+        }
+        (Value::Array(found), Value::Array(known)) => {
+            let mut pairs = found.iter().enumerate();
+            pairs.find_map(|(i, value)| deeper(i.to_string(), value, known.get(i)))
+        }
+        _ => None,
+    }
+}
+
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null | Value::Bool(false) => true,
+        Value::Array(array) => array.is_empty(),
+        Value::Object(object) => object.is_empty(),
+        Value::String(text) => text.is_empty(),
+        _ => false,
+    }
 }
 
 fn previous(file: &Durable) -> Option<Releases> {
