@@ -11,6 +11,7 @@ pub mod exported;
 pub mod kube;
 pub mod policy;
 pub mod prompt;
+pub mod pulse;
 pub mod release;
 
 use std::{collections::BTreeMap, fmt::Debug, future::Future, sync::Arc, time::Duration};
@@ -27,7 +28,9 @@ use futures::StreamExt;
 use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 
-use self::{caches::Caches, error::ControllerError, exported::Exported, kube::Cluster};
+use self::{
+    caches::Caches, error::ControllerError, exported::Exported, kube::Cluster, pulse::Pulse,
+};
 use crate::signals::{gateways::Gateways, prometheus::Prometheus};
 
 /// Reconciles of one kind that run at the same time.
@@ -49,6 +52,8 @@ pub struct Context {
     pub clock: fn() -> Timestamp,
     /// For probing backends.
     pub probe: backend::probe::Probe,
+    /// Whether releases are looked at.
+    pub pulse: Pulse,
 }
 
 impl Context {

@@ -119,9 +119,15 @@ class Cluster:
 
     def install(self) -> None:
         """CRDs and roles from the project's own manifests; no images to run, so no Deployments."""
+        self.define()
+        self.grant()
+
+    def define(self) -> None:
         self.kubectl("apply", "--server-side", "-k", str(ROOT / "crds"))
         # kubectl wait fails on a definition that has no conditions yet instead of waiting.
         wait_for("the definitions", self._established, 30)
+
+    def grant(self) -> None:
         for file in ("namespace", "rbac-operator", "rbac-gateway", "rbac-users"):
             self.kubectl("apply", "-f", str(ROOT / "deploy" / f"{file}.yaml"))
         self.apply(client_key())

@@ -28,6 +28,7 @@ use crate::{
             leadership::{ElectionConfig, Leadership, seek},
         },
         policy, prompt,
+        pulse::{Pulse, watch_over},
         release::{self, Triggers, ask_prometheus, follow_gateways},
     },
     signals::{
@@ -105,6 +106,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         exported: exported.clone(),
         clock: clock::now,
         probe: Probe::new(options.addresses.build())?,
+        pulse: Pulse::default(),
     });
     let deployments: Api<Deployment> = match &options.watch_namespace {
         Some(namespace) => Api::namespaced(client.clone(), namespace),
@@ -142,6 +144,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     tasks.spawn(follow(watches.copies, "ControllerRevision", move |copy| copies.on_copy(&copy)));
     let pull = Duration::from_millis(options.pull_milliseconds);
     tasks.spawn(follow_gateways(context.clone(), endpoints, triggers.sender(), pull));
+    tasks.spawn(watch_over(context.clone(), triggers.sender()));
     tasks.spawn(ask_prometheus(context.clone(), pull));
     tasks.spawn(serve_admin(listener, context.clone()));
     let seeking = seek(client, election, leadership, exported, stop.clone());
@@ -183,7 +186,7 @@ fn gateway_addresses(
     }
     let selector = format!("{SERVICE_LABEL}={}", options.gateway_service);
     let config = watcher::Config::default().labels(&selector);
-    let (slices, watch) = cache(client, Some(&options.namespace), config, |_| ());
+    let (slices, watch, _) = cache(client, Some(&options.namespace), config, |_| ());
     tasks.spawn(follow(watch, "EndpointSlice", |_| {}));
     Box::new(move || {
         let slices: Vec<Arc<EndpointSlice>> = slices.state();
@@ -206,11 +209,13 @@ async fn serve_admin(listener: tokio::net::TcpListener, context: Arc<Context>) {
 }
 
 async fn readyz(State(context): State<Arc<Context>>) -> (StatusCode, &'static str) {
-    let filled = tokio::time::timeout(Duration::from_millis(100), context.caches.ready()).await;
-    if matches!(filled, Ok(Ok(()))) {
-        (StatusCode::OK, "ready")
-    } else {
+    let works = |term| context.pulse.is_felt(term);
+    if !context.caches.are_ready() {
         (StatusCode::SERVICE_UNAVAILABLE, "the caches are not filled yet")
+    } else if context.cluster.leadership().term().is_some_and(|term| !works(term)) {
+        (StatusCode::SERVICE_UNAVAILABLE, "this operator leads and looks at no release")
+    } else {
+        (StatusCode::OK, "ready")
     }
 }
 

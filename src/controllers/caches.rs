@@ -16,7 +16,7 @@ use crate::{
         CanaryPolicy, LLMDeployment, PromptRelease, PromptVersion, keys,
         snapshot::{Saved, copy_name},
     },
-    signals::watch::{Touched, cache},
+    signals::watch::{Filled, Touched, cache},
 };
 
 /// The stores of every watched kind.
@@ -31,6 +31,7 @@ pub struct Caches {
     pub policies: Store<CanaryPolicy>,
     /// The saved copies of releases.
     pub copies: Store<ControllerRevision>,
+    filled: [Filled; 5],
 }
 
 /// The watches that fill the stores; whoever owns them must poll them.
@@ -51,16 +52,15 @@ impl Caches {
     /// Watches of one namespace, or of all.
     pub fn new(client: &Client, namespace: Option<&str>) -> (Self, Watches) {
         let copies_only = watcher::Config::default().labels(keys::RELEASE_LABEL);
-        let (releases, releases_watch) =
-            cache(client, namespace, watcher::Config::default(), |_| ());
-        let (prompts, prompts_watch) = cache(client, namespace, watcher::Config::default(), |_| ());
-        let (backends, backends_watch) =
-            cache(client, namespace, watcher::Config::default(), |_| ());
-        let (policies, policies_watch) =
-            cache(client, namespace, watcher::Config::default(), |_| ());
-        let (copies, copies_watch) = cache(client, namespace, copies_only, |_| ());
+        let all = watcher::Config::default;
+        let (releases, releases_watch, of_releases) = cache(client, namespace, all(), |_| ());
+        let (prompts, prompts_watch, of_prompts) = cache(client, namespace, all(), |_| ());
+        let (backends, backends_watch, of_backends) = cache(client, namespace, all(), |_| ());
+        let (policies, policies_watch, of_policies) = cache(client, namespace, all(), |_| ());
+        let (copies, copies_watch, of_copies) = cache(client, namespace, copies_only, |_| ());
+        let filled = [of_releases, of_prompts, of_backends, of_policies, of_copies];
         (
-            Self { releases, prompts, backends, policies, copies },
+            Self { releases, prompts, backends, policies, copies, filled },
             Watches {
                 releases: releases_watch,
                 prompts: prompts_watch,
@@ -76,14 +76,17 @@ impl Caches {
     /// # Errors
     /// The process is stopping.
     pub async fn ready(&self) -> Result<(), ControllerError> {
-        let filled = async {
-            self.releases.wait_until_ready().await?;
-            self.prompts.wait_until_ready().await?;
-            self.backends.wait_until_ready().await?;
-            self.policies.wait_until_ready().await?;
-            self.copies.wait_until_ready().await
-        };
-        filled.await.map_err(|_| ControllerError::CachesNotReady)
+        for store in &self.filled {
+            if !store.wait().await {
+                return Err(ControllerError::CachesNotReady);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether every store was filled once.
+    pub fn are_ready(&self) -> bool {
+        self.filled.iter().all(Filled::now)
     }
 
     /// The content of a saved copy of a release.

@@ -52,17 +52,26 @@ pub async fn run(
 }
 
 async fn reconcile(release: Arc<PromptRelease>, context: Arc<Context>) -> Reconciled {
+    let term = context.cluster.term()?;
     if release.metadata.deletion_timestamp.is_some() {
+        context.pulse.beat(term);
         return Ok(Action::await_change());
     }
-    let term = context.cluster.term()?;
     let Some(pulled) = context.gateways.last(term) else {
         return Ok(Action::requeue(FIRST_PULL));
     };
-    let mut release = (*release).clone();
+    let looked = looks(&release, &pulled, &context).await;
+    // Also with an error: it was told, and is tried again.
+    context.pulse.beat(term);
+    looked
+}
+
+/// Looks until there is nothing more to decide now.
+async fn looks(release: &PromptRelease, pulled: &Pulled, context: &Context) -> Reconciled {
+    let mut release = release.clone();
     let mut just_saved = BTreeMap::new();
     for _ in 0..DECISIONS_AT_ONCE {
-        let wake = look(&mut release, &pulled, &mut just_saved, &context).await?;
+        let wake = look(&mut release, pulled, &mut just_saved, context).await?;
         match wake {
             Wake::Now => {}
             Wake::At(at) => return Ok(until(at, (context.clock)())),
@@ -169,7 +178,8 @@ async fn prune(
 
 /// Asks the gateways once per `interval` while this process leads, and has the
 /// releases looked at that a gateway tells something new about. What only counts
-/// tells is looked at when a release's own interval is over.
+/// tells is looked at when a release's own interval is over. To be asked is a gateway's sign
+/// that somebody judges: a leader that looks at no release does not ask.
 pub async fn follow_gateways(
     context: Arc<Context>,
     addresses: impl Fn() -> std::collections::BTreeSet<String>,
@@ -181,6 +191,9 @@ pub async fn follow_gateways(
     loop {
         ticks.tick().await;
         let Some(term) = context.cluster.leadership().term() else { continue };
+        if !context.caches.are_ready() || !context.pulse.is_felt(term) {
+            continue;
+        }
         let changes = context.gateways.pull(term, &addresses()).await;
         if let Some(pulled) = context.gateways.last(term) {
             let (all, silent) = pulled.size();

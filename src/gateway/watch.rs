@@ -42,7 +42,7 @@ use crate::{
     },
     signals::{
         endpoints::{SERVICE_LABEL, endpoints, for_requests},
-        watch::{cache, follow},
+        watch::{Filled, cache, follow},
     },
 };
 
@@ -74,6 +74,7 @@ impl Touched {
 }
 
 struct Followed {
+    filled: [Filled; 3],
     client: Client,
     releases: Store<Kept<Release>>,
     backends: Store<Kept<Arc<LLMDeploymentSpec>>>,
@@ -102,10 +103,10 @@ pub async fn follow_cluster(
     let copies_only = watcher::Config::default().labels(keys::RELEASE_LABEL);
     let of_services = watcher::Config::default().labels(SERVICE_LABEL);
     let all = watcher::Config::default;
-    let (releases, releases_watch) = cache(&client, namespace, all(), |_| ());
-    let (backends, backends_watch) = cache(&client, namespace, all(), |_| ());
-    let (copies, copies_watch) = cache(&client, namespace, copies_only, |_| ());
-    let (slices, slices_watch) = cache(&client, namespace, of_services, trim_slice);
+    let (releases, releases_watch, of_releases) = cache(&client, namespace, all(), |_| ());
+    let (backends, backends_watch, of_backends) = cache(&client, namespace, all(), |_| ());
+    let (copies, copies_watch, of_copies) = cache(&client, namespace, copies_only, |_| ());
+    let (slices, slices_watch, _) = cache(&client, namespace, of_services, trim_slice);
     let by_service = Slices::default();
     let mut tasks = JoinSet::new();
     let told = touched.clone();
@@ -127,6 +128,7 @@ pub async fn follow_cluster(
         told.add(keep_slice(&kept, slice, exists));
     }));
     let mut followed = Followed {
+        filled: [of_releases, of_backends, of_copies],
         client,
         releases,
         backends,
@@ -178,9 +180,11 @@ fn keep_slice(slices: &Slices, slice: EndpointSlice, exists: bool) -> Option<Thi
 
 impl Followed {
     async fn apply(&mut self, gateway: &Gateway, touched: &Touched) -> Result<(), WatchEnded> {
-        self.releases.wait_until_ready().await.map_err(|_| WatchEnded)?;
-        self.backends.wait_until_ready().await.map_err(|_| WatchEnded)?;
-        self.copies.wait_until_ready().await.map_err(|_| WatchEnded)?;
+        for store in &self.filled {
+            if !store.wait().await {
+                return Err(WatchEnded);
+            }
+        }
         loop {
             let mut changed = BTreeSet::new();
             for thing in touched.take() {

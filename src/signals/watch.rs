@@ -14,18 +14,37 @@ use kube::{
     },
 };
 use serde::de::DeserializeOwned;
+use tokio::sync::watch;
 
 /// The watch that fills a store: objects that were written or deleted.
 pub type Touched<K> = BoxStream<'static, watcher::Result<K>>;
 
-/// A store and the watch that fills it. What nobody reads is dropped before it is kept:
+/// Whether a store holds all that there was when its watch began. Any number of tasks may
+/// wait for that, and give up. [`Store::wait_until_ready`] wakes only the task that asked
+/// last, for ever: it is for the one controller that runs on the store.
+#[derive(Clone)]
+pub struct Filled(watch::Receiver<bool>);
+
+impl Filled {
+    /// Whether it does now.
+    pub fn now(&self) -> bool {
+        *self.0.borrow()
+    }
+
+    /// Waits until it does; false when its watch is gone and never will.
+    pub async fn wait(&self) -> bool {
+        self.0.clone().wait_for(|filled| *filled).await.is_ok()
+    }
+}
+
+/// A store, the watch that fills it, and whether it has. What nobody reads is dropped before it is kept:
 /// who changed which field, and what `trim` takes away.
 pub fn cache<K>(
     client: &Client,
     namespace: Option<&str>,
     config: watcher::Config,
     trim: fn(&mut K),
-) -> (Store<K>, Touched<K>)
+) -> (Store<K>, Touched<K>, Filled)
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
         + Clone
@@ -40,6 +59,7 @@ where
         |namespace| Api::namespaced(client.clone(), namespace),
     );
     let (reader, writer) = store();
+    let (fills, filled) = watch::channel(false);
     let touched = watcher(api, config)
         .backoff(WatchBackoff::default())
         .modify(move |object: &mut K| {
@@ -47,9 +67,14 @@ where
             trim(object);
         })
         .reflect(writer)
+        .inspect(move |event| {
+            if matches!(event, Ok(watcher::Event::InitDone)) {
+                fills.send_replace(true);
+            }
+        })
         .touched_objects()
         .boxed();
-    (reader, touched)
+    (reader, touched, Filled(filled))
 }
 
 /// Polls a watch that nothing else polls, and hands each touched object to `each`.
