@@ -1,7 +1,12 @@
 //! How many saves of a manifest are lost: the reader of standalone mode in virtual time,
 //! beside every usual way to save a file. Each save pauses anywhere in it, for up to three
 //! seconds (a `git stash` for up to 25), and the reader looks at any moment.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test says so when something is wrong")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test says so when something is wrong, and tells its figures"
+)]
 
 use std::{
     fs::{self, File},

@@ -181,7 +181,7 @@ pub fn follow_peers(
     service: &str,
 ) -> Result<(Peers, impl Future<Output = ()> + Send + use<>), reqwest::Error> {
     let labelled = watcher::Config::default().labels(&format!("{SERVICE_LABEL}={service}"));
-    let (slices, watch) = cache::<EndpointSlice>(client, Some(namespace), labelled, |_| {});
+    let (slices, watch, _) = cache::<EndpointSlice>(client, Some(namespace), labelled, |_| {});
     let admin = |port: &EndpointPort| port.name.as_deref() == Some(ADMIN_PORT);
     let peers = Peers::new(move || {
         let slices = slices.state();

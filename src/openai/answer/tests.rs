@@ -561,8 +561,9 @@ fn what_is_nested_too_deep_is_absent_and_harms_nothing() {
             answer.error_event(open.as_bytes());
             assert!(answer.failed, "what is told as an error is one, however deep it is");
         }
-        let beside =
-            format!(r#"{{"choices":[{{"message":{{"content":"Hi"}},"finish_reason":"stop"}}],"x":{open}{close}}}"#);
+        let beside = format!(
+            r#"{{"choices":[{{"message":{{"content":"Hi"}},"finish_reason":"stop"}}],"x":{open}{close}}}"#
+        );
         assert_eq!(raw(&beside).text, "Hi");
         assert!(raw(&format!(r#"{{"error":{{"message":"no","x":{open}{close}}}}}"#)).failed);
     }
