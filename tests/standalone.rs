@@ -19,27 +19,8 @@ struct Place {
     now: Timestamp,
 }
 
-const FIXED: &str = "
-apiVersion: serinus.dev/v1alpha1
-kind: LLMDeployment
-metadata: {name: model}
-spec: {provider: openai, model: m, endpoint: {url: http://127.0.0.1:1/v1}}
----
-apiVersion: serinus.dev/v1alpha1
-kind: PromptVersion
-metadata: {name: v1}
-spec: {prompt: p, messages: [{role: user, content: one}]}
----
-apiVersion: serinus.dev/v1alpha1
-kind: PromptVersion
-metadata: {name: v2}
-spec: {prompt: p, messages: [{role: user, content: two}]}
----
-apiVersion: serinus.dev/v1alpha1
-kind: CanaryPolicy
-metadata: {name: quick}
-spec: {steps: [{weight: 20, samples: 100}], bake: {duration: 0s}}
-";
+/// What the releases of these tests refer to.
+const FIXED: &str = include_str!("fixtures/standalone.yaml");
 
 /// The first prompt alone.
 const FIXED_PROMPT: &str = "

@@ -18,8 +18,9 @@ pub const NAMED: usize = 8;
 /// So many buckets of the shared scale are one of a caller's.
 const COARSE: u8 = 4;
 
-/// Who sends this share of all requests has nobody to outvote it.
+/// A caller that sends at least this share of all requests decides alone.
 const MOST: f64 = 2.0 / 3.0;
+/// By so many standard errors a caller's share must exceed [`MOST`].
 const SURE_Z: f64 = 2.0;
 
 /// The coarse bucket of a bucket.
@@ -27,9 +28,10 @@ pub fn coarse(bucket: u8) -> u8 {
     bucket / COARSE
 }
 
-/// The named callers that do not for sure send two thirds of both sides' requests: who does
-/// is whom the release is for, and there is nobody to outvote it. For sure is by
-/// [`SURE_Z`] standard errors: of the first few requests chance alone gives anybody most.
+/// The named callers whose share of both sides' requests does not exceed [`MOST`] by
+/// [`SURE_Z`] standard errors. The release is for a caller that exceeds it, and the others
+/// are too few to contradict that caller. The standard errors are asked for because chance
+/// gives any caller most of the first few requests.
 pub fn minorities<'a>(stable: &'a Counts, canary: &'a Counts) -> Vec<&'a str> {
     let drawn = |counts: &Counts| {
         let pending = counts.open().saturating_add(counts.turned_away.waiting);
@@ -80,10 +82,13 @@ pub fn without(counts: &Counts, caller: &str) -> Counts {
     rest
 }
 
-/// Requests of others that were turned away count as the probes of others ended: those of
-/// the caller say how the caller fares. When others sent no probe nobody knows, and they
-/// are left out.
+/// The turned-away requests of the other callers count as the probes of the other callers
+/// ended. The caller's own probes only show how the backend treats this caller. When the
+/// other callers sent no probe, their turned-away requests are left out.
 fn take_turned_away(rest: &mut Counts, own: &TurnedAway) {
+    if own.is_empty() {
+        return;
+    }
     let all = rest.turned_away;
     let mut others = TurnedAway {
         requests: all.requests.saturating_sub(own.requests),
@@ -92,9 +97,6 @@ fn take_turned_away(rest: &mut Counts, own: &TurnedAway) {
         probes: all.probes.saturating_sub(own.probes),
         probe_errors: all.probe_errors.saturating_sub(own.probe_errors),
     };
-    if own.is_empty() {
-        return;
-    }
     rest.errors = rest.errors.saturating_sub(others.errors);
     if others.probes == 0 {
         rest.requests = rest.requests.saturating_sub(others.requests);

@@ -1,6 +1,5 @@
 //! The JSON Schemas of prompts. What a release's revisions and variants have in common is
 //! there once, and compiled when something is first checked: a small one takes 4 KB then.
-
 //!
 //! Neither compiling nor checking stalls whoever does it: a schema that could is refused
 //! ([`bounds`]), and checking ends after a number of steps that grows with what is checked

@@ -47,6 +47,22 @@ fn metric() -> Metric {
     }
 }
 
+/// A step that ends after 300 samples, without built-in comparisons.
+fn window(metrics: &[Metric]) -> Window<'_> {
+    Window {
+        metrics,
+        horizon: Some(300),
+        harm_alpha: 0.01,
+        open_alpha: 0.001,
+        accept_alpha: 0.05,
+        guards: vec![],
+        guard_rate: 0.0,
+        relative: true,
+        paired: false,
+        explained: true,
+    }
+}
+
 struct World {
     rng: StdRng,
     sides: [Counts; 2],
@@ -240,18 +256,7 @@ fn what_is_open_or_behind_a_breaker_is_somebodys_too() {
         Metric { error_rate: None, duration: Some(Latency { quantile: 0.9 }), ..metric() };
     for (metric, canary, own) in [(duration, holds, own_holds), (metric(), breaks, own_breaks)] {
         let metrics = [metric];
-        let window = Window {
-            metrics: &metrics,
-            horizon: Some(300),
-            harm_alpha: 0.01,
-            open_alpha: 0.001,
-            accept_alpha: 0.05,
-            guards: vec![],
-            guard_rate: 0.0,
-            relative: true,
-            paired: false,
-            explained: true,
-        };
+        let window = window(&metrics);
         let external = Externals::new();
         let judged = |own: CallerCounts| {
             let canary = pair(canary.clone(), own);
@@ -332,18 +337,7 @@ fn every_kind_of_metric_asks_the_others() {
     ] {
         let external = Externals::new();
         let metrics = [metric];
-        let window = Window {
-            metrics: &metrics,
-            horizon: Some(300),
-            harm_alpha: 0.01,
-            open_alpha: 0.001,
-            accept_alpha: 0.05,
-            guards: vec![],
-            guard_rate: 0.0,
-            relative: true,
-            paired: false,
-            explained: true,
-        };
+        let window = window(&metrics);
         // The threshold of a latency was chosen before.
         let before = [MetricStatus {
             metric: "m".into(),
