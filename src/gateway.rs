@@ -5,6 +5,7 @@
 //! gateway loses the answers in flight and nothing else. `phases` is the life of a
 //! request, in order.
 
+mod assign;
 mod backends;
 mod breaker;
 pub mod cache;

@@ -9,10 +9,11 @@ use tokio::{sync::oneshot, time::Instant};
 
 use super::{
     Gateway,
+    assign::Assigned,
     backends::Taken,
     check::check,
     feedback::{Issued, Kind},
-    phases::{Assigned, Passed},
+    phases::Passed,
     prepare::{Asked, Prepared},
     routes::{Route, Target},
     tally::Drawn,

@@ -16,8 +16,9 @@ use tokio_util::task::TaskTracker;
 
 use super::{
     Gateway,
+    assign::Assigned,
     flight::Flight,
-    phases::{Assigned, Request},
+    phases::Request,
     prepare::{self, Asked},
     routes::{Route, Shadow, Target},
     tally::{Drawn, Passage},
