@@ -14,6 +14,8 @@ mod connections;
 mod drawn;
 #[path = "gateway/feedback.rs"]
 mod feedback;
+#[path = "gateway/following.rs"]
+mod following;
 #[path = "gateway/identity.rs"]
 mod identity;
 #[path = "gateway/reading.rs"]

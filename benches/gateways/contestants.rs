@@ -27,6 +27,8 @@ use crate::{
 pub const NAMES: [&str; 9] =
     [OURS, "nginx", ENVOY, VLLM_ROUTER, TENSORZERO, "portkey", "litellm", SHADOW, ROUTES];
 pub const OURS: &str = "serinus";
+/// The same work by the binary that BEFORE names.
+pub const BEFORE: &str = "serinus, before";
 pub const ENVOY: &str = "envoy";
 pub const VLLM_ROUTER: &str = "vllm-router";
 pub const TENSORZERO: &str = "tensorzero";
@@ -61,6 +63,8 @@ pub struct Place {
     /// A folder of its own, which does not last.
     pub folder: PathBuf,
     pub model: SocketAddr,
+    /// The variable that names another binary than that of this build.
+    pub binary: &'static str,
 }
 
 /// A contestant, or why there is none.
@@ -97,9 +101,10 @@ impl Contestant {
 pub async fn start(name: &str, folder: &Path, model: SocketAddr) -> Started {
     let folder = folder.join(name.replace([' ', ','], "-"));
     fs::create_dir_all(&folder).map_err(|e| e.to_string())?;
-    let place = Place { folder, model };
+    let binary = if name == BEFORE { "BEFORE" } else { "SERINUS" };
+    let place = Place { folder, model, binary };
     let started = match name {
-        OURS => serinus::canary_at_half(&place, 0).await,
+        OURS | BEFORE => serinus::canary_at_half(&place, 0).await,
         ROUTES => serinus::canary_at_half(&place, 1_000).await,
         SHADOW => serinus::shadow(&place).await,
         "nginx" => peers::nginx(&place),

@@ -10,7 +10,7 @@
 //! Environment: ROUNDS (5), SECONDS per round and cell (3), RATES (50,500,1000,3000),
 //! STREAMS a second (200,187), MAXIMUM=0 for no closed loop, CONTESTANTS (names
 //! separated by `;`), SERINUS (another binary, with what comes before `gateway`),
-//! SERINUS_ARGS in place of its arguments (`{collector}` is an address that takes traces).
+//! BEFORE (an earlier binary, to compare with), SERINUS_ARGS in place of its arguments (`{collector}` is an address that takes traces).
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
@@ -76,7 +76,9 @@ impl Options {
             rates("RATES", "50,500,1000,3000").into_iter().map(Cell::Plain).collect();
         cells.extend(rates("STREAMS", "200,187").into_iter().map(Cell::Streams));
         cells.extend((number("MAXIMUM", "1") > 0).then_some(Cell::Maximum));
-        let names = text("CONTESTANTS", &contestants::NAMES.join(";"));
+        let before = std::env::var_os("BEFORE").map(|_| contestants::BEFORE);
+        let all: Vec<&str> = contestants::NAMES.into_iter().chain(before).collect();
+        let names = text("CONTESTANTS", &all.join(";"));
         Self {
             rounds: usize::try_from(number("ROUNDS", "5")).unwrap(),
             seconds: number("SECONDS", "3"),

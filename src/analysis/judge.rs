@@ -136,11 +136,13 @@ pub fn assess_with(
     evidence: &Evidence<'_>,
     previous: &[MetricStatus],
 ) -> Vec<MetricStatus> {
+    let others = callers::Others::default();
     let mut assess = |window: &Window<'_>, metric: &Metric| {
         let before = previous.iter().find(|p| p.metric == metric.name);
         let mut status = assess_metric(window, metric, evidence, before, critical);
         if before.is_none_or(|b| b.verdict != Verdict::Fail) {
-            callers::attribute(window, metric, evidence, before, critical, &mut status);
+            let of = (window, metric);
+            callers::attribute(of, evidence, &others, before, critical, &mut status);
         }
         status.message = truncate(&status.message, LONGEST_MESSAGE);
         status

@@ -33,12 +33,22 @@ pub(super) struct Assigned {
     pub copy: Option<Copy>,
     /// The draw that its first attempt is the evidence of.
     pub drawn: Option<Drawn>,
+    /// Nobody else can answer it.
+    pub bound: bool,
 }
 
 impl Assigned {
     pub(super) fn new(target: &Arc<Target>, reason: AssignmentReason) -> Self {
         let unique = rand::random();
-        Self { target: target.clone(), reason, group: None, unique, copy: None, drawn: None }
+        Self {
+            target: target.clone(),
+            reason,
+            group: None,
+            unique,
+            copy: None,
+            drawn: None,
+            bound: false,
+        }
     }
 }
 
@@ -73,9 +83,16 @@ pub(super) fn assign(
         None => rand::random_range(0..100_u32) < candidate.weight,
     });
     let target = drawn.map_or(&route.baseline, |candidate| &candidate.target);
-    if let Some(target) = follow_up(gateway, route, target, asked) {
-        return Ok(Assigned::new(target, AssignmentReason::FollowUp));
+    let bound = bound_to(gateway, route, asked);
+    if let Some(origin) = bound {
+        let drawn = origin.is_some_and(|origin| key.is_some() && Arc::ptr_eq(origin, target));
+        if !drawn {
+            let target = origin.unwrap_or(target);
+            let assigned = Assigned::new(target, AssignmentReason::FollowUp);
+            return Ok(Assigned { bound: true, ..assigned });
+        }
     }
+    let bound = bound.is_some();
     let tally = route.tallies.get(&target.revision);
     let caller = client.map(|client| &client.caller);
     let group = key.as_ref().map(|key| assignment::group(&route.uid, key));
@@ -94,25 +111,27 @@ pub(super) fn assign(
     Ok(match admitted {
         Ok(passage) => {
             let drawn = tally.map(|tally| tally.draw(passage, caller));
-            Assigned { group, drawn, ..Assigned::new(target, reason) }
+            Assigned { group, drawn, bound, ..Assigned::new(target, reason) }
         }
         // It stays the evidence of the side that it was drawn for.
         Err((instead, reason)) => {
             if let Some(tally) = tally {
                 tally.turn_away(group, caller.map(Arc::as_ref));
             }
-            Assigned { group, ..Assigned::new(instead, reason) }
+            let (instead, reason) =
+                if bound { (target, AssignmentReason::FollowUp) } else { (instead, reason) };
+            Assigned { group, bound, ..Assigned::new(instead, reason) }
         }
     })
 }
 
-/// Where a request goes that only one of the variants can answer.
-fn follow_up<'a>(
+/// Whether one of the variants alone can answer a request, because it goes on from what that
+/// one keeps; and which of them, if this process knows.
+fn bound_to<'a>(
     gateway: &Gateway,
     route: &'a Route,
-    drawn: &'a Arc<Target>,
     asked: &Asked,
-) -> Option<&'a Arc<Target>> {
+) -> Option<Option<&'a Arc<Target>>> {
     let on_trial = route.on_trial().filter(|t| !Arc::ptr_eq(t, &route.baseline))?;
     let continued = follow_up::continued(asked)?;
     if continued.is_shared(on_trial, &route.baseline) {
@@ -120,7 +139,7 @@ fn follow_up<'a>(
     }
     let candidate = route.candidate.as_ref().map(|candidate| &candidate.target);
     let variants = std::iter::once(&route.baseline).chain(candidate);
-    Some(gateway.origins.among(&continued, variants).unwrap_or(drawn))
+    Some(gateway.origins.among(&continued, variants))
 }
 
 /// How the baseline may be asked; or who is, while it fails outright and there is another

@@ -88,7 +88,7 @@ impl Flight {
         asked: &Asked,
         passed: &Passed,
     ) -> Self {
-        let Assigned { target, reason, group, unique, copy, drawn } = assigned;
+        let Assigned { target, reason, group, unique, copy, drawn, .. } = assigned;
         let (reason, group, unique) = (*reason, *group, *unique);
         let kind = match (reason, copy) {
             (AssignmentReason::Shadow, _) => Kind::Shadow,

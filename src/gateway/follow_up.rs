@@ -2,9 +2,12 @@
 //! stored response, a conversation, encrypted reasoning.
 //!
 //! Where two variants have different backends, such a request can be answered by one of
-//! them only. It is sent there, as far as this gateway knows where that is, and it is no
-//! evidence: each step of a canary moves some users to it in the middle of what they do,
-//! and would blame it for what it can not know.
+//! them only. It is sent there, as far as this gateway knows where that is, and to nobody
+//! else. It is the evidence of a side that its user's sticky key draws and that has what it
+//! goes on from. Otherwise it is no evidence: each step of a canary moves some users to it
+//! in the middle of what they do, and would blame it for what it can not know. Without a
+//! sticky key each request is drawn anew, and a side would get its own by its weight: of
+//! stable's requests more would go on from something than of the canary's.
 
 use std::{borrow::Cow, time::Duration};
 

@@ -140,7 +140,7 @@ impl Attempts<'_> {
         let mut canary: Option<Box<Flight>> = None;
         let mut earlier: Option<TraceContext> = None;
         loop {
-            let group = assigned.group;
+            let (group, bound) = (assigned.group, assigned.bound);
             let is_candidate = !Arc::ptr_eq(&assigned.target, &self.route.baseline)
                 && assigned.reason != AssignmentReason::OtherBackend;
             let failed = self.attempt(assigned, earlier).await;
@@ -160,7 +160,7 @@ impl Attempts<'_> {
             let may_go_on = failure.untouched || !asked.request.leaves_something(asked.operation);
             // Stable would meet the same queue.
             let is_crowd = failure.crowded && self.shares_room(&flight.target);
-            if is_candidate && self.falls_back() && may_go_on && !is_crowd {
+            if is_candidate && self.falls_back() && may_go_on && !is_crowd && !bound {
                 assigned = self.again(&self.route.baseline, AssignmentReason::Fallback, group);
                 if failure.client_fault {
                     canary = Some(Box::new(flight));
@@ -169,7 +169,11 @@ impl Attempts<'_> {
                 }
                 continue;
             }
-            if may_go_on && let Some(next) = self.next(&flight.target, &failure, group).await {
+            let next = match may_go_on {
+                true => self.next(&flight.target, &failure, (group, bound)).await,
+                false => None,
+            };
+            if let Some(next) = next {
                 flight.finish(RecordOutcome::Error);
                 assigned = next;
                 continue;
@@ -256,7 +260,7 @@ impl Attempts<'_> {
         &mut self,
         target: &Arc<Target>,
         failure: &Failure,
-        group: Option<u8>,
+        (group, bound): (Option<u8>, bool),
     ) -> Option<Assigned> {
         if failure.client_fault {
             return None;
@@ -268,8 +272,12 @@ impl Attempts<'_> {
                 // Who failed together does not come back together.
                 let spread = wait.mul_f64(rand::random_range(0.0..0.2));
                 tokio::time::sleep(wait + spread).await;
-                return Some(self.again(target, AssignmentReason::Retry, group));
+                let again = self.again(target, AssignmentReason::Retry, group);
+                return Some(Assigned { bound, ..again });
             }
+        }
+        if bound {
+            return None;
         }
         let alternative = self.route.alternatives.get(self.alternatives)?;
         self.alternatives += 1;

@@ -63,7 +63,7 @@ async fn run(place: &Place, other: Value, more: &str, seen: usize, others: usize
     let cluster = Process::start(cluster.stdout(Stdio::null()))?;
     let extra = std::env::var("SERINUS_ARGS").unwrap_or(ARGUMENTS.to_owned());
     let given = extra.replace("{collector}", &format!("http://{}", place.model));
-    let mut command = program();
+    let mut command = program(place);
     command
         .arg("gateway")
         .args(["--listen", &address.to_string(), "--admin", &admin.to_string()])
@@ -92,9 +92,9 @@ async fn run(place: &Place, other: Value, more: &str, seen: usize, others: usize
     Err("the other variant did not start".to_owned())
 }
 
-/// The binary of this build, or the words of SERINUS in its place.
-fn program() -> Command {
-    let words = std::env::var("SERINUS").unwrap_or(env!("CARGO_BIN_EXE_serinus").to_owned());
+/// The binary of this build, or the words of a variable in its place.
+fn program(place: &Place) -> Command {
+    let words = std::env::var(place.binary).unwrap_or(env!("CARGO_BIN_EXE_serinus").to_owned());
     let mut words = words.split_whitespace();
     let mut command = Command::new(words.next().unwrap_or_default());
     command.args(words);

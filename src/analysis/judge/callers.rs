@@ -4,12 +4,15 @@
 //! For each caller with less than two thirds of the requests, the metric is measured again
 //! without it. A failure stands when the rest shows it, too: beyond the harm margin by more
 //! than chance ([`REST_Z`]). To demand that the rest alone passes the boundary of the test
-//! would take up to twice as many samples to find a canary that is bad for everybody. A pass stands when the rest, of which there must be
-//! some, does not fail and is observed below the accept margin.
+//! would take up to twice as many samples to find a canary that is bad for everybody. A
+//! pass stands when the rest, of which there must be some, does not fail and is observed
+//! below the accept margin.
 //!
 //! What does not stand is undecided, names the caller, and is looked at again with every
 //! collection. With one caller, or one that sends most of the requests, there is
 //! nobody to ask, and the rule is silent.
+
+use std::cell::OnceCell;
 
 use super::{Boundaries, Evidence, MINIMUM_OF_MEANS, Measured, Window};
 use crate::{
@@ -24,11 +27,24 @@ use crate::{
 /// is 5 % when it is at the margin, and far less when it is like stable.
 const REST_Z: f64 = 1.645;
 
+/// What all others sent, for each caller that may not decide alone: stable's and the
+/// canary's. Computed for all metrics together, once a verdict asks for it.
+#[derive(Default)]
+pub(super) struct Others<'a>(OnceCell<Vec<(&'a str, [Counts; 2])>>);
+
+impl<'a> Others<'a> {
+    fn of(&self, evidence: &Evidence<'a>) -> &[(&'a str, [Counts; 2])] {
+        let Evidence { stable, canary, .. } = *evidence;
+        let of = |caller| (caller, [without(stable, caller), without(canary, caller)]);
+        self.0.get_or_init(|| minorities(stable, canary).into_iter().map(of).collect())
+    }
+}
+
 /// Takes back a verdict that rests on one caller.
-pub(super) fn attribute(
-    window: &Window<'_>,
-    metric: &Metric,
-    evidence: &Evidence<'_>,
+pub(super) fn attribute<'a>(
+    (window, metric): (&Window<'_>, &Metric),
+    evidence: &Evidence<'a>,
+    others: &Others<'a>,
     before: Option<&MetricStatus>,
     critical: &mut Boundaries,
     status: &mut MetricStatus,
@@ -36,20 +52,19 @@ pub(super) fn attribute(
     if window.paired || metric.prometheus.is_some() {
         return;
     }
-    let (verdict, Evidence { stable, canary, .. }) = (status.verdict, *evidence);
+    let verdict = status.verdict;
     if !matches!(verdict, Verdict::Fail | Verdict::Pass) {
         return;
     }
-    let minorities = minorities(stable, canary);
-    if minorities.is_empty() {
+    let others = others.of(evidence);
+    if others.is_empty() {
         return;
     }
     let measured = &Measured::of(metric, evidence, false, before);
     let mut cause: Option<(f64, &str, Measured)> = None;
-    for caller in minorities {
-        let (own, other) = (without(canary, caller), without(stable, caller));
-        let evidence = Evidence { stable: &other, canary: &own, ..*evidence };
-        let rest = measured.of_rest(metric, &evidence);
+    for (caller, [stable, canary]) in others {
+        let others = Evidence { stable, canary, ..*evidence };
+        let rest = measured.of_rest(metric, evidence, &others);
         let stands = if verdict == Verdict::Fail {
             failure_stands(metric, measured, &rest, status.harm)
         } else {
@@ -66,7 +81,7 @@ pub(super) fn attribute(
     let is_last = status.looks.last().is_some_and(|t| *t >= 1.0);
     status.verdict = if is_last { Verdict::Inconclusive } else { Verdict::Undecided };
     status.caller = Some(caller.to_owned());
-    status.message = message(caller, verdict, status, &rest, canary);
+    status.message = message(caller, verdict, status, &rest, evidence.canary);
 }
 
 /// Whether others see the harm, too.

@@ -71,6 +71,13 @@ pub(super) fn of_errors(stable: &Counts, canary: &Counts) -> Effects {
     Effects { canary: c * of_probes(canary), stable: s * of_probes(stable) }
 }
 
+/// Of the errors of a part of the requests. What makes users alike is known of all requests
+/// only, and taken over from `whole`; the probes are those of the part.
+pub(super) fn of_part(whole: Effects, all: [&Counts; 2], part: [&Counts; 2]) -> Effects {
+    let [stable, canary] = [0, 1].map(|i| of_probes(part[i]) / of_probes(all[i]));
+    Effects { canary: whole.canary * canary, stable: whole.stable * stable }
+}
+
 /// Requests that a breaker turned away count as its probes ended, which are a sample of
 /// them: by how much less than requests of their own all these tell. The variance of the
 /// mean of a sample in two strata, of which one was counted whole and the other by its

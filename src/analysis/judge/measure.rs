@@ -113,11 +113,16 @@ impl Measured {
     }
 
     /// The same metric on a part of the requests, against the same threshold. What makes
-    /// requests alike is taken over: it is known of all together only.
-    pub(super) fn of_rest(&self, metric: &Metric, evidence: &Evidence<'_>) -> Self {
+    /// users alike is taken over: it is known of all together only.
+    pub(super) fn of_rest(&self, metric: &Metric, all: &Evidence<'_>, rest: &Evidence<'_>) -> Self {
         let before = MetricStatus { threshold: self.threshold, ..MetricStatus::default() };
-        let rest = Self::of(metric, evidence, false, Some(&before));
-        Self { effects: self.effects, ..rest }
+        let measured = Self::of(metric, rest, false, Some(&before));
+        let effects = if self.probed {
+            effect::of_part(self.effects, [all.stable, all.canary], [rest.stable, rest.canary])
+        } else {
+            self.effects
+        };
+        Self { effects, ..measured }
     }
 
     /// Whether the canary's observed value is beyond the metric's floor, sure or not.
