@@ -33,6 +33,7 @@ mod seldom;
 pub mod server;
 mod shadow;
 mod sinks;
+mod start;
 mod tally;
 pub mod tls;
 mod unread;
@@ -64,10 +65,14 @@ use self::{
     limits::Limits,
     notices::Notices,
     peers::Peers,
-    routes::{ReleaseInput, RouteTable, World},
+    routes::{
+        ReleaseInput, RouteTable, World,
+        problems::{self, ByRelease},
+    },
     seldom::Seldom,
     shadow::Shadows,
     sinks::Sink,
+    start::Start,
     unread::Unread,
 };
 use crate::{
@@ -160,6 +165,8 @@ pub struct Gateway {
     /// Milliseconds after the start when a leader last asked.
     leader_seen: AtomicI64,
     knows_routes: tokio::sync::watch::Sender<bool>,
+    /// Whether enough of what it was told to serve is served.
+    start: Start,
     draining: AtomicBool,
 }
 
@@ -204,6 +211,7 @@ impl Gateway {
             started: Instant::now(),
             leader_seen: AtomicI64::new(0),
             knows_routes: tokio::sync::watch::Sender::new(false),
+            start: Start::default(),
             draining: AtomicBool::new(false),
         })
     }
@@ -218,21 +226,27 @@ impl Gateway {
         &self.notices
     }
 
-    /// Follows a new world. What could not be applied is logged and leaves the previous
-    /// route in place.
+    /// Follows a new world. What could not be built is among the notices, and what was built
+    /// of it before stays in place.
     pub fn set_world(&self, world: &World) {
-        self.applied(self.table.replace(world));
+        let before = self.table.problems();
+        self.table.replace(world);
+        self.applied(&before);
     }
 
     /// As `set_world`, for some releases by `namespace/name`; none is one that is gone.
     pub fn change(&self, releases: impl IntoIterator<Item = (String, Option<Arc<ReleaseInput>>)>) {
-        self.applied(self.table.apply(releases));
+        let before = self.table.problems();
+        self.table.apply(releases);
+        self.applied(&before);
     }
 
-    fn applied(&self, problems: Vec<String>) {
-        for problem in problems {
-            tracing::warn!(%problem, "a route was not applied");
+    fn applied(&self, before: &Arc<ByRelease>) {
+        let problems = self.table.problems();
+        if !Arc::ptr_eq(before, &problems) {
+            self.notices.set_routes(problems::notices(&problems));
         }
+        self.start.look(self.now_millis(), || self.table.standing());
         if !self.knows_routes() {
             self.knows_routes.send_replace(true);
         }
@@ -257,8 +271,16 @@ impl Gateway {
                     control_loss,
                     breaker_open: breaker,
                     counts,
+                    unbuilt: BTreeMap::new(),
                 },
             );
+        }
+        for (release, problems) in &*self.table.problems() {
+            let unbuilt = problems.unbuilt();
+            if !unbuilt.is_empty() {
+                // A release without a route is at no generation.
+                releases.entry(release.clone()).or_default().unbuilt = unbuilt;
+            }
         }
         GatewayReport { instance: self.instance.clone(), releases, ..GatewayReport::default() }
     }
@@ -304,5 +326,6 @@ impl Gateway {
         self.knows_routes()
             && self.config.identities.keys_known()
             && !self.draining.load(Ordering::Acquire)
+            && self.start.is_over(self.now_millis())
     }
 }

@@ -28,3 +28,5 @@ mod shadow;
 mod splitting;
 #[path = "gateway/tls.rs"]
 mod tls;
+#[path = "gateway/variants.rs"]
+mod variants;

@@ -22,6 +22,8 @@ pub enum AssignmentReason {
     Fallback,
     /// The canary's breaker is open.
     Breaker,
+    /// The side that was drawn could not be built.
+    NotBuilt,
     /// No leader was seen for the control-loss timeout.
     ControlLoss,
     /// The first attempt failed before its first byte, and the same variant is asked again.
@@ -55,6 +57,7 @@ impl AssignmentReason {
             Self::Forced => "forced",
             Self::Fallback => "fallback",
             Self::Breaker => "breaker",
+            Self::NotBuilt => "not-built",
             Self::ControlLoss => "control-loss",
             Self::Retry => "retry",
             Self::OtherBackend => "other-backend",

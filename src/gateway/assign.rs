@@ -8,7 +8,7 @@ use super::{
     Gateway, follow_up,
     identity::Client,
     prepare::Asked,
-    routes::{Route, StickySource, Target},
+    routes::{Missing, Route, StickySource, Target, problems::Problem},
     shadow::Copy,
     tally::{Drawn, Passage},
 };
@@ -61,9 +61,9 @@ pub(super) fn assign(
     asked: &Asked,
 ) -> Result<Assigned, ApiError> {
     if let Some(wanted) = headers.get(keys::VARIANT_HEADER) {
-        return forced(route, client, wanted);
+        return forced(gateway, route, client, wanted);
     }
-    if route.on_trial().is_none() {
+    if route.on_trial().is_none() && route.missing.is_none() {
         let reason = AssignmentReason::Forced;
         return Ok(match admit_baseline(gateway, route) {
             Ok(_) => Assigned::new(&route.baseline, reason),
@@ -76,53 +76,100 @@ pub(super) fn assign(
         return Ok(Assigned::new(stable, AssignmentReason::ControlLoss));
     }
     let key = sticky_key(route, headers, client, asked);
-    let drawn = route.candidate.as_ref().filter(|candidate| match &key {
-        Some(key) => {
-            assignment::is_canary(&route.uid, &candidate.target.revision, key, candidate.weight)
-        }
-        None => rand::random_range(0..100_u32) < candidate.weight,
-    });
-    let target = drawn.map_or(&route.baseline, |candidate| &candidate.target);
+    let draw = |revision: &str, weight: u32| match &key {
+        Some(key) => assignment::is_canary(&route.uid, revision, key, weight),
+        None => rand::random_range(0..100_u32) < weight,
+    };
+    if let Some(missing) = &route.missing
+        && missing.is_drawn(draw)
+    {
+        return Ok(turned_away(gateway, route, missing, client, key.as_deref()));
+    }
+    let candidate = route.candidate.as_ref();
+    let candidate = candidate.filter(|c| draw(&c.target.revision, c.weight)).map(|c| &c.target);
+    let target = candidate.unwrap_or(&route.baseline);
     let bound = bound_to(gateway, route, asked);
-    if let Some(origin) = bound {
-        let drawn = origin.is_some_and(|origin| key.is_some() && Arc::ptr_eq(origin, target));
-        if !drawn {
-            let target = origin.unwrap_or(target);
-            let assigned = Assigned::new(target, AssignmentReason::FollowUp);
-            return Ok(Assigned { bound: true, ..assigned });
+    if let Some(origin) = bound
+        && !origin.is_some_and(|origin| key.is_some() && Arc::ptr_eq(origin, target))
+    {
+        let assigned = Assigned::new(origin.unwrap_or(target), AssignmentReason::FollowUp);
+        return Ok(Assigned { bound: true, ..assigned });
+    }
+    let drawn = Draw { target, is_candidate: candidate.is_some(), bound: bound.is_some() };
+    Ok(drawn.admit(gateway, route, client, key.as_deref()))
+}
+
+/// A fair draw.
+struct Draw<'a> {
+    target: &'a Arc<Target>,
+    is_candidate: bool,
+    /// Nobody else can answer.
+    bound: bool,
+}
+
+impl Draw<'_> {
+    /// Lets a request through to what was drawn; or to another while that fails outright. It
+    /// is the evidence of what was drawn either way.
+    fn admit(
+        self,
+        gateway: &Gateway,
+        route: &Route,
+        client: Option<&Client>,
+        key: Option<&str>,
+    ) -> Assigned {
+        let Self { target, is_candidate, bound } = self;
+        let tally = route.tallies.get(&target.revision);
+        let caller = client.map(|client| &client.caller);
+        let group = key.map(|key| assignment::group(&route.uid, key));
+        let reason =
+            if key.is_some() { AssignmentReason::Sticky } else { AssignmentReason::Random };
+        let baseline = || {
+            admit_baseline(gateway, route).map_err(|other| (other, AssignmentReason::OtherBackend))
+        };
+        let admitted = if is_candidate {
+            target.breaker.admit(gateway.now_millis()).ok_or_else(|| match baseline() {
+                Ok(_) => (&route.baseline, AssignmentReason::Breaker),
+                Err(other) => other,
+            })
+        } else {
+            baseline()
+        };
+        match admitted {
+            Ok(passage) => {
+                let drawn = tally.map(|tally| tally.draw(passage, caller));
+                Assigned { group, drawn, bound, ..Assigned::new(target, reason) }
+            }
+            Err((instead, reason)) => {
+                if let Some(tally) = tally {
+                    tally.turn_away(group, caller.map(Arc::as_ref));
+                }
+                let (instead, reason) =
+                    if bound { (target, AssignmentReason::FollowUp) } else { (instead, reason) };
+                Assigned { group, bound, ..Assigned::new(instead, reason) }
+            }
         }
     }
-    let bound = bound.is_some();
-    let tally = route.tallies.get(&target.revision);
-    let caller = client.map(|client| &client.caller);
-    let group = key.as_ref().map(|key| assignment::group(&route.uid, key));
-    let reason = if key.is_some() { AssignmentReason::Sticky } else { AssignmentReason::Random };
-    let admitted = match drawn {
-        Some(_) => target.breaker.admit(gateway.now_millis()).ok_or_else(|| {
-            match admit_baseline(gateway, route) {
-                Ok(_) => (&route.baseline, AssignmentReason::Breaker),
-                Err(other) => (other, AssignmentReason::OtherBackend),
-            }
-        }),
-        None => {
-            admit_baseline(gateway, route).map_err(|other| (other, AssignmentReason::OtherBackend))
-        }
+}
+
+/// A request that was drawn for a side that could not be built stays the evidence of that
+/// side, as one that a breaker turns away: until the side can be asked, nobody knows how it
+/// would have ended, and what nobody knows is no pass.
+fn turned_away(
+    gateway: &Gateway,
+    route: &Route,
+    missing: &Missing,
+    client: Option<&Client>,
+    key: Option<&str>,
+) -> Assigned {
+    let group = key.map(|key| assignment::group(&route.uid, key));
+    if let Some(tally) = route.tallies.get(&missing.revision) {
+        tally.turn_away(group, client.map(|client| &*client.caller));
+    }
+    let (instead, reason) = match admit_baseline(gateway, route) {
+        Ok(_) => (&route.baseline, AssignmentReason::NotBuilt),
+        Err(other) => (other, AssignmentReason::OtherBackend),
     };
-    Ok(match admitted {
-        Ok(passage) => {
-            let drawn = tally.map(|tally| tally.draw(passage, caller));
-            Assigned { group, drawn, bound, ..Assigned::new(target, reason) }
-        }
-        // It stays the evidence of the side that it was drawn for.
-        Err((instead, reason)) => {
-            if let Some(tally) = tally {
-                tally.turn_away(group, caller.map(Arc::as_ref));
-            }
-            let (instead, reason) =
-                if bound { (target, AssignmentReason::FollowUp) } else { (instead, reason) };
-            Assigned { group, bound, ..Assigned::new(instead, reason) }
-        }
-    })
+    Assigned { group, ..Assigned::new(instead, reason) }
 }
 
 /// Whether one of the variants alone can answer a request, because it goes on from what that
@@ -153,6 +200,7 @@ fn admit_baseline<'a>(gateway: &Gateway, route: &'a Route) -> Result<Passage, &'
 
 /// The variant that a tester asks for: `stable`, `canary`, or a revision.
 fn forced(
+    gateway: &Gateway,
     route: &Route,
     client: Option<&Client>,
     wanted: &HeaderValue,
@@ -178,6 +226,20 @@ fn forced(
     };
     let target = target.ok_or_else(|| {
         let known: Vec<&str> = all().map(|t| t.revision.as_str()).collect();
+        let problems = gateway.table.problems();
+        let of = problems.get(&route.release);
+        let mut unbuilt = of.iter().flat_map(|problems| &problems.all);
+        let why = unbuilt.find(|problem| match wanted {
+            "canary" => problem.is_on_trial(),
+            revision => problem.revision == revision,
+        });
+        if let Some(Problem { revision, fault, .. }) = why {
+            let message = format!(
+                "the variant {revision} of the route {} can not be built now: {}",
+                route.name, fault.message
+            );
+            return ApiError::new(404, "variant_not_built", message).at(name);
+        }
         let message = format!(
             "the route {} has no variant {wanted:?} now: send stable, canary (while one runs) or one of {}",
             route.name,

@@ -111,7 +111,7 @@ pub(super) struct Pod {
 }
 
 /// Where a backend's pods are.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Places {
     pods: Box<[Arc<Pod>]>,
     /// Keeps what is shared alive.

@@ -1,7 +1,11 @@
 //! What is wrong with what this process was told to serve, for those who look: probes
 //! with `?verbose`, metrics, and the answer to a request for a route that is not served.
 
-use std::{collections::BTreeMap, fmt::Write, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write,
+    sync::Arc,
+};
 
 use arc_swap::ArcSwap;
 use prometheus_client::{
@@ -42,30 +46,62 @@ impl std::fmt::Display for Notice {
     }
 }
 
+/// More lines than this are counted and not shown.
+const SHOWN: usize = 500;
+
 /// All that is wrong now.
 #[derive(Debug, Default)]
-pub struct Notices(ArcSwap<Vec<Notice>>);
+pub struct Notices {
+    /// With what this process was told: manifests, the state.
+    told: ArcSwap<Vec<Notice>>,
+    /// With what it could make of that.
+    routes: ArcSwap<Vec<Notice>>,
+}
 
 impl Notices {
-    /// Takes what is wrong now in place of what was.
+    /// Takes what is wrong with manifests and the state now in place of what was.
     pub fn set(&self, notices: Vec<Notice>) {
-        if *self.0.load_full() != notices {
-            self.0.store(Arc::new(notices));
+        if *self.told.load_full() != notices {
+            self.told.store(Arc::new(notices));
         }
+    }
+
+    /// Takes what is wrong with routes now, and logs what changed.
+    pub(super) fn set_routes(&self, notices: Vec<Notice>) {
+        let before = self.routes.swap(Arc::new(notices));
+        let now = self.routes.load();
+        let new: BTreeSet<&Notice> = now.iter().collect();
+        let old: BTreeSet<&Notice> = before.iter().collect();
+        for notice in new.difference(&old) {
+            tracing::warn!("{notice}");
+        }
+        for Notice { place, reason, .. } in old.difference(&new) {
+            tracing::info!("{place}: no {reason} now, or another one");
+        }
+    }
+
+    fn all(&self) -> [Arc<Vec<Notice>>; 2] {
+        [self.told.load_full(), self.routes.load_full()]
     }
 
     /// A line each.
     pub fn text(&self) -> String {
-        self.0.load().iter().fold(String::new(), |mut text, notice| {
+        let all = self.all();
+        let mut text = String::new();
+        for notice in all.iter().flat_map(|notices| notices.iter()).take(SHOWN) {
             let _ = writeln!(text, "{notice}");
-            text
-        })
+        }
+        let more = all.iter().map(|notices| notices.len()).sum::<usize>().saturating_sub(SHOWN);
+        if more > 0 {
+            let _ = writeln!(text, "and {more} more: the metric serinus_gateway_problems has all");
+        }
+        text
     }
 
     /// Why `route` is not served, told to those who may use it.
     pub fn of_route(&self, route: &str, may_use: impl Fn(&str) -> bool) -> Option<String> {
-        let notices = self.0.load();
-        let named = notices.iter().find(|notice| {
+        let notices = self.all();
+        let named = notices.iter().flat_map(|notices| notices.iter()).find(|notice| {
             let of = notice.route.as_ref();
             of.is_some_and(|(namespace, own)| own == route && may_use(namespace))
         })?;
@@ -76,7 +112,8 @@ impl Notices {
 impl Collector for Notices {
     fn encode(&self, mut encoder: DescriptorEncoder) -> std::fmt::Result {
         let mut counts = BTreeMap::<String, i64>::new();
-        for notice in self.0.load().iter() {
+        let all = self.all();
+        for notice in all.iter().flat_map(|notices| notices.iter()) {
             *counts.entry(notice.reason.clone()).or_default() += 1;
         }
         let help = "What is wrong now with manifests, releases and the state, by reason";

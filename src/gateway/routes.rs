@@ -3,6 +3,7 @@
 
 mod build;
 mod input;
+pub(super) mod problems;
 mod table;
 
 use std::{
@@ -14,8 +15,9 @@ use std::{
 use axum::http::{HeaderMap, Uri};
 
 pub use self::{
-    input::{ReleaseInput, World},
-    table::RouteTable,
+    input::{Faults, ReleaseInput, World},
+    problems::Fault,
+    table::{RouteTable, Standing},
 };
 use super::{
     backends::{Address, Places},
@@ -64,7 +66,7 @@ pub struct Target {
     /// How often a failed attempt is repeated.
     pub retries: u32,
     /// The compiled prompt.
-    pub template: Template,
+    pub template: Arc<Template>,
     /// Its streams may be asked for their usage.
     pub takes_stream_options: bool,
     /// What the backend calls the limit of an answer's tokens.
@@ -85,6 +87,29 @@ pub struct Target {
 }
 
 impl Target {
+    /// The same in another part of the routing.
+    fn in_role(self: &Arc<Self>, role: VariantRole) -> Arc<Self> {
+        if self.role == role {
+            return self.clone();
+        }
+        Arc::new(Self {
+            revision: self.revision.clone(),
+            origin: self.origin.clone(),
+            role,
+            model: self.model.clone(),
+            template: self.template.clone(),
+            prices: self.prices.clone(),
+            breaker: self.breaker.clone(),
+            room: self.room.clone(),
+            places: self.places.clone(),
+            address: self.address.clone(),
+            overlays: Default::default(),
+            saved: self.saved.clone(),
+            client: self.client.clone(),
+            ..**self
+        })
+    }
+
     /// Where to send an operation.
     pub(super) fn uri(&self, operation: Operation) -> &Uri {
         &self.address.uris[operation as usize]
@@ -133,6 +158,26 @@ pub struct Shadow {
     pub percent: u32,
 }
 
+/// A side of the comparison that could not be built. The baseline answers what is drawn
+/// for this side, and that counts as turned away from it.
+pub struct Missing {
+    /// Its revision.
+    pub revision: String,
+    /// The revision that the draw is about.
+    drawn: String,
+    /// The share of that one in percent.
+    weight: u32,
+    /// The side is that share, or the rest.
+    inside: bool,
+}
+
+impl Missing {
+    /// Whether the draw chooses this side.
+    pub fn is_drawn(&self, draw: impl FnOnce(&str, u32) -> bool) -> bool {
+        draw(&self.drawn, self.weight) == self.inside
+    }
+}
+
 /// One route.
 pub struct Route {
     /// What it was built from.
@@ -151,6 +196,8 @@ pub struct Route {
     pub baseline: Arc<Target>,
     /// Under comparison.
     pub candidate: Option<Candidate>,
+    /// Would be under comparison, and could not be built; never together with a candidate.
+    pub missing: Option<Missing>,
     /// Gets copies of what the baseline answers; never together with a candidate.
     pub shadow: Option<Shadow>,
     /// Other backends with the prompt of the baseline, when its own is unavailable.

@@ -32,7 +32,10 @@ use self::{
     kept::{Kept, Release, SavedCopy, trim_slice},
     uses::{Thing, Uses},
 };
-use super::{Gateway, routes::ReleaseInput};
+use super::{
+    Gateway,
+    routes::{Fault, Faults, ReleaseInput},
+};
 use crate::{
     api::{
         LLMDeploymentSpec, keys,
@@ -242,24 +245,29 @@ impl Followed {
         let Some(release) = self.releases.get(&ObjectRef::new(name).within(namespace)) else {
             return Ok(None);
         };
-        let Release { uid, route, created, routing, other_backends, cache } =
+        let Release { uid, route, created, routing, trial, other_backends, cache, unread } =
             release.what.clone().ok_or(Unreadable)?;
         if routing.variants.is_empty() {
             return Ok(None);
         }
-        let variants: HashMap<String, Arc<PackedVariant>> = routing
-            .variants
-            .iter()
-            .filter_map(|routed| {
-                let copy = ObjectRef::new(&copy_name(name, &routed.revision)).within(namespace);
-
-                let saved = self.copies.get(&copy)?.what.as_ref()?.variant.clone()?;
-                Some((routed.revision.clone(), saved))
-            })
-            .collect();
+        let mut variants = HashMap::new();
+        let mut faults = Faults { variants: unread, ..Faults::default() };
+        let routed = routing.variants.iter().map(|routed| &routed.revision);
+        for revision in routed.chain(&trial) {
+            let copy = ObjectRef::new(&copy_name(name, revision)).within(namespace);
+            let saved = self.copies.get(&copy);
+            match saved.and_then(|copy| copy.what.as_ref()?.variant.clone()) {
+                Some(Ok(variant)) => _ = variants.insert(revision.clone(), variant),
+                Some(Err(why)) => _ = faults.copies.insert(revision.clone(), why),
+                None => {}
+            }
+        }
         let others = other_backends.iter().map(String::as_str);
-        let names: BTreeSet<&str> =
-            variants.values().map(|v| &*v.backend_name).chain(others).collect();
+        let names: BTreeSet<&str> = variants
+            .values()
+            .map(|v: &Arc<PackedVariant>| &*v.backend_name)
+            .chain(others)
+            .collect();
         let backends: HashMap<String, Arc<LLMDeploymentSpec>> = names
             .into_iter()
             .filter_map(|name| {
@@ -272,6 +280,8 @@ impl Followed {
             route,
             created,
             routing,
+            trial,
+            faults,
             namespace: namespace.to_owned(),
             name: name.to_owned(),
             variants,
@@ -312,14 +322,19 @@ impl Followed {
     async fn with_secrets(&mut self, mut input: ReleaseInput) -> ReleaseInput {
         let wanted: BTreeSet<SecretId> = secrets(&input).collect();
         for id in wanted {
-            if !self.secrets.contains_key(&id)
-                && let Some(value) = self.read_secret(&id).await
-            {
-                self.secrets.insert(id.clone(), value);
-            }
-            if let Some(value) = self.secrets.get(&id) {
-                let (_, name, key) = id;
-                input.secrets.insert(SecretKeyRef { name, key }, value.clone());
+            let known = self.secrets.get(&id).cloned();
+            let read = match known {
+                Some(value) => Ok(value),
+                None => self.read_secret(&id).await,
+            };
+            let (_, name, key) = &id;
+            let wanted = SecretKeyRef { name: name.clone(), key: key.clone() };
+            match read {
+                Ok(value) => {
+                    self.secrets.insert(id, value.clone());
+                    input.secrets.insert(wanted, value);
+                }
+                Err(fault) => _ = input.faults.secrets.insert(wanted, fault),
             }
         }
         input
@@ -330,7 +345,20 @@ impl Followed {
         let used = self.uses.secrets();
         self.secrets.retain(|id, _| used.contains(id));
         for id in used {
-            let Some(value) = self.read_secret(&id).await else { continue };
+            let value = match self.read_secret(&id).await {
+                Ok(value) => value,
+                Err(fault) => {
+                    let (namespace, name, key) = &id;
+                    tracing::debug!(
+                        namespace,
+                        name,
+                        key,
+                        "keeps its last value: {}",
+                        fault.message
+                    );
+                    continue;
+                }
+            };
             if self.secrets.get(&id) != Some(&value) {
                 self.secrets.insert(id.clone(), value);
                 let (namespace, name, key) = id;
@@ -339,24 +367,31 @@ impl Followed {
         }
     }
 
-    async fn read_secret(&self, (namespace, name, key): &SecretId) -> Option<SecretText> {
-        match self.secret_text(namespace, name, key).await {
-            Ok(text) => Some(SecretText::from(text)),
-            Err(why) => {
-                tracing::warn!(namespace, name, key, "a Secret can not be used: {why}");
-                None
-            }
-        }
-    }
-
-    async fn secret_text(&self, namespace: &str, name: &str, key: &str) -> Result<String, String> {
+    async fn read_secret(&self, (namespace, name, key): &SecretId) -> Result<SecretText, Fault> {
         let api: Api<Secret> = Api::namespaced(self.client.clone(), namespace);
-        let secret = api.get(name).await.map_err(|e| e.to_string())?;
+        let secret = api.get_opt(name).await.map_err(|error| {
+            let message = match &error {
+                kube::Error::Api(status) if status.code == 403 => format!(
+                    "gateways may not read the Secret {name}: bind the ClusterRole \
+                     serinus-gateway-api-keys to them in the namespace {namespace}"
+                ),
+                error => format!("the Secret {name} can not be read: {error}"),
+            };
+            Fault::new(Fault::SECRET_UNREADABLE, message)
+        })?;
+        let not_found = |why: &str| {
+            let message = format!("{why}: create it, or change the LLMDeployment");
+            Fault::new(Fault::SECRET_NOT_FOUND, message)
+        };
+        let secret = secret.ok_or_else(|| not_found(&format!("there is no Secret {name}")))?;
         let bytes = secret.data.as_ref().and_then(|d| d.get(key));
-        let bytes = bytes.ok_or_else(|| format!("the Secret has no key {key}"))?;
-        String::from_utf8(bytes.0.clone())
-            .map(|text| text.trim().to_owned())
-            .map_err(|_| "it is not text".to_owned())
+        let bytes =
+            bytes.ok_or_else(|| not_found(&format!("the Secret {name} has no key {key}")))?;
+        let text = std::str::from_utf8(&bytes.0).map_err(|_| {
+            let message = format!("the key {key} of the Secret {name} is not text");
+            Fault::new(Fault::SECRET_NOT_FOUND, message)
+        })?;
+        Ok(SecretText::from(text.trim().to_owned()))
     }
 }
 

@@ -82,7 +82,7 @@ fn exposed_are_ready(snapshot: &Snapshot, after: &PromptReleaseStatus) -> bool {
         VariantRole::Shadow => true,
         VariantRole::Stable | VariantRole::Previous => false,
     });
-    on_trial.map(|v| &v.revision).all(|revision| !snapshot.not_ready.contains_key(revision))
+    on_trial.map(|v| &v.revision).all(|revision| snapshot.why_not_ready(revision).is_none())
 }
 
 fn canary_within_step(snapshot: &Snapshot, after: &PromptReleaseStatus) -> bool {

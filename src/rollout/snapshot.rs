@@ -10,6 +10,7 @@ use crate::{
         CanaryPolicySpec, PromptReleaseSpec, PromptReleaseStatus, Variant, prompt_release::Counts,
         snapshot::Saved,
     },
+    prompt::short,
 };
 
 /// The world around one release at one moment.
@@ -46,6 +47,29 @@ pub struct Snapshot {
     pub gateways: Vec<Gateway>,
     /// What is known of the running canary's metrics from elsewhere, by metric name.
     pub external: Externals,
+}
+
+impl Snapshot {
+    /// Why a revision can not answer now: its backend is not ready, or a gateway can not
+    /// build it.
+    pub fn why_not_ready(&self, revision: &str) -> Option<String> {
+        let known = self.not_ready.get(revision).cloned();
+        known.or_else(|| self.unbuilt(revision))
+    }
+
+    /// Which gateways can not build a revision, and why.
+    pub fn unbuilt(&self, revision: &str) -> Option<String> {
+        let why = |gateway: &Gateway| gateway.unbuilt.get(revision).cloned();
+        let whys: Vec<String> = self.gateways.iter().filter_map(why).collect();
+        let (first, some, all) = (whys.first()?, whys.len(), self.gateways.len());
+        Some(format!("{some} of {all} gateways can not build {}: {first}", short(revision)))
+    }
+
+    /// As `unbuilt`, of what is asked only when `stable` fails.
+    pub fn unbuilt_beside(&self, stable: &str) -> Option<String> {
+        let all = self.gateways.iter().flat_map(|gateway| gateway.unbuilt.keys());
+        self.unbuilt(all.filter(|revision| *revision != stable).min()?)
+    }
 }
 
 /// What users of a route had before.
@@ -101,6 +125,8 @@ pub struct Gateway {
     pub applied: Option<i64>,
     /// It sent everything to stable because it saw no leader.
     pub control_loss: bool,
+    /// Why it can not build a variant, by revision.
+    pub unbuilt: BTreeMap<String, String>,
     /// Its counts by revision, under the applied generation.
     pub counts: BTreeMap<String, Counts>,
 }

@@ -133,6 +133,7 @@ impl Pulled {
                     instance: Some(report.instance.clone()),
                     applied: seen.map(|s| s.applied),
                     control_loss: seen.is_some_and(|s| s.control_loss),
+                    unbuilt: seen.map(|s| s.unbuilt.clone()).unwrap_or_default(),
                     counts: seen.map(|s| s.counts.clone()).unwrap_or_default(),
                 }
             })
@@ -162,8 +163,8 @@ fn changes(before: Option<&Pulled>, now: &Pulled) -> Changes {
         };
         for (release, state) in &report.releases {
             let same = old.releases.get(release).is_some_and(|o| {
-                (o.applied, o.control_loss, o.breaker_open)
-                    == (state.applied, state.control_loss, state.breaker_open)
+                (o.applied, o.control_loss, o.breaker_open, &o.unbuilt)
+                    == (state.applied, state.control_loss, state.breaker_open, &state.unbuilt)
             });
             if !same {
                 changes.releases.insert(release.clone());

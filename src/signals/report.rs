@@ -45,6 +45,10 @@ pub struct ReleaseReport {
     /// The canary's breaker is open.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub breaker_open: bool,
+    /// Why a variant can not be built here, by revision; also of a canary that is held out
+    /// of routing.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub unbuilt: BTreeMap<String, String>,
     /// Counts by revision, under the applied generation only. Requests whose answer
     /// ends after the generation changed still count under their own generation and are dropped from here.
     /// Not sent when there is one variant only: nothing is judged then.

@@ -216,3 +216,38 @@ fn a_release_without_gateways_starts_no_canary_evidence_and_never_promotes() {
     assert_eq!(world.phase(), Phase::Held);
     assert_eq!(world.status.stable.as_ref().unwrap().prompt, "a");
 }
+
+#[test]
+fn a_canary_that_one_gateway_can_not_build_waits_without_traffic_until_it_can() {
+    let policy: CanaryPolicySpec = serde_json::from_value(
+        serde_json::json!({"steps": [{"weight": 5, "samples": 100}], "progressDeadline": "1h"}),
+    )
+    .unwrap();
+    let mut world = World::new(policy, 2, 600.0);
+    world.decide();
+    world.release("b");
+    let go_on = |world: &mut World| {
+        for _ in 0..500 {
+            world.decide();
+            world.pass(SignedDuration::from_secs(15));
+        }
+    };
+    let why = "there is no Secret ca".to_owned();
+    world.gateways[1].unbuilt.insert(revision("b"), why.clone());
+    go_on(&mut world);
+    let said = |world: &World| world.status.conditions[0].message.clone();
+    let held = world.status.canary.as_ref().and_then(|canary| canary.held.as_deref());
+    assert_eq!((held, world.status.routing.variants.len()), (Some("BackendNotReady"), 1));
+    let message = said(&world);
+    assert!(message.contains("1 of 2 gateways") && message.contains(&why), "{message}");
+    world.gateways[1].unbuilt.clear();
+    go_on(&mut world);
+    assert_eq!(world.status.stable.as_ref().unwrap().prompt, "b", "{}", said(&world));
+    // Of what serves, it is told.
+    world.gateways[0].unbuilt.insert(revision("b"), why.clone());
+    world.decide();
+    assert!(said(&world).contains(&why) && world.status.conditions[0].status == "False");
+    world.gateways[0].unbuilt = [("another".to_owned(), why.clone())].into();
+    world.decide();
+    assert!(said(&world).contains(&why) && world.status.conditions[0].status == "True");
+}

@@ -68,6 +68,7 @@ pub struct SimulatedGateway {
     pub stuck: bool,
     pub silent: bool,
     pub control_loss: bool,
+    pub unbuilt: BTreeMap<String, String>,
     counts: BTreeMap<String, Counts>,
 }
 
@@ -84,6 +85,7 @@ impl World {
             stuck: false,
             silent: false,
             control_loss: false,
+            unbuilt: BTreeMap::new(),
             counts: BTreeMap::new(),
         };
         Self {
@@ -348,6 +350,7 @@ impl SimulatedGateway {
             instance: Some(self.instance.clone()),
             applied: self.applied,
             control_loss: self.control_loss,
+            unbuilt: self.unbuilt.clone(),
             counts: self.counts.clone(),
         }
     }

@@ -11,9 +11,10 @@ use super::{Claims, Standalone, key, namespace, secrets, state::Kept};
 use crate::{
     api::{
         CanaryPolicySpec, LLMDeploymentSpec, PromptRelease, PromptReleaseSpec,
+        llm_deployment::SecretKeyRef,
         snapshot::{PackedVariant, Saved},
     },
-    gateway::routes::{ReleaseInput, World},
+    gateway::routes::{Fault, Faults, ReleaseInput, World},
     rollout::{self, Problem, Request, ServedBefore, Snapshot, WithoutData, resolve},
     signals::report::GatewayReport,
 };
@@ -77,6 +78,7 @@ impl Standalone {
                 instance: Some(report.instance.clone()),
                 applied: seen.map(|s| s.applied),
                 control_loss: seen.is_some_and(|s| s.control_loss),
+                unbuilt: seen.map(|s| s.unbuilt.clone()).unwrap_or_default(),
                 counts: seen.map(|s| s.counts.clone()).unwrap_or_default(),
             }],
             external: external.unwrap_or_default(),
@@ -96,13 +98,7 @@ impl Standalone {
         let missing = secrets
             .iter()
             .find(|wanted| secrets::secret(&self.manifests, namespace, wanted).is_none())?;
-        Some(format!(
-            "SecretNotFound: no Secret {} with the key {}: add one to the folder, or set the \
-             environment variable {} and start again",
-            missing.name,
-            missing.key,
-            secrets::secret_variable(&missing.name, &missing.key)
-        ))
+        Some(format!("SecretNotFound: {}", no_secret(missing)))
     }
 
     /// What users of the route had from a release that was deleted, while this one has
@@ -177,23 +173,38 @@ impl Standalone {
                 route: release.route(),
                 created: kept.created.to_string(),
                 routing: kept.status.routing.clone(),
+                trial: kept.status.canary.as_ref().map(|c| c.variant.revision.clone()),
                 variants,
                 backends,
                 secrets: HashMap::new(),
+                faults: Faults::default(),
                 other_backends,
                 cache: release.spec.cache.clone(),
                 // Outside a cluster a Service is a name to resolve.
                 endpoints: HashMap::new(),
             };
-            input.secrets = input
-                .wanted_secrets()
-                .filter_map(|wanted| {
-                    let text = secrets::secret(&self.manifests, &input.namespace, &wanted)?;
-                    Some((wanted, text))
-                })
-                .collect();
+            let wanted: Vec<SecretKeyRef> = input.wanted_secrets().collect();
+            for wanted in wanted {
+                match secrets::secret(&self.manifests, &input.namespace, &wanted) {
+                    Some(text) => _ = input.secrets.insert(wanted, text),
+                    None => {
+                        let fault = Fault::new(Fault::SECRET_NOT_FOUND, no_secret(&wanted));
+                        input.faults.secrets.insert(wanted, fault);
+                    }
+                }
+            }
             Some(input)
         });
         inputs.collect()
     }
+}
+
+fn no_secret(missing: &SecretKeyRef) -> String {
+    format!(
+        "no Secret {} with the key {}: add one to the folder, or set the environment variable {} \
+         and start again",
+        missing.name,
+        missing.key,
+        secrets::secret_variable(&missing.name, &missing.key)
+    )
 }

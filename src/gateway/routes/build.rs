@@ -1,11 +1,14 @@
 //! From what a release says to a route that can be used.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::{Candidate, ReleaseInput, Route, Shadow, StickySource, Target};
+use super::{
+    Candidate, Fault, Missing, ReleaseInput, Route, Shadow, StickySource, Target,
+    problems::{Part, Problem},
+};
 use crate::{
     api::{
         LLMDeploymentSpec, Variant,
@@ -23,64 +26,94 @@ use crate::{
     prompt::{Template, revision},
 };
 
-/// A route as its input says; what must survive is taken over from `old`.
+/// What was built, and what of it could not be.
+pub(super) struct Built {
+    pub route: Route,
+    pub problems: Vec<Problem>,
+}
+
+/// A route as its input says, variant by variant; what must survive is taken over from
+/// `old`. A variant that can not be built takes no other down: another one answers its
+/// share, and what was drawn for it counts as turned away.
 ///
 /// # Errors
-/// What keeps it from being applied.
+/// What keeps the route as a whole from being built: there is neither stable nor, while
+/// baking, the variant before it.
 pub(super) fn build_route(
     input: &Arc<ReleaseInput>,
     key: String,
     old: Option<&Route>,
     backends: &Backends,
-) -> Result<Route, String> {
+) -> Result<Built, Vec<Problem>> {
     let routing = &input.routing;
     let of = |role| routing.variants.iter().find(|v| v.role == role);
-    let stable = of(VariantRole::Stable).ok_or_else(|| format!("{key}: no stable variant"))?;
-    let (baseline, candidate) = match (of(VariantRole::Canary), of(VariantRole::Previous)) {
+    let Some(stable) = of(VariantRole::Stable) else {
+        let fault = Fault::new(Fault::COPY_UNREADABLE, "its routing has no stable variant");
+        return Err(vec![Problem::of_route(fault)]);
+    };
+    let (outside, inside) = match (of(VariantRole::Canary), of(VariantRole::Previous)) {
         (Some(canary), _) => (stable, Some((canary, false))),
         // The same cut of users goes on: the promoted variant is still the one that the hash draws.
         (None, Some(previous)) => (previous, Some((stable, true))),
         (None, None) => (stable, None),
     };
-    let target = |routed: &RoutedVariant| {
-        let variant = input.variants.get(&routed.revision);
-        let missing = || format!("{key}: the saved copy of {} has not arrived", routed.revision);
-        build_target(input, &key, routed, variant.ok_or_else(missing)?, old, backends)
+    let mut builder = Builder { input, key: &key, old, backends, problems: vec![] };
+    let first = builder.variant(outside);
+    let second = inside.map(|(routed, promoted)| (routed, promoted, builder.variant(routed)));
+    let weight = |routed: &RoutedVariant| u32::try_from(routed.weight).unwrap_or(0);
+    let missing = |revision: &RoutedVariant, drawn: &RoutedVariant, inside| Missing {
+        revision: revision.revision.clone(),
+        drawn: drawn.revision.clone(),
+        weight: weight(drawn),
+        inside,
     };
-    let candidate = candidate
-        .map(|(variant, promoted)| {
-            let weight = u32::try_from(variant.weight).unwrap_or(0);
-            Ok::<_, String>(Candidate { target: target(variant)?, weight, promoted })
-        })
-        .transpose()?;
-    let shadow = of(VariantRole::Shadow)
-        .map(|variant| {
-            let percent = variant.copies.and_then(|p| u32::try_from(p).ok()).unwrap_or(0);
-            Ok::<_, String>(Shadow { target: target(variant)?, percent })
-        })
-        .transpose()?;
+    let (answers, baseline, candidate, missing) = match (first, second) {
+        (Some(first), None) => (outside, first, None, None),
+        (Some(first), Some((routed, promoted, Some(target)))) => {
+            let candidate = Candidate { target, weight: weight(routed), promoted };
+            (outside, first, Some(candidate), None)
+        }
+        (Some(first), Some((routed, _, None))) => {
+            (outside, first, None, Some(missing(routed, routed, true)))
+        }
+        // While baking, the variant before is missing.
+        (None, Some((routed, true, Some(target)))) => {
+            (routed, target, None, Some(missing(outside, routed, false)))
+        }
+        // A canary does not take stable's place.
+        (None, _) => return Err(builder.problems),
+    };
+    let shadow = of(VariantRole::Shadow).filter(|_| inside.is_none()).and_then(|routed| {
+        let percent = routed.copies.and_then(|p| u32::try_from(p).ok()).unwrap_or(0);
+        Some(Shadow { target: builder.variant(routed)?, percent })
+    });
+    let alternatives = builder.alternatives(answers);
+    builder.try_held_canary();
+    builder.tell_unread();
+    let problems = builder.problems;
     let kept = old.filter(|old| old.generation == routing.generation);
     let tally = |revision: &String| {
         let known = kept.and_then(|old| old.tallies.get(revision)).cloned();
         (revision.clone(), known.unwrap_or_default())
     };
-    let alternatives = alternatives(input, &key, baseline, old, backends)?;
-    Ok(Route {
+    let route = Route {
         input: input.clone(),
         release_hash: xxh3_64(key.as_bytes()) as u32,
         uid: input.uid.clone(),
         name: input.route.clone(),
         generation: routing.generation,
-        baseline: target(baseline)?,
-        shadow: shadow.filter(|_| candidate.is_none()),
+        baseline,
+        shadow,
         candidate,
+        missing,
         alternatives,
         sticky: routing.settings.sticky_from.iter().filter_map(|s| sticky_source(s)).collect(),
         fallback: routing.settings.fallback_to_stable,
         cache: input.cache.as_ref().map(|cache| cache.ttl.0),
         tallies: routing.variants.iter().map(|v| tally(&v.revision)).collect(),
         release: key,
-    })
+    };
+    Ok(Built { route, problems })
 }
 
 fn sticky_source(text: &str) -> Option<StickySource> {
@@ -94,29 +127,138 @@ fn sticky_source(text: &str) -> Option<StickySource> {
     }
 }
 
-/// The baseline's prompt on other backends. One that is missing is left out: it is
-/// asked for only when something else has failed already.
-fn alternatives(
-    input: &ReleaseInput,
-    key: &str,
-    baseline: &RoutedVariant,
-    old: Option<&Route>,
-    backends: &Backends,
-) -> Result<Vec<Arc<Target>>, String> {
-    let Some(variant) = input.variants.get(&baseline.revision) else { return Ok(vec![]) };
-    let known = input.other_backends.iter().filter_map(|name| {
-        Some((name, input.backends.get(name).filter(|_| **name != *variant.backend_name)?))
-    });
-    known
-        .map(|(name, backend)| {
-            let variant = variant.open().map_err(|e| format!("{key}: {e}"))?;
+/// Builds the variants of one route.
+struct Builder<'a> {
+    input: &'a ReleaseInput,
+    key: &'a str,
+    old: Option<&'a Route>,
+    backends: &'a Backends,
+    problems: Vec<Problem>,
+}
+
+impl Builder<'_> {
+    /// A routed variant; as it was built before when it can not be built now.
+    fn variant(&mut self, routed: &RoutedVariant) -> Option<Arc<Target>> {
+        let input = self.input;
+        let saved = input.variants.get(&routed.revision);
+        let built = match saved {
+            Some(saved) => self.build(routed, saved),
+            None => Err(no_copy(input, &routed.revision)),
+        };
+        built
+            .map_err(|fault| self.went_wrong(Part::Variant(routed.role), routed, fault))
+            .ok()
+            .or_else(|| {
+                built_before(self.old, &routed.revision).map(|old| old.in_role(routed.role))
+            })
+    }
+
+    fn build(
+        &self,
+        routed: &RoutedVariant,
+        saved: &Arc<PackedVariant>,
+    ) -> Result<Arc<Target>, Fault> {
+        build_target(self.input, self.key, routed, saved, self.old, self.backends)
+    }
+
+    fn went_wrong(&mut self, part: Part, routed: &RoutedVariant, fault: Fault) {
+        let revision = routed.revision.clone();
+        let saved = self.input.variants.get(&revision);
+        let backend = saved.map(|saved| saved.backend_name.to_string()).unwrap_or_default();
+        let kept = built_before(self.old, &revision).is_some();
+        self.problems.push(Problem { part, revision, backend, fault, kept });
+    }
+
+    /// The baseline's prompt on other backends. One that is missing is left out: it is
+    /// asked for only when something else has failed already.
+    fn alternatives(&mut self, baseline: &RoutedVariant) -> Vec<Arc<Target>> {
+        let input = self.input;
+        let Some(saved) = input.variants.get(&baseline.revision) else { return vec![] };
+        // It was read when the baseline was built, unless that one is of before.
+        let Ok(variant) = saved.open() else { return vec![] };
+        let names = input.other_backends.iter().filter(|name| **name != *saved.backend_name);
+        let mut all = vec![];
+        for name in names {
+            let Some(backend) = input.backends.get(name) else { continue };
             let backend = LLMDeploymentSpec::clone(backend);
             let revision = revision(&variant.prompt, &backend);
-            let other = Variant { backend_name: name.clone(), backend, ..variant };
+            let other = Variant { backend_name: name.clone(), backend, ..variant.clone() };
             let routed = RoutedVariant { revision, ..baseline.clone() };
-            build_target(input, key, &routed, &Arc::new((&other).into()), old, backends)
-        })
-        .collect()
+            match self.build(&routed, &Arc::new((&other).into())) {
+                Ok(target) => all.push(target),
+                Err(fault) => {
+                    let before = built_before(self.old, &routed.revision);
+                    let RoutedVariant { revision, .. } = routed;
+                    self.problems.push(Problem {
+                        part: Part::Fallback,
+                        revision,
+                        backend: name.clone(),
+                        fault,
+                        kept: before.is_some(),
+                    });
+                    all.extend(before.cloned());
+                }
+            }
+        }
+        all
+    }
+
+    /// A canary that the operator holds out of routing: whether it could be built now, so
+    /// that it comes back when it can, and not before.
+    fn try_held_canary(&mut self) {
+        let input = self.input;
+        let Some(revision) = &input.trial else { return };
+        if input.routing.variants.iter().any(|routed| routed.revision == *revision) {
+            return;
+        }
+        let (revision, role) = (revision.clone(), VariantRole::Canary);
+        let routed = RoutedVariant { revision, role, weight: 0, copies: None };
+        // A copy that is gone is no obstacle: it is saved anew with the canary's step.
+        let Some(saved) = input.variants.get(&routed.revision) else { return };
+        if let Err(fault) = self.build(&routed, saved) {
+            self.went_wrong(Part::Variant(role), &routed, fault);
+        }
+    }
+
+    /// Variants that a newer version routes in a way that is not known here.
+    fn tell_unread(&mut self) {
+        let unread = self.input.faults.variants.iter().map(|(revision, why)| Problem {
+            part: Part::Variant(VariantRole::Canary),
+            revision: revision.clone(),
+            backend: String::new(),
+            fault: Fault::new(
+                Fault::VARIANT_UNKNOWN,
+                format!("its place in the routing is not known here: {why}; update this gateway"),
+            ),
+            kept: false,
+        });
+        self.problems.extend(unread);
+    }
+}
+
+/// What was built of a revision in the route before.
+fn built_before<'a>(old: Option<&'a Route>, revision: &str) -> Option<&'a Arc<Target>> {
+    let mut all = old
+        .into_iter()
+        .flat_map(|r| std::iter::once(&r.baseline).chain(r.on_trial()).chain(&r.alternatives));
+    all.find(|target| target.revision == revision)
+}
+
+fn no_copy(input: &ReleaseInput, revision: &str) -> Fault {
+    match input.faults.copies.get(revision) {
+        Some(why) => Fault::new(
+            Fault::COPY_UNREADABLE,
+            format!(
+                "its saved copy can not be read: {why}. If a newer version wrote it, update this \
+                 gateway"
+            ),
+        ),
+        None => Fault::new(
+            Fault::COPY_NOT_FOUND,
+            "its saved copy (a ControllerRevision) has not arrived, or was deleted: the operator \
+             saves it anew while its PromptVersion and LLMDeployment exist",
+        ),
+    }
 }
 
 fn build_target(
@@ -126,24 +268,23 @@ fn build_target(
     saved: &Arc<PackedVariant>,
     old: Option<&Route>,
     backends: &Backends,
-) -> Result<Arc<Target>, String> {
+) -> Result<Arc<Target>, Fault> {
     let revision = routed.revision.as_str();
-    let variant = saved.open().map_err(|e| format!("{key}: {revision}: {e}"))?;
+    let unreadable = |e: serde_json::Error| Fault::new(Fault::COPY_UNREADABLE, e.to_string());
+    let variant = saved.open().map_err(unreadable)?;
     let backend = input.backends.get(&variant.backend_name).map_or(&variant.backend, Arc::as_ref);
-    let template =
-        Template::compile(&variant.prompt).map_err(|e| format!("{key}: {revision}: {e}"))?;
+    let template = Template::compile(&variant.prompt)
+        .map_err(|e| Fault::new(Fault::PROMPT_INVALID, e.to_string()))?;
     // Identity never changes, so the address is that of the saved copy.
     let base = variant.backend.base_url(&variant.backend_name, &input.namespace);
     let uris = Operation::ALL
         .iter()
         .map(|operation| uri(&base, *operation, backend))
-        .collect::<Result<Vec<Uri>, String>>()
-        .map_err(|e| format!("{key}: {e}"))?;
-    let uris: [Uri; 4] = uris.try_into().map_err(|_| format!("{key}: {base} is no address"))?;
+        .collect::<Result<Vec<Uri>, Fault>>()?;
+    let uris: [Uri; 4] = uris.try_into().map_err(|_| no_address(&base))?;
     let chat = uris[0].clone();
     let host = chat.authority().map_or("", |authority| authority.as_str());
-    let headers = headers(backend, host, &input.secrets)
-        .map_err(|e| format!("{key}: {}: {e}", variant.backend_name))?;
+    let headers = headers(backend, host, input)?;
     let default_port = if chat.scheme_str() == Some("https") { 443 } else { 80 };
     let origin = Origin {
         release: key.to_owned(),
@@ -158,22 +299,15 @@ fn build_target(
         server_port: chat.port_u16().unwrap_or(default_port),
     };
     let limits = &backend.limits;
-    let breaker = old
-        .into_iter()
-        .flat_map(|r| std::iter::once(&r.baseline).chain(r.on_trial()).chain(&r.alternatives))
-        .find(|t| t.revision == revision)
-        .map(|t| t.breaker.clone())
-        .unwrap_or_default();
+    let breaker = built_before(old, revision).map(|t| t.breaker.clone()).unwrap_or_default();
     let shared = backends.get(&input.namespace, &variant.backend_name, limits);
     let pods = input.endpoints.get(&variant.backend_name).filter(|_| backend.endpoint.is_none());
-    let trust = trust(backend, &input.secrets)
-        .map_err(|e| format!("{key}: {}: {e}", variant.backend_name))?;
-    let way = way(backend, &chat, &input.secrets, backends)
-        .map_err(|e| format!("{key}: {}: {e}", variant.backend_name))?;
+    let trust = trust(backend, input)?;
+    let way = way(backend, &chat, input, backends)?;
     let client = backends
         .clients
         .get(Manner::of(limits, trust, way))
-        .map_err(|e| format!("{key}: {}: {e}", variant.backend_name))?;
+        .map_err(|e| Fault::new(Fault::SECRET_INVALID, e.to_string()))?;
     Ok(Arc::new(Target {
         revision: revision.to_owned(),
         origin: Arc::new(origin),
@@ -184,7 +318,7 @@ fn build_target(
         first_token_timeout: limits.first_token_timeout.0,
         between_tokens_timeout: limits.between_tokens_timeout.0,
         retries: u32::try_from(limits.retries).unwrap_or(0),
-        template,
+        template: Arc::new(template),
         takes_stream_options: backend.takes_stream_options(),
         token_limit: backend.token_limit(),
         prices: Prices::of(backend),
@@ -198,12 +332,16 @@ fn build_target(
     }))
 }
 
-fn uri(base: &str, operation: Operation, backend: &LLMDeploymentSpec) -> Result<Uri, String> {
+fn no_address(base: &str) -> Fault {
+    Fault::new(Fault::ADDRESS_INVALID, format!("{base} is no address: change spec.endpoint.url"))
+}
+
+fn uri(base: &str, operation: Operation, backend: &LLMDeploymentSpec) -> Result<Uri, Fault> {
     let query = backend.endpoint.iter().flat_map(|e| &e.query);
     let query: Vec<String> = query.map(|(k, v)| format!("{}={}", escaped(k), escaped(v))).collect();
     let mark = if query.is_empty() { "" } else { "?" };
     let text = format!("{base}{}{mark}{}", operation.path(), query.join("&"));
-    text.parse().map_err(|e| format!("{base} is no address: {e}"))
+    text.parse().map_err(|_| no_address(base))
 }
 
 /// Percent-encoding of what is not unreserved (RFC 3986, section 2.3).
@@ -214,26 +352,28 @@ fn escaped(text: &str) -> String {
         .collect()
 }
 
+/// One key of a Secret that a backend names.
+fn secret<'a>(input: &'a ReleaseInput, wanted: &SecretKeyRef) -> Result<&'a SecretText, Fault> {
+    let SecretKeyRef { name, key } = wanted;
+    input.secrets.get(wanted).ok_or_else(|| {
+        input.faults.secrets.get(wanted).cloned().unwrap_or_else(|| {
+            let message = format!("there is no Secret {name} with the key {key}: create it");
+            Fault::new(Fault::SECRET_NOT_FOUND, message)
+        })
+    })
+}
+
 /// Whom to trust and as whom to appear. Without a Secret that it names, a backend is not
 /// spoken to: somebody else could be at its address.
-fn trust(
-    backend: &LLMDeploymentSpec,
-    secrets: &HashMap<SecretKeyRef, SecretText>,
-) -> Result<Trust, String> {
+fn trust(backend: &LLMDeploymentSpec, input: &ReleaseInput) -> Result<Trust, Fault> {
     let Some(tls) = backend.endpoint.as_ref().and_then(|e| e.tls.as_ref()) else {
         return Ok(Trust::default());
     };
-    let text = |wanted: &SecretKeyRef| {
-        let SecretKeyRef { name, key } = wanted;
-        secrets
-            .get(wanted)
-            .cloned()
-            .ok_or_else(|| format!("the Secret {name} with the key {key} is not known yet"))
-    };
+    let text = |wanted: &SecretKeyRef| secret(input, wanted).cloned();
     let own = |name: &str, key: &str| SecretKeyRef { name: name.to_owned(), key: key.to_owned() };
     let identity = tls.client_certificate_secret_ref.as_ref().map(|secret| {
         let certificate = text(&own(&secret.name, TLS_CERTIFICATE))?;
-        Ok::<_, String>((certificate, text(&own(&secret.name, TLS_KEY))?))
+        Ok::<_, Fault>((certificate, text(&own(&secret.name, TLS_KEY))?))
     });
     Ok(Trust {
         authorities: tls.ca_secret_ref.as_ref().map(text).transpose()?,
@@ -245,26 +385,25 @@ fn trust(
 fn way(
     backend: &LLMDeploymentSpec,
     uri: &Uri,
-    secrets: &HashMap<SecretKeyRef, SecretText>,
+    input: &ReleaseInput,
     backends: &Backends,
-) -> Result<Way, String> {
+) -> Result<Way, Fault> {
     if backend.endpoint.is_none() {
         return Ok(Way::Direct);
     }
     let Some(proxy) = &backend.proxy else { return Ok(backends.clients.proxies.way(uri)) };
-    let credentials = proxy.credentials_secret_ref.as_ref().map(|wanted| {
-        let SecretKeyRef { name, key } = wanted;
-        let known = secrets.get(wanted);
-        known.ok_or_else(|| format!("the Secret {name} with the key {key} is not known yet"))
-    });
+    let credentials = proxy.credentials_secret_ref.as_ref().map(|wanted| secret(input, wanted));
     Way::wanted(proxy, credentials.transpose()?, uri)
+        .map_err(|e| Fault::new(Fault::ADDRESS_INVALID, e))
 }
 
+/// What every request says of itself. A key that is named and not known is no key at all:
+/// without it the model would refuse every request.
 fn headers(
     backend: &LLMDeploymentSpec,
     host: &str,
-    secrets: &HashMap<SecretKeyRef, SecretText>,
-) -> Result<HeaderMap, String> {
+    input: &ReleaseInput,
+) -> Result<HeaderMap, Fault> {
     let endpoint = backend.endpoint.as_ref();
     let mut headers = HeaderMap::new();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -275,27 +414,34 @@ fn headers(
     if let Ok(host) = HeaderValue::from_str(host) {
         headers.insert(header::HOST, host);
     }
+    let wrong = |message: String| Fault::new(Fault::HEADER_INVALID, message);
+    let named = |name: &str| {
+        let no_name = |_| wrong(format!("{name} can not be a header's name: change it"));
+        name.parse::<HeaderName>().map_err(no_name)
+    };
     for (name, value) in endpoint.iter().flat_map(|e| &e.headers) {
-        let name: HeaderName =
-            name.parse().map_err(|_| format!("{name} can not be a header's name"))?;
-        let value =
-            value.parse().map_err(|_| format!("the value of {name} can not be a header's"))?;
-        headers.insert(name, value);
+        let value = value
+            .parse()
+            .map_err(|_| wrong(format!("the value of {name} can not be a header's: change it")))?;
+        headers.insert(named(name)?, value);
     }
-    let wanted = endpoint.and_then(|e| e.api_key_secret_ref.as_ref());
-    if let Some(key) = wanted.and_then(|wanted| secrets.get(wanted)) {
-        let (name, text) = match endpoint.and_then(|e| e.api_key_header.as_deref()) {
-            None => (header::AUTHORIZATION, format!("Bearer {}", key.expose())),
-            Some(name) => {
-                let name =
-                    name.parse().map_err(|_| format!("{name} can not be a header's name"))?;
-                (name, key.expose().to_owned())
-            }
-        };
-        let mut value: HeaderValue =
-            text.parse().map_err(|_| "the API key can not be sent in a header".to_owned())?;
-        value.set_sensitive(true);
-        headers.insert(name, value);
-    }
+    let Some(wanted) = endpoint.and_then(|e| e.api_key_secret_ref.as_ref()) else {
+        return Ok(headers);
+    };
+    let key = secret(input, wanted)?;
+    let (name, text) = match endpoint.and_then(|e| e.api_key_header.as_deref()) {
+        None => (header::AUTHORIZATION, format!("Bearer {}", key.expose())),
+        Some(name) => (named(name)?, key.expose().to_owned()),
+    };
+    let mut value: HeaderValue = text.parse().map_err(|_| {
+        let SecretKeyRef { name, key } = wanted;
+        let message = format!(
+            "the key {key} of the Secret {name} can not be sent in a header: it has a line break \
+             or another character that no header may have"
+        );
+        Fault::new(Fault::SECRET_INVALID, message)
+    })?;
+    value.set_sensitive(true);
+    headers.insert(name, value);
     Ok(headers)
 }

@@ -1,7 +1,13 @@
 //! What routes are made of: told by the cluster, by a folder, or by a test.
 
-use std::{borrow::Cow, collections::HashMap, net::SocketAddr, sync::Arc};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, HashMap},
+    net::SocketAddr,
+    sync::Arc,
+};
 
+use super::Fault;
 use crate::api::{
     LLMDeploymentSpec,
     llm_deployment::SecretKeyRef,
@@ -38,18 +44,33 @@ pub struct ReleaseInput {
     pub created: String,
     /// What the operator decided.
     pub routing: Routing,
+    /// The running canary, also while it is held out of routing.
+    pub trial: Option<String>,
     /// The saved variants, by revision.
     pub variants: HashMap<String, Arc<PackedVariant>>,
     /// The backends as they are now, by name: limits, pricing and secret of these count.
     pub backends: HashMap<String, Arc<LLMDeploymentSpec>>,
     /// What the backends' Secrets hold: API keys, certificates.
     pub secrets: HashMap<SecretKeyRef, SecretText>,
+    /// What could not be read.
+    pub faults: Faults,
     /// Where the pods of a backend are, by its name. None: its Service's name is resolved.
     pub endpoints: HashMap<String, Vec<SocketAddr>>,
     /// The names of backends that answer while the baseline's is unavailable.
     pub other_backends: Vec<String>,
     /// Identical requests are answered from memory.
     pub cache: Option<ResponseCache>,
+}
+
+/// What a release names and nobody could read.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Faults {
+    /// Why the place of a variant in the routing can not be read, by revision.
+    pub variants: BTreeMap<String, String>,
+    /// Why a saved variant can not be read, by revision.
+    pub copies: HashMap<String, String>,
+    /// Why a Secret can not be used.
+    pub secrets: HashMap<SecretKeyRef, Fault>,
 }
 
 impl ReleaseInput {

@@ -1,7 +1,7 @@
 //! What a gateway keeps of the objects that it follows: with ten thousand releases, their
 //! histories alone would be most of its memory.
 
-use std::{borrow::Cow, sync::Arc};
+use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
 use k8s_openapi::{
     NamespaceResourceScope,
@@ -17,7 +17,7 @@ use serde_json::Value;
 
 use crate::api::{
     LLMDeployment, LLMDeploymentSpec, PromptRelease, keys,
-    prompt_release::{ResponseCache, Routing},
+    prompt_release::{ResponseCache, RoutedVariant, Routing, RoutingSettings, VariantRole},
     snapshot::{PackedVariant, Saved},
 };
 
@@ -36,6 +36,14 @@ pub(super) trait Part {
     type Whole: Resource<DynamicType = (), Scope = NamespaceResourceScope> + DeserializeOwned;
 
     fn of(whole: Self::Whole) -> Self;
+
+    /// What can be used of an object that is not wholly understood.
+    fn salvage(_: &Value) -> Option<Self>
+    where
+        Self: Sized,
+    {
+        None
+    }
 }
 
 impl<'de, T: Part> Deserialize<'de> for Kept<T> {
@@ -48,10 +56,11 @@ impl<'de, T: Part> Deserialize<'de> for Kept<T> {
             resource_version: text("resourceVersion"),
             ..ObjectMeta::default()
         };
-        let what = serde_json::from_value(whole).map(T::of).inspect_err(|error| {
+        let what = T::Whole::deserialize(&whole).map(T::of).or_else(|error| {
             let ObjectMeta { name, namespace, .. } = &metadata;
             let kind = T::Whole::kind(&());
-            tracing::warn!(?namespace, ?name, "this {kind} can not be read: {error}");
+            tracing::warn!(?namespace, ?name, "this {kind} can not be read as a whole: {error}");
+            T::salvage(&whole).ok_or(error)
         });
         Ok(Self { metadata, what: what.ok() })
     }
@@ -93,8 +102,12 @@ pub(super) struct Release {
     pub route: String,
     pub created: String,
     pub routing: Routing,
+    /// The running canary, also while it is held out of routing.
+    pub trial: Option<String>,
     pub other_backends: Vec<String>,
     pub cache: Option<ResponseCache>,
+    /// Routed variants that can not be read, by revision, and why.
+    pub unread: BTreeMap<String, String>,
 }
 
 impl Part for Release {
@@ -106,9 +119,46 @@ impl Part for Release {
             route: release.route(),
             created: release.creation_timestamp().map(|t| t.0.to_string()).unwrap_or_default(),
             other_backends: release.other_backends(),
+            trial: release
+                .status
+                .as_ref()
+                .and_then(|s| Some(s.canary.as_ref()?.variant.revision.clone())),
             routing: release.status.map(|status| status.routing).unwrap_or_default(),
             cache: release.spec.cache,
+            unread: BTreeMap::new(),
         }
+    }
+
+    /// A newer version wrote it, with a field or a role of its own: stable serves, if at
+    /// least that can be read, and the rest is told.
+    fn salvage(whole: &Value) -> Option<Self> {
+        let text = |value: &Value| value.as_str().map(str::to_owned);
+        let (metadata, spec, status) = (&whole["metadata"], &whole["spec"], &whole["status"]);
+        let (mut variants, mut unread) = (vec![], BTreeMap::new());
+        for variant in status["routing"]["variants"].as_array()? {
+            match RoutedVariant::deserialize(variant) {
+                Ok(variant) => variants.push(variant),
+                Err(error) => _ = unread.insert(text(&variant["revision"])?, error.to_string()),
+            }
+        }
+        variants.iter().find(|variant| variant.role == VariantRole::Stable)?;
+        let others = spec["fallbackBackendRefs"].as_array().into_iter().flatten();
+        Some(Self {
+            uid: text(&metadata["uid"])?,
+            route: text(&spec["route"]).or_else(|| text(&metadata["name"]))?,
+            created: text(&metadata["creationTimestamp"]).unwrap_or_default(),
+            trial: text(&status["canary"]["revision"]),
+            other_backends: others.filter_map(|other| text(&other["name"])).collect(),
+            routing: Routing {
+                generation: status["routing"]["generation"].as_i64()?,
+                variants,
+                settings: RoutingSettings::deserialize(&status["routing"]["settings"])
+                    .unwrap_or_default(),
+                observed_by: String::new(),
+            },
+            cache: ResponseCache::deserialize(&spec["cache"]).ok(),
+            unread,
+        })
     }
 }
 
@@ -126,8 +176,8 @@ impl Part for Arc<LLMDeploymentSpec> {
 pub(super) struct SavedCopy {
     /// Whose it is.
     pub release: Option<String>,
-    /// None for a policy, and for what can not be read.
-    pub variant: Option<Arc<PackedVariant>>,
+    /// None for a policy; otherwise the variant, or why it can not be read.
+    pub variant: Option<Result<Arc<PackedVariant>, String>>,
 }
 
 impl Part for SavedCopy {
@@ -137,11 +187,11 @@ impl Part for SavedCopy {
         let name = copy.name_any();
         let release = copy.labels().get(keys::RELEASE_LABEL).cloned();
         let variant = match serde_json::from_value(copy.data.0) {
-            Ok(Saved::Variant(variant)) => Some(Arc::new(PackedVariant::from(&variant))),
+            Ok(Saved::Variant(variant)) => Some(Ok(Arc::new(PackedVariant::from(&variant)))),
             Ok(Saved::Policy(_)) => None,
             Err(error) => {
-                tracing::warn!(copy = name, "the saved copy can not be read: {error}");
-                None
+                tracing::debug!(copy = name, "the saved copy can not be read: {error}");
+                Some(Err(error.to_string()))
             }
         };
         Self { release, variant }
@@ -184,14 +234,27 @@ mod tests {
                 ]}},
             })
         };
-        let list = json!([release("old", "stable"), release("new", "a-role-of-next-year")]);
-        let kept: Vec<Kept<Release>> = serde_json::from_str(&list.to_string()).unwrap();
+        let mut unknown_field = release("next", "stable");
+        unknown_field["spec"]["ofNextYear"] = json!(true);
+        unknown_field["status"]["routing"]["variants"]
+            .as_array_mut()
+            .unwrap()
+            .push(json!({"revision": "s", "role": "a-role-of-next-year", "weight": 0}));
+        let list = [release("old", "stable"), release("new", "a-role-of-next-year"), unknown_field];
+        let kept: Vec<Kept<Release>> = serde_json::from_str(&json!(list).to_string()).unwrap();
         let known: Vec<_> = kept.iter().map(|k| (k.name_any(), k.what.is_some())).collect();
-        assert_eq!(known, [("old".to_owned(), true), ("new".to_owned(), false)]);
-        let [old, _] = &kept[..] else { panic!("two") };
+        let names = ["old", "new", "next"].map(str::to_owned);
+        assert_eq!(known, names.into_iter().zip([true, false, true]).collect::<Vec<_>>());
+        let [old, _, next] = &kept[..] else { panic!("three") };
+        let read = |kept: &Kept<Release>| {
+            let release = kept.what.clone().unwrap();
+            (release.uid, release.route, release.routing.variants.len(), release.unread.len())
+        };
+        assert_eq!(read(old), ("u".into(), "old".into(), 1, 0));
         assert_eq!(
-            old.what.as_ref().map(|r| (r.uid.as_str(), r.route.as_str())),
-            Some(("u", "old"))
+            read(next),
+            ("u".into(), "next".into(), 1, 1),
+            "stable serves, the rest is told"
         );
         assert_eq!((old.resource_version().as_deref(), old.labels().len()), (Some("7"), 0));
     }

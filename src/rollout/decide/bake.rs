@@ -155,7 +155,7 @@ fn stopped(draft: &Draft<'_>) -> Option<(&'static str, String)> {
         return Some(unfollowed);
     }
     for side in [&draft.status.stable, &draft.status.previous].into_iter().flatten() {
-        if let Some(why) = draft.snapshot.not_ready.get(&side.revision) {
+        if let Some(why) = draft.snapshot.why_not_ready(&side.revision) {
             let message = format!(
                 "LLMDeployment {} of {} is not ready, so nothing can be compared: {why}",
                 side.backend, side.revision

@@ -114,7 +114,7 @@ fn stopped(draft: &Draft<'_>, policy: &CanaryPolicySpec) -> Option<(&'static str
         return Some((reasons::WARMING_UP, message));
     }
     let stable = draft.status.stable.as_ref()?;
-    if let Some(why) = draft.snapshot.not_ready.get(&stable.revision) {
+    if let Some(why) = draft.snapshot.why_not_ready(&stable.revision) {
         let message = format!(
             "stable's LLMDeployment {} is not ready, so nothing can be compared: {why}",
             stable.backend
@@ -179,7 +179,7 @@ fn without_backend(
     let revision = canary.variant.revision.as_str();
     let routed = draft.status.routing.variants.iter().any(|v| v.revision == revision);
     let held = canary.held.as_deref() == Some(reasons::BACKEND_NOT_READY);
-    match draft.snapshot.not_ready.get(revision) {
+    match draft.snapshot.why_not_ready(revision) {
         Some(why) => {
             if !held || routed {
                 set_weight(draft, 0);
@@ -209,7 +209,7 @@ pub(super) fn enter_step(draft: &mut Draft<'_>, policy: &CanaryPolicySpec, index
     };
     let Some(stable) = draft.status.stable.clone() else { return };
     let Some(mut canary) = draft.status.canary.clone() else { return };
-    let ready = !draft.snapshot.not_ready.contains_key(&canary.variant.revision);
+    let ready = draft.snapshot.why_not_ready(&canary.variant.revision).is_none();
     let reached = policy.steps[..=index].iter().filter_map(|s| s.weight).max().unwrap_or(0);
     canary.step = i32::try_from(index).unwrap_or(i32::MAX);
     let exposed = ready && step.shadow.is_none();

@@ -9,7 +9,7 @@ use super::{
 use crate::{
     api::{
         conditions::Readiness,
-        prompt_release::{CanaryStatus, Outcome, Phase, RoutingSettings, VariantRole},
+        prompt_release::{CanaryStatus, Outcome, Phase, RoutingSettings, VariantRef, VariantRole},
     },
     prompt::short,
     rollout::{
@@ -31,7 +31,7 @@ pub(super) fn first_release(draft: &mut Draft<'_>) {
             return draft.say_as(Readiness::Stalled, reason, message);
         }
     };
-    if let Some(why) = draft.snapshot.not_ready.get(&target.revision) {
+    if let Some(why) = draft.snapshot.why_not_ready(&target.revision) {
         draft.status.phase = Phase::Initializing;
         let message = format!("waits for LLMDeployment {}: {why}", target.variant.backend_name);
         return draft.say(reasons::BACKEND_NOT_READY, message);
@@ -124,7 +124,7 @@ pub(super) fn settle_or_start(draft: &mut Draft<'_>) {
         }
         if !matches!(draft.status.phase, Phase::RollingBack | Phase::Promoting) {
             draft.status.phase = Phase::Stable;
-            draft.say(reasons::STABLE, format!("{} on {} serves", stable.prompt, stable.backend));
+            say_who_serves(draft, &stable);
         }
         return;
     }
@@ -134,6 +134,18 @@ pub(super) fn settle_or_start(draft: &mut Draft<'_>) {
         return failed_before(draft);
     }
     start(draft, &target.clone());
+}
+
+/// Stable serves, unless a gateway can not build it.
+fn say_who_serves(draft: &mut Draft<'_>, stable: &VariantRef) {
+    if let Some(why) = draft.snapshot.unbuilt(&stable.revision) {
+        return draft.say_as(Readiness::NotReady, reasons::NOT_BUILT, why);
+    }
+    let mut message = format!("{} on {} serves", stable.prompt, stable.backend);
+    if let Some(why) = draft.snapshot.unbuilt_beside(&stable.revision) {
+        message = format!("{message}, without one of its other backends: {why}");
+    }
+    draft.say(reasons::STABLE, message);
 }
 
 fn settle(draft: &mut Draft<'_>) {

@@ -31,6 +31,7 @@ reasons! {
     MANY_STICKY_KEYS = "ManyStickyKeys",
     METRIC_FAILED = "MetricFailed",
     METRIC_WITHOUT_DATA = "MetricWithoutData",
+    NOT_BUILT = "VariantNotBuilt",
     NO_DATA = "NoData",
     ONE_CALLER = "OneCaller",
     OPERATOR_AWAY = "OperatorAway",
