@@ -525,14 +525,34 @@ fn a_route_whose_owner_is_away_comes_back_to_it_and_nobody_is_forgotten() {
     place.write("other.yaml", &annotated);
     place.seconds(3);
     assert_eq!(place.served(), ["other/r"]);
-    // The owner is back.
+    // The owner is back. Who was given the route keeps it, though it is younger.
+    fs::rename(place.path("away"), place.path("release.yaml")).unwrap();
+    let news = place.seconds(3);
+    assert_eq!(place.served(), ["other/r"]);
+    assert!(news.iter().any(|n| n.contains("RouteTaken") && n.contains("other/r")), "{news:?}");
+    place.restart();
+    place.seconds(3);
+    assert_eq!(place.served(), ["other/r"]);
+    // And when that one leaves, the first owner goes on without an approval.
+    fs::remove_file(place.path("other.yaml")).unwrap();
+    place.seconds(40);
+    assert_eq!(place.served(), ["default/r"]);
+}
+
+#[test]
+fn an_owner_who_is_back_before_anybody_was_given_the_route_has_it_again() {
+    let other = format!("{FIXED}---\n{}", release("v2"))
+        .replace("metadata: {name: ", "metadata: {namespace: other, name: ")
+        .replace("spec: {promptRef", "spec: {route: r, promptRef");
+    let mut place = Place::new();
+    place.seconds(3);
+    place.write("other.yaml", &other);
+    fs::rename(place.path("release.yaml"), place.path("away")).unwrap();
+    place.seconds(120);
+    assert!(place.served().is_empty(), "the other waits for a person");
     fs::rename(place.path("away"), place.path("release.yaml")).unwrap();
     place.seconds(3);
     assert_eq!(place.served(), ["default/r"]);
-    // And when it leaves again, the other goes on without another approval.
-    away(&place);
-    place.seconds(40);
-    assert_eq!(place.served(), ["other/r"]);
 }
 
 #[test]

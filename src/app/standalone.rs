@@ -38,7 +38,7 @@ use crate::{
         prompt_release::VariantRef, snapshot::Saved,
     },
     gateway::{Gateway, notices::Notice},
-    rollout::{Effect, decide, snapshot::Action},
+    rollout::{Effect, decide, resolve::Claim, snapshot::Action},
     signals::{
         prometheus::{Prometheus, Questions, questions},
         report::{GatewayReport, ReleaseReport},
@@ -117,8 +117,8 @@ struct Rest {
     until: Option<Timestamp>,
 }
 
-/// Who asks for each route: creation time and `namespace/name`.
-type Claims = BTreeMap<String, Vec<(String, String)>>;
+/// Who asks for each route.
+type Claims = BTreeMap<String, Vec<Claim>>;
 
 impl Standalone {
     /// Opens a folder of manifests and the state file, which is created when missing.
@@ -298,8 +298,14 @@ impl Standalone {
         let mut claims = Claims::new();
         for release in releases {
             let name = key(release);
-            let created = self.state.get(&name).map_or_else(String::new, |k| k.created.to_string());
-            claims.entry(release.route()).or_default().push((created, name));
+            let kept = self.state.get(&name);
+            let claim = Claim {
+                created: kept.map_or_else(String::new, |k| k.created.to_string()),
+                serves: kept.is_some_and(|k| !k.status.routing.variants.is_empty()),
+                served: kept.is_some_and(|k| k.status.stable.is_some()),
+                release: name,
+            };
+            claims.entry(release.route()).or_default().push(claim);
         }
         claims
     }

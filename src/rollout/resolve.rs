@@ -143,17 +143,31 @@ pub fn measurable(
     Err(format!("{}; or leave it out of the CanaryPolicy", each.join("; ")))
 }
 
-/// Which of several releases holds a route: the oldest, then the first by name. Each
-/// is (route, creation time, `namespace/name`); the answer for `release` is the holder
-/// when that is another one.
-pub fn route_holder<'a>(
-    release: &str,
-    route: &str,
-    all: impl Iterator<Item = (&'a str, &'a str, &'a str)>,
-) -> Option<String> {
-    let holder =
-        all.filter(|(r, ..)| *r == route).map(|(_, created, name)| (created, name)).min()?;
-    (holder.1 != release).then(|| holder.1.to_owned())
+/// A release that asks for a route.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// `namespace/name`.
+    pub release: String,
+    /// When it was created, as text that sorts by time.
+    pub created: String,
+    /// Its status routes requests.
+    pub serves: bool,
+    /// It has served the route before, as far as anybody remembers: it was deleted and is back.
+    pub served: bool,
+}
+
+/// Which of several releases holds a route: the release that serves it; while none does,
+/// one that served it before; then the oldest, then the first by name. So a route belongs
+/// to somebody: who is away for a moment finds it again, and who has it does not lose it to
+/// a release with an older date. The answer for `release` is the holder when that is
+/// another one.
+pub fn route_holder(release: &str, all: &[Claim]) -> Option<String> {
+    let rank = |claim: &&Claim| {
+        let Claim { release, created, serves, served } = (*claim).clone();
+        (!serves, !served, created, release)
+    };
+    let holder = all.iter().min_by_key(rank)?;
+    (holder.release != release).then(|| holder.release.clone())
 }
 
 #[cfg(test)]
@@ -162,11 +176,30 @@ mod tests {
     use crate::api::prompt_release::{CanaryStatus, VariantRef};
 
     #[test]
-    fn the_older_release_holds_the_route_whatever_the_order() {
-        let (old, young) = (("r", "2026-01-01", "x/old"), ("r", "2026-01-02", "a/young"));
-        for all in [[old, young], [young, old]] {
-            assert_eq!(route_holder("a/young", "r", all.into_iter()), Some("x/old".into()));
-            assert_eq!(route_holder("x/old", "r", all.into_iter()), None);
+    fn a_route_is_held_by_who_serves_it_then_by_who_served_it_then_by_the_older() {
+        let claim = |release: &str, created: &str| Claim {
+            release: release.into(),
+            created: created.into(),
+            serves: false,
+            served: false,
+        };
+        let (old, young) = (claim("x/old", "2026-01-01"), claim("a/young", "2026-01-02"));
+        let serves = |claim: &Claim| Claim { serves: true, ..claim.clone() };
+        let served = |claim: &Claim| Claim { served: true, ..claim.clone() };
+        for (a, b, holder) in [
+            (old.clone(), young.clone(), "x/old"),
+            (old.clone(), serves(&young), "a/young"),
+            (old.clone(), served(&young), "a/young"),
+            (served(&old), serves(&young), "a/young"),
+            (serves(&old), serves(&young), "x/old"),
+            (served(&old), served(&young), "x/old"),
+        ] {
+            for all in [[a.clone(), b.clone()], [b.clone(), a.clone()]] {
+                for own in ["x/old", "a/young"] {
+                    let other = (own != holder).then(|| holder.to_owned());
+                    assert_eq!(route_holder(own, &all), other, "{all:?}");
+                }
+            }
         }
     }
 

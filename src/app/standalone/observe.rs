@@ -42,10 +42,8 @@ impl Standalone {
         let policy_name = spec.policy_ref.as_ref().map_or("", |p| p.name.as_str());
         let seen = report.releases.get(&key);
         let route = release.route();
-        let claims = claims.get(&route).into_iter().flatten();
-        let claims =
-            claims.map(|(created, name)| (route.as_str(), created.as_str(), name.as_str()));
-        let route_held_by = resolve::route_holder(&key, &route, claims);
+        let claims = claims.get(&route).map_or(&[][..], Vec::as_slice);
+        let route_held_by = resolve::route_holder(&key, claims);
         let mut not_ready = BTreeMap::new();
         if let (Ok(target), Some(backend)) = (&target, backend)
             && let Some(why) = self.unusable(&namespace, backend)

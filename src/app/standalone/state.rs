@@ -43,6 +43,19 @@ pub(super) struct Kept {
     pub deleted: Option<Timestamp>,
 }
 
+impl Kept {
+    fn has_route(&self, key: &str, route: &str) -> bool {
+        match &self.spec.route {
+            Some(own) => own == route,
+            None => key.split_once('/').is_some_and(|(_, name)| name == route),
+        }
+    }
+
+    fn serves(&self) -> bool {
+        !self.status.routing.variants.is_empty()
+    }
+}
+
 type Releases = BTreeMap<String, Kept>;
 
 /// All releases and their file.
@@ -99,6 +112,10 @@ impl State {
         release: &PromptRelease,
         now: Timestamp,
     ) -> Option<String> {
+        let route = release.route();
+        let taken = self.releases.iter().any(|(other, kept)| {
+            other != key && kept.deleted.is_none() && kept.serves() && kept.has_route(other, &route)
+        });
         let changed = &mut self.changed;
         let kept = self.releases.entry(key.to_owned()).or_insert_with(|| {
             *changed = true;
@@ -119,6 +136,15 @@ impl State {
         }
         let deleted = kept.deleted.take()?;
         self.changed = true;
+        if taken {
+            // Meanwhile a person gave the route to another release, which keeps it.
+            kept.status.routing.variants.clear();
+            kept.status.routing.generation += 1;
+            return Some(format!(
+                "was deleted at {deleted:.0} and is back: another release serves the route \
+                 {route} now and keeps it; delete that one to serve again"
+            ));
+        }
         let stable = kept.status.stable.as_ref();
         let serves = stable.map_or_else(|| "nothing".to_owned(), |s| short(&s.revision).to_owned());
         Some(format!(
@@ -151,13 +177,9 @@ impl State {
 
     /// The release that was deleted last of those that had served `route`.
     pub(super) fn served_before(&self, route: &str) -> Option<(&str, &Kept)> {
-        let of_route = |key: &str, kept: &Kept| match &kept.spec.route {
-            Some(own) => own == route,
-            None => key.split_once('/').is_some_and(|(_, name)| name == route),
-        };
         let deleted = self.releases.iter().filter(|(_, kept)| kept.deleted.is_some());
-        let served =
-            deleted.filter(|(key, kept)| kept.status.stable.is_some() && of_route(key, kept));
+        let served = deleted
+            .filter(|(key, kept)| kept.status.stable.is_some() && kept.has_route(key, route));
         let last = served.max_by_key(|(_, kept)| kept.deleted)?;
         Some((last.0, last.1))
     }

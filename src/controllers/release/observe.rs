@@ -166,19 +166,18 @@ pub(super) fn running_policy(
 
 fn route_held_by(release: &PromptRelease, key: &str, context: &Context) -> Option<String> {
     let route = release.route();
-    let claims: Vec<(String, String)> = context
+    let claims: Vec<resolve::Claim> = context
         .caches
         .releases
         .state_filter(|other| other.has_route(&route))
         .iter()
         .filter(|other| other.metadata.deletion_timestamp.is_none())
-        .map(|other| {
-            let name = format!("{}/{}", other.namespace().unwrap_or_default(), other.name_any());
-            let created = other.creation_timestamp().map(|t| t.0.to_string());
-            (created.unwrap_or_default(), name)
+        .map(|other| resolve::Claim {
+            release: format!("{}/{}", other.namespace().unwrap_or_default(), other.name_any()),
+            created: other.creation_timestamp().map(|t| t.0.to_string()).unwrap_or_default(),
+            serves: other.status.as_ref().is_some_and(|s| !s.routing.variants.is_empty()),
+            served: false,
         })
         .collect();
-    let claims =
-        claims.iter().map(|(created, name)| (route.as_str(), created.as_str(), name.as_str()));
-    resolve::route_holder(key, &route, claims)
+    resolve::route_holder(key, &claims)
 }

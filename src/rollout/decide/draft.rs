@@ -354,7 +354,7 @@ impl<'a> Draft<'a> {
         self.effects.push(Effect::Prune { keep: refs.chain(running).collect() });
     }
 
-    /// The younger of two releases of one route is not accepted. What it served before the
+    /// Of two releases of one route one is not accepted. What it served before the
     /// route was taken is remembered: it serves again when the route is free.
     pub(super) fn refuse_route(&mut self, holder: &str) {
         if !self.status.routing.variants.is_empty() {
@@ -367,7 +367,7 @@ impl<'a> Draft<'a> {
         self.status.analysis.clear();
         self.status.phase = Phase::Pending;
         let message = format!(
-            "the route is held by the older PromptRelease {holder}: choose another route, or delete one of them"
+            "the route is held by the PromptRelease {holder}: choose another route, or delete one of them"
         );
         self.say_as(Readiness::Stalled, reasons::ROUTE_TAKEN, message);
     }
