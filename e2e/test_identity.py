@@ -135,8 +135,8 @@ def test_no_log_metric_status_or_event_tells_a_secret(world):
     backend = m.backend("guarded", world.model.url)
     backend["spec"]["endpoint"]["apiKeySecretRef"] = {"name": "guarded", "key": "token"}
     world.cluster.apply([
-        {"apiVersion": "v1", "kind": "Secret", "metadata": m.meta("guarded"),
-         "stringData": {"token": upstream}},
+        {"apiVersion": "v1", "kind": "Secret", "stringData": {"token": upstream},
+         "metadata": m.meta("guarded") | {"annotations": {"serinus.dev/hosts": "127.0.0.1"}}},
         backend, m.client_key("planted", client), m.client_key("planted-bad", short)])
     world.cluster.kubectl("create", "rolebinding", "serinus-api-keys", "-n", "default",
                           "--clusterrole=serinus-gateway-api-keys",

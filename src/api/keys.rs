@@ -34,6 +34,8 @@ pub const REVISION_HEADER: &str = "x-serinus-revision";
 pub const SIGNATURE_HEADER: &str = "x-serinus-signature";
 /// The label on a Secret that holds a client key; its value is "true".
 pub const CLIENT_KEY_LABEL: &str = "serinus.dev/client-key";
+/// The annotation on a Secret that a backend names: the hosts to which it may be sent.
+pub const HOSTS_ANNOTATION: &str = "serinus.dev/hosts";
 /// Request header: the variant that a tester asks for: stable, canary or a revision.
 pub const VARIANT_HEADER: &str = "x-serinus-variant";
 /// The audience that service accounts' tokens for a gateway have.

@@ -2,6 +2,7 @@
 //! one immutable route; a change swaps it as a whole.
 
 mod build;
+mod grants;
 mod input;
 pub(super) mod problems;
 mod table;
@@ -15,6 +16,7 @@ use std::{
 use axum::http::{HeaderMap, Uri};
 
 pub use self::{
+    grants::Grants,
     input::{Faults, ReleaseInput, World},
     problems::Fault,
     table::{RouteTable, Standing},

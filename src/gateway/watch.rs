@@ -34,7 +34,7 @@ use self::{
 };
 use super::{
     Gateway,
-    routes::{Fault, Faults, ReleaseInput},
+    routes::{Fault, Faults, Grants, ReleaseInput},
 };
 use crate::{
     api::{
@@ -85,7 +85,7 @@ struct Followed {
     slices: Store<EndpointSlice>,
     by_service: Slices,
     uses: Uses,
-    secrets: BTreeMap<SecretId, SecretText>,
+    secrets: BTreeMap<SecretId, ReadSecret>,
     secrets_read: Timestamp,
 }
 
@@ -289,6 +289,7 @@ impl Followed {
             other_backends,
             cache,
             secrets: HashMap::new(),
+            grants: Grants::none(),
             endpoints: HashMap::new(),
         };
         input.endpoints = input
@@ -324,15 +325,16 @@ impl Followed {
         for id in wanted {
             let known = self.secrets.get(&id).cloned();
             let read = match known {
-                Some(value) => Ok(value),
+                Some(known) => Ok(known),
                 None => self.read_secret(&id).await,
             };
             let (_, name, key) = &id;
             let wanted = SecretKeyRef { name: name.clone(), key: key.clone() };
             match read {
-                Ok(value) => {
-                    self.secrets.insert(id, value.clone());
-                    input.secrets.insert(wanted, value);
+                Ok(read) => {
+                    input.grants.allow(&wanted.name, &read.hosts);
+                    input.secrets.insert(wanted, read.text.clone());
+                    self.secrets.insert(id, read);
                 }
                 Err(fault) => _ = input.faults.secrets.insert(wanted, fault),
             }
@@ -367,7 +369,7 @@ impl Followed {
         }
     }
 
-    async fn read_secret(&self, (namespace, name, key): &SecretId) -> Result<SecretText, Fault> {
+    async fn read_secret(&self, (namespace, name, key): &SecretId) -> Result<ReadSecret, Fault> {
         let api: Api<Secret> = Api::namespaced(self.client.clone(), namespace);
         let secret = api.get_opt(name).await.map_err(|error| {
             let message = match &error {
@@ -391,8 +393,17 @@ impl Followed {
             let message = format!("the key {key} of the Secret {name} is not text");
             Fault::new(Fault::SECRET_NOT_FOUND, message)
         })?;
-        Ok(SecretText::from(text.trim().to_owned()))
+        let hosts = secret.annotations().get(keys::HOSTS_ANNOTATION).cloned();
+        let text = SecretText::from(text.trim().to_owned());
+        Ok(ReadSecret { text, hosts: hosts.unwrap_or_default() })
     }
+}
+
+/// A key of a Secret, and to which hosts the Secret says that it may be sent.
+#[derive(Clone, PartialEq, Eq)]
+struct ReadSecret {
+    text: SecretText,
+    hosts: String,
 }
 
 /// The Secrets that a release's backends name.

@@ -9,15 +9,16 @@ use serinus::{
         llm_deployment::SecretKeyRef,
         prompt_release::{RoutedVariant, VariantRole},
     },
-    gateway::routes::ReleaseInput,
+    gateway::routes::{Grants, ReleaseInput},
 };
 
 use crate::bench::{Bench, edit, good, variant};
 
 /// Each way in which a variant can be impossible to build, and the word for it.
-const FAULTS: [(&str, &str); 10] = [
+const FAULTS: [(&str, &str); 11] = [
     ("no API key", "SecretNotFound"),
     ("an API key with a line break", "SecretInvalid"),
+    ("an API key for other hosts", "SecretNotGranted"),
     ("no authority", "SecretNotFound"),
     ("a garbled authority", "SecretInvalid"),
     ("no client certificate", "SecretNotFound"),
@@ -50,6 +51,12 @@ fn spoil(release: &mut ReleaseInput, revision: &str, fault: &str) {
         "no API key" => ("apiKeySecretRef", api_key),
         "an API key with a line break" => {
             know("key", "token", "a\nb");
+            ("apiKeySecretRef", api_key)
+        }
+        "an API key for other hosts" => {
+            know("key", "token", "k");
+            release.grants = Grants::none();
+            release.grants.allow("key", "api.openai.com");
             ("apiKeySecretRef", api_key)
         }
         "no authority" => ("tls", authority),

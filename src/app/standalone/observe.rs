@@ -14,7 +14,7 @@ use crate::{
         llm_deployment::SecretKeyRef,
         snapshot::{PackedVariant, Saved},
     },
-    gateway::routes::{Fault, Faults, ReleaseInput, World},
+    gateway::routes::{Fault, Faults, Grants, ReleaseInput, World},
     rollout::{self, Problem, Request, ServedBefore, Snapshot, WithoutData, resolve},
     signals::report::GatewayReport,
 };
@@ -175,6 +175,7 @@ impl Standalone {
                 variants,
                 backends,
                 secrets: HashMap::new(),
+                grants: Grants::default(),
                 faults: Faults::default(),
                 other_backends,
                 cache: release.spec.cache.clone(),

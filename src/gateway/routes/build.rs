@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Uri, header, uri::Authority};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::{
@@ -302,7 +302,7 @@ fn build_target(
     let breaker = built_before(old, revision).map(|t| t.breaker.clone()).unwrap_or_default();
     let shared = backends.get(&input.namespace, &variant.backend_name, limits);
     let pods = input.endpoints.get(&variant.backend_name).filter(|_| backend.endpoint.is_none());
-    let trust = trust(backend, input)?;
+    let trust = trust(backend, chat.host().unwrap_or_default(), input)?;
     let way = way(backend, &chat, input, backends)?;
     let client = backends
         .clients
@@ -363,9 +363,20 @@ fn secret<'a>(input: &'a ReleaseInput, wanted: &SecretKeyRef) -> Result<&'a Secr
     })
 }
 
+/// What is sent to a host, which the Secret must name.
+fn sent<'a>(
+    input: &'a ReleaseInput,
+    wanted: &SecretKeyRef,
+    host: &str,
+) -> Result<&'a SecretText, Fault> {
+    let text = secret(input, wanted)?;
+    input.grants.check(&wanted.name, host)?;
+    Ok(text)
+}
+
 /// Whom to trust and as whom to appear. Without a Secret that it names, a backend is not
 /// spoken to: somebody else could be at its address.
-fn trust(backend: &LLMDeploymentSpec, input: &ReleaseInput) -> Result<Trust, Fault> {
+fn trust(backend: &LLMDeploymentSpec, host: &str, input: &ReleaseInput) -> Result<Trust, Fault> {
     let Some(tls) = backend.endpoint.as_ref().and_then(|e| e.tls.as_ref()) else {
         return Ok(Trust::default());
     };
@@ -373,7 +384,8 @@ fn trust(backend: &LLMDeploymentSpec, input: &ReleaseInput) -> Result<Trust, Fau
     let own = |name: &str, key: &str| SecretKeyRef { name: name.to_owned(), key: key.to_owned() };
     let identity = tls.client_certificate_secret_ref.as_ref().map(|secret| {
         let certificate = text(&own(&secret.name, TLS_CERTIFICATE))?;
-        Ok::<_, Fault>((certificate, text(&own(&secret.name, TLS_KEY))?))
+        let key = sent(input, &own(&secret.name, TLS_KEY), host)?.clone();
+        Ok::<_, Fault>((certificate, key))
     });
     Ok(Trust {
         authorities: tls.ca_secret_ref.as_ref().map(text).transpose()?,
@@ -392,7 +404,10 @@ fn way(
         return Ok(Way::Direct);
     }
     let Some(proxy) = &backend.proxy else { return Ok(backends.clients.proxies.way(uri)) };
-    let credentials = proxy.credentials_secret_ref.as_ref().map(|wanted| secret(input, wanted));
+    let address = proxy.url.as_ref().and_then(|url| url.parse::<Uri>().ok());
+    let host = address.as_ref().and_then(Uri::host).unwrap_or_default();
+    let credentials = proxy.credentials_secret_ref.as_ref();
+    let credentials = credentials.map(|wanted| sent(input, wanted, host));
     Way::wanted(proxy, credentials.transpose()?, uri)
         .map_err(|e| Fault::new(Fault::ADDRESS_INVALID, e))
 }
@@ -428,7 +443,8 @@ fn headers(
     let Some(wanted) = endpoint.and_then(|e| e.api_key_secret_ref.as_ref()) else {
         return Ok(headers);
     };
-    let key = secret(input, wanted)?;
+    let name = host.parse::<Authority>();
+    let key = sent(input, wanted, name.as_ref().map_or(host, |name| name.host()))?;
     let (name, text) = match endpoint.and_then(|e| e.api_key_header.as_deref()) {
         None => (header::AUTHORIZATION, format!("Bearer {}", key.expose())),
         Some(name) => (named(name)?, key.expose().to_owned()),

@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use super::Fault;
+use super::{Fault, Grants};
 use crate::api::{
     LLMDeploymentSpec,
     llm_deployment::SecretKeyRef,
@@ -52,6 +52,8 @@ pub struct ReleaseInput {
     pub backends: HashMap<String, Arc<LLMDeploymentSpec>>,
     /// What the backends' Secrets hold: API keys, certificates.
     pub secrets: HashMap<SecretKeyRef, SecretText>,
+    /// Where these may be sent.
+    pub grants: Grants,
     /// What could not be read.
     pub faults: Faults,
     /// Where the pods of a backend are, by its name. None: its Service's name is resolved.

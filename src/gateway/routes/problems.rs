@@ -30,6 +30,7 @@ impl Fault {
     const ROUTE_TAKEN: &str = "RouteTaken";
     /// A Secret, or a key in it, does not exist.
     pub const SECRET_NOT_FOUND: &str = "SecretNotFound";
+    pub(super) const SECRET_NOT_GRANTED: &str = "SecretNotGranted";
     /// A Secret may exist and can not be read.
     pub const SECRET_UNREADABLE: &str = "SecretUnreadable";
 
