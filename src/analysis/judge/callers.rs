@@ -2,8 +2,8 @@
 //! difference, on either side.
 //!
 //! For each caller with less than two thirds of the requests, the metric is measured again
-//! without it. A failure stands when the rest shows it, too: beyond the harm margin by more
-//! than chance ([`REST_Z`]). To demand that the rest alone passes the boundary of the test
+//! without it. A failure stands when the rest shows it, too: with as many observations as
+//! any verdict needs, beyond the harm margin by more than chance ([`REST_Z`]). To demand that the rest alone passes the boundary of the test
 //! would take up to twice as many samples to find a canary that is bad for everybody. A
 //! pass stands when the rest, of which there must be some, does not fail and is observed
 //! below the accept margin.
@@ -14,7 +14,7 @@
 
 use std::cell::OnceCell;
 
-use super::{Boundaries, Evidence, MINIMUM_OF_MEANS, Measured, Window};
+use super::{Boundaries, Evidence, MINIMUM_OF_MEANS, Measured, Window, minimum};
 use crate::{
     analysis::callers::{minorities, without},
     api::{
@@ -89,7 +89,8 @@ fn failure_stands(metric: &Metric, measured: &Measured, rest: &Measured, harm: f
     if measured.beyond_floor(metric).is_some() {
         return rest.looks_beyond_floor(metric);
     }
-    rest.difference().is_some() && rest.z_harm(harm) > REST_Z
+    let enough = rest.smallest_side() >= minimum(rest);
+    enough && rest.difference().is_some() && rest.z_harm(harm) > REST_Z
 }
 
 /// Whether others see a canary that can be accepted, too: enough of them, or a few lucky
