@@ -8,6 +8,7 @@
 mod assign;
 mod backends;
 mod breaker;
+mod budget;
 pub mod cache;
 mod caching;
 mod callers;
@@ -50,11 +51,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use jiff::Timestamp;
-use tokio::sync::Semaphore;
 
 use self::{
     backends::Backends,
+    budget::{Budget, Class, SMALL},
     cache::Cache,
     clients::{Clients, Proxies},
     exported::Exported,
@@ -76,6 +78,7 @@ use self::{
     unread::Unread,
 };
 use crate::{
+    openai::error::ApiError,
     signals::{
         addresses::Addresses,
         report::{GatewayReport, ReleaseReport},
@@ -159,8 +162,8 @@ pub struct Gateway {
     refused: Seldom,
     /// Requests that have ended in a panic.
     panics: Arc<server::Panics>,
-    /// Room for large request bodies.
-    large_bodies: Arc<Semaphore>,
+    /// What connections, bodies and answers hold.
+    budget: Arc<Budget>,
     started: Instant,
     /// Milliseconds after the start when a leader last asked.
     leader_seen: AtomicI64,
@@ -182,6 +185,8 @@ impl Gateway {
         let panics = Arc::<server::Panics>::default();
         exported.counts_panics(panics.counter());
         let notices = Arc::new(Notices::default());
+        let budget = Budget::new(config.limits.memory);
+        exported.also(budget.clone());
         exported.also(notices.clone());
         let exported = Arc::new(exported);
         let mut sinks: Vec<Arc<dyn Sink>> =
@@ -192,7 +197,7 @@ impl Gateway {
         let clients = Clients::new(config.addresses.clone(), config.proxies.clone());
         let instance = rand::random::<u64>();
         Arc::new(Self {
-            large_bodies: server::room(&config.limits),
+            budget,
             refused: Seldom::default(),
             panics,
             table: RouteTable::new(Backends::new(clients)),
@@ -289,6 +294,12 @@ impl Gateway {
     pub fn cost(&self) -> CostReport {
         let (instance, totals) = (self.instance.clone(), self.ledger.lines());
         CostReport { instance, since: self.since, totals }
+    }
+
+    /// A kept answer, held until it was read: the cache may drop it before.
+    fn hold_answer(&self, body: &Bytes) -> Result<Bytes, ApiError> {
+        let bytes = if body.len() > SMALL { body.len() } else { 0 };
+        Ok(self.budget.take(Class::Answers, bytes)?.keep(body.clone()))
     }
 
     /// No leader was seen for too long.

@@ -24,6 +24,11 @@ pub struct Options {
 }
 
 impl Options {
+    /// Bytes of memory for kept answers.
+    pub fn memory(&self) -> u64 {
+        self.cache_memory << 20
+    }
+
     /// Sets it up; the shared cache is not asked yet, and need not be there.
     ///
     /// # Errors
@@ -39,7 +44,7 @@ impl Options {
                 Some(SharedConfig { url, prefix: self.cache_redis_prefix.clone() })
             }
         };
-        let config = CacheConfig { memory: self.cache_memory << 20, shared };
+        let config = CacheConfig { memory: self.memory(), shared };
         Cache::new(config).context("--cache-redis-url-file")
     }
 }

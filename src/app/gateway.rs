@@ -85,7 +85,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         control_loss_timeout: Duration::from_secs(options.control_loss_seconds),
         identities,
         operators,
-        limits: options.limits.build(),
+        limits: options.limits.build(options.cache.memory())?,
         addresses: Arc::new(options.addresses.build()),
         proxies: Proxies::of_environment(),
         telemetry,

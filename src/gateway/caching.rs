@@ -9,6 +9,7 @@ use jiff::Timestamp;
 
 use super::{
     Gateway,
+    budget::{ANSWER_COPIES, Held, SMALL},
     cache::{Cache, Directives, Entry, Form, Key, Parts, Recording, key},
     phases::Request,
     routes::{Route, Target},
@@ -74,27 +75,36 @@ impl Caching {
     /// Keeps a complete answer that passed its check.
     pub(super) fn keep(&self, body: Bytes, answer: &Answer) {
         if self.directives.store {
-            let entry = Entry::new(body, answer, (self.clock)());
+            // A copy of its own: the cache has a bound of its own.
+            let entry = Entry::new(Bytes::copy_from_slice(&body), answer, (self.clock)());
             self.cache.put(self.key, Arc::new(entry), self.ttl);
         }
     }
 
     /// A stream to be kept when it has ended.
-    pub(super) fn record(self) -> Recorded {
-        Recorded { recording: Recording::new(self.cache.largest()), caching: self }
+    pub(super) fn record(self, held: Held) -> Recorded {
+        let recording = Recording::new(self.cache.largest());
+        Recorded { recording, length: 0, held, caching: self }
     }
 }
 
 /// A stream that is kept while it passes.
 pub(super) struct Recorded {
     recording: Recording,
+    length: usize,
+    held: Held,
     caching: Caching,
 }
 
 impl Recorded {
-    /// Some bytes have gone to the application.
-    pub(super) fn push(&mut self, chunk: &[u8]) {
+    /// Some bytes have gone to the application; false when there is no room to keep them.
+    pub(super) fn push(&mut self, chunk: &[u8]) -> bool {
+        self.length += chunk.len();
+        if self.length > SMALL && self.held.grow_to(self.length * ANSWER_COPIES).is_err() {
+            return false;
+        }
         self.recording.push(chunk);
+        true
     }
 
     /// It is complete, and passed its check.

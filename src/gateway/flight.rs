@@ -11,6 +11,7 @@ use super::{
     Gateway,
     assign::Assigned,
     backends::Taken,
+    budget::{Class, Held},
     check::check,
     feedback::{Issued, Kind},
     phases::Passed,
@@ -133,6 +134,11 @@ impl Flight {
             crowded: false,
             recorded: false,
         }
+    }
+
+    /// To be grown with what is held of its answer.
+    pub(super) fn holds(&self) -> Held {
+        self.gateway.budget.nothing(Class::Answers)
     }
 
     /// What is sent; kept where the configuration asks for it.

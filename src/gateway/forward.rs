@@ -8,6 +8,7 @@ use futures::{Stream, stream};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
+    budget::Class,
     caching::Recorded,
     flight::{Flight, told_code},
     upstream::{self, Next},
@@ -32,8 +33,11 @@ pub(super) fn body(forward: Forward) -> impl Stream<Item = Result<Bytes, Infalli
         let mut forward = state?;
         match forward.stream.next(&mut forward.flight).await {
             Next::Chunk(chunk) => {
-                if let Some(recorded) = &mut forward.recorded {
-                    recorded.push(&chunk);
+                // Where there is no room, it is not kept.
+                if let Some(recorded) = &mut forward.recorded
+                    && !recorded.push(&chunk)
+                {
+                    forward.recorded = None;
                 }
                 Some((Ok(chunk), Some(forward)))
             }
@@ -51,8 +55,11 @@ pub(super) fn body(forward: Forward) -> impl Stream<Item = Result<Bytes, Infalli
                 None
             }
             // Broken in the middle: the application has begun to read, so nobody else can answer.
-            next @ (Next::Broken | Next::Late) => {
-                let error = if matches!(next, Next::Late) {
+            next @ (Next::Broken | Next::Late | Next::Crowded) => {
+                let error = if matches!(next, Next::Crowded) {
+                    forward.flight.crowded = true;
+                    Class::Answers.refusal()
+                } else if matches!(next, Next::Late) {
                     let message = "the model's stream took longer than the backend's limits allow";
                     ApiError::new(504, "upstream_timeout", message)
                 } else {

@@ -201,6 +201,10 @@ impl Attempts<'_> {
         if let Some(drawn) = drawn.take() {
             drawn.exclude();
         }
+        let body = match gateway.hold_answer(&entry.body) {
+            Ok(body) => body,
+            Err(error) => return Some(error_response(&error)),
+        };
         let mut cached = Assigned {
             group: *group,
             unique: *unique,
@@ -210,7 +214,7 @@ impl Attempts<'_> {
         flight.answer = entry.answer();
         let content_type =
             if request.asked.stream { "text/event-stream" } else { "application/json" };
-        let mut response = respond(&flight, content_type, Body::from(entry.body.clone()));
+        let mut response = respond(&flight, content_type, Body::from(body));
         response.headers_mut().insert(keys::CACHE_HEADER, HeaderValue::from_static("hit"));
         flight.finish(RecordOutcome::Ok);
         Some(response)
@@ -329,7 +333,7 @@ impl Attempts<'_> {
             }
             Ok(Started::Stream(stream)) => {
                 let head = respond(&flight, "text/event-stream", Body::empty());
-                let recorded = caching.map(Caching::record);
+                let recorded = caching.map(|caching| caching.record(flight.holds()));
                 let forward = Forward { stream, flight, recorded, _permit: permit };
                 let body = Body::from_stream(forward::body(forward));
                 let (parts, _) = head.into_parts();

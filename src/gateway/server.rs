@@ -10,6 +10,7 @@ mod guard;
 mod head;
 mod pace;
 mod paths;
+mod strangers;
 
 use std::{convert::Infallible, future::Future, sync::Arc, time::Duration};
 
@@ -17,6 +18,7 @@ use axum::{
     body::Body,
     http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header, request::Parts},
 };
+use bytes::Bytes;
 use http_body::Body as _;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
@@ -28,13 +30,16 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub(super) use self::{body::room, guard::Panics};
+pub(super) use self::guard::Panics;
 use self::{
-    body::{Answer, Whole},
+    body::Answer,
     pace::{Paced, Turn},
+    strangers::{Connected, Strangers},
 };
 use super::{
-    Gateway, encoding,
+    Gateway,
+    budget::{Class, Held, REQUEST},
+    encoding,
     identity::{self, Client},
     limits::Limits,
     phases,
@@ -124,6 +129,7 @@ pub async fn serve(
 /// Takes connections, without end.
 async fn accept(door: &Door, shared: &Arc<Shared>, connections: &TaskTracker) {
     let room = Arc::new(Semaphore::new(shared.limits().connections.min(Semaphore::MAX_PERMITS)));
+    let strangers = Strangers::new(shared.gateway.budget.clone());
     loop {
         let stream = match door.listener.accept().await {
             Ok((stream, _)) => stream,
@@ -141,6 +147,7 @@ async fn accept(door: &Door, shared: &Arc<Shared>, connections: &TaskTracker) {
             continue;
         };
         let (shared, tls) = (shared.clone(), door.tls.clone());
+        let place = Seated { connected: strangers.enter(), _place: place };
         let Some(seat) = door.workers.as_ref().and_then(|workers| workers.seat()) else {
             connections.spawn(opened(stream, tls, shared, place));
             continue;
@@ -168,24 +175,35 @@ fn turn_away(stream: &TcpStream, encrypted: bool) {
     }
 }
 
+/// What a connection holds as long as it is open.
+struct Seated {
+    connected: Arc<Connected>,
+    _place: OwnedSemaphorePermit,
+}
+
 async fn opened(
     stream: TcpStream,
     tls: Option<Arc<ServerTls>>,
     shared: Arc<Shared>,
-    place: OwnedSemaphorePermit,
+    place: Seated,
 ) {
-    match tls {
-        None => connection(stream, shared, place).await,
-        Some(tls) => encrypted(&tls, stream, shared, place).await,
+    let connected = place.connected.clone();
+    let work = async {
+        match tls {
+            None => connection(stream, shared, place).await,
+            Some(tls) => encrypted(&tls, stream, shared, place).await,
+        }
+    };
+    tokio::select! {
+        biased;
+        () = work => {}
+        () = connected.makes_room() => {
+            tracing::debug!("a connection without a key made room for another one");
+        }
     }
 }
 
-async fn encrypted(
-    tls: &ServerTls,
-    stream: TcpStream,
-    shared: Arc<Shared>,
-    place: OwnedSemaphorePermit,
-) {
+async fn encrypted(tls: &ServerTls, stream: TcpStream, shared: Arc<Shared>, place: Seated) {
     let handshake = tokio::time::timeout(shared.limits().header_time, tls.accept(stream));
     let handshake = tokio::select! {
         done = handshake => done,
@@ -198,26 +216,30 @@ async fn encrypted(
     }
 }
 
-async fn connection<T>(stream: T, shared: Arc<Shared>, _place: OwnedSemaphorePermit)
+async fn connection<T>(stream: T, shared: Arc<Shared>, place: Seated)
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let turn = Arc::new(Turn::default());
-    let io = TokioIo::new(Paced::new(stream, turn.clone(), shared.limits()));
+    let io =
+        TokioIo::new(Paced::new(stream, turn.clone(), shared.limits(), &shared.gateway.budget));
     let service = service_fn(|request| {
         let (shared, answering, turn) = (shared.clone(), turn.begin(), turn.clone());
+        let connected = place.connected.clone();
         async move {
-            let (response, is_stream) = shared.answer(request, &turn).await;
+            let (mut response, is_stream) = shared.answer(request, &turn, &connected).await;
+            let held = response.extensions_mut().remove::<Arc<Held>>();
             let (limits, panics) = (shared.limits(), &shared.gateway.panics);
             Ok::<_, Infallible>(
-                response.map(|body| Answer::new(body, answering, limits, is_stream, panics)),
+                response
+                    .map(|body| Answer::new((body, held), answering, limits, is_stream, panics)),
             )
         }
     });
     // `Paced` knows the time; without a timer hyper keeps none.
     let connection = http1::Builder::new()
         .max_header_size(shared.limits().headers)
-        .max_buf_size(shared.limits().headers.max(64 << 10))
+        .max_buf_size(shared.limits().headers.max(32 << 10))
         .serve_connection(io, service);
     let mut connection = std::pin::pin!(connection);
     tokio::select! {
@@ -244,7 +266,12 @@ impl Shared {
     }
 
     /// The answer, and whether it is a stream of events.
-    async fn answer(&self, request: Request<Incoming>, turn: &Turn) -> (Response<Body>, bool) {
+    async fn answer(
+        &self,
+        request: Request<Incoming>,
+        turn: &Turn,
+        connected: &Connected,
+    ) -> (Response<Body>, bool) {
         if request.body().is_end_stream() {
             turn.received();
         }
@@ -257,8 +284,12 @@ impl Shared {
         }
         let work = async {
             match self.face {
-                Face::Applications => self.for_applications(head, body, turn).await,
-                Face::Operators => self.for_operators(head, body).await,
+                Face::Applications => self.for_applications(head, body, turn, connected).await,
+                Face::Operators => {
+                    // They have shares of their own: whoever reaches this address is one of us.
+                    connected.is_known().ok();
+                    self.for_operators(head, body).await
+                }
             }
         };
         let result = guard::guarded(work, &self.gateway.panics).await;
@@ -286,6 +317,7 @@ impl Shared {
         mut head: Parts,
         body: Incoming,
         turn: &Turn,
+        connected: &Connected,
     ) -> Result<Response<Body>, ApiError> {
         let gateway = &self.gateway;
         identity::conceal(&mut head.headers);
@@ -293,14 +325,18 @@ impl Shared {
         if head.method == Method::POST
             && let Some(asked) = paths::operation(path)
         {
-            let (client, Whole { bytes, room: _held }) = self.known(&head.headers, body).await?;
+            let (client, held, bytes) = self.known(&head.headers, body, connected).await?;
             turn.received();
-            return Ok(phases::serve(gateway.clone(), asked, client, head.headers, bytes).await);
+            let served = phases::serve(gateway.clone(), asked, client, head.headers, bytes);
+            let mut response = served.await;
+            response.extensions_mut().insert(Arc::new(held));
+            return Ok(response);
         }
         if (head.method == Method::GET || head.method == Method::HEAD)
             && let Some(name) = paths::model(path)
         {
             let client = gateway.config.identities.authenticate(&head.headers)?;
+            connected.is_known()?;
             return match name {
                 Some(name) => self.model(client.as_deref(), &name),
                 None => Ok(self.models(client.as_deref())),
@@ -310,8 +346,7 @@ impl Shared {
             (&Method::GET | &Method::HEAD, "/healthz") => Ok(text("ok")),
             (&Method::GET | &Method::HEAD, "/readyz") => Ok(self.ready()),
             (&Method::POST, "/serinus/v1/feedback") => {
-                let (client, Whole { bytes, room: _held }) =
-                    self.known(&head.headers, body).await?;
+                let (client, _held, bytes) = self.known(&head.headers, body, connected).await?;
                 gateway.feedback.take(gateway, &bytes, client.as_deref()).await?;
                 let mut response = Response::new(Body::empty());
                 *response.status_mut() = StatusCode::NO_CONTENT;
@@ -324,30 +359,31 @@ impl Shared {
         }
     }
 
-    /// Who asks, and the body. Of strangers little is read, and nothing is kept.
+    /// Who asks, what the request holds, and the body. Of strangers little is read, and
+    /// nothing is kept.
     async fn known(
         &self,
         headers: &HeaderMap,
         body: Incoming,
-    ) -> Result<(Option<Arc<Client>>, Whole), ApiError> {
-        let client = match self.gateway.config.identities.authenticate(headers) {
-            Ok(client) => client,
+        connected: &Connected,
+    ) -> Result<(Option<Arc<Client>>, Held, Bytes), ApiError> {
+        let budget = &self.gateway.budget;
+        let admit = || {
+            let client = self.gateway.config.identities.authenticate(headers)?;
+            connected.is_known()?;
+            let codings = body::codings(headers)?;
+            Ok((client, codings, budget.take(Class::Answers, REQUEST)?))
+        };
+        let (client, codings, held) = match admit() {
+            Ok(admitted) => admitted,
             Err(error) => {
                 body::discard(body).await;
                 return Err(error);
             }
         };
-        let codings = match body::codings(headers) {
-            Ok(codings) => codings,
-            Err(error) => {
-                body::discard(body).await;
-                return Err(error);
-            }
-        };
-        let room = &self.gateway.large_bodies;
-        let whole = body::read(body, self.limits(), room).await?;
-        let whole = body::decoded(whole, &codings, self.limits(), room).await?;
-        Ok((client, whole))
+        let whole = body::read(body, self.limits(), budget).await?;
+        let whole = body::decoded(whole, &codings, self.limits(), budget).await?;
+        Ok((client, held, whole))
     }
 
     /// What operators, kubelets and Prometheus call.
@@ -397,8 +433,7 @@ impl Shared {
             body::discard(body).await;
             return Err(ApiError::new(401, "not_a_gateway", "only gateways pass votes on here"));
         };
-        let Whole { bytes, room: _held } =
-            body::read(body, self.limits(), &self.gateway.large_bodies).await?;
+        let bytes = body::read(body, self.limits(), &self.gateway.budget).await?;
         match self.gateway.feedback.take_from_peer(&self.gateway, &bytes, signature)? {
             Some(outcome) => Ok(text(outcome)),
             None => Err(ApiError::new(421, "another_gateway", "another process gave this answer")),

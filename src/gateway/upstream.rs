@@ -12,6 +12,7 @@ use tokio::time::{Instant, timeout_at};
 pub(super) use self::stream::{Next, Stream};
 use super::{
     backends::Taken,
+    budget::{ANSWER_COPIES, Held, SMALL},
     clients::{self, Answered, Outgoing, Unread},
     fault::Fault,
     flight::Flight,
@@ -132,8 +133,11 @@ pub(super) async fn call(
             return started.map_err(|_| late())?.map(Started::Stream);
         }
     }
-    let bytes = timeout_at(deadline, whole(first, rest, LARGEST_ANSWER)).await;
-    let bytes = bytes.map_err(|_| late())??;
+    let held = flight.holds();
+    let bytes = timeout_at(deadline, whole(first, rest, LARGEST_ANSWER, held)).await;
+    let bytes = bytes.map_err(|_| late())?.inspect_err(|failure| {
+        flight.crowded |= failure.crowded;
+    })?;
     if !head.status.is_success() {
         if !(300..600).contains(&head.status.as_u16()) {
             return Err(no_answer(head.status));
@@ -317,12 +321,21 @@ fn told(flight: &mut Flight, said: Option<&Bytes>, wait: Option<Duration>) -> Fa
 }
 
 /// All of a body that begins so.
-async fn whole(mut first: Bytes, mut rest: Answered, largest: usize) -> Result<Bytes, Failure> {
+async fn whole(
+    mut first: Bytes,
+    mut rest: Answered,
+    largest: usize,
+    mut held: Held,
+) -> Result<Bytes, Failure> {
     let mut bytes = BytesMut::new();
     while let Some(chunk) = next_chunk(&mut rest).await {
         let chunk = chunk.map_err(|e| broken(&e))?;
         if first.len() + bytes.len() + chunk.len() > largest {
             return Err(Failure::new(502, "upstream_too_large", "the model's answer is too large"));
+        }
+        let length = first.len() + bytes.len() + chunk.len();
+        if length > SMALL {
+            held.grow_to(length * ANSWER_COPIES).map_err(no_memory)?;
         }
         // Most answers come in one piece, which needs no copy.
         if first.is_empty() && bytes.is_empty() {
@@ -334,7 +347,12 @@ async fn whole(mut first: Bytes, mut rest: Answered, largest: usize) -> Result<B
         }
         bytes.extend_from_slice(&chunk);
     }
-    Ok(if bytes.is_empty() { first } else { bytes.freeze() })
+    Ok(held.keep(if bytes.is_empty() { first } else { bytes.freeze() }))
+}
+
+/// There is no room for what the model answers.
+fn no_memory(error: ApiError) -> Failure {
+    Failure { untouched: false, crowded: true, ..Failure::of(error) }
 }
 
 async fn next_chunk(body: &mut Answered) -> Option<Result<Bytes, Unread>> {

@@ -61,6 +61,11 @@ impl Events {
         self.out.pop_front()
     }
 
+    /// Bytes of an event that is not complete.
+    pub fn pending(&self) -> usize {
+        self.begun.len()
+    }
+
     /// The stream has ended well: an event that no empty line has ended is one all the same.
     pub fn end(&mut self, read: impl FnMut(Payload<'_>) -> Fate) {
         let rest = self.begun.split().freeze();

@@ -590,7 +590,7 @@ fn resident_mib() -> usize {
 /// sent are 420 MiB.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn unfinished_requests_cost_bounded_memory() {
-    let config = bench_limits(|l| l.bodies_in_memory = 64 << 20);
+    let config = bench_limits(|l| l.memory = 224 << 20);
     let bench = Bench::configured(config, |_| good()).await;
     bench.serve(bench.release(0));
     assert_eq!(bench.chat(json!({})).await.status(), 200);

@@ -96,7 +96,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let gateway = Gateway::new(GatewayConfig {
         identities: options.clients.build(vec![], &mut following)?,
         operators,
-        limits: options.limits.build(),
+        limits: options.limits.build(options.cache.memory())?,
         addresses: Arc::new(options.addresses.build()),
         proxies: Proxies::of_environment(),
         telemetry,

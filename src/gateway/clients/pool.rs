@@ -60,6 +60,9 @@ const SWEEP: Duration = Duration::from_secs(1);
 /// A request and a close that cross each other on their way are known within a round trip.
 /// A connection that ends later had the request, and the server failed.
 const CROSSING: Duration = Duration::from_secs(1);
+/// Of an answer that its reader does not take, so much waits here: it is within what a
+/// request may hold (`gateway/budget.rs`).
+const LARGEST_BUFFER: usize = 64 << 10;
 /// Headers of an answer. Some gateways send more than the 100 that are the default.
 const MOST_HEADERS: usize = 256;
 
@@ -169,7 +172,7 @@ impl Pool {
         let read: Arc<AtomicU64> = Arc::default();
         let io = TokioIo::new(Wire::new(wire, read.clone()));
         let mut builder = http1::Builder::new();
-        builder.max_headers(MOST_HEADERS);
+        builder.max_headers(MOST_HEADERS).max_buf_size(LARGEST_BUFFER);
         let (mut sender, connection) =
             builder.handshake(io).await.map_err(|e| Error::Connect(e.into()))?;
         self.tasks.spawn(async {

@@ -11,10 +11,7 @@ use axum::{body::Body, http::HeaderMap};
 use bytes::{Bytes, BytesMut};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::BodyExt;
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
-    time::{Instant, timeout_at},
-};
+use tokio::time::{Instant, timeout_at};
 
 use super::{
     guard::{self, Panics},
@@ -22,16 +19,13 @@ use super::{
 };
 use crate::{
     gateway::{
+        budget::{BODY_COPIES, Budget, Class, Held, SMALL},
         encoding::{self, Coding, Decoded, Decoder},
         limits::Limits,
     },
     openai::error::ApiError,
 };
 
-/// Bodies up to here need no room: there are as many as connections.
-const SMALL: usize = 64 << 10;
-/// Room is counted in pieces of so many bytes.
-const PIECE: usize = 1 << 10;
 /// So much of a body that nobody wants is read all the same, so that its sender comes to
 /// read the answer.
 const UNWANTED: usize = 1 << 20;
@@ -40,27 +34,15 @@ const DECODED_AT_ONCE: usize = 128 << 10;
 /// How long that may take.
 const UNWANTED_TIME: Duration = Duration::from_secs(1);
 
-/// The room for large bodies of one gateway.
-pub(in crate::gateway) fn room(limits: &Limits) -> Arc<Semaphore> {
-    Arc::new(Semaphore::new((limits.bodies_in_memory / PIECE).min(Semaphore::MAX_PERMITS)))
-}
-
-/// A body, and its place in memory.
-pub(super) struct Whole {
-    pub bytes: Bytes,
-    /// Held as long as the body is.
-    pub room: Option<OwnedSemaphorePermit>,
-}
-
-/// Reads a request's body as a whole.
+/// Reads a request's body as a whole. Its memory is held as long as the body is.
 ///
 /// # Errors
 /// It is too large, too slow or broken off, or there is no room for it now.
 pub(super) async fn read<B>(
     mut body: B,
     limits: &Limits,
-    room: &Arc<Semaphore>,
-) -> Result<Whole, ApiError>
+    budget: &Arc<Budget>,
+) -> Result<Bytes, ApiError>
 where
     B: HttpBody<Data = Bytes> + Unpin,
 {
@@ -69,7 +51,7 @@ where
     }
     let began = Instant::now();
     let (mut first, mut rest) = (Bytes::new(), BytesMut::new());
-    let mut held: Option<OwnedSemaphorePermit> = None;
+    let mut held = budget.nothing(Class::Bodies);
     let mut length = 0;
     loop {
         let earned = Duration::from_secs((length / limits.body_rate.max(1)) as u64);
@@ -82,7 +64,7 @@ where
         if length > limits.body {
             return Err(too_large(limits));
         }
-        make_room(length, &mut held, room)?;
+        make_room(length, &mut held)?;
         // Most bodies are one piece, which is taken as it is.
         if first.is_empty() && rest.is_empty() {
             first = data;
@@ -93,7 +75,7 @@ where
             rest.extend_from_slice(&data);
         }
     }
-    Ok(Whole { bytes: if rest.is_empty() { first } else { rest.freeze() }, room: held })
+    Ok(held.keep(if rest.is_empty() { first } else { rest.freeze() }))
 }
 
 /// How a body is encoded.
@@ -117,48 +99,34 @@ pub(super) fn codings(headers: &HeaderMap) -> Result<Vec<Coding>, ApiError> {
 /// It is not encoded in the way that its headers say, it is too large, or there is no room
 /// for it now.
 pub(super) async fn decoded(
-    whole: Whole,
+    whole: Bytes,
     codings: &[Coding],
     limits: &Limits,
-    room: &Arc<Semaphore>,
-) -> Result<Whole, ApiError> {
+    budget: &Arc<Budget>,
+) -> Result<Bytes, ApiError> {
     if codings.is_empty() {
         return Ok(whole);
     }
-    let mut decoder = Decoder::new(codings).map_err(|_| overloaded())?;
-    let (mut held, encoded) = (whole.room, whole.bytes.len());
-    decoder.feed(whole.bytes);
+    let mut decoder = Decoder::new(codings).map_err(|_| Class::Bodies.refusal())?;
+    let mut held = budget.nothing(Class::Bodies);
+    decoder.feed(whole);
     decoder.end();
     let (mut bytes, mut piece) = (BytesMut::new(), vec![0; DECODED_AT_ONCE]);
     while let Decoded::Bytes(read) = decoder.read(&mut piece).map_err(|e| undecodable(&e))? {
         if bytes.len() + read > limits.body {
             return Err(too_large(limits));
         }
-        make_room(encoded + bytes.len() + read, &mut held, room)?;
+        make_room(bytes.len() + read, &mut held)?;
         bytes.extend_from_slice(&piece[..read]);
         // Others on this thread wait meanwhile.
         tokio::task::yield_now().await;
     }
-    Ok(Whole { bytes: bytes.freeze(), room: held })
+    Ok(held.keep(bytes.freeze()))
 }
 
-/// Makes sure that there is room for `length` bytes.
-fn make_room(
-    length: usize,
-    held: &mut Option<OwnedSemaphorePermit>,
-    room: &Arc<Semaphore>,
-) -> Result<(), ApiError> {
-    let wanted = if length > SMALL { length.div_ceil(PIECE) } else { 0 };
-    let has = held.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
-    let Ok(more) = u32::try_from(wanted.saturating_sub(has)) else { return Err(overloaded()) };
-    if more > 0 {
-        let got = room.clone().try_acquire_many_owned(more).map_err(|_| overloaded())?;
-        match held {
-            Some(held) => held.merge(got),
-            None => *held = Some(got),
-        }
-    }
-    Ok(())
+/// Makes sure that there is room for a body of `length` bytes.
+fn make_room(length: usize, held: &mut Held) -> Result<(), ApiError> {
+    if length > SMALL { held.grow_to(length.saturating_mul(BODY_COPIES)) } else { Ok(()) }
 }
 
 /// Reads a little of a body that is not wanted. Otherwise a sender that writes first and
@@ -205,14 +173,11 @@ fn undecodable(error: &std::io::Error) -> ApiError {
     ApiError::new(400, "invalid_encoding", message).at("content-encoding")
 }
 
-fn overloaded() -> ApiError {
-    let message = "this gateway holds as many large requests as it can: try again";
-    ApiError::new(503, "overloaded", message).retry_after(1)
-}
-
 /// An answer's body: as it is, within bounds.
 pub(super) struct Answer {
     inner: Body,
+    /// What the request holds until its answer has ended.
+    held: Option<Arc<Held>>,
     answering: Option<Answering>,
     until: Instant,
     left: u64,
@@ -228,7 +193,7 @@ pub(super) struct Cut(&'static str);
 
 impl Answer {
     pub(super) fn new(
-        inner: Body,
+        (inner, held): (Body, Option<Arc<Held>>),
         answering: Answering,
         limits: &Limits,
         is_stream: bool,
@@ -236,6 +201,7 @@ impl Answer {
     ) -> Self {
         Self {
             inner,
+            held,
             answering: Some(answering),
             until: Instant::now() + limits.answer_time,
             left: limits.answer,
@@ -248,6 +214,7 @@ impl Answer {
     fn end(&mut self) {
         self.ended = true;
         self.inner = Body::empty();
+        self.held = None;
         self.answering = None;
     }
 
@@ -330,8 +297,8 @@ mod tests {
         body: impl HttpBody<Data = Bytes> + Unpin,
         limits: &Limits,
     ) -> Result<usize, &'static str> {
-        let whole = read(body, limits, &room(limits)).await;
-        whole.map(|w| w.bytes.len()).map_err(|e| e.code)
+        let whole = read(body, limits, &Budget::new(limits.memory)).await;
+        whole.map(|bytes| bytes.len()).map_err(|e| e.code)
     }
 
     #[tokio::test]
@@ -363,34 +330,33 @@ mod tests {
 
     #[tokio::test]
     async fn large_bodies_share_their_room_and_give_it_back() {
-        let limits = Limits { bodies_in_memory: 256 << 10, ..Limits::default() };
-        let room = room(&limits);
+        // Three eighths of this for bodies, of which each counts three times.
+        let (limits, room) = (Limits::default(), Budget::new(8 * (256 << 10)));
         let body = |n| Full::new(Bytes::from(vec![0; n]));
         let held = read(body(200 << 10), &limits, &room).await.ok().unwrap();
         let second = read(body(100 << 10), &limits, &room).await;
         assert_eq!(second.err().map(|e| (e.status, e.code)), Some((503, "overloaded")));
-        assert!(read(body(64 << 10), &limits, &room).await.is_ok(), "small ones need none");
+        assert!(read(body(4 << 10), &limits, &room).await.is_ok(), "small ones need none");
         drop(held);
         assert!(read(body(100 << 10), &limits, &room).await.is_ok());
     }
 
     #[tokio::test]
     async fn a_compressed_body_is_read_within_the_same_bounds() {
-        let limits = Limits { body: 1 << 20, bodies_in_memory: 2 << 20, ..Limits::default() };
-        let room = room(&limits);
+        let limits = Limits { body: 1 << 20, ..Limits::default() };
+        let room = Budget::new(8 * (2 << 20));
         let zstd = |n: usize| zstd::encode_all(&vec![b'x'; n][..], 3).unwrap();
         let ask = async |encoding: &'static str, body: Vec<u8>| {
             let name = axum::http::header::CONTENT_ENCODING;
             let headers = HeaderMap::from_iter([(name, encoding.parse().unwrap())]);
-            let whole = Whole { bytes: body.into(), room: None };
             let whole = match codings(&headers) {
-                Ok(codings) => decoded(whole, &codings, &limits, &room).await,
+                Ok(codings) => decoded(body.into(), &codings, &limits, &room).await,
                 Err(error) => Err(error),
             };
             whole.map_err(|e| (e.status, e.code))
         };
         let whole = ask("zstd", zstd(1 << 20)).await.ok().unwrap();
-        assert_eq!(whole.bytes.len(), 1 << 20);
+        assert_eq!(whole.len(), 1 << 20);
         let (first, second) =
             (ask("ZSTD", zstd(800 << 10)).await, ask("zstd", zstd(800 << 10)).await);
         assert!(first.is_ok(), "there is room for two");
@@ -400,8 +366,8 @@ mod tests {
         assert_eq!(ask("zstd", zstd(1 << 30)).await.err(), Some((413, "body_too_large")));
         assert_eq!(ask("zstd", b"{}".to_vec()).await.err(), Some((400, "invalid_encoding")));
         assert_eq!(ask("br", b"{}".to_vec()).await.err(), Some((415, "unsupported_encoding")));
-        assert_eq!(ask("identity", b"{}".to_vec()).await.ok().unwrap().bytes, "{}");
-        assert_eq!(room.available_permits(), (2 << 20) / PIECE, "given back");
+        assert_eq!(ask("identity", b"{}".to_vec()).await.ok().unwrap(), "{}");
+        assert!(room.take(Class::Bodies, 6 << 20).is_ok(), "given back");
     }
 
     #[tokio::test(start_paused = true)]
@@ -416,8 +382,13 @@ mod tests {
                 Ok::<_, std::io::Error>("data: {}\n\n")
             });
             let panics = Arc::default();
-            let body =
-                Answer::new(Body::from_stream(endless), turn.begin(), &limits, true, &panics);
+            let body = Answer::new(
+                (Body::from_stream(endless), None),
+                turn.begin(),
+                &limits,
+                true,
+                &panics,
+            );
             let text = body.collect().await.unwrap().to_bytes();
             let text = std::str::from_utf8(&text).unwrap();
             let last = text.trim_end().rsplit("data: ").next().unwrap();

@@ -30,7 +30,10 @@ use tokio::{
     time::{Instant, Sleep, sleep_until},
 };
 
-use crate::{gateway::limits::Limits, openai::error::ApiError};
+use crate::{
+    gateway::{budget::Budget, limits::Limits},
+    openai::error::ApiError,
+};
 
 /// Whether a request of a connection is being answered. While it is, nobody waits for
 /// the next one.
@@ -116,6 +119,48 @@ pub(super) struct Paced<T> {
     /// How many turns had begun when something was written last.
     spoke: usize,
     half_closed: Option<HalfClosed>,
+    reader: Reader,
+}
+
+/// How fast an answer is read.
+struct Reader {
+    budget: Arc<Budget>,
+    /// The least, in bytes a second, while memory is short.
+    rate: usize,
+    /// The turn that is looked at.
+    turn: usize,
+    /// Since when it is waited for now.
+    waits: Option<Instant>,
+    waited: Duration,
+    taken: usize,
+}
+
+impl Reader {
+    /// Something was written, or it was tried in vain.
+    fn note(&mut self, turn: usize, written: Option<usize>) {
+        if turn != self.turn {
+            self.turn = turn;
+            (self.waits, self.waited, self.taken) = (None, Duration::ZERO, 0);
+        }
+        match written {
+            None => _ = self.waits.get_or_insert_with(Instant::now),
+            Some(bytes) => {
+                // What the socket takes at once says nothing of who reads it.
+                if let Some(since) = self.waits.take() {
+                    self.waited += since.elapsed();
+                    self.taken += bytes;
+                }
+            }
+        }
+    }
+
+    /// Whether others need what it holds.
+    fn must_go(&self) -> bool {
+        let waited = self.waited + self.waits.map(|since| since.elapsed()).unwrap_or_default();
+        waited >= READS_SLOWLY
+            && self.taken < waited.as_secs() as usize * self.rate
+            && self.budget.is_short()
+    }
 }
 
 /// Whether a client that says nothing more is still there.
@@ -125,6 +170,9 @@ enum HalfClosed {
     /// It is.
     Listens,
 }
+
+/// Who reads slowly is looked at so often, and is given at least so long.
+const READS_SLOWLY: Duration = Duration::from_secs(5);
 
 /// What asks a client that says nothing more, and how long until it is asked again: when it
 /// is gone, its refusal of the first comes before the last.
@@ -138,9 +186,17 @@ struct Instead {
 }
 
 impl<T> Paced<T> {
-    pub(super) fn new(io: T, turn: Arc<Turn>, limits: &Limits) -> Self {
+    pub(super) fn new(io: T, turn: Arc<Turn>, limits: &Limits, budget: &Arc<Budget>) -> Self {
         Self {
             io,
+            reader: Reader {
+                budget: budget.clone(),
+                rate: limits.read_rate,
+                turn: 0,
+                waits: None,
+                waited: Duration::ZERO,
+                taken: 0,
+            },
             turn,
             idle: limits.idle,
             head: limits.header_time,
@@ -197,12 +253,29 @@ impl<T> Paced<T> {
         }
     }
 
-    /// Whether the reader took nothing for too long.
+    /// Whether the reader took nothing for too long, or too little while memory is short.
     fn stalled(&mut self, cx: &mut Context<'_>) -> bool {
-        let write = self.write;
-        let timer =
-            self.writing.get_or_insert_with(|| Box::pin(sleep_until(Instant::now() + write)));
-        timer.as_mut().poll(cx).is_ready()
+        self.reader.note(self.turn.begun.load(Ordering::Relaxed), None);
+        let (until, now) =
+            (self.reader.waits.unwrap_or_else(Instant::now) + self.write, Instant::now());
+        let look = move |now: Instant| (now + READS_SLOWLY).min(until);
+        let timer = self.writing.get_or_insert_with(|| Box::pin(sleep_until(look(now))));
+        while timer.as_mut().poll(cx).is_ready() {
+            let now = Instant::now();
+            if now >= until || self.reader.must_go() {
+                return true;
+            }
+            timer.as_mut().reset(look(now));
+        }
+        false
+    }
+
+    fn took(&mut self, written: &Poll<io::Result<usize>>) {
+        if let Poll::Ready(Ok(bytes)) = written
+            && self.reader.waits.is_some()
+        {
+            self.reader.note(self.turn.begun.load(Ordering::Relaxed), Some(*bytes));
+        }
     }
 
     fn paced<R>(
@@ -212,6 +285,9 @@ impl<T> Paced<T> {
     ) -> Poll<io::Result<R>> {
         if written.is_ready() {
             self.writing = None;
+            if self.reader.waits.is_some() {
+                self.reader.note(self.turn.begun.load(Ordering::Relaxed), Some(0));
+            }
         } else if self.stalled(cx) {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
@@ -329,6 +405,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Paced<T> {
             return this.poll_instead(cx, buffer.len());
         }
         let written = Pin::new(&mut this.io).poll_write(cx, buffer);
+        this.took(&written);
         this.paced(cx, written)
     }
 
@@ -345,6 +422,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Paced<T> {
             }
         }
         let written = Pin::new(&mut this.io).poll_write_vectored(cx, buffers);
+        this.took(&written);
         this.paced(cx, written)
     }
 
@@ -425,13 +503,38 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
     use super::*;
+    use crate::gateway::budget::Class;
 
     const BARE: &[u8] =
         b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r\ndate: x\r\n\r\n";
 
     fn paced<T>(io: T) -> (Paced<T>, Arc<Turn>) {
         let turn = Arc::new(Turn::default());
-        (Paced::new(io, turn.clone(), &Limits::default()), turn)
+        let budget = Budget::new(Limits::default().memory);
+        (Paced::new(io, turn.clone(), &Limits::default(), &budget), turn)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_reads_slowly_goes_while_memory_is_short_and_only_then() {
+        for short in [true, false] {
+            let budget = Budget::new(1000);
+            let _held = short.then(|| budget.take_anyway(Class::Bodies, 900));
+            let (mut client, server) = duplex(16);
+            let turn = Arc::new(Turn::default());
+            let mut server = Paced::new(server, turn.clone(), &Limits::default(), &budget);
+            let _answering = turn.begin();
+            let reading = async {
+                let mut buffer = [0; 8];
+                for _ in 0..8 {
+                    tokio::time::sleep(Duration::from_secs(11)).await;
+                    let _ = client.read(&mut buffer).await;
+                }
+            };
+            let began = Instant::now();
+            let writing = async { (server.write_all(&[0; 64]).await.is_err(), began.elapsed()) };
+            let ((ended, after), ()) = tokio::join!(writing, reading);
+            assert_eq!((ended, after == READS_SLOWLY), (short, short), "{after:?}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

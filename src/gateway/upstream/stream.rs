@@ -6,10 +6,13 @@ use bytes::Bytes;
 use futures::FutureExt;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::{Answered, Asked, Failure, Flight, Unread, broken, next_chunk, told};
-use crate::openai::{
-    alike::Reader,
-    sse::{Events, Fate, Payload},
+use super::{Answered, Asked, Failure, Flight, Unread, broken, next_chunk, no_memory, told};
+use crate::{
+    gateway::budget::{Class, Held, SMALL},
+    openai::{
+        alike::Reader,
+        sse::{Events, Fate, Payload},
+    },
 };
 
 /// The longest that a stream may go on without content before it is passed on as it is.
@@ -41,6 +44,8 @@ pub(in crate::gateway) struct Stream {
     patience: Patience,
     /// Content came after a reason why the answer had ended: it says nothing here.
     ends_early: bool,
+    /// What is kept of it: an event that is not complete, the text.
+    held: Held,
 }
 
 /// How long a stream is waited for. Its timer is set once, and again when it fires too
@@ -93,6 +98,8 @@ pub(in crate::gateway) enum Next {
     Broken,
     /// It took too long, or says nothing any more.
     Late,
+    /// There is no room for what must be kept of it.
+    Crowded,
     /// It has ended after it said that it failed, which has gone on.
     Failed,
 }
@@ -116,7 +123,14 @@ impl Stream {
             wait,
             patience: Patience::new(flight.target.between_tokens_timeout, deadline),
             ends_early: false,
+            held: flight.holds(),
         }
+    }
+
+    /// Holds what is kept of it; false when there is no room.
+    fn hold(&mut self, flight: &Flight) -> bool {
+        let kept = self.events.pending() + flight.answer.text.len();
+        kept <= SMALL || self.held.grow_to(kept).is_ok()
     }
 
     /// Reads until the stream says something: until then the answer may still come from
@@ -133,6 +147,10 @@ impl Stream {
             let chunk = chunk.map_err(|e| broken(&e))?;
             read += chunk.len();
             let content = self.read(chunk, flight);
+            if !self.hold(flight) {
+                flight.crowded = true;
+                return Err(no_memory(Class::Answers.refusal()));
+            }
             if flight.answer.failed {
                 return Err(told(flight, self.failed.as_ref(), self.wait));
             }
@@ -225,7 +243,12 @@ impl Stream {
                 },
             };
             match chunk {
-                Some(Ok(chunk)) => self.goes_on(chunk, flight).await,
+                Some(Ok(chunk)) => {
+                    self.goes_on(chunk, flight).await;
+                    if !self.hold(flight) {
+                        return Next::Crowded;
+                    }
+                }
                 Some(Err(_)) if flight.answer.failed => return Next::Failed,
                 // However the connection ends, the answer had said that it was complete.
                 Some(Err(_)) if flight.answer.done => return self.last(),

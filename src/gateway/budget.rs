@@ -1,0 +1,267 @@
+//! One budget of memory for everything that applications and models make a gateway hold:
+//! connections, bodies, requests under way, answers. Each limit by itself is harmless; what
+//! ends a process is their sum.
+//!
+//! A holder takes bytes before it holds them, and gives them back when it is dropped. Each
+//! class has a most, so that no class can starve another: connections of strangers an
+//! eighth, those of known clients three eighths, bodies three eighths, answers half. What
+//! is not held by the other classes is theirs.
+//!
+//! What is taken is an estimate: bytes times what copies and parsing cost. A body of up to
+//! [`SMALL`] bytes is within what its request takes, so that an ordinary request costs two
+//! additions. What has bounds of its own is subtracted from the budget when it is made:
+//! the cache, the queue of telemetry, routes and counts (`app/limits.rs`).
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, AtomicUsize, Ordering},
+};
+
+use bytes::Bytes;
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeMetric},
+    metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
+};
+
+use crate::openai::error::ApiError;
+
+/// A connection: its task, and its buffers of reading and writing.
+pub(super) const CONNECTION: usize = 24 << 10;
+/// A request under way: its task, the connection to the model, a piece of the answer.
+pub(super) const REQUEST: usize = 48 << 10;
+/// Bodies and answers up to here are within what a request takes.
+pub(super) const SMALL: usize = 4 << 10;
+/// A body is held as it came and as it is sent on, and is parsed.
+pub(super) const BODY_COPIES: usize = 3;
+/// A whole answer grows by doubling, and is parsed.
+pub(super) const ANSWER_COPIES: usize = 2;
+
+/// What bytes are held for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Class {
+    /// Connections that have shown no key yet.
+    Strangers,
+    /// Connections of clients.
+    Connections,
+    /// Bodies of requests.
+    Bodies,
+    /// Requests under way and their answers.
+    Answers,
+}
+
+impl Class {
+    const ALL: [Self; 4] = [Self::Strangers, Self::Connections, Self::Bodies, Self::Answers];
+
+    /// Of eight parts of the budget.
+    fn eighths(self) -> usize {
+        match self {
+            Self::Strangers => 1,
+            Self::Connections | Self::Bodies => 3,
+            Self::Answers => 4,
+        }
+    }
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Strangers => "strangers",
+            Self::Connections => "connections",
+            Self::Bodies => "bodies",
+            Self::Answers => "answers",
+        }
+    }
+
+    /// Why a request is turned away.
+    pub(super) fn refusal(self) -> ApiError {
+        let what = match self {
+            Self::Strangers | Self::Connections => "connections",
+            Self::Bodies => "request bodies",
+            Self::Answers => "requests and answers",
+        };
+        let message = format!("this gateway's memory is full with {what}: try again");
+        ApiError::new(503, "overloaded", message).retry_after(1)
+    }
+}
+
+/// The most that a class may have of a budget.
+pub(super) fn most(class: Class, total: usize) -> usize {
+    total / 8 * class.eighths()
+}
+
+/// The budget of one gateway.
+#[derive(Debug)]
+pub struct Budget {
+    total: usize,
+    used: AtomicUsize,
+    by_class: [AtomicUsize; 4],
+    refused: [AtomicU64; 4],
+}
+
+/// Bytes that are held; given back when dropped.
+#[derive(Debug)]
+pub(super) struct Held {
+    budget: Arc<Budget>,
+    class: Class,
+    bytes: usize,
+}
+
+impl Budget {
+    /// A budget of so many bytes.
+    pub fn new(total: usize) -> Arc<Self> {
+        let (used, by_class, refused) = Default::default();
+        Arc::new(Self { total, used, by_class, refused })
+    }
+
+    /// Takes `bytes`, if they are free and the class may have them.
+    ///
+    /// # Errors
+    /// What is full, as a client is told.
+    pub(super) fn take(self: &Arc<Self>, class: Class, bytes: usize) -> Result<Held, ApiError> {
+        let mut held = self.nothing(class);
+        held.grow_to(bytes)?;
+        Ok(held)
+    }
+
+    /// Takes `bytes` though they may be more than there are: something else is given back.
+    pub(super) fn take_anyway(self: &Arc<Self>, class: Class, bytes: usize) -> Held {
+        self.used.fetch_add(bytes, Ordering::Relaxed);
+        self.by_class[class as usize].fetch_add(bytes, Ordering::Relaxed);
+        Held { budget: self.clone(), class, bytes }
+    }
+
+    /// To be grown.
+    pub(super) fn nothing(self: &Arc<Self>, class: Class) -> Held {
+        Held { budget: self.clone(), class, bytes: 0 }
+    }
+
+    /// Whether more than three quarters are held: who holds much and takes little must go.
+    pub(super) fn is_short(&self) -> bool {
+        self.used.load(Ordering::Relaxed) > self.total / 4 * 3
+    }
+
+    fn try_add(&self, class: Class, bytes: usize) -> bool {
+        let own = &self.by_class[class as usize];
+        let most = most(class, self.total);
+        if own.fetch_add(bytes, Ordering::Relaxed) + bytes > most {
+            own.fetch_sub(bytes, Ordering::Relaxed);
+        } else if self.used.fetch_add(bytes, Ordering::Relaxed) + bytes > self.total {
+            self.used.fetch_sub(bytes, Ordering::Relaxed);
+            own.fetch_sub(bytes, Ordering::Relaxed);
+        } else {
+            return true;
+        }
+        self.refused[class as usize].fetch_add(1, Ordering::Relaxed);
+        false
+    }
+}
+
+impl Held {
+    /// Holds `bytes` in all, if it holds less.
+    ///
+    /// # Errors
+    /// There is no room for more; what was held is held.
+    pub(super) fn grow_to(&mut self, bytes: usize) -> Result<(), ApiError> {
+        let more = bytes.saturating_sub(self.bytes);
+        if more > 0 && !self.budget.try_add(self.class, more) {
+            return Err(self.class.refusal());
+        }
+        self.bytes += more;
+        Ok(())
+    }
+
+    /// `bytes` that are held as long as anybody has a part of them.
+    pub(super) fn keep(self, bytes: Bytes) -> Bytes {
+        if self.bytes == 0 { bytes } else { Bytes::from_owner(Kept { bytes, _held: self }) }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.budget.used.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.budget.by_class[self.class as usize].fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+struct Kept {
+    bytes: Bytes,
+    _held: Held,
+}
+
+impl AsRef<[u8]> for Kept {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Collector for Budget {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> std::fmt::Result {
+        let gauge = |n: usize| ConstGauge::new(i64::try_from(n).unwrap_or(i64::MAX));
+        let help = "Bytes of memory that connections, bodies and answers may hold together";
+        let total =
+            encoder.encode_descriptor("memory_budget_bytes", help, None, MetricType::Gauge)?;
+        gauge(self.total).encode(total)?;
+        let help = "Bytes of the memory budget that are held, as estimated";
+        let mut held =
+            encoder.encode_descriptor("memory_held_bytes", help, None, MetricType::Gauge)?;
+        for class in Class::ALL {
+            let labels = [("class", class.as_str())];
+            let bytes = self.by_class[class as usize].load(Ordering::Relaxed);
+            gauge(bytes).encode(held.encode_family(&labels)?)?;
+        }
+        let help = "Requests and connections that found no room in the memory budget";
+        let mut all =
+            encoder.encode_descriptor("memory_refusals", help, None, MetricType::Counter)?;
+        for class in Class::ALL {
+            let labels = [("class", class.as_str())];
+            let refused = self.refused[class as usize].load(Ordering::Relaxed);
+            ConstCounter::new(refused).encode(all.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_class_takes_what_another_one_is_promised_and_all_is_given_back() {
+        let budget = Budget::new(8000);
+        let mut held = vec![];
+        for class in Class::ALL {
+            while let Ok(more) = budget.take(class, 100) {
+                held.push(more);
+            }
+        }
+        let of = |class: Class| budget.by_class[class as usize].load(Ordering::Relaxed);
+        // Answers get what the others leave, and always an eighth.
+        let all = Class::ALL.map(of);
+        assert_eq!(all, [1000, 3000, 3000, 1000]);
+        assert!(budget.is_short());
+        assert_eq!(budget.take(Class::Answers, 1).unwrap_err().code, "overloaded");
+        drop(held);
+        assert_eq!((budget.used.load(Ordering::Relaxed), Class::ALL.map(of)), (0, [0; 4]));
+        assert!(budget.take(Class::Answers, 4000).is_ok());
+        assert!(budget.take(Class::Answers, 4001).is_err(), "half is the most");
+    }
+
+    #[test]
+    fn bytes_are_held_as_long_as_anybody_has_a_part_of_them() {
+        let budget = Budget::new(8000);
+        let held = budget.take(Class::Bodies, 300).unwrap();
+        let bytes = held.keep(Bytes::from(vec![1; 100]));
+        let part = bytes.slice(10..20);
+        drop(bytes);
+        assert_eq!(budget.used.load(Ordering::Relaxed), 300);
+        drop(part);
+        assert_eq!(budget.used.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn what_finds_no_room_to_grow_keeps_what_it_has() {
+        let budget = Budget::new(8000);
+        let mut held = budget.take(Class::Bodies, 2000).unwrap();
+        assert!(held.grow_to(1000).is_ok() && held.grow_to(3001).is_err());
+        assert_eq!(budget.used.load(Ordering::Relaxed), 2000);
+    }
+}

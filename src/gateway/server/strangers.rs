@@ -1,0 +1,126 @@
+//! Connections that have shown no key yet. They have a share of the memory of their own:
+//! when it is full, the oldest of them makes room for the next. So a client with a key,
+//! which shows it at once, always gets in, however many strangers are connected.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    gateway::budget::{Budget, CONNECTION, Class, Held},
+    openai::error::ApiError,
+};
+
+/// All strangers of one listener, the oldest first.
+pub(super) struct Strangers {
+    budget: Arc<Budget>,
+    next: AtomicU64,
+    connected: Mutex<BTreeMap<u64, CancellationToken>>,
+}
+
+/// One connection: a stranger's until a client is known on it.
+pub(super) struct Connected {
+    strangers: Arc<Strangers>,
+    id: u64,
+    left: CancellationToken,
+    known: AtomicBool,
+    held: Mutex<Held>,
+}
+
+impl Strangers {
+    pub(super) fn new(budget: Arc<Budget>) -> Arc<Self> {
+        Arc::new(Self { budget, next: AtomicU64::new(0), connected: Mutex::default() })
+    }
+
+    /// One more is connected.
+    pub(super) fn enter(self: &Arc<Self>) -> Arc<Connected> {
+        let (id, left) = (self.next.fetch_add(1, Ordering::Relaxed), CancellationToken::new());
+        let held = self.budget.take(Class::Strangers, CONNECTION).unwrap_or_else(|_| {
+            if let Some((_, oldest)) = self.lock().pop_first() {
+                oldest.cancel();
+            }
+            self.budget.take_anyway(Class::Strangers, CONNECTION)
+        });
+        self.lock().insert(id, left.clone());
+        let (known, held) = (AtomicBool::new(false), Mutex::new(held));
+        Arc::new(Connected { strangers: self.clone(), id, left, known, held })
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, CancellationToken>> {
+        self.connected.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Connected {
+    /// A client is known on it: from now on it does not make room for strangers.
+    ///
+    /// # Errors
+    /// There are as many connections of clients as memory allows.
+    pub(super) fn is_known(&self) -> Result<(), ApiError> {
+        if self.known.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let Some(token) = self.strangers.lock().remove(&self.id) else { return Ok(()) };
+        match self.strangers.budget.take(Class::Connections, CONNECTION) {
+            Ok(held) => {
+                *self.held.lock().unwrap_or_else(PoisonError::into_inner) = held;
+                self.known.store(true, Ordering::Relaxed);
+                Ok(())
+            }
+            Err(error) => {
+                self.strangers.lock().insert(self.id, token);
+                Err(error)
+            }
+        }
+    }
+
+    /// Ends when it must make room.
+    pub(super) async fn makes_room(&self) {
+        self.left.cancelled().await;
+    }
+}
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        self.strangers.lock().remove(&self.id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_oldest_stranger_makes_room_and_a_client_never_does() {
+        // Room for two strangers and six clients.
+        let strangers = Strangers::new(Budget::new(16 * CONNECTION));
+        let client = strangers.enter();
+        assert!(client.is_known().is_ok() && client.is_known().is_ok());
+        let connected: Vec<_> = (0..4).map(|_| strangers.enter()).collect();
+        let left: Vec<bool> = connected.iter().map(|c| c.left.is_cancelled()).collect();
+        assert_eq!(left, [true, true, false, false]);
+        assert!(!client.left.is_cancelled());
+        drop((connected, client));
+        assert!(strangers.lock().is_empty());
+        assert!(strangers.budget.take(Class::Connections, 6 * CONNECTION).is_ok());
+    }
+
+    #[test]
+    fn one_client_too_many_is_refused_and_stays_a_stranger() {
+        let strangers = Strangers::new(Budget::new(16 * CONNECTION));
+        let clients: Vec<_> = (0..7)
+            .map(|_| {
+                let client = strangers.enter();
+                (client.is_known().is_ok(), client)
+            })
+            .collect();
+        assert_eq!(clients.iter().filter(|(known, _)| *known).count(), 6);
+        assert_eq!(strangers.lock().len(), 1);
+    }
+}
