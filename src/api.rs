@@ -22,6 +22,7 @@ pub mod prompt_version;
 pub mod schema;
 pub mod secret;
 pub mod snapshot;
+pub mod url;
 
 pub use canary_policy::{CanaryPolicy, CanaryPolicySpec};
 pub use conditions::Condition;

@@ -1,5 +1,7 @@
 //! LLMDeployment: a model backend.
 
+pub mod endpoint;
+
 use std::{collections::BTreeMap, time::Duration};
 
 use k8s_openapi::api::core::v1::ResourceRequirements;
@@ -7,11 +9,8 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{
-    conditions::Condition,
-    duration::GoDuration,
-    schema::{self, LocalRef},
-};
+pub use self::endpoint::{Endpoint, EndpointTls, TLS_CERTIFICATE, TLS_KEY};
+use super::{conditions::Condition, duration::GoDuration, schema};
 
 /// A model backend: where a model answers, or how Serinus runs it.
 ///
@@ -131,6 +130,7 @@ impl TokenLimit {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, KubeSchema)]
 #[x_kube(
     validation = Rule::new("has(self.url) != (has(self.direct) && self.direct)").message("set exactly one of spec.proxy.url and spec.proxy.direct: true"),
+    validation = Rule::new("!has(self.url) || !self.url.contains('@')").message("spec.proxy.url may hold no user and password, which everybody who reads the object would see: put them into a Secret, as user:password, and name it in spec.proxy.credentialsSecretRef"),
     validation = Rule::new("has(self.url) || !has(self.credentialsSecretRef)").message("spec.proxy.credentialsSecretRef needs spec.proxy.url"),
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -138,7 +138,7 @@ pub struct Proxy {
     /// The proxy's address, for example http://proxy.corp:3128. To a model with TLS it is
     /// asked for a tunnel (CONNECT); requests to one without TLS are sent to it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 8, max = 2048), regex(pattern = r"^https?://[^\s/?#@]+/?$"))]
+    #[schemars(length(min = 8, max = 2048), regex(pattern = r"^https?://[^\s/?#]+/?$"))]
     pub url: Option<String>,
     /// The Secret that holds the user's name and password for the proxy, as name:password.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -146,53 +146,6 @@ pub struct Proxy {
     /// No proxy, whatever the gateway's environment says.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub direct: bool,
-}
-
-/// An OpenAI-compatible API at a URL.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Endpoint {
-    /// The base URL with its version, for example https://api.openai.com/v1.
-    #[schemars(length(min = 8, max = 2048), regex(pattern = r"^https?://[^\s?#]+$"))]
-    pub url: String,
-    /// The Secret that holds the API key. Default: no key.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub api_key_secret_ref: Option<SecretKeyRef>,
-    /// The header that carries the API key, for example api-key for Azure OpenAI.
-    /// Default: authorization, with the key as a bearer token.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 64), regex(pattern = r"^[A-Za-z0-9-]+$"))]
-    pub api_key_header: Option<String>,
-    /// Query parameters of every request, for example api-version for Azure OpenAI.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(schema_with = "schema::short_texts")]
-    pub query: BTreeMap<String, String>,
-    /// Headers of every request, for example openai-organization. Not for secrets.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(schema_with = "schema::short_texts")]
-    pub headers: BTreeMap<String, String>,
-    /// Whom to trust, and as whom to appear, with TLS. Default: the public
-    /// certificate authorities, no client certificate.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tls: Option<EndpointTls>,
-}
-
-/// The key of a certificate in a Secret of type kubernetes.io/tls.
-pub const TLS_CERTIFICATE: &str = "tls.crt";
-/// The key of its private key.
-pub const TLS_KEY: &str = "tls.key";
-
-/// TLS towards an endpoint.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct EndpointTls {
-    /// The Secret that holds the certificate authorities to trust, PEM. Default: the
-    /// public ones.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ca_secret_ref: Option<SecretKeyRef>,
-    /// The Secret of type kubernetes.io/tls with the certificate to show (tls.crt, tls.key).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub client_certificate_secret_ref: Option<LocalRef>,
 }
 
 /// One key of a Secret in the same namespace.

@@ -228,7 +228,12 @@ fn typed<T: DeserializeOwned + Serialize>(value: Value, kind: &str) -> Result<T,
         && let Some(error) = checks_of(kind)?.schema.iter_errors(spec).next()
     {
         let path = error.instance_path().to_string().replace('/', ".");
-        return Err(format!("spec{path}: {error}"));
+        // An address may hold a password by mistake, and a header a key.
+        let is_private = [".endpoint", ".proxy"].iter().any(|part| path.starts_with(part));
+        return Err(match is_private {
+            true => format!("spec{path}: {}", error.masked()),
+            false => format!("spec{path}: {error}"),
+        });
     }
     let object = serde_json::from_value(value).map_err(|e| e.to_string())?;
     rules(kind, &object, None)?;
