@@ -1,3 +1,4 @@
 //! What is remembered of every request.
 
 pub mod record;
+pub mod secrets;

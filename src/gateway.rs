@@ -31,6 +31,7 @@ mod prepare;
 mod room;
 pub mod routes;
 mod seldom;
+mod sent;
 pub mod server;
 mod shadow;
 mod sinks;

@@ -22,6 +22,8 @@ mod identity;
 mod reading;
 #[path = "gateway/routing.rs"]
 mod routing;
+#[path = "gateway/secrets.rs"]
+mod secrets;
 #[path = "gateway/shadow.rs"]
 mod shadow;
 #[path = "gateway/splitting.rs"]

@@ -5,7 +5,9 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use memchr::memmem;
 
+use super::secrets::REDACTED;
 use crate::api::prompt_release::VariantRole;
 pub use crate::openai::{Operation, usage::Tokens};
 
@@ -217,6 +219,23 @@ pub struct Content {
 }
 
 impl Content {
+    /// Takes a secret out of all of it: the key that came with the request.
+    pub fn without(&mut self, secret: &str) {
+        let without = |text: &mut String| {
+            if text.contains(secret) {
+                *text = text.replace(secret, REDACTED);
+            }
+        };
+        for bytes in std::iter::once(&mut self.input).chain(&mut self.tool_calls) {
+            if memmem::find(bytes, secret.as_bytes()).is_some() {
+                let text = String::from_utf8_lossy(bytes).replace(secret, REDACTED);
+                *bytes = text.into_bytes();
+            }
+        }
+        without(&mut self.output);
+        self.user.iter_mut().chain(&mut self.conversation).for_each(without);
+    }
+
     /// How many bytes it keeps in memory, about.
     pub fn weight(&self) -> usize {
         let calls: usize = self.tool_calls.iter().map(Vec::len).sum();

@@ -15,8 +15,9 @@ use axum::http::{HeaderMap, Uri, uri::Authority};
 use super::{
     clients::Clients,
     room::{Bounds, Room},
+    sent::Sent,
 };
-use crate::api::llm_deployment::Limits;
+use crate::{api::llm_deployment::Limits, audit::secrets::Secrets};
 
 /// A pod that could not be reached is asked again after so long, unless all are like that.
 const AVOIDED_MILLIS: u64 = 5_000;
@@ -38,12 +39,28 @@ pub(super) struct Shared {
 }
 
 /// Where a backend's requests go and what their headers say.
-#[derive(Debug, PartialEq)]
+#[derive(Debug)]
 pub(super) struct Address {
     /// By operation.
     pub uris: [Uri; 4],
     /// The API key among them.
     pub headers: HeaderMap,
+    /// What else is sent that must not come back.
+    pub sent: Sent,
+}
+
+impl PartialEq for Address {
+    fn eq(&self, other: &Self) -> bool {
+        self.uris == other.uris && self.headers == other.headers && self.sent.is_like(&other.sent)
+    }
+}
+
+impl Address {
+    /// The secrets among what is sent, to search answers for: those of a model's own
+    /// words (`is_answer`), or those of an error, which may quote all of its request.
+    pub(super) fn secrets(&self, is_answer: bool) -> &Arc<Secrets> {
+        self.sent.secrets(&self.uris[0], &self.headers, is_answer)
+    }
 }
 
 impl Backends {

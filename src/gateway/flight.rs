@@ -14,6 +14,7 @@ use super::{
     budget::{Class, Held},
     check::check,
     feedback::{Issued, Kind},
+    identity::credential,
     phases::Passed,
     prepare::{Asked, Prepared},
     routes::{Route, Target},
@@ -21,9 +22,12 @@ use super::{
     unread,
 };
 use crate::{
-    audit::record::{
-        AssignmentReason, Caller, CheckResult, Content, Operation, Origin, Record, RecordOutcome,
-        StableSide, TraceContext,
+    audit::{
+        record::{
+            AssignmentReason, Caller, CheckResult, Content, Operation, Origin, Record,
+            RecordOutcome, StableSide, TraceContext,
+        },
+        secrets::is_searched,
     },
     openai::{answer::Answer, error::ApiError},
     signals::addresses::Refused,
@@ -252,6 +256,9 @@ impl Flight {
         if let Some(content) = &mut content {
             let most = self.gateway.config.telemetry.tracing.content_bytes.unwrap_or(0);
             content.output = whole_words(std::mem::take(&mut self.answer.text), most);
+            if let Some(key) = credential(&self.passed.headers).filter(|key| is_searched(key)) {
+                content.without(key);
+            }
         }
         let answer = &mut self.answer;
         // A stream that was cut off tells no usage: an event with content is about a token.

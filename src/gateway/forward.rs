@@ -55,15 +55,19 @@ pub(super) fn body(forward: Forward) -> impl Stream<Item = Result<Bytes, Infalli
                 None
             }
             // Broken in the middle: the application has begun to read, so nobody else can answer.
-            next @ (Next::Broken | Next::Late | Next::Crowded) => {
-                let error = if matches!(next, Next::Crowded) {
-                    forward.flight.crowded = true;
-                    Class::Answers.refusal()
-                } else if matches!(next, Next::Late) {
-                    let message = "the model's stream took longer than the backend's limits allow";
-                    ApiError::new(504, "upstream_timeout", message)
-                } else {
-                    ApiError::new(502, "upstream_broken", "the model's stream broke off")
+            next @ (Next::Broken | Next::Late | Next::Crowded | Next::Secret) => {
+                let error = match next {
+                    Next::Crowded => {
+                        forward.flight.crowded = true;
+                        Class::Answers.refusal()
+                    }
+                    Next::Late => {
+                        let message =
+                            "the model's stream took longer than the backend's limits allow";
+                        ApiError::new(504, "upstream_timeout", message)
+                    }
+                    Next::Secret => upstream::quotes_a_secret(),
+                    _ => ApiError::new(502, "upstream_broken", "the model's stream broke off"),
                 };
                 let event = error.event(forward.flight.operation);
                 forward.flight.fail(&error);

@@ -191,7 +191,7 @@ impl Identities {
         if self.0.off {
             return Ok(None);
         }
-        let credential = credential(headers)?;
+        let credential = shown(headers)?;
         let digest = keys::digest(credential);
         if let Some(client) = self.0.keys.load().find(&digest) {
             return Ok(Some(client));
@@ -229,7 +229,12 @@ pub(super) fn conceal(headers: &mut HeaderMap) {
     }
 }
 
-fn credential(headers: &HeaderMap) -> Result<&str, ApiError> {
+/// The key or token that a request shows, if it shows one.
+pub(super) fn credential(headers: &HeaderMap) -> Option<&str> {
+    shown(headers).ok()
+}
+
+fn shown(headers: &HeaderMap) -> Result<&str, ApiError> {
     if let Some(value) = headers.get(header::AUTHORIZATION) {
         let text = value.to_str().map_err(|_| unknown())?;
         let (scheme, credential) = text.split_once(' ').unwrap_or_default();

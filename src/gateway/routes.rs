@@ -31,7 +31,10 @@ use super::{
 };
 use crate::{
     api::{llm_deployment::TokenLimit, prompt_release::VariantRole, snapshot::PackedVariant},
-    audit::record::{Operation, Origin},
+    audit::{
+        record::{Operation, Origin},
+        secrets::Secrets,
+    },
     cost::Prices,
     prompt::Template,
 };
@@ -125,6 +128,11 @@ impl Target {
     /// The headers of every request, the API key among them.
     pub(super) fn headers(&self) -> &HeaderMap {
         &self.address.headers
+    }
+
+    /// What its answers are searched for, or the errors that it answers with.
+    pub(super) fn secrets(&self, is_answer: bool) -> &Arc<Secrets> {
+        self.address.secrets(is_answer)
     }
 
     /// What sends its requests.

@@ -181,7 +181,9 @@ async fn ask(flight: &mut Flight, asked: &Asked) -> Result<(), Fault> {
         match stream.next(flight).await {
             Next::Chunk(_) => {}
             Next::End => return Ok(()),
-            Next::Broken | Next::Late | Next::Failed | Next::Crowded => return Err(Fault::Model),
+            Next::Broken | Next::Late | Next::Failed | Next::Crowded | Next::Secret => {
+                return Err(Fault::Model);
+            }
         }
     }
 }

@@ -9,7 +9,7 @@ use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use tokio::time::{Instant, timeout_at};
 
-pub(super) use self::stream::{Next, Stream};
+pub(super) use self::stream::{Next, Stream, quotes_a_secret};
 use super::{
     backends::Taken,
     budget::{ANSWER_COPIES, Held, SMALL},
@@ -19,6 +19,7 @@ use super::{
     prepare::Asked,
 };
 use crate::{
+    audit::secrets::Secrets,
     openai::{
         Operation, answer::Answer, complaint::Complaint, error::ApiError, retry_after::retry_after,
         sse::is_a_stream,
@@ -118,9 +119,13 @@ pub(super) async fn call(
             }
             unreachable_model(&e)
         })?;
-    let (head, mut rest) = response.into_parts();
+    let (head, rest) = response.into_parts();
+    // What the server quotes of our request is nobody's business, from here on.
+    let secrets = target.secrets(head.status.is_success());
+    let mut rest = rest.without(secrets);
     flight.status = Some(head.status.as_u16());
-    flight.headers = passed_back(&head.headers, &flight.request_id);
+    // Nothing of a header is a model's words: there, every header of ours is looked for.
+    flight.headers = passed_back(&head.headers, &flight.request_id, target.secrets(false));
     let wait = retry_after(|name| head.headers.get(name)?.to_str().ok(), flight.clock());
     let mut first = Bytes::new();
     if head.status.is_success() && flight.streamed {
@@ -303,8 +308,11 @@ fn told(flight: &mut Flight, said: Option<&Bytes>, wait: Option<Duration>) -> Fa
         Some(status) => ("upstream_error", status),
         None => ("upstream_failed", StatusCode::BAD_GATEWAY),
     };
-    let json = said.filter(|said| said.trim_ascii_start().starts_with(b"{")).cloned();
-    let in_words = json.is_none().then(|| complaint.message.clone());
+    // An error within an answer may quote the request, as one with its status does.
+    let secrets = flight.target.secrets(false);
+    let without = |said: &Bytes| secrets.without(said).map_or_else(|| said.clone(), Bytes::from);
+    let json = said.filter(|said| said.trim_ascii_start().starts_with(b"{")).map(without);
+    let in_words = json.is_none().then(|| secrets.text(&complaint.message).into_owned());
     let mut failure = refused(status, complaint, wait, json);
     if failure.error.code == "upstream_error" {
         let message = in_words.unwrap_or_else(|| "the model says that it failed".to_owned());
@@ -381,7 +389,15 @@ const PASSED_BACK: [&str; 7] = [
 ];
 
 /// `ours` is what clients show as the request's id when the model tells none.
-fn passed_back(headers: &HeaderMap, ours: &str) -> Vec<(header::HeaderName, HeaderValue)> {
+fn passed_back(
+    headers: &HeaderMap,
+    ours: &str,
+    secrets: &Secrets,
+) -> Vec<(header::HeaderName, HeaderValue)> {
+    let without = |value: &HeaderValue| match secrets.without(value.as_bytes()) {
+        Some(value) => HeaderValue::from_bytes(&value).ok(),
+        None => Some(value.clone()),
+    };
     let ours = (!headers.contains_key("x-request-id"))
         .then(|| HeaderValue::from_str(ours).ok())
         .flatten()
@@ -392,7 +408,7 @@ fn passed_back(headers: &HeaderMap, ours: &str) -> Vec<(header::HeaderName, Head
             let name = name.as_str();
             PASSED_BACK.contains(&name) || name.starts_with("x-ratelimit-")
         })
-        .map(|(name, value)| (name.clone(), value.clone()))
+        .filter_map(|(name, value)| Some((name.clone(), without(value)?)))
         .chain(ours)
         .collect()
 }

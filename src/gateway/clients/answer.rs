@@ -4,6 +4,7 @@
 use std::{
     io,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -12,7 +13,10 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use crate::gateway::encoding::{self, Decoded, Decoder};
+use crate::{
+    audit::secrets::{Passing, Secrets},
+    gateway::encoding::{self, Decoded, Decoder},
+};
 
 /// So much is decoded at a time.
 const PIECE: usize = 32 << 10;
@@ -21,6 +25,9 @@ const PIECE: usize = 32 << 10;
 pub(in crate::gateway) struct Answered {
     body: Incoming,
     coding: Coding,
+    /// What of the request is taken out of it.
+    passing: Option<Passing>,
+    ended: bool,
 }
 
 enum Coding {
@@ -64,7 +71,25 @@ impl Answered {
         } else {
             Coding::Identity
         };
-        Response::from_parts(head, Self { body, coding })
+        Response::from_parts(head, Self { body, coding, passing: None, ended: false })
+    }
+
+    /// The same answer without these, wherever it is cut into pieces.
+    pub(in crate::gateway) fn without(self, secrets: &Arc<Secrets>) -> Self {
+        let passing = (!secrets.is_empty()).then(|| Passing::new(secrets.clone()));
+        Self { passing, ..self }
+    }
+
+    fn poll_decoded(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Unread>>> {
+        match &mut self.coding {
+            Coding::Identity => Pin::new(&mut self.body).poll_frame(cx).map_err(Unread::from),
+            Coding::Encoded(encoded) => encoded.poll(&mut self.body, cx),
+            Coding::Unreadable(why) => {
+                let why = why.clone();
+                self.coding = Coding::Identity;
+                Poll::Ready(Some(Err(why.into())))
+            }
+        }
     }
 }
 
@@ -130,25 +155,38 @@ impl Body for Answered {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Unread>>> {
-        let Self { body, coding } = self.get_mut();
-        match coding {
-            Coding::Identity => Pin::new(body).poll_frame(cx).map_err(Unread::from),
-            Coding::Encoded(encoded) => encoded.poll(body, cx),
-            Coding::Unreadable(why) => {
-                let why = why.clone();
-                *coding = Coding::Identity;
-                Poll::Ready(Some(Err(why.into())))
+        let this = self.get_mut();
+        loop {
+            if this.ended {
+                return Poll::Ready(None);
+            }
+            let frame = ready!(this.poll_decoded(cx));
+            let Some(passing) = &mut this.passing else { return Poll::Ready(frame) };
+            let goes_on = match frame {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => passing.next(data),
+                    Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
+                },
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                None => {
+                    this.ended = true;
+                    passing.end()
+                }
+            };
+            if !goes_on.is_empty() {
+                return Poll::Ready(Some(Ok(Frame::data(goes_on))));
             }
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        matches!(self.coding, Coding::Identity) && self.body.is_end_stream()
+        let nothing_kept = self.passing.as_ref().is_none_or(Passing::is_empty);
+        matches!(self.coding, Coding::Identity) && self.body.is_end_stream() && nothing_kept
     }
 
     fn size_hint(&self) -> SizeHint {
         match self.coding {
-            Coding::Identity => self.body.size_hint(),
+            Coding::Identity if self.passing.is_none() => self.body.size_hint(),
             _ => SizeHint::default(),
         }
     }

@@ -12,7 +12,7 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use hyper_util::client::proxy::matcher::Matcher;
 
 use super::dial::sensitive;
-use crate::api::{llm_deployment::Proxy, secret::SecretText};
+use crate::api::{llm_deployment::Proxy, secret::SecretText, url::has_credentials};
 
 /// A proxy.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,6 +77,14 @@ impl Proxies {
 }
 
 impl Way {
+    /// What is shown to the proxy.
+    pub(in crate::gateway) fn credentials(&self) -> Option<&HeaderValue> {
+        match self {
+            Self::Direct => None,
+            Self::Forwarded(via) | Self::Tunnelled(via) => via.credentials.as_ref(),
+        }
+    }
+
     fn through(via: Via, uri: &Uri) -> Self {
         if uri.scheme() == Some(&Scheme::HTTPS) {
             Self::Tunnelled(via)
@@ -96,6 +104,11 @@ impl Way {
         uri: &Uri,
     ) -> Result<Self, String> {
         let Some(url) = &proxy.url else { return Ok(Self::Direct) };
+        if has_credentials(url) {
+            return Err("spec.proxy.url holds a user or a password: put them into a Secret, and \
+                        name it in spec.proxy.credentialsSecretRef"
+                .to_owned());
+        }
         let address: Uri =
             url.parse().map_err(|e| format!("spec.proxy.url {url} is no address: {e}"))?;
         let credentials = credentials.map(|text| {

@@ -9,6 +9,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use super::tokens::{Issuer, Verifier};
+use crate::api::url::has_credentials;
 
 /// How often keys are asked for when nothing is wrong.
 const REFRESH: Duration = Duration::from_secs(300);
@@ -28,6 +29,9 @@ pub enum DiscoveryError {
     /// The address would show the keys to be replaced by anybody on the way.
     #[error("{0} must begin with https:// (http:// is taken for this machine only)")]
     NotHttps(String),
+    /// An address with a user or a password.
+    #[error("the address of an issuer, or of its keys, may hold no user and no password")]
+    Credentials,
     /// The HTTP client could not be set up.
     #[error("the HTTP client could not be set up: {0}")]
     Client(String),
@@ -189,6 +193,9 @@ fn usable(issuer: Issuer, name: &str) -> Result<Issuer, DiscoveryError> {
 }
 
 fn only_https(url: &str) -> Result<(), DiscoveryError> {
+    if has_credentials(url) {
+        return Err(DiscoveryError::Credentials);
+    }
     let uri: http::Uri = url.parse().map_err(|_| DiscoveryError::NotHttps(url.to_owned()))?;
     let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
     let here = host == "localhost" || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback());

@@ -49,9 +49,9 @@ impl Operators {
         let admitted = match self {
             Self::Anyone => true,
             Self::Nobody => false,
-            Self::Token(file) => file.holds(credential(headers).map_err(|_| refused())?),
+            Self::Token(file) => file.holds(credential(headers).ok_or_else(refused)?),
             Self::ServiceAccount { verifier, subject } => {
-                let token = credential(headers).map_err(|_| refused())?;
+                let token = credential(headers).ok_or_else(refused)?;
                 verifier
                     .verify(token)
                     .inspect_err(|why| tracing::debug!("a report was refused: {why}"))

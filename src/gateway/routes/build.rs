@@ -12,16 +12,18 @@ use super::{
 use crate::{
     api::{
         LLMDeploymentSpec, Variant,
-        llm_deployment::{SecretKeyRef, TLS_CERTIFICATE, TLS_KEY},
+        llm_deployment::{SecretKeyRef, TLS_CERTIFICATE, TLS_KEY, endpoint::reserved_header},
         prompt_release::{RoutedVariant, VariantRole},
         secret::SecretText,
         snapshot::PackedVariant,
+        url::has_credentials,
     },
     audit::record::{Operation, Origin},
     cost::Prices,
     gateway::{
         backends::{Address, Backends},
         clients::{Manner, Trust, Way},
+        sent::{self, Sent},
     },
     prompt::{Template, revision},
 };
@@ -304,6 +306,7 @@ fn build_target(
     let pods = input.endpoints.get(&variant.backend_name).filter(|_| backend.endpoint.is_none());
     let trust = trust(backend, chat.host().unwrap_or_default(), input)?;
     let way = way(backend, &chat, input, backends)?;
+    let sent = Sent::with(way.credentials());
     let client = backends
         .clients
         .get(Manner::of(limits, trust, way))
@@ -325,7 +328,7 @@ fn build_target(
         breaker,
         room: shared.room.clone(),
         places: shared.places(pods.map_or(&[], Vec::as_slice)),
-        address: shared.address(Address { uris, headers }),
+        address: shared.address(Address { uris, headers, sent }),
         overlays: Default::default(),
         saved: saved.clone(),
         client,
@@ -341,6 +344,10 @@ fn uri(base: &str, operation: Operation, backend: &LLMDeploymentSpec) -> Result<
     let query: Vec<String> = query.map(|(k, v)| format!("{}={}", escaped(k), escaped(v))).collect();
     let mark = if query.is_empty() { "" } else { "?" };
     let text = format!("{base}{}{mark}{}", operation.path(), query.join("&"));
+    if has_credentials(base) {
+        let message = "the address of the backend holds a user or a password: put the key into a Secret, and name it in spec.endpoint.apiKeySecretRef";
+        return Err(Fault::new(Fault::ADDRESS_INVALID, message));
+    }
     text.parse().map_err(|_| no_address(base))
 }
 
@@ -364,7 +371,7 @@ fn secret<'a>(input: &'a ReleaseInput, wanted: &SecretKeyRef) -> Result<&'a Secr
 }
 
 /// What is sent to a host, which the Secret must name.
-fn sent<'a>(
+fn granted<'a>(
     input: &'a ReleaseInput,
     wanted: &SecretKeyRef,
     host: &str,
@@ -384,7 +391,7 @@ fn trust(backend: &LLMDeploymentSpec, host: &str, input: &ReleaseInput) -> Resul
     let own = |name: &str, key: &str| SecretKeyRef { name: name.to_owned(), key: key.to_owned() };
     let identity = tls.client_certificate_secret_ref.as_ref().map(|secret| {
         let certificate = text(&own(&secret.name, TLS_CERTIFICATE))?;
-        let key = sent(input, &own(&secret.name, TLS_KEY), host)?.clone();
+        let key = granted(input, &own(&secret.name, TLS_KEY), host)?.clone();
         Ok::<_, Fault>((certificate, key))
     });
     Ok(Trust {
@@ -407,7 +414,7 @@ fn way(
     let address = proxy.url.as_ref().and_then(|url| url.parse::<Uri>().ok());
     let host = address.as_ref().and_then(Uri::host).unwrap_or_default();
     let credentials = proxy.credentials_secret_ref.as_ref();
-    let credentials = credentials.map(|wanted| sent(input, wanted, host));
+    let credentials = credentials.map(|wanted| granted(input, wanted, host));
     Way::wanted(proxy, credentials.transpose()?, uri)
         .map_err(|e| Fault::new(Fault::ADDRESS_INVALID, e))
 }
@@ -430,21 +437,27 @@ fn headers(
         headers.insert(header::HOST, host);
     }
     let wrong = |message: String| Fault::new(Fault::HEADER_INVALID, message);
+    // Copies that an earlier version saved were not checked by the API server.
     let named = |name: &str| {
+        if let Some(why) = reserved_header(name) {
+            return Err(wrong(why));
+        }
         let no_name = |_| wrong(format!("{name} can not be a header's name: change it"));
         name.parse::<HeaderName>().map_err(no_name)
     };
     for (name, value) in endpoint.iter().flat_map(|e| &e.headers) {
-        let value = value
+        let name = named(name)?;
+        let mut value: HeaderValue = value
             .parse()
-            .map_err(|_| wrong(format!("the value of {name} can not be a header's: change it")))?;
-        headers.insert(named(name)?, value);
+            .map_err(|_| wrong(format!("the value of {name} can not be a header's: write one line")))?;
+        value.set_sensitive(sent::tells(name.as_str()));
+        headers.insert(name, value);
     }
     let Some(wanted) = endpoint.and_then(|e| e.api_key_secret_ref.as_ref()) else {
         return Ok(headers);
     };
     let name = host.parse::<Authority>();
-    let key = sent(input, wanted, name.as_ref().map_or(host, |name| name.host()))?;
+    let key = granted(input, wanted, name.as_ref().map_or(host, |name| name.host()))?;
     let (name, text) = match endpoint.and_then(|e| e.api_key_header.as_deref()) {
         None => (header::AUTHORIZATION, format!("Bearer {}", key.expose())),
         Some(name) => (named(name)?, key.expose().to_owned()),

@@ -8,9 +8,11 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::{Answered, Asked, Failure, Flight, Unread, broken, next_chunk, no_memory, told};
 use crate::{
+    audit::secrets::{Heard, Passing},
     gateway::budget::{Class, Held, SMALL},
     openai::{
         alike::Reader,
+        error::ApiError,
         sse::{Events, Fate, Payload},
     },
 };
@@ -19,6 +21,11 @@ use crate::{
 const LONGEST_START: usize = 1 << 20;
 /// The reason why an answer ended, its usage, the mark of the end, the end itself.
 const LAST_WORDS: usize = 4;
+/// The first bytes of a secret may go on before it shows that they are of one: `sk-proj-`
+/// begins many.
+const LONGEST_HINT: usize = 8;
+/// So much is held back while an answer may be spelling out a secret.
+const LONGEST_HELD: usize = 64 << 10;
 /// How long the end of a connection is waited for when the answer was complete, so that the
 /// connection can be used again.
 const AFTER_THE_END: Duration = Duration::from_secs(1);
@@ -46,6 +53,35 @@ pub(in crate::gateway) struct Stream {
     ends_early: bool,
     /// What is kept of it: an event that is not complete, the text.
     held: Held,
+    quotes: Quotes,
+}
+
+/// Whether the words of the events, put together, are a secret: what is within one event
+/// was taken out before.
+struct Quotes {
+    passing: Passing,
+    /// So much of the answer's text was heard.
+    heard: usize,
+    /// How many bytes came while it may be spelling out a secret.
+    held: usize,
+    is_secret: bool,
+}
+
+impl Quotes {
+    fn hear(&mut self, text: &str, came: usize) {
+        let more = text.get(self.heard..).unwrap_or(text);
+        self.heard = text.len();
+        match self.passing.hear(more) {
+            Heard::Secret => self.is_secret = true,
+            Heard::Begun(length) if length > LONGEST_HINT && !more.is_empty() => self.held += came,
+            Heard::Nothing if more.is_empty() && self.held > 0 => self.held += came,
+            Heard::Nothing | Heard::Begun(_) => self.held = 0,
+        }
+    }
+
+    fn holds(&self) -> bool {
+        (1..=LONGEST_HELD).contains(&self.held)
+    }
 }
 
 /// How long a stream is waited for. Its timer is set once, and again when it fires too
@@ -100,6 +136,8 @@ pub(in crate::gateway) enum Next {
     Late,
     /// There is no room for what must be kept of it.
     Crowded,
+    /// It spells out a secret of ours.
+    Secret,
     /// It has ended after it said that it failed, which has gone on.
     Failed,
 }
@@ -124,6 +162,12 @@ impl Stream {
             patience: Patience::new(flight.target.between_tokens_timeout, deadline),
             ends_early: false,
             held: flight.holds(),
+            quotes: Quotes {
+                passing: Passing::new(flight.target.secrets(true).clone()),
+                heard: 0,
+                held: 0,
+                is_secret: false,
+            },
         }
     }
 
@@ -154,6 +198,10 @@ impl Stream {
             if flight.answer.failed {
                 return Err(told(flight, self.failed.as_ref(), self.wait));
             }
+            if self.quotes.is_secret {
+                let error = quotes_a_secret();
+                return Err(Failure::new(error.status, error.code, error.message));
+            }
             if content || flight.answer.complete() || read > LONGEST_START {
                 return Ok(Box::new(self));
             }
@@ -175,9 +223,14 @@ impl Stream {
     fn read(&mut self, chunk: Bytes, flight: &mut Flight) -> bool {
         let (mut content, hides_usage) = (false, self.hides_usage);
         let (reader, failed) = (&mut self.reader, &mut self.failed);
+        let came = chunk.len();
         self.events.feed(chunk, |payload| {
             heard(payload, reader, flight, failed, hides_usage, &mut content)
         });
+        self.quotes.hear(&flight.answer.text, came);
+        if flight.answer.failed || flight.answer.complete() {
+            self.quotes.held = 0;
+        }
         if content {
             flight.first_token();
         }
@@ -191,6 +244,7 @@ impl Stream {
         let (reader, failed) = (&mut self.reader, &mut self.failed);
         self.events
             .end(|payload| heard(payload, reader, flight, failed, hides_usage, &mut content));
+        self.quotes.hear(&flight.answer.text, 0);
         if content {
             flight.first_token();
         }
@@ -220,13 +274,19 @@ impl Stream {
     /// What is left when nothing more comes.
     fn last(&mut self) -> Next {
         self.events.broke_off();
+        self.quotes.held = 0;
         self.events.take().map_or(Next::End, Next::Chunk)
     }
 
     /// Waits for the next bytes and reads them.
     pub(in crate::gateway) async fn next(&mut self, flight: &mut Flight) -> Next {
         loop {
-            if let Some(bytes) = self.events.take() {
+            if self.quotes.is_secret {
+                return Next::Secret;
+            }
+            if !self.quotes.holds()
+                && let Some(bytes) = self.events.take()
+            {
                 return Next::Chunk(bytes);
             }
             self.patience.since = Instant::now();
@@ -284,6 +344,10 @@ impl Stream {
         if !self.is_read {
             self.read_last(flight);
         }
+        if self.quotes.is_secret {
+            return Some(Next::Secret);
+        }
+        self.quotes.held = 0;
         let answer = &flight.answer;
         let is_whole = answer.complete() || answer.is_unread();
         if !answer.failed && !is_whole {
@@ -297,6 +361,13 @@ impl Stream {
         }
         Some(if answer.failed { Next::Failed } else { Next::End })
     }
+}
+
+/// What the application is told in the place of a secret.
+pub(in crate::gateway) fn quotes_a_secret() -> ApiError {
+    let message = "the model's answer spells out a secret of this gateway, and was broken off: \
+                   tell who runs the gateway";
+    ApiError::new(502, "upstream_secret", message)
 }
 
 /// Reads a payload.
