@@ -10,7 +10,7 @@ use futures::future::try_join_all;
 
 use super::prometheus;
 use crate::{
-    api::GoDuration,
+    api::{GoDuration, url::has_credentials},
     signals::{
         prometheus::Prometheus,
         spending::{COUNTERS, CostReport, Line, Spent, Whose, collect, query},
@@ -154,6 +154,10 @@ async fn counted(gateways: &[String]) -> anyhow::Result<Costs> {
 }
 
 async fn ask(client: &reqwest::Client, gateway: &str) -> anyhow::Result<CostReport> {
+    ensure!(
+        !has_credentials(gateway) && (gateway.contains("://") || !gateway.contains('@')),
+        "--gateway may hold no user and no password: the admin address of a gateway asks for none"
+    );
     let base = gateway.trim_end_matches('/');
     let scheme = if base.contains("://") { "" } else { "http://" };
     let answer = async {

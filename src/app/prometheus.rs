@@ -14,10 +14,12 @@ use crate::{
 #[group(id = "prometheus")]
 pub struct Options {
     /// The address of Prometheus, or of what speaks its API (Thanos, Mimir,
-    /// VictoriaMetrics), for example http://prometheus.monitoring:9090.
+    /// VictoriaMetrics), for example http://prometheus.monitoring:9090. Without user and
+    /// password.
     #[arg(long)]
     prometheus_url: Option<String>,
-    /// A file with a bearer token for Prometheus. It may change at any time.
+    /// A file with a bearer token for Prometheus, or with "Basic " and user:password in
+    /// base64. It may change at any time.
     #[arg(long, requires = "prometheus_url")]
     prometheus_token_file: Option<PathBuf>,
     /// The longest that one query may take, 100ms to 1m.

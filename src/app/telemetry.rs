@@ -46,7 +46,7 @@ enum Compression {
 pub struct Options {
     /// The address of a collector or tracing system that takes OTLP/HTTP, for example
     /// http://collector:4318; /v1/traces is added. Default: no spans are sent.
-    #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT")]
+    #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", hide_env_values = true)]
     otlp_endpoint: Option<String>,
     /// As --otlp-endpoint, but the whole address: nothing is added.
     #[arg(long, env = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", hide_env_values = true)]

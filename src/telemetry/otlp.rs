@@ -31,7 +31,11 @@ use super::{
     redact::Redaction,
     span::{self, text_attribute},
 };
-use crate::{audit::record::Record, openai::retry_after::retry_after};
+use crate::{
+    api::url::has_credentials,
+    audit::{record::Record, secrets::Secrets},
+    openai::retry_after::retry_after,
+};
 
 /// Collectors take at least this much in one request; larger batches are sent in parts.
 const LARGEST_BODY: usize = 4 << 20;
@@ -76,6 +80,13 @@ pub enum OtlpError {
     /// The address is none.
     #[error("{0} is no address of a collector: name one like http://collector:4318")]
     Url(String),
+    /// The address holds a user or a password.
+    #[error(
+        "the collector's address holds a user or a password, which everybody sees who sees the \
+         command line: set OTEL_EXPORTER_OTLP_HEADERS=authorization=Basic%20… from a Secret, with \
+         user:password in base64"
+    )]
+    Credentials,
 }
 
 /// What became of spans so far.
@@ -96,6 +107,8 @@ pub(super) struct Exporter {
     names: Arc<Names>,
     outbox: Arc<Outbox>,
     sent: Arc<Sent>,
+    /// What is sent with each request.
+    secrets: Secrets,
     failing: Option<Instant>,
 }
 
@@ -105,6 +118,9 @@ impl Exporter {
         outbox: Arc<Outbox>,
         sent: Arc<Sent>,
     ) -> Result<Self, OtlpError> {
+        if has_credentials(&config.url) {
+            return Err(OtlpError::Credentials);
+        }
         let url = config.url.parse::<reqwest::Url>().ok();
         if url.is_none_or(|url| !["http", "https"].contains(&url.scheme())) {
             return Err(OtlpError::Url(config.url));
@@ -120,7 +136,10 @@ impl Exporter {
         }
         let names = Arc::new(Names::new(&config.names));
         let (client, config) = (client.build()?, Arc::new(config));
-        Ok(Self { client, config, names, outbox, sent, failing: None })
+        let values = config.headers.values().filter_map(|value| value.to_str().ok());
+        let values = values.flat_map(|value| [Some(value), value.split_once(' ').map(|two| two.1)]);
+        let secrets = Secrets::new(values.flatten());
+        Ok(Self { client, config, names, outbox, sent, secrets, failing: None })
     }
 
     /// Sends until `stop`, then what is under way and what waits, for at most `flush`.
@@ -218,8 +237,11 @@ impl Exporter {
         if status.is_success() {
             return Ok(rejected(&body));
         }
-        let text: String = String::from_utf8_lossy(&body).chars().take(200).collect();
-        let what = format!("{} answered {status}: {text}", self.config.url);
+        // Nor does the log hold a key that the collector quotes, or one of its address.
+        let text = self.secrets.text(&String::from_utf8_lossy(&body)).into_owned();
+        let text: String = text.chars().take(200).collect();
+        let address = self.config.url.split(['?', '#']).next().unwrap_or_default();
+        let what = format!("{address} answered {status}: {text}");
         let retry = matches!(
             status,
             StatusCode::TOO_MANY_REQUESTS

@@ -4,7 +4,7 @@
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use crate::{
-    api::LLMDeploymentSpec,
+    api::{LLMDeploymentSpec, url::has_credentials},
     signals::addresses::{Addresses, Resolver},
 };
 
@@ -49,6 +49,13 @@ impl Probe {
         base: &str,
         backend: &LLMDeploymentSpec,
     ) -> Result<String, String> {
+        // What is said here goes into a status.
+        if has_credentials(base) {
+            return Err("spec.endpoint.url holds a user or a password: create another \
+                        LLMDeployment with the key in a Secret, named in \
+                        spec.endpoint.apiKeySecretRef"
+                .to_owned());
+        }
         let url: reqwest::Url =
             format!("{base}/models").parse().map_err(|e| format!("{base}: {e}"))?;
         // The client resolves names only, and none of those that a proxy resolves.
@@ -57,6 +64,11 @@ impl Probe {
         let client = match way(backend, host) {
             Way::Direct => self.direct.clone(),
             Way::Environment => self.environment.clone(),
+            Way::Proxy(proxy) if has_credentials(&proxy) => {
+                return Err("spec.proxy.url holds a user or a password: put them into a Secret, \
+                            and name it in spec.proxy.credentialsSecretRef"
+                    .to_owned());
+            }
             Way::Proxy(proxy) => self.through(&proxy).map_err(|e| format!("{proxy}: {e}"))?,
             Way::Unknown => {
                 let message = "is behind a proxy that wants credentials, and is not probed";

@@ -15,6 +15,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::failure::Failure;
+use crate::{api::url::has_credentials, audit::secrets::Secrets};
 
 /// A larger answer is not one number.
 const LARGEST: usize = 1 << 20;
@@ -28,7 +29,8 @@ const QUOTE: usize = 200;
 pub struct Config {
     /// Its address, with the path prefix if it has one.
     pub url: String,
-    /// A file with a bearer token, read anew for each round.
+    /// A file with a bearer token, or with `Basic` and a user and password in base64, read
+    /// anew for each round.
     pub token_file: Option<PathBuf>,
     /// The longest that one query may take.
     pub timeout: Duration,
@@ -42,6 +44,13 @@ pub enum SetupError {
         "{0:?} is no address of Prometheus: write for example http://prometheus.monitoring:9090"
     )]
     Url(String),
+    /// The address holds a user or a password.
+    #[error(
+        "the address holds a user or a password, which everybody sees who sees the command line: \
+         put a token, or Basic and user:password in base64, into the file of \
+         --prometheus-token-file"
+    )]
+    Credentials,
     /// The HTTP client could not be set up.
     #[error("the HTTP client could not be set up")]
     Client(#[from] reqwest::Error),
@@ -61,6 +70,9 @@ impl Source {
             .redirect(Policy::none())
             .no_proxy()
             .build()?;
+        if has_credentials(&config.url) {
+            return Err(SetupError::Credentials);
+        }
         let url = config.url.trim_end_matches('/');
         let client = Client::from(http, url).map_err(|_| SetupError::Url(config.url.clone()))?;
         if !matches!(client.base_url().scheme(), "http" | "https") {
@@ -75,7 +87,10 @@ impl Source {
         let Some(path) = &self.token_file else { return Ok(None) };
         let text =
             tokio::fs::read_to_string(path).await.map_err(|e| Failure::Token(e.to_string()))?;
-        let mut value = HeaderValue::from_str(&format!("Bearer {}", text.trim()))
+        let text = text.trim();
+        let is_basic = text.get(..6).is_some_and(|word| word.eq_ignore_ascii_case("basic "));
+        let text = if is_basic { text.to_owned() } else { format!("Bearer {text}") };
+        let mut value = HeaderValue::from_str(&text)
             .map_err(|_| Failure::Token("it holds more than a token".to_owned()))?;
         value.set_sensitive(true);
         Ok(Some(value))
@@ -125,7 +140,12 @@ impl Source {
         let response = query.post_raw().await.map_err(|e| self.unsent(&e))?;
         let status = response.status();
         let body = self.body(response, largest).await?;
-        Ok((status, body))
+        // What an error quotes goes into statuses and Events.
+        let quoted = token.filter(|_| !status.is_success()).and_then(|token| {
+            let token = token.to_str().ok()?.split_once(' ')?.1;
+            Secrets::new([token]).without(&body)
+        });
+        Ok((status, quoted.unwrap_or(body)))
     }
 
     async fn body(&self, mut response: Response, largest: usize) -> Result<Vec<u8>, Failure> {
