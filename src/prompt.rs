@@ -7,5 +7,5 @@ mod template;
 mod tools;
 
 pub use digest::{REVISION_DIGITS, digest, revision, short, stands_for};
-pub use template::{PromptError, Template};
+pub use template::{PromptError, Template, check};
 pub use tools::{Tools, Verdict};

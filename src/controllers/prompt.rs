@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     api::{PromptVersion, conditions, conditions::Readiness, prompt_version::PromptVersionStatus},
-    prompt::{Template, digest},
+    prompt::{check, digest},
     signals::watch::Touched,
 };
 
@@ -33,8 +33,8 @@ async fn reconcile(prompt: Arc<PromptVersion>, context: Arc<Context>) -> Reconci
         digest: Some(digest(&prompt.spec)),
         conditions: old.conditions.clone(),
     };
-    let (readiness, reason, message) = match Template::compile(&prompt.spec) {
-        Ok(_) => (Readiness::Ready, "Valid", "the prompt can be released".to_owned()),
+    let (readiness, reason, message) = match check(&prompt.spec) {
+        Ok(()) => (Readiness::Ready, "Valid", "the prompt can be released".to_owned()),
         Err(error) => (Readiness::Stalled, "PromptInvalid", error.to_string()),
     };
     let now = (context.clock)();

@@ -36,6 +36,19 @@ pub enum PromptError {
         /// What is wrong.
         message: String,
     },
+    /// A message uses variables that the schema does not name.
+    #[error(
+        "spec.messages[{index}].content uses {names}, which spec.variables does not declare: add \
+         what is missing to spec.variables.properties, or correct the name (declared: {declared})"
+    )]
+    Undeclared {
+        /// Which message, from 0.
+        index: usize,
+        /// The variables.
+        names: String,
+        /// Those that are declared.
+        declared: String,
+    },
     /// The inputs do not match the schema of the variables.
     #[error("serinus.variables{path}: {message}")]
     Variables {
@@ -60,6 +73,7 @@ impl PromptError {
         match self {
             Self::Template { .. } => "InvalidTemplate",
             Self::Schema { .. } => "InvalidSchema",
+            Self::Undeclared { .. } => "UndeclaredVariable",
             Self::Variables { .. } => "InvalidVariables",
             Self::Render { .. } => "RenderFailed",
         }
@@ -198,6 +212,60 @@ impl Template {
     }
 }
 
+/// Keywords by which a schema may name more variables than its properties do.
+const OPEN: [&str; 11] = [
+    "$ref",
+    "$dynamicRef",
+    "allOf",
+    "anyOf",
+    "oneOf",
+    "if",
+    "patternProperties",
+    "dependentSchemas",
+    "dependencies",
+    "propertyNames",
+    "unevaluatedProperties",
+];
+
+/// Compiles a prompt, and finds variables that it uses and does not declare: a request
+/// would fail on each of them. Only of a prompt that declares some, and only before it is
+/// released: a saved copy serves as it did.
+///
+/// # Errors
+/// What keeps it from being released.
+pub fn check(prompt: &PromptVersionSpec) -> Result<(), PromptError> {
+    Template::compile(prompt)?;
+    let Some(schema) = &prompt.variables else { return Ok(()) };
+    let Some(Value::Object(properties)) = schema.get("properties") else { return Ok(()) };
+    let more = schema.get("additionalProperties").is_some_and(|more| *more != Value::Bool(false));
+    if properties.is_empty() || more || OPEN.iter().any(|word| schema.contains_key(*word)) {
+        return Ok(());
+    }
+    let required = schema.get("required").and_then(Value::as_array).into_iter().flatten();
+    let required: Vec<&str> = required.filter_map(Value::as_str).collect();
+    let is_known = |name: &str| {
+        properties.contains_key(name)
+            || required.contains(&name)
+            || ENGINE.globals().any(|(global, _)| global == name)
+    };
+    for (index, message) in prompt.messages.iter().enumerate() {
+        // It has compiled before.
+        let Ok(template) = ENGINE.template_from_named_str("message", &message.content) else {
+            continue;
+        };
+        let used = template.undeclared_variables(false);
+        let mut names: Vec<&str> =
+            used.iter().map(String::as_str).filter(|name| !is_known(name)).collect();
+        if !names.is_empty() {
+            names.sort_unstable();
+            let declared: Vec<&str> = properties.keys().map(String::as_str).collect();
+            let (names, declared) = (names.join(" and "), declared.join(", "));
+            return Err(PromptError::Undeclared { index, names, declared });
+        }
+    }
+    Ok(())
+}
+
 fn schema(
     field: &'static str,
     schema: Option<&Map<String, Value>>,
@@ -334,6 +402,45 @@ mod tests {
         let mut broken = greeting();
         broken["variables"] = json!({"type": 5});
         assert_eq!(template(broken).unwrap_err().reason(), "InvalidSchema");
+    }
+
+    #[test]
+    fn a_variable_that_is_not_declared_is_found_before_the_release() {
+        let check = |messages: &str, variables: Value| {
+            let prompt = json!({"prompt": "p", "messages": [{"role": "user", "content": messages}],
+                "variables": variables});
+            check(&serde_json::from_value(prompt).unwrap()).map_err(|e| e.to_string())
+        };
+        let declares = json!({"type": "object", "required": ["b"], "properties": {"a": {}}});
+        for fine in [
+            "{{ a }} {{ b }} {{ a.c }} {{ a['d'] }}",
+            "{% for x in a %}{{ loop.index }}{{ x }}{% endfor %}{% set y = a %}{{ y }}",
+            "{% for i in range(3) %}{{ i }}{% endfor %}{{ dict(a=1) }}",
+            "{% macro m(x) %}{{ x }}{% endmacro %}{{ m(a) }}",
+            "{% raw %}{{ c }}{% endraw %}{# c #} c",
+        ] {
+            assert_eq!(check(fine, declares.clone()), Ok(()), "{fine}");
+        }
+        for (wrong, name) in [
+            ("{{ qestion }}", "qestion"),
+            ("{{ A }}", "A"),
+            ("{% if c is defined %}{{ c }}{% endif %}", "c"),
+            ("{{ a }}{{ d.e | upper }}", "d"),
+            ("{% for x in xs %}{{ x }}{% endfor %}", "xs"),
+        ] {
+            let message = check(wrong, declares.clone()).unwrap_err();
+            let says = format!("spec.messages[0].content uses {name}, which");
+            assert!(message.starts_with(&says) && message.contains("declared: a"), "{message}");
+        }
+        for open in [
+            json!({"type": "object"}),
+            json!({"properties": {}}),
+            json!({"properties": {"a": {}}, "additionalProperties": true}),
+            json!({"properties": {"a": {}}, "additionalProperties": {"type": "string"}}),
+            json!({"properties": {"a": {}}, "allOf": [{"properties": {"z": {}}}]}),
+        ] {
+            assert_eq!(check("{{ z }}", open.clone()), Ok(()), "{open}");
+        }
     }
 
     #[test]

@@ -7,9 +7,10 @@ use crate::{
         CanaryPolicySpec, LLMDeploymentSpec, PromptReleaseSpec, PromptReleaseStatus,
         PromptVersionSpec, Variant,
         canary_policy::{Metric, Step, default_metrics},
+        url::has_credentials,
     },
     cost::Prices,
-    prompt::{Template, revision, stands_for},
+    prompt::{self, revision, stands_for},
 };
 
 /// The variant that the spec names, under the revision by which `status` knows it.
@@ -34,7 +35,18 @@ pub fn target(
     let backend = backend.ok_or_else(|| {
         missing("BackendNotFound", "LLMDeployment", backend_name, "spec.backendRef.name")
     })?;
-    Template::compile(prompt).map_err(|error| Problem {
+    let endpoint = backend.endpoint.as_ref().map(|endpoint| endpoint.url.as_str());
+    if endpoint.is_some_and(has_credentials) {
+        // Of an LLMDeployment that an earlier version took: no copy of it is kept.
+        return Err(Problem {
+            reason: "BackendInvalid",
+            message: format!(
+                "the address of LLMDeployment {backend_name} holds a user or a password: create \
+                 another one with the key in a Secret, named in spec.endpoint.apiKeySecretRef"
+            ),
+        });
+    }
+    prompt::check(prompt).map_err(|error| Problem {
         reason: "PromptInvalid",
         message: format!("PromptVersion {prompt_name}: {error}"),
     })?;
