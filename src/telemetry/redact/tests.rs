@@ -1,0 +1,211 @@
+use std::{fs, path::Path};
+
+use serde::Deserialize;
+use serde_json::json;
+
+use super::*;
+
+fn all() -> Redaction {
+    Redaction::new(&Kind::ALL, &[]).unwrap()
+}
+
+/// The texts of a kind: `tests/fixtures/redaction/README.md`.
+#[derive(Deserialize)]
+struct Texts {
+    found: Vec<Entry>,
+    kept: Vec<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Entry {
+    Text(String),
+    Part { text: String, hides: String },
+}
+
+impl Entry {
+    /// The text, and what of it must be gone.
+    fn parts(&self) -> (String, String) {
+        let (text, hides) = match self {
+            Self::Text(text) => (text, text),
+            Self::Part { text, hides } => (text, hides),
+        };
+        (text.replace('¦', ""), hides.replace('¦', ""))
+    }
+}
+
+fn texts(kind: Kind) -> Texts {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/redaction");
+    let text = fs::read_to_string(folder.join(format!("{}.yaml", kind.as_str()))).unwrap();
+    serde_yaml_ng::from_str(&text).unwrap()
+}
+
+/// A text in a sentence, as it is and in the forms in which it may be written down.
+type Disguise = (&'static str, fn(&str) -> String);
+
+const DISGUISES: [Disguise; 6] = [
+    ("as it is", |text| text.to_owned()),
+    ("JSON", |text| json!({"x": text}).to_string()),
+    ("JSON within JSON", |text| json!({"y": json!({"x": text}).to_string()}).to_string()),
+    ("escaped", |text| text.encode_utf16().map(|unit| format!("\\u{unit:04x}")).collect()),
+    ("percent-encoded", |text| {
+        let plain = |b: &u8| b.is_ascii_alphanumeric() || b"-._~".contains(b);
+        text.bytes()
+            .map(|b| if plain(&b) { char::from(b).to_string() } else { format!("%{b:02X}") })
+            .collect()
+    }),
+    ("entities", |text| {
+        let plain = |c: &char| c.is_ascii_alphanumeric() || *c == ' ';
+        text.chars()
+            .map(|c| if plain(&c) { c.to_string() } else { format!("&#{};", u32::from(c)) })
+            .collect()
+    }),
+];
+
+/// Whether what must be hidden is gone, in this disguise too.
+fn hides(rules: &Redaction, kind: Kind, entry: &Entry, disguise: fn(&str) -> String) -> bool {
+    let (text, hidden) = entry.parts();
+    let said = rules.text(&disguise(&format!("x {text} y"))).into_owned();
+    // All of it, whatever its first and last signs are.
+    let bare = |text: &str| text.chars().filter(|c| c.is_alphanumeric()).collect::<String>();
+    let (left, all) = (bare(&Plain::of(&said).text), bare(&hidden));
+    said.contains(&format!("[redacted:{}]", kind.as_str())) && !left.contains(&all)
+}
+
+#[test]
+fn recall_and_precision_are_what_the_documentation_says() {
+    let rules = all();
+    let (mut misses, mut report) = (vec![], vec![]);
+    let (mut right, mut wrong) = (0_u32, vec![]);
+    for kind in Kind::ALL {
+        let Texts { found, kept } = texts(kind);
+        let (mut hit, mut asked) = (0_u32, 0_u32);
+        for entry in &found {
+            for (name, disguise) in DISGUISES {
+                asked += 1;
+                if hides(&rules, kind, entry, disguise) {
+                    hit += 1;
+                } else {
+                    misses.push(format!("{}: {:?} {name}", kind.as_str(), entry.parts().0));
+                }
+            }
+        }
+        right += hit;
+        for text in &kept {
+            let text = text.replace('¦', "");
+            let said = rules.text(&text);
+            if said != text {
+                wrong.push(format!("{}: {text:?} became {said:?}", kind.as_str()));
+            }
+        }
+        let recall = f64::from(hit) / f64::from(asked);
+        report.push(format!("{}: {hit} of {asked} ({:.1} %)", kind.as_str(), recall * 100.0));
+        assert!(recall >= 0.95, "{report:?} {misses:#?}");
+    }
+    let precision = f64::from(right) / (f64::from(right) + wrong.len() as f64);
+    assert!(precision >= 0.95, "{precision}: {wrong:#?}");
+    // Of the texts that look alike, too, nearly none is touched.
+    let kept: usize = Kind::ALL.iter().map(|kind| texts(*kind).kept.len()).sum();
+    assert!(wrong.len() * 20 <= kept, "{} of {kept}: {wrong:#?}", wrong.len());
+    if std::env::var_os("SERINUS_REPORT").is_some() {
+        panic!("{report:#?}\nmissed {misses:#?}\ntouched {wrong:#?} of {kept}");
+    }
+}
+
+#[test]
+fn what_stays_around_it_is_as_it_was() {
+    for (text, expected) in [
+        ("write to ada.l+x@mail.example.org, soon", "write to [redacted:email], soon"),
+        ("card 4111 1111 1111 1111 exp 12/27", "card [redacted:card] exp 12/27"),
+        ("pay DE89 3704 0044 0532 0130 00 THE BANK", "pay [redacted:iban] THE BANK"),
+        ("GB82WEST12345698765432.", "[redacted:iban]."),
+        ("my ssn is 078-05-1120", "my ssn is [redacted:ssn]"),
+        ("call +49 (0)89 1234-5678 or (415) 555-2671", "call [redacted:phone] or [redacted:phone]"),
+        ("Authorization: Bearer abcdef0123456789ABCDEF", "Authorization: [redacted:secret]"),
+        (
+            "-----BEGIN RSA PRIVATE KEY-----\nMIIE\n-----END RSA PRIVATE KEY----- end",
+            "[redacted:secret] end",
+        ),
+        ("-----BEGIN PRIVATE KEY-----\nMIIE cut", "[redacted:secret]"),
+        (
+            "postgres://user:hunter2@db.example.com/x",
+            "postgres://user:[redacted:secret]@db.example.com/x",
+        ),
+        (r#"{"m":"a\u0040b.example"}"#, r#"{"m":"[redacted:email]"}"#),
+        ("C:\\users\\new 100 % &amp; é \u{200b}", "C:\\users\\new 100 % &amp; é \u{200b}"),
+    ] {
+        assert_eq!(all().text(text), expected);
+    }
+}
+
+#[test]
+fn only_the_chosen_rules_and_ones_own_are_applied() {
+    let rules = Redaction::new(&[Kind::Email], &[r"PAT-\d+".to_owned()]).unwrap();
+    assert_eq!(
+        rules.text("PAT-77 a@b.example 078-05-1120 4111111111111111"),
+        "[redacted:text] [redacted:email] 078-05-1120 4111111111111111"
+    );
+    let card = Redaction::new(&[Kind::Card], &[]).unwrap();
+    assert_eq!(card.text("a@b.example 4111111111111111"), "a@b.example [redacted:card]");
+    assert!(Redaction::new(&[], &["(".to_owned()]).is_err());
+    assert!("passport".parse::<Kind>().unwrap_err().to_string().contains("choose among"));
+    let empty = Redaction::new(&[], &["x*".to_owned()]).unwrap();
+    assert_eq!(empty.text("äxxb"), "ä[redacted:text]b", "nothing is found, which is no text");
+    let own = Redaction::new(&Kind::ALL, &["ada".to_owned()]).unwrap();
+    assert_eq!(own.text("ada@b.example"), "[redacted:text]@b.example", "one's own counts first");
+}
+
+#[test]
+fn json_is_redacted_behind_its_escapes_and_stays_json() {
+    let mut value: Value = serde_json::from_str(
+        r#"{"a": ["x\u0040example.org \"q\""], "n": 4111111111111111, "small": 41, "b": true}"#,
+    )
+    .unwrap();
+    all().json(&mut value);
+    assert_eq!(
+        value,
+        json!({"a": ["[redacted:email] \"q\""], "n": "[redacted:card]", "small": 41, "b": true})
+    );
+}
+
+#[test]
+fn the_name_of_a_field_says_what_its_value_is_and_may_be_one_itself() {
+    let mut value = json!({
+        "password": "correcthorse", "apiKey": "0123abcd4567", "ssn": "078051120",
+        "max_tokens": 2048, "token": "optional", "key": "customer", "phones": ["2125550187"],
+        "order": "2125550187", "a@b.example": 1, "c@d.example": 2,
+        "inner": {"client_secret": ["s3cr3tvalue"]},
+    });
+    all().json(&mut value);
+    assert_eq!(
+        value,
+        json!({
+            "password": "[redacted:secret]", "apiKey": "[redacted:secret]",
+            "ssn": "[redacted:ssn]", "max_tokens": 2048, "token": "optional", "key": "customer",
+            "phones": ["[redacted:phone]"], "order": "2125550187",
+            "[redacted:email]": 1, "[redacted:email] 9": 2,
+            "inner": {"client_secret": ["[redacted:secret]"]},
+        })
+    );
+}
+
+#[test]
+fn a_text_made_to_slow_it_is_read_in_one_go() {
+    let rules = all();
+    for piece in [
+        "4111 ",
+        "4111-",
+        "DE89 3704 ",
+        "a@b ",
+        "\\u0040",
+        "%25",
+        "&#64;",
+        "password=",
+        "+49 ",
+        "sk-",
+        "\"",
+    ] {
+        let text = piece.repeat((1 << 16) / piece.len());
+        assert!(!rules.text(&text).is_empty(), "{piece}");
+    }
+}
