@@ -2,6 +2,7 @@
 //! one is rolled back, and users see no error. Everything but the model and the users
 //! is what runs in production.
 
+mod endpoint;
 mod scene;
 mod screen;
 mod users;
@@ -15,7 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use futures::FutureExt;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyModifiers};
 use tokio::{net::TcpListener, task::JoinSet};
@@ -29,7 +30,7 @@ use super::{
     standalone::{Happening, Standalone},
 };
 use crate::{
-    api::{CanaryPolicySpec, PromptReleaseStatus, prompt_release::Phase},
+    api::{CanaryPolicySpec, Condition, PromptReleaseStatus, prompt_release::Phase},
     gateway::{
         Gateway, GatewayConfig,
         identity::Identities,
@@ -44,15 +45,16 @@ const PATIENCE: Duration = Duration::from_secs(90);
 /// The same with a real model, which may be slow.
 const PATIENCE_REAL: Duration = Duration::from_secs(1200);
 
+/// How long a held canary may wait for what it misses: nobody is there to approve it.
+const HELD: Duration = Duration::from_secs(15);
+/// So many errors without a single answer are no accident.
+const MOST_ERRORS: u64 = 20;
+
 /// What to run the demo against.
 #[derive(clap::Args)]
 pub struct Options {
-    /// An OpenAI-compatible endpoint instead of the simulated model, up to and with /v1.
-    #[arg(long, requires = "model")]
-    url: Option<String>,
-    /// The model's name there.
-    #[arg(long, requires = "url")]
-    model: Option<String>,
+    #[command(flatten)]
+    endpoint: endpoint::Options,
     /// Requests a second. Default: 45, or 4 with --url.
     #[arg(long)]
     rate: Option<f64>,
@@ -172,18 +174,23 @@ pub async fn run(options: Options) -> anyhow::Result<bool> {
     let folder = Scratch::new()?;
     let stop = CancellationToken::new();
     let mut servers = JoinSet::new();
-    let real = options.url.is_some();
-    let url = match options.url {
-        Some(url) => url,
+    let endpoint = options.endpoint.reached().await?;
+    let real = endpoint.is_some();
+    let key = endpoint.as_ref().and_then(|endpoint| endpoint.key.clone());
+    let (url, model) = match endpoint {
+        Some(endpoint) => (endpoint.url, endpoint.model),
         None => {
             let listener = TcpListener::bind("127.0.0.1:0").await?;
             let url = format!("http://{}/v1", listener.local_addr()?);
             servers.spawn(simulated_model::serve(listener, stop.clone().cancelled_owned()));
-            url
+            (url, "simulated".to_owned())
         }
     };
-    let model = options.model.unwrap_or_else(|| "simulated".to_owned());
-    fs::write(folder.0.join("world.yaml"), scene::fixed(&url, &model, real))?;
+    fs::write(folder.0.join("world.yaml"), scene::fixed(&url, &model, real, key.is_some()))?;
+    if let Some(key) = key {
+        // The folder is for this user alone, and goes away with the demo.
+        fs::write(folder.0.join("key.yaml"), scene::secret(&key).to_string())?;
+    }
     let gateway = Gateway::new(GatewayConfig {
         identities: Identities::off(),
         ..GatewayConfig::new(clock::now)
@@ -220,6 +227,7 @@ pub async fn run(options: Options) -> anyhow::Result<bool> {
         base,
         rate: options.rate.unwrap_or(if real { 4.0 } else { 45.0 }),
         patience: if real { PATIENCE_REAL } else { PATIENCE },
+        held: None,
         happenings: vec![],
         names: BTreeMap::new(),
     };
@@ -241,6 +249,8 @@ struct Ending {
     promoted: bool,
     rolled_back: bool,
     why: String,
+    /// What became of the good prompt when it was not promoted.
+    instead: Option<String>,
     quit: bool,
 }
 
@@ -257,6 +267,9 @@ impl Ending {
                 seen.answers
             ),
         ];
+        if let Some(instead) = &self.instead {
+            lines.insert(1, format!("  it was not: {instead}"));
+        }
         if let Some(error) = &seen.last_error {
             lines.push(format!("  the last error: {error}"));
         }
@@ -266,6 +279,20 @@ impl Ending {
         let model = if real { "a real model" } else { "simulated models" };
         lines.push(format!("{seconds} s, with {model} and simulated users"));
         lines.join("\n")
+    }
+}
+
+/// How a release stands, and why.
+fn told(status: &PromptReleaseStatus) -> String {
+    let told = ["Stalled", "Reconciling", "Ready"].into_iter().find_map(|kind| {
+        let is_it = |c: &&Condition| c.type_ == kind && !c.message.is_empty();
+        let condition = status.conditions.iter().find(is_it)?;
+        (kind == "Ready" || condition.status == "True").then_some(condition)
+    });
+    let why = told.map_or("nothing is known", |condition| condition.message.as_str());
+    match status.phase {
+        Phase::RolledBack => why.to_owned(),
+        phase => format!("{phase:?}: {why}"),
     }
 }
 
@@ -280,6 +307,8 @@ struct Story {
     base: String,
     rate: f64,
     patience: Duration,
+    /// Since when the canary is held.
+    held: Option<Instant>,
     happenings: Vec<(u64, Happening)>,
     names: BTreeMap<String, String>,
 }
@@ -314,7 +343,8 @@ impl Story {
         };
         ending.promoted = second.phase == Phase::Stable;
         if !ending.promoted {
-            ending.why = "v2 was not promoted, so v3 was not tried".to_owned();
+            ending.why = "not tried, for v2 was not promoted".to_owned();
+            ending.instead = Some(told(&second));
             return Ok(ending);
         }
         self.wait("v2 serves everyone", Duration::from_secs(2)).await?;
@@ -329,11 +359,7 @@ impl Story {
             return Ok(Ending { quit: true, ..ending });
         };
         ending.rolled_back = third.phase == Phase::RolledBack;
-        ending.why = third
-            .conditions
-            .iter()
-            .find(|c| c.type_ == "Stalled" && c.status == "True")
-            .map_or_else(|| format!("the release is {:?}", third.phase), |c| c.message.clone());
+        ending.why = told(&third);
         self.wait("v3 is out of routing; v2 goes on serving", Duration::from_secs(3)).await?;
         Ok(ending)
     }
@@ -384,10 +410,25 @@ impl Story {
                 return Ok(None);
             }
             let late = !patience.is_zero() && began.elapsed() > patience;
-            if done(&status) || late {
+            let seen = self.seen();
+            if let Some(error) = seen.last_error.filter(|_| seen.errors >= MOST_ERRORS)
+                && seen.answers == 0
+            {
+                bail!("no user got an answer, of {} who asked: {error}", seen.errors);
+            }
+            if done(&status) || late || self.is_stuck(&status) {
                 return Ok(Some(status));
             }
         }
+    }
+
+    /// Whether the canary is held and nothing but a person would change that.
+    fn is_stuck(&mut self, status: &PromptReleaseStatus) -> bool {
+        if status.phase != Phase::Held {
+            self.held = None;
+            return false;
+        }
+        self.held.get_or_insert_with(Instant::now).elapsed() >= HELD
     }
 
     fn learn_names(&mut self, status: &PromptReleaseStatus) {
@@ -410,7 +451,10 @@ impl Scratch {
     fn new() -> anyhow::Result<Self> {
         let name = format!("serinus-demo-{:016x}", rand::random::<u64>());
         let path = std::env::temp_dir().join(name);
-        fs::create_dir(&path).with_context(|| path.display().to_string())?;
+        let mut builder = fs::DirBuilder::new();
+        #[cfg(unix)]
+        std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+        builder.create(&path).with_context(|| path.display().to_string())?;
         Ok(Self(path))
     }
 }

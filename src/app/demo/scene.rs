@@ -1,6 +1,10 @@
 //! The manifests of the demo. They are ordinary ones: the same YAML works in a cluster
 //! with another endpoint.
 
+use serde_json::{Value, json};
+
+use crate::api::SecretText;
+
 /// The route, and the release's name.
 pub(super) const ROUTE: &str = "support-answer";
 /// `namespace/name` of the release.
@@ -31,7 +35,10 @@ const REAL: Scale = Scale {
 };
 
 /// The backend, the policy and three prompts.
-pub(super) fn fixed(url: &str, model: &str, real: bool) -> String {
+pub(super) fn fixed(url: &str, model: &str, real: bool, has_key: bool) -> String {
+    let key = if has_key { ", apiKeySecretRef: {name: demo, key: key}" } else { "" };
+    // Names of models may hold what YAML reads differently.
+    let (url, model) = (Value::from(url), Value::from(model));
     // A real model is slow, so its canary decides on little and tells big differences only.
     let scale = if real { REAL } else { SIMULATED };
     let markers = if real {
@@ -69,7 +76,7 @@ metadata: {{name: demo-model}}
 spec:
   provider: openai
   model: {model}
-  endpoint: {{url: "{url}"}}
+  endpoint: {{url: {url}{key}}}
   pricing: {{inputPerMillion: 0.15, outputPerMillion: 0.60}}
 ---
 apiVersion: serinus.dev/v1alpha1
@@ -98,6 +105,14 @@ spec:
         dearer = scale.cost[0],
         dear = scale.cost[1],
     )
+}
+
+/// The Secret with the endpoint's key.
+pub(super) fn secret(key: &SecretText) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "demo"},
+        "stringData": {"key": key.expose()},
+    })
 }
 
 fn prompt(name: &str, text: &str, marker: &str, tokens: u32) -> String {
@@ -141,9 +156,11 @@ mod tests {
     #[test]
     fn the_manifests_of_the_demo_are_valid() {
         for real in [true, false] {
-            let objects = manifest::parse(&fixed("http://127.0.0.1:1/v1", "m", real)).unwrap();
-            assert_eq!(objects.len(), 5);
+            let text = fixed("http://127.0.0.1:1/v1", "a: \"b\"", real, real);
+            assert_eq!(manifest::parse(&text).unwrap().len(), 5);
         }
         assert_eq!(manifest::parse(&release(1)).unwrap().len(), 1);
+        let key = SecretText::from("sk: \"planted\"".to_owned());
+        assert_eq!(manifest::parse(&secret(&key).to_string()).unwrap().len(), 1);
     }
 }
