@@ -2,6 +2,7 @@
 
 use std::{fs, path::Path};
 
+use serde_json::Value;
 use serinus::api::crd;
 
 #[test]
@@ -16,5 +17,51 @@ fn the_checked_in_definitions_are_what_the_types_generate() {
         }
         let kept = fs::read_to_string(&path).unwrap_or_default();
         assert!(kept == fresh, "crds/{file} is stale: run `make generate` and read the diff");
+    }
+}
+
+/// Every default within `schema`, by its path; only those inside lists with `in_list`.
+fn defaults(schema: &Value, path: &str, in_list: bool, found: &mut Vec<String>) {
+    if in_list && schema.get("default").is_some() {
+        found.push(path.to_owned());
+    }
+    let properties = schema.get("properties").and_then(Value::as_object);
+    for (name, property) in properties.into_iter().flatten() {
+        defaults(property, &format!("{path}.{name}"), in_list, found);
+    }
+    if let Some(values) = schema.get("additionalProperties") {
+        defaults(values, &format!("{path}.*"), in_list, found);
+    }
+    if let Some(items) = schema.get("items") {
+        defaults(items, &format!("{path}[]"), true, found);
+    }
+}
+
+#[test]
+fn no_default_is_inside_a_list_where_it_would_be_seen_as_a_difference_for_ever() {
+    let (mut within, mut lists) = (vec![], 0);
+    for (file, definition) in crd::all() {
+        let definition = serde_json::to_value(&definition).unwrap();
+        for version in definition["spec"]["versions"].as_array().unwrap() {
+            let schema = &version["schema"]["openAPIV3Schema"];
+            defaults(schema, file, false, &mut within);
+            lists += schema.to_string().matches("\"items\":").count();
+        }
+    }
+    assert!(lists > 20, "the schemas are read: {lists}");
+    assert_eq!(within, Vec::<String>::new());
+}
+
+#[test]
+fn no_column_of_a_table_shows_one_item_of_a_list() {
+    for (file, definition) in crd::all() {
+        for column in definition.spec.versions.iter().flat_map(|v| &v.additional_printer_columns) {
+            for column in column {
+                let path = &column.json_path;
+                // One condition by its type is one item, and is meant.
+                let lists = path.replace("conditions[?(@.type==", "");
+                assert!(!lists.contains('['), "{file}: {} shows {path}", column.name);
+            }
+        }
     }
 }

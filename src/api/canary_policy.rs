@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 mod prometheus;
 
 pub use self::prometheus::{EngineTemplate, PrometheusQuery};
-use super::{conditions::ConditionedStatus, duration::GoDuration};
+use super::{conditions::Condition, duration::GoDuration};
 
 /// How a canary gets more traffic, what is measured, and what the answers mean.
 ///
@@ -19,14 +19,14 @@ use super::{conditions::ConditionedStatus, duration::GoDuration};
     kind = "CanaryPolicy",
     plural = "canarypolicies",
     namespaced,
-    status = "ConditionedStatus",
+    status = "CanaryPolicyStatus",
     derive = "PartialEq",
     derive = "Default",
     shortname = "cpol",
     category = "serinus",
     doc = "How a canary gets more traffic, what is measured, and what the answers mean.",
-    printcolumn(name = "Weights", type_ = "string", json_path = ".spec.steps[*].weight"),
-    printcolumn(name = "Metrics", type_ = "string", json_path = ".spec.analysis.metrics[*].name"),
+    printcolumn(name = "Steps", type_ = "string", json_path = ".status.steps"),
+    printcolumn(name = "Metrics", type_ = "string", json_path = ".status.metrics"),
     printcolumn(
         name = "Decidable",
         type_ = "string",
@@ -91,6 +91,27 @@ fn default_progress_deadline() -> GoDuration {
 }
 fn yes() -> bool {
     true
+}
+
+/// What was found out about the policy.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CanaryPolicyStatus {
+    /// The generation that this status was computed for.
+    #[serde(default)]
+    pub observed_generation: i64,
+    /// Every step in a few words, for example: 5%, 25%, approval, 50%.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 512))]
+    pub steps: String,
+    /// The name of every metric.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 1024))]
+    pub metrics: String,
+    /// Whether the policy can be used, and why not.
+    #[serde(default)]
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
 }
 
 /// What keeps one user or conversation on one variant.

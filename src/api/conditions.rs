@@ -138,19 +138,6 @@ pub fn find<'a>(conditions: &'a [Condition], type_: &str) -> Option<&'a Conditio
     conditions.iter().find(|c| c.type_ == type_)
 }
 
-/// The status of kinds whose only state is their conditions.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct ConditionedStatus {
-    /// The generation that the conditions were computed for.
-    #[serde(default)]
-    pub observed_generation: i64,
-    /// Whether the object can be used, and why not.
-    #[serde(default)]
-    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
-    pub conditions: Vec<Condition>,
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,18 +1,55 @@
 //! The CustomResourceDefinitions, generated from the types.
+//!
+//! The API server writes the defaults of a schema into the object. Inside a list that is
+//! seen as a difference for ever: `kubectl apply` and Argo CD compare lists as a whole, so
+//! a list that was completed is never the list that somebody wrote. Therefore no schema has
+//! a default inside a list; whoever reads the object fills it in, with the same value.
 
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
+    CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
+};
 use kube::CustomResourceExt;
 
 use super::{CanaryPolicy, LLMDeployment, PromptRelease, PromptVersion};
 
 /// All definitions, by the file name that they have under `crds/`.
 pub fn all() -> Vec<(&'static str, CustomResourceDefinition)> {
-    vec![
+    let mut all = vec![
         ("llmdeployments.yaml", LLMDeployment::crd()),
         ("promptversions.yaml", PromptVersion::crd()),
         ("canarypolicies.yaml", CanaryPolicy::crd()),
         ("promptreleases.yaml", PromptRelease::crd()),
-    ]
+    ];
+    for (_, definition) in &mut all {
+        for version in &mut definition.spec.versions {
+            let schema = version.schema.as_mut();
+            if let Some(schema) = schema.and_then(|schema| schema.open_api_v3_schema.as_mut()) {
+                drop_defaults_in_lists(schema, false);
+            }
+        }
+    }
+    all
+}
+
+fn drop_defaults_in_lists(schema: &mut JSONSchemaProps, in_list: bool) {
+    if in_list {
+        schema.default = None;
+    }
+    for property in schema.properties.iter_mut().flat_map(|properties| properties.values_mut()) {
+        drop_defaults_in_lists(property, in_list);
+    }
+    if let Some(JSONSchemaPropsOrBool::Schema(values)) = &mut schema.additional_properties {
+        drop_defaults_in_lists(values, in_list);
+    }
+    match &mut schema.items {
+        Some(JSONSchemaPropsOrArray::Schema(items)) => drop_defaults_in_lists(items, true),
+        Some(JSONSchemaPropsOrArray::Schemas(all)) => {
+            for items in all {
+                drop_defaults_in_lists(items, true);
+            }
+        }
+        None => {}
+    }
 }
 
 /// One definition as the YAML that is checked in.

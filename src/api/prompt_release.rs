@@ -32,7 +32,9 @@ use super::{conditions::Condition, duration::GoDuration, schema::LocalRef};
     printcolumn(name = "Backend", type_ = "string", json_path = ".spec.backendRef.name"),
     printcolumn(name = "Stable", type_ = "string", json_path = ".status.stable.prompt"),
     printcolumn(name = "Canary", type_ = "string", json_path = ".status.canary.prompt"),
+    printcolumn(name = "Step", type_ = "string", json_path = ".status.step"),
     printcolumn(name = "Weight", type_ = "integer", json_path = ".status.canary.weight"),
+    printcolumn(name = "Metrics", type_ = "string", json_path = ".status.metrics", priority = 1),
     printcolumn(name = "StableRevision", type_ = "string", json_path = ".status.stable.revision", priority = 1),
     printcolumn(name = "CanaryRevision", type_ = "string", json_path = ".status.canary.revision", priority = 1),
     printcolumn(name = "Gateways", type_ = "string", json_path = ".status.routing.observedBy", priority = 1),
@@ -136,6 +138,9 @@ pub struct CanaryStatus {
     pub policy: String,
     /// The index of the current step, from 0.
     pub step: i32,
+    /// How many steps its policy has. 0 in what an earlier version wrote.
+    #[serde(default)]
+    pub steps: i32,
     /// The share of traffic that the canary gets, in percent.
     pub weight: i32,
     /// When the canary started.
@@ -367,6 +372,15 @@ pub struct PromptReleaseStatus {
     /// The running or baking canary.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub canary: Option<CanaryStatus>,
+    /// The running canary's step, for example 2/4; bake after its promotion.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 16))]
+    pub step: String,
+    /// The running canary's metrics with their answers so far, for example: errors Pass,
+    /// cost Undecided.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 1024))]
+    pub metrics: String,
     /// The revision that failed last; it is not tried again without a request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]

@@ -7,6 +7,7 @@
 
 mod bake;
 mod canary;
+mod columns;
 mod draft;
 mod idle;
 mod look;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
-use super::{readiness, reasons};
+use super::{columns, readiness, reasons};
 use crate::{
     api::{
         CanaryPolicySpec, GoDuration, PromptReleaseStatus,
@@ -378,6 +378,7 @@ impl<'a> Draft<'a> {
             let conditions = &mut self.status.conditions;
             conditions::set(conditions, readiness, reason, &message, generation, self.now);
         }
+        columns::fill_in(&mut self.status);
         Plan { status: self.status, effects: self.effects, wake_at: self.wake_at }
     }
 }

@@ -244,6 +244,7 @@ fn start(draft: &mut Draft<'_>, target: &Target) {
     draft.status.canary = Some(CanaryStatus {
         variant,
         policy: digest,
+        steps: i32::try_from(policy.steps.len()).unwrap_or_default(),
         started_at: draft.now,
         entered_at: draft.now,
         ..CanaryStatus::default()
