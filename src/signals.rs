@@ -3,6 +3,7 @@
 pub mod addresses;
 pub mod endpoints;
 pub mod gateways;
+pub mod index;
 pub mod prometheus;
 pub mod report;
 pub mod spending;

@@ -54,6 +54,26 @@ where
         + Sync
         + 'static,
 {
+    cache_noting(client, namespace, config, trim, |_| ())
+}
+
+/// As [`cache`]; `note` sees each event when the store has taken it in.
+pub fn cache_noting<K>(
+    client: &Client,
+    namespace: Option<&str>,
+    config: watcher::Config,
+    trim: fn(&mut K),
+    mut note: impl FnMut(&watcher::Event<K>) + Send + 'static,
+) -> (Store<K>, Touched<K>, Filled)
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+        + Clone
+        + Debug
+        + DeserializeOwned
+        + Send
+        + Sync
+        + 'static,
+{
     let api: Api<K> = namespace.map_or_else(
         || Api::all(client.clone()),
         |namespace| Api::namespaced(client.clone(), namespace),
@@ -68,6 +88,9 @@ where
         })
         .reflect(writer)
         .inspect(move |event| {
+            if let Ok(event) = event {
+                note(event);
+            }
             if matches!(event, Ok(watcher::Event::InitDone)) {
                 fills.send_replace(true);
             }
