@@ -101,12 +101,13 @@ def test_a_serving_backend_becomes_a_deployment_and_counts_when_its_pods_are_rea
     wait_for("the scale", lambda: (d := json.loads(cluster.kubectl(
         "get", "deployment", "served", "-o", "json")))["spec"]["replicas"] == 3
         and d["metadata"]["annotations"]["team"] == "search")
-    # Deleted while it serves: it stays until no release uses it.
-    cluster.kubectl("delete", "llmdeployment", "served", "--wait=false")
-    wait_for("the reason", lambda: condition(cluster, "llmdeployment", "served")["reason"] == "InUse")
-    assert cluster.kubectl("get", "deployment", "served", "-o", "name")
+    # Deleted while it serves: the release owns the model server, too, until it is gone.
+    cluster.kubectl("delete", "llmdeployment", "served")
+    owners = lambda: [o["kind"] for o in json.loads(cluster.kubectl(
+        "get", "deployment", "served", "-o", "json"))["metadata"]["ownerReferences"]]
+    wait_for("its owner", lambda: owners() == ["PromptRelease"])
     cluster.kubectl("delete", "promptrelease", "served")
-    wait_for("its end", lambda: "NotFound" in cluster.kubectl("get", "llmdeployment", "served", check=False), 60)
+    wait_for("its end", lambda: "NotFound" in cluster.kubectl("get", "deployment", "served", check=False), 60)
 
 
 def test_a_prompt_pruned_from_git_breaks_neither_serving_nor_rollback(world):

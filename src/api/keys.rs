@@ -12,6 +12,8 @@ pub const RELEASE_LABEL: &str = "serinus.dev/release";
 pub const BACKEND_LABEL: &str = "serinus.dev/backend";
 /// The label on a snapshot: the revision that it records.
 pub const REVISION_LABEL: &str = "serinus.dev/revision";
+/// The annotation on a snapshot of a stable variant: what is remembered of its release.
+pub const REMEMBERED_ANNOTATION: &str = "serinus.dev/remembered";
 /// Requests by annotation: each value starts with the revision that it is about,
 /// optionally followed by `by=WHO at=WHEN`.
 pub const APPROVE_ANNOTATION: &str = "serinus.dev/approve";
@@ -21,7 +23,7 @@ pub const PROMOTE_ANNOTATION: &str = "serinus.dev/promote";
 pub const ABORT_ANNOTATION: &str = "serinus.dev/abort";
 /// See [`APPROVE_ANNOTATION`]: try a revision again that failed before.
 pub const RETRY_ANNOTATION: &str = "serinus.dev/retry";
-/// Keeps a serving backend that is still routed to from being deleted.
+/// Kept a serving backend from being deleted; set by earlier versions, removed on sight.
 pub const IN_USE_FINALIZER: &str = "serinus.dev/in-use";
 /// Answer header: the id under which the request is recorded.
 pub const REQUEST_ID_HEADER: &str = "x-serinus-request-id";

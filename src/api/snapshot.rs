@@ -1,9 +1,19 @@
 //! What a release keeps for itself, so that deleting a referenced object never
-//! breaks serving or a rollback: the content of a `ControllerRevision`.
+//! breaks serving or a rollback: the content of a `ControllerRevision`. And what is
+//! remembered of the release itself when its object is deleted or restored without its
+//! status: an annotation on the copy of its stable variant (docs/decisions/0009).
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{CanaryPolicySpec, LLMDeploymentSpec, PromptVersionSpec};
+use super::{
+    CanaryPolicySpec, LLMDeploymentSpec, PromptReleaseStatus, PromptVersionSpec,
+    conditions::truncate,
+    prompt_release::{HandledRequest, HistoryEntry, VariantRef},
+};
+
+/// The longest message of a remembered outcome.
+const LONGEST_MESSAGE: usize = 512;
 
 /// One prompt version on one model backend: the unit that is compared.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
@@ -57,7 +67,113 @@ pub enum Saved {
     Policy(CanaryPolicySpec),
 }
 
+/// What a release of the same name goes on from when it has no status of its own.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Remembered {
+    /// The route that it served.
+    pub route: String,
+    /// Since when it claims the route.
+    pub since: Timestamp,
+    /// The routing generation at which this was noted: of two notes the later one counts.
+    pub generation: i64,
+    /// The variant that served.
+    pub stable: VariantRef,
+    /// The revision that failed last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed: Option<String>,
+    /// How the two came to be that, as far as it was known.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub history: Vec<HistoryEntry>,
+    /// The requests that were handled: their annotations outlive the status, too.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub requests: Vec<HandledRequest>,
+    /// Since when no such release exists.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub absent_since: Option<Timestamp>,
+}
+
+impl Remembered {
+    /// What to remember of a release that claims `route` since `since`; nothing before it
+    /// has served.
+    pub fn of(route: String, since: Timestamp, status: &PromptReleaseStatus) -> Option<Self> {
+        let stable = status.stable.clone()?;
+        let of = |revision: &str| {
+            let entry = status.history.iter().rfind(|entry| entry.variant.revision == revision)?;
+            let message = truncate(&entry.message, LONGEST_MESSAGE);
+            Some(HistoryEntry { message, requests: vec![], ..entry.clone() })
+        };
+        let failed = status.failed_revision.clone();
+        let mut history: Vec<HistoryEntry> =
+            of(&stable.revision).into_iter().chain(failed.as_deref().and_then(of)).collect();
+        history.sort_by_key(|entry| entry.at);
+        history.dedup();
+        Some(Self {
+            route,
+            since,
+            generation: status.routing.generation,
+            stable,
+            failed,
+            history,
+            requests: status.requests.clone(),
+            absent_since: None,
+        })
+    }
+
+    /// Whether both say the same, whenever it was noted.
+    pub fn says_the_same_as(&self, other: &Self) -> bool {
+        Self { generation: 0, ..self.clone() } == Self { generation: 0, ..other.clone() }
+    }
+}
+
 /// The name of the ControllerRevision that holds the copy `name` of a release.
 pub fn copy_name(release: &str, name: &str) -> String {
     format!("{release}-{name}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::prompt_release::Outcome;
+
+    #[test]
+    fn what_is_remembered_is_what_serves_what_failed_and_why_and_nothing_else() {
+        let entry = |revision: &str, second, outcome, message: &str| HistoryEntry {
+            variant: VariantRef { revision: revision.into(), ..VariantRef::default() },
+            outcome,
+            reason: "Word".into(),
+            message: message.into(),
+            at: Timestamp::from_second(second).unwrap(),
+            requests: vec![],
+        };
+        let long = "x".repeat(2000);
+        let mut status = PromptReleaseStatus {
+            failed_revision: Some("bad".into()),
+            history: vec![
+                entry("bad", 1, Outcome::RolledBack, "the first time"),
+                entry("old", 2, Outcome::Promoted, ""),
+                entry("now", 3, Outcome::Promoted, ""),
+                entry("bad", 4, Outcome::RolledBack, &long),
+            ],
+            ..PromptReleaseStatus::default()
+        };
+        let of = |status: &PromptReleaseStatus| {
+            Remembered::of("route".into(), Timestamp::UNIX_EPOCH, status)
+        };
+        assert_eq!(of(&status), None, "nothing has served");
+        status.stable = Some(VariantRef { revision: "now".into(), ..VariantRef::default() });
+        let mut known = of(&status).unwrap();
+        let kept: Vec<_> =
+            known.history.iter().map(|h| (h.variant.revision.as_str(), h.message.len())).collect();
+        assert_eq!(kept[0], ("now", 0));
+        assert!(kept[1].0 == "bad" && kept[1].1 <= LONGEST_MESSAGE, "{kept:?}");
+        assert_eq!(kept.len(), 2);
+        status.routing.generation = 7;
+        let later = of(&status).unwrap();
+        assert!(known.says_the_same_as(&later));
+        known.absent_since = Some(Timestamp::UNIX_EPOCH);
+        assert!(!known.says_the_same_as(&later));
+        let text = serde_json::to_string(&known).unwrap();
+        assert_eq!(serde_json::from_str::<Remembered>(&text).unwrap(), known);
+    }
 }

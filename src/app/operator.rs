@@ -4,6 +4,7 @@ use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf, sync::Arc, time
 
 use anyhow::Context as _;
 use axum::{Router, extract::State, http::StatusCode, response::IntoResponse, routing::get};
+use futures::channel::mpsc::unbounded;
 use k8s_openapi::api::{
     apps::v1::Deployment,
     discovery::v1::{EndpointPort, EndpointSlice},
@@ -21,7 +22,7 @@ use crate::{
     controllers::{
         Context,
         backend::{self, probe::Probe},
-        caches::Caches,
+        caches::{self, Caches},
         exported::Exported,
         kube::{
             Cluster,
@@ -29,7 +30,7 @@ use crate::{
         },
         policy, prompt,
         pulse::{Pulse, watch_over},
-        release::{self, Triggers, ask_prometheus, follow_gateways},
+        release::{self, Triggers, absent::follow_changes, ask_prometheus, follow_gateways},
     },
     signals::{
         endpoints::{SERVICE_LABEL, endpoints},
@@ -97,9 +98,15 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let leadership = Leadership::new(&election.identity);
     let exported = Arc::new(Exported::default());
     let (caches, watches) = Caches::new(&client, options.watch_namespace.as_deref());
-    let (triggers, triggered) = Triggers::new(caches.releases.clone());
+    let (triggers, triggered) = Triggers::new(caches.uses.clone());
+    let (used, of_used) = unbounded();
     let context = Arc::new(Context {
-        cluster: Cluster::new(client.clone(), leadership.clone(), exported.clone()),
+        cluster: Cluster::new(
+            client.clone(),
+            options.watch_namespace.clone(),
+            leadership.clone(),
+            exported.clone(),
+        ),
         caches,
         gateways: Gateways::new(options.gateway_token_file.clone())?,
         prometheus: options.prometheus.build()?,
@@ -131,17 +138,22 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         watches.backends,
         deployments,
         triggers.clone(),
+        of_used,
         context.clone(),
     ));
     tasks.spawn(release::run(
         stores.releases.clone(),
         watches.releases,
-        triggers.clone(),
         triggered,
         context.clone(),
     ));
     let copies = triggers.clone();
-    tasks.spawn(follow(watches.copies, "ControllerRevision", move |copy| copies.on_copy(&copy)));
+    tasks.spawn(follow(watches.copies, "ControllerRevision", move |copy| {
+        if let Some(release) = caches::owner(&copy) {
+            copies.send(&release);
+        }
+    }));
+    tasks.spawn(follow_changes(context.clone(), watches.changes, triggers.clone(), used));
     let pull = Duration::from_millis(options.pull_milliseconds);
     tasks.spawn(follow_gateways(context.clone(), endpoints, triggers.sender(), pull));
     tasks.spawn(watch_over(context.clone(), triggers.sender()));

@@ -1,26 +1,27 @@
 //! LLMDeployment: is there something that answers? Endpoints and services are probed;
-//! a serving backend becomes a Deployment and a Service, whose readiness counts.
+//! a serving backend becomes a Deployment and a Service, whose readiness counts. The
+//! releases that use it own them, too: deleting the LLMDeployment takes nothing away from
+//! users, and nothing waits for an operator to let it go.
 
+pub mod orphans;
 pub mod probe;
 mod serving;
 
 use std::{sync::Arc, time::Duration};
 
+use futures::channel::mpsc::UnboundedReceiver;
 use k8s_openapi::api::apps::v1::Deployment;
 use kube::{
     ResourceExt,
-    runtime::{Controller, controller::Action, reflector::Store, watcher},
-};
-
-use super::{
-    Context, Reconciled,
-    error::ControllerError,
-    later,
-    release::{
-        Triggers,
-        triggers::{sends_traffic_to, uses_backend},
+    runtime::{
+        Controller,
+        controller::Action,
+        reflector::{ObjectRef, Store},
+        watcher,
     },
 };
+
+use super::{Context, Reconciled, caches::Use, error::ControllerError, later, release::Triggers};
 use crate::{
     api::{
         LLMDeployment,
@@ -28,15 +29,13 @@ use crate::{
         keys,
         llm_deployment::{LLMDeploymentStatus, Serving},
     },
-    signals::watch::Touched,
+    signals::{index::Named, watch::Touched},
 };
 
 /// How often a backend that answers is probed.
 const PROBE_EVERY: Duration = Duration::from_secs(30);
 /// How often one that does not.
 const PROBE_AGAIN: Duration = Duration::from_secs(5);
-/// How often to look whether a backend that is being deleted is still in use.
-const STILL_USED: Duration = Duration::from_secs(10);
 
 /// What was found out about a backend.
 struct Finding {
@@ -52,22 +51,35 @@ pub async fn run(
     watch: Touched<LLMDeployment>,
     deployments: kube::Api<Deployment>,
     triggers: Triggers,
+    used: UnboundedReceiver<ObjectRef<LLMDeployment>>,
     context: Arc<Context>,
 ) {
-    let watch = triggers.tap(watch, uses_backend);
+    let watch = triggers.tap(watch, Use::Backend);
     let ours = watcher::Config::default().labels(keys::BACKEND_LABEL);
-    let controller = Controller::for_stream(watch, store).owns(deployments, ours);
+    let controller =
+        Controller::for_stream(watch, store).owns(deployments, ours).reconcile_on(used);
     super::drive("LLMDeployment", controller, context, reconcile).await;
 }
 
 async fn reconcile(backend: Arc<LLMDeployment>, context: Arc<Context>) -> Reconciled {
-    if backend.metadata.deletion_timestamp.is_some() {
-        return release_when_unused(&backend, &context).await;
+    let held = backend.finalizers().iter().any(|f| f == keys::IN_USE_FINALIZER);
+    let deleted = backend.metadata.deletion_timestamp.is_some();
+    if deleted && !held {
+        return Ok(Action::await_change());
     }
     let finding = match &backend.spec.serving {
         Some(spec) => serve(&backend, spec, &context).await?,
         None => probe(&backend, &context).await,
     };
+    if held {
+        // Set by an earlier version. With the owners in place nothing hangs on it, and it
+        // would keep namespaces and definitions from being deleted without an operator.
+        let ours = |f: &&String| *f == keys::IN_USE_FINALIZER;
+        let others = backend.finalizers().iter().filter(|f| !ours(f)).cloned().collect();
+        context.cluster.set_finalizers(backend.as_ref(), others).await?;
+        // The write is seen by the watch, which looks again.
+        return Ok(Action::await_change());
+    }
     write_status(&backend, &finding, &context).await?;
     Ok(finding.next)
 }
@@ -78,14 +90,10 @@ async fn serve(
     spec: &Serving,
     context: &Context,
 ) -> Result<Finding, ControllerError> {
-    if !backend.finalizers().iter().any(|f| f == keys::IN_USE_FINALIZER) {
-        let mut finalizers = backend.finalizers().to_vec();
-        finalizers.push(keys::IN_USE_FINALIZER.to_owned());
-        context.cluster.set_finalizers(backend, finalizers).await?;
-        // The write is seen by the watch, which looks again.
-    }
-    context.cluster.apply(&serving::service(backend, spec)).await?;
-    let deployment = context.cluster.apply(&serving::deployment(backend, spec)).await?;
+    let users = context.caches.releases_with(&Use::Backend(Named::of(backend)));
+    let owners = serving::owners(Some(backend), &users);
+    context.cluster.apply(&serving::service(backend, spec, &owners)).await?;
+    let deployment = context.cluster.apply(&serving::deployment(backend, spec, &owners)).await?;
     let (readiness, reason, message) = serving::readiness(&deployment, spec);
     Ok(Finding { readiness, reason, message, next: Action::await_change() })
 }
@@ -136,33 +144,4 @@ async fn write_status(
         context.cluster.announce(&backend, warning, reason, message).await;
     }
     Ok(())
-}
-
-/// A serving backend that releases send traffic to stays until they do not.
-async fn release_when_unused(backend: &LLMDeployment, context: &Context) -> Reconciled {
-    let ours = |f: &String| f == keys::IN_USE_FINALIZER;
-    if !backend.finalizers().iter().any(ours) {
-        return Ok(Action::await_change());
-    }
-    let (namespace, name) = (backend.namespace(), backend.name_any());
-    let users = context.caches.releases.state_filter(|release| {
-        release.metadata.namespace == namespace && sends_traffic_to(release, &name)
-    });
-    if let Some(user) = users.first() {
-        let message = format!(
-            "deleted, and kept until PromptRelease {} no longer serves with it: point the release to another backend",
-            user.name_any()
-        );
-        let finding = Finding {
-            readiness: Readiness::Ready,
-            reason: "InUse",
-            message,
-            next: later(STILL_USED),
-        };
-        write_status(backend, &finding, context).await?;
-        return Ok(finding.next);
-    }
-    let others = backend.finalizers().iter().filter(|f| !ours(f)).cloned().collect();
-    context.cluster.set_finalizers(backend, others).await?;
-    Ok(Action::await_change())
 }

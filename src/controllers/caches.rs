@@ -1,23 +1,54 @@
 //! What the API server holds, as last watched: one watch a kind, shared by all
-//! controllers of the process.
+//! controllers of the process, and the indexes over releases and their saved copies.
 
+use std::sync::Arc;
+
+use futures::channel::mpsc::{UnboundedReceiver, unbounded};
+use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::ControllerRevision;
 use kube::{
     Client, ResourceExt,
-    runtime::{
-        reflector::{ObjectRef, Store},
-        watcher,
-    },
+    runtime::{reflector::Store, watcher},
 };
 
-use super::error::ControllerError;
+use super::{error::ControllerError, reference};
 use crate::{
     api::{
         CanaryPolicy, LLMDeployment, PromptRelease, PromptVersion, keys,
-        snapshot::{Saved, copy_name},
+        prompt_release::Phase,
+        snapshot::{Remembered, Saved, copy_name},
     },
-    signals::watch::{Filled, Touched, cache},
+    signals::{
+        index::{Change, Index, Named},
+        watch::{Filled, Touched, cache, cache_noting},
+    },
 };
+
+/// What releases are looked up by.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Use {
+    /// Applications reach it under this route, and it is not being deleted.
+    Route(String),
+    /// Its spec names this PromptVersion.
+    Prompt(Named),
+    /// Its spec names this CanaryPolicy.
+    Policy(Named),
+    /// Its spec names this LLMDeployment, or it sends traffic there, or did before it bakes.
+    Backend(Named),
+    /// A canary runs or bakes.
+    Canary,
+    /// It is on its way: gateways that come and go concern it.
+    Moving,
+}
+
+/// What saved copies are looked up by.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum CopyKey {
+    /// The release that it was saved for.
+    Release(Named),
+    /// It carries what is remembered of a release that served this route.
+    Route(String),
+}
 
 /// The stores of every watched kind.
 pub struct Caches {
@@ -31,6 +62,9 @@ pub struct Caches {
     pub policies: Store<CanaryPolicy>,
     /// The saved copies of releases.
     pub copies: Store<ControllerRevision>,
+    /// The releases by what they use.
+    pub uses: Arc<Index<Use>>,
+    by_release: Arc<Index<CopyKey>>,
     filled: [Filled; 5],
 }
 
@@ -46,6 +80,16 @@ pub struct Watches {
     pub policies: Touched<CanaryPolicy>,
     /// The saved copies of releases.
     pub copies: Touched<ControllerRevision>,
+    /// What the indexes report.
+    pub changes: Changes,
+}
+
+/// What the indexes report.
+pub struct Changes {
+    /// Of releases.
+    pub releases: UnboundedReceiver<Change<Use>>,
+    /// Of saved copies.
+    pub copies: UnboundedReceiver<Change<CopyKey>>,
 }
 
 impl Caches {
@@ -53,20 +97,36 @@ impl Caches {
     pub fn new(client: &Client, namespace: Option<&str>) -> (Self, Watches) {
         let copies_only = watcher::Config::default().labels(keys::RELEASE_LABEL);
         let all = watcher::Config::default;
-        let (releases, releases_watch, of_releases) = cache(client, namespace, all(), |_| ());
+        let uses = Arc::new(Index::default());
+        let by_release = Arc::new(Index::default());
+        let (release_changes, of_release_changes) = unbounded();
+        let (copy_changes, of_copy_changes) = unbounded();
+        // Only a process that stops has no receiver.
+        let index = uses.clone();
+        let note = move |event: &watcher::Event<PromptRelease>| {
+            index.note(event, uses_of, |change| drop(release_changes.unbounded_send(change)));
+        };
+        let (releases, releases_watch, of_releases) =
+            cache_noting(client, namespace, all(), |_| (), note);
+        let index = by_release.clone();
+        let note = move |event: &watcher::Event<ControllerRevision>| {
+            index.note(event, keys_of_copy, |change| drop(copy_changes.unbounded_send(change)));
+        };
+        let (copies, copies_watch, of_copies) =
+            cache_noting(client, namespace, copies_only, |_| (), note);
         let (prompts, prompts_watch, of_prompts) = cache(client, namespace, all(), |_| ());
         let (backends, backends_watch, of_backends) = cache(client, namespace, all(), |_| ());
         let (policies, policies_watch, of_policies) = cache(client, namespace, all(), |_| ());
-        let (copies, copies_watch, of_copies) = cache(client, namespace, copies_only, |_| ());
         let filled = [of_releases, of_prompts, of_backends, of_policies, of_copies];
         (
-            Self { releases, prompts, backends, policies, copies, filled },
+            Self { releases, prompts, backends, policies, copies, uses, by_release, filled },
             Watches {
                 releases: releases_watch,
                 prompts: prompts_watch,
                 backends: backends_watch,
                 policies: policies_watch,
                 copies: copies_watch,
+                changes: Changes { releases: of_release_changes, copies: of_copy_changes },
             },
         )
     }
@@ -89,6 +149,53 @@ impl Caches {
         self.filled.iter().all(Filled::now)
     }
 
+    /// A release.
+    pub fn release(&self, release: &Named) -> Option<Arc<PromptRelease>> {
+        self.releases.get(&reference(&release.namespace, &release.name))
+    }
+
+    /// The releases with a use.
+    pub fn releases_with(&self, what: &Use) -> Vec<Arc<PromptRelease>> {
+        self.uses.having(what).iter().filter_map(|release| self.release(release)).collect()
+    }
+
+    /// The saved copies of a release, whether it exists or not.
+    pub fn copies_of(&self, release: &Named) -> Vec<Arc<ControllerRevision>> {
+        let copies = self.by_release.having(&CopyKey::Release(release.clone()));
+        let copy = |copy: &Arc<Named>| self.copies.get(&reference(&copy.namespace, &copy.name));
+        copies.iter().filter_map(copy).collect()
+    }
+
+    /// What is remembered of a release, and the copy that carries it.
+    pub fn remembered(&self, release: &Named) -> Option<(Arc<ControllerRevision>, Remembered)> {
+        let copies = self.copies_of(release).into_iter();
+        let noted = copies.filter_map(|copy| Some((read_remembered(&copy)?, copy)));
+        let (remembered, copy) = noted.max_by_key(|(remembered, _)| remembered.generation)?;
+        Some((copy, remembered))
+    }
+
+    /// The release that served `route` last and does not exist any more, or not with that
+    /// route; not counting `other_than`.
+    pub fn served_before(&self, route: &str, other_than: &Named) -> Option<(Named, Remembered)> {
+        let copies = self.by_release.having(&CopyKey::Route(route.to_owned()));
+        let mut owners: Vec<Named> = copies
+            .iter()
+            .filter_map(|copy| self.copies.get(&reference(&copy.namespace, &copy.name)))
+            .filter_map(|copy| owner(&copy))
+            .filter(|owner| owner != other_than)
+            .filter(|owner| {
+                self.release(owner).is_none_or(|r| is_deleted(&r) || !r.has_route(route))
+            })
+            .collect();
+        owners.sort();
+        owners.dedup();
+        let known = owners.into_iter().filter_map(|o| Some((self.remembered(&o)?.1, o)));
+        let of_route = known.filter(|(remembered, _)| remembered.route == route);
+        // One that nobody has noted the absence of is away since just now.
+        let last = of_route.max_by_key(|(r, _)| r.absent_since.unwrap_or(Timestamp::MAX))?;
+        Some((last.1, last.0))
+    }
+
     /// The content of a saved copy of a release.
     ///
     /// # Errors
@@ -99,12 +206,65 @@ impl Caches {
         release: &str,
         name: &str,
     ) -> Result<Option<Saved>, ControllerError> {
-        let name = copy_name(release, name);
-        let Some(copy) = self.copies.get(&ObjectRef::new(&name).within(namespace)) else {
-            return Ok(None);
-        };
+        let Some(copy) = self.copy(namespace, release, name) else { return Ok(None) };
         read_copy(&copy).map(Some)
     }
+
+    /// A saved copy of a release.
+    pub fn copy(
+        &self,
+        namespace: &str,
+        release: &str,
+        name: &str,
+    ) -> Option<Arc<ControllerRevision>> {
+        self.copies.get(&reference(namespace, &copy_name(release, name)))
+    }
+}
+
+/// Whether somebody has deleted it, also when something still waits for that.
+fn is_deleted(release: &PromptRelease) -> bool {
+    release.metadata.deletion_timestamp.is_some()
+}
+
+fn uses_of(release: &PromptRelease) -> Vec<Use> {
+    let namespace = release.namespace().unwrap_or_default();
+    let named = |name: &str| Named::new(namespace.clone(), name);
+    let spec = &release.spec;
+    let mut uses = vec![
+        Use::Prompt(named(&spec.prompt_ref.name)),
+        Use::Backend(named(&spec.backend_ref.name)),
+    ];
+    uses.extend(spec.policy_ref.iter().map(|policy| Use::Policy(named(&policy.name))));
+    uses.extend(spec.fallback_backend_refs.iter().map(|b| Use::Backend(named(&b.name))));
+    if !is_deleted(release) {
+        uses.push(Use::Route(release.route()));
+    }
+    let Some(status) = &release.status else { return uses };
+    let variants = status.stable.iter().chain(&status.previous);
+    let variants = variants.chain(status.canary.iter().map(|canary| &canary.variant));
+    uses.extend(variants.map(|variant| Use::Backend(named(&variant.backend))));
+    uses.extend(status.canary.iter().map(|_| Use::Canary));
+    if !matches!(status.phase, Phase::Stable | Phase::RolledBack) {
+        uses.push(Use::Moving);
+    }
+    uses
+}
+
+fn keys_of_copy(copy: &ControllerRevision) -> Vec<CopyKey> {
+    let release = owner(copy).map(CopyKey::Release);
+    let route = read_remembered(copy).map(|remembered| CopyKey::Route(remembered.route));
+    release.into_iter().chain(route).collect()
+}
+
+/// The release that a copy was saved for.
+pub fn owner(copy: &ControllerRevision) -> Option<Named> {
+    let release = copy.labels().get(keys::RELEASE_LABEL)?;
+    Some(Named::new(copy.namespace().unwrap_or_default(), release))
+}
+
+/// What a copy says of its release. A note that can not be read is none: it is written anew.
+pub fn read_remembered(copy: &ControllerRevision) -> Option<Remembered> {
+    serde_json::from_str(copy.annotations().get(keys::REMEMBERED_ANNOTATION)?).ok()
 }
 
 /// The content of a saved copy.
@@ -115,4 +275,77 @@ pub fn read_copy(copy: &ControllerRevision) -> Result<Saved, ControllerError> {
     let data = copy.data.0.clone();
     serde_json::from_value(data)
         .map_err(|e| ControllerError::Copy { name: copy.name_any(), reason: e.to_string() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn from_json<T: serde::de::DeserializeOwned>(value: serde_json::Value) -> T {
+        serde_json::from_value(value).unwrap()
+    }
+
+    #[test]
+    fn a_release_is_found_by_all_that_it_names_and_serves_with() {
+        let mut release: PromptRelease = from_json(serde_json::json!({
+            "metadata": {"name": "r", "namespace": "ns"},
+            "spec": {
+                "route": "chat", "promptRef": {"name": "p2"}, "backendRef": {"name": "new"},
+                "policyRef": {"name": "careful"}, "fallbackBackendRefs": [{"name": "spare"}],
+            },
+            "status": {
+                "phase": "Progressing",
+                "stable": {"revision": "1", "prompt": "p1", "backend": "old"},
+                "canary": {
+                    "revision": "2", "prompt": "p2", "backend": "new", "policy": "3", "step": 0,
+                    "weight": 5, "startedAt": "2026-01-01T00:00:00Z",
+                    "enteredAt": "2026-01-01T00:00:00Z",
+                },
+            },
+        }));
+        let named = |name: &str| Named::new("ns", name);
+        let uses = uses_of(&release);
+        for used in [
+            Use::Route("chat".into()),
+            Use::Prompt(named("p2")),
+            Use::Policy(named("careful")),
+            Use::Backend(named("new")),
+            Use::Backend(named("old")),
+            Use::Backend(named("spare")),
+            Use::Canary,
+            Use::Moving,
+        ] {
+            assert!(uses.contains(&used), "{used:?} is not in {uses:?}");
+        }
+        assert!(!uses.contains(&Use::Prompt(named("p1"))), "stable is served from its copy");
+        // Who waits for the route need not wait for what still waits for the deletion.
+        release.metadata.deletion_timestamp = release.status.as_ref().map(|s| {
+            let started = s.canary.as_ref().map(|c| c.started_at).unwrap_or_default();
+            k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(started)
+        });
+        assert!(!uses_of(&release).contains(&Use::Route("chat".into())));
+    }
+
+    #[test]
+    fn a_copy_is_found_by_its_release_and_by_the_route_in_its_note() {
+        let copy = |note: &str| -> ControllerRevision {
+            from_json(serde_json::json!({
+                "metadata": {
+                    "name": "r-1", "namespace": "ns", "labels": {keys::RELEASE_LABEL: "r"},
+                    "annotations": {keys::REMEMBERED_ANNOTATION: note},
+                },
+                "revision": 1,
+            }))
+        };
+        let note = serde_json::json!({
+            "route": "chat", "since": "2026-01-01T00:00:00Z", "generation": 3,
+            "stable": {"revision": "1", "prompt": "p", "backend": "b"},
+        });
+        let release = CopyKey::Release(Named::new("ns", "r"));
+        let keys = keys_of_copy(&copy(&note.to_string()));
+        assert_eq!(keys, [release.clone(), CopyKey::Route("chat".into())]);
+        for unreadable in ["", "{}", "[1", "{\"route\": 7}"] {
+            assert_eq!(keys_of_copy(&copy(unreadable)), [release.clone()], "{unreadable}");
+        }
+    }
 }

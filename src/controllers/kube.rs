@@ -5,10 +5,12 @@ pub mod leadership;
 
 use std::{fmt::Debug, sync::Arc};
 
-use k8s_openapi::api::apps::v1::ControllerRevision;
+use k8s_openapi::{
+    api::apps::v1::ControllerRevision, apimachinery::pkg::apis::meta::v1::OwnerReference,
+};
 use kube::{
     Api, Client, Resource, ResourceExt,
-    api::{DeleteParams, ObjectMeta, Patch, PatchParams, PostParams, Preconditions},
+    api::{DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams, Preconditions},
     core::NamespaceResourceScope,
     runtime::events::{Event, EventType, Recorder, Reporter},
 };
@@ -21,7 +23,7 @@ use crate::api::{
     PromptRelease,
     conditions::truncate,
     keys,
-    snapshot::{Saved, copy_name},
+    snapshot::{Remembered, Saved, copy_name},
 };
 
 /// The longest note that the API server accepts on an Event.
@@ -30,6 +32,8 @@ const LONGEST_NOTE: usize = 1024;
 /// Writes, while this process leads.
 pub struct Cluster {
     client: Client,
+    /// The one that is watched; none: all.
+    namespace: Option<String>,
     leadership: Arc<Leadership>,
     recorder: Recorder,
     exported: Arc<Exported>,
@@ -55,14 +59,19 @@ impl<K> Kind for K where
 }
 
 impl Cluster {
-    /// Writes with `client` while `leadership` holds.
-    pub fn new(client: Client, leadership: Arc<Leadership>, exported: Arc<Exported>) -> Self {
+    /// Writes with `client` while `leadership` holds, in one namespace or in all.
+    pub fn new(
+        client: Client,
+        namespace: Option<String>,
+        leadership: Arc<Leadership>,
+        exported: Arc<Exported>,
+    ) -> Self {
         let reporter = Reporter {
             controller: "serinus.dev/operator".to_owned(),
             instance: Some(leadership.identity().to_owned()),
         };
         let recorder = Recorder::new(client.clone(), reporter);
-        Self { client, leadership, recorder, exported }
+        Self { client, namespace, leadership, recorder, exported }
     }
 
     /// Whether this process leads.
@@ -99,6 +108,57 @@ impl Cluster {
             })?;
         self.exported.wrote("status");
         Ok(written)
+    }
+
+    /// The objects of a kind that have a label, where this operator watches.
+    ///
+    /// # Errors
+    /// The API server failed or refused.
+    pub async fn list<K: Kind>(&self, label: &str) -> Result<Vec<K>, ControllerError> {
+        let api: Api<K> = match &self.namespace {
+            Some(namespace) => self.api(namespace),
+            None => Api::all(self.client.clone()),
+        };
+        let found = api.list(&ListParams::default().labels(label)).await;
+        let found =
+            found.map_err(|e| ControllerError::api(format!("the list of {}", K::kind(&())), e))?;
+        Ok(found.items)
+    }
+
+    /// An object, if it exists.
+    ///
+    /// # Errors
+    /// The API server failed or refused.
+    pub async fn get<K: Kind>(
+        &self,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<K>, ControllerError> {
+        let found = self.api::<K>(namespace).get_opt(name).await;
+        found.map_err(|e| ControllerError::api(format!("{} {namespace}/{name}", K::kind(&())), e))
+    }
+
+    /// Replaces the owners of `object`, provided that it did not change meanwhile.
+    ///
+    /// # Errors
+    /// The API server failed or refused.
+    pub async fn set_owners<K: Kind>(
+        &self,
+        object: &K,
+        owners: &[OwnerReference],
+    ) -> Result<(), ControllerError> {
+        self.term()?;
+        let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
+        let body = json!({"metadata": {
+            "ownerReferences": owners,
+            "resourceVersion": object.resource_version(),
+        }});
+        let api = self.api::<K>(&namespace);
+        let patched = api.patch_metadata(&name, &PatchParams::default(), &Patch::Merge(body)).await;
+        patched
+            .map_err(|e| ControllerError::api(format!("the owners of {namespace}/{name}"), e))?;
+        self.exported.wrote("owners");
+        Ok(())
     }
 
     /// Server-side apply of an object that Serinus owns; answers the object as it is now.
@@ -145,7 +205,8 @@ impl Cluster {
         Ok(())
     }
 
-    /// Keeps a copy for a release. A copy that is there already stays as it is.
+    /// Keeps a copy for a release, with what is remembered of the release. A copy that is
+    /// there already stays as it is: answers whether it is new.
     ///
     /// # Errors
     /// The API server failed or refused.
@@ -154,21 +215,52 @@ impl Cluster {
         release: &PromptRelease,
         name: &str,
         content: &Saved,
-    ) -> Result<(), ControllerError> {
+        remembered: Option<&Remembered>,
+    ) -> Result<bool, ControllerError> {
         self.term()?;
         let namespace = release.namespace().unwrap_or_default();
-        let copy = copy(release, name, content);
+        let copy = copy(release, name, content, remembered);
         match self.api::<ControllerRevision>(&namespace).create(&PostParams::default(), &copy).await
         {
             Ok(_) => {
                 self.exported.wrote("copy");
-                Ok(())
+                Ok(true)
             }
-            Err(kube::Error::Api(status)) if status.reason == "AlreadyExists" => Ok(()),
+            Err(kube::Error::Api(status)) if status.reason == "AlreadyExists" => Ok(false),
             Err(error) => Err(ControllerError::api(
                 format!("the copy {namespace}/{}", copy.name_any()),
                 error,
             )),
+        }
+    }
+
+    /// Notes on a saved copy what is remembered of its release, and that nobody owns the copy:
+    /// what is owned by the release goes with it.
+    ///
+    /// # Errors
+    /// The API server failed or refused.
+    pub async fn remember(
+        &self,
+        namespace: &str,
+        copy: &str,
+        remembered: &Remembered,
+    ) -> Result<(), ControllerError> {
+        self.term()?;
+        let body = json!({"metadata": {
+            "annotations": {keys::REMEMBERED_ANNOTATION: text(remembered)},
+            "ownerReferences": null,
+        }});
+        let params =
+            PatchParams { field_manager: Some(keys::FIELD_MANAGER.to_owned()), ..<_>::default() };
+        let api = self.api::<ControllerRevision>(namespace);
+        match api.patch_metadata(copy, &params, &Patch::Merge(body)).await {
+            Ok(_) => {
+                self.exported.wrote("copy");
+                Ok(())
+            }
+            // It is healed by the next look.
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+            Err(error) => Err(ControllerError::api(format!("the copy {namespace}/{copy}"), error)),
         }
     }
 
@@ -177,19 +269,35 @@ impl Cluster {
     /// # Errors
     /// The API server failed or refused.
     pub async fn drop_copy(&self, copy: &ControllerRevision) -> Result<(), ControllerError> {
+        self.drop_object(copy, "copy").await
+    }
+
+    /// Deletes what Serinus made: exactly the object that was seen, not a later one of that
+    /// name.
+    ///
+    /// # Errors
+    /// The API server failed or refused.
+    pub async fn drop_object<K: Kind>(
+        &self,
+        object: &K,
+        counted_as: &'static str,
+    ) -> Result<(), ControllerError> {
         self.term()?;
-        let (namespace, name) = (copy.namespace().unwrap_or_default(), copy.name_any());
+        let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
         let params = DeleteParams {
-            preconditions: Some(Preconditions { uid: copy.uid(), resource_version: None }),
-            ..DeleteParams::default()
+            preconditions: Some(Preconditions { uid: object.uid(), resource_version: None }),
+            ..DeleteParams::background()
         };
-        match self.api::<ControllerRevision>(&namespace).delete(&name, &params).await {
+        match self.api::<K>(&namespace).delete(&name, &params).await {
             Ok(_) => {
-                self.exported.wrote("copy");
+                self.exported.wrote(counted_as);
                 Ok(())
             }
             Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
-            Err(error) => Err(ControllerError::api(format!("the copy {namespace}/{name}"), error)),
+            Err(error) => {
+                let kind = K::kind(&()).into_owned();
+                Err(ControllerError::api(format!("{kind} {namespace}/{name}"), error))
+            }
         }
     }
 
@@ -211,20 +319,29 @@ impl Cluster {
     }
 }
 
-fn copy(release: &PromptRelease, name: &str, content: &Saved) -> ControllerRevision {
+fn text(remembered: &Remembered) -> String {
+    // It has no map with keys that JSON does not know: writing it does not fail.
+    serde_json::to_string(remembered).unwrap_or_default()
+}
+
+/// A saved copy. The release does not own it: what the release served and what failed in it
+/// outlive the object (docs/decisions/0009).
+fn copy(
+    release: &PromptRelease,
+    name: &str,
+    content: &Saved,
+    remembered: Option<&Remembered>,
+) -> ControllerRevision {
     let owner = release.name_any();
-    let mut metadata = ObjectMeta {
+    let note = remembered.map(|r| (keys::REMEMBERED_ANNOTATION.to_owned(), text(r)));
+    let labels = [(keys::RELEASE_LABEL, owner.clone()), (keys::REVISION_LABEL, name.to_owned())];
+    let metadata = ObjectMeta {
         name: Some(copy_name(&owner, name)),
         namespace: release.namespace(),
-        owner_references: release.controller_owner_ref(&()).map(|mut reference| {
-            // Needs no permission on the finalizers of releases.
-            reference.block_owner_deletion = None;
-            vec![reference]
-        }),
+        annotations: note.map(|note| [note].into()),
+        labels: Some(labels.into_iter().map(|(k, v)| (k.to_owned(), v)).collect()),
         ..ObjectMeta::default()
     };
-    let labels = [(keys::RELEASE_LABEL, owner), (keys::REVISION_LABEL, name.to_owned())];
-    metadata.labels = Some(labels.into_iter().map(|(k, v)| (k.to_owned(), v)).collect());
     ControllerRevision {
         metadata,
         revision: Some(1),

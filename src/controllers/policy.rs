@@ -6,10 +6,7 @@ use std::sync::Arc;
 
 use kube::runtime::{Controller, controller::Action, reflector::Store};
 
-use super::{
-    Context, Reconciled,
-    release::{Triggers, triggers::names_policy},
-};
+use super::{Context, Reconciled, caches::Use, release::Triggers};
 use crate::{
     analysis::plan::undecidable,
     api::{
@@ -28,7 +25,7 @@ pub async fn run(
     triggers: Triggers,
     context: Arc<Context>,
 ) {
-    let watch = triggers.tap(watch, names_policy);
+    let watch = triggers.tap(watch, Use::Policy);
     super::drive("CanaryPolicy", Controller::for_stream(watch, store), context, reconcile).await;
 }
 

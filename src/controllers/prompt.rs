@@ -4,10 +4,7 @@ use std::sync::Arc;
 
 use kube::runtime::{Controller, controller::Action, reflector::Store};
 
-use super::{
-    Context, Reconciled,
-    release::{Triggers, triggers::names_prompt},
-};
+use super::{Context, Reconciled, caches::Use, release::Triggers};
 use crate::{
     api::{PromptVersion, conditions, conditions::Readiness, prompt_version::PromptVersionStatus},
     prompt::{check, digest},
@@ -21,7 +18,7 @@ pub async fn run(
     triggers: Triggers,
     context: Arc<Context>,
 ) {
-    let watch = triggers.tap(watch, names_prompt);
+    let watch = triggers.tap(watch, Use::Prompt);
     super::drive("PromptVersion", Controller::for_stream(watch, store), context, reconcile).await;
 }
 

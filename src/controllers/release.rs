@@ -2,33 +2,35 @@
 //! decides, and writes: copies first, then the status (which moves traffic), then the
 //! rest. A crash between any two of these is repaired by the next look.
 
+pub mod absent;
 mod asking;
+mod keep;
 mod observe;
 pub mod triggers;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use futures::channel::mpsc::UnboundedSender;
 use jiff::Timestamp;
-use k8s_openapi::api::apps::v1::ControllerRevision;
-use kube::{
-    ResourceExt,
-    runtime::{
-        Controller,
-        controller::Action,
-        reflector::{ObjectRef, Store},
-    },
+use kube::runtime::{
+    Controller,
+    controller::Action,
+    reflector::{ObjectRef, Store},
 };
 
 pub use self::asking::ask_prometheus;
-use self::observe::observe;
 pub use self::triggers::{Triggered, Triggers};
-use super::{Context, Reconciled, error::ControllerError};
+use self::{
+    keep::{Written, heal, keep, prune},
+    observe::observe,
+};
+use super::{Context, Reconciled, caches::Use, error::ControllerError};
 use crate::{
-    api::{PromptRelease, keys, prompt_release::Phase, snapshot::Saved},
+    api::PromptRelease,
     rollout::{Effect, decide},
     signals::{
         gateways::{Changes, Pulled},
+        index::Named,
         watch::Touched,
     },
 };
@@ -42,12 +44,10 @@ const FIRST_PULL: Duration = Duration::from_millis(500);
 pub async fn run(
     store: Store<PromptRelease>,
     watch: Touched<PromptRelease>,
-    triggers: Triggers,
     triggered: Triggered,
     context: Arc<Context>,
 ) {
-    let controller =
-        Controller::for_stream(triggers.tap_releases(watch), store).reconcile_on(triggered);
+    let controller = Controller::for_stream(watch, store).reconcile_on(triggered);
     super::drive("PromptRelease", controller, context, reconcile).await;
 }
 
@@ -69,9 +69,9 @@ async fn reconcile(release: Arc<PromptRelease>, context: Arc<Context>) -> Reconc
 /// Looks until there is nothing more to decide now.
 async fn looks(release: &PromptRelease, pulled: &Pulled, context: &Context) -> Reconciled {
     let mut release = release.clone();
-    let mut just_saved = BTreeMap::new();
+    let mut written = Written::default();
     for _ in 0..DECISIONS_AT_ONCE {
-        let wake = look(&mut release, pulled, &mut just_saved, context).await?;
+        let wake = look(&mut release, pulled, &mut written, context).await?;
         match wake {
             Wake::Now => {}
             Wake::At(at) => return Ok(until(at, (context.clock)())),
@@ -95,20 +95,17 @@ fn until(at: Timestamp, now: Timestamp) -> Action {
 async fn look(
     release: &mut PromptRelease,
     pulled: &Pulled,
-    just_saved: &mut BTreeMap<String, Saved>,
+    written: &mut Written,
     context: &Context,
 ) -> Result<Wake, ControllerError> {
     let now = (context.clock)();
-    let snapshot = observe(release, pulled, just_saved, context)?;
-    heal(release, &snapshot, context).await?;
-    let plan = decide(&snapshot, now);
-    for effect in &plan.effects {
-        if let Effect::Save { name, content } = effect {
-            context.cluster.save(release, name, content).await?;
-            just_saved.insert(name.clone(), (**content).clone());
-        }
+    let mut snapshot = observe(release, pulled, &written.saved, context)?;
+    if heal(release, &snapshot, written, context).await? {
+        snapshot = observe(release, pulled, &written.saved, context)?;
     }
-    let copies = copies_of(release, context);
+    let plan = decide(&snapshot, now);
+    let copies = context.caches.copies_of(&Named::of(release));
+    keep(release, &plan, written, context).await?;
     let changed = plan.status != snapshot.status;
     if changed {
         let mut status = plan.status;
@@ -123,7 +120,7 @@ async fn look(
             Effect::Announce { warning, reason, note } => {
                 context.cluster.announce(release, warning, &reason, &note).await;
             }
-            Effect::Prune { keep } => prune(release, &copies, &keep, context).await?,
+            Effect::Prune { keep } => prune(&copies, &keep, context).await?,
         }
     }
     Ok(match plan.wake_at {
@@ -131,49 +128,6 @@ async fn look(
         Some(at) => Wake::At(at),
         None => Wake::Never,
     })
-}
-
-/// Saves anew what should have been kept and is gone, as long as its origin is there.
-async fn heal(
-    release: &PromptRelease,
-    snapshot: &crate::rollout::Snapshot,
-    context: &Context,
-) -> Result<(), ControllerError> {
-    let Ok(target) = &snapshot.target else { return Ok(()) };
-    let routed = snapshot.status.routing.variants.iter().any(|v| v.revision == target.revision);
-    let (namespace, name) = (release.namespace().unwrap_or_default(), release.name_any());
-    if routed && context.caches.saved(&namespace, &name, &target.revision)?.is_none() {
-        let content = Saved::Variant(target.variant.clone());
-        context.cluster.save(release, &target.revision, &content).await?;
-    }
-    Ok(())
-}
-
-/// The saved copies of a release that are known before anything is written, so that
-/// pruning never drops one that a later leader made.
-fn copies_of(release: &PromptRelease, context: &Context) -> Vec<Arc<ControllerRevision>> {
-    let (namespace, name) = (release.namespace(), release.name_any());
-    context.caches.copies.state_filter(|copy| {
-        copy.metadata.namespace == namespace
-            && copy.labels().get(keys::RELEASE_LABEL) == Some(&name)
-    })
-}
-
-async fn prune(
-    release: &PromptRelease,
-    copies: &[Arc<ControllerRevision>],
-    keep: &[String],
-    context: &Context,
-) -> Result<(), ControllerError> {
-    let owned = |copy: &ControllerRevision| {
-        copy.owner_references().iter().any(|o| Some(&o.uid) == release.metadata.uid.as_ref())
-    };
-    for copy in copies.iter().filter(|copy| owned(copy)) {
-        if copy.labels().get(keys::REVISION_LABEL).is_some_and(|name| !keep.contains(name)) {
-            context.cluster.drop_copy(copy).await?;
-        }
-    }
-    Ok(())
 }
 
 /// Asks the gateways once per `interval` while this process leads, and has the
@@ -215,11 +169,8 @@ fn concerned(changes: &Changes, context: &Context) -> Vec<ObjectRef<PromptReleas
         .collect();
     if changes.fleet {
         // A release that just serves does not care who serves it.
-        let moving = |r: &PromptRelease| {
-            r.status.as_ref().is_some_and(|s| !matches!(s.phase, Phase::Stable | Phase::RolledBack))
-        };
-        let moving = context.caches.releases.state_filter(moving);
-        refs.extend(moving.iter().map(|r| ObjectRef::from_obj(r.as_ref())));
+        let moving = context.caches.uses.having(&Use::Moving);
+        refs.extend(moving.iter().map(|r| super::reference(&r.namespace, &r.name)));
     }
     refs
 }

@@ -21,7 +21,7 @@ use self::draft::Draft;
 use super::snapshot::{Plan, Snapshot};
 use crate::api::{conditions::Readiness, prompt_release::Phase};
 
-pub use self::reasons::REASONS;
+pub use self::{draft::policy_digest, reasons::REASONS};
 
 /// Whether a policy can decide, as a condition's status, reason and message.
 pub fn decidable(undecidable: Option<&str>) -> (bool, (&str, &str)) {
@@ -43,7 +43,10 @@ pub fn decide(snapshot: &Snapshot, now: Timestamp) -> Plan {
     }
     draft.observe_gateways();
     if draft.status.stable.is_none() {
-        idle::first_release(&mut draft);
+        match &snapshot.remembered {
+            Some(remembered) => idle::go_on(&mut draft, remembered),
+            None => idle::first_release(&mut draft),
+        }
     } else if draft.status.previous.is_some() {
         bake::watch(&mut draft);
     } else if draft.status.canary.is_some() {

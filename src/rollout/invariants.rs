@@ -41,6 +41,15 @@ pub fn broken(snapshot: &Snapshot, plan: &Plan) -> Vec<String> {
         "a failed revision needs a request to come back",
     );
     check(before.stable.is_none() || after.stable.is_some(), "stable is never empty once set");
+    check(
+        snapshot.route_held_by.is_some()
+            || before.stable.is_some()
+            || snapshot
+                .remembered
+                .as_ref()
+                .is_none_or(|r| after.stable.as_ref() == Some(&r.stable)),
+        "what served before the status was lost serves on",
+    );
     check(after.routing.generation >= before.routing.generation, "generations never go back");
     check(
         before.routing.variants == after.routing.variants
@@ -127,7 +136,9 @@ fn shadow_within_step(snapshot: &Snapshot, after: &PromptReleaseStatus) -> bool 
 /// A revision that failed becomes a canary or stable again only after a retry, or
 /// after the spec was seen to name something else.
 fn no_silent_second_chance(snapshot: &Snapshot, after: &PromptReleaseStatus) -> bool {
-    let Some(failed) = &snapshot.status.failed_revision else { return true };
+    let lost = snapshot.remembered.as_ref().filter(|_| snapshot.status.stable.is_none());
+    let failed = lost.map_or(&snapshot.status.failed_revision, |remembered| &remembered.failed);
+    let Some(failed) = failed else { return true };
     let back = [after.canary.as_ref().map(|c| &c.variant), after.stable.as_ref()]
         .into_iter()
         .flatten()

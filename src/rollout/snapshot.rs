@@ -7,8 +7,9 @@ use jiff::Timestamp;
 use crate::{
     analysis::external::Externals,
     api::{
-        CanaryPolicySpec, PromptReleaseSpec, PromptReleaseStatus, Variant, prompt_release::Counts,
-        snapshot::Saved,
+        CanaryPolicySpec, PromptReleaseSpec, PromptReleaseStatus, Variant,
+        prompt_release::Counts,
+        snapshot::{Remembered, Saved},
     },
     prompt::short,
 };
@@ -38,6 +39,9 @@ pub struct Snapshot {
     pub running_policy: Option<CanaryPolicySpec>,
     /// The release that holds the route, when it is another one.
     pub route_held_by: Option<String>,
+    /// What is known of a release of this name and route that has no status any more, when
+    /// this one has none: it was deleted and created again, or restored.
+    pub remembered: Option<Box<Remembered>>,
     /// What users of the route got from a release that was deleted since, when this one
     /// has served nothing yet.
     pub served_before: Option<ServedBefore>,

@@ -29,6 +29,7 @@ enum Event {
     Ready(u8, bool),
     EditPolicy(CanaryPolicySpec),
     Rate(f64),
+    LoseStatus,
 }
 
 const NAMES: [&str; 4] = ["a", "b", "c", "d"];
@@ -63,6 +64,7 @@ fn event() -> impl Strategy<Value = Event> {
         2 => (any::<u8>(), any::<bool>()).prop_map(|(n, r)| Event::Ready(n, r)),
         1 => policy().prop_map(Event::EditPolicy),
         1 => (0.0..2000.0_f64).prop_map(Event::Rate),
+        1 => Just(Event::LoseStatus),
     ]
 }
 
@@ -132,6 +134,7 @@ fn happen(world: &mut World, event: Event) {
         }
         Event::EditPolicy(policy) => world.policy = policy,
         Event::Rate(rate) => world.requests_per_minute = rate,
+        Event::LoseStatus => world.lose_status(),
     }
 }
 

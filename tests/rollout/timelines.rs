@@ -46,6 +46,8 @@ struct Event {
     /// As `request`, with the annotation's value as it is written.
     annotate: BTreeMap<String, String>,
     suspend: Option<bool>,
+    /// The object is deleted and created again.
+    recreated: bool,
     /// No operator decides.
     operator_down: Option<bool>,
     /// Somebody deletes the saved copies of policies.
@@ -78,6 +80,9 @@ fn apply(event: &Event, world: &mut World) {
     }
     for (action, value) in &event.annotate {
         world.annotate(action_of(action), value.clone());
+    }
+    if event.recreated {
+        world.lose_status();
     }
     world.down = event.operator_down.unwrap_or(world.down);
     world.policies_lost = event.policies_lost.unwrap_or(world.policies_lost);

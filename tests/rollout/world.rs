@@ -10,7 +10,7 @@ use serinus::{
         CanaryPolicySpec, LLMDeploymentSpec, PromptReleaseSpec, PromptReleaseStatus,
         PromptVersionSpec, Variant,
         prompt_release::{Counts, PairTable, Paired, Phase, Sums},
-        snapshot::Saved,
+        snapshot::{Remembered, Saved},
     },
     rollout::{
         Effect, Gateway, Plan, Problem, Request, ServedBefore, Snapshot, Target, WithoutData,
@@ -54,6 +54,7 @@ pub struct World {
     pub missing: Vec<String>,
     pub not_ready: BTreeMap<String, String>,
     pub route_held_by: Option<String>,
+    pub remembered: Option<Box<Remembered>>,
     pub served_before: Option<ServedBefore>,
     pub requests_per_minute: f64,
     pub gateways: Vec<SimulatedGateway>,
@@ -107,6 +108,7 @@ impl World {
             missing: vec![],
             not_ready: BTreeMap::new(),
             route_held_by: None,
+            remembered: None,
             served_before: None,
             requests_per_minute,
             gateways: (0..gateways).map(gateway).collect(),
@@ -174,6 +176,7 @@ impl World {
                 Saved::Variant(_) => None,
             }),
             route_held_by: self.route_held_by.clone(),
+            remembered: self.remembered.clone().filter(|_| self.status.stable.is_none()),
             served_before: self.served_before.clone(),
             not_ready: self.not_ready.clone(),
             gateways: self.gateways.iter().map(SimulatedGateway::view).collect(),
@@ -197,8 +200,18 @@ impl World {
             }
         }
         self.status = plan.status.clone();
+        let remembered = Remembered::of("answers".into(), Timestamp::UNIX_EPOCH, &self.status);
+        if let Some(remembered) = remembered {
+            self.remembered = Some(Box::new(remembered));
+        }
         self.check_saved();
         plan
+    }
+
+    /// The object was deleted and created again, or restored without its status.
+    pub fn lose_status(&mut self) {
+        self.status = PromptReleaseStatus::default();
+        self.generation = 1;
     }
 
     /// Everything that serves can be served from saved copies alone.

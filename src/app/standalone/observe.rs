@@ -70,6 +70,8 @@ impl Standalone {
             without_data,
             running_policy,
             route_held_by,
+            // The state of a release outlives its manifest under the release's own name.
+            remembered: None,
             served_before: self.served_before(kept, &route),
             not_ready,
             gateways: vec![rollout::Gateway {

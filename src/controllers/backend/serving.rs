@@ -1,6 +1,6 @@
 //! A model server of our own as a Deployment and a Service. Building can not fail.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use k8s_openapi::{
     api::{
@@ -17,7 +17,9 @@ use k8s_openapi::{
 };
 use kube::{Resource, ResourceExt, api::ObjectMeta};
 
-use crate::api::{LLMDeployment, conditions::Readiness, keys, llm_deployment::Serving};
+use crate::api::{
+    LLMDeployment, PromptRelease, conditions::Readiness, keys, llm_deployment::Serving,
+};
 
 /// The name of the container's port.
 const PORT: &str = "http";
@@ -32,17 +34,33 @@ fn labels(backend: &LLMDeployment) -> BTreeMap<String, String> {
     ])
 }
 
-fn metadata(backend: &LLMDeployment) -> ObjectMeta {
-    let owner = backend.controller_owner_ref(&()).map(|reference| OwnerReference {
-        // Needs no permission on the finalizers of backends.
-        block_owner_deletion: None,
-        ..reference
-    });
+/// Of the releases that use a backend so many own its objects: all that is needed is one
+/// that lives, and the objects stay small.
+const MOST_OWNERS: usize = 64;
+
+/// Who owns the Deployment and the Service: the garbage collector deletes them when none of
+/// these exists any more.
+pub(super) fn owners(
+    backend: Option<&LLMDeployment>,
+    users: &[Arc<PromptRelease>],
+) -> Vec<OwnerReference> {
+    // Blocking a deletion would need a permission on the finalizers of the owners.
+    let unblocking = |owner: OwnerReference| OwnerReference { block_owner_deletion: None, ..owner };
+    let mut users: Vec<&Arc<PromptRelease>> =
+        users.iter().filter(|user| user.metadata.deletion_timestamp.is_none()).collect();
+    // The oldest, so that those that come and go change nothing.
+    users.sort_by_key(|user| (user.creation_timestamp(), user.name_any()));
+    let users = users.iter().take(MOST_OWNERS).filter_map(|user| user.owner_ref(&()));
+    let backend = backend.and_then(|backend| backend.controller_owner_ref(&()));
+    backend.into_iter().chain(users).map(unblocking).collect()
+}
+
+fn metadata(backend: &LLMDeployment, owners: &[OwnerReference]) -> ObjectMeta {
     ObjectMeta {
         name: Some(backend.name_any()),
         namespace: backend.namespace(),
         labels: Some(labels(backend)),
-        owner_references: owner.map(|o| vec![o]),
+        owner_references: Some(owners.to_vec()),
         ..ObjectMeta::default()
     }
 }
@@ -52,9 +70,13 @@ fn selector(backend: &LLMDeployment) -> BTreeMap<String, String> {
 }
 
 /// The Service in front of the model server.
-pub(super) fn service(backend: &LLMDeployment, spec: &Serving) -> Service {
+pub(super) fn service(
+    backend: &LLMDeployment,
+    spec: &Serving,
+    owners: &[OwnerReference],
+) -> Service {
     Service {
-        metadata: metadata(backend),
+        metadata: metadata(backend, owners),
         spec: Some(ServiceSpec {
             selector: Some(selector(backend)),
             ports: Some(vec![ServicePort {
@@ -71,9 +93,13 @@ pub(super) fn service(backend: &LLMDeployment, spec: &Serving) -> Service {
 }
 
 /// The model server's pods.
-pub(super) fn deployment(backend: &LLMDeployment, spec: &Serving) -> Deployment {
+pub(super) fn deployment(
+    backend: &LLMDeployment,
+    spec: &Serving,
+    owners: &[OwnerReference],
+) -> Deployment {
     Deployment {
-        metadata: metadata(backend),
+        metadata: metadata(backend, owners),
         spec: DeploymentSpec {
             replicas: Some(spec.replicas),
             selector: LabelSelector {
@@ -199,7 +225,9 @@ mod tests {
     #[test]
     fn the_service_finds_the_pods_of_the_deployment() {
         let (backend, spec) = backend(2);
-        let (service, deployment) = (service(&backend, &spec), deployment(&backend, &spec));
+        let owners = owners(Some(&backend), &[]);
+        let service = service(&backend, &spec, &owners);
+        let deployment = deployment(&backend, &spec, &owners);
         let pods = deployment.spec.template.metadata.unwrap().labels.unwrap();
         let wanted = service.spec.unwrap().selector.unwrap();
         assert!(wanted.iter().all(|(k, v)| pods.get(k) == Some(v)));
@@ -208,9 +236,33 @@ mod tests {
     }
 
     #[test]
+    fn the_oldest_releases_own_a_model_server_so_that_it_outlives_its_backend() {
+        let (backend, _) = backend(1);
+        let user = |name: &str, second| {
+            let mut release = PromptRelease::new(name, Default::default());
+            let at = k8s_openapi::jiff::Timestamp::from_second(second).unwrap();
+            release.metadata.creation_timestamp =
+                Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at));
+            release.metadata.uid = Some(format!("uid-{name}"));
+            Arc::new(release)
+        };
+        let mut gone = user("gone", 1);
+        Arc::make_mut(&mut gone).metadata.deletion_timestamp =
+            gone.metadata.creation_timestamp.clone();
+        let mut users: Vec<_> = (0..100).rev().map(|i| user(&format!("r{i:02}"), 10 + i)).collect();
+        users.push(gone);
+        let owners = owners(Some(&backend), &users);
+        assert_eq!(owners.len(), 1 + MOST_OWNERS);
+        assert_eq!((owners[0].uid.as_str(), owners[0].controller), ("u", Some(true)));
+        assert_eq!((owners[1].uid.as_str(), owners[1].controller), ("uid-r00", None));
+        assert!(owners.iter().all(|owner| owner.block_owner_deletion.is_none()));
+        assert!(super::owners(None, &[]).is_empty());
+    }
+
+    #[test]
     fn one_ready_pod_is_enough_and_an_old_observation_is_not() {
         let (backend, spec) = backend(2);
-        let mut deployment = deployment(&backend, &spec);
+        let mut deployment = deployment(&backend, &spec, &[]);
         deployment.metadata.generation = Some(2);
         let status = |observed, ready| {
             Some(DeploymentStatus {

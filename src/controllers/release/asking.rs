@@ -8,7 +8,7 @@ use kube::ResourceExt;
 use super::observe::running_policy;
 use crate::{
     api::{PromptRelease, prompt_release::VariantRef, snapshot::Saved},
-    controllers::{Context, reference},
+    controllers::{Context, caches::Use, reference},
     signals::prometheus::{Questions, questions},
 };
 
@@ -25,11 +25,8 @@ pub async fn ask_prometheus(context: Arc<Context>, tick: Duration) {
         ticks.tick().await;
         let mut running = vec![];
         if context.cluster.leadership().term().is_some() {
-            let with_canary = |r: &PromptRelease| {
-                r.status.as_ref().is_some_and(|s| s.canary.is_some())
-                    && r.metadata.deletion_timestamp.is_none()
-            };
-            running = context.caches.releases.state_filter(with_canary);
+            running = context.caches.releases_with(&Use::Canary);
+            running.retain(|r| r.metadata.deletion_timestamp.is_none());
         }
         let now = (context.clock)();
         let releases: BTreeSet<String> = running.iter().map(|r| key(r)).collect();

@@ -2,17 +2,20 @@
 
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
 use kube::ResourceExt;
 
 use crate::{
     analysis::external::Externals,
     api::{
         CanaryPolicy, CanaryPolicySpec, LLMDeployment, LLMDeploymentSpec, PromptRelease,
-        PromptReleaseStatus, conditions, prompt_release::VariantRef, snapshot::Saved,
+        PromptReleaseStatus, conditions,
+        prompt_release::VariantRef,
+        snapshot::{Remembered, Saved},
     },
-    controllers::{Context, error::ControllerError, reference},
-    rollout::{Request, Snapshot, resolve},
-    signals::gateways::Pulled,
+    controllers::{Context, caches::Use, error::ControllerError, reference},
+    rollout::{Request, ServedBefore, Snapshot, resolve},
+    signals::{gateways::Pulled, index::Named},
 };
 
 /// The world around a release.
@@ -68,6 +71,7 @@ pub(super) fn observe(
         }
         _ => vec![],
     };
+    let (remembered, served_before) = before(release, &status, context);
     Ok(Snapshot {
         generation: release.metadata.generation.unwrap_or_default(),
         requests: Request::from_annotations(release.annotations()),
@@ -76,7 +80,8 @@ pub(super) fn observe(
         without_data,
         running_policy,
         route_held_by: route_held_by(release, &key, context),
-        served_before: None,
+        remembered,
+        served_before,
         gateways: pulled.of(&key),
         external,
         spec: spec.clone(),
@@ -164,19 +169,57 @@ pub(super) fn running_policy(
     })
 }
 
+/// What there was before a release that has served nothing: the same release, whose object
+/// was deleted or restored without its status, or another one on its route.
+fn before(
+    release: &PromptRelease,
+    status: &PromptReleaseStatus,
+    context: &Context,
+) -> (Option<Box<Remembered>>, Option<ServedBefore>) {
+    if status.stable.is_some() {
+        return (None, None);
+    }
+    let (named, route) = (Named::of(release), release.route());
+    let own = context.caches.remembered(&named).map(|(_, remembered)| remembered);
+    if let Some(own) = own.filter(|own| own.route == route) {
+        return (Some(Box::new(own)), None);
+    }
+    let before = context.caches.served_before(&route, &named);
+    let before = before.map(|(other, remembered)| ServedBefore {
+        release: format!("{}/{}", other.namespace, other.name),
+        revision: remembered.stable.revision,
+        failed: remembered.failed,
+    });
+    (None, before)
+}
+
+/// Since when a release claims its route: one that was deleted and created again keeps its
+/// place before those that came meanwhile.
+pub(super) fn claims_since(release: &PromptRelease, known: Option<&Remembered>) -> Timestamp {
+    let created = release.creation_timestamp().map_or(Timestamp::UNIX_EPOCH, |t| t.0);
+    match known {
+        Some(known) if release.has_route(&known.route) => created.min(known.since),
+        _ => created,
+    }
+}
+
 fn route_held_by(release: &PromptRelease, key: &str, context: &Context) -> Option<String> {
     let route = release.route();
-    let claims: Vec<resolve::Claim> = context
-        .caches
-        .releases
-        .state_filter(|other| other.has_route(&route))
-        .iter()
-        .filter(|other| other.metadata.deletion_timestamp.is_none())
-        .map(|other| resolve::Claim {
-            release: format!("{}/{}", other.namespace().unwrap_or_default(), other.name_any()),
-            created: other.creation_timestamp().map(|t| t.0.to_string()).unwrap_or_default(),
-            serves: other.status.as_ref().is_some_and(|s| !s.routing.variants.is_empty()),
-            served: false,
+    let others = context.caches.releases_with(&Use::Route(route.clone()));
+    if others.iter().all(|other| other.metadata.uid == release.metadata.uid) {
+        return None;
+    }
+    let others = others.iter().filter(|other| other.metadata.deletion_timestamp.is_none());
+    let claims: Vec<resolve::Claim> = others
+        .map(|other| {
+            let named = Named::of(other.as_ref());
+            let known = context.caches.remembered(&named).map(|(_, remembered)| remembered);
+            resolve::Claim {
+                release: format!("{}/{}", named.namespace, named.name),
+                created: claims_since(other, known.as_ref()).to_string(),
+                serves: other.status.as_ref().is_some_and(|s| !s.routing.variants.is_empty()),
+                served: known.is_some_and(|known| known.route == route),
+            }
         })
         .collect();
     resolve::route_holder(key, &claims)

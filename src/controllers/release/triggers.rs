@@ -1,20 +1,23 @@
 //! What makes a release worth a look besides its own changes.
 
+use std::sync::Arc;
+
 use futures::{
     StreamExt,
     channel::mpsc::{UnboundedReceiver, UnboundedSender, unbounded},
 };
 use kube::{
-    Resource, ResourceExt,
-    runtime::{
-        reflector::{ObjectRef, Store},
-        watcher,
-    },
+    Resource,
+    runtime::{reflector::ObjectRef, watcher},
 };
 
 use crate::{
-    api::{PromptRelease, keys},
-    signals::watch::Touched,
+    api::PromptRelease,
+    controllers::{caches::Use, reference},
+    signals::{
+        index::{Index, Named},
+        watch::Touched,
+    },
 };
 
 /// The releases that were sent.
@@ -23,15 +26,15 @@ pub type Triggered = UnboundedReceiver<ObjectRef<PromptRelease>>;
 /// Sends releases to the controller.
 #[derive(Clone)]
 pub struct Triggers {
-    releases: Store<PromptRelease>,
+    uses: Arc<Index<Use>>,
     sender: UnboundedSender<ObjectRef<PromptRelease>>,
 }
 
 impl Triggers {
-    /// Over the releases of `store`, and what is sent.
-    pub fn new(store: Store<PromptRelease>) -> (Self, Triggered) {
+    /// Over the releases of an index, and what is sent.
+    pub fn new(uses: Arc<Index<Use>>) -> (Self, Triggered) {
         let (sender, receiver) = unbounded();
-        (Self { releases: store, sender }, receiver)
+        (Self { uses, sender }, receiver)
     }
 
     /// Where to send releases.
@@ -39,76 +42,31 @@ impl Triggers {
         self.sender.clone()
     }
 
-    /// Passes a kind's watch on and sends the releases of the same namespace that
-    /// `concerned` picks by the object's name.
+    /// Sends a release.
+    pub fn send(&self, release: &Named) {
+        // Only a process that stops has no receiver.
+        let _ = self.sender.unbounded_send(reference(&release.namespace, &release.name));
+    }
+
+    /// Sends the releases with a use.
+    pub fn send_all(&self, with: &Use) {
+        for release in self.uses.having(with) {
+            self.send(&release);
+        }
+    }
+
+    /// Passes a kind's watch on and sends the releases that use the object.
     pub fn tap<K: Resource + Send + 'static>(
         &self,
         watch: Touched<K>,
-        concerned: fn(&PromptRelease, &str) -> bool,
+        using: fn(Named) -> Use,
     ) -> Touched<K> {
         let triggers = self.clone();
         watch
             .inspect(move |touched: &watcher::Result<K>| {
                 let Ok(touched) = touched else { return };
-                let (namespace, name) = (&touched.meta().namespace, touched.name_any());
-                let picked = triggers
-                    .releases
-                    .state_filter(|r| r.metadata.namespace == *namespace && concerned(r, &name));
-                for release in picked {
-                    // Only a process that stops has no receiver.
-                    let _ = triggers.sender.unbounded_send(ObjectRef::from_obj(release.as_ref()));
-                }
+                triggers.send_all(&using(Named::of(touched)));
             })
             .boxed()
     }
-
-    /// Sends the owner of a saved copy.
-    pub fn on_copy<K: Resource>(&self, copy: &K) {
-        if let (Some(owner), Some(namespace)) =
-            (copy.labels().get(keys::RELEASE_LABEL), copy.namespace())
-        {
-            let _ = self.sender.unbounded_send(ObjectRef::new(owner).within(&namespace));
-        }
-    }
-
-    /// Passes the releases' watch on and sends those that wait for the same route: a
-    /// route becomes free when its holder goes.
-    pub(super) fn tap_releases(&self, watch: Touched<PromptRelease>) -> Touched<PromptRelease> {
-        let (store, sender) = (self.releases.clone(), self.sender.clone());
-        watch
-            .inspect(move |touched: &watcher::Result<PromptRelease>| {
-                let Ok(touched) = touched else { return };
-                let gone = store.get(&ObjectRef::from_obj(touched)).is_none();
-                if !gone && touched.metadata.deletion_timestamp.is_none() {
-                    return;
-                }
-                let route = touched.route();
-                for other in store.state_filter(|r| r.has_route(&route)) {
-                    let _ = sender.unbounded_send(ObjectRef::from_obj(other.as_ref()));
-                }
-            })
-            .boxed()
-    }
-}
-
-/// A release names this prompt.
-pub fn names_prompt(release: &PromptRelease, name: &str) -> bool {
-    release.spec.prompt_ref.name == name
-}
-
-/// A release names this policy.
-pub fn names_policy(release: &PromptRelease, name: &str) -> bool {
-    release.spec.policy_ref.as_ref().is_some_and(|p| p.name == name)
-}
-
-/// A release names this backend, or sends traffic to it.
-pub fn uses_backend(release: &PromptRelease, name: &str) -> bool {
-    release.spec.backend_ref.name == name || sends_traffic_to(release, name)
-}
-
-/// A release sends traffic to this backend, or did before it bakes.
-pub fn sends_traffic_to(release: &PromptRelease, name: &str) -> bool {
-    let Some(status) = &release.status else { return false };
-    let stable = status.stable.iter().chain(&status.previous);
-    stable.chain(status.canary.iter().map(|c| &c.variant)).any(|v| v.backend == name)
 }

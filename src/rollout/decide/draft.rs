@@ -384,7 +384,7 @@ impl<'a> Draft<'a> {
 }
 
 /// The name under which a policy is kept: 40 hex digits of its content's SHA-256.
-pub(super) fn policy_digest(policy: &CanaryPolicySpec) -> String {
+pub fn policy_digest(policy: &CanaryPolicySpec) -> String {
     let text = serde_json::to_vec(policy).unwrap_or_default();
     Sha256::digest(&text).iter().take(REVISION_DIGITS / 2).map(|b| format!("{b:02x}")).collect()
 }

@@ -10,6 +10,7 @@ use crate::{
     api::{
         conditions::Readiness,
         prompt_release::{CanaryStatus, Outcome, Phase, RoutingSettings, VariantRef, VariantRole},
+        snapshot::Remembered,
     },
     prompt::short,
     rollout::{
@@ -52,6 +53,32 @@ pub(super) fn first_release(draft: &mut Draft<'_>) {
     draft.status.phase = Phase::Stable;
     draft.announce(false, reasons::FIRST_RELEASE, message.clone());
     draft.say(reasons::STABLE, message);
+}
+
+/// Routing generations that a release whose status is lost has had since the last note: more
+/// than weights have changed.
+const GENERATIONS_SINCE: i64 = 1_000;
+
+/// A release that was deleted and created again, or restored without its status, is not new:
+/// what served serves on, and what failed stays out.
+pub(super) fn go_on(draft: &mut Draft<'_>, remembered: &Remembered) {
+    let Remembered { stable, failed, history, requests, generation, .. } = remembered.clone();
+    let out = failed.as_deref().map(|f| format!(", {} failed and stays out", short(f)));
+    let note = format!(
+        "is back without its status: it goes on where it was, {} ({} on {}) serves{}",
+        short(&stable.revision),
+        stable.prompt,
+        stable.backend,
+        out.unwrap_or_default()
+    );
+    draft.status.stable = Some(stable);
+    draft.status.failed_revision = failed;
+    draft.status.history = history;
+    draft.status.requests = requests;
+    draft.status.routing.generation = generation.saturating_add(GENERATIONS_SINCE);
+    draft.announce(false, reasons::RETURNED, note.clone());
+    serve_again(draft);
+    draft.say(reasons::RETURNED, note);
 }
 
 /// What is released without a comparison must be new to its users: not after something

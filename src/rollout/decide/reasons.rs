@@ -41,6 +41,7 @@ reasons! {
     PROMOTED = "Promoted",
     REQUEST_IGNORED = "RequestIgnored",
     RETRIED = "Retried",
+    RETURNED = "Returned",
     ROUTE_TAKEN = "RouteTaken",
     SAMPLE_RATIO_MISMATCH = "SampleRatioMismatch",
     STABLE = "Stable",

@@ -1,0 +1,142 @@
+#!/usr/bin/env python3
+"""Measures an operator over many releases on a real API server.
+
+    e2e/run.sh is for tests; this prints figures:
+    SERINUS_BIN=target/release/serinus SERINUS_E2E_TOOLS="$(e2e/tools/build.sh)" \\
+        PYTHON e2e/measure_releases.py --releases 10000
+
+From nothing until all are Stable, idle, and after a restart: seconds, CPU seconds and memory of
+the operator, and what it asked the API server.
+"""
+
+import argparse
+import json
+import os
+import re
+import tempfile
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+
+from harness import manifests as m
+from harness.cluster import GROUP, Cluster
+from harness.serinus import Gateway, Model, Operator
+
+TICKS = os.sysconf("SC_CLK_TCK")
+REQUESTS = re.compile(r'apiserver_request_total\{(.*)\} (\S+)$')
+
+
+def cpu(process) -> float:
+    """CPU seconds that a process has taken so far."""
+    fields = Path(f"/proc/{process.child.pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / TICKS
+
+
+def requests(cluster: Cluster) -> Counter:
+    """Requests to the API server so far, by verb and resource; not the ones that count them."""
+    found = Counter()
+    for line in cluster.http.get("/metrics").text.splitlines():
+        if match := REQUESTS.match(line):
+            labels = dict(re.findall(r'(\w+)="([^"]*)"', match[1]))
+            # A watch is counted when it ends; the server's own work is none of ours.
+            what = f"{labels['verb']} {labels['resource']}" + (f"/{labels['subresource']}" if labels["subresource"] else "")
+            found[what] += int(float(match[2]))
+    return found
+
+
+def difference(after: Counter, before: Counter) -> dict[str, int]:
+    more = {what: n - before[what] for what, n in after.items() if n > before[what]}
+    return dict(sorted(more.items(), key=lambda item: -item[1])[:12])
+
+
+def stable(operator: Operator) -> int:
+    try:
+        return int(operator.metric('serinus_releases{phase="Stable"}'))
+    except httpx.HTTPError:
+        return 0
+
+
+def until_all_stable(operator: Operator, wanted: int, seconds: float) -> float:
+    began = time.monotonic()
+    while stable(operator) < wanted:
+        if time.monotonic() > began + seconds:
+            raise SystemExit(f"{stable(operator)} of {wanted} are Stable after {seconds} s\n{operator.process.tail()}")
+        time.sleep(0.5)
+    return time.monotonic() - began
+
+
+def create(cluster: Cluster, count: int, namespaces: int) -> None:
+    def one(i: int) -> None:
+        space = f"team-{i % namespaces}"
+        release = m.release(f"r{i}", "p-v1")
+        release["metadata"]["namespace"] = space
+        release["spec"]["route"] = f"route-{i}"
+        cluster.http.post(f"{GROUP}/namespaces/{space}/promptreleases", json=release).raise_for_status()
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(one, range(count)))
+
+
+def figures(operator: Operator, seconds: float) -> dict:
+    return {"seconds": round(seconds, 1), "cpuSeconds": round(cpu(operator.process), 1),
+            "memoryMiB": round(operator.process.rss_kib() / 1024)}
+
+
+def measure(cluster: Cluster, arguments) -> dict:
+    model = Model(cluster.folder).start()
+    gateway = Gateway(cluster, "gateway").start()
+    operator = Operator(cluster, "operator", [gateway], lease_seconds=15)
+    found = {"releases": arguments.releases}
+    try:
+        for i in range(arguments.namespaces):
+            cluster.kubectl("create", "namespace", f"team-{i}")
+            own = [m.backend("model", model.url), m.prompt("p-v1"), m.policy("quick")]
+            for part in own:
+                part["metadata"]["namespace"] = f"team-{i}"
+            cluster.apply(own)
+        create(cluster, arguments.releases, arguments.namespaces)
+        before = requests(cluster)
+        operator.start()
+        seconds = until_all_stable(operator, arguments.releases, arguments.timeout)
+        found["fromNothing"] = {**figures(operator, seconds), "requests": difference(requests(cluster), before)}
+        # What follows from the last writes ends by itself.
+        time.sleep(arguments.settle)
+        before, used = requests(cluster), cpu(operator.process)
+        time.sleep(arguments.idle)
+        found["idle"] = {"seconds": arguments.idle, "cpuSeconds": round(cpu(operator.process) - used, 2),
+                         "memoryMiB": round(operator.process.rss_kib() / 1024),
+                         "requests": difference(requests(cluster), before)}
+        operator.process.stop()
+        before = requests(cluster)
+        operator.start()
+        seconds = until_all_stable(operator, arguments.releases, arguments.timeout)
+        time.sleep(arguments.settle)
+        found["restart"] = {**figures(operator, seconds), "requests": difference(requests(cluster), before)}
+        found["gateway"] = {"cpuSeconds": round(cpu(gateway.process), 1),
+                            "memoryMiB": round(gateway.process.rss_kib() / 1024)}
+        return found
+    finally:
+        for part in (operator, gateway, model):
+            part.process.stop()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--releases", type=int, default=10_000)
+    parser.add_argument("--namespaces", type=int, default=20)
+    parser.add_argument("--timeout", type=float, default=900, help="seconds until all must be Stable")
+    parser.add_argument("--settle", type=float, default=20)
+    parser.add_argument("--idle", type=float, default=60, help="seconds that the idle operator is watched")
+    with tempfile.TemporaryDirectory(prefix="serinus-measure-") as folder:
+        cluster = Cluster(Path(folder)).start()
+        try:
+            cluster.install()
+            print(json.dumps(measure(cluster, parser.parse_args()), indent=2))
+        finally:
+            cluster.stop()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,190 @@
+"""What survives of a release whose object, status or copies are lost."""
+
+import json
+import time
+
+from harness import manifests as m
+from harness.cluster import GROUP
+from harness.processes import wait_for
+from harness.traffic import Traffic
+
+
+def copies(world, name: str, namespace: str = "default") -> list[dict]:
+    text = world.cluster.kubectl("get", "controllerrevisions", "-n", namespace,
+                                 "-l", f"serinus.dev/release={name}", "-o", "json")
+    return json.loads(text)["items"]
+
+
+def failed_once(world, name: str) -> tuple[str, str]:
+    """A release whose second prompt was rolled back, and is still what its spec names."""
+    stable = world.first(name)["status"]["stable"]["revision"]
+    with Traffic(world.gateways, name):
+        world.next(name, "v2", "firstTokenMs=20 errorRate=0.5")
+        release = world.wait_phase(name, "RolledBack", seconds=90)
+    return stable, release["status"]["failedRevision"]
+
+
+def back(world, name: str, uid: str, *phases: str) -> dict:
+    """The release as it is when another object of its name has come to `phases`."""
+    def reached():
+        release = world.cluster.release(name)
+        return (release["metadata"]["uid"] != uid and release.get("status", {}).get("phase") in phases) and release
+    return wait_for(f"{name} back", reached, 60)
+
+
+def bare(release: dict) -> dict:
+    """What a backup without statuses, or a folder in git, has of it."""
+    meta = {k: v for k, v in release["metadata"].items() if k in ("name", "namespace", "annotations", "labels")}
+    meta.get("annotations", {}).pop("kubectl.kubernetes.io/last-applied-configuration", None)
+    return {"apiVersion": m.API, "kind": release["kind"], "metadata": meta, "spec": release["spec"]}
+
+
+def test_what_failed_stays_out_when_the_release_is_replaced(world):
+    stable, failed = failed_once(world, "replaced")
+    release = world.cluster.release("replaced")
+    with Traffic(world.gateways, "replaced") as users:
+        world.cluster.kubectl("replace", "--force", "-f", "-", stdin=json.dumps(bare(release)))
+        now = back(world, "replaced", release["metadata"]["uid"], "RolledBack", "Stable", "Progressing")
+        time.sleep(3)
+    assert (now["status"]["stable"]["revision"], now["status"]["failedRevision"]) == (stable, failed)
+    assert {s.revision for s in users.seen if s.ok} == {stable}
+    assert world.phase("replaced") == "RolledBack"
+    outcomes = [(h["revision"], h["outcome"]) for h in now["status"]["history"]]
+    assert outcomes == [(stable, "Initial"), (failed, "RolledBack")]
+    # Somebody who knows better may ask.
+    world.cluster.patch("promptrelease", "replaced", {"metadata": {"annotations": {
+        "serinus.dev/retry": f"{failed} by=ada"}}})
+    wait_for("the retry", lambda: world.phase("replaced") == "Progressing")
+
+
+def test_deleted_and_applied_again_it_goes_on_and_something_new_goes_through_a_canary(world):
+    stable, failed = failed_once(world, "returned")
+    release = world.cluster.release("returned")
+    world.cluster.kubectl("delete", "promptrelease", "returned")
+    # Long enough for the garbage collector and for the operator to see that it is gone.
+    wait_for("the note", lambda: any("absentSince" in c["metadata"].get("annotations", {}).get(
+        "serinus.dev/remembered", "") for c in copies(world, "returned")))
+    left = copies(world, "returned")
+    assert [c["metadata"]["labels"]["serinus.dev/revision"] for c in left] == [stable]
+    # Its origins may be gone, too.
+    world.cluster.kubectl("delete", "promptversion", "returned-v1")
+    world.cluster.apply([m.prompt("returned-v3", "firstTokenMs=15"), {
+        **bare(release), "spec": {**release["spec"], "promptRef": {"name": "returned-v3"}}}])
+    back(world, "returned", release["metadata"]["uid"], "Progressing", "Stable", "Promoting")
+    seen = world.watcher.of("returned")
+    uid = world.cluster.release("returned")["metadata"]["uid"]
+    first = next(o["status"] for _, o in seen if o["metadata"]["uid"] == uid)
+    assert [(v["revision"], v["weight"]) for v in first["routing"]["variants"]] == [(stable, 100)]
+    with Traffic(world.gateways, "returned") as users:
+        wait_for("the promotion", lambda: ("returned-v3", "Promoted") in world.history("returned"), 90)
+    assert not users.errors(), users.errors()[:3]
+    assert failed not in {s.revision for s in users.seen}
+    assert "absentSince" not in json.dumps(copies(world, "returned"))
+
+
+def test_a_restore_without_statuses_takes_back_no_decision_and_repeats_no_request(world):
+    """As Velero restores: objects and copies of before, without status, under a dead operator."""
+    stable, failed = failed_once(world, "restored")
+    world.cluster.patch("promptrelease", "restored", {"metadata": {"annotations": {
+        "serinus.dev/retry": f"{failed} by=ada at=then"}}})
+    with Traffic(world.gateways, "restored"):
+        wait_for("the second failure", lambda: world.history("restored").count(("restored-v2", "RolledBack")) == 2, 90)
+        world.wait_phase("restored", "RolledBack")
+    release, kept = world.cluster.release("restored"), copies(world, "restored")
+    for operator in world.operators:
+        operator.process.stop()
+    world.cluster.kubectl("delete", "promptrelease", "restored")
+    world.cluster.kubectl("delete", "controllerrevisions", "-l", "serinus.dev/release=restored")
+    for copy in kept:
+        for part in ("uid", "resourceVersion", "creationTimestamp", "managedFields"):
+            copy["metadata"].pop(part, None)
+        world.cluster.kubectl("create", "-f", "-", stdin=json.dumps(copy))
+    world.cluster.kubectl("create", "-f", "-", stdin=json.dumps(bare(release)))
+    time.sleep(3)  # for the garbage collector
+    for operator in world.operators:
+        operator.start()
+    now = back(world, "restored", release["metadata"]["uid"], "RolledBack", "Progressing", "Stable")
+    time.sleep(2)
+    now = world.cluster.release("restored")
+    assert (now["status"]["phase"], now["status"]["stable"]["revision"]) == ("RolledBack", stable), now["status"]
+
+
+def test_another_release_on_the_route_is_held_and_said_until_somebody_approves(world):
+    world.first("route-a", route="shared-route")
+    first = world.cluster.release("route-a")
+    world.cluster.apply([m.prompt("route-b-v1"), m.release("route-b", "route-b-v1", route="shared-route")])
+    reason = lambda: next((c["reason"] for c in world.cluster.release("route-b").get("status", {}).get("conditions", [])
+                           if c["type"] == "Ready"), None)
+    wait_for("the refusal", lambda: reason() == "RouteTaken")
+    world.cluster.kubectl("delete", "promptrelease", "route-a")
+    held = world.wait_phase("route-b", "Held")
+    assert reason() == "FirstReleaseHeld"
+    # The owner was away for a moment: it has its route back, and is not the younger one now.
+    world.cluster.apply(bare(first))
+    back(world, "route-a", first["metadata"]["uid"], "Stable")
+    wait_for("the refusal", lambda: reason() == "RouteTaken")
+    world.cluster.kubectl("delete", "promptrelease", "route-a")
+    wait_for("the hold", lambda: reason() == "FirstReleaseHeld")
+    message = next(c["message"] for c in world.cluster.release("route-b")["status"]["conditions"] if c["type"] == "Ready")
+    revision = message.split("approve ")[1].split()[0]
+    assert "default/route-a" in message and held
+    world.cluster.patch("promptrelease", "route-b", {"metadata": {"annotations": {
+        "serinus.dev/approve": f"{revision} by=ada"}}})
+    world.wait_phase("route-b", "Stable")
+
+
+def test_copies_that_somebody_deletes_are_made_again(world):
+    steps = [{"weight": 20, "samples": 1_000_000}]
+    world.cluster.apply(m.policy("long", steps=steps))
+    world.first("healed", policy="long")
+    with Traffic(world.gateways, "healed", rate=20) as users:
+        world.next("healed", "v2", "firstTokenMs=20")
+        world.wait_phase("healed", "Progressing")
+        before = {c["metadata"]["name"]: c for c in copies(world, "healed")}
+        assert len(before) == 3, "stable, canary and the policy"
+        for name in before:
+            world.cluster.kubectl("delete", "controllerrevision", name)
+            wait_for("the copy", lambda: name in {c["metadata"]["name"] for c in copies(world, "healed")})
+        after = {c["metadata"]["name"]: c for c in copies(world, "healed")}
+        time.sleep(1)
+        assert world.phase("healed") == "Progressing"
+    assert not users.errors(), users.errors()[:3]
+    for name, copy in before.items():
+        assert after[name]["metadata"]["uid"] != copy["metadata"]["uid"]
+        assert after[name]["data"] == copy["data"]
+        noted = lambda c: {k: v for k, v in json.loads(c["metadata"].get("annotations", {}).get(
+            "serinus.dev/remembered", "{}")).items() if k != "generation"}
+        assert noted(after[name]) == noted(copy)
+    # Gone for good is what has no origin any more: stable's prompt, then its copy.
+    world.cluster.kubectl("delete", "promptversion", "healed-v1")
+    stable = world.cluster.release("healed")["status"]["stable"]["revision"]
+    world.cluster.kubectl("delete", "controllerrevision", f"healed-{stable}")
+    time.sleep(2)
+    assert f"healed-{stable}" not in {c["metadata"]["name"] for c in copies(world, "healed")}
+    # Its origin comes back, and with it the copy.
+    world.cluster.apply(m.prompt("healed-v1", "firstTokenMs=20"))
+    wait_for("the copy", lambda: f"healed-{stable}" in {c["metadata"]["name"] for c in copies(world, "healed")})
+    # Another content under the same name is not what was served.
+    world.cluster.kubectl("delete", "promptversion", "healed-v1")
+    world.cluster.apply(m.prompt("healed-v1", "firstTokenMs=21"))
+    world.cluster.kubectl("delete", "controllerrevision", f"healed-{stable}")
+    time.sleep(2)
+    assert f"healed-{stable}" not in {c["metadata"]["name"] for c in copies(world, "healed")}
+
+
+def test_copies_of_an_earlier_version_outlive_their_release_once_it_was_looked_at(world):
+    """An earlier version made copies that the release owned, without any note."""
+    first = world.first("earlier")
+    copy = copies(world, "earlier")[0]
+    for operator in world.operators:
+        operator.process.stop()
+    owned = {"metadata": {"annotations": None, "ownerReferences": [{
+        "apiVersion": m.API, "kind": "PromptRelease", "name": "earlier", "uid": first["metadata"]["uid"]}]}}
+    world.cluster.patch("controllerrevision", copy["metadata"]["name"], owned)
+    for operator in world.operators:
+        operator.start()
+    def adopted():
+        meta = copies(world, "earlier")[0]["metadata"]
+        return "ownerReferences" not in meta and "serinus.dev/remembered" in meta.get("annotations", {})
+    wait_for("the note", adopted)
+    assert world.cluster.get(f"{GROUP}/namespaces/default/promptreleases/earlier")["status"]["phase"] == "Stable"

@@ -1,0 +1,319 @@
+//! What follows from what the indexes report: who waits for a route that became free is
+//! looked at, backends learn who uses them, and what is remembered of a release that does
+//! not exist any more is kept for [`KEPT`], then dropped.
+//!
+//! Absent is not deleted: the first thing that happens is a note of since when, on the copy
+//! of what served last; its other copies go, because a canary begins anew anyway. Nothing
+//! here has a timer while every copy has its release.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use futures::{StreamExt, channel::mpsc::UnboundedSender};
+use jiff::{SignedDuration, Timestamp};
+use kube::{ResourceExt, runtime::reflector::ObjectRef};
+use tokio::time::Instant;
+
+use super::Triggers;
+use crate::{
+    api::LLMDeployment,
+    controllers::{
+        Context,
+        backend::orphans,
+        caches::{Changes, CopyKey, Use},
+        error::ControllerError,
+        reference,
+    },
+    signals::index::{Change, Named},
+};
+
+/// How long a release that does not exist is remembered.
+pub const KEPT: Duration = Duration::from_hours(7 * 24);
+/// Of a namespace's releases that do not exist the last so many are remembered.
+const MOST: usize = 1000;
+/// A release that is replaced is back within this time.
+const SETTLE: Duration = Duration::from_secs(2);
+/// When what failed is tried again.
+const AGAIN: Duration = Duration::from_secs(5);
+
+/// The state of the task: what there is to do.
+struct Tidy {
+    context: Arc<Context>,
+    triggers: Triggers,
+    backends: UnboundedSender<ObjectRef<LLMDeployment>>,
+    /// Releases to look at: their copies may have lost them.
+    releases: BTreeSet<Named>,
+    /// Backends to look at: they may not exist and be used no more.
+    orphans: BTreeSet<Named>,
+    /// When to look at those.
+    due: Option<Instant>,
+    absent: Absent,
+}
+
+/// Releases that do not exist, and since when.
+#[derive(Default)]
+struct Absent {
+    since: BTreeMap<Named, Timestamp>,
+    /// The same in the order in which their time is over.
+    order: BTreeSet<(Timestamp, Named)>,
+    /// The same by namespace.
+    in_namespace: BTreeMap<String, BTreeSet<(Timestamp, Named)>>,
+}
+
+impl Absent {
+    /// Adds a release. When there are more than `most` in its namespace, answers the one
+    /// that is away for longest: it is not in here any more.
+    fn add(&mut self, release: &Named, since: Timestamp, most: usize) -> Option<Named> {
+        self.remove(release);
+        self.since.insert(release.clone(), since);
+        self.order.insert((since, release.clone()));
+        let near = self.in_namespace.entry(release.namespace.clone()).or_default();
+        near.insert((since, release.clone()));
+        let first = (near.len() > most).then(|| near.first().cloned()).flatten()?.1;
+        self.remove(&first);
+        Some(first)
+    }
+
+    fn remove(&mut self, release: &Named) {
+        let Some(since) = self.since.remove(release) else { return };
+        let entry = (since, release.clone());
+        self.order.remove(&entry);
+        if let Some(near) = self.in_namespace.get_mut(&release.namespace) {
+            near.remove(&entry);
+            if near.is_empty() {
+                self.in_namespace.remove(&release.namespace);
+            }
+        }
+    }
+
+    /// When the first one's time is over.
+    fn first(&self) -> Option<Timestamp> {
+        Some(self.order.first()?.0 + kept())
+    }
+
+    /// Those whose time is over.
+    fn over(&self, now: Timestamp) -> impl Iterator<Item = &Named> {
+        let all = self.order.iter().take_while(move |(since, _)| *since + kept() <= now);
+        all.map(|(_, release)| release)
+    }
+}
+
+/// Follows what the indexes report, until the process stops.
+pub async fn follow_changes(
+    context: Arc<Context>,
+    changes: Changes,
+    triggers: Triggers,
+    backends: UnboundedSender<ObjectRef<LLMDeployment>>,
+) {
+    let elections = context.cluster.leadership().elections();
+    let Changes { mut releases, mut copies } = changes;
+    let mut elections = std::pin::pin!(elections);
+    let mut tidy = Tidy {
+        context,
+        triggers,
+        backends,
+        releases: BTreeSet::new(),
+        orphans: BTreeSet::new(),
+        due: None,
+        absent: Absent::default(),
+    };
+    loop {
+        let wait = tidy.next_timer();
+        tokio::select! {
+            biased;
+            Some(change) = releases.next() => tidy.release_changed(&change),
+            Some(change) = copies.next() => tidy.copy_changed(&change),
+            Some(()) = elections.next() => tidy.look_at_all().await,
+            () = sleep(wait) => tidy.work().await,
+        }
+    }
+}
+
+async fn sleep(wait: Option<Duration>) {
+    match wait {
+        Some(wait) => tokio::time::sleep(wait).await,
+        None => std::future::pending().await,
+    }
+}
+
+impl Tidy {
+    fn release_changed(&mut self, change: &Change<Use>) {
+        for key in &change.left {
+            // Who waits for the route may have it now.
+            if let Use::Route(_) = key {
+                self.triggers.send_all(key);
+            }
+        }
+        for key in change.left.iter().chain(&change.joined) {
+            let Use::Backend(backend) = key else { continue };
+            let reference = reference(&backend.namespace, &backend.name);
+            match self.context.caches.backends.get(&reference) {
+                // Only a model server of our own has owners.
+                Some(known) if known.spec.serving.is_some() => {
+                    // Only a process that stops has no receiver.
+                    let _ = self.backends.unbounded_send(reference);
+                }
+                Some(_) => {}
+                None => {
+                    self.orphans.insert(backend.clone());
+                    self.soon();
+                }
+            }
+        }
+        if change.gone {
+            self.releases.insert((*change.object).clone());
+            self.soon();
+        } else {
+            self.absent.remove(&change.object);
+        }
+    }
+
+    fn copy_changed(&mut self, change: &Change<CopyKey>) {
+        for key in change.left.iter().chain(&change.joined) {
+            let CopyKey::Release(release) = key else { continue };
+            if self.context.caches.release(release).is_some() {
+                self.triggers.send(release);
+            } else {
+                self.releases.insert(release.clone());
+                self.soon();
+            }
+        }
+    }
+
+    fn soon(&mut self) {
+        self.due.get_or_insert_with(|| Instant::now() + SETTLE);
+    }
+
+    /// A leader begins: whatever happened before, it sees to it.
+    async fn look_at_all(&mut self) {
+        if self.context.caches.ready().await.is_err() {
+            return;
+        }
+        self.absent = Absent::default();
+        for copy in self.context.caches.copies.state() {
+            if let Some(release) = crate::controllers::caches::owner(&copy)
+                && self.context.caches.release(&release).is_none()
+            {
+                self.releases.insert(release);
+            }
+        }
+        match orphans::all(&self.context).await {
+            Ok(found) => self.orphans.extend(found),
+            Err(error) => self.told(&error),
+        }
+        self.soon();
+    }
+
+    /// When there is something to do next; not for one that does not lead.
+    fn next_timer(&self) -> Option<Duration> {
+        self.context.cluster.leadership().term()?;
+        if let Some(due) = self.due {
+            return Some(due.saturating_duration_since(Instant::now()));
+        }
+        let left = self.absent.first()? - (self.context.clock)();
+        Some(Duration::try_from(left).unwrap_or_default().max(Duration::from_secs(1)))
+    }
+
+    async fn work(&mut self) {
+        self.due = None;
+        if !self.context.caches.are_ready() {
+            return self.soon();
+        }
+        let now = (self.context.clock)();
+        self.releases.extend(self.absent.over(now).cloned());
+        let mut failed = false;
+        while let Some(release) = self.releases.pop_first() {
+            if let Err(error) = self.miss(&release, now).await {
+                self.told(&error);
+                self.releases.insert(release);
+                failed = true;
+                break;
+            }
+        }
+        while let Some(backend) = self.orphans.pop_first() {
+            if let Err(error) = orphans::settle(&backend, &self.context).await {
+                self.told(&error);
+                self.orphans.insert(backend);
+                failed = true;
+                break;
+            }
+        }
+        if failed {
+            self.due = Some(Instant::now() + AGAIN);
+        }
+    }
+
+    fn told(&self, error: &ControllerError) {
+        self.context.exported.failed("PromptRelease", error.reason());
+        if error.worth_a_warning() {
+            tracing::warn!(reason = error.reason(), "{error}");
+        }
+    }
+
+    /// Sees to the copies of a release that may not exist.
+    async fn miss(&mut self, release: &Named, now: Timestamp) -> Result<(), ControllerError> {
+        let context = self.context.clone();
+        let (caches, cluster) = (&context.caches, &context.cluster);
+        self.absent.remove(release);
+        if caches.release(release).is_some() {
+            return Ok(());
+        }
+        let remembered = caches.remembered(release);
+        let carries = remembered.as_ref().map(|(copy, _)| copy.name_any());
+        for copy in caches.copies_of(release) {
+            if Some(copy.name_any()) != carries {
+                cluster.drop_copy(&copy).await?;
+            }
+        }
+        let Some((copy, mut remembered)) = remembered else { return Ok(()) };
+        let since = match remembered.absent_since {
+            Some(since) => since,
+            None => {
+                remembered.absent_since = Some(now);
+                cluster.remember(&release.namespace, &copy.name_any(), &remembered).await?;
+                now
+            }
+        };
+        if since + kept() <= now {
+            return cluster.drop_copy(&copy).await;
+        }
+        let Some(forgotten) = self.absent.add(release, since, MOST) else { return Ok(()) };
+        for copy in caches.copies_of(&forgotten) {
+            cluster.drop_copy(&copy).await?;
+        }
+        Ok(())
+    }
+}
+
+fn kept() -> SignedDuration {
+    SignedDuration::try_from(KEPT).unwrap_or(SignedDuration::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_one_that_is_away_for_longest_is_forgotten_first_in_each_namespace() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let named = |namespace: &str, name: &str| Named::new(namespace, name);
+        let mut absent = Absent::default();
+        assert_eq!(absent.add(&named("a", "late"), at(9), 2), None);
+        assert_eq!(absent.add(&named("b", "first"), at(1), 2), None);
+        assert_eq!(absent.add(&named("a", "early"), at(5), 2), None);
+        assert_eq!(absent.add(&named("a", "later"), at(10), 2), Some(named("a", "early")));
+        assert_eq!(absent.add(&named("a", "long ago"), at(2), 2), Some(named("a", "long ago")));
+        assert_eq!(absent.first(), Some(at(1) + kept()));
+        let over = |absent: &Absent, now| absent.over(now).cloned().collect::<Vec<_>>();
+        assert_eq!(over(&absent, at(8) + kept()), [named("b", "first")]);
+        absent.remove(&named("b", "first"));
+        assert_eq!(over(&absent, at(9) + kept()), [named("a", "late")]);
+        absent.remove(&named("a", "late"));
+        absent.remove(&named("a", "later"));
+        assert_eq!(absent.first(), None);
+        assert!(absent.in_namespace.is_empty() && absent.since.is_empty());
+    }
+}
