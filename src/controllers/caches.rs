@@ -345,7 +345,11 @@ mod tests {
         let keys = keys_of_copy(&copy(&note.to_string()));
         assert_eq!(keys, [release.clone(), CopyKey::Route("chat".into())]);
         for unreadable in ["", "{}", "[1", "{\"route\": 7}"] {
-            assert_eq!(keys_of_copy(&copy(unreadable)), [release.clone()], "{unreadable}");
+            assert_eq!(
+                keys_of_copy(&copy(unreadable)),
+                std::slice::from_ref(&release),
+                "{unreadable}"
+            );
         }
     }
 }

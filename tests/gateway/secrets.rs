@@ -13,7 +13,7 @@ use serinus::{
         server::{Face, serve},
     },
 };
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, task::JoinSet};
 
 use crate::bench::{Bench, edit, event, json_answer, says, streamed};
 
@@ -169,12 +169,11 @@ async fn an_example_of_what_was_not_understood_holds_no_secret_either() {
     let address = listener.local_addr().unwrap();
     let stop = bench.stop.clone().cancelled_owned();
     let patience = std::time::Duration::from_secs(1);
-    let server =
-        tokio::spawn(serve(listener, Face::Operators, bench.gateway.clone(), stop, patience));
+    let mut servers = JoinSet::new();
+    servers.spawn(serve(listener, Face::Operators, bench.gateway.clone(), stop, patience));
     let url = format!("http://{address}/serinus/v1/unread");
     let text = bench.client.get(url).send().await.unwrap().text().await.unwrap();
     assert!(text.contains("[redacted:secret]") && !text.contains("0123456789"), "{text}");
-    server.abort();
 }
 
 #[tokio::test]

@@ -447,9 +447,9 @@ fn headers(
     };
     for (name, value) in endpoint.iter().flat_map(|e| &e.headers) {
         let name = named(name)?;
-        let mut value: HeaderValue = value
-            .parse()
-            .map_err(|_| wrong(format!("the value of {name} can not be a header's: write one line")))?;
+        let mut value: HeaderValue = value.parse().map_err(|_| {
+            wrong(format!("the value of {name} can not be a header's: write one line"))
+        })?;
         value.set_sensitive(sent::tells(name.as_str()));
         headers.insert(name, value);
     }
