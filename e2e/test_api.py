@@ -79,6 +79,14 @@ def test_a_serving_backend_becomes_a_deployment_and_counts_when_its_pods_are_rea
         "provider": "vllm", "model": "m", "serving": {
             "image": "example.com/vllm:1", "args": ["--model=m"], "replicas": 1, "port": 8000,
             "resources": {"requests": {"cpu": "2"}}}}})
+    # The right to run model servers is given by namespace; the condition has the command.
+    refused = wait_for("the refusal", lambda: [
+        c["message"] for c in json.loads(cluster.kubectl(
+            "get", "llmdeployment", "served", "-o", "json"))["status"]["conditions"]
+        if c["reason"] == "ServingNotPermitted"])
+    command = refused[0].partition("kubectl ")[2].split()
+    assert "NotFound" in cluster.kubectl("get", "deployment", "served", check=False)
+    cluster.kubectl(*command)
     deployment = wait_for("the Deployment", lambda: json.loads(
         cluster.kubectl("get", "deployment", "served", "-o", "json")))
     service = json.loads(cluster.kubectl("get", "service", "served", "-o", "json"))

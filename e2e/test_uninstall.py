@@ -45,6 +45,9 @@ class Installation:
     def fill(self) -> None:
         cluster, model = self.cluster, self.model
         cluster.kubectl("create", "namespace", "shop")
+        cluster.kubectl("create", "rolebinding", "serinus-serving", "-n", "shop",
+                        "--clusterrole=serinus-operator-serving",
+                        "--serviceaccount=serinus-system:serinus-operator")
         cluster.apply([self.of(m.backend("plain", model.url)), self.of(m.prompt("p-v1")), self.of({
             "apiVersion": m.API, "kind": "LLMDeployment", "metadata": {"name": "own"}, "spec": {
                 "provider": "vllm", "model": "m", "serving": {"image": "model:1"}}}),

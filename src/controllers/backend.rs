@@ -68,7 +68,10 @@ async fn reconcile(backend: Arc<LLMDeployment>, context: Arc<Context>) -> Reconc
         return Ok(Action::await_change());
     }
     let finding = match &backend.spec.serving {
-        Some(spec) => serve(&backend, spec, &context).await?,
+        Some(spec) => match serve(&backend, spec, &context).await {
+            Err(error) if error.is_forbidden() => not_permitted(&backend),
+            served => served?,
+        },
         None => probe(&backend, &context).await,
     };
     if held {
@@ -96,6 +99,22 @@ async fn serve(
     let deployment = context.cluster.apply(&serving::deployment(backend, spec, &owners)).await?;
     let (readiness, reason, message) = serving::readiness(&deployment, spec);
     Ok(Finding { readiness, reason, message, next: Action::await_change() })
+}
+
+/// The right to run model servers is given by namespace (`deploy/rbac-operator.yaml`).
+fn not_permitted(backend: &LLMDeployment) -> Finding {
+    let namespace = backend.namespace().unwrap_or_default();
+    Finding {
+        readiness: Readiness::NotReady,
+        reason: "ServingNotPermitted",
+        message: format!(
+            "the operator may run no model servers in the namespace {namespace}: kubectl create \
+             rolebinding serinus-serving -n {namespace} \
+             --clusterrole=serinus-operator-serving \
+             --serviceaccount=serinus-system:serinus-operator"
+        ),
+        next: later(PROBE_AGAIN),
+    }
 }
 
 async fn probe(backend: &LLMDeployment, context: &Context) -> Finding {

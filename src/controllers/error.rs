@@ -57,6 +57,12 @@ impl ControllerError {
         }
     }
 
+    /// Whether the API server says that this operator has no right to what it tried.
+    pub fn is_forbidden(&self) -> bool {
+        let Self::Api { source, .. } = self else { return false };
+        matches!(&**source, kube::Error::Api(status) if status.code == 403)
+    }
+
     /// One CamelCase word, for metrics and logs.
     pub fn reason(&self) -> &'static str {
         match self {
