@@ -36,6 +36,9 @@ pub(super) enum Coding {
     Zstd,
 }
 
+/// The longest name of a coding that is told (`dcb`, `aes128gcm`, `pack200-gzip`).
+const LONGEST_NAME: usize = 12;
+
 /// A body that can not be read: the coding that is not known, or too many of them.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Unreadable {
@@ -60,7 +63,11 @@ pub(super) fn codings(headers: &HeaderMap) -> Result<Vec<Coding>, Unreadable> {
                 "gzip" | "x-gzip" => Coding::Gzip,
                 "deflate" => Coding::Deflate,
                 "zstd" => Coding::Zstd,
-                other => return Err(Unreadable::Unknown(other.chars().take(40).collect())),
+                // What is longer is no name of a coding, and may be anything.
+                other if other.len() > LONGEST_NAME => {
+                    return Err(Unreadable::Unknown("?".to_owned()));
+                }
+                other => return Err(Unreadable::Unknown(other.to_owned())),
             });
         }
     }

@@ -66,6 +66,15 @@ impl Events {
         self.begun.len()
     }
 
+    /// Changes what goes on and was not taken yet; `with` says into what, if into something.
+    pub fn change(&mut self, with: impl Fn(&[u8]) -> Option<Vec<u8>>) {
+        for bytes in &mut self.out {
+            if let Some(changed) = with(bytes) {
+                *bytes = changed.into();
+            }
+        }
+    }
+
     /// The stream has ended well: an event that no empty line has ended is one all the same.
     pub fn end(&mut self, read: impl FnMut(Payload<'_>) -> Fate) {
         let rest = self.begun.split().freeze();
@@ -341,6 +350,15 @@ mod tests {
         assert_eq!(events.take(), None);
         events.feed(Bytes::from_static(b"\": 2}\n\n"), |_| Fate::Forward);
         assert_eq!(events.take(), Some(Bytes::from_static(b"data: {\"a\": 2}\n\n")));
+    }
+
+    #[test]
+    fn what_was_not_taken_yet_can_be_changed() {
+        let mut events = Events::default();
+        events.feed(Bytes::from_static(b"data: 1\n\ndata: 2\n\ndata"), |_| Fate::Forward);
+        events.change(|bytes| Some(bytes.to_ascii_uppercase()));
+        events.change(|_| None);
+        assert_eq!(events.take(), Some(Bytes::from_static(b"DATA: 1\n\nDATA: 2\n\n")));
     }
 
     #[test]

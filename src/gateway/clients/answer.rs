@@ -77,7 +77,15 @@ impl Answered {
     /// The same answer without these, wherever it is cut into pieces.
     pub(in crate::gateway) fn without(self, secrets: &Arc<Secrets>) -> Self {
         let passing = (!secrets.is_empty()).then(|| Passing::new(secrets.clone()));
-        Self { passing, ..self }
+        let coding = match self.coding {
+            // The application is told its name, which is the server's to choose.
+            Coding::Unreadable(encoding::Unreadable::Unknown(name)) => {
+                let name = secrets.text(&name).into_owned();
+                Coding::Unreadable(encoding::Unreadable::Unknown(name))
+            }
+            coding => coding,
+        };
+        Self { passing, coding, ..self }
     }
 
     fn poll_decoded(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Unread>>> {

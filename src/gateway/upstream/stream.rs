@@ -231,6 +231,7 @@ impl Stream {
         if flight.answer.failed || flight.answer.complete() {
             self.quotes.held = 0;
         }
+        self.conceal(flight);
         if content {
             flight.first_token();
         }
@@ -245,10 +246,19 @@ impl Stream {
         self.events
             .end(|payload| heard(payload, reader, flight, failed, hides_usage, &mut content));
         self.quotes.hear(&flight.answer.text, 0);
+        self.conceal(flight);
         if content {
             flight.first_token();
         }
         content
+    }
+
+    /// An event that tells of an error may quote any header of the request.
+    fn conceal(&mut self, flight: &Flight) {
+        if flight.answer.failed {
+            let secrets = flight.target.secrets(false);
+            self.events.change(|event| secrets.without(event));
+        }
     }
 
     /// Reads what came together with the last words: usage, the mark of the end, the end
