@@ -16,7 +16,7 @@ def routed(world, name: str) -> list[str]:
 
 def test_a_canary_whose_secret_is_missing_waits_and_stable_answers_also_after_a_restart(world):
     world.first("unbuilt")
-    closed = m.backend("closed", "https://127.0.0.1:1/v1")
+    closed = m.backend("closed", world.model.url.replace("http://", "https://"))
     closed["spec"]["endpoint"]["tls"] = {"caSecretRef": {"name": "closed-ca", "key": "ca.crt"}}
     world.cluster.apply(closed)
     # Without the right to read Secrets, that is the reason.
@@ -39,7 +39,7 @@ def test_a_canary_whose_secret_is_missing_waits_and_stable_answers_also_after_a_
         # It does not come and go.
         assert world.cluster.release("unbuilt")["status"]["routing"]["generation"] == generation
     assert not users.errors(), users.errors()[:5]
-    # With the Secret it goes on by itself; nobody listens there, so it fails, which is another matter.
+    # With the Secret it goes on by itself; the model speaks no TLS, so it fails, which is another matter.
     with Traffic(world.gateways, "unbuilt", stream_share=0):
         ca = (world.cluster.folder / "certs" / "apiserver.crt").read_text()
         world.cluster.apply({"apiVersion": "v1", "kind": "Secret", "metadata": m.meta("closed-ca"),

@@ -69,6 +69,7 @@ impl Options {
         tracing::info!(
             memory_mib = memory >> 20,
             requests_mib = left >> 20,
+            largest_body = limits.body.min(largest),
             "connections, bodies and answers share what is left of the memory"
         );
         Ok(Limits { memory: budget, body: limits.body.min(largest), ..limits })

@@ -60,36 +60,12 @@ pub(super) fn build_route(
         (None, None) => (stable, None),
     };
     let mut builder = Builder { input, key: &key, old, backends, problems: vec![] };
-    let first = builder.variant(outside);
-    let second = inside.map(|(routed, promoted)| (routed, promoted, builder.variant(routed)));
-    let weight = |routed: &RoutedVariant| u32::try_from(routed.weight).unwrap_or(0);
-    let missing = |revision: &RoutedVariant, drawn: &RoutedVariant, inside| Missing {
-        revision: revision.revision.clone(),
-        drawn: drawn.revision.clone(),
-        weight: weight(drawn),
-        inside,
-    };
-    let (answers, baseline, candidate, missing) = match (first, second) {
-        (Some(first), None) => (outside, first, None, None),
-        (Some(first), Some((routed, promoted, Some(target)))) => {
-            let candidate = Candidate { target, weight: weight(routed), promoted };
-            (outside, first, Some(candidate), None)
-        }
-        (Some(first), Some((routed, _, None))) => {
-            (outside, first, None, Some(missing(routed, routed, true)))
-        }
-        // While baking, the variant before is missing.
-        (None, Some((routed, true, Some(target)))) => {
-            (routed, target, None, Some(missing(outside, routed, false)))
-        }
-        // A canary does not take stable's place.
-        (None, _) => return Err(builder.problems),
-    };
+    let Some(sides) = builder.sides(outside, inside) else { return Err(builder.problems) };
     let shadow = of(VariantRole::Shadow).filter(|_| inside.is_none()).and_then(|routed| {
         let percent = routed.copies.and_then(|p| u32::try_from(p).ok()).unwrap_or(0);
         Some(Shadow { target: builder.variant(routed)?, percent })
     });
-    let alternatives = builder.alternatives(answers);
+    let alternatives = builder.alternatives(sides.answers);
     builder.try_held_canary();
     builder.tell_unread();
     let problems = builder.problems;
@@ -104,10 +80,10 @@ pub(super) fn build_route(
         uid: input.uid.clone(),
         name: input.route.clone(),
         generation: routing.generation,
-        baseline,
+        baseline: sides.baseline,
         shadow,
-        candidate,
-        missing,
+        candidate: sides.candidate,
+        missing: sides.missing,
         alternatives,
         sticky: routing.settings.sticky_from.iter().filter_map(|s| sticky_source(s)).collect(),
         fallback: routing.settings.fallback_to_stable,
@@ -138,7 +114,51 @@ struct Builder<'a> {
     problems: Vec<Problem>,
 }
 
+/// Who answers, and what is compared.
+struct Sides<'a> {
+    /// The baseline as it is routed.
+    answers: &'a RoutedVariant,
+    baseline: Arc<Target>,
+    candidate: Option<Candidate>,
+    missing: Option<Missing>,
+}
+
 impl Builder<'_> {
+    /// Builds the variant that is drawn outside of the weight and, while something is
+    /// compared, the one inside, with whether that one was promoted. None: nobody may answer.
+    fn sides<'r>(
+        &mut self,
+        outside: &'r RoutedVariant,
+        inside: Option<(&'r RoutedVariant, bool)>,
+    ) -> Option<Sides<'r>> {
+        let weight = |routed: &RoutedVariant| u32::try_from(routed.weight).unwrap_or(0);
+        let first = self.variant(outside);
+        let alone =
+            |answers, baseline, missing| Sides { answers, baseline, candidate: None, missing };
+        let Some((routed, promoted)) = inside else {
+            return Some(alone(outside, first?, None));
+        };
+        let missing = |revision: &RoutedVariant, inside| Missing {
+            revision: revision.revision.clone(),
+            drawn: routed.revision.clone(),
+            weight: weight(routed),
+            inside,
+        };
+        match (first, self.variant(routed)) {
+            (Some(baseline), Some(target)) => {
+                let candidate = Some(Candidate { target, weight: weight(routed), promoted });
+                Some(Sides { answers: outside, baseline, candidate, missing: None })
+            }
+            (Some(first), None) => Some(alone(outside, first, Some(missing(routed, true)))),
+            // While baking, the variant before is missing.
+            (None, Some(second)) if promoted => {
+                Some(alone(routed, second, Some(missing(outside, false))))
+            }
+            // A canary does not take stable's place.
+            (None, _) => None,
+        }
+    }
+
     /// A routed variant; as it was built before when it can not be built now.
     fn variant(&mut self, routed: &RoutedVariant) -> Option<Arc<Target>> {
         let input = self.input;

@@ -527,7 +527,8 @@ mod tests {
                 let mut buffer = [0; 8];
                 for _ in 0..8 {
                     tokio::time::sleep(Duration::from_secs(11)).await;
-                    let _ = client.read(&mut buffer).await;
+                    let read = client.read(&mut buffer);
+                    let _ = tokio::time::timeout(Duration::from_secs(1), read).await;
                 }
             };
             let began = Instant::now();
