@@ -204,7 +204,7 @@ def test_no_mix_of_what_is_permitted_ends_the_process(tmp_path):
               f"{len(failed)} not: {failed[:5]}; others were told {sorted(said)}")
         assert here.process.alive, here.process.tail()
         assert peak < LIMIT_MIB
-        assert answered >= 20 and answered >= 0.9 * (answered + len(failed)), failed
+        assert answered >= 20 and answered >= 0.8 * (answered + len(failed)), failed
         # A refusal can be read, and says what is full and when to come back.
         refusal = said["503"].lower()
         assert b"retry-after: " in refusal and b"memory is full with" in refusal, refusal
