@@ -57,6 +57,7 @@ fn spoil(release: &mut ReleaseInput, revision: &str, fault: &str) {
             know("key", "token", "k");
             release.grants = Grants::none();
             release.grants.allow("key", "api.openai.com");
+            release.grants.allow("stable", "127.0.0.1");
             ("apiKeySecretRef", api_key)
         }
         "no authority" => ("tls", authority),

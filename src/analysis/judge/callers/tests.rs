@@ -272,6 +272,38 @@ fn what_is_open_or_behind_a_breaker_is_somebodys_too() {
     }
 }
 
+#[test]
+fn so_few_others_confirm_no_failure() {
+    use crate::api::prompt_release::{CallerCounts, TurnedAway};
+    let stable = Counts { assigned: 900, requests: 900, ..Counts::default() };
+    // One of the four requests of others failed.
+    let few = Counts { assigned: 44, requests: 44, errors: 41, ..Counts::default() };
+    let own_few = CallerCounts { requests: 40, errors: 40, ..CallerCounts::default() };
+    // One of the four probes of others failed, for which a fourth of twenty that the breaker
+    // turned away counts as failed; twelve more were answered.
+    let away = TurnedAway { requests: 60, errors: 45, waiting: 0, probes: 20, probe_errors: 17 };
+    let probed =
+        Counts { assigned: 102, requests: 102, errors: 75, turned_away: away, ..Counts::default() };
+    let own_away =
+        TurnedAway { requests: 40, errors: 40, waiting: 0, probes: 16, probe_errors: 16 };
+    let own_probed =
+        CallerCounts { requests: 70, errors: 70, turned_away: own_away, ..CallerCounts::default() };
+    let metrics = [metric()];
+    for (canary, own) in [(few, own_few), (probed, own_probed)] {
+        let callers = [("evil".to_owned(), own)].into();
+        let canary = Counts { callers, ..canary };
+        let external = Externals::new();
+        let evidence =
+            Evidence { stable: &stable, canary: &canary, external: &external, pending: 0 };
+        let status = assess(&window(&metrics), &evidence, &[]).remove(0);
+        assert_eq!(status.caller.as_deref(), Some("evil"), "{}", status.message);
+        let unnamed = Counts { callers: Default::default(), ..canary.clone() };
+        let evidence = Evidence { canary: &unnamed, ..evidence };
+        let status = assess(&window(&metrics), &evidence, &[]).remove(0);
+        assert_eq!(status.verdict, Verdict::Fail, "without names it fails: {}", status.message);
+    }
+}
+
 /// Counts of two honest callers and of one that makes the difference in `own`.
 fn pair(all: Counts, own: crate::api::prompt_release::CallerCounts) -> Counts {
     let callers = [("a", 40), ("b", 40)];
