@@ -133,6 +133,7 @@ def test_a_prompt_pruned_from_git_breaks_neither_serving_nor_rollback(world):
 def test_a_gateway_sends_the_key_of_the_secret_that_a_backend_names(world):
     cluster = world.cluster
     cluster.kubectl("create", "secret", "generic", "provider", "--from-literal=token=sk-1")
+    cluster.kubectl("annotate", "secret", "provider", "serinus.dev/hosts=127.0.0.1")
     cluster.kubectl("create", "rolebinding", "gateway-keys", "--clusterrole=serinus-gateway-api-keys",
                     "--serviceaccount=serinus-system:serinus-gateway")
     keyed = m.backend("keyed", world.model.url)

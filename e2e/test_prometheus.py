@@ -187,7 +187,7 @@ def test_every_failure_holds_with_its_reason_and_judging_resumes_by_itself(world
             wait_for(f"a look after {reason}", lambda: look(world, name, "load")["verdict"] == "Undecided", 20)
             print(f"{reason}: told after {said:.1f} s, judged again {time.monotonic() - began - said:.1f} s later")
             world.wait_phase(name, "Progressing", seconds=20)
-        promoted(world, name)
+        promoted(world, name, seconds=180)
     assert not users.errors(), users.errors()[:5]
     seen = [o["status"] for _, o in world.watcher.of(name)]
     with_canary = [s["routing"]["variants"] for s in seen if s.get("canary") and s["phase"] in ("Held", "Progressing")]

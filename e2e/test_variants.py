@@ -1,5 +1,7 @@
 """A variant that gateways can not build waits, is told in the status, and takes nobody down."""
 
+import re
+
 from harness import manifests as m
 from harness.processes import wait_for
 from harness.traffic import Traffic
@@ -39,9 +41,12 @@ def test_a_canary_whose_secret_is_missing_waits_and_stable_answers_also_after_a_
         # It does not come and go.
         assert world.cluster.release("unbuilt")["status"]["routing"]["generation"] == generation
     assert not users.errors(), users.errors()[:5]
-    # With the Secret it goes on by itself.
+    # The Secret must say where it may be sent; with it the canary goes on by itself.
     with Traffic(world.gateways, "unbuilt", stream_share=0) as users:
         world.cluster.apply({"apiVersion": "v1", "kind": "Secret", "metadata": m.meta("closed-key"),
                              "stringData": {"token": "a-key-for-the-model"}})
+        grant = wait_for("the command", lambda: re.search(
+            r"kubectl (annotate secret closed-key \S+=127\.0\.0\.1)", reason(world, "unbuilt")), 90)
+        world.cluster.kubectl(*grant[1].split())
         wait_for("the promotion", lambda: world.history("unbuilt")[-1][1] == "Promoted", 120)
     assert not users.errors(), users.errors()[:5]
