@@ -113,9 +113,10 @@ def test_a_serving_backend_becomes_a_deployment_and_counts_when_its_pods_are_rea
     cluster.kubectl("delete", "llmdeployment", "served")
     owners = lambda: [o["kind"] for o in json.loads(cluster.kubectl(
         "get", "deployment", "served", "-o", "json"))["metadata"]["ownerReferences"]]
-    wait_for("its owner", lambda: owners() == ["PromptRelease"])
+    # The garbage collector learns of our kinds within 30 seconds, and then lets the gone owner go.
+    wait_for("its owner", lambda: owners() == ["PromptRelease"], 120)
     cluster.kubectl("delete", "promptrelease", "served")
-    wait_for("its end", lambda: "NotFound" in cluster.kubectl("get", "deployment", "served", check=False), 60)
+    wait_for("its end", lambda: "NotFound" in cluster.kubectl("get", "deployment", "served", check=False), 120)
 
 
 def test_a_prompt_pruned_from_git_breaks_neither_serving_nor_rollback(world):
