@@ -4,7 +4,8 @@
 //!
 //! `cargo bench --bench verdicts` prints the tables of docs/statistics.md. RUNS=2000 is a
 //! quick look; ONLY=time, speed, errors, selection or coverage prints one of them, CELL=…
-//! of the selection what has these words in its name. Takes 40 minutes with two cores.
+//! of the selection what has these words in its name. A cell of the
+//! selection takes up to two minutes, and longer where canaries are held.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a bench prints and stops when wrong")]
 
 use std::{sync::Mutex, time::Instant};

@@ -90,6 +90,16 @@ impl Prices {
         self.cost_usd(uncached, duration_seconds)
     }
 
+    /// What a request is charged (`cost_usd`) and what it is compared by (`compared_usd`).
+    /// Looking a price up in the catalogue is slow, and most requests touch no prompt cache:
+    /// for those it is looked up once.
+    pub fn both_usd(&self, tokens: Tokens, duration_seconds: f64) -> [Option<f64>; 2] {
+        let charged = self.cost_usd(tokens, duration_seconds);
+        let cached = [tokens.cached_input, tokens.cache_write].into_iter().flatten().any(|n| n > 0);
+        let compared = if cached { self.compared_usd(tokens, duration_seconds) } else { charged };
+        [charged, compared]
+    }
+
     /// As `cost_usd`, at the prices of `at` (none: now). Only the catalogue's depend on it.
     pub fn cost_usd_at(
         &self,

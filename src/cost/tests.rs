@@ -73,6 +73,12 @@ fn variants_are_compared_without_the_prompt_cache_and_the_bill_stays_true() {
     for usage in [cold, warm, none] {
         assert_usd(prices.compared_usd(usage, 1.0), 0.003 + 0.001);
     }
+    for backend in [prices.clone(), Prices::of(&backend("openai", "gpt-4o-mini"))] {
+        for usage in [cold, warm, none, Tokens::default()] {
+            let each = [backend.cost_usd(usage, 1.0), backend.compared_usd(usage, 1.0)];
+            assert_eq!(backend.both_usd(usage, 1.0), each, "{usage:?}");
+        }
+    }
     assert!(prices.cost_usd(cold, 1.0) > prices.compared_usd(cold, 1.0));
     assert!(prices.cost_usd(warm, 1.0) < prices.compared_usd(warm, 1.0));
     let listed = Prices::of(&backend("openai", "gpt-4o-mini"));

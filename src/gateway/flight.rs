@@ -265,7 +265,11 @@ impl Flight {
         if !ok && self.streamed && answer.tokens.output.is_none() && answer.contents > 0 {
             answer.tokens.output = Some(answer.contents);
         }
-        let (tokens, prices) = (answer.tokens, &self.target.prices);
+        let tokens = answer.tokens;
+        let [cost_usd, compared_usd] = match cached {
+            true => [Some(0.0); 2],
+            false => self.target.prices.both_usd(tokens, duration),
+        };
         let record = Arc::new(Record {
             request_id: self.request_id.clone(),
             serial: self.serial,
@@ -287,8 +291,8 @@ impl Flight {
                 (self.streamed && n > 1).then(|| (duration - first) / (n - 1) as f64)
             }),
             tokens,
-            cost_usd: if cached { Some(0.0) } else { prices.cost_usd(tokens, duration) },
-            compared_usd: if cached { Some(0.0) } else { prices.compared_usd(tokens, duration) },
+            cost_usd,
+            compared_usd,
             check,
             streamed: self.streamed,
             served_model: answer.model.take(),
