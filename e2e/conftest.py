@@ -89,10 +89,16 @@ def shared(cluster):
     world.stop()
 
 
+def bindings(cluster) -> set[str]:
+    """What gives rights to operators and gateways in the users' namespace."""
+    return set(cluster.kubectl("get", "rolebindings", "-n", "default", "-o", "name").split())
+
+
 @pytest.fixture
 def world(shared, request):
-    """The shared world, whole again after each case, its rules checked."""
+    """The shared world, whole again after each case and without the rights that it gave, its rules checked."""
     began = time.monotonic()
+    rights = bindings(shared.cluster)
     shared.model.behave()
     yield shared
     for part in [*shared.operators, *shared.gateways, shared.model]:
@@ -102,6 +108,8 @@ def world(shared, request):
         gateway.wait_ready()
     wait_for("a leader", lambda: shared.leader)
     shared.cluster.kubectl("delete", "promptreleases", "--all", "--wait=false")
+    if given := bindings(shared.cluster) - rights:
+        shared.cluster.kubectl("delete", *given)
     broken = shared.watcher.broken_rules(began) + two_writers(shared.cluster.audit_log)
     assert not broken, broken
     for part in [*shared.operators, *shared.gateways]:
