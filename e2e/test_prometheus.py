@@ -215,3 +215,43 @@ def test_the_same_question_is_asked_once_for_all_releases_and_idle_ones_ask_noth
     # Four releases look twice a second each; one question serves all that are due together.
     print(f"{len(proxy.asked)} queries in 5 s for 4 releases")
     assert 0 < len(proxy.asked) <= 20, len(proxy.asked)
+
+
+def test_many_questions_are_few_queries_and_a_bad_one_costs_nobody_else_anything(world, proxy, exporter):
+    """What can not be asked together is asked alone; each text still gets its own answer or its own reason."""
+    odd = {"own": 'app_load{release="{{ release }}",n="0"}',
+           "scalar": 'scalar(app_load{release="{{ release }}",n="0"})',
+           "broken": 'sum(app_load{release="{{ release }}"}',
+           "refused": 'app_load{release="{{ release }}"} + on (nothing) group_left () app_load',
+           "escaping": 'app_load{release="many-own",n="1"}, "a", "b", "", "") or label_replace(app_load'}
+    numbers = range(1, 11)
+    for kind, text in odd.items():
+        texts = {f"load{n}": f'app_load{{release="{{{{ release }}}}",n="{n}"}}' for n in numbers} | {"odd": text}
+        world.cluster.apply(m.policy(f"many-{kind}", STEPS, [
+            {"name": name, "prometheus": {"value": text, "min": 0, "consecutive": 100}} for name, text in texts.items()]))
+        for n in (0, *numbers):
+            exporter.set(f'app_load{{release="many-{kind}",n="{n}"}}', len(kind) + n / 100)
+        world.first(f"many-{kind}", f"many-{kind}")
+    for kind in odd:
+        world.next(f"many-{kind}", "v2", "firstTokenMs=20")
+
+    def right(kind: str) -> bool:
+        values = [look(world, f"many-{kind}", f"load{n}").get("canary", {}).get("value") for n in numbers]
+        told = look(world, f"many-{kind}", "odd")
+        fine = told.get("canary", {}).get("value") == len(kind) if kind in ("own", "scalar") else "PrometheusBadQuery" in told["message"]
+        return values == [len(kind) + n / 100 for n in numbers] and fine
+
+    for kind in odd:
+        wait_for(f"the answers of {kind}", lambda: right(kind), 30)
+    proxy.asked.clear()
+    time.sleep(5)
+    asked = list(proxy.asked)
+    together = [q for q in asked if q.count("label_replace(app_load{release=") >= 8]
+    texts = sum(max(1, q.count("serinus_query")) for q in asked)
+    print(f"{texts} texts in {len(asked)} queries in 5 s, {len(together)} of them of many texts")
+    assert together and len(asked) < texts / 3
+    # What spoiled a query once is not put into another.
+    spoiling = ("scalar(app_load", "sum(app_load", "group_left", '"a", "b"')
+    assert not [q for q in together if any(text in q for text in spoiling)]
+    for kind in odd:
+        assert right(kind), kind

@@ -1,5 +1,5 @@
-//! Asks Prometheus: for all releases together, each text once, at most [`AT_ONCE`]
-//! queries at a time and within a bounded time. What it answered is kept by release and
+//! Asks Prometheus: for all releases together, each text once, many texts in one query, at
+//! most [`AT_ONCE`] queries at a time and within a bounded time. What it answered is kept by release and
 //! routing generation until it is asked again.
 //!
 //! A slow or broken server costs only this task: whoever decides reads what is kept, and
@@ -10,6 +10,7 @@ mod questions;
 mod source;
 mod templates;
 mod text;
+mod together;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -27,7 +28,11 @@ pub use self::{
     source::{Config, SetupError},
     text::{Side, fill, window},
 };
-use self::{questions::asked, source::Source};
+use self::{
+    questions::asked,
+    source::Source,
+    together::{Spoilers, may_be_one},
+};
 use crate::{
     analysis::{
         external::{External, Externals},
@@ -51,6 +56,7 @@ const SLACK: f64 = 0.02;
 pub struct Prometheus {
     source: Option<Source>,
     known: Mutex<BTreeMap<String, Known>>,
+    spoilers: Spoilers,
 }
 
 #[derive(Clone, Debug)]
@@ -66,7 +72,7 @@ struct Known {
 pub struct Round {
     /// How many queries were sent.
     pub sent: usize,
-    /// Why the others brought nothing: the reason of each.
+    /// Why some texts brought nothing: the reason of each.
     pub failed: Vec<&'static str>,
 }
 
@@ -79,7 +85,7 @@ impl Prometheus {
     /// The address is none, or the HTTP client could not be set up.
     pub fn new(config: Option<Config>) -> Result<Self, SetupError> {
         let source = config.map(Source::new).transpose()?;
-        Ok(Self { source, known: Mutex::default() })
+        Ok(Self { source, ..Self::default() })
     }
 
     /// Whether there is anything to ask.
@@ -109,9 +115,9 @@ impl Prometheus {
     pub async fn ask(&self, questions: &[Questions], now: Timestamp) -> Round {
         let Some(source) = &self.source else { return Round::default() };
         let texts = questions.iter().flat_map(texts_of).map(str::to_owned).collect();
-        let answers = answers(source, texts).await;
+        let (sent, answers) = answers(source, texts, &self.spoilers).await;
         let failed = answers.values().filter_map(|a| a.as_ref().err()).map(Failure::reason);
-        let round = Round { sent: answers.len(), failed: failed.collect() };
+        let round = Round { sent, failed: failed.collect() };
         if let Ok(mut known) = self.known.lock() {
             for asked in questions {
                 let of = |(metric, question): &(String, Result<Question, Failure>)| {
@@ -193,26 +199,60 @@ fn texts_of(questions: &Questions) -> Vec<&str> {
     texts
 }
 
-/// Sends every text once. What does not come back within the round is a timeout.
-async fn answers(source: &Source, texts: BTreeSet<String>) -> Answers {
+/// Asks for every text. What does not come back within the round is a timeout. The number of
+/// queries, and what they answered.
+async fn answers(
+    source: &Source,
+    texts: BTreeSet<String>,
+    spoilers: &Spoilers,
+) -> (usize, Answers) {
+    let (mut sent, mut answers) = (0, Answers::new());
     if texts.is_empty() {
-        return Answers::new();
+        return (sent, answers);
     }
     let token = match source.token().await {
         Ok(token) => token,
         Err(failure) => {
-            return texts.into_iter().map(|text| (text, Err(failure.clone()))).collect();
+            let failed = |text| (text, Err(failure.clone()));
+            return (sent, texts.into_iter().map(failed).collect());
         }
     };
     let (token, end) = (token.as_ref(), Instant::now() + source.timeout * ROUND);
-    futures::stream::iter(texts)
-        .map(|text| async move {
-            let answer = tokio::time::timeout_at(end, source.number(&text, token)).await;
-            (text, answer.unwrap_or(Err(Failure::Timeout(source.timeout))))
-        })
-        .buffer_unordered(AT_ONCE)
-        .collect()
-        .await
+    let mut waiting = spoilers.batches(texts, AT_ONCE);
+    while !waiting.is_empty() {
+        sent += waiting.len();
+        let asked: Vec<_> = futures::stream::iter(std::mem::take(&mut waiting))
+            .map(|batch| async move {
+                let found = tokio::time::timeout_at(end, source.numbers(&batch, token)).await;
+                (batch, found.unwrap_or(Err(Failure::Timeout(source.timeout))))
+            })
+            .buffer_unordered(AT_ONCE)
+            .collect()
+            .await;
+        for (batch, found) in asked {
+            match found {
+                Ok((found, goes_with_others)) => {
+                    if let Some(text) = batch.alone().filter(|_| !goes_with_others) {
+                        spoilers.add(text);
+                    }
+                    answers.extend(batch.texts.into_iter().zip(found));
+                }
+                Err(failure)
+                    if batch.alone().is_none() && may_be_one(&failure) && Instant::now() < end =>
+                {
+                    waiting.extend(batch.parts(&failure));
+                }
+                Err(failure) => {
+                    if let Some(text) = batch.alone().filter(|_| may_be_one(&failure)) {
+                        spoilers.add(text);
+                    }
+                    let failed = |text| (text, Err(failure.clone()));
+                    answers.extend(batch.texts.into_iter().map(failed));
+                }
+            }
+        }
+    }
+    (sent, answers)
 }
 
 fn external(question: &Result<Question, Failure>, answers: &Answers) -> External {

@@ -14,7 +14,7 @@ use reqwest::{
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::failure::Failure;
+use super::{failure::Failure, together::Batch};
 use crate::{api::url::has_credentials, audit::secrets::Secrets};
 
 /// A larger answer is not one number.
@@ -96,14 +96,23 @@ impl Source {
         Ok(Some(value))
     }
 
-    /// The number that a query answers.
-    pub(super) async fn number(
+    /// The number that each text of a batch answers, in their order; and whether it can be
+    /// asked together with others, as a scalar, which has no labels, can not.
+    pub(super) async fn numbers(
         &self,
-        text: &str,
+        batch: &Batch,
         token: Option<&HeaderValue>,
-    ) -> Result<f64, Failure> {
-        let (status, body) = self.ask(text, token, LARGEST).await?;
-        read(status, &body, self.timeout)
+    ) -> Result<(Vec<Result<f64, Failure>>, bool), Failure> {
+        let number = |data| finite(one(data)?);
+        if let Some(text) = batch.alone() {
+            let (status, body) = self.ask(text, token, LARGEST).await?;
+            let data = data(status, &body, self.timeout)?;
+            let is_vector = data["resultType"] == "vector";
+            return Ok((vec![number(data)], is_vector));
+        }
+        let (status, body) = self.ask(&batch.query(), token, LARGEST).await?;
+        let parts = batch.split(data(status, &body, self.timeout)?)?;
+        Ok((parts.into_iter().map(number).collect(), true))
     }
 
     /// The values that a query answers, by their labels; none when it finds nothing.
@@ -190,11 +199,6 @@ struct Envelope {
     error_type: String,
     #[serde(default)]
     error: String,
-}
-
-/// An answer to a number.
-fn read(status: StatusCode, body: &[u8], timeout: Duration) -> Result<f64, Failure> {
-    finite(one(data(status, body, timeout)?)?)
 }
 
 /// What is in an answer. The crate's own reading is not used because it forgets the

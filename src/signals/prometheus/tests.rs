@@ -240,7 +240,8 @@ async fn down_and_slow_are_told_apart_and_a_round_is_bounded() {
     let began = std::time::Instant::now();
     let round = prometheus.ask(&[asked_for("r", &policy, 200)], at(200)).await;
     assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
-    assert_eq!(round.sent, 100);
+    // Together, and each alone as long as the round lasts.
+    assert!((2..=101).contains(&round.sent), "{}", round.sent);
     assert!(round.failed.iter().all(|r| *r == "PrometheusTimeout") && round.failed.len() == 100);
 }
 
