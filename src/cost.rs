@@ -5,17 +5,15 @@
 //! unknown backend does not look like a free one: neither to a canary's cost metric nor in
 //! the totals, which count such requests as unpriced.
 //!
-//! The catalogue's prices may depend on the date, the hour and the length of the input
-//! (and some do), so those are looked up for each request.
+//! The catalogue's prices may depend on the date, the hour and the length of the input:
+//! those that do are looked up for each request.
 
 mod catalogue;
 
 use std::{sync::Arc, time::SystemTime};
 
-use genai_prices::{Usage, UsageKey};
-
+use self::catalogue::Amounts;
 pub use self::catalogue::Listed;
-
 use crate::{
     api::{
         LLMDeploymentSpec,
@@ -111,7 +109,7 @@ impl Prices {
             Self::Unknown => return None,
             Self::PerSecond(usd) => usd * duration_seconds,
             Self::PerToken(prices) => prices.cost_usd(Parts::of(tokens)?),
-            Self::Catalogue(listed) => listed.usd(&usage(Parts::of(tokens)?), at),
+            Self::Catalogue(listed) => listed.usd(Parts::of(tokens)?.amounts(), at),
         };
         usd.is_finite().then_some(usd)
     }
@@ -136,6 +134,11 @@ impl Parts {
         let written = tokens.cache_write.unwrap_or(0).min(input - cached);
         let reasoning = tokens.reasoning.unwrap_or(0).min(output);
         Some(Self { input, cached, written, output, reasoning })
+    }
+
+    fn amounts(self) -> Amounts {
+        let Self { input, cached, written, output, reasoning } = self;
+        [input, cached, written, output, reasoning].map(|tokens| tokens as f64)
     }
 }
 
@@ -172,17 +175,6 @@ fn catalogue_name(provider: &str) -> &str {
         "azure.ai.inference" => "azure",
         other => other,
     }
-}
-
-fn usage(parts: Parts) -> Usage {
-    let Parts { input, cached, written, output, reasoning } = parts;
-    Usage::from([
-        (UsageKey::INPUT_TOKENS, input as f64),
-        (UsageKey::CACHE_READ_TOKENS, cached as f64),
-        (UsageKey::CACHE_WRITE_TOKENS, written as f64),
-        (UsageKey::OUTPUT_TOKENS, output as f64),
-        (UsageKey::OUTPUT_REASONING_TOKENS, reasoning as f64),
-    ])
 }
 
 #[cfg(test)]

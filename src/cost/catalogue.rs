@@ -13,7 +13,7 @@ use std::{
     time::SystemTime,
 };
 
-use genai_prices::{Calculator, PriceRequest, Usage};
+use genai_prices::{Calculator, PriceRequest, Usage, UsageKey};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -30,14 +30,72 @@ pub struct Listed {
     asked: String,
     model: String,
     calculator: Calculator,
+    flat: Option<Flat>,
 }
 
+/// Tokens of a request: read, of these from the provider's cache, of these written to it;
+/// written, and of these reasoning.
+pub type Amounts = [f64; 5];
+
+pub(super) const KINDS: [UsageKey; 5] = [
+    UsageKey::INPUT_TOKENS,
+    UsageKey::CACHE_READ_TOKENS,
+    UsageKey::CACHE_WRITE_TOKENS,
+    UsageKey::OUTPUT_TOKENS,
+    UsageKey::OUTPUT_REASONING_TOKENS,
+];
+
 impl Listed {
-    /// USD at the prices of a moment; none: now. NaN if the usage contradicts itself.
-    pub fn usd(&self, usage: &Usage, at: Option<SystemTime>) -> f64 {
-        let mut request = PriceRequest::new(&self.model, usage).with_provider_id(&self.asked);
+    /// USD at the prices of a moment; none: now. NaN if the amounts contradict themselves.
+    pub fn usd(&self, amounts: Amounts, at: Option<SystemTime>) -> f64 {
+        match &self.flat {
+            Some(flat) => flat.usd(amounts),
+            None => self.calculated(amounts, at),
+        }
+    }
+
+    fn calculated(&self, amounts: Amounts, at: Option<SystemTime>) -> f64 {
+        let usage: Usage = std::iter::zip(KINDS, amounts).collect();
+        let mut request = PriceRequest::new(&self.model, &usage).with_provider_id(&self.asked);
         request.timestamp = at;
         self.calculator.calculate(&request).map_or(f64::NAN, |price| price.total_price)
+    }
+}
+
+/// A price that is the same at any time and for any amount: a sum of products, which takes a
+/// thousandth of the work of the catalogue's calculator.
+#[derive(Debug)]
+struct Flat {
+    each: f64,
+    per_token: Amounts,
+}
+
+impl Flat {
+    /// From what a calculator says of a million tokens of each kind, if it is so simple.
+    fn of(calculated: impl Fn(Amounts) -> f64) -> Option<Self> {
+        const MANY: f64 = 1e6;
+        let each = calculated([0.0; 5]);
+        let of = |amounts: Amounts, less: f64| (calculated(amounts) - less) / MANY;
+        let (input, output) = ([MANY, 0.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, MANY, 0.0]);
+        let (all_input, all_output) = (calculated(input), calculated(output));
+        let flat = Self {
+            each,
+            per_token: [
+                of(input, each),
+                of([MANY, MANY, 0.0, 0.0, 0.0], all_input),
+                of([MANY, 0.0, MANY, 0.0, 0.0], all_input),
+                of(output, each),
+                of([0.0, 0.0, 0.0, MANY, MANY], all_output),
+            ],
+        };
+        let mixed = [9_000.0, 3_000.0, 2_000.0, 700.0, 300.0];
+        let (own, theirs) = (flat.usd(mixed), calculated(mixed));
+        ((own - theirs).abs() <= 1e-9 * theirs.abs()).then_some(flat)
+    }
+
+    fn usd(&self, amounts: Amounts) -> f64 {
+        let parts = std::iter::zip(self.per_token, amounts).map(|(price, n)| price * n);
+        self.each + parts.sum::<f64>()
     }
 }
 
@@ -189,5 +247,17 @@ fn excerpt(asked: String, provider: String, model: String) -> Option<Listed> {
     }
     // The catalogue lists some models without any price: for those it answers 0.
     let calculator = calculator(&entries).filter(|_| price.total_price > 0.0)?;
-    Some(Listed { provider, asked, model, calculator })
+    // Tiers are objects, prices that change with time are lists.
+    #[derive(Deserialize)]
+    struct Numbers {
+        #[serde(rename = "prices")]
+        _prices: HashMap<String, f64>,
+    }
+    let mut models = entries.iter().flat_map(|entry| &entry.models);
+    let is_flat = models.all(|model| serde_json::from_str::<Numbers>(model.get()).is_ok());
+    let mut listed = Listed { provider, asked, model, calculator, flat: None };
+    if is_flat {
+        listed.flat = Flat::of(|amounts| listed.calculated(amounts, None));
+    }
+    Some(listed)
 }

@@ -72,10 +72,8 @@ impl<'a> RequestId<'a> {
             let _ = write!(text, "{group:02x}");
         }
         let _ = write!(text, "-{instance:08x}{unique:016x}{serial:08x}{party:08x}");
-        let signature = key.sign_id(text.as_bytes());
-        for byte in signature {
-            let _ = write!(text, "{byte:02x}");
-        }
+        let signature = u128::from_be_bytes(key.sign_id(text.as_bytes()));
+        let _ = write!(text, "{signature:032x}");
         text
     }
 
