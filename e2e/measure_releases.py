@@ -5,15 +5,18 @@
     SERINUS_BIN=target/release/serinus SERINUS_E2E_TOOLS="$(e2e/tools/build.sh)" \\
         PYTHON e2e/measure_releases.py --releases 10000
 
-From nothing until all are Stable, idle, and after a restart: seconds, CPU seconds and memory of
-the operator, and what it asked the API server.
+From nothing until all are Stable, idle, after a restart, and while --canaries of them run a canary
+under --rate requests a second: seconds, CPU seconds and memory of the operator, and what it asked
+the API server.
 """
 
 import argparse
+import http.client
 import json
 import os
 import re
 import tempfile
+import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -79,6 +82,64 @@ def create(cluster: Cluster, count: int, namespaces: int) -> None:
         list(pool.map(one, range(count)))
 
 
+class Load:
+    """Asks the routes of the canaries in turn, at `rate` requests a second."""
+
+    def __init__(self, gateway: Gateway, routes: list[str], rate: float, threads: int = 8):
+        self._stop = threading.Event()
+        self.answered = Counter()
+        self._address = gateway.url.removeprefix("http://")
+        self._threads = [threading.Thread(target=self._run, args=(routes[n::threads], rate / threads)) for n in range(threads)]
+        for thread in self._threads:
+            thread.start()
+
+    def _run(self, routes: list[str], rate: float) -> None:
+        connection = http.client.HTTPConnection(self._address)
+        headers = {"api-key": m.KEY, "content-type": "application/json"}
+        due, sent = time.monotonic(), 0
+        while not self._stop.wait(max(0.0, due - time.monotonic())):
+            due += 1 / rate
+            sent += 1
+            body = json.dumps({"model": routes[sent % len(routes)], "user": str(sent),
+                               "serinus": {"variables": {"question": "why?"}}})
+            connection.request("POST", "/v1/chat/completions", body, headers)
+            answer = connection.getresponse()
+            answer.read()
+            self.answered[answer.status] += 1
+
+    def stop(self) -> Counter:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+        return self.answered
+
+
+def canaries(cluster: Cluster, operator: Operator, gateway: Gateway, arguments) -> dict:
+    """Figures a minute while canaries run."""
+    spaces = [f"team-{i}" for i in range(arguments.namespaces)]
+    for space in spaces:
+        new = [m.prompt("p-v2", "tokens=6"), m.policy("long", [{"weight": 20, "samples": 100_000}])]
+        del new[1]["spec"]["analysis"]["interval"]
+        for part in new:
+            part["metadata"]["namespace"] = space
+        cluster.apply(new)
+    patch = {"spec": {"promptRef": {"name": "p-v2"}, "policyRef": {"name": "long"}}}
+    for i in range(arguments.canaries):
+        space = spaces[i % len(spaces)]
+        cluster.http.patch(f"{GROUP}/namespaces/{space}/promptreleases/r{i}", json=patch,
+                           headers={"content-type": "application/merge-patch+json"}).raise_for_status()
+    load = Load(gateway, [f"route-{i}" for i in range(arguments.canaries)], arguments.rate)
+    time.sleep(60)
+    looks = 'serinus_reconcile_seconds_count{kind="PromptRelease"}'
+    before, used, looked = requests(cluster), cpu(operator.process), operator.metric(looks)
+    time.sleep(arguments.minutes * 60)
+    after, taken, seen = requests(cluster), cpu(operator.process) - used, operator.metric(looks) - looked
+    asked = {what: round(n / arguments.minutes) for what, n in difference(after, before).items()}
+    return {"canaries": arguments.canaries, "aMinute": {
+        "cpuSeconds": round(taken / arguments.minutes, 1), "looks": round(seen / arguments.minutes), "requests": asked},
+        "memoryMiB": round(operator.process.rss_kib() / 1024), "answers": dict(load.stop())}
+
+
 def figures(operator: Operator, seconds: float) -> dict:
     return {"seconds": round(seconds, 1), "cpuSeconds": round(cpu(operator.process), 1),
             "memoryMiB": round(operator.process.rss_kib() / 1024)}
@@ -114,6 +175,8 @@ def measure(cluster: Cluster, arguments) -> dict:
         seconds = until_all_stable(operator, arguments.releases, arguments.timeout)
         time.sleep(arguments.settle)
         found["restart"] = {**figures(operator, seconds), "requests": difference(requests(cluster), before)}
+        if arguments.canaries:
+            found["canaries"] = canaries(cluster, operator, gateway, arguments)
         found["gateway"] = {"cpuSeconds": round(cpu(gateway.process), 1),
                             "memoryMiB": round(gateway.process.rss_kib() / 1024)}
         return found
@@ -128,6 +191,9 @@ def main() -> None:
     parser.add_argument("--namespaces", type=int, default=20)
     parser.add_argument("--timeout", type=float, default=900, help="seconds until all must be Stable")
     parser.add_argument("--settle", type=float, default=20)
+    parser.add_argument("--canaries", type=int, default=0, help="so many of the releases run a canary at the end")
+    parser.add_argument("--rate", type=float, default=300, help="requests a second to them")
+    parser.add_argument("--minutes", type=float, default=2, help="for which they are watched")
     parser.add_argument("--idle", type=float, default=60, help="seconds that the idle operator is watched")
     with tempfile.TemporaryDirectory(prefix="serinus-measure-") as folder:
         cluster = Cluster(Path(folder)).start()

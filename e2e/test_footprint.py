@@ -1,10 +1,13 @@
-"""What the processes hold in memory, printed to be read; only growth is judged."""
+"""What the processes hold in memory and write, printed to be read; only growth and waste are judged."""
 
 import threading
 import time
+from collections import Counter
 
 import httpx
 
+from harness import manifests as m
+from harness.audit import status_writes
 from harness.manifests import KEY
 from harness.processes import wait_for
 
@@ -30,6 +33,22 @@ def load(url: str, route: str, seconds: float) -> list[int]:
     for thread in threads:
         thread.join()
     return codes
+
+
+def test_what_is_released_is_written_once_and_nothing_is_refused(world):
+    """Looks that see what they wrote not yet would write again, and be refused (409)."""
+    names = [f"written-{i}" for i in range(30)]
+    world.cluster.apply([part for name in names for part in (m.prompt(f"{name}-v1", "tokens=5"), m.release(name, f"{name}-v1"))])
+    for name in names:
+        wait_for(f"both gateways for {name}", lambda: world._served(name), 60)
+    time.sleep(2)
+    codes = Counter()
+    for name, code in status_writes(world.cluster.audit_log):
+        if name in names:
+            codes[code] += 1
+    print(f"{dict(codes)} status writes for {len(names)} releases")
+    # One for the decision, one for each time that another gateway is seen to have it.
+    assert set(codes) == {200} and codes[200] <= 3 * len(names), codes
 
 
 def test_memory_is_flat_under_load(world):

@@ -13,6 +13,7 @@ pub mod policy;
 pub mod prompt;
 pub mod pulse;
 pub mod release;
+pub mod superseded;
 
 use std::{collections::BTreeMap, fmt::Debug, future::Future, sync::Arc, time::Duration};
 
@@ -54,6 +55,8 @@ pub struct Context {
     pub probe: backend::probe::Probe,
     /// Whether releases are looked at.
     pub pulse: Pulse,
+    /// Progress of canaries that is not written yet.
+    pub ahead: release::Ahead,
 }
 
 impl Context {
@@ -119,12 +122,16 @@ async fn guarded<K, F>(
     reconcile: fn(Arc<K>, Arc<Context>) -> F,
 ) -> Reconciled
 where
+    K: Resource<DynamicType = ()>,
     F: Future<Output = Reconciled>,
 {
     if context.cluster.leadership().term().is_none() {
         return Ok(Action::await_change());
     }
     context.caches.ready().await?;
+    if context.cluster.superseded().has(object.as_ref()) {
+        return Ok(Action::requeue(superseded::PATIENCE));
+    }
     let _timing = context.exported.timing(kind);
     reconcile(object, context).await
 }

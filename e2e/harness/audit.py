@@ -27,6 +27,12 @@ def writes(log: Path) -> list[tuple[str, int]]:
     return found
 
 
+def status_writes(log: Path) -> list[tuple[str, int]]:
+    """All that were tried: (the release's name, the code of the answer)."""
+    events = (json.loads(line) for line in log.read_text().splitlines())
+    return [(e["objectRef"]["name"], e["responseStatus"]["code"]) for e in events]
+
+
 def two_writers(log: Path) -> list[str]:
     """How the log contradicts 'one writer at a time', if it does."""
     broken, owner, newest = [], {}, 0

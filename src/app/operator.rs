@@ -30,7 +30,7 @@ use crate::{
         },
         policy, prompt,
         pulse::{Pulse, watch_over},
-        release::{self, Triggers, absent::follow_changes, ask_prometheus, follow_gateways},
+        release::{self, Ahead, Triggers, absent::follow_changes, ask_prometheus, follow_gateways},
     },
     signals::{
         endpoints::{SERVICE_LABEL, endpoints},
@@ -114,6 +114,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         clock: clock::now,
         probe: Probe::new(options.addresses.build())?,
         pulse: Pulse::default(),
+        ahead: Ahead::default(),
     });
     let deployments: Api<Deployment> = match &options.watch_namespace {
         Some(namespace) => Api::namespaced(client.clone(), namespace),

@@ -18,7 +18,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
 use self::leadership::Leadership;
-use super::{error::ControllerError, exported::Exported};
+use super::{error::ControllerError, exported::Exported, superseded::Superseded};
 use crate::api::{
     PromptRelease,
     conditions::truncate,
@@ -37,6 +37,7 @@ pub struct Cluster {
     leadership: Arc<Leadership>,
     recorder: Recorder,
     exported: Arc<Exported>,
+    superseded: Superseded,
 }
 
 /// A namespaced kind without parameters.
@@ -71,12 +72,24 @@ impl Cluster {
             instance: Some(leadership.identity().to_owned()),
         };
         let recorder = Recorder::new(client.clone(), reporter);
-        Self { client, namespace, leadership, recorder, exported }
+        Self {
+            client,
+            namespace,
+            leadership,
+            recorder,
+            exported,
+            superseded: Superseded::default(),
+        }
     }
 
     /// Whether this process leads.
     pub fn leadership(&self) -> &Leadership {
         &self.leadership
+    }
+
+    /// What was written, and is not yet seen.
+    pub fn superseded(&self) -> &Superseded {
+        &self.superseded
     }
 
     /// The term under which a write may go out.
@@ -107,6 +120,9 @@ impl Cluster {
                 ControllerError::api(format!("the status of {kind} {namespace}/{name}"), e)
             })?;
         self.exported.wrote("status");
+        if written.resource_version() != object.resource_version() {
+            self.superseded.add(object);
+        }
         Ok(written)
     }
 

@@ -3,6 +3,7 @@
 //! rest. A crash between any two of these is repaired by the next look.
 
 pub mod absent;
+mod ahead;
 mod asking;
 mod keep;
 mod observe;
@@ -18,6 +19,7 @@ use kube::runtime::{
     reflector::{ObjectRef, Store},
 };
 
+pub use self::ahead::Ahead;
 pub use self::asking::ask_prometheus;
 pub use self::triggers::{Triggered, Triggers};
 use self::{
@@ -107,12 +109,14 @@ async fn look(
     let copies = context.caches.copies_of(&Named::of(release));
     keep(release, &plan, written, context).await?;
     let changed = plan.status != snapshot.status;
-    if changed {
+    if changed || context.ahead.has(release) {
         let mut status = plan.status;
         status.observed_generation = snapshot.generation;
         status.leader_term = Some(context.cluster.term()?);
-        release.status = Some(status);
-        *release = context.cluster.write_status(release).await?;
+        if context.ahead.is_due(release, &status, &plan.effects) {
+            release.status = Some(status);
+            *release = context.cluster.write_status(release).await?;
+        }
     }
     for effect in plan.effects {
         match effect {

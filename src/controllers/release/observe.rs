@@ -32,7 +32,8 @@ pub(super) fn observe(
     let (namespace, name) = (release.namespace().unwrap_or_default(), release.name_any());
     let key = format!("{namespace}/{name}");
     let spec = &release.spec;
-    let status = release.status.clone().unwrap_or_default();
+    let known = context.ahead.status(release);
+    let status = known.or_else(|| release.status.clone()).unwrap_or_default();
     let prompt = caches.prompts.get(&reference(&namespace, &spec.prompt_ref.name));
     let backend = caches.backends.get(&reference(&namespace, &spec.backend_ref.name));
     let policy = spec

@@ -1,0 +1,256 @@
+//! Progress that is known here and not yet written.
+//!
+//! A running canary's counts change with every look. With a thousand canaries, writing each
+//! change would be most of what the API server does, and tells nobody anything: what is decided
+//! (a look at a boundary, a verdict, a step, a weight) is written at once, counts only as
+//! often as the operator's budget for them allows. Until then they are kept here, and the next
+//! look goes on from them. An operator that dies loses what it kept; gateways that live tell
+//! their counts again, as they only grow (docs/decisions/0013).
+
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use crate::{
+    api::{
+        PromptRelease, PromptReleaseStatus,
+        prompt_release::{JudgedTime, MetricStatus, Sample},
+    },
+    rollout::Effect,
+    signals::index::Named,
+};
+
+/// Writes of progress a second, for all releases of this operator.
+const RATE: f64 = 5.0;
+/// So many may come at once.
+const BURST: f64 = 20.0;
+/// Progress that is older is written in any case.
+pub const OLDEST: Duration = Duration::from_secs(300);
+
+/// What is kept of all releases.
+#[derive(Debug)]
+pub struct Ahead(Mutex<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    kept: BTreeMap<Named, Kept>,
+    /// Writes that may be made at `at`.
+    budget: f64,
+    at: Instant,
+}
+
+#[derive(Debug)]
+struct Kept {
+    uid: Option<String>,
+    /// The status as it is written.
+    base: PromptReleaseStatus,
+    status: PromptReleaseStatus,
+    /// When `base` was passed by.
+    since: Instant,
+}
+
+impl Default for Ahead {
+    fn default() -> Self {
+        let inner = Inner { kept: BTreeMap::new(), budget: BURST, at: Instant::now() };
+        Self(Mutex::new(inner))
+    }
+}
+
+impl Ahead {
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The status that the next look begins with: that of the object, or what is known beyond
+    /// it. What somebody else wrote wins.
+    pub fn status(&self, release: &PromptRelease) -> Option<PromptReleaseStatus> {
+        let mut inner = self.inner();
+        let key = Named::of(release);
+        let kept = inner.kept.get(&key)?;
+        if kept.uid == release.metadata.uid && release.status.as_ref() == Some(&kept.base) {
+            return Some(kept.status.clone());
+        }
+        inner.kept.remove(&key);
+        None
+    }
+
+    /// Whether `status` is to be written now; if not, it is kept.
+    pub fn is_due(
+        &self,
+        release: &PromptRelease,
+        status: &PromptReleaseStatus,
+        effects: &[Effect],
+    ) -> bool {
+        let mut inner = self.inner();
+        let now = Instant::now();
+        let key = Named::of(release);
+        let Some(base) = release.status.as_ref() else { return true };
+        let since = inner.kept.get(&key).map_or(now, |kept| kept.since);
+        let is_progress = effects.is_empty() && essence(base) == essence(status);
+        if !is_progress || inner.may_write(now, since) {
+            inner.kept.remove(&key);
+            return true;
+        }
+        let (uid, base) = (release.metadata.uid.clone(), base.clone());
+        inner.kept.insert(key, Kept { uid, base, status: status.clone(), since });
+        false
+    }
+
+    /// Whether something of this release is kept.
+    pub fn has(&self, release: &PromptRelease) -> bool {
+        self.inner().kept.contains_key(&Named::of(release))
+    }
+
+    /// The release is gone.
+    pub fn forget(&self, release: &Named) {
+        self.inner().kept.remove(release);
+    }
+}
+
+impl Inner {
+    fn may_write(&mut self, now: Instant, since: Instant) -> bool {
+        let passed = now.saturating_duration_since(self.at).as_secs_f64();
+        self.budget = (self.budget + passed * RATE).min(BURST);
+        self.at = now;
+        if self.budget < 1.0 && now.saturating_duration_since(since) < OLDEST {
+            return false;
+        }
+        self.budget = (self.budget - 1.0).max(0.0);
+        true
+    }
+}
+
+/// A status without what only grows or passes: counts, what they look like now, and time.
+fn essence(status: &PromptReleaseStatus) -> PromptReleaseStatus {
+    let mut essence = PromptReleaseStatus { evidence: vec![], ..status.clone() };
+    if let Some(canary) = &mut essence.canary {
+        let JudgedTime { stopped, stopped_since, .. } = std::mem::take(&mut *canary.clock);
+        *canary.clock = JudgedTime { stopped, stopped_since, ..JudgedTime::default() };
+        (canary.last_data_at, canary.analysed_at, canary.uncounted) = (None, None, 0);
+    }
+    for metric in &mut essence.analysis {
+        *metric = MetricStatus {
+            message: String::new(),
+            stable: Sample::default(),
+            canary: Sample::default(),
+            difference: None,
+            interval: None,
+            chance: None,
+            log_e: 0.0,
+            streak: 0,
+            ..std::mem::take(metric)
+        };
+    }
+    // Messages tell counts; a reason that changes is a decision.
+    for condition in &mut essence.conditions {
+        condition.message.clear();
+    }
+    essence
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::{ResourceExt, api::ObjectMeta};
+
+    use super::*;
+    use crate::api::GoDuration;
+    use crate::api::prompt_release::{CanaryStatus, InstanceEvidence, Verdict};
+
+    fn release(name: &str, status: PromptReleaseStatus) -> PromptRelease {
+        let metadata = ObjectMeta {
+            name: Some(name.to_owned()),
+            namespace: Some("shop".to_owned()),
+            uid: Some(format!("uid of {name}")),
+            ..ObjectMeta::default()
+        };
+        PromptRelease { metadata, status: Some(status), ..PromptRelease::default() }
+    }
+
+    /// A running canary, of which `seen` requests are known.
+    fn running(seen: u64) -> PromptReleaseStatus {
+        let mut canary = CanaryStatus::default();
+        canary.clock.step = GoDuration::from_secs(seen);
+        let sample = Sample { count: seen as i64, value: 0.1 };
+        let errors = MetricStatus {
+            metric: "errors".into(),
+            message: format!("{seen} seen"),
+            canary: sample,
+            log_e: seen as f64,
+            ..MetricStatus::default()
+        };
+        PromptReleaseStatus {
+            canary: Some(canary),
+            analysis: vec![errors],
+            evidence: vec![InstanceEvidence { instance: format!("{seen}"), ..Default::default() }],
+            ..PromptReleaseStatus::default()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn few_canaries_are_written_as_ever_and_of_many_so_many_a_second() {
+        let ahead = Ahead::default();
+        let one = release("one", running(0));
+        for seen in 1..100 {
+            tokio::time::advance(Duration::from_secs(1)).await;
+            assert!(ahead.is_due(&one, &running(seen), &[]));
+        }
+        let many: Vec<_> = (0..1000).map(|i| release(&format!("r{i}"), running(0))).collect();
+        let (mut written, mut oldest) = (0, BTreeMap::new());
+        for round in 1..=40 {
+            for release in &many {
+                if ahead.is_due(release, &running(round), &[]) {
+                    written += 1;
+                    oldest.insert(release.name_any(), round);
+                }
+            }
+            tokio::time::advance(Duration::from_secs(15)).await;
+        }
+        // 600 s: 20 at once, 5 a second, and each once when it is too old.
+        assert!((1_000..=5_020).contains(&written), "{written}");
+        assert_eq!(oldest.len(), 1000, "nobody waits for ever");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_decided_is_written_at_once_and_what_is_kept_goes_on() {
+        let ahead = Ahead::default();
+        ahead.inner().budget = 0.0;
+        let object = release("one", running(1));
+        assert_eq!(ahead.status(&object), None);
+        assert!(!ahead.is_due(&object, &running(2), &[]));
+        assert_eq!(ahead.status(&object), Some(running(2)));
+        // A person changes the spec: nothing is lost. Another status: that one counts.
+        let mut edited = object.clone();
+        edited.spec.suspend = true;
+        assert_eq!(ahead.status(&edited), Some(running(2)));
+        assert_eq!(ahead.status(&release("one", running(3))), None);
+        assert_eq!(ahead.status(&object), None, "and is not taken up again");
+
+        let decided: [fn(&mut PromptReleaseStatus); 6] = [
+            |status| status.analysis[0].looks.push(0.25),
+            |status| status.analysis[0].verdict = Verdict::Pass,
+            |status| status.analysis[0].threshold = Some(1.5),
+            |status| status.routing.generation += 1,
+            |status| status.canary.as_mut().unwrap().clock.stopped = Some("Suspended".into()),
+            |status| status.canary.as_mut().unwrap().held = Some("NoData".into()),
+        ];
+        for decide in decided {
+            let mut status = running(9);
+            decide(&mut status);
+            assert!(!ahead.is_due(&object, &running(8), &[]));
+            assert!(ahead.is_due(&object, &status, &[]), "{status:?}");
+            assert_eq!(ahead.status(&object), None);
+        }
+        let said = Effect::Announce { warning: false, reason: "A".into(), note: "b".into() };
+        assert!(ahead.is_due(&object, &running(9), &[said]));
+        assert!(ahead.is_due(&PromptRelease::default(), &running(9), &[]), "the first status");
+        // Of a release that was deleted and created again nothing is known.
+        assert!(!ahead.is_due(&object, &running(8), &[]));
+        let mut again = object.clone();
+        again.metadata.uid = Some("another".into());
+        assert_eq!(ahead.status(&again), None);
+    }
+}
