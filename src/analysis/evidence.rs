@@ -92,8 +92,14 @@ fn add(total: &mut Counts, part: &Counts) {
     total.unjudged += part.unjudged;
     total.excluded += part.excluded;
     add_turned_away(&mut total.turned_away, &part.turned_away);
-    for (code, count) in &part.failures {
-        *total.failures.entry(code.clone()).or_default() += count;
+    for (sum, part) in [
+        (&mut total.failures, &part.failures),
+        (&mut total.refusals, &part.refusals),
+        (&mut total.flaws, &part.flaws),
+    ] {
+        for (word, count) in part {
+            *sum.entry(word.clone()).or_default() += count;
+        }
     }
     total.checked += part.checked;
     total.check_failures += part.check_failures;

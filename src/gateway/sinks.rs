@@ -17,7 +17,7 @@ pub(super) trait Sink: Send + Sync {
 }
 
 /// The evidence keeps so many words for what went wrong.
-const FAILURES: usize = 8;
+const WORDS: usize = 8;
 
 /// Adds the record of a drawn request to the evidence of its side, whatever became of it.
 pub(super) fn count(counts: &mut Counts, record: &Record) {
@@ -36,7 +36,7 @@ pub(super) fn count(counts: &mut Counts, record: &Record) {
         RecordOutcome::Error => {
             counts.requests += 1;
             counts.errors += 1;
-            count_failure(&mut counts.failures, record.error.unwrap_or("unknown"));
+            count_word(&mut counts.failures, record.error.unwrap_or("unknown"));
             &mut counts.waited.duration
         }
         RecordOutcome::Cancelled => {
@@ -46,6 +46,7 @@ pub(super) fn count(counts: &mut Counts, record: &Record) {
         // Nobody waited for an answer that could have been given.
         RecordOutcome::ClientError => {
             counts.refused += 1;
+            count_word(&mut counts.refusals, record.error.unwrap_or("unknown"));
             return;
         }
     };
@@ -57,22 +58,26 @@ pub(super) fn count(counts: &mut Counts, record: &Record) {
     }
 }
 
-fn count_failure(failures: &mut BTreeMap<String, u64>, code: &str) {
-    if let Some(count) = failures.get_mut(code) {
+fn count_word(words: &mut BTreeMap<String, u64>, word: &str) {
+    if let Some(count) = words.get_mut(word) {
         *count += 1;
-    } else if failures.len() < FAILURES {
-        failures.insert(code.to_owned(), 1);
+    } else if words.len() < WORDS {
+        words.insert(word.to_owned(), 1);
     }
 }
 
 fn count_answer(counts: &mut Counts, record: &Record) {
-    match record.check {
-        Some(check) if check.is_judged() => {
+    if let Some(check) = record.check {
+        let passed = check == CheckResult::Passed;
+        if check.is_judged() {
             counts.checked += 1;
-            counts.check_failures += u64::from(check != CheckResult::Passed);
+            counts.check_failures += u64::from(!passed);
+        } else {
+            counts.unjudged += 1;
         }
-        Some(_) => counts.unjudged += 1,
-        None => {}
+        if !passed {
+            count_word(&mut counts.flaws, check.as_str());
+        }
     }
     if let Some(usd) = record.compared_usd {
         add(&mut counts.cost, usd);

@@ -59,13 +59,20 @@ impl Measured {
             _ => false,
         };
         let limit = floor.max.or(floor.min).unwrap_or_default();
-        let message = format!("floor: {value:.4} in {count} samples is beyond {limit}");
+        let mostly = self.mostly.as_ref().map(|word| format!(" (mostly {word})"));
+        let message = format!(
+            "floor: {} of {count}{} is beyond {}",
+            self.unit.value(value),
+            mostly.unwrap_or_default(),
+            self.unit.value(limit)
+        );
         let stable = self.stable;
         let both = stable.count > 0 && beyond(stable.value);
         sure.then(|| match both {
             true => BeyondFloor::BothSides(format!(
-                "{message}, and so is stable with {:.4} in {}",
-                stable.value, stable.count
+                "{message}, and so is stable with {} of {}",
+                self.unit.value(stable.value),
+                stable.count
             )),
             false => BeyondFloor::CanaryAlone(message),
         })

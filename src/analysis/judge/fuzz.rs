@@ -134,6 +134,8 @@ fn side() -> BoxedStrategy<Counts> {
                     waited: Waits { ttft: waits.0, duration: waits.1 },
                     open: Waits { ttft: waits.2, duration: waits.3 },
                     failures: [].into(),
+                    refusals: [].into(),
+                    flaws: [].into(),
                     read_at: 0,
                 }
             },

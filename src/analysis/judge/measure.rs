@@ -1,5 +1,7 @@
 //! What a metric says about both sides, whatever its kind.
 
+use std::collections::BTreeMap;
+
 use crate::{
     analysis::{
         buckets,
@@ -22,6 +24,7 @@ use crate::{
             Counts, Groups, MetricStatus, PairTable, Paired, Sample, Sums, Unit, Verdict,
         },
     },
+    audit::record::CheckResult,
 };
 
 /// So many of stable's answers are wanted beyond the quantile before it is frozen: its
@@ -173,8 +176,7 @@ impl Measured {
         );
         measured.effects = effect::of_errors(stable, canary);
         measured.probed = stable.turned_away.requests > 0 || canary.turned_away.requests > 0;
-        let most = canary.failures.iter().max_by_key(|(_, n)| **n);
-        measured.mostly = most.map(|(code, _)| code.clone());
+        measured.mostly = commonest(&canary.failures, |_| true);
         measured
     }
 
@@ -184,6 +186,7 @@ impl Measured {
             share(stable.checked, stable.check_failures),
         );
         measured.effects = effect::of_checks(stable, canary);
+        measured.mostly = commonest(&canary.flaws, |word| !is_unjudged(word));
         measured
     }
 
@@ -200,6 +203,11 @@ impl Measured {
         let mut measured = Self::shares(guarded.share(canary), guarded.share(stable));
         measured.effects = guarded.effects(stable, canary);
         measured.counts_everybody = !matches!(guarded, Guarded::Unjudged);
+        measured.mostly = match guarded {
+            Guarded::Refused => commonest(&canary.refusals, |_| true),
+            Guarded::Unjudged => commonest(&canary.flaws, is_unjudged),
+            Guarded::Unfinished => None,
+        };
         measured
     }
 
@@ -506,6 +514,17 @@ impl Guarded {
             effect::Part { total: (n as u64, bad as u64), parts, failed: failed.to_vec() }
         })
     }
+}
+
+/// The word that stands for most.
+fn commonest(words: &BTreeMap<String, u64>, counts: impl Fn(&str) -> bool) -> Option<String> {
+    let counted = words.iter().filter(|(word, _)| counts(word));
+    counted.max_by_key(|(_, n)| **n).map(|(word, _)| word.clone())
+}
+
+/// The words for answers that are neither good nor bad.
+fn is_unjudged(word: &str) -> bool {
+    [CheckResult::UnknownReason, CheckResult::Unread].iter().any(|check| check.as_str() == word)
 }
 
 /// Counts that can be.

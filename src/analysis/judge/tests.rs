@@ -61,6 +61,45 @@ fn a_canary_that_fails_half_of_the_time_fails_at_the_first_look() {
 }
 
 #[test]
+fn what_fails_names_its_commonest_reason() {
+    let words = |words: &[(&str, u64)]| words.iter().map(|(w, n)| ((*w).to_owned(), *n)).collect();
+    let canary = Counts {
+        checked: 30,
+        check_failures: 15,
+        unjudged: 9,
+        refused: 15,
+        failures: words(&[("upstream_timeout", 14), ("upstream_broken", 1)]),
+        flaws: words(&[("schema", 9), ("truncated", 6), ("unread", 9), ("unknown_reason", 1)]),
+        refusals: words(&[("context_length", 13), ("invalid_request", 2)]),
+        ..counts(30, 15)
+    };
+    let stable = Counts { checked: 500, check_failures: 5, ..counts(500, 5) };
+    let checks = Metric { check_failures: Some(Nothing {}), ..metric() };
+    let unjudged = Metric { unjudged: Some(Nothing {}), ..metric() };
+    let refusals = Metric { refusals: Some(Nothing {}), ..metric() };
+    let floor = Floor { max: Some(0.1), min_samples: 20, ..Floor::default() };
+    for (metric, word) in [
+        (errors(), "upstream_timeout"),
+        (Metric { floor: Some(floor), ..errors() }, "upstream_timeout"),
+        (checks, "schema"),
+        (unjudged, "unread"),
+        (refusals, "context_length"),
+    ] {
+        let message = judge(metric, &stable, &canary).message;
+        assert!(message.contains(&format!("(mostly {word})")), "{message}");
+    }
+}
+
+#[test]
+fn a_share_below_nothing_by_rounding_is_nothing() {
+    assert_eq!(Unit::Share.value(-1e-9), "0.0 %");
+    assert_eq!(Unit::Share.difference(-1e-9), "+0.0 points");
+    assert_eq!(Unit::Share.difference(-0.0006), "-0.1 points");
+    assert_eq!(Unit::Relative.difference(-1e-12), "+0.0 %");
+    assert_eq!(Unit::Score.value(-0.0), "0.000");
+}
+
+#[test]
 fn an_equal_canary_passes_at_its_horizon() {
     let status = judge(errors(), &counts(5700, 57), &counts(300, 3));
     assert_eq!(status.verdict, Verdict::Pass, "{}", status.message);

@@ -49,9 +49,9 @@ impl Unit {
     /// A value as people read it.
     pub fn value(self, value: f64) -> String {
         match self {
-            Self::Share => format!("{:.1} %", value * 100.0),
-            Self::Score => format!("{value:.3}"),
-            Self::Relative => format!("${value:.6}"),
+            Self::Share => format!("{:.1} %", unsigned_zero(value * 100.0, 1)),
+            Self::Score => format!("{:.3}", unsigned_zero(value, 3)),
+            Self::Relative => format!("${:.6}", unsigned_zero(value, 6)),
             Self::Value => format!("{value}"),
         }
     }
@@ -59,11 +59,16 @@ impl Unit {
     /// A difference as people read it.
     pub fn difference(self, value: f64) -> String {
         match self {
-            Self::Share => format!("{:+.1} points", value * 100.0),
-            Self::Score | Self::Value => format!("{value:+.3}"),
-            Self::Relative => format!("{:+.1} %", value * 100.0),
+            Self::Share => format!("{:+.1} points", unsigned_zero(value * 100.0, 1)),
+            Self::Score | Self::Value => format!("{:+.3}", unsigned_zero(value, 3)),
+            Self::Relative => format!("{:+.1} %", unsigned_zero(value * 100.0, 1)),
         }
     }
+}
+
+/// What reads as zero with so many digits has no sign: an error of rounding is not below nothing.
+fn unsigned_zero(value: f64, digits: i32) -> f64 {
+    if value.abs() * 10_f64.powi(digits) < 0.5 { 0.0 } else { value }
 }
 
 /// The evidence on one metric.
@@ -190,6 +195,15 @@ pub struct Counts {
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(with = "BTreeMap<String, i64>", extend("maxProperties" = 8))]
     pub failures: BTreeMap<String, u64>,
+    /// Refused requests by the stable word for why. At most 8 words.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(with = "BTreeMap<String, i64>", extend("maxProperties" = 8))]
+    pub refusals: BTreeMap<String, u64>,
+    /// Answers that failed a check or could not be understood, by what was found. At most 8
+    /// words.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(with = "BTreeMap<String, i64>", extend("maxProperties" = 8))]
+    pub flaws: BTreeMap<String, u64>,
     /// Answers that were checked.
     #[schemars(with = "i64")]
     pub checked: u64,

@@ -3,7 +3,8 @@ use std::time::Duration;
 use super::*;
 use crate::{
     api::prompt_release::VariantRole,
-    audit::record::{AssignmentReason, Operation, Tokens},
+    audit::record::{AssignmentReason, CheckResult, Operation, Tokens},
+    gateway::sinks,
 };
 
 fn record(outcome: RecordOutcome, group: Option<u8>) -> Record {
@@ -41,6 +42,26 @@ fn record(outcome: RecordOutcome, group: Option<u8>) -> Record {
 fn is_whole(counts: &Counts) -> bool {
     let away = counts.turned_away.waiting;
     counts.assigned == counts.ended() + counts.excluded + away + counts.open()
+}
+
+#[test]
+fn what_went_wrong_is_counted_by_its_word() {
+    let mut counts = Counts::default();
+    let mut took = |outcome, error, check| {
+        let record = Record { error, check, ..record(outcome, None) };
+        sinks::count(&mut counts, &record);
+    };
+    took(RecordOutcome::Ok, None, Some(CheckResult::Passed));
+    took(RecordOutcome::Ok, None, Some(CheckResult::Schema));
+    took(RecordOutcome::Ok, None, Some(CheckResult::Schema));
+    took(RecordOutcome::Ok, None, Some(CheckResult::Unread));
+    took(RecordOutcome::ClientError, Some("context_length"), None);
+    took(RecordOutcome::Error, Some("upstream_timeout"), None);
+    let words = |words: &[(&str, u64)]| words.iter().map(|(w, n)| ((*w).to_owned(), *n)).collect();
+    assert_eq!(counts.flaws, words(&[("schema", 2), ("unread", 1)]));
+    assert_eq!(counts.refusals, words(&[("context_length", 1)]));
+    assert_eq!(counts.failures, words(&[("upstream_timeout", 1)]));
+    assert_eq!((counts.checked, counts.check_failures, counts.unjudged), (3, 2, 1));
 }
 
 #[tokio::test(start_paused = true)]

@@ -189,7 +189,10 @@ fn without_backend(
             draft.stop_clock(Some(reasons::BACKEND_NOT_READY));
             draft.say(
                 reasons::BACKEND_NOT_READY,
-                format!("waits for LLMDeployment {}: {why}", canary.variant.backend),
+                format!(
+                    "waits for LLMDeployment {}: {why}: goes on by itself when it is ready; or abort {revision}",
+                    canary.variant.backend
+                ),
             );
             true
         }

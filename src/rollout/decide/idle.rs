@@ -49,10 +49,11 @@ pub(super) fn first_release(draft: &mut Draft<'_>) {
     draft.route(&[(&stable, VariantRole::Stable, 100)], RoutingSettings::default());
     let message = format!("{} on {} is the first revision", stable.prompt, stable.backend);
     draft.remember(stable.clone(), Outcome::Initial, reasons::FIRST_RELEASE, &message, vec![]);
-    draft.status.stable = Some(stable);
+    draft.status.stable = Some(stable.clone());
     draft.status.phase = Phase::Stable;
-    draft.announce(false, reasons::FIRST_RELEASE, message.clone());
-    draft.say(reasons::STABLE, message);
+    draft.announce(false, reasons::FIRST_RELEASE, message);
+    // As it is said from now on: a status that need not change is not written again.
+    say_who_serves(draft, &stable);
 }
 
 /// Routing generations that a release whose status is lost has had since the last note: more

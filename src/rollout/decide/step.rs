@@ -65,7 +65,30 @@ pub(super) fn wait(
         }
         _ => hold(draft, why, true),
     }
-    draft.say(why, message);
+    let is_held = draft.status.phase == Phase::Held;
+    let remedy = remedy(why, &canary.variant.revision).filter(|_| is_held);
+    draft.say(why, remedy.map_or(message.to_owned(), |remedy| format!("{message}: {remedy}")));
+}
+
+/// What ends a hold.
+fn remedy(why: &str, revision: &str) -> Option<String> {
+    Some(match why {
+        reasons::BACKEND_NOT_READY => format!("goes on by itself when it is; or abort {revision}"),
+        reasons::WAITING_FOR_GATEWAYS => {
+            "goes on by itself when all do: see the logs of the others".to_owned()
+        }
+        reasons::CONTROL_LOSS => {
+            "goes on by itself when the operator reaches them again".to_owned()
+        }
+        reasons::FLOOR_ON_BOTH_SIDES => format!(
+            "goes on by itself, with counts from then on, when stable is within it; or abort {revision}"
+        ),
+        reasons::ONE_CALLER => format!("approve or abort {revision}"),
+        reasons::SAMPLE_RATIO_MISMATCH => {
+            format!("abort {revision}, and retry it when it is known what splits them")
+        }
+        _ => return None,
+    })
 }
 
 /// The step from its beginning, on fresh counts. The canary's server is warm.
@@ -246,6 +269,10 @@ fn no_data(draft: &mut Draft<'_>, policy: &CanaryPolicySpec, deadline: Option<&s
         OnNoData::Rollback => draft.withdraw(Outcome::Withdrawn, reasons::NO_DATA, &message, false),
         OnNoData::Hold => {
             hold(draft, reasons::NO_DATA, false);
+            let revision = &canary.variant.revision;
+            let message = format!(
+                "{message}: goes on by itself when there are answers to judge; or promote or abort {revision}"
+            );
             draft.say(reasons::NO_DATA, message);
         }
     }
