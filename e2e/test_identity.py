@@ -92,6 +92,34 @@ def test_a_tenants_key_opens_the_tenants_routes_only(world, shop):
     assert code(ask(world.gateways[0], "shop-answer", TENANT)) == (401, "invalid_api_key")
 
 
+def test_a_tenants_key_names_the_teams_that_it_may_and_no_others(world, shop):
+    """A team is who pays: what a tenant writes into its own Secret does not make it another one."""
+    def key(team: str) -> None:
+        world.cluster.apply(m.client_key("mine", TENANT, namespace=shop, team=team))
+
+    def problems() -> str:
+        return httpx.get(f"http://127.0.0.1:{gateway.admin}/readyz?verbose").text
+
+    world.cluster.kubectl("create", "rolebinding", "serinus-client-keys", "-n", shop,
+                          "--clusterrole=serinus-gateway-client-keys",
+                          "--serviceaccount=serinus-system:serinus-gateway", check=False)
+    key("web")
+    with another_gateway(world, "teams", f"--tenant-key-namespaces={shop}=web+api") as gateway:
+        assert ask(gateway, "shop-answer", TENANT).status_code == 200
+        key("search")
+        wait_for("the end of the key",
+                 lambda: code(ask(gateway, "shop-answer", TENANT)) == (401, "invalid_api_key"), 10)
+        assert "Secret shop/mine: InvalidClientKey: the key names the team \"search\"" in problems()
+        key("api")
+        wait_for("the key", lambda: ask(gateway, "shop-answer", TENANT).status_code == 200, 10)
+        assert "InvalidClientKey" not in problems()
+        told = httpx.get(f"http://127.0.0.1:{gateway.admin}/serinus/v1/cost").json()["totals"]
+        assert {line["team"] for line in told} == {"web", "api"}, told
+        log = gateway.process.log.read_text()
+        assert log.count("the key names the team") == 1, "it is told at the change, and once"
+    world.cluster.kubectl("delete", "secret", "mine", "-n", shop)
+
+
 def test_a_service_account_opens_the_routes_of_its_namespace_while_the_api_server_is_away(world, shop):
     world.first("keys-d")
     token = world.cluster.token("default", shop, audience="serinus-gateway")

@@ -113,6 +113,8 @@ pub struct GatewayConfig {
     pub request_keys: RequestKeys,
     /// The other replicas.
     pub peers: Arc<Peers>,
+    /// What is wrong with what it is told and serves.
+    pub notices: Arc<Notices>,
 }
 
 impl GatewayConfig {
@@ -131,6 +133,7 @@ impl GatewayConfig {
             cache: None,
             request_keys: RequestKeys::default(),
             peers: Arc::default(),
+            notices: Arc::default(),
         }
     }
 }
@@ -150,8 +153,6 @@ pub struct Gateway {
     sinks: Vec<Arc<dyn Sink>>,
     exported: Arc<Exported>,
     ledger: Arc<Ledger>,
-    /// What is wrong with what it serves.
-    notices: Arc<Notices>,
     /// When the process started, for people.
     since: Timestamp,
     feedback: Feedback,
@@ -185,10 +186,9 @@ impl Gateway {
         }
         let panics = Arc::<server::Panics>::default();
         exported.counts_panics(panics.counter());
-        let notices = Arc::new(Notices::default());
         let budget = Budget::new(config.limits.memory);
         exported.also(budget.clone());
-        exported.also(notices.clone());
+        exported.also(config.notices.clone());
         let exported = Arc::new(exported);
         let mut sinks: Vec<Arc<dyn Sink>> =
             vec![exported.clone(), ledger.clone(), Arc::new(sinks::Log)];
@@ -207,7 +207,6 @@ impl Gateway {
             instance: format!("{instance:016x}"),
             sinks,
             ledger,
-            notices,
             exported,
             // The beginning of the instance's text.
             feedback: Feedback::new((instance >> 32) as u32),
@@ -229,7 +228,7 @@ impl Gateway {
 
     /// What is wrong with what it serves, for those who look.
     pub fn notices(&self) -> &Notices {
-        &self.notices
+        &self.config.notices
     }
 
     /// Follows a new world. What could not be built is among the notices, and what was built
@@ -250,7 +249,7 @@ impl Gateway {
     fn applied(&self, before: &Arc<ByRelease>) {
         let problems = self.table.problems();
         if !Arc::ptr_eq(before, &problems) {
-            self.notices.set_routes(problems::notices(&problems));
+            self.notices().set_routes(problems::notices(&problems));
         }
         self.start.look(self.now_millis(), || self.table.standing());
         if !self.knows_routes() {

@@ -73,8 +73,9 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     // Followed to the end: also the last requests are known and go where the operator
     // wants them.
     let (mut following, mut tasks) = (JoinSet::new(), JoinSet::new());
+    let notices = Arc::default();
     let (identities, operators) =
-        options.cluster.build(&options.clients, &client, &mut following)?;
+        options.cluster.build(&options.clients, &client, &notices, &mut following)?;
     let shared = options.request_ids.build(&client, &mut following)?;
     let tls = options.tls.build()?;
     if let Some(tls) = &tls {
@@ -92,6 +93,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         cache: Some(options.cache.build()?),
         request_keys: shared.keys.clone(),
         peers: shared.peers.clone(),
+        notices,
         ..GatewayConfig::new(clock::now)
     });
     let stop = CancellationToken::new();

@@ -1,6 +1,6 @@
 //! The flags that say who may ask.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{collections::BTreeSet, path::PathBuf, sync::Arc};
 
 use anyhow::Context;
 use kube::Client;
@@ -9,10 +9,13 @@ use tokio::task::JoinSet;
 use super::clock;
 use crate::{
     api::keys::GATEWAY_AUDIENCE,
-    gateway::identity::{
-        Identities, Operators, Rule, TokenFile, Verifier,
-        discovery::{OidcIssuer, follow_cluster, follow_issuer},
-        follow_client_keys,
+    gateway::{
+        identity::{
+            Identities, Operators, Rule, Tenant, TokenFile, Verifier,
+            discovery::{OidcIssuer, follow_cluster, follow_issuer},
+            follow_client_keys,
+        },
+        notices::Notices,
     },
 };
 
@@ -116,9 +119,11 @@ pub struct ClusterOptions {
     /// that may permit every route.
     #[arg(long, env = "POD_NAMESPACE", default_value = "serinus-system", value_name = "NAMESPACE")]
     client_key_namespace: String,
-    /// Namespaces whose client keys permit routes of their own releases only.
-    #[arg(long, value_delimiter = ',', value_name = "NAMESPACE")]
-    tenant_key_namespaces: Vec<String>,
+    /// Namespaces whose client keys permit routes of their own releases only, each with the
+    /// teams that its keys may name, of which the first is that of a key that names none:
+    /// shop,search=web+api. Without teams its keys are of the team with the namespace's name.
+    #[arg(long, value_delimiter = ',', value_name = "NAMESPACE[=TEAM+TEAM]")]
+    tenant_key_namespaces: Vec<Tenant>,
     /// Also take tokens of service accounts: they permit the routes of the releases in
     /// their namespace.
     #[arg(long)]
@@ -138,6 +143,19 @@ pub struct ClusterOptions {
 }
 
 impl ClusterOptions {
+    /// Each namespace once: of two lists of teams nobody knows which one counts.
+    fn tenants(&self) -> anyhow::Result<Vec<Tenant>> {
+        let mut seen = BTreeSet::from([&self.client_key_namespace]);
+        for Tenant { namespace, .. } in &self.tenant_key_namespaces {
+            anyhow::ensure!(
+                seen.insert(namespace),
+                "--tenant-key-namespaces: {namespace} is there twice, or is the gateways' own \
+                 namespace (--client-key-namespace), whose keys may name every team: name it once"
+            );
+        }
+        Ok(self.tenant_key_namespaces.clone())
+    }
+
     /// Who may ask, applications and operators, and in `tasks` what keeps that up to date.
     ///
     /// # Errors
@@ -146,6 +164,7 @@ impl ClusterOptions {
         &self,
         clients: &Options,
         client: &Client,
+        notices: &Arc<Notices>,
         tasks: &mut JoinSet<()>,
     ) -> anyhow::Result<(Identities, Operators)> {
         let mut verifier = None;
@@ -158,9 +177,10 @@ impl ClusterOptions {
         let applications = verifier.clone().filter(|_| self.service_account_tokens);
         let identities = clients.build(applications.into_iter().collect(), tasks)?;
         if !identities.is_off() {
-            let tenants = self.tenant_key_namespaces.clone();
+            let tenants = self.tenants()?;
             let (own, client) = (self.client_key_namespace.clone(), client.clone());
-            tasks.spawn(follow_client_keys(identities.clone(), client, own, tenants));
+            let told = (identities.clone(), notices.clone());
+            tasks.spawn(follow_client_keys(told, client, own, tenants));
         }
         let operators = match (self.admin_auth, verifier, &self.admin_token_file) {
             (AdminAuth::ServiceAccount, Some(verifier), _) => {

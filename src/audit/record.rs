@@ -186,7 +186,7 @@ pub struct Caller {
     /// The team that pays.
     pub team: String,
     /// Who is one and the same for the evidence, with however many keys: the team, as who
-    /// runs the gateway or the issuer names it, or the tenant, which names its teams itself.
+    /// runs the gateway or the issuer names it, or the tenant, with all its teams.
     pub party: String,
 }
 

@@ -14,6 +14,7 @@ mod operators;
 pub mod request_keys;
 mod secrets;
 mod signatures;
+mod tenants;
 mod tokens;
 
 use std::{
@@ -34,6 +35,7 @@ pub use self::{
     keys::{ClientKey, KeyError, Keys, Owner},
     operators::{Operators, TokenFile},
     secrets::follow_client_keys,
+    tenants::{Tenant, TenantError},
     tokens::{Rule, Verifier},
 };
 use super::routes::Route;

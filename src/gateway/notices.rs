@@ -56,6 +56,8 @@ pub struct Notices {
     told: ArcSwap<Vec<Notice>>,
     /// With what it could make of that.
     routes: ArcSwap<Vec<Notice>>,
+    /// With client keys.
+    keys: ArcSwap<Vec<Notice>>,
 }
 
 impl Notices {
@@ -68,20 +70,16 @@ impl Notices {
 
     /// Takes what is wrong with routes now, and logs what changed.
     pub(super) fn set_routes(&self, notices: Vec<Notice>) {
-        let before = self.routes.swap(Arc::new(notices));
-        let now = self.routes.load();
-        let new: BTreeSet<&Notice> = now.iter().collect();
-        let old: BTreeSet<&Notice> = before.iter().collect();
-        for notice in new.difference(&old) {
-            tracing::warn!("{notice}");
-        }
-        for Notice { place, reason, .. } in old.difference(&new) {
-            tracing::info!("{place}: no {reason} now, or another one");
-        }
+        change(&self.routes, notices);
     }
 
-    fn all(&self) -> [Arc<Vec<Notice>>; 2] {
-        [self.told.load_full(), self.routes.load_full()]
+    /// Takes what is wrong with client keys now, and logs what changed.
+    pub(super) fn set_keys(&self, notices: Vec<Notice>) {
+        change(&self.keys, notices);
+    }
+
+    fn all(&self) -> [Arc<Vec<Notice>>; 3] {
+        [self.told.load_full(), self.routes.load_full(), self.keys.load_full()]
     }
 
     /// A line each.
@@ -106,6 +104,19 @@ impl Notices {
             of.is_some_and(|(namespace, own)| own == route && may_use(namespace))
         })?;
         Some(named.to_string())
+    }
+}
+
+fn change(kept: &ArcSwap<Vec<Notice>>, notices: Vec<Notice>) {
+    let before = kept.swap(Arc::new(notices));
+    let now = kept.load();
+    let new: BTreeSet<&Notice> = now.iter().collect();
+    let old: BTreeSet<&Notice> = before.iter().collect();
+    for notice in new.difference(&old) {
+        tracing::warn!("{notice}");
+    }
+    for Notice { place, reason, .. } in old.difference(&new) {
+        tracing::info!("{place}: no {reason} now, or another one");
     }
 }
 

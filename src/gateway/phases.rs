@@ -366,7 +366,7 @@ fn route(
     }
     let route = gateway.table.get(&model).ok_or_else(|| {
         let may_use = |namespace: &str| client.is_none_or(|c| c.may_use(namespace, &model));
-        let why = gateway.notices.of_route(&model, may_use);
+        let why = gateway.notices().of_route(&model, may_use);
         let message = match why {
             Some(why) => format!("the route {model:?} is not served now: {why}"),
             None => format!(

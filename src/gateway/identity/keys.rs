@@ -13,8 +13,8 @@ use std::{
 
 use sha2::{Digest, Sha256};
 
-use super::{Client, Grant, same, tenant};
-use crate::audit::record::Caller;
+use super::{Client, Grant, Tenant, same, tenant};
+use crate::{api::conditions::truncate, audit::record::Caller};
 
 /// Shorter keys can be guessed: 24 characters of hexadecimal are 96 bits.
 const SHORTEST: usize = 24;
@@ -26,8 +26,8 @@ const LONGEST: usize = 512;
 pub enum Owner {
     /// Who runs the gateway: any route.
     Gateway,
-    /// Who owns this namespace: routes of its releases.
-    Tenant(String),
+    /// Who owns a namespace: routes of its releases, and the teams that it may name.
+    Tenant(Tenant),
 }
 
 /// A client key as somebody wrote it.
@@ -39,7 +39,7 @@ pub struct ClientKey {
     pub name: String,
     /// The SHA-256 of the key: the key itself is forgotten as soon as it is read.
     digest: Hash,
-    /// Who pays. Empty: the name for a key of the gateway's, the namespace for a tenant's.
+    /// Who pays.
     pub team: String,
     /// Patterns of routes.
     pub routes: String,
@@ -70,11 +70,26 @@ pub enum KeyError {
     /// An unknown permission.
     #[error("the permission {0:?} is not known; there are: force, score")]
     Permission(String),
+    /// A team that keys of this namespace may not name.
+    #[error(
+        "the key names the team {named:?}, and keys of the namespace {namespace} may name: \
+         {permitted}; leave team out, or have who runs the gateways permit the team: \
+         --tenant-key-namespaces={namespace}=TEAM+TEAM"
+    )]
+    Team {
+        /// What it names.
+        named: String,
+        /// Whose key it is.
+        namespace: String,
+        /// What it may name.
+        permitted: String,
+    },
 }
 
 impl ClientKey {
     /// Reads the fields of a Secret: `key` and `routes`, and if they are there `team` and
-    /// `permissions`.
+    /// `permissions`. Without `team` a key of the gateway's is of the team with its name, and
+    /// a tenant's of the tenant's first.
     ///
     /// # Errors
     /// What is wrong, without telling the key.
@@ -101,14 +116,20 @@ impl ClientKey {
             match word {
                 "force" => may_force = true,
                 "score" => may_score = true,
-                other => return Err(KeyError::Permission(other.to_owned())),
+                other => return Err(KeyError::Permission(truncate(other, 64))),
             }
         }
+        let named = optional("team")?;
+        let team = match &owner {
+            Owner::Tenant(tenant) => tenant.team(named)?,
+            Owner::Gateway if named.is_empty() => name.to_owned(),
+            Owner::Gateway => named.to_owned(),
+        };
         Ok(Self {
             owner,
             name: name.to_owned(),
             digest: digest(key),
-            team: optional("team")?.to_owned(),
+            team,
             routes: text("routes")?.to_owned(),
             may_force,
             may_score,
@@ -116,13 +137,13 @@ impl ClientKey {
     }
 
     fn client(&self) -> Client {
-        let (name, team, namespace) = match &self.owner {
-            Owner::Gateway => (self.name.clone(), self.name.clone(), None),
-            Owner::Tenant(namespace) => {
-                (format!("{namespace}/{}", self.name), namespace.clone(), Some(namespace.clone()))
+        let (name, namespace) = match &self.owner {
+            Owner::Gateway => (self.name.clone(), None),
+            Owner::Tenant(Tenant { namespace, .. }) => {
+                (format!("{namespace}/{}", self.name), Some(namespace.clone()))
             }
         };
-        let team = if self.team.is_empty() { team } else { self.team.clone() };
+        let team = self.team.clone();
         let party = namespace.as_deref().map_or_else(|| team.clone(), tenant);
         Client {
             caller: Arc::new(Caller { name, team, party }),

@@ -13,8 +13,8 @@ fn read(owner: Owner, pairs: &[(&str, &str)]) -> Result<ClientKey, KeyError> {
     ClientKey::read(owner, "a", &fields(pairs))
 }
 
-fn tenant(namespace: &str) -> Owner {
-    Owner::Tenant(namespace.to_owned())
+fn tenant(named: &str) -> Owner {
+    Owner::Tenant(named.parse().unwrap())
 }
 
 #[test]
@@ -46,6 +46,27 @@ fn a_tenants_key_reaches_no_further_than_its_namespace_whatever_it_says() {
     assert_eq!((client.caller.name.as_str(), client.caller.team.as_str()), ("shop/a", "shop"));
     assert!(client.grant.covers("shop", "any-route"));
     assert!(!client.grant.covers("support", "any-route"));
+}
+
+/// What a Secret can say, in the hands of a tenant that wants to be somebody else.
+#[test]
+fn a_tenants_key_is_of_no_team_that_it_was_not_permitted_and_stays_one_caller() {
+    let named = |owner, team: &str| {
+        let pairs =
+            [("key", KEY), ("routes", "*"), ("team", team), ("permissions", "force, score")];
+        read(owner, &pairs).map(|key| key.client())
+    };
+    let error = named(tenant("shop"), "support").unwrap_err();
+    assert!(matches!(&error, KeyError::Team { named, .. } if named == "support"), "{error}");
+    assert!(named(tenant("shop=web+api"), "shop").is_err());
+    for (owner, team) in [("shop", "shop"), ("shop=web+api", "api"), ("shop=support", "support")] {
+        let client = named(tenant(owner), team).unwrap();
+        assert_eq!((client.caller.team.as_str(), client.caller.party.as_str()), (team, "ns/shop"));
+        // What it may choose and score are its own routes.
+        assert!(client.may_force && client.may_score && !client.may_use("support", "r"));
+    }
+    // Who runs the gateway names any.
+    assert_eq!(named(Owner::Gateway, "support").unwrap().caller.team, "support");
 }
 
 #[test]
