@@ -13,6 +13,7 @@ from harness.serinus import Gateway
 
 OWN = "e2e-own-0123456789abcdef-own"
 TENANT = "e2e-tenant-0123456789abcdef"
+PEOPLE = "planted-token-of-people-0123456789"
 
 
 def ask(gateway: Gateway, route: str, key: str | None, header: str = "authorization") -> httpx.Response:
@@ -143,17 +144,22 @@ def test_a_service_account_opens_the_routes_of_its_namespace_while_the_api_serve
     assert code(ask(world.gateways[0], "shop-answer", token)) == (401, "invalid_api_key")
 
 
-def test_a_report_is_for_the_operator_and_metrics_are_for_everybody(world, shop):
-    admin = f"http://127.0.0.1:{world.gateways[0].admin}"
-    operator = world.cluster.token("serinus-operator", audience="serinus-gateway")
-    for token, status in ((None, 401), (world.cluster.token("serinus-operator"), 401),
-                          (world.cluster.token("default", shop, audience="serinus-gateway"), 401),
-                          (m.KEY, 401), (operator, 200)):
-        shown = {} if token is None else {"authorization": f"Bearer {token}"}
-        answer = httpx.get(f"{admin}/serinus/v1/report", headers=shown)
-        assert answer.status_code == status, answer.text
-    for path in ("/metrics", "/healthz", "/readyz"):
-        assert httpx.get(admin + path).status_code == 200
+def test_a_report_is_for_operators_and_metrics_are_for_everybody(world, shop):
+    people = world.cluster.folder / "people.tokens"
+    people.write_text(f"{PEOPLE}\n")
+    tokens = [None, m.KEY, world.cluster.token("serinus-operator"),
+              world.cluster.token("serinus-operator", audience="serinus-gateway"),
+              world.cluster.token("default", shop, audience="serinus-gateway")]
+    with another_gateway(world, "looked-at", f"--admin-token-file={people}") as looked_at:
+        for gateway, opens in ((world.gateways[0], None), (looked_at, PEOPLE)):
+            admin = f"http://127.0.0.1:{gateway.admin}"
+            for token in (*tokens, PEOPLE):
+                shown = {} if token is None else {"authorization": f"Bearer {token}"}
+                for path in ("report", "unread"):
+                    answer = httpx.get(f"{admin}/serinus/v1/{path}", headers=shown | {"x-serinus-leader": "9"})
+                    assert answer.status_code == (200 if token and token == opens else 401), answer.text
+            for path in ("/metrics", "/healthz", "/readyz"):
+                assert httpx.get(admin + path).status_code == 200
 
 
 def test_no_log_metric_status_or_event_tells_a_secret(world):
@@ -170,8 +176,11 @@ def test_no_log_metric_status_or_event_tells_a_secret(world):
                           "--clusterrole=serinus-gateway-api-keys",
                           "--serviceaccount=serinus-system:serinus-gateway", check=False)
     operator = world.cluster.token("serinus-operator", audience="serinus-gateway")
+    signing = world.cluster.get("/api/v1/namespaces/serinus-system/secrets/serinus-request-ids")["data"]
+    people = world.cluster.folder / "people.tokens"
+    people.write_text(PEOPLE)
     told = []
-    with another_gateway(world, "talkative", env={"RUST_LOG": "debug"}) as gateway:
+    with another_gateway(world, "talkative", f"--admin-token-file={people}", env={"RUST_LOG": "debug"}) as gateway:
         for name, needed in (("guarded-good", upstream), ("guarded-bad", "another")):
             world.first(name, backend_name="guarded", marker=f"requireKey={needed}")
             wait_for("the route", lambda: name in models(gateway, client), 20)
@@ -185,7 +194,8 @@ def test_no_log_metric_status_or_event_tells_a_secret(world):
         told += [httpx.get(f"http://127.0.0.1:{g.admin}/metrics").text
                  for g in (gateway, *world.gateways)]
         report = httpx.get(f"http://127.0.0.1:{gateway.admin}/serinus/v1/report",
-                           headers={"authorization": f"Bearer {operator}"})
+                           headers={"authorization": f"Bearer {PEOPLE}"})
+        report.raise_for_status()
         told.append(report.text)
     logs = {file.name: file.read_text(errors="replace") for file in world.cluster.folder.glob("*.log")
             if not file.name.startswith(("kube-", "etcd", "audit"))}
@@ -196,6 +206,6 @@ def test_no_log_metric_status_or_event_tells_a_secret(world):
     everything = "\n".join(told)
     # The marker in the prompt tells the model which key it needs: it is no leak.
     everything = everything.replace(f"requireKey={upstream}", "")
-    for secret in (upstream, wrong, client, short, operator, m.KEY):
+    for secret in (upstream, wrong, client, short, operator, PEOPLE, *signing.values(), m.KEY):
         where = [name for name, text in logs.items() if secret in text]
         assert secret not in everything, (secret[:12], where)

@@ -63,7 +63,7 @@ use self::{
     exported::Exported,
     feedback::Feedback,
     follow_up::Origins,
-    identity::{Identities, Operators, request_keys::RequestKeys},
+    identity::{Asked, Identities, TokenFile, request_keys::RequestKeys},
     ledger::Ledger,
     limits::Limits,
     notices::Notices,
@@ -99,8 +99,9 @@ pub struct GatewayConfig {
     pub identities: Identities,
     /// What it tells of its requests, and which of them it traces.
     pub telemetry: Arc<Telemetry>,
-    /// Who may ask for reports.
-    pub operators: Operators,
+    /// The tokens with which people may look at the report and at examples. Operators need
+    /// none: they sign with `request_keys`.
+    pub people: Option<Arc<TokenFile>>,
     /// What requests and connections may cost.
     pub limits: Limits,
     /// Where models may be.
@@ -109,7 +110,7 @@ pub struct GatewayConfig {
     pub proxies: Proxies,
     /// Keeps answers for releases that ask for it.
     pub cache: Option<Arc<Cache>>,
-    /// What signs request ids.
+    /// What signs request ids and reports.
     pub request_keys: RequestKeys,
     /// The other replicas.
     pub peers: Arc<Peers>,
@@ -119,14 +120,14 @@ pub struct GatewayConfig {
 
 impl GatewayConfig {
     /// What a gateway does unless it is told otherwise: nobody is known who may ask, neither
-    /// applications nor operators, and two minutes without a leader are a loss of control.
+    /// applications nor people, and two minutes without a leader are a loss of control.
     pub fn new(clock: fn() -> Timestamp) -> Self {
         Self {
             control_loss_timeout: Duration::from_secs(120),
             clock,
             identities: Identities::default(),
             telemetry: Arc::default(),
-            operators: Operators::default(),
+            people: None,
             limits: Limits::default(),
             addresses: Arc::default(),
             proxies: Proxies::default(),
@@ -162,6 +163,10 @@ pub struct Gateway {
     shadows: Shadows,
     /// Backends at addresses that requests may not go to.
     refused: Seldom,
+    /// The questions of operators that were answered.
+    asked: Asked,
+    /// Questions that were refused.
+    turned_away: Seldom,
     /// Requests that have ended in a panic.
     panics: Arc<server::Panics>,
     /// What connections, bodies and answers hold.
@@ -200,6 +205,8 @@ impl Gateway {
         Arc::new(Self {
             budget,
             refused: Seldom::default(),
+            asked: Asked::default(),
+            turned_away: Seldom::default(),
             panics,
             table: RouteTable::new(Backends::new(clients)),
             since: (config.clock)(),

@@ -20,6 +20,8 @@ mod following;
 mod identity;
 #[path = "gateway/reading.rs"]
 mod reading;
+#[path = "gateway/reports.rs"]
+mod reports;
 #[path = "gateway/routing.rs"]
 mod routing;
 #[path = "gateway/secrets.rs"]

@@ -10,7 +10,11 @@ use std::{
     time::Duration,
 };
 
-use serinus::signals::report::LEADER_HEADER;
+use jiff::Timestamp;
+use serinus::signals::{
+    proof::{ReportKey, Request},
+    report::{LEADER_HEADER, REPORT_PATH},
+};
 use tokio::{
     net::{TcpListener, TcpStream},
     task::JoinSet,
@@ -19,8 +23,8 @@ use tokio::{
 
 use crate::wire::Connection;
 
-/// The gateway's token for its operator.
-pub const TOKEN: &str = "a-token-of-this-bench-only-0123456789";
+/// The key that gateway and operator share.
+pub const KEY: &[u8; 32] = b"a key of this bench 0123456789ab";
 
 /// Serves `folder`, which holds a file for each kind of object (`promptreleases.json`),
 /// and asks the gateway whose admin address is `admin`. Does not end.
@@ -80,12 +84,22 @@ async fn judge(admin: SocketAddr) -> io::Result<()> {
 /// What the gateway reports.
 pub async fn report(admin: SocketAddr) -> io::Result<Vec<u8>> {
     let mut connection = Connection::new(TcpStream::connect(admin).await?)?;
+    let asked = Request { method: "GET", target: REPORT_PATH, leader: "1" };
+    let asking = ReportKey::derive(KEY).ask(&asked, now()?, rand::random());
+    let proof: String =
+        asking.headers().iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
     let request = format!(
-        "GET /serinus/v1/report HTTP/1.1\r\nhost: {admin}\r\nauthorization: Bearer {TOKEN}\r\n{LEADER_HEADER}: 1\r\nconnection: close\r\n\r\n"
+        "GET {REPORT_PATH} HTTP/1.1\r\nhost: {admin}\r\n{proof}{LEADER_HEADER}: 1\r\nconnection: close\r\n\r\n"
     );
     connection.write(request.as_bytes()).await?;
     let mut head = connection.head().await?.ok_or(io::ErrorKind::UnexpectedEof)?;
     let mut body = vec![];
     connection.body(&mut head.body, |bytes| body.extend_from_slice(bytes)).await?;
     Ok(body)
+}
+
+/// The wall clock, which the gateway compares.
+fn now() -> io::Result<Timestamp> {
+    let since = std::time::UNIX_EPOCH.elapsed().map_err(io::Error::other)?;
+    Timestamp::try_from(std::time::UNIX_EPOCH + since).map_err(io::Error::other)
 }

@@ -55,14 +55,12 @@ class Operator:
                  prometheus: str | None = None):
         self.name, self.admin = name, free_port()
         config = cluster.kubeconfig(name, cluster.token("serinus-operator"), server)
-        # As the kubelet does with the projected token of deploy/operator.yaml.
-        shown = cluster.folder / f"{name}.gateway-token"
-        shown.write_text(cluster.token("serinus-operator", audience="serinus-gateway"))
+        # Without gateways it looks for those of the Service.
         endpoints = ",".join(f"127.0.0.1:{g.admin}" for g in gateways)
         self.process = Process(name, [
             BIN, "operator", f"--identity={name}", "--namespace=serinus-system",
-            f"--gateway-endpoints={endpoints}", f"--admin=127.0.0.1:{self.admin}",
-            f"--gateway-token-file={shown}", f"--lease-seconds={lease_seconds}", "--pull-milliseconds=300",
+            *([f"--gateway-endpoints={endpoints}"] if gateways else []), f"--admin=127.0.0.1:{self.admin}",
+            f"--lease-seconds={lease_seconds}", "--pull-milliseconds=300",
             *([f"--prometheus-url={prometheus}", "--prometheus-timeout=1s"] if prometheus else []),
         ], cluster.folder, {"KUBECONFIG": str(config)})
 

@@ -51,6 +51,8 @@ pub struct Options {
     #[command(flatten)]
     cluster: identity::ClusterOptions,
     #[command(flatten)]
+    people: identity::People,
+    #[command(flatten)]
     request_ids: request_ids::Options,
     #[command(flatten)]
     limits: limits::Options,
@@ -74,8 +76,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     // wants them.
     let (mut following, mut tasks) = (JoinSet::new(), JoinSet::new());
     let notices = Arc::default();
-    let (identities, operators) =
-        options.cluster.build(&options.clients, &client, &notices, &mut following)?;
+    let identities = options.cluster.build(&options.clients, &client, &notices, &mut following)?;
     let shared = options.request_ids.build(&client, &mut following)?;
     let tls = options.tls.build()?;
     if let Some(tls) = &tls {
@@ -85,7 +86,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let gateway = Gateway::new(GatewayConfig {
         control_loss_timeout: Duration::from_secs(options.control_loss_seconds),
         identities,
-        operators,
+        people: options.people.build(&mut following)?,
         limits: options.limits.build(options.cache.memory())?,
         addresses: Arc::new(options.addresses.build()),
         proxies: Proxies::of_environment(),

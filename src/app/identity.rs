@@ -11,7 +11,7 @@ use crate::{
     api::keys::GATEWAY_AUDIENCE,
     gateway::{
         identity::{
-            Identities, Operators, Rule, Tenant, TokenFile, Verifier,
+            Identities, Rule, Tenant, TokenFile, Verifier,
             discovery::{OidcIssuer, follow_cluster, follow_issuer},
             follow_client_keys,
         },
@@ -100,17 +100,6 @@ impl Options {
     }
 }
 
-/// How operators are known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum AdminAuth {
-    /// By the token of their service account.
-    ServiceAccount,
-    /// By a token of --admin-token-file.
-    Token,
-    /// Not at all: whoever reaches the admin address may ask for reports.
-    Off,
-}
-
 /// Who is known by the cluster.
 #[derive(clap::Args)]
 #[group(id = "cluster_identity")]
@@ -131,15 +120,30 @@ pub struct ClusterOptions {
     /// The audience that tokens of service accounts must be for.
     #[arg(long, default_value = GATEWAY_AUDIENCE, value_name = "AUDIENCE")]
     token_audience: String,
-    /// How operators are known who ask for reports.
-    #[arg(long, value_enum, default_value = "service-account")]
-    admin_auth: AdminAuth,
-    /// The operators' service account.
-    #[arg(long, default_value = "serinus-system/serinus-operator", value_name = "NAMESPACE/NAME")]
-    operator_service_account: String,
-    /// A file of tokens, one a line, of which operators show one. It may change at any time.
-    #[arg(long, required_if_eq("admin_auth", "token"), value_name = "FILE")]
+}
+
+/// With what people may look at the admin address, beside metrics.
+#[derive(clap::Args)]
+#[group(id = "people")]
+pub struct People {
+    /// A file of tokens, one a line, of which one must be shown to read the report of the
+    /// admin address and examples of answers that were not understood. Without it nobody may;
+    /// metrics are open. It may change at any time.
+    #[arg(long, value_name = "FILE")]
     admin_token_file: Option<PathBuf>,
+}
+
+impl People {
+    /// The tokens, and in `tasks` what keeps them up to date.
+    ///
+    /// # Errors
+    /// The file can not be read, or has no token.
+    pub fn build(&self, tasks: &mut JoinSet<()>) -> anyhow::Result<Option<Arc<TokenFile>>> {
+        let Some(path) = &self.admin_token_file else { return Ok(None) };
+        let file = TokenFile::open(path.clone()).context("--admin-token-file")?;
+        tasks.spawn(file.clone().follow());
+        Ok(Some(file))
+    }
 }
 
 impl ClusterOptions {
@@ -156,7 +160,7 @@ impl ClusterOptions {
         Ok(self.tenant_key_namespaces.clone())
     }
 
-    /// Who may ask, applications and operators, and in `tasks` what keeps that up to date.
+    /// Which applications may ask, and in `tasks` what keeps that up to date.
     ///
     /// # Errors
     /// Something can not be used as it is configured.
@@ -166,38 +170,21 @@ impl ClusterOptions {
         client: &Client,
         notices: &Arc<Notices>,
         tasks: &mut JoinSet<()>,
-    ) -> anyhow::Result<(Identities, Operators)> {
-        let mut verifier = None;
-        if self.service_account_tokens || self.admin_auth == AdminAuth::ServiceAccount {
+    ) -> anyhow::Result<Identities> {
+        let mut verifiers = vec![];
+        if self.service_account_tokens {
             let audience = self.token_audience.clone();
             let cluster = Verifier::new(audience, Rule::ServiceAccounts, clock::now);
             tasks.spawn(follow_cluster(cluster.clone(), client.clone()));
-            verifier = Some(cluster);
+            verifiers.push(cluster);
         }
-        let applications = verifier.clone().filter(|_| self.service_account_tokens);
-        let identities = clients.build(applications.into_iter().collect(), tasks)?;
+        let identities = clients.build(verifiers, tasks)?;
         if !identities.is_off() {
             let tenants = self.tenants()?;
             let (own, client) = (self.client_key_namespace.clone(), client.clone());
             let told = (identities.clone(), notices.clone());
             tasks.spawn(follow_client_keys(told, client, own, tenants));
         }
-        let operators = match (self.admin_auth, verifier, &self.admin_token_file) {
-            (AdminAuth::ServiceAccount, Some(verifier), _) => {
-                let account = self.operator_service_account.split_once('/');
-                let (namespace, name) =
-                    account.context("--operator-service-account is written NAMESPACE/NAME")?;
-                let subject = format!("system:serviceaccount:{namespace}:{name}");
-                Operators::ServiceAccount { verifier, subject }
-            }
-            (AdminAuth::Token, _, Some(path)) => {
-                let file = TokenFile::open(path.clone()).context("--admin-token-file")?;
-                tasks.spawn(file.clone().follow());
-                Operators::Token(file)
-            }
-            (AdminAuth::Off, ..) => Operators::Anyone,
-            _ => Operators::Nobody,
-        };
-        Ok((identities, operators))
+        Ok(identities)
     }
 }

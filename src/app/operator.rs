@@ -1,12 +1,13 @@
 //! The `operator` command: the control plane of a cluster.
 
-use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use axum::{Router, extract::State, http::StatusCode, response::IntoResponse, routing::get};
 use futures::channel::mpsc::unbounded;
 use k8s_openapi::api::{
     apps::v1::Deployment,
+    core::v1::Secret,
     discovery::v1::{EndpointPort, EndpointSlice},
 };
 use kube::{Api, Client, runtime::watcher};
@@ -34,7 +35,8 @@ use crate::{
     },
     signals::{
         endpoints::{SERVICE_LABEL, endpoints},
-        gateways::Gateways,
+        gateways::{Gateways, Read},
+        keyring,
         watch::{cache, follow},
     },
 };
@@ -62,10 +64,10 @@ pub struct Options {
     /// The gateways' admin addresses (host:port, comma-separated) instead of a Service.
     #[arg(long, value_delimiter = ',')]
     gateway_endpoints: Vec<String>,
-    /// A file with the token that gateways are asked with, for example one of this
-    /// operator's service account for the audience serinus-gateway. It may change at any time.
-    #[arg(long, value_name = "FILE")]
-    gateway_token_file: Option<PathBuf>,
+    /// The Secret with the keys that sign request ids and reports, as gateways name it: with
+    /// them this operator shows gateways who asks, and knows whose answer it is.
+    #[arg(long, default_value = "serinus-request-ids", value_name = "[NAMESPACE/]NAME")]
+    request_id_secret: String,
     #[command(flatten)]
     addresses: addresses::Options,
     /// Where Prometheus and probes ask.
@@ -108,7 +110,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
             exported.clone(),
         ),
         caches,
-        gateways: Gateways::new(options.gateway_token_file.clone())?,
+        gateways: Gateways::new(report_keys(&options, &client), clock::now)?,
         prometheus: options.prometheus.build()?,
         exported: exported.clone(),
         clock: clock::now,
@@ -185,6 +187,20 @@ fn election(options: &Options) -> ElectionConfig {
         duration: Duration::from_secs(options.lease_seconds),
         clock: clock::now,
     }
+}
+
+/// Reads the keys with which gateways are asked, when it is called.
+fn report_keys(options: &Options, client: &Client) -> Read {
+    let named = options.request_id_secret.split_once('/');
+    let (namespace, name) = named.unwrap_or((&options.namespace, &options.request_id_secret));
+    let (api, name) = (Api::<Secret>::namespaced(client.clone(), namespace), name.to_owned());
+    Box::new(move || {
+        let (api, name) = (api.clone(), name.clone());
+        Box::pin(async move {
+            let secret = api.get(&name).await.map_err(|error| error.to_string())?;
+            Ok(keyring::of_secret(&secret))
+        })
+    })
 }
 
 /// Where the gateways' reports are: the given addresses, or those of the Service.

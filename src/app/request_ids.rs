@@ -26,9 +26,9 @@ pub struct Options {
     /// --request-id-secret names without a namespace.
     #[arg(long, env = "POD_NAMESPACE", default_value = "serinus-system", value_name = "NAMESPACE")]
     namespace: String,
-    /// The Secret with the keys that sign request ids: 32 bytes or more each, under any
-    /// name. Gateways fill an empty one, replace their own keys every week, and make the
-    /// Secret when it is missing and they may.
+    /// The Secret with the keys that sign request ids and reports: 32 bytes or more each,
+    /// under any name. Gateways fill an empty one, replace their own keys every week, and make
+    /// the Secret when it is missing and they may. Operators read it.
     #[arg(long, default_value = "serinus-request-ids", value_name = "[NAMESPACE/]NAME")]
     request_id_secret: String,
     /// The Service of the gateways: a vote is passed on to the one that gave the answer,

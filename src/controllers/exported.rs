@@ -47,6 +47,7 @@ pub struct Exported {
     leader: Gauge,
     gateways: Gauge,
     gateways_silent: Gauge,
+    gateways_unproven: Gauge,
     prometheus_queries: Counter,
     prometheus_failures: Family<Reason, Counter>,
 }
@@ -67,6 +68,7 @@ impl Default for Exported {
             leader: Gauge::default(),
             gateways: Gauge::default(),
             gateways_silent: Gauge::default(),
+            gateways_unproven: Gauge::default(),
             prometheus_queries: Counter::default(),
             prometheus_failures: Family::default(),
         };
@@ -82,6 +84,11 @@ impl Default for Exported {
             "gateways_silent",
             "Of these, those that did not answer",
             this.gateways_silent.clone(),
+        );
+        r.register(
+            "gateways_unproven",
+            "Addresses of gateways whose answer was rejected: it is not signed with the gateways' key",
+            this.gateways_unproven.clone(),
         );
         r.register(
             "prometheus_queries",
@@ -127,9 +134,11 @@ impl Exported {
         self.leader.set(i64::from(leading));
     }
 
-    pub(super) fn gateways(&self, all: usize, silent: usize) {
-        self.gateways.set(i64::try_from(all).unwrap_or(i64::MAX));
-        self.gateways_silent.set(i64::try_from(silent).unwrap_or(i64::MAX));
+    pub(super) fn gateways(&self, [all, silent, unproven]: [usize; 3]) {
+        let gauges = [&self.gateways, &self.gateways_silent, &self.gateways_unproven];
+        for (gauge, count) in gauges.into_iter().zip([all, silent, unproven]) {
+            gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
     }
 
     pub(super) fn asked_prometheus(&self, round: &Round) {

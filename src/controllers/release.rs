@@ -154,8 +154,7 @@ pub async fn follow_gateways(
         }
         let changes = context.gateways.pull(term, &addresses()).await;
         if let Some(pulled) = context.gateways.last(term) {
-            let (all, silent) = pulled.size();
-            context.exported.gateways(all, silent);
+            context.exported.gateways(pulled.size());
         }
         for release in concerned(&changes, &context) {
             // Only a process that stops has no receiver.

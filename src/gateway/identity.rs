@@ -30,10 +30,11 @@ use jiff::{SignedDuration, Timestamp};
 use subtle::ConstantTimeEq;
 use tokio::sync::watch;
 
+pub(super) use self::operators::{Asked, admit_person};
 use self::{keys::Hash, tokens::Verified};
 pub use self::{
     keys::{ClientKey, KeyError, Keys, Owner},
-    operators::{Operators, TokenFile},
+    operators::TokenFile,
     secrets::follow_client_keys,
     tenants::{Tenant, TenantError},
     tokens::{Rule, Verifier},
@@ -208,7 +209,7 @@ impl Identities {
         if let Some((client, _)) = known {
             return Some(client);
         }
-        let Verified { client, until, .. } = self.0.verifiers.iter().find_map(|verifier| {
+        let Verified { client, until } = self.0.verifiers.iter().find_map(|verifier| {
             let verified = verifier.verify(token);
             verified.inspect_err(|why| tracing::debug!("a token was refused: {why}")).ok()
         })?;

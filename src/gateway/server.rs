@@ -11,6 +11,7 @@ mod head;
 mod pace;
 mod paths;
 mod plain;
+mod report;
 mod strangers;
 
 use std::{convert::Infallible, future::Future, sync::Arc, time::Duration};
@@ -49,7 +50,7 @@ use super::{
     tls::ServerTls,
     workers::Workers,
 };
-use crate::{api::keys, openai::error::ApiError, signals::report::LEADER_HEADER};
+use crate::{api::keys, openai::error::ApiError, signals::report::REPORT_PATH};
 
 /// After an accept that failed for want of descriptors, others get time to close theirs.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -397,13 +398,9 @@ impl Shared {
                 let verbose = head.uri.query().is_some_and(|q| q.split('&').any(is_verbose));
                 Ok(if verbose { self.ready_in_words() } else { self.ready() })
             }
-            (&Method::GET | &Method::HEAD, "/serinus/v1/report") => {
-                gateway.config.operators.admit(&head.headers)?;
-                let report = gateway.report(head.headers.contains_key(LEADER_HEADER));
-                json_answer(&report)
-            }
+            (&Method::GET | &Method::HEAD, REPORT_PATH) => self.report(&head),
             (&Method::GET | &Method::HEAD, "/serinus/v1/unread") => {
-                gateway.config.operators.admit(&head.headers)?;
+                identity::admit_person(gateway.config.people.as_ref(), &head.headers)?;
                 json_answer(&json!({"examples": gateway.unread.all()}))
             }
             (&Method::POST, "/serinus/v1/feedback") => self.vote(&head.headers, body).await,
@@ -416,7 +413,7 @@ impl Shared {
             (_, "/serinus/v1/feedback") => Err(ApiError::only("POST")),
             (
                 _,
-                "/healthz" | "/readyz" | "/metrics" | "/serinus/v1/report" | "/serinus/v1/unread"
+                "/healthz" | "/readyz" | "/metrics" | REPORT_PATH | "/serinus/v1/unread"
                 | "/serinus/v1/cost",
             ) => Err(ApiError::only("GET, HEAD")),
             _ => Err(ApiError::new(

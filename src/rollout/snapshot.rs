@@ -125,6 +125,8 @@ impl Default for Problem {
 pub struct Gateway {
     /// Its instance id; none when it did not answer.
     pub instance: Option<String>,
+    /// Where it should be, and why it counts as silent; none when it answered.
+    pub silent: Option<String>,
     /// The routing generation that it applies; none when it does not know the release yet.
     pub applied: Option<i64>,
     /// It sent everything to stable because it saw no leader.

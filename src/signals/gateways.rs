@@ -1,29 +1,41 @@
 //! Pulls every gateway's report: once per interval for all releases together, so the
 //! cost grows with gateways and not with releases. Being asked is also the gateways'
 //! sign that a judge is alive.
+//!
+//! An answer that does not prove to be a gateway's is none ([`super::proof`]): who stands
+//! where a gateway should be is silent, whatever it says.
+
+mod ask;
+mod keys;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::PathBuf,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use futures::future::join_all;
+use jiff::Timestamp;
+use tokio::time::Instant;
 
-use super::report::{GatewayReport, LEADER_HEADER};
-use crate::{api::SecretText, rollout};
+pub use self::{ask::Silence, keys::Read};
+use self::{
+    ask::{PATIENCE, Question},
+    keys::Keys,
+};
+use super::report::GatewayReport;
+use crate::rollout;
 
-/// A report that takes longer is no report.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// Why a gateway is silent is told at a change, and not more often than this.
+const TOLD_AGAIN: Duration = Duration::from_secs(10);
 
 /// What one pull brought.
 #[derive(Debug, Default)]
 pub struct Pulled {
     /// The leader's term in which it was pulled.
     pub term: i64,
-    /// By address, also of those that did not answer.
-    pub reports: BTreeMap<String, Option<GatewayReport>>,
+    /// By address, also why there is none.
+    pub reports: BTreeMap<String, Result<GatewayReport, Silence>>,
 }
 
 /// What changed since the pull before.
@@ -38,60 +50,39 @@ pub struct Changes {
 /// The gateways' last reports.
 pub struct Gateways {
     client: reqwest::Client,
-    /// A file with the token that is shown to gateways; read for every pull, as it may
-    /// change at any time.
-    token_file: Option<PathBuf>,
+    keys: Keys,
+    clock: fn() -> Timestamp,
     last: Mutex<Option<Arc<Pulled>>>,
+    /// What was told last of each address that is silent, and when.
+    told: Mutex<BTreeMap<String, (&'static str, Instant)>>,
 }
 
 impl Gateways {
-    /// Nothing was pulled yet.
+    /// Nothing was pulled yet. `keys` reads the keys that gateways hold.
     ///
     /// # Errors
     /// The HTTP client could not be set up.
-    pub fn new(token_file: Option<PathBuf>) -> Result<Self, reqwest::Error> {
+    pub fn new(keys: Read, clock: fn() -> Timestamp) -> Result<Self, reqwest::Error> {
         let client = reqwest::Client::builder()
             .timeout(PATIENCE)
             .no_proxy()
             .redirect(reqwest::redirect::Policy::none())
             .build()?;
-        Ok(Self { client, token_file, last: Mutex::new(None) })
-    }
-
-    /// The token of the file: its first line.
-    async fn token(&self) -> Option<SecretText> {
-        let path = self.token_file.as_ref()?;
-        match tokio::fs::read_to_string(path).await {
-            Ok(text) => text.lines().next().map(|line| SecretText::new(line.trim())),
-            Err(error) => {
-                let path = path.display();
-                tracing::warn!("gateways are asked without a token: {path}: {error}");
-                None
-            }
-        }
+        let (last, told) = <_>::default();
+        Ok(Self { client, keys: Keys::new(keys), clock, last, told })
     }
 
     /// Asks every gateway (`host:port` of its admin address) and keeps the answers.
     pub async fn pull(&self, term: i64, addresses: &BTreeSet<String>) -> Changes {
-        let token = self.token().await;
-        let token = token.as_ref();
-        let asked = addresses.iter().map(|address| async move {
-            let report = self.ask(address, term, token).await;
-            match &report {
-                Err(error) if error.status() == Some(reqwest::StatusCode::UNAUTHORIZED) => {
-                    tracing::warn!(
-                        address,
-                        "the gateway does not know this operator: --gateway-token-file must name \
-                         a token of the service account that the gateway expects, or of its \
-                         --admin-token-file"
-                    );
-                }
-                Err(error) => tracing::debug!(address, "no report: {error}"),
-                Ok(_) => {}
-            }
-            (address.clone(), report.ok().filter(GatewayReport::is_known))
-        });
-        let reports = join_all(asked).await.into_iter().collect();
+        let mut reports = self.ask(term, addresses).await;
+        let doubtful = |(address, report): (&String, &Result<_, Silence>)| {
+            report.as_ref().is_err_and(Silence::is_about_keys).then(|| address.clone())
+        };
+        let doubtful: BTreeSet<String> = reports.iter().filter_map(doubtful).collect();
+        if !doubtful.is_empty() && self.keys.refresh().await {
+            reports.extend(self.ask(term, &doubtful).await);
+        }
+        self.tell(&reports);
         let pulled = Arc::new(Pulled { term, reports });
         let before = self
             .last
@@ -108,16 +99,40 @@ impl Gateways {
 
     async fn ask(
         &self,
-        address: &str,
         term: i64,
-        token: Option<&SecretText>,
-    ) -> Result<GatewayReport, reqwest::Error> {
-        let request = self.client.get(format!("http://{address}/serinus/v1/report"));
-        let request = match token {
-            Some(token) => request.bearer_auth(token.expose()),
-            None => request,
-        };
-        request.header(LEADER_HEADER, term).send().await?.error_for_status()?.json().await
+        addresses: &BTreeSet<String>,
+    ) -> BTreeMap<String, Result<GatewayReport, Silence>> {
+        let now = (self.clock)();
+        let key = self.keys.signing(now);
+        let (client, key) = (&self.client, key.as_ref());
+        let asked = addresses.iter().map(|address| async move {
+            (address.clone(), Question { client, address, term, now }.ask(key).await)
+        });
+        join_all(asked).await.into_iter().collect()
+    }
+
+    /// Logs which gateways have become silent and why, and which have not any more.
+    fn tell(&self, reports: &BTreeMap<String, Result<GatewayReport, Silence>>) {
+        let now = Instant::now();
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        told.retain(|address, _| reports.contains_key(address));
+        for (address, report) in reports {
+            let (before, at) = told.get(address).copied().unzip();
+            let due = at.is_none_or(|at| now - at >= TOLD_AGAIN);
+            match report {
+                Err(why) if due && before != Some(why.reason()) => {
+                    let detail = why.detail().map(|d| format!(": {d}")).unwrap_or_default();
+                    let reason = why.reason();
+                    tracing::warn!(address, reason, "no report of a gateway: {why}{detail}");
+                    told.insert(address.clone(), (reason, now));
+                }
+                Ok(_) if due && before.is_some_and(|reason| !reason.is_empty()) => {
+                    tracing::info!(address, "the gateway reports");
+                    told.insert(address.clone(), ("", now));
+                }
+                _ => {}
+            }
+        }
     }
 }
 
@@ -125,12 +140,19 @@ impl Pulled {
     /// Every gateway as one release's rollout sees it.
     pub fn of(&self, release: &str) -> Vec<rollout::Gateway> {
         self.reports
-            .values()
-            .map(|report| {
-                let Some(report) = report else { return rollout::Gateway::default() };
+            .iter()
+            .map(|(address, report)| {
+                let report = match report {
+                    Ok(report) => report,
+                    Err(why) => {
+                        let silent = Some(format!("{address}: {why}"));
+                        return rollout::Gateway { silent, ..rollout::Gateway::default() };
+                    }
+                };
                 let seen = report.releases.get(release);
                 rollout::Gateway {
                     instance: Some(report.instance.clone()),
+                    silent: None,
                     applied: seen.map(|s| s.applied),
                     control_loss: seen.is_some_and(|s| s.control_loss),
                     unbuilt: seen.map(|s| s.unbuilt.clone()).unwrap_or_default(),
@@ -140,16 +162,18 @@ impl Pulled {
             .collect()
     }
 
-    /// How many gateways there are, and how many of them are silent.
-    pub fn size(&self) -> (usize, usize) {
-        let silent = self.reports.values().filter(|r| r.is_none()).count();
-        (self.reports.len(), silent)
+    /// How many gateways there are, how many of them are silent, and at how many of these
+    /// addresses somebody answers who has not shown to be a gateway.
+    pub fn size(&self) -> [usize; 3] {
+        let silent = || self.reports.values().filter_map(|report| report.as_ref().err());
+        let unproven = silent().filter(|why| why.is_unproven()).count();
+        [self.reports.len(), silent().count(), unproven]
     }
 }
 
 fn changes(before: Option<&Pulled>, now: &Pulled) -> Changes {
     let Some(before) = before else { return Changes { fleet: true, ..Changes::default() } };
-    let instance = |r: &Option<GatewayReport>| r.as_ref().map(|r| r.instance.clone());
+    let instance = |r: &Result<GatewayReport, Silence>| r.as_ref().map(|r| r.instance.clone()).ok();
     let mut changes = Changes {
         fleet: before.reports.len() != now.reports.len()
             || now.reports.iter().any(|(address, report)| {
@@ -158,7 +182,7 @@ fn changes(before: Option<&Pulled>, now: &Pulled) -> Changes {
         ..Changes::default()
     };
     for (address, report) in &now.reports {
-        let (Some(report), Some(Some(old))) = (report, before.reports.get(address)) else {
+        let (Ok(report), Some(Ok(old))) = (report, before.reports.get(address)) else {
             continue;
         };
         for (release, state) in &report.releases {
@@ -189,7 +213,10 @@ mod tests {
         };
         Pulled {
             term: 1,
-            reports: gateways.iter().map(|(a, g)| ((*a).to_owned(), g.map(report))).collect(),
+            reports: gateways
+                .iter()
+                .map(|(a, g)| ((*a).to_owned(), g.map(report).ok_or(Silence::NoKey)))
+                .collect(),
         }
     }
 
@@ -224,6 +251,7 @@ mod tests {
     fn a_silent_gateway_counts_as_one_that_does_not_follow() {
         let seen = pulled(&[("a", Some(("i", 3))), ("b", None)]).of("ns/r");
         assert_eq!(seen[0].applied, Some(3));
-        assert_eq!(seen[1], rollout::Gateway::default());
+        let silent = Some("b: this operator has no key to ask it with".to_owned());
+        assert_eq!(seen[1], rollout::Gateway { silent, ..rollout::Gateway::default() });
     }
 }

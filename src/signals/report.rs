@@ -1,6 +1,7 @@
 //! What a gateway process tells the operator, once per interval for all releases
 //! together: `GET /serinus/v1/report` on its admin address. Being asked by a leader
-//! is the gateway's sign that a judge is alive.
+//! is the gateway's sign that a judge is alive. Both sides show who they are
+//! ([`super::proof`]).
 //!
 //! The form has a number. Under the same number fields may be added, which an older reader
 //! does not see and a newer one takes for absent when they are; a change of meaning is
@@ -16,6 +17,9 @@ use crate::api::prompt_release::Counts;
 
 /// The header with which a leader asks for a report; its value is the leader's term.
 pub const LEADER_HEADER: &str = "x-serinus-leader";
+
+/// Where reports are told.
+pub const REPORT_PATH: &str = "/serinus/v1/report";
 
 /// The form of reports.
 pub const VERSION: u32 = 1;
@@ -57,15 +61,16 @@ pub struct ReleaseReport {
 }
 
 impl GatewayReport {
-    /// Whether this process knows the form; otherwise it must not guess what is meant.
-    pub fn is_known(&self) -> bool {
-        if self.version != VERSION {
-            let (found, known) = (self.version, VERSION);
-            tracing::warn!(
-                "a gateway sends reports of form {found}, this operator reads form {known}: run both in one version"
-            );
+    /// The report, if this process knows its form; otherwise it must not guess what is meant.
+    ///
+    /// # Errors
+    /// Both forms.
+    pub fn known(self) -> Result<Self, String> {
+        let (found, known) = (self.version, VERSION);
+        match found == known {
+            true => Ok(self),
+            false => Err(format!("it has form {found}, this operator reads form {known}")),
         }
-        self.version == VERSION
     }
 }
 
@@ -117,7 +122,7 @@ mod tests {
             r#"{"instance": "i", "later": 1, "releases": {"ns/r": {"applied": 3, "later": {}}}}"#;
         let report: GatewayReport = serde_json::from_str(text).unwrap();
         assert_eq!((report.version, report.releases["ns/r"].applied), (VERSION, 3));
-        assert!(report.is_known());
-        assert!(!GatewayReport { version: VERSION + 1, ..report }.is_known(), "no guess");
+        assert!(report.clone().known().is_ok());
+        assert!(GatewayReport { version: VERSION + 1, ..report }.known().is_err(), "no guess");
     }
 }

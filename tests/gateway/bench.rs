@@ -18,7 +18,7 @@ use serinus::{
     gateway::{
         Gateway, GatewayConfig,
         cache::{Cache, CacheConfig},
-        identity::{Identities, Operators},
+        identity::{Identities, TokenFile},
         routes::ReleaseInput,
         server::{Door, Face, serve},
         tls::ServerTls,
@@ -31,13 +31,22 @@ use tokio_util::sync::CancellationToken;
 /// The model's answer to one request.
 pub type Script = Arc<dyn Fn(&Value) -> Response<Body> + Send + Sync>;
 
+/// With this people look at what only they may.
+pub const PEOPLES_TOKEN: &str = "of-the-people-of-this-test";
+
+fn people() -> Arc<TokenFile> {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), PEOPLES_TOKEN).unwrap();
+    TokenFile::open(file.path().to_owned()).unwrap()
+}
+
 /// A gateway that asks nobody who they are.
 pub fn open() -> GatewayConfig {
     let _ = rustls::crypto::ring::default_provider().install_default();
     GatewayConfig {
         control_loss_timeout: Duration::from_secs(600),
         identities: Identities::off(),
-        operators: Operators::Anyone,
+        people: Some(people()),
         cache: Cache::new(CacheConfig { memory: 16 << 20, shared: None }).ok(),
         ..GatewayConfig::new(|| Timestamp::UNIX_EPOCH)
     }

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use serinus::gateway::server::{Face, serve};
 use tokio::net::TcpListener;
 
-use crate::bench::{Bench, edit, event, good, json_answer, says, streamed, variant};
+use crate::bench::{Bench, PEOPLES_TOKEN, edit, event, good, json_answer, says, streamed, variant};
 
 const DONE: &str = "data: [DONE]\n\n";
 
@@ -56,7 +56,8 @@ async fn told(bench: &Bench) -> (String, Value) {
         std::future::pending(),
         Duration::ZERO,
     ));
-    let get = |path: &str| bench.client.get(format!("{url}{path}")).send();
+    let get =
+        |path: &str| bench.client.get(format!("{url}{path}")).bearer_auth(PEOPLES_TOKEN).send();
     let metrics = get("/metrics").await.unwrap().text().await.unwrap();
     let examples = get("/serinus/v1/unread").await.unwrap().json().await.unwrap();
     (metrics, examples)

@@ -15,7 +15,7 @@ use serinus::{
 };
 use tokio::net::TcpListener;
 
-use crate::bench::{Bench, edit, event, json_answer, says, streamed};
+use crate::bench::{Bench, PEOPLES_TOKEN, edit, event, json_answer, says, streamed};
 
 const KEY: &str = "sk-upstream-0123456789/abcdef";
 const EXTRA: &str = "CANARYheadervalue";
@@ -175,7 +175,8 @@ async fn an_example_of_what_was_not_understood_holds_no_secret_either() {
     let patience = std::time::Duration::from_secs(1);
     bench.servers.spawn(serve(listener, Face::Operators, bench.gateway.clone(), stop, patience));
     let url = format!("http://{address}/serinus/v1/unread");
-    let text = bench.client.get(url).send().await.unwrap().text().await.unwrap();
+    let text = bench.client.get(url).bearer_auth(PEOPLES_TOKEN).send().await;
+    let text = text.unwrap().text().await.unwrap();
     assert!(text.contains("[redacted:secret]") && !text.contains("0123456789"), "{text}");
 }
 

@@ -357,10 +357,12 @@ fn add(sums: &mut Sums, n: u64, sum: f64, squares: f64) {
 impl SimulatedGateway {
     fn view(&self) -> Gateway {
         if self.silent {
-            return Gateway::default();
+            let silent = Some(format!("{}: it does not answer", self.instance));
+            return Gateway { silent, ..Gateway::default() };
         }
         Gateway {
             instance: Some(self.instance.clone()),
+            silent: None,
             applied: self.applied,
             control_loss: self.control_loss,
             unbuilt: self.unbuilt.clone(),

@@ -11,13 +11,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
 use serinus::api::{keys, snapshot::copy_name};
 use tokio::time::sleep;
 
 use super::{Contestant, Place, Process, QUESTION, SYSTEM, Started, free_address};
 use crate::{
-    cluster::{self, TOKEN},
+    cluster::{self, KEY},
     load::{Request, USER},
     model::SLOW,
     wire::Connection,
@@ -55,9 +56,7 @@ async fn run(place: &Place, other: Value, more: &str, seen: usize, others: usize
     lists(place, &other, more, others).map_err(|e| e.to_string())?;
     let (address, admin, server) = (free_address(), free_address(), free_address());
     let config = place.folder.join("kubeconfig");
-    let token = place.folder.join("token");
     fs::write(&config, kubeconfig(server)).map_err(|e| e.to_string())?;
-    fs::write(&token, TOKEN).map_err(|e| e.to_string())?;
     let mut cluster = Command::new(std::env::current_exe().map_err(|e| e.to_string())?);
     cluster.args(["cluster", &server.to_string()]).arg(&place.folder).arg(admin.to_string());
     let cluster = Process::start(cluster.stdout(Stdio::null()))?;
@@ -67,8 +66,7 @@ async fn run(place: &Place, other: Value, more: &str, seen: usize, others: usize
     command
         .arg("gateway")
         .args(["--listen", &address.to_string(), "--admin", &admin.to_string()])
-        .args(["--grace-seconds", "0", "--admin-auth", "token", "--admin-token-file"])
-        .arg(&token)
+        .args(["--grace-seconds", "0"])
         .args(given.split_whitespace())
         .env("KUBECONFIG", &config)
         .env("RUST_LOG", "warn");
@@ -190,6 +188,10 @@ fn lists(place: &Place, other: &Value, more: &str, others: usize) -> std::io::Re
     }
     write(&place.folder, "promptreleases", releases)?;
     write(&place.folder, "controllerrevisions", copies)?;
+    let mut secret = metadata("serinus-request-ids");
+    secret["namespace"] = "serinus-system".into();
+    let keys = json!({"bench": STANDARD.encode(KEY)});
+    write(&place.folder, "secrets", vec![json!({"metadata": secret, "data": keys})])?;
     let deployment = json!({"metadata": metadata("bench"), "spec": backend});
     write(&place.folder, "llmdeployments", vec![deployment])
 }

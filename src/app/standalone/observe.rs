@@ -76,6 +76,7 @@ impl Standalone {
             not_ready,
             gateways: vec![rollout::Gateway {
                 instance: Some(report.instance.clone()),
+                silent: None,
                 applied: seen.map(|s| s.applied),
                 control_loss: seen.is_some_and(|s| s.control_loss),
                 unbuilt: seen.map(|s| s.unbuilt.clone()).unwrap_or_default(),

@@ -2,7 +2,6 @@
 
 use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
-use anyhow::Context;
 use jiff::Timestamp;
 use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -17,7 +16,6 @@ use crate::{
     gateway::{
         Gateway, GatewayConfig,
         clients::Proxies,
-        identity::{Operators, TokenFile},
         server::{Door, Face, serve},
         workers::Workers,
     },
@@ -45,10 +43,8 @@ pub struct Options {
     state: Option<PathBuf>,
     #[command(flatten)]
     clients: identity::Options,
-    /// A file of tokens, one a line, of which one must be shown to read the report of the
-    /// admin address. Without it nobody may; metrics are open.
-    #[arg(long, value_name = "FILE")]
-    admin_token_file: Option<PathBuf>,
+    #[command(flatten)]
+    people: identity::People,
     #[command(flatten)]
     limits: limits::Options,
     #[command(flatten)]
@@ -73,14 +69,7 @@ pub struct Options {
 pub async fn run(options: Options) -> anyhow::Result<()> {
     start_logs(options.log_json);
     let mut following = JoinSet::new();
-    let operators = match options.admin_token_file {
-        Some(path) => {
-            let file = TokenFile::open(path).context("--admin-token-file")?;
-            following.spawn(file.clone().follow());
-            Operators::Token(file)
-        }
-        None => Operators::Nobody,
-    };
+    let people = options.people.build(&mut following)?;
     let tls = options.tls.build()?;
     if let Some(tls) = &tls {
         following.spawn(tls.clone().follow());
@@ -95,7 +84,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     );
     let gateway = Gateway::new(GatewayConfig {
         identities: options.clients.build(vec![], &mut following)?,
-        operators,
+        people,
         limits: options.limits.build(options.cache.memory())?,
         addresses: Arc::new(options.addresses.build()),
         proxies: Proxies::of_environment(),

@@ -13,7 +13,7 @@
 pub mod file;
 pub mod shared;
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{fmt, sync::Arc};
 
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
@@ -21,23 +21,18 @@ use ring::hmac;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use super::same;
+pub use crate::signals::keyring::Stored;
+use crate::signals::{
+    keyring::{KEY, is_key, made_at, newest_first, signing},
+    proof::{Proof, ReportKey, Request},
+};
 
 /// Bytes of a signature.
 pub const SIGNATURE: usize = 16;
-/// Bytes of a key: as many as the hash has (RFC 2104, section 3).
-const KEY: usize = 32;
-/// A key signs from this age on: every replica has read it by then.
-const SETTLE_SECONDS: i64 = 60;
 /// A key of this age gets a successor.
 const ROTATE_SECONDS: i64 = 7 * 24 * 3600;
 /// A key verifies for so long after its successor was made.
 const KEEP_SECONDS: i64 = 30 * 24 * 3600;
-/// More keys than this are a mistake: each costs time when an id is forged.
-const MOST: usize = 16;
-
-/// The keys as they are stored: by name, which for keys that gateways made is the second
-/// since 1970 in which they were made.
-pub type Stored = BTreeMap<String, Vec<u8>>;
 
 /// The keys of a process; copies share them.
 #[derive(Clone)]
@@ -73,13 +68,15 @@ pub(in crate::gateway) struct Key {
     hmac: hmac::Key,
     /// Hides short hashes of names from who does not hold the key.
     seed: u64,
+    /// For what operators ask.
+    reports: ReportKey,
 }
 
 impl Key {
-    fn new(name: &str, bytes: &[u8]) -> Arc<Self> {
+    fn new(created: Option<i64>, bytes: &[u8]) -> Arc<Self> {
         let hmac = hmac::Key::new(hmac::HMAC_SHA256, bytes);
         let seed = u64::from_le_bytes(first(hmac::sign(&hmac, b"seed").as_ref()));
-        Arc::new(Self { created: made_at(name), hmac, seed })
+        Arc::new(Self { created, hmac, seed, reports: ReportKey::derive(bytes) })
     }
 
     fn sign(&self, purpose: Purpose, text: &[u8]) -> [u8; SIGNATURE] {
@@ -103,19 +100,10 @@ fn first<const N: usize>(bytes: &[u8]) -> [u8; N] {
     std::array::from_fn(|i| bytes.get(i).copied().unwrap_or_default())
 }
 
-/// When a key was made, by its name; none for keys that people named.
-fn made_at(name: &str) -> Option<i64> {
-    name.parse().ok().filter(|seconds: &i64| *seconds > 0)
-}
-
-fn is_key(bytes: &[u8]) -> bool {
-    bytes.len() >= KEY
-}
-
 impl Default for RequestKeys {
     /// A key that only this process knows.
     fn default() -> Self {
-        let own = Key::new("", &rand::random::<[u8; KEY]>());
+        let own = Key::new(None, &rand::random::<[u8; KEY]>());
         let ring = Ring { signing: own.clone(), known: vec![] };
         Self { ring: Arc::new(ArcSwap::from_pointee(ring)), own }
     }
@@ -125,15 +113,11 @@ impl RequestKeys {
     /// Uses these keys from now on; `now` says which of them signs. What is no key is
     /// left out and its name returned. Without any key the ones before stay.
     pub fn set(&self, stored: &Stored, now: Timestamp) -> Vec<String> {
-        let (good, bad): (Vec<_>, Vec<_>) = stored.iter().partition(|(_, bytes)| is_key(bytes));
-        let mut known: Vec<Arc<Key>> =
-            good.iter().map(|(name, bytes)| Key::new(name, bytes)).collect();
-        known.sort_by_key(|key| std::cmp::Reverse(key.created));
-        known.truncate(MOST);
-        if let Some(signing) = signing(&known, now.as_second()) {
+        let known = newest_first(stored, Key::new);
+        if let Some(signing) = signing(&known, |key| key.created, now.as_second()).cloned() {
             self.ring.store(Arc::new(Ring { signing, known }));
         }
-        bad.into_iter().map(|(name, _)| name.clone()).collect()
+        stored.iter().filter(|(_, bytes)| !is_key(bytes)).map(|(name, _)| name.clone()).collect()
     }
 
     /// The key that signs now.
@@ -165,17 +149,25 @@ impl RequestKeys {
     }
 }
 
+impl RequestKeys {
+    /// With what to answer an operator's question, if one of the shared keys has signed it.
+    /// The key of this process alone is nobody's to ask with.
+    pub(in crate::gateway) fn proof(
+        &self,
+        request: &Request<'_>,
+        asked: &str,
+        signature: &str,
+    ) -> Option<Proof> {
+        let ring = self.ring.load();
+        ring.known.iter().find_map(|key| key.reports.proof(request, asked, signature))
+    }
+}
+
 impl Key {
     /// Signs as [`RequestKeys::sign`] does, with this key.
     pub(in crate::gateway) fn sign_id(&self, text: &[u8]) -> [u8; SIGNATURE] {
         self.sign(Purpose::Id, text)
     }
-}
-
-/// The newest key that everybody has read, or while there is none the oldest.
-fn signing(newest_first: &[Arc<Key>], now: i64) -> Option<Arc<Key>> {
-    let settled = |key: &&Arc<Key>| key.created.is_none_or(|at| at <= now - SETTLE_SECONDS);
-    newest_first.iter().find(settled).or(newest_first.last()).cloned()
 }
 
 /// The keys after a rotation, when one is due: there is none, or the newest is old. Keys

@@ -134,7 +134,6 @@ struct Claims {
 /// Whose token it was.
 pub(super) struct Verified {
     pub client: Client,
-    pub subject: String,
     /// Until when it may be believed without another look.
     pub until: Timestamp,
 }
@@ -199,7 +198,7 @@ impl Verifier {
         }
         let until = Timestamp::from_second((claims.exp + SKEW) as i64).unwrap_or(Timestamp::MAX);
         let client = self.client(&claims)?;
-        Ok(Verified { client, subject: claims.sub, until })
+        Ok(Verified { client, until })
     }
 
     fn claims(

@@ -133,10 +133,7 @@ pub(super) fn unfollowed(draft: &Draft<'_>) -> Option<(&'static str, String)> {
     if draft.status.canary.as_ref().is_some_and(|c| c.confirmed_at.is_some()) {
         return None;
     }
-    let routing = &draft.status.routing;
-    let message =
-        format!("{} gateways apply routing generation {}", routing.observed_by, routing.generation);
-    Some((reasons::WAITING_FOR_GATEWAYS, message))
+    Some((reasons::WAITING_FOR_GATEWAYS, draft.followed()))
 }
 
 fn left_by_request(draft: &mut Draft<'_>, revision: &str) -> bool {

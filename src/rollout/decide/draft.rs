@@ -213,6 +213,14 @@ impl<'a> Draft<'a> {
             .count()
     }
 
+    /// How many gateways apply the current routing, and why one of the others says nothing.
+    pub(super) fn followed(&self) -> String {
+        let Routing { observed_by, generation, .. } = &self.status.routing;
+        let silent = self.snapshot.gateways.iter().find_map(|gateway| gateway.silent.as_ref());
+        let silent = silent.map(|why| format!(" ({why})")).unwrap_or_default();
+        format!("{observed_by} gateways apply routing generation {generation}{silent}")
+    }
+
     /// Every gateway that should follow applies the current routing; false without any.
     pub(super) fn confirmed(&self) -> bool {
         !self.snapshot.gateways.is_empty() && self.applied() == self.snapshot.gateways.len()

@@ -244,9 +244,8 @@ fn start(draft: &mut Draft<'_>, target: &Target) {
     if !draft.confirmed() && !draft.snapshot.gateways.is_empty() {
         draft.wake(draft.now + jiff::SignedDuration::from_secs(CONFIRM_SECONDS));
         let message = format!(
-            "{} gateways apply routing generation {}; the canary {} starts when all do",
-            draft.status.routing.observed_by,
-            draft.status.routing.generation,
+            "{}; the canary {} starts when all do",
+            draft.followed(),
             short(&target.revision)
         );
         return draft.say_as(Readiness::InProgress, reasons::WAITING_FOR_GATEWAYS, message);

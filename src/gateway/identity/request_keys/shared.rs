@@ -16,7 +16,7 @@ use kube::{
 use tokio::sync::watch;
 
 use super::{RequestKeys, Stored, fingerprint, rotated};
-use crate::signals::watch::WatchBackoff;
+use crate::signals::{keyring::of_secret, watch::WatchBackoff};
 
 /// How often it is looked whether a new key is due, or an old one signs.
 const LOOK: Duration = Duration::from_secs(30);
@@ -86,7 +86,7 @@ impl SharedKeys {
 
     async fn look(&mut self) {
         let now = (self.clock)();
-        let stored = self.last.as_ref().map(keys_of).unwrap_or_default();
+        let stored = self.last.as_ref().map(of_secret).unwrap_or_default();
         if let Some(next) = rotated(&stored, now, rand::random()) {
             match self.write(next).await {
                 Ok(written) => self.last = Some(written),
@@ -95,7 +95,7 @@ impl SharedKeys {
                 Err(error) => self.warn(&format!("can not be written: {error}")),
             }
         }
-        let stored = self.last.as_ref().map(keys_of).unwrap_or_default();
+        let stored = self.last.as_ref().map(of_secret).unwrap_or_default();
         for name in self.keys.set(&stored, now) {
             self.warn(&format!("{name} is no key: it needs 32 bytes or more"));
         }
@@ -128,12 +128,8 @@ impl SharedKeys {
             namespace = self.namespace,
             secret = self.name,
             "the Secret with the keys of request ids {what}; until it is, votes count only on the \
-             gateway that answered: apply the Secret and the Role serinus-gateway-request-ids of \
+             gateway that answered, and operators get no report: apply the Secret and the Role serinus-gateway-request-ids of \
              deploy/rbac-gateway.yaml"
         );
     }
-}
-
-fn keys_of(secret: &Secret) -> Stored {
-    secret.data.iter().flatten().map(|(name, bytes)| (name.clone(), bytes.0.clone())).collect()
 }
