@@ -1,7 +1,8 @@
-"""Who wrote which status, from the API server's own audit log."""
+"""Who wrote which status, and who used which right, from the API server's own audit log."""
 
 import json
 from pathlib import Path
+from typing import NamedTuple
 
 POLICY = """
 apiVersion: audit.k8s.io/v1
@@ -13,6 +14,48 @@ rules:
     resources: [{group: serinus.dev, resources: [promptreleases/status]}]
   - level: None
 """
+ACCOUNT = "system:serviceaccount:serinus-system:"
+# Every request of ours; for a cluster that is watched for that alone.
+RIGHTS = f"""
+apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived]
+rules:
+  - level: Metadata
+    users: ["{ACCOUNT}serinus-operator", "{ACCOUNT}serinus-gateway"]
+  - level: None
+"""
+
+
+class Use(NamedTuple):
+    account: str
+    group: str
+    resource: str  # with its subresource
+    verb: str
+    namespace: str | None
+    name: str | None
+    allowed: bool
+    code: int
+
+
+def uses(log: Path) -> list[Use]:
+    """Requests for resources by the service accounts of operators and gateways."""
+    found = []
+    for line in log.read_text().splitlines():
+        event = json.loads(line)
+        what = event.get("objectRef")
+        if not what or not event["user"]["username"].startswith(ACCOUNT):
+            continue
+        resource = "/".join(filter(None, (what["resource"], what.get("subresource"))))
+        code = event.get("responseStatus", {}).get("code", 0)
+        use = Use(event["user"]["username"].removeprefix(ACCOUNT), what.get("apiGroup", ""), resource,
+                  event["verb"], what.get("namespace"), what.get("name"),
+                  event.get("annotations", {}).get("authorization.k8s.io/decision") == "allow", code)
+        found.append(use)
+        # A server-side apply of what is not there needs the right to create it.
+        if (use.verb, code) == ("patch", 201):
+            found.append(use._replace(verb="create"))
+    return found
 
 
 def writes(log: Path) -> list[tuple[str, int]]:

@@ -18,13 +18,13 @@ GROUP = "/apis/serinus.dev/v1alpha1"
 
 
 class Cluster:
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, audited: str = audit.POLICY):
         self.folder = folder
         self.tools = Path(os.environ["SERINUS_E2E_TOOLS"])
         self.port = free_port()
         self.url = f"https://127.0.0.1:{self.port}"
         self.audit_log = folder / "audit.log"
-        (folder / "audit.yaml").write_text(audit.POLICY)
+        (folder / "audit.yaml").write_text(audited)
         self._certificates()
         self.parts = self._parts()
         self.http = httpx.Client(

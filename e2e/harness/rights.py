@@ -1,0 +1,70 @@
+"""What deploy/ permits the service accounts of operators and gateways."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import yaml
+
+from .audit import Use
+
+DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
+# Roles that people bind, namespace by namespace (docs/install.md, docs/security.md).
+BY_HAND = {
+    "serinus-operator-serving": "serinus-operator",
+    "serinus-gateway-api-keys": "serinus-gateway",
+    "serinus-gateway-client-keys": "serinus-gateway",
+}
+# What people have in the namespaces that they may view or edit.
+OF_PEOPLE = {"serinus-view", "serinus-edit"}
+
+
+class Grant(NamedTuple):
+    account: str
+    role: str
+    namespace: str | None  # None: in every namespace in which the role is bound
+    group: str
+    resource: str
+    verb: str
+    names: tuple[str, ...]
+
+    def covers(self, use: Use) -> bool:
+        return (self.account, self.group, self.resource, self.verb) == (
+            use.account, use.group, use.resource, use.verb) and (
+            self.namespace in (None, use.namespace)) and (not self.names or use.name in self.names)
+
+    def __str__(self) -> str:
+        only = f" {','.join(self.names)}" if self.names else ""
+        return f"{self.account}: {self.verb} {self.group or 'core'}/{self.resource}{only} (role {self.role})"
+
+
+def granted() -> list[Grant]:
+    found = [o for file in ("rbac-operator.yaml", "rbac-gateway.yaml", "rbac-users.yaml")
+             for o in yaml.safe_load_all((DEPLOY / file).read_text())]
+    accounts = {name: {account} for name, account in BY_HAND.items()}
+    for binding in found:
+        if binding["kind"].endswith("RoleBinding") and binding["kind"] not in ("ClusterRole", "Role"):
+            for subject in binding["subjects"]:
+                accounts.setdefault(binding["roleRef"]["name"], set()).add(subject["name"])
+    grants = []
+    for role in found:
+        name = role["metadata"]["name"]
+        if role["kind"] not in ("ClusterRole", "Role") or name in OF_PEOPLE:
+            continue
+        for account in accounts[name]:
+            for rule in role["rules"]:
+                grants += [Grant(account, name, role["metadata"].get("namespace"), group, resource, verb,
+                                 tuple(rule.get("resourceNames", ())))
+                           for group in rule["apiGroups"] for resource in rule["resources"]
+                           for verb in rule["verbs"]]
+    assert not [g for g in grants if "*" in (g.group, g.resource, g.verb)], "a wildcard permits what nobody has read"
+    return grants
+
+
+def unused(uses: Iterable[Use]) -> list[str]:
+    """Grants that no request needed. One that a narrower grant permits, too, is no use of the wider."""
+    grants, needed = granted(), set()
+    for use in uses:
+        covering = [g for g in grants if g.covers(use)]
+        needed.update([g for g in covering if g.names] or covering)
+    return [str(g) for g in grants if g not in needed]
