@@ -52,6 +52,37 @@ fn no_default_is_inside_a_list_where_it_would_be_seen_as_a_difference_for_ever()
     assert_eq!(within, Vec::<String>::new());
 }
 
+/// Every object of `schema` that has fields which the schema does not name, by its path.
+fn unknown_fields(schema: &Value, path: &str, found: &mut Vec<String>) {
+    if schema["type"] == "object" && schema["x-kubernetes-preserve-unknown-fields"] == true {
+        found.push(path.to_owned());
+    }
+    for (name, property) in schema["properties"].as_object().into_iter().flatten() {
+        unknown_fields(property, &format!("{path}.{name}"), found);
+    }
+    unknown_fields_of(schema, "additionalProperties", path, found);
+    unknown_fields_of(schema, "items", path, found);
+}
+
+fn unknown_fields_of(schema: &Value, part: &str, path: &str, found: &mut Vec<String>) {
+    if let Some(values) = schema.get(part).filter(|values| values.is_object()) {
+        unknown_fields(values, &format!("{path}.{part}"), found);
+    }
+}
+
+#[test]
+fn what_is_stored_as_written_is_compared_as_a_whole() {
+    let (mut found, mut free) = (vec![], 0);
+    for (file, definition) in crd::all() {
+        let definition = serde_json::to_value(&definition).unwrap();
+        let schema = &definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
+        unknown_fields(schema, file, &mut found);
+        free += schema.to_string().matches("preserve-unknown-fields").count();
+    }
+    assert!(free >= 4, "prompts have some: {free}");
+    assert_eq!(found, Vec::<String>::new(), "see src/api/schema.rs");
+}
+
 #[test]
 fn no_column_of_a_table_shows_one_item_of_a_list() {
     for (file, definition) in crd::all() {

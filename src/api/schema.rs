@@ -1,11 +1,21 @@
 //! Schema pieces that several kinds share.
+//!
+//! What is stored as it was written is a map of anything, not an object with unknown fields
+//! (`x-kubernetes-preserve-unknown-fields` beside `type: object`). Kubernetes (1.36) compares
+//! unknown fields by the names in the new object only: two objects with as many fields under
+//! other names are equal, so a rule like `self == oldSelf` would let such a change through.
+//! The values of a map are compared as a whole.
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 /// A JSON object that is stored as written, for example a JSON Schema.
 pub(super) fn free_object(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true })
+    json_schema!({
+        "type": "object",
+        // Without `nullable` the API server would drop a null.
+        "additionalProperties": { "x-kubernetes-preserve-unknown-fields": true, "nullable": true },
+    })
 }
 
 /// A list of JSON objects that are stored as written, at most 128.
