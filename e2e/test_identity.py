@@ -202,7 +202,7 @@ def test_no_log_metric_status_or_event_tells_a_secret(world):
     assert len(logs["talkative.log"]) > 1000, "a log without words hides nothing"
     told += list(logs.values())
     told.append(world.cluster.kubectl("get", "events,promptreleases,llmdeployments,promptversions,"
-                                      "controllerrevisions", "-A", "-o", "yaml"))
+                                      "releasesnapshots", "-A", "-o", "yaml"))
     everything = "\n".join(told)
     # The marker in the prompt tells the model which key it needs: it is no leak.
     everything = everything.replace(f"requireKey={upstream}", "")

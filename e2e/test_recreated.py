@@ -10,7 +10,7 @@ from harness.traffic import Traffic
 
 
 def copies(world, name: str, namespace: str = "default") -> list[dict]:
-    text = world.cluster.kubectl("get", "controllerrevisions", "-n", namespace,
+    text = world.cluster.kubectl("get", "releasesnapshots", "-n", namespace,
                                  "-l", f"serinus.dev/release={name}", "-o", "json")
     return json.loads(text)["items"]
 
@@ -71,9 +71,9 @@ def test_deleted_and_applied_again_it_goes_on_and_something_new_goes_through_a_c
     world.cluster.apply([m.prompt("returned-v3", "firstTokenMs=15"), {
         **bare(release), "spec": {**release["spec"], "promptRef": {"name": "returned-v3"}}}])
     back(world, "returned", release["metadata"]["uid"], "Progressing", "Stable", "Promoting")
-    seen = world.watcher.of("returned")
     uid = world.cluster.release("returned")["metadata"]["uid"]
-    first = next(o["status"] for _, o in seen if o["metadata"]["uid"] == uid)
+    seen = lambda: [o["status"] for _, o in world.watcher.of("returned") if o["metadata"]["uid"] == uid]
+    first = wait_for("the watcher", seen)[0]
     assert [(v["revision"], v["weight"]) for v in first["routing"]["variants"]] == [(stable, 100)]
     with Traffic(world.gateways, "returned") as users:
         wait_for("the promotion", lambda: ("returned-v3", "Promoted") in world.history("returned"), 90)
@@ -94,7 +94,7 @@ def test_a_restore_without_statuses_takes_back_no_decision_and_repeats_no_reques
     for operator in world.operators:
         operator.process.stop()
     world.cluster.kubectl("delete", "promptrelease", "restored")
-    world.cluster.kubectl("delete", "controllerrevisions", "-l", "serinus.dev/release=restored")
+    world.cluster.kubectl("delete", "releasesnapshots", "-l", "serinus.dev/release=restored")
     for copy in kept:
         for part in ("uid", "resourceVersion", "creationTimestamp", "managedFields"):
             copy["metadata"].pop(part, None)
@@ -143,7 +143,7 @@ def test_copies_that_somebody_deletes_are_made_again(world):
         before = {c["metadata"]["name"]: c for c in copies(world, "healed")}
         assert len(before) == 3, "stable, canary and the policy"
         for name in before:
-            world.cluster.kubectl("delete", "controllerrevision", name)
+            world.cluster.kubectl("delete", "releasesnapshot", name)
             wait_for("the copy", lambda: name in {c["metadata"]["name"] for c in copies(world, "healed")})
         after = {c["metadata"]["name"]: c for c in copies(world, "healed")}
         time.sleep(1)
@@ -151,40 +151,54 @@ def test_copies_that_somebody_deletes_are_made_again(world):
     assert not users.errors(), users.errors()[:3]
     for name, copy in before.items():
         assert after[name]["metadata"]["uid"] != copy["metadata"]["uid"]
-        assert after[name]["data"] == copy["data"]
+        assert after[name]["spec"] == copy["spec"]
         noted = lambda c: {k: v for k, v in json.loads(c["metadata"].get("annotations", {}).get(
             "serinus.dev/remembered", "{}")).items() if k != "generation"}
         assert noted(after[name]) == noted(copy)
     # Gone for good is what has no origin any more: stable's prompt, then its copy.
-    world.cluster.kubectl("delete", "promptversion", "healed-v1")
     stable = world.cluster.release("healed")["status"]["stable"]["revision"]
-    world.cluster.kubectl("delete", "controllerrevision", f"healed-{stable}")
-    time.sleep(2)
-    assert f"healed-{stable}" not in {c["metadata"]["name"] for c in copies(world, "healed")}
+    there = lambda: f"healed-{stable}" in {c["metadata"]["name"] for c in copies(world, "healed")}
+    world.cluster.kubectl("delete", "promptversion", "healed-v1")
+    world.cluster.kubectl("delete", "releasesnapshot", f"healed-{stable}")
+    told = wait_for("the condition", lambda: kept(world, "healed", "False"))
+    assert told["reason"] == "SnapshotLost" and "PromptVersion healed-v1 does not exist" in told["message"]
+    assert f"ReleaseSnapshot healed-{stable}" in told["message"]
+    assert not there()
     # Its origin comes back, and with it the copy.
     world.cluster.apply(m.prompt("healed-v1", "firstTokenMs=20"))
-    wait_for("the copy", lambda: f"healed-{stable}" in {c["metadata"]["name"] for c in copies(world, "healed")})
+    wait_for("the copy", there)
+    wait_for("the condition", lambda: kept(world, "healed", "True"))
     # Another content under the same name is not what was served.
     world.cluster.kubectl("delete", "promptversion", "healed-v1")
     world.cluster.apply(m.prompt("healed-v1", "firstTokenMs=21"))
-    world.cluster.kubectl("delete", "controllerrevision", f"healed-{stable}")
-    time.sleep(2)
-    assert f"healed-{stable}" not in {c["metadata"]["name"] for c in copies(world, "healed")}
+    world.cluster.kubectl("delete", "releasesnapshot", f"healed-{stable}")
+    told = wait_for("the condition", lambda: kept(world, "healed", "False"))
+    assert "another content" in told["message"] and not there()
 
 
-def test_copies_of_an_earlier_version_outlive_their_release_once_it_was_looked_at(world):
-    """An earlier version made copies that the release owned, without any note."""
-    first = world.first("earlier")
-    copy = copies(world, "earlier")[0]
-    for operator in world.operators:
-        operator.process.stop()
-    owned = {"metadata": {"annotations": None, "ownerReferences": [{
-        "apiVersion": m.API, "kind": "PromptRelease", "name": "earlier", "uid": first["metadata"]["uid"]}]}}
-    world.cluster.patch("controllerrevision", copy["metadata"]["name"], owned)
-    for operator in world.operators:
-        operator.start()
-    def adopted():
-        meta = copies(world, "earlier")[0]["metadata"]
-        return "ownerReferences" not in meta and "serinus.dev/remembered" in meta.get("annotations", {})
-    wait_for("the note", adopted)
-    assert world.cluster.get(f"{GROUP}/namespaces/default/promptreleases/earlier")["status"]["phase"] == "Stable"
+def kept(world, name: str, status: str) -> dict | None:
+    """The condition that says whether all snapshots are there, if it has that status."""
+    conditions = world.cluster.release(name).get("status", {}).get("conditions", [])
+    return next((c for c in conditions if (c["type"], c["status"]) == ("SnapshotsKept", status)), None)
+
+
+def test_a_lost_copy_is_told_while_nothing_runs_and_comes_back_with_its_origin(world):
+    """After a rollback nothing names stable's prompt, and nothing looks at the release."""
+    stable, _ = failed_once(world, "lost")
+    world.cluster.kubectl("delete", "promptversion", "lost-v1")
+    world.cluster.kubectl("delete", "releasesnapshot", f"lost-{stable}")
+    wait_for("the condition", lambda: kept(world, "lost", "False"))
+    with Traffic(world.gateways, "lost", rate=10) as users:
+        wait_for("answers of gateways that have it", lambda: len(users.seen) > 5)
+    assert not users.errors(), users.errors()[:3]
+    world.cluster.apply(m.prompt("lost-v1", "firstTokenMs=20"))
+    wait_for("the condition", lambda: kept(world, "lost", "True"))
+    assert f"lost-{stable}" in {c["metadata"]["name"] for c in copies(world, "lost")}
+    # The spec names what serves, and its prompt is deleted.
+    world.first("lost-too")
+    stable = world.cluster.release("lost-too")["status"]["stable"]["revision"]
+    world.cluster.kubectl("delete", "promptversion", "lost-too-v1")
+    world.cluster.kubectl("delete", "releasesnapshot", f"lost-too-{stable}")
+    told = wait_for("the condition", lambda: kept(world, "lost-too", "False"))
+    assert told["reason"] == "SnapshotLost"
+    assert "SnapshotLost" in world.cluster.kubectl("get", "events", "-o", "yaml")

@@ -9,7 +9,7 @@ from harness.cluster import Cluster
 from harness.processes import wait_for
 from harness.serinus import Gateway, Model, Operator
 
-OURS = ["canarypolicies", "llmdeployments", "promptreleases", "promptversions"]
+OURS = ["canarypolicies", "llmdeployments", "promptreleases", "promptversions", "releasesnapshots"]
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ class Installation:
         return self
 
     def __exit__(self, *_) -> None:
-        for part in (self.operators, self.definitions, self.copies, self.namespace):
+        for part in (self.operators, self.definitions, self.namespace):
             part()
 
     def fill(self) -> None:
@@ -74,7 +74,7 @@ class Installation:
                     "apiVersion": m.API, "kind": manifest["kind"], "name": "known", "uid": uid}]}}))
             self.cluster.kubectl("delete", kind, "known", "-n", "shop")
             wait_for("the garbage collector", lambda: self.get("configmap", "known") is None, 90)
-        self.cluster.kubectl("delete", "controllerrevisions", "-n", "shop", "-l", "serinus.dev/release=known")
+        self.cluster.kubectl("delete", "releasesnapshots", "-n", "shop", "-l", "serinus.dev/release=known")
 
     @staticmethod
     def of(manifest: dict) -> dict:
@@ -110,17 +110,17 @@ class Installation:
     def namespace(self) -> None:
         self.cluster.kubectl("delete", "namespace", "shop", "--ignore-not-found", "--timeout=55s")
 
-    def copies(self) -> None:
-        self.cluster.kubectl("delete", "controllerrevisions", "-A", "-l", "serinus.dev/release")
+    def snapshots(self) -> None:
+        self.cluster.kubectl("delete", "releasesnapshots", "-A", "--all", "--timeout=30s")
 
 
 ROOT = m.__file__.rsplit("/", 3)[0]
 ORDERS = {
-    "as documented": ["releases", "backends", "operators", "roles", "definitions", "copies", "namespace"],
+    "as documented": ["releases", "backends", "operators", "roles", "definitions", "namespace"],
     "the operator first": ["operators", "roles", "namespace", "definitions"],
-    "definitions while it runs": ["definitions", "operators", "roles", "copies", "namespace"],
-    "definitions without an operator": ["operators", "definitions", "roles", "copies", "namespace"],
-    "backends before their releases": ["backends", "operators", "releases", "definitions", "copies", "namespace"],
+    "definitions while it runs": ["definitions", "operators", "roles", "namespace"],
+    "definitions without an operator": ["operators", "definitions", "roles", "namespace"],
+    "backends before their releases": ["backends", "operators", "releases", "snapshots", "definitions", "namespace"],
     "the namespace while it runs": ["namespace", "definitions", "operators", "roles"],
 }
 
@@ -138,7 +138,7 @@ def test_it_can_be_taken_away_in_any_order(installed, order):
         kinds = cluster.kubectl("api-resources", "-o", "name")
         assert not [kind for kind in OURS if kind in kinds], "the definitions are gone"
         assert not cluster.kubectl("get", "namespace", "shop", "--ignore-not-found")
-        left = cluster.kubectl("get", "controllerrevisions,deployments,services", "-A", "-o", "name")
+        left = cluster.kubectl("get", "deployments,services", "-A", "-o", "name")
         assert left.split() == ["service/kubernetes"], left
 
 

@@ -20,6 +20,7 @@ pub mod prometheus;
 pub mod releases;
 mod request_ids;
 pub mod simulated_model;
+pub mod snapshots;
 pub mod standalone;
 mod table;
 mod telemetry;

@@ -10,5 +10,6 @@ pub mod snapshot;
 
 pub use decide::{decidable, decide};
 pub use snapshot::{
-    Effect, Gateway, Plan, Problem, Request, ServedBefore, Snapshot, Target, WithoutData,
+    Effect, Gateway, LostSnapshot, Plan, Problem, Request, ServedBefore, Snapshot, Target,
+    WithoutData,
 };

@@ -135,7 +135,7 @@ class Cluster:
     def _established(self) -> bool:
         found = [c for c in json.loads(self.kubectl("get", "crd", "-o", "json"))["items"]
                  if c["spec"]["group"] == "serinus.dev"]
-        return len(found) == 4 and all(
+        return len(found) == 5 and all(
             any(x["type"] == "Established" and x["status"] == "True"
                 for x in c.get("status", {}).get("conditions") or [])
             for c in found)

@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Condition {
-    /// What is stated: `Ready`, `Reconciling`, `Stalled`, `Decidable` or `KeysSpread`.
+    /// What is stated: `Ready`, `Reconciling`, `Stalled`, `Decidable`, `KeysSpread` or
+    /// `SnapshotsKept`.
     #[schemars(rename = "type", length(max = 64))]
     #[serde(rename = "type")]
     pub type_: String,
@@ -43,6 +44,9 @@ pub mod types {
     /// Sticky keys are those of many users, so that a step's weight is the share of users
     /// that it says. A warning: nothing is refused.
     pub const KEYS_SPREAD: &str = "KeysSpread";
+    /// There is a snapshot of every variant that serves or runs. A warning: what serves goes
+    /// on serving.
+    pub const SNAPSHOTS_KEPT: &str = "SnapshotsKept";
 }
 
 /// The state that the three kstatus conditions express together.

@@ -10,7 +10,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
 };
 use kube::CustomResourceExt;
 
-use super::{CanaryPolicy, LLMDeployment, PromptRelease, PromptVersion};
+use super::{CanaryPolicy, LLMDeployment, PromptRelease, PromptVersion, ReleaseSnapshot};
 
 /// All definitions, by the file name that they have under `crds/`.
 pub fn all() -> Vec<(&'static str, CustomResourceDefinition)> {
@@ -19,6 +19,7 @@ pub fn all() -> Vec<(&'static str, CustomResourceDefinition)> {
         ("promptversions.yaml", PromptVersion::crd()),
         ("canarypolicies.yaml", CanaryPolicy::crd()),
         ("promptreleases.yaml", PromptRelease::crd()),
+        ("releasesnapshots.yaml", ReleaseSnapshot::crd()),
     ];
     for (_, definition) in &mut all {
         for version in &mut definition.spec.versions {

@@ -14,6 +14,8 @@ pub const BACKEND_LABEL: &str = "serinus.dev/backend";
 pub const REVISION_LABEL: &str = "serinus.dev/revision";
 /// The annotation on a snapshot of a stable variant: what is remembered of its release.
 pub const REMEMBERED_ANNOTATION: &str = "serinus.dev/remembered";
+/// The label on a snapshot with that annotation, for tables and selectors: "true".
+pub const REMEMBERED_LABEL: &str = REMEMBERED_ANNOTATION;
 /// Requests by annotation: each value starts with the revision that it is about,
 /// optionally followed by `by=WHO at=WHEN`.
 pub const APPROVE_ANNOTATION: &str = "serinus.dev/approve";

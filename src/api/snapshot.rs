@@ -1,7 +1,7 @@
 //! What a release keeps for itself, so that deleting a referenced object never
-//! breaks serving or a rollback: the content of a `ControllerRevision`. And what is
+//! breaks serving or a rollback: the content of a `ReleaseSnapshot`. And what is
 //! remembered of the release itself when its object is deleted or restored without its
-//! status: an annotation on the copy of its stable variant (docs/decisions/0009).
+//! status: an annotation on the snapshot of its stable variant (docs/decisions/0011).
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -56,7 +56,7 @@ impl From<&Variant> for PackedVariant {
     }
 }
 
-/// The immutable record that a ControllerRevision holds.
+/// The immutable record that a ReleaseSnapshot holds.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[expect(clippy::large_enum_variant, reason = "few exist, and they are short-lived")]
@@ -126,7 +126,7 @@ impl Remembered {
     }
 }
 
-/// The name of the ControllerRevision that holds the copy `name` of a release.
+/// The name of the ReleaseSnapshot that holds the copy `name` of a release.
 pub fn copy_name(release: &str, name: &str) -> String {
     format!("{release}-{name}")
 }

@@ -7,7 +7,7 @@ use clap::{Parser, Subcommand};
 use super::{
     cost, demo, gateway, operator, policies,
     process::{block_on, listen_on, stop_signal},
-    releases, simulated_model, standalone,
+    releases, simulated_model, snapshots, standalone,
 };
 use crate::api::crd;
 
@@ -27,6 +27,9 @@ enum Command {
         #[arg(long)]
         out: Option<PathBuf>,
     },
+    /// Turn what earlier versions kept as ControllerRevisions into ReleaseSnapshots, once at an
+    /// upgrade.
+    ConvertSnapshots(snapshots::Options),
     /// What requests have cost, by team, release and revision.
     Cost(cost::Options),
     /// A good prompt is promoted and a bad one rolled back, in about a minute.
@@ -58,6 +61,7 @@ enum Command {
 pub fn run() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Crd { out } => print_crds(out).map(|()| true),
+        Command::ConvertSnapshots(options) => block_on(snapshots::convert(options)),
         Command::Cost(options) => block_on(cost::run(options)).map(|()| true),
         Command::Demo(options) => block_on(demo::run(options)),
         Command::Standalone(options) => block_on(standalone::run(options)).map(|()| true),

@@ -151,10 +151,8 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         context.clone(),
     ));
     let copies = triggers.clone();
-    tasks.spawn(follow(watches.copies, "ControllerRevision", move |copy| {
-        if let Some(release) = caches::owner(&copy) {
-            copies.send(&release);
-        }
+    tasks.spawn(follow(watches.copies, "ReleaseSnapshot", move |copy| {
+        copies.send(&caches::owner(&copy));
     }));
     tasks.spawn(follow_changes(context.clone(), watches.changes, triggers.clone(), used));
     let pull = Duration::from_millis(options.pull_milliseconds);

@@ -8,9 +8,9 @@ use std::{io::IsTerminal, pin::pin};
 
 use anyhow::{Context, bail};
 use futures::TryStreamExt;
-use k8s_openapi::api::authentication::v1::SelfSubjectReview;
+use k8s_openapi::{NamespaceResourceScope, api::authentication::v1::SelfSubjectReview};
 use kube::{
-    Api, Client, Config, ResourceExt,
+    Api, Client, Config, Resource, ResourceExt,
     api::{ListParams, Patch, PatchParams, PostParams},
     config::KubeConfigOptions,
     runtime::{WatchStreamExt, watcher},
@@ -114,7 +114,11 @@ pub async fn run(command: Command) -> anyhow::Result<bool> {
 }
 
 impl Place {
-    async fn client(&self) -> anyhow::Result<Client> {
+    /// A client of that cluster.
+    ///
+    /// # Errors
+    /// There is none, and what to do.
+    pub(super) async fn client(&self) -> anyhow::Result<Client> {
         let advice = "no cluster to talk to: set KUBECONFIG or --context";
         let config = match &self.context {
             None => Config::infer().await.context(advice)?,
@@ -130,11 +134,18 @@ impl Place {
     }
 
     async fn releases(&self) -> anyhow::Result<Api<PromptRelease>> {
-        let client = self.client().await?;
-        Ok(match &self.namespace {
+        Ok(self.api(self.client().await?))
+    }
+
+    /// The objects of a kind in that namespace.
+    pub(super) fn api<K>(&self, client: Client) -> Api<K>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+    {
+        match &self.namespace {
             Some(namespace) => Api::namespaced(client, namespace),
             None => Api::default_namespaced(client),
-        })
+        }
     }
 }
 

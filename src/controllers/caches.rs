@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use futures::channel::mpsc::{UnboundedReceiver, unbounded};
 use jiff::Timestamp;
-use k8s_openapi::api::apps::v1::ControllerRevision;
 use kube::{
     Client, ResourceExt,
     runtime::{reflector::Store, watcher},
@@ -14,7 +13,8 @@ use kube::{
 use super::{error::ControllerError, reference};
 use crate::{
     api::{
-        CanaryPolicy, LLMDeployment, PromptRelease, PromptVersion, keys,
+        CanaryPolicy, LLMDeployment, PromptRelease, PromptVersion, ReleaseSnapshot, conditions,
+        keys,
         prompt_release::Phase,
         snapshot::{Remembered, Saved, copy_name},
     },
@@ -61,7 +61,7 @@ pub struct Caches {
     /// The policies.
     pub policies: Store<CanaryPolicy>,
     /// The saved copies of releases.
-    pub copies: Store<ControllerRevision>,
+    pub copies: Store<ReleaseSnapshot>,
     /// The releases by what they use.
     pub uses: Arc<Index<Use>>,
     by_release: Arc<Index<CopyKey>>,
@@ -79,7 +79,7 @@ pub struct Watches {
     /// The policies.
     pub policies: Touched<CanaryPolicy>,
     /// The saved copies of releases.
-    pub copies: Touched<ControllerRevision>,
+    pub copies: Touched<ReleaseSnapshot>,
     /// What the indexes report.
     pub changes: Changes,
 }
@@ -95,7 +95,6 @@ pub struct Changes {
 impl Caches {
     /// Watches of one namespace, or of all.
     pub fn new(client: &Client, namespace: Option<&str>) -> (Self, Watches) {
-        let copies_only = watcher::Config::default().labels(keys::RELEASE_LABEL);
         let all = watcher::Config::default;
         let uses = Arc::new(Index::default());
         let by_release = Arc::new(Index::default());
@@ -109,11 +108,11 @@ impl Caches {
         let (releases, releases_watch, of_releases) =
             cache_noting(client, namespace, all(), |_| (), note);
         let index = by_release.clone();
-        let note = move |event: &watcher::Event<ControllerRevision>| {
+        let note = move |event: &watcher::Event<ReleaseSnapshot>| {
             index.note(event, keys_of_copy, |change| drop(copy_changes.unbounded_send(change)));
         };
         let (copies, copies_watch, of_copies) =
-            cache_noting(client, namespace, copies_only, |_| (), note);
+            cache_noting(client, namespace, all(), |_| (), note);
         let (prompts, prompts_watch, of_prompts) = cache(client, namespace, all(), |_| ());
         let (backends, backends_watch, of_backends) = cache(client, namespace, all(), |_| ());
         let (policies, policies_watch, of_policies) = cache(client, namespace, all(), |_| ());
@@ -160,14 +159,14 @@ impl Caches {
     }
 
     /// The saved copies of a release, whether it exists or not.
-    pub fn copies_of(&self, release: &Named) -> Vec<Arc<ControllerRevision>> {
+    pub fn copies_of(&self, release: &Named) -> Vec<Arc<ReleaseSnapshot>> {
         let copies = self.by_release.having(&CopyKey::Release(release.clone()));
         let copy = |copy: &Arc<Named>| self.copies.get(&reference(&copy.namespace, &copy.name));
         copies.iter().filter_map(copy).collect()
     }
 
     /// What is remembered of a release, and the copy that carries it.
-    pub fn remembered(&self, release: &Named) -> Option<(Arc<ControllerRevision>, Remembered)> {
+    pub fn remembered(&self, release: &Named) -> Option<(Arc<ReleaseSnapshot>, Remembered)> {
         let copies = self.copies_of(release).into_iter();
         let noted = copies.filter_map(|copy| Some((read_remembered(&copy)?, copy)));
         let (remembered, copy) = noted.max_by_key(|(remembered, _)| remembered.generation)?;
@@ -181,7 +180,7 @@ impl Caches {
         let mut owners: Vec<Named> = copies
             .iter()
             .filter_map(|copy| self.copies.get(&reference(&copy.namespace, &copy.name)))
-            .filter_map(|copy| owner(&copy))
+            .map(|copy| owner(&copy))
             .filter(|owner| owner != other_than)
             .filter(|owner| {
                 self.release(owner).is_none_or(|r| is_deleted(&r) || !r.has_route(route))
@@ -211,12 +210,7 @@ impl Caches {
     }
 
     /// A saved copy of a release.
-    pub fn copy(
-        &self,
-        namespace: &str,
-        release: &str,
-        name: &str,
-    ) -> Option<Arc<ControllerRevision>> {
+    pub fn copy(&self, namespace: &str, release: &str, name: &str) -> Option<Arc<ReleaseSnapshot>> {
         self.copies.get(&reference(namespace, &copy_name(release, name)))
     }
 }
@@ -242,7 +236,15 @@ fn uses_of(release: &PromptRelease) -> Vec<Use> {
     let Some(status) = &release.status else { return uses };
     let variants = status.stable.iter().chain(&status.previous);
     let variants = variants.chain(status.canary.iter().map(|canary| &canary.variant));
-    uses.extend(variants.map(|variant| Use::Backend(named(&variant.backend))));
+    let is_lost = conditions::find(&status.conditions, conditions::types::SNAPSHOTS_KEPT)
+        .is_some_and(|condition| condition.status == "False");
+    for variant in variants {
+        uses.push(Use::Backend(named(&variant.backend)));
+        // It is served from its snapshot; when that is lost, the prompt makes it again.
+        if is_lost {
+            uses.push(Use::Prompt(named(&variant.prompt)));
+        }
+    }
     uses.extend(status.canary.iter().map(|_| Use::Canary));
     if !matches!(status.phase, Phase::Stable | Phase::RolledBack) {
         uses.push(Use::Moving);
@@ -250,20 +252,18 @@ fn uses_of(release: &PromptRelease) -> Vec<Use> {
     uses
 }
 
-fn keys_of_copy(copy: &ControllerRevision) -> Vec<CopyKey> {
-    let release = owner(copy).map(CopyKey::Release);
+fn keys_of_copy(copy: &ReleaseSnapshot) -> Vec<CopyKey> {
     let route = read_remembered(copy).map(|remembered| CopyKey::Route(remembered.route));
-    release.into_iter().chain(route).collect()
+    std::iter::once(CopyKey::Release(owner(copy))).chain(route).collect()
 }
 
 /// The release that a copy was saved for.
-pub fn owner(copy: &ControllerRevision) -> Option<Named> {
-    let release = copy.labels().get(keys::RELEASE_LABEL)?;
-    Some(Named::new(copy.namespace().unwrap_or_default(), release))
+pub fn owner(copy: &ReleaseSnapshot) -> Named {
+    Named::new(copy.namespace().unwrap_or_default(), &copy.spec.release)
 }
 
 /// What a copy says of its release. A note that can not be read is none: it is written anew.
-pub fn read_remembered(copy: &ControllerRevision) -> Option<Remembered> {
+pub fn read_remembered(copy: &ReleaseSnapshot) -> Option<Remembered> {
     serde_json::from_str(copy.annotations().get(keys::REMEMBERED_ANNOTATION)?).ok()
 }
 
@@ -271,9 +271,9 @@ pub fn read_remembered(copy: &ControllerRevision) -> Option<Remembered> {
 ///
 /// # Errors
 /// It can not be read.
-pub fn read_copy(copy: &ControllerRevision) -> Result<Saved, ControllerError> {
-    let data = copy.data.0.clone();
-    serde_json::from_value(data)
+pub fn read_copy(copy: &ReleaseSnapshot) -> Result<Saved, ControllerError> {
+    copy.spec
+        .content()
         .map_err(|e| ControllerError::Copy { name: copy.name_any(), reason: e.to_string() })
 }
 
@@ -318,6 +318,12 @@ mod tests {
             assert!(uses.contains(&used), "{used:?} is not in {uses:?}");
         }
         assert!(!uses.contains(&Use::Prompt(named("p1"))), "stable is served from its copy");
+        let lost = serde_json::json!([{
+            "type": "SnapshotsKept", "status": "False", "reason": "SnapshotLost", "message": "",
+            "lastTransitionTime": "2026-01-01T00:00:00Z",
+        }]);
+        release.status.as_mut().unwrap().conditions = from_json(lost);
+        assert!(uses_of(&release).contains(&Use::Prompt(named("p1"))), "or made again from it");
         // Who waits for the route need not wait for what still waits for the deletion.
         release.metadata.deletion_timestamp = release.status.as_ref().map(|s| {
             let started = s.canary.as_ref().map(|c| c.started_at).unwrap_or_default();
@@ -328,13 +334,13 @@ mod tests {
 
     #[test]
     fn a_copy_is_found_by_its_release_and_by_the_route_in_its_note() {
-        let copy = |note: &str| -> ControllerRevision {
+        let copy = |note: &str| -> ReleaseSnapshot {
             from_json(serde_json::json!({
                 "metadata": {
-                    "name": "r-1", "namespace": "ns", "labels": {keys::RELEASE_LABEL: "r"},
+                    "name": "r-1", "namespace": "ns",
                     "annotations": {keys::REMEMBERED_ANNOTATION: note},
                 },
-                "revision": 1,
+                "spec": {"release": "r", "type": "Variant", "revision": "1"},
             }))
         };
         let note = serde_json::json!({

@@ -28,10 +28,10 @@ pub enum ControllerError {
         /// Why it failed.
         source: Box<kube::Error>,
     },
-    /// A saved copy can not be read.
-    #[error("the saved copy {name} can not be read: {reason}")]
+    /// A saved copy can not be read or made.
+    #[error("the snapshot {name} can not be read: {reason}")]
     Copy {
-        /// The ControllerRevision.
+        /// The ReleaseSnapshot.
         name: String,
         /// Why.
         reason: String,

@@ -3,11 +3,9 @@
 
 pub mod leadership;
 
-use std::{fmt::Debug, sync::Arc};
+use std::{collections::BTreeMap, fmt::Debug, sync::Arc};
 
-use k8s_openapi::{
-    api::apps::v1::ControllerRevision, apimachinery::pkg::apis::meta::v1::OwnerReference,
-};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{
     Api, Client, Resource, ResourceExt,
     api::{DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams, Preconditions},
@@ -15,15 +13,15 @@ use kube::{
     runtime::events::{Event, EventType, Recorder, Reporter},
 };
 use serde::{Serialize, de::DeserializeOwned};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use self::leadership::Leadership;
 use super::{error::ControllerError, exported::Exported, superseded::Superseded};
 use crate::api::{
-    PromptRelease,
+    PromptRelease, ReleaseSnapshot, ReleaseSnapshotSpec,
     conditions::truncate,
     keys,
-    snapshot::{Remembered, Saved, copy_name},
+    snapshot::{Remembered, Saved},
 };
 
 /// The longest note that the API server accepts on an Event.
@@ -235,23 +233,21 @@ impl Cluster {
     ) -> Result<bool, ControllerError> {
         self.term()?;
         let namespace = release.namespace().unwrap_or_default();
-        let copy = copy(release, name, content, remembered);
-        match self.api::<ControllerRevision>(&namespace).create(&PostParams::default(), &copy).await
-        {
+        let copy = copy(release, name, content, remembered)?;
+        match self.api::<ReleaseSnapshot>(&namespace).create(&PostParams::default(), &copy).await {
             Ok(_) => {
                 self.exported.wrote("copy");
                 Ok(true)
             }
             Err(kube::Error::Api(status)) if status.reason == "AlreadyExists" => Ok(false),
             Err(error) => Err(ControllerError::api(
-                format!("the copy {namespace}/{}", copy.name_any()),
+                format!("the snapshot {namespace}/{}", copy.name_any()),
                 error,
             )),
         }
     }
 
-    /// Notes on a saved copy what is remembered of its release, and that nobody owns the copy:
-    /// what is owned by the release goes with it.
+    /// Notes on a saved copy what is remembered of its release.
     ///
     /// # Errors
     /// The API server failed or refused.
@@ -264,11 +260,11 @@ impl Cluster {
         self.term()?;
         let body = json!({"metadata": {
             "annotations": {keys::REMEMBERED_ANNOTATION: text(remembered)},
-            "ownerReferences": null,
+            "labels": {keys::REMEMBERED_LABEL: "true"},
         }});
         let params =
             PatchParams { field_manager: Some(keys::FIELD_MANAGER.to_owned()), ..<_>::default() };
-        let api = self.api::<ControllerRevision>(namespace);
+        let api = self.api::<ReleaseSnapshot>(namespace);
         match api.patch_metadata(copy, &params, &Patch::Merge(body)).await {
             Ok(_) => {
                 self.exported.wrote("copy");
@@ -276,7 +272,9 @@ impl Cluster {
             }
             // It is healed by the next look.
             Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
-            Err(error) => Err(ControllerError::api(format!("the copy {namespace}/{copy}"), error)),
+            Err(error) => {
+                Err(ControllerError::api(format!("the snapshot {namespace}/{copy}"), error))
+            }
         }
     }
 
@@ -284,7 +282,7 @@ impl Cluster {
     ///
     /// # Errors
     /// The API server failed or refused.
-    pub async fn drop_copy(&self, copy: &ControllerRevision) -> Result<(), ControllerError> {
+    pub async fn drop_copy(&self, copy: &ReleaseSnapshot) -> Result<(), ControllerError> {
         self.drop_object(copy, "copy").await
     }
 
@@ -341,28 +339,32 @@ fn text(remembered: &Remembered) -> String {
 }
 
 /// A saved copy. The release does not own it: what the release served and what failed in it
-/// outlive the object (docs/decisions/0009).
+/// outlive the object (docs/decisions/0011).
 fn copy(
     release: &PromptRelease,
     name: &str,
     content: &Saved,
     remembered: Option<&Remembered>,
-) -> ControllerRevision {
-    let owner = release.name_any();
-    let note = remembered.map(|r| (keys::REMEMBERED_ANNOTATION.to_owned(), text(r)));
-    let labels = [(keys::RELEASE_LABEL, owner.clone()), (keys::REVISION_LABEL, name.to_owned())];
+) -> Result<ReleaseSnapshot, ControllerError> {
+    let unwritable = |reason: String| ControllerError::Copy { name: name.to_owned(), reason };
+    let content = serde_json::to_value(content).map_err(|e| unwritable(e.to_string()))?;
+    let spec = ReleaseSnapshotSpec::new(&release.name_any(), name, content)
+        .map_err(|e| unwritable(e.to_string()))?;
+    let note = remembered.map(|note| (keys::REMEMBERED_ANNOTATION.to_owned(), text(note)));
+    let mut labels: BTreeMap<String, String> = [
+        (keys::RELEASE_LABEL.to_owned(), spec.release.clone()),
+        (keys::REVISION_LABEL.to_owned(), spec.revision.clone()),
+    ]
+    .into();
+    if note.is_some() {
+        labels.insert(keys::REMEMBERED_LABEL.to_owned(), "true".to_owned());
+    }
     let metadata = ObjectMeta {
-        name: Some(copy_name(&owner, name)),
+        name: Some(spec.name()),
         namespace: release.namespace(),
         annotations: note.map(|note| [note].into()),
-        labels: Some(labels.into_iter().map(|(k, v)| (k.to_owned(), v)).collect()),
+        labels: Some(labels),
         ..ObjectMeta::default()
     };
-    ControllerRevision {
-        metadata,
-        revision: Some(1),
-        data: k8s_openapi::apimachinery::pkg::runtime::RawExtension(
-            serde_json::to_value(content).unwrap_or(Value::Null),
-        ),
-    }
+    Ok(ReleaseSnapshot { metadata, spec })
 }

@@ -102,8 +102,10 @@ async fn look(
 ) -> Result<Wake, ControllerError> {
     let now = (context.clock)();
     let mut snapshot = observe(release, pulled, &written.saved, context)?;
-    if heal(release, &snapshot, written, context).await? {
+    if heal(release, &mut snapshot, written, context).await? {
+        let lost = std::mem::take(&mut snapshot.lost);
         snapshot = observe(release, pulled, &written.saved, context)?;
+        snapshot.lost = lost;
     }
     let plan = decide(&snapshot, now);
     let copies = context.caches.copies_of(&Named::of(release));

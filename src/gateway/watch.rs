@@ -103,12 +103,11 @@ pub async fn follow_cluster(
 ) -> Result<(), WatchEnded> {
     let namespace = namespace.as_deref();
     let touched = Arc::new(Touched::default());
-    let copies_only = watcher::Config::default().labels(keys::RELEASE_LABEL);
     let of_services = watcher::Config::default().labels(SERVICE_LABEL);
     let all = watcher::Config::default;
     let (releases, releases_watch, of_releases) = cache(&client, namespace, all(), |_| ());
     let (backends, backends_watch, of_backends) = cache(&client, namespace, all(), |_| ());
-    let (copies, copies_watch, of_copies) = cache(&client, namespace, copies_only, |_| ());
+    let (copies, copies_watch, of_copies) = cache(&client, namespace, all(), |_| ());
     let (slices, slices_watch, _) = cache(&client, namespace, of_services, trim_slice);
     let by_service = Slices::default();
     let mut tasks = JoinSet::new();
@@ -121,8 +120,8 @@ pub async fn follow_cluster(
         told.add(thing(Thing::Backend, &backend, backend.name_any()));
     }));
     let told = touched.clone();
-    tasks.spawn(follow(copies_watch, "ControllerRevision", move |copy: Kept<SavedCopy>| {
-        let owner = copy.what.as_ref().and_then(|saved| saved.release.clone());
+    tasks.spawn(follow(copies_watch, "ReleaseSnapshot", move |copy: Kept<SavedCopy>| {
+        let owner = copy.what.as_ref().map(|saved| saved.release.clone());
         told.add(owner.and_then(|owner| thing(Thing::Release, &copy, owner)));
     }));
     let (told, kept, known) = (touched.clone(), by_service.clone(), slices.clone());

@@ -11,6 +11,7 @@ mod columns;
 mod draft;
 mod idle;
 mod look;
+mod lost;
 mod reasons;
 mod requests;
 mod step;
@@ -42,6 +43,7 @@ pub fn decide(snapshot: &Snapshot, now: Timestamp) -> Plan {
         return draft.finish();
     }
     draft.observe_gateways();
+    lost::tell(&mut draft);
     if draft.status.stable.is_none() {
         match &snapshot.remembered {
             Some(remembered) => idle::go_on(&mut draft, remembered),

@@ -61,6 +61,48 @@ pub fn target(
     })
 }
 
+/// The most bytes of JSON that a variant may have to be kept as a snapshot. The API server keeps
+/// objects of up to 1.5 MiB; the rest is for the object's metadata, with what is remembered of
+/// the release.
+const LARGEST_VARIANT: u64 = 1_500_000;
+
+/// The target, if a snapshot of it can be kept: in a cluster nothing is served without one.
+///
+/// # Errors
+/// Says how large the two objects are, and what to do.
+pub fn that_fits(target: Target) -> Result<Target, Problem> {
+    let mut size = Size(0);
+    // A variant can be written as JSON, and counting does not fail.
+    let written = serde_json::to_writer(&mut size, &target.variant);
+    if written.is_ok() && size.0 <= LARGEST_VARIANT {
+        return Ok(target);
+    }
+    let Variant { prompt_name, backend_name, .. } = &target.variant;
+    Err(Problem {
+        reason: "PromptInvalid",
+        message: format!(
+            "PromptVersion {prompt_name} and LLMDeployment {backend_name} have {} bytes together, \
+             and a ReleaseSnapshot holds {LARGEST_VARIANT} (the API server keeps objects of up to \
+             1.5 MiB): make the prompt shorter",
+            size.0
+        ),
+    })
+}
+
+/// Counts what is written.
+struct Size(u64);
+
+impl std::io::Write for Size {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0 = self.0.saturating_add(bytes.len() as u64);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
 /// The revision as the status has it. An earlier version wrote the first ten digits: with
 /// the whole revision, an upgrade would take what serves for another variant, and start a
 /// canary of stable against itself.
@@ -258,6 +300,23 @@ mod tests {
         for part in ["money", "spec.pricing", "queue", "--prometheus-url", "CanaryPolicy"] {
             assert!(text.contains(part), "{part} is not in {text}");
         }
+    }
+
+    #[test]
+    fn a_variant_that_is_too_large_for_a_snapshot_is_refused_with_its_size() {
+        let of = |length: usize| {
+            let prompt = PromptVersionSpec { prompt: "x".repeat(length), ..<_>::default() };
+            let variant = Variant { prompt, prompt_name: "p".into(), ..Variant::default() };
+            that_fits(Target { variant, ..Target::default() })
+        };
+        let overhead = serde_json::to_string(&Variant::default()).unwrap().len() + 1;
+        let largest = LARGEST_VARIANT as usize - overhead;
+        assert!(of(largest).is_ok());
+        let problem = of(largest + 1).unwrap_err();
+        assert_eq!(problem.reason, "PromptInvalid");
+        assert!(
+            problem.message.contains("PromptVersion p ") && problem.message.contains("1500001")
+        );
     }
 
     #[test]

@@ -8,7 +8,7 @@ use crate::{
     analysis::external::Externals,
     api::{
         CanaryPolicySpec, PromptReleaseSpec, PromptReleaseStatus, Variant,
-        prompt_release::Counts,
+        prompt_release::{Counts, VariantRef},
         snapshot::{Remembered, Saved},
     },
     prompt::short,
@@ -45,6 +45,8 @@ pub struct Snapshot {
     /// What users of the route got from a release that was deleted since, when this one
     /// has served nothing yet.
     pub served_before: Option<ServedBefore>,
+    /// Snapshots of what serves or runs that are gone and can not be made again.
+    pub lost: Vec<LostSnapshot>,
     /// Why the backend of a revision can not answer now; a revision that is not here is ready.
     pub not_ready: BTreeMap<String, String>,
     /// Every gateway that should be following, also those that did not answer.
@@ -85,6 +87,17 @@ pub struct ServedBefore {
     pub revision: String,
     /// The revision that failed last in it.
     pub failed: Option<String>,
+}
+
+/// A ReleaseSnapshot that somebody has deleted, and whose origin is gone, too.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LostSnapshot {
+    /// The name of the object.
+    pub name: String,
+    /// What it was a snapshot of.
+    pub variant: VariantRef,
+    /// Why it can not be made again.
+    pub why: String,
 }
 
 /// A metric that can never have data, whatever traffic comes.

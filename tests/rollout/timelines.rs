@@ -52,6 +52,11 @@ struct Event {
     operator_down: Option<bool>,
     /// Somebody deletes the saved copies of policies.
     policies_lost: Option<bool>,
+    /// Somebody deletes the snapshots of these variants and what they were made of; the text
+    /// says why they can not be made again.
+    snapshots_lost: BTreeMap<String, String>,
+    /// Somebody puts these back.
+    snapshots_back: Vec<String>,
     /// Metrics that can never have data, and why.
     without_data: Option<BTreeMap<String, String>>,
     policy: Option<CanaryPolicySpec>,
@@ -86,6 +91,10 @@ fn apply(event: &Event, world: &mut World) {
     }
     world.down = event.operator_down.unwrap_or(world.down);
     world.policies_lost = event.policies_lost.unwrap_or(world.policies_lost);
+    for (name, why) in &event.snapshots_lost {
+        world.lost.insert(revision(name), why.clone());
+    }
+    world.lost.retain(|r, _| !event.snapshots_back.iter().any(|name| revision(name) == *r));
     if let Some(without) = &event.without_data {
         let one = |(metric, why): (&String, &String)| WithoutData {
             metric: metric.clone(),

@@ -9,12 +9,12 @@ use serinus::{
     api::{
         CanaryPolicySpec, LLMDeploymentSpec, PromptReleaseSpec, PromptReleaseStatus,
         PromptVersionSpec, Variant,
-        prompt_release::{Counts, PairTable, Paired, Phase, Sums},
+        prompt_release::{Counts, PairTable, Paired, Phase, Sums, VariantRef},
         snapshot::{Remembered, Saved},
     },
     rollout::{
-        Effect, Gateway, Plan, Problem, Request, ServedBefore, Snapshot, Target, WithoutData,
-        decide, invariants, snapshot::Action,
+        Effect, Gateway, LostSnapshot, Plan, Problem, Request, ServedBefore, Snapshot, Target,
+        WithoutData, decide, invariants, snapshot::Action,
     },
 };
 
@@ -49,6 +49,8 @@ pub struct World {
     pub down: bool,
     /// Somebody deletes the copies of policies.
     pub policies_lost: bool,
+    /// Snapshots that somebody has deleted, by revision, and why they can not be made again.
+    pub lost: BTreeMap<String, String>,
     pub annotations: Vec<Request>,
     pub behaviours: HashMap<String, Behaviour>,
     pub missing: Vec<String>,
@@ -102,6 +104,7 @@ impl World {
             without_data: vec![],
             down: false,
             policies_lost: false,
+            lost: BTreeMap::new(),
             policy,
             annotations: vec![],
             behaviours: HashMap::new(),
@@ -178,10 +181,24 @@ impl World {
             route_held_by: self.route_held_by.clone(),
             remembered: self.remembered.clone().filter(|_| self.status.stable.is_none()),
             served_before: self.served_before.clone(),
+            lost: self.lost(),
             not_ready: self.not_ready.clone(),
             gateways: self.gateways.iter().map(SimulatedGateway::view).collect(),
             external: Default::default(),
         }
+    }
+
+    /// What serves or runs and has no snapshot any more.
+    fn lost(&self) -> Vec<LostSnapshot> {
+        let status = &self.status;
+        let canary = status.canary.iter().map(|canary| &canary.variant);
+        let all = status.stable.iter().chain(&status.previous).chain(canary);
+        let lost = |variant: &VariantRef| {
+            let why = self.lost.get(&variant.revision)?.clone();
+            let name = format!("answers-{}", variant.revision);
+            Some(LostSnapshot { name, variant: variant.clone(), why })
+        };
+        all.filter_map(lost).collect()
     }
 
     /// One decision, carried out. Panics when it breaks an invariant.

@@ -13,7 +13,7 @@ use std::{
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
-use serinus::api::{keys, snapshot::copy_name};
+use serinus::api::snapshot::copy_name;
 use tokio::time::sleep;
 
 use super::{Contestant, Place, Process, QUESTION, SYSTEM, Started, free_address};
@@ -158,12 +158,13 @@ fn lists(place: &Place, other: &Value, more: &str, others: usize) -> std::io::Re
                 "properties": {"answer": {"type": "string"}},
             },
         });
-        let mut metadata = metadata(&copy_name(release, revision));
-        metadata["labels"] = json!({keys::RELEASE_LABEL: release});
-        json!({"metadata": metadata, "revision": 1, "data": {"variant": {
+        let variant = json!({
             "promptName": format!("{release}-{revision}"), "prompt": prompt,
             "backendName": "bench", "backend": backend,
-        }}})
+        });
+        json!({"metadata": metadata(&copy_name(release, revision)), "spec": {
+            "release": release, "revision": revision, "type": "Variant", "variant": variant,
+        }})
     };
     let release = |name: &str, other: Option<&Value>| {
         let weight = 100 - other.map_or(0, |other| other["weight"].as_i64().unwrap_or(0));
@@ -187,7 +188,7 @@ fn lists(place: &Place, other: &Value, more: &str, others: usize) -> std::io::Re
         releases.push(release(&name, None));
     }
     write(&place.folder, "promptreleases", releases)?;
-    write(&place.folder, "controllerrevisions", copies)?;
+    write(&place.folder, "releasesnapshots", copies)?;
     let mut secret = metadata("serinus-request-ids");
     secret["namespace"] = "serinus-system".into();
     let keys = json!({"bench": STANDARD.encode(KEY)});

@@ -150,9 +150,14 @@ fn head(release: &PromptRelease, status: &PromptReleaseStatus, now: Timestamp) -
     if let Some(ready) = conditions::find(&status.conditions, conditions::types::READY) {
         rows.push(vec!["Why:".to_owned(), format!("{}: {}", ready.reason, ready.message)]);
     }
-    for type_ in [conditions::types::DECIDABLE, conditions::types::KEYS_SPREAD] {
+    let of_canary = status.canary.is_some();
+    for (type_, counts) in [
+        (conditions::types::DECIDABLE, of_canary),
+        (conditions::types::KEYS_SPREAD, of_canary),
+        (conditions::types::SNAPSHOTS_KEPT, true),
+    ] {
         let known = conditions::find(&status.conditions, type_);
-        if let Some(told) = known.filter(|c| c.status == "False" && status.canary.is_some()) {
+        if let Some(told) = known.filter(|c| c.status == "False" && counts) {
             rows.push(vec!["Warning:".to_owned(), format!("{}: {}", told.reason, told.message)]);
         }
     }

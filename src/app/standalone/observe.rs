@@ -73,6 +73,8 @@ impl Standalone {
             // The state of a release outlives its manifest under the release's own name.
             remembered: None,
             served_before: self.served_before(kept, &route),
+            // Content is in the state file, together with the status that names it.
+            lost: vec![],
             not_ready,
             gateways: vec![rollout::Gateway {
                 instance: Some(report.instance.clone()),

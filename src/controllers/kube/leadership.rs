@@ -99,6 +99,14 @@ impl Leadership {
     fn set(&self, held: Option<Held>) {
         self.held.send_replace(held);
     }
+
+    /// Leads for an hour.
+    #[cfg(test)]
+    pub(in crate::controllers) fn leading() -> Arc<Self> {
+        let this = Self::new("test");
+        this.set(Some(Held { term: 1, until: Instant::now() + Duration::from_secs(3600) }));
+        this
+    }
 }
 
 /// What was seen of the Lease, and when it last changed.

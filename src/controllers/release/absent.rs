@@ -23,7 +23,7 @@ use crate::{
     controllers::{
         Context,
         backend::orphans,
-        caches::{Changes, CopyKey, Use},
+        caches::{self, Changes, CopyKey, Use},
         error::ControllerError,
         reference,
     },
@@ -195,9 +195,8 @@ impl Tidy {
         }
         self.absent = Absent::default();
         for copy in self.context.caches.copies.state() {
-            if let Some(release) = crate::controllers::caches::owner(&copy)
-                && self.context.caches.release(&release).is_none()
-            {
+            let release = caches::owner(&copy);
+            if self.context.caches.release(&release).is_none() {
                 self.releases.insert(release);
             }
         }

@@ -1,24 +1,27 @@
-//! What a release keeps beside its object: copies of what it routes to, healed while their
-//! origin exists, and a note of what served and what failed on the copy of its stable
-//! variant. Both are written before the status, and nobody owns them, so that a release that
-//! is deleted and created again, or restored without its status, goes on where it was
-//! (docs/decisions/0009).
+//! What a release keeps beside its object: snapshots of what it routes to, written again
+//! while their origin exists, and a note of what served and what failed on the snapshot of
+//! its stable variant. Both are written before the status, and nobody owns them, so that a
+//! release that is deleted and created again, or restored without its status, goes on where
+//! it was (docs/decisions/0011).
+//!
+//! The caches may not show yet what was written: a note is not patched because its snapshot
+//! is not there to be compared with. It is patched when the decision at hand changes it, or
+//! when the caches show another one.
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::apps::v1::ControllerRevision;
 use kube::ResourceExt;
 
 use super::observe::claims_since;
 use crate::{
     api::{
-        PromptRelease, PromptReleaseStatus, Variant,
+        PromptRelease, PromptReleaseStatus, ReleaseSnapshot, Variant,
         prompt_release::VariantRef,
         snapshot::{Remembered, Saved, copy_name},
     },
     controllers::{Context, caches::read_remembered, error::ControllerError, reference},
     prompt::{revision, stands_for},
-    rollout::{Effect, Plan, Snapshot, decide::policy_digest, resolve},
+    rollout::{Effect, LostSnapshot, Plan, Snapshot, decide::policy_digest, resolve},
     signals::index::Named,
 };
 
@@ -33,53 +36,70 @@ pub(super) struct Written {
     remembered: Option<Remembered>,
 }
 
-/// Saves anew what is routed to and gone, as long as its origin is there and is what it was.
-/// Answers whether something was.
+/// What of a release's snapshots is gone.
+#[derive(Default)]
+struct Missing {
+    /// What can be made again.
+    found: Vec<(String, Saved)>,
+    /// What can not.
+    lost: Vec<LostSnapshot>,
+}
+
+/// Saves anew what is gone, as long as its origin is there and is what it was; the rest is
+/// noted in `snapshot`. Answers whether something was saved.
 pub(super) async fn heal(
     release: &PromptRelease,
-    snapshot: &Snapshot,
+    snapshot: &mut Snapshot,
     written: &mut Written,
     context: &Context,
 ) -> Result<bool, ControllerError> {
-    let missing = missing(release, snapshot, written, context);
-    for (name, content) in &missing {
+    let Missing { found, lost } = missing(release, snapshot, written, context);
+    for (name, content) in &found {
         let note = note_for(name, release, &snapshot.status, context);
         if context.cluster.save(release, name, content, note.as_ref()).await? {
             let (namespace, release) = (release.namespace(), release.name_any());
-            tracing::warn!(namespace, release, copy = name, "a saved copy was gone: saved again");
+            tracing::warn!(namespace, release, name, "a snapshot was gone: written again");
+            written.remembered = note.or(written.remembered.take());
         }
     }
-    let healed = !missing.is_empty();
-    written.saved.extend(missing);
+    let healed = !found.is_empty();
+    written.saved.extend(found);
+    snapshot.lost = lost;
     Ok(healed)
 }
 
-/// What should have been kept, is gone, and can be made again.
+/// What should have been kept, and is gone: what a release would keep when it prunes.
 fn missing(
     release: &PromptRelease,
     snapshot: &Snapshot,
     written: &Written,
     context: &Context,
-) -> Vec<(String, Saved)> {
+) -> Missing {
     let (namespace, name) = (release.namespace().unwrap_or_default(), release.name_any());
     let gone = |copy: &str| {
         !written.saved.contains_key(copy) && context.caches.copy(&namespace, &name, copy).is_none()
     };
     let status = &snapshot.status;
-    let routed = status.routing.variants.iter().map(|variant| variant.revision.as_str());
-    let lost: Vec<&str> = routed.filter(|revision| gone(revision)).collect();
-    let variants = lost.into_iter().filter_map(|revision| {
-        let known = variants(status).find(|variant| variant.revision == revision)?;
-        let variant = origin(&namespace, known, snapshot, context)?;
-        Some((revision.to_owned(), Saved::Variant(variant)))
-    });
+    let mut missing = Missing::default();
+    for known in variants(status).filter(|variant| gone(&variant.revision)) {
+        match origin(&namespace, known, snapshot, context) {
+            Ok(variant) => {
+                missing.found.push((known.revision.clone(), Saved::Variant(variant)));
+            }
+            Err(why) => missing.lost.push(LostSnapshot {
+                name: copy_name(&name, &known.revision),
+                variant: known.clone(),
+                why,
+            }),
+        }
+    }
     let policy = status.canary.as_ref().map(|canary| &canary.policy).filter(|p| gone(p));
-    let policy = policy.and_then(|digest| {
+    missing.found.extend(policy.and_then(|digest| {
         let named = snapshot.policy.as_ref().ok()?;
         let policy = resolve::measurable(named, &snapshot.without_data).ok()?;
         (policy_digest(&policy) == *digest).then(|| (digest.clone(), Saved::Policy(policy)))
-    });
-    variants.chain(policy).collect()
+    }));
+    missing
 }
 
 fn variants(status: &PromptReleaseStatus) -> impl Iterator<Item = &VariantRef> {
@@ -88,25 +108,35 @@ fn variants(status: &PromptReleaseStatus) -> impl Iterator<Item = &VariantRef> {
 }
 
 /// The variant as the objects that it was made of say it now, if they still say the same.
+///
+/// # Errors
+/// They do not, or one of them is gone.
 fn origin(
     namespace: &str,
     known: &VariantRef,
     snapshot: &Snapshot,
     context: &Context,
-) -> Option<Variant> {
+) -> Result<Variant, String> {
     if let Ok(target) = &snapshot.target
         && target.revision == known.revision
     {
-        return Some(target.variant.clone());
+        return Ok(target.variant.clone());
     }
-    let prompt = context.caches.prompts.get(&reference(namespace, &known.prompt))?;
-    let backend = context.caches.backends.get(&reference(namespace, &known.backend))?;
+    let VariantRef { prompt: prompt_name, backend: backend_name, .. } = known;
+    let prompt = context.caches.prompts.get(&reference(namespace, prompt_name));
+    let prompt = prompt.ok_or_else(|| format!("PromptVersion {prompt_name} does not exist"))?;
+    let backend = context.caches.backends.get(&reference(namespace, backend_name));
+    let backend = backend.ok_or_else(|| format!("LLMDeployment {backend_name} does not exist"))?;
     let now = revision(&prompt.spec, &backend.spec);
-    let same = now == known.revision || stands_for(&known.revision, &now);
-    same.then(|| Variant {
-        prompt_name: known.prompt.clone(),
+    if now != known.revision && !stands_for(&known.revision, &now) {
+        return Err(format!(
+            "PromptVersion {prompt_name} or LLMDeployment {backend_name} has another content now"
+        ));
+    }
+    Ok(Variant {
+        prompt_name: prompt_name.clone(),
         prompt: prompt.spec.clone(),
-        backend_name: known.backend.clone(),
+        backend_name: backend_name.clone(),
         backend: backend.spec.clone(),
     })
 }
@@ -165,47 +195,44 @@ async fn remember(
     let Some(note) = note(release, status, context) else { return Ok(()) };
     let (namespace, name) = (release.namespace().unwrap_or_default(), release.name_any());
     let stable = &note.stable.revision;
-    let copy = context.caches.copy(&namespace, &name, stable);
-    if copy.is_none() && !written.saved.contains_key(stable) {
-        // Its origin is gone, too: there is nothing to write on.
-        return Ok(());
-    }
     let up_to_date = |known: &Remembered| {
         known.says_the_same_as(&note) && note.generation < known.generation + FAR_BEYOND
     };
-    if written.remembered.as_ref().is_some_and(up_to_date)
-        || copy.is_some_and(|copy| {
+    let is_noted = match context.caches.copy(&namespace, &name, stable) {
+        _ if written.remembered.as_ref().is_some_and(up_to_date) => true,
+        Some(copy) => {
             let last = context.caches.remembered(&Named::of(release));
             let is_last = last.is_some_and(|(last, _)| last.name_any() == copy.name_any());
-            is_last
-                && is_ownerless(&copy)
-                && read_remembered(&copy).as_ref().is_some_and(up_to_date)
-        })
-    {
-        return Ok(());
+            is_last && read_remembered(&copy).as_ref().is_some_and(up_to_date)
+        }
+        // It was written a moment ago, and the status that is there came after its note.
+        None if written.saved.contains_key(stable) => {
+            let before = release.status.as_ref();
+            let before = before.and_then(|status| self::note(release, status, context));
+            before.as_ref().is_some_and(up_to_date)
+        }
+        // Its origin is gone, too: there is nothing to write on.
+        None => true,
+    };
+    if !is_noted {
+        context.cluster.remember(&namespace, &copy_name(&name, stable), &note).await?;
+        written.remembered = Some(note);
     }
-    context.cluster.remember(&namespace, &copy_name(&name, stable), &note).await?;
-    written.remembered = Some(note);
     Ok(())
-}
-
-/// A copy of an earlier version belongs to its release, and would go with it.
-fn is_ownerless(copy: &ControllerRevision) -> bool {
-    copy.owner_references().is_empty()
 }
 
 /// Drops the saved copies of a release but those to keep. `copies` were known before
 /// anything was written, so that none is dropped that a later leader made.
 pub(super) async fn prune(
-    copies: &[std::sync::Arc<ControllerRevision>],
+    copies: &[std::sync::Arc<ReleaseSnapshot>],
     keep: &[String],
     context: &Context,
 ) -> Result<(), ControllerError> {
-    use crate::api::keys::REVISION_LABEL;
-    for copy in copies {
-        if copy.labels().get(REVISION_LABEL).is_some_and(|name| !keep.contains(name)) {
-            context.cluster.drop_copy(copy).await?;
-        }
+    for copy in copies.iter().filter(|copy| !keep.contains(&copy.spec.revision)) {
+        context.cluster.drop_copy(copy).await?;
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -47,7 +47,8 @@ pub(super) fn observe(
         prompt.as_ref().map(|p| &p.spec),
         backend.as_ref().map(|b| &b.spec),
         &status,
-    );
+    )
+    .and_then(resolve::that_fits);
     let mut not_ready = BTreeMap::new();
     if let (Ok(target), Some(backend)) = (&target, &backend)
         && let Some(why) = why_not_ready(backend)
@@ -83,6 +84,8 @@ pub(super) fn observe(
         route_held_by: route_held_by(release, &key, context),
         remembered,
         served_before,
+        // What is gone is known when it was tried to write it again.
+        lost: vec![],
         gateways: pulled.of(&key),
         external,
         spec: spec.clone(),

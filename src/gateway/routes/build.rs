@@ -271,14 +271,14 @@ fn no_copy(input: &ReleaseInput, revision: &str) -> Fault {
         Some(why) => Fault::new(
             Fault::COPY_UNREADABLE,
             format!(
-                "its saved copy can not be read: {why}. If a newer version wrote it, update this \
-                 gateway"
+                "its ReleaseSnapshot can not be read: {why}. If a newer version wrote it, update \
+                 this gateway"
             ),
         ),
         None => Fault::new(
             Fault::COPY_NOT_FOUND,
-            "its saved copy (a ControllerRevision) has not arrived, or was deleted: the operator \
-             saves it anew while its PromptVersion and LLMDeployment exist",
+            "its ReleaseSnapshot has not arrived, or was deleted: the operator writes it anew \
+             while its PromptVersion and LLMDeployment exist",
         ),
     }
 }

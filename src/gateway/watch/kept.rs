@@ -5,10 +5,7 @@ use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
 use k8s_openapi::{
     NamespaceResourceScope,
-    api::{
-        apps::v1::ControllerRevision,
-        discovery::v1::{Endpoint, EndpointSlice},
-    },
+    api::discovery::v1::{Endpoint, EndpointSlice},
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use kube::{Resource, ResourceExt};
@@ -16,7 +13,7 @@ use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 use serde_json::Value;
 
 use crate::api::{
-    LLMDeployment, LLMDeploymentSpec, PromptRelease, keys,
+    LLMDeployment, LLMDeploymentSpec, PromptRelease, ReleaseSnapshot,
     prompt_release::{ResponseCache, RoutedVariant, Routing, RoutingSettings, VariantRole},
     snapshot::{PackedVariant, Saved},
 };
@@ -175,26 +172,25 @@ impl Part for Arc<LLMDeploymentSpec> {
 #[derive(Clone, Debug)]
 pub(super) struct SavedCopy {
     /// Whose it is.
-    pub release: Option<String>,
+    pub release: String,
     /// None for a policy; otherwise the variant, or why it can not be read.
     pub variant: Option<Result<Arc<PackedVariant>, String>>,
 }
 
 impl Part for SavedCopy {
-    type Whole = ControllerRevision;
+    type Whole = ReleaseSnapshot;
 
-    fn of(copy: ControllerRevision) -> Self {
+    fn of(copy: ReleaseSnapshot) -> Self {
         let name = copy.name_any();
-        let release = copy.labels().get(keys::RELEASE_LABEL).cloned();
-        let variant = match serde_json::from_value(copy.data.0) {
+        let variant = match copy.spec.content() {
             Ok(Saved::Variant(variant)) => Some(Ok(Arc::new(PackedVariant::from(&variant)))),
             Ok(Saved::Policy(_)) => None,
             Err(error) => {
-                tracing::debug!(copy = name, "the saved copy can not be read: {error}");
+                tracing::debug!(name, "the snapshot can not be read: {error}");
                 Some(Err(error.to_string()))
             }
         };
-        Self { release, variant }
+        Self { release: copy.spec.release, variant }
     }
 }
 

@@ -81,7 +81,7 @@ pub(super) fn without_policy(draft: &mut Draft<'_>, way_out: &str) {
     draft.stop_clock(Some(reasons::POLICY_LOST));
     hold(draft, reasons::POLICY_LOST, true);
     let message = format!(
-        "the saved copy of the running policy is missing and the CanaryPolicy has changed: nothing can be judged; {way_out}"
+        "the snapshot of the running policy is missing and the CanaryPolicy has changed: nothing can be judged; {way_out}"
     );
     draft.say(reasons::POLICY_LOST, message);
 }

@@ -44,6 +44,8 @@ reasons! {
     RETURNED = "Returned",
     ROUTE_TAKEN = "RouteTaken",
     SAMPLE_RATIO_MISMATCH = "SampleRatioMismatch",
+    SNAPSHOT_LOST = "SnapshotLost",
+    SNAPSHOT_RESTORED = "SnapshotRestored",
     STABLE = "Stable",
     SUPERSEDED = "Superseded",
     SUSPENDED = "Suspended",

@@ -1,0 +1,207 @@
+//! ReleaseSnapshot: what a PromptRelease keeps of the objects that it names, so that deleting
+//! one of them never breaks serving or a rollback.
+//!
+//! The content is stored as it was written: the schema does not look into it, so a definition
+//! of another version drops no field, and a rule that a later version adds keeps no snapshot
+//! from being written again.
+
+use kube::{CustomResource, KubeSchema};
+use schemars::{Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::{
+    schema,
+    snapshot::{Saved, copy_name},
+};
+
+/// The value of [`ReleaseSnapshotSpec::type_`] for a variant.
+const VARIANT: &str = "Variant";
+/// The value of [`ReleaseSnapshotSpec::type_`] for a policy.
+const POLICY: &str = "Policy";
+
+/// What a PromptRelease keeps of a prompt on a backend, or of a policy. Written by the operator.
+#[derive(CustomResource, Clone, Debug, Default, PartialEq, Deserialize, Serialize, KubeSchema)]
+#[kube(
+    group = "serinus.dev",
+    version = "v1alpha1",
+    kind = "ReleaseSnapshot",
+    namespaced,
+    derive = "PartialEq",
+    derive = "Default",
+    shortname = "relsnap",
+    doc = "What a PromptRelease keeps of a prompt on a backend, or of the policy of its canary, so that deleting these breaks neither serving nor a rollback. Written by the operator.",
+    validation = Rule::new("self.spec == oldSelf.spec").message("the content of a ReleaseSnapshot can not be changed, only its labels and annotations: to serve something else, create a PromptVersion and name it in the PromptRelease"),
+    validation = Rule::new("self.metadata.name == self.spec.release + '-' + self.spec.revision").message("metadata.name must be spec.release and spec.revision, joined by a hyphen: gateways look for it by that name"),
+    printcolumn(name = "Release", type_ = "string", json_path = ".spec.release"),
+    printcolumn(name = "Of", type_ = "string", json_path = ".spec.type"),
+    printcolumn(name = "Prompt", type_ = "string", json_path = ".spec.variant.promptName"),
+    printcolumn(name = "Backend", type_ = "string", json_path = ".spec.variant.backendName"),
+    printcolumn(name = "Revision", type_ = "string", json_path = ".spec.revision"),
+    printcolumn(name = "Remembered", type_ = "string", json_path = ".metadata.labels.serinus\\.dev/remembered"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[x_kube(
+    validation = Rule::new("has(self.variant) == (self.type == 'Variant')").message("spec.variant must be there if spec.type is Variant, and only then"),
+    validation = Rule::new("has(self.policy) == (self.type == 'Policy')").message("spec.policy must be there if spec.type is Policy, and only then"),
+)]
+#[serde(rename_all = "camelCase")]
+pub struct ReleaseSnapshotSpec {
+    /// The PromptRelease that keeps it, in the same namespace.
+    #[schemars(length(min = 1, max = 63))]
+    pub release: String,
+    /// What it is a snapshot of: Variant (a prompt on a backend) or Policy (the CanaryPolicy
+    /// that a canary runs with).
+    #[serde(rename = "type")]
+    #[schemars(schema_with = "types")]
+    pub type_: String,
+    /// The revision of the variant, or the digest of the policy.
+    #[schemars(length(min = 1, max = 63))]
+    pub revision: String,
+    /// The variant: the specs of its PromptVersion and of its LLMDeployment, and their names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "variant")]
+    pub variant: Option<Value>,
+    /// The policy: its spec.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "policy")]
+    pub policy: Option<Value>,
+}
+
+fn types(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "string", "enum": [VARIANT, POLICY] })
+}
+
+/// A part that is stored as it was written.
+fn as_written(generator: &mut SchemaGenerator, what: &str) -> Schema {
+    let mut schema = schema::free_object(generator);
+    schema.insert("description".to_owned(), json!(what));
+    schema
+}
+
+fn variant(generator: &mut SchemaGenerator) -> Schema {
+    let name = |of: &str| {
+        json!({
+            "type": "string", "maxLength": 253, "description": format!("The name of the {of}."),
+        })
+    };
+    json_schema!({
+        "type": "object",
+        "required": ["promptName", "prompt", "backendName", "backend"],
+        "properties": {
+            "promptName": name("PromptVersion"),
+            "prompt": as_written(generator, "The spec of the PromptVersion."),
+            "backendName": name("LLMDeployment"),
+            "backend": as_written(generator, "The spec of the LLMDeployment, when this was written."),
+        },
+        // Of the whole it is noted who wrote it, not of each field.
+        "x-kubernetes-map-type": "atomic",
+    })
+}
+
+fn policy(generator: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "object",
+        "required": ["spec"],
+        "properties": {
+            "spec": as_written(generator, "The spec of the CanaryPolicy, without metrics that have no data."),
+        },
+        "x-kubernetes-map-type": "atomic",
+    })
+}
+
+impl ReleaseSnapshotSpec {
+    /// What `release` keeps under `revision`, which is the revision of a variant or the digest
+    /// of a policy.
+    ///
+    /// # Errors
+    /// The content is neither of the two: it is not that of a [`Saved`].
+    pub fn new(release: &str, revision: &str, mut content: Value) -> Result<Self, NotASnapshot> {
+        let mut part = |name| content.get_mut(name).map(Value::take);
+        let (variant, policy) = (part("variant"), part("policy"));
+        let policy = policy.map(|spec| json!({ "spec": spec }));
+        let type_ = match (&variant, &policy) {
+            (Some(_), None) => VARIANT,
+            (None, Some(_)) => POLICY,
+            _ => return Err(NotASnapshot),
+        };
+        let (release, revision) = (release.to_owned(), revision.to_owned());
+        Ok(Self { release, type_: type_.to_owned(), revision, variant, policy })
+    }
+
+    /// What it holds.
+    ///
+    /// # Errors
+    /// It was written by another version that this one does not understand, or by hand.
+    pub fn content(&self) -> Result<Saved, serde_json::Error> {
+        match (&self.variant, &self.policy) {
+            (Some(variant), _) => Deserialize::deserialize(variant).map(Saved::Variant),
+            (None, Some(policy)) => Deserialize::deserialize(&policy["spec"]).map(Saved::Policy),
+            (None, None) => Err(serde::de::Error::custom(format!(
+                "it holds neither a variant nor a policy, but a {}",
+                self.type_
+            ))),
+        }
+    }
+
+    /// The name of the object.
+    pub fn name(&self) -> String {
+        copy_name(&self.release, &self.revision)
+    }
+}
+
+/// A content is neither a variant nor a policy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("neither a variant nor a policy")]
+pub struct NotASnapshot;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::{CanaryPolicySpec, Variant};
+
+    fn saved(content: &Saved) -> Value {
+        serde_json::to_value(content).unwrap()
+    }
+
+    #[test]
+    fn what_was_saved_is_read_again() {
+        for content in
+            [Saved::Variant(Variant::default()), Saved::Policy(CanaryPolicySpec::default())]
+        {
+            let spec = ReleaseSnapshotSpec::new("answers", "0123", saved(&content)).unwrap();
+            assert_eq!(spec.name(), "answers-0123");
+            let stored = serde_json::to_string(&spec).unwrap();
+            let spec: ReleaseSnapshotSpec = serde_json::from_str(&stored).unwrap();
+            assert_eq!(spec.content().unwrap(), content);
+        }
+        for other in [json!({}), json!(null), json!("text"), json!({"variant": {}, "policy": {}})] {
+            assert_eq!(ReleaseSnapshotSpec::new("answers", "0123", other), Err(NotASnapshot));
+        }
+    }
+
+    #[test]
+    fn one_that_is_not_understood_is_read_as_an_object_and_says_why() {
+        let with = |key: &str, value: Value| {
+            let mut object = json!({
+                "apiVersion": "serinus.dev/v1alpha1", "kind": "ReleaseSnapshot",
+                "metadata": {"name": "answers-1"},
+                "spec": {"release": "answers", "revision": "1", "type": "Variant",
+                         "ofNextYear": true},
+            });
+            object["spec"][key] = value;
+            serde_json::from_value::<ReleaseSnapshot>(object).unwrap().spec.content()
+        };
+        let mut next = saved(&Saved::Variant(Variant::default()))["variant"].clone();
+        next["prompt"]["ofNextYear"] = json!(1);
+        for (key, value, why) in [
+            ("variant", next, "ofNextYear"),
+            ("variant", json!("text"), "text"),
+            ("policy", json!([]), "policy"),
+            ("type", json!("Model"), "Model"),
+        ] {
+            let error = with(key, value).unwrap_err().to_string();
+            assert!(error.to_lowercase().contains(&why.to_lowercase()), "{error}");
+        }
+    }
+}
