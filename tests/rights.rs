@@ -150,20 +150,21 @@ fn a_role_of_the_whole_cluster_names_our_kinds_and_a_few_that_are_harmless() {
 
 #[test]
 fn a_right_to_secrets_is_bound_in_a_namespace_only() {
-    let of_secrets: Vec<(String, Vec<Right>)> = roles()
+    // By kind and name: a role of the cluster and one of a namespace may have one name.
+    let of_secrets: Vec<([Value; 2], Vec<Right>)> = roles()
         .iter()
         .map(|role| {
             let rights = rights(role).into_iter().filter(|r| r.resource.starts_with("secrets"));
-            (role["metadata"]["name"].as_str().unwrap().to_owned(), rights.collect())
+            ([role["kind"].clone(), role["metadata"]["name"].clone()], rights.collect())
         })
         .filter(|(_, rights): &(_, Vec<Right>)| !rights.is_empty())
         .collect();
-    assert_eq!(of_secrets.len(), 3, "{of_secrets:?}");
+    assert_eq!(of_secrets.len(), 4, "{of_secrets:?}");
     for manifest in manifests() {
-        let named = manifest["roleRef"]["name"].as_str().unwrap_or_default();
-        if of_secrets.iter().any(|(role, _)| role == named) {
-            assert_eq!(manifest["kind"], "RoleBinding", "{named}");
-            assert_eq!(manifest["metadata"]["namespace"], "serinus-system", "{named}");
+        let named = ["kind", "name"].map(|field| manifest["roleRef"][field].clone());
+        if of_secrets.iter().any(|(role, _)| *role == named) {
+            assert_eq!(manifest["kind"], "RoleBinding", "{named:?}");
+            assert_eq!(manifest["metadata"]["namespace"], "serinus-system", "{named:?}");
         }
     }
     let writes = of_secrets.iter().flat_map(|(_, rights)| rights);

@@ -1,5 +1,5 @@
 //! How an operator asks for a report, and a gateway tells it, so that neither takes the
-//! other for somebody else (`docs/decisions/0013`).
+//! other for somebody else (`docs/decisions/0014`).
 //!
 //! Both hold the keys that sign request ids. From each of them a key for reports is derived
 //! (one block of HKDF-Expand, RFC 5869), so that nothing that is signed for one purpose is

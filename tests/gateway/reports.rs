@@ -274,7 +274,8 @@ async fn what_no_gateway_said_counts_for_nothing_whoever_stands_in_its_place() {
     }
 
     // Kept a true answer from before.
-    let kept: Arc<Mutex<Option<(Vec<(String, String)>, Bytes)>>> = Arc::default();
+    type Answer = (Vec<(String, String)>, Bytes);
+    let kept: Arc<Mutex<Option<Answer>>> = Arc::default();
     let (keeps, real) = (kept.clone(), gateway.clone());
     let keeper = move |question: Request| {
         let (keeps, real) = (keeps.clone(), real.clone());

@@ -4,7 +4,7 @@ use crate::{
     api::{
         GoDuration,
         canary_policy::{Floor, Latency, Margin, Nothing, Score, guards},
-        prompt_release::{Groups, PairTable, Paired, Sums},
+        prompt_release::{Groups, PairTable, Paired, Sums, Unit},
     },
 };
 

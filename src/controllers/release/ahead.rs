@@ -5,7 +5,7 @@
 //! (a look at a boundary, a verdict, a step, a weight) is written at once, counts only as
 //! often as the operator's budget for them allows. Until then they are kept here, and the next
 //! look goes on from them. An operator that dies loses what it kept; gateways that live tell
-//! their counts again, as they only grow (docs/decisions/0013).
+//! their counts again, as they only grow (docs/decisions/0015).
 
 use std::{
     collections::BTreeMap,

@@ -21,6 +21,7 @@ use crate::{
         exported::Exported,
         kube::{Cluster, leadership::Leadership},
         pulse::Pulse,
+        release::Ahead,
     },
     rollout::{Problem, Target},
     signals::{addresses::Addresses, gateways::Gateways, prometheus::Prometheus},
@@ -91,12 +92,16 @@ impl World {
             cluster,
             // Nobody polls the watches.
             caches: Caches::new(&client, None).0,
-            gateways: Gateways::new(None).unwrap(),
+            gateways: Gateways::new(Box::new(|| Box::pin(async { Ok(BTreeMap::new()) })), || {
+                Timestamp::UNIX_EPOCH
+            })
+            .unwrap(),
             prometheus: Prometheus::new(None).unwrap(),
             exported,
             clock: || Timestamp::UNIX_EPOCH,
             probe: Probe::new(Addresses::default()).unwrap(),
             pulse: Pulse::default(),
+            ahead: Ahead::default(),
         };
         let release = json!({
             "metadata": {"name": "answers", "namespace": "ns",
