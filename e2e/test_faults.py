@@ -64,7 +64,7 @@ def test_a_gateway_that_is_told_to_stop_breaks_no_stream(world):
             gateway.process.kill(signal.SIGTERM)
             gateway.start().wait_ready()
             time.sleep(1)
-    assert len(users.seen) > 50
+        wait_for("more than 100 streams", lambda: len(users.seen) > 100, 60)
     assert not users.errors(), users.errors()[:5]
 
 
