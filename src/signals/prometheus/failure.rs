@@ -71,6 +71,9 @@ pub enum Failure {
     /// Something that is not Prometheus.
     #[error("the answer is not one of Prometheus ({0}): is --prometheus-url right?")]
     BadAnswer(String),
+    /// More than is read.
+    #[error("the answer is larger than {0} bytes: put sum(...) around the query")]
+    TooLarge(usize),
     /// No series.
     #[error(
         "the query finds no series: is the target scraped, are the labels right, \
@@ -120,7 +123,7 @@ impl Failure {
             Self::Unauthorized(_) => "PrometheusUnauthorized",
             Self::Token(_) => "PrometheusToken",
             Self::Unavailable(_) => "PrometheusUnavailable",
-            Self::BadAnswer(_) => "PrometheusBadAnswer",
+            Self::BadAnswer(_) | Self::TooLarge(_) => "PrometheusBadAnswer",
             Self::Empty => "PrometheusEmpty",
             Self::SeveralSeries(_) => "PrometheusSeveralSeries",
             Self::WrongType(_) => "PrometheusWrongType",

@@ -161,7 +161,7 @@ impl Source {
         let mut body = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(|e| self.broken(&e))? {
             if body.len() + chunk.len() > largest {
-                return Err(Failure::BadAnswer(format!("it is larger than {largest} bytes")));
+                return Err(Failure::TooLarge(largest));
             }
             body.extend_from_slice(&chunk);
         }

@@ -92,7 +92,7 @@ impl Batch {
 
 /// Whether what is wrong may be wrong with one text of several.
 pub(super) fn may_be_one(failure: &Failure) -> bool {
-    matches!(failure, Failure::BadQuery(_) | Failure::Timeout(_) | Failure::BadAnswer(_))
+    matches!(failure, Failure::BadQuery(_) | Failure::Timeout(_) | Failure::TooLarge(_))
 }
 
 /// The kinds of texts that spoiled a query for others, and are asked alone from then on.
@@ -236,6 +236,47 @@ mod tests {
             (0..60).map(|i| format!("{i}{}", "x".repeat(10_000))).collect();
         assert_eq!(Spoilers::default().batches(large, 8).len(), 3);
         assert_eq!(Spoilers::default().batches(texts.into_iter().take(8).collect(), 8).len(), 8);
+    }
+
+    #[test]
+    fn a_thousand_canaries_with_three_engine_metrics_are_tens_of_queries() {
+        // Of each metric two sums, of each side.
+        let text = |i: usize, metric: &str, revision: &str, part: &str| {
+            format!(
+                "sum(increase(vllm:{metric}_{part}{{model_name=\"team-{}/answers-{i}\",\
+                 serinus_revision=\"{revision}\"}}[915s])) or vector(0)",
+                i % 20
+            )
+        };
+        let mut texts = BTreeSet::new();
+        for i in 0..1_000 {
+            for metric in ["e2e_request_latency", "time_to_first_token", "request_failure"] {
+                for revision in ["5d41402abc4b2a76", "7d793037a0760186"] {
+                    texts.extend(["bucket", "count"].map(|part| text(i, metric, revision, part)));
+                }
+            }
+        }
+        assert_eq!(texts.len(), 12_000);
+        let batches = Spoilers::default().batches(texts, 8);
+        assert_eq!(batches.len(), 48);
+        assert!(batches.iter().all(|batch| batch.query().len() <= 2 * LARGEST));
+    }
+
+    #[test]
+    fn only_what_one_text_can_cause_is_looked_for_in_parts() {
+        let page = Failure::BadAnswer("it is no JSON".to_owned());
+        for (failure, may_be) in [
+            (Failure::BadQuery(String::new()), true),
+            (Failure::Timeout(std::time::Duration::ZERO), true),
+            (Failure::TooLarge(1), true),
+            // A page to log in, or none at all, is that for every text.
+            (page, false),
+            (Failure::Unauthorized(401), false),
+            (Failure::Unavailable(503), false),
+            (Failure::Unreachable(String::new()), false),
+        ] {
+            assert_eq!(may_be_one(&failure), may_be, "{failure:?}");
+        }
     }
 
     #[test]
