@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 mod evidence;
 
 pub use self::evidence::{
-    CallerCounts, Counts, GroupedScore, Groups, InstanceEvidence, MetricStatus, PairTable, Paired,
-    Sample, Sums, TurnedAway, Unit, Verdict, Waits,
+    CallerCounts, Counts, GroupedScore, Groups, InstanceEvidence, MetricStatus, OTHER, PairTable,
+    Paired, Sample, Sums, TurnedAway, Unit, Verdict, Waits,
 };
 use super::{conditions::Condition, duration::GoDuration, schema::LocalRef};
 

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, ops::AddAssign, sync::Arc};
 
 use crate::{
     analysis::buckets,
-    api::prompt_release::{Counts, Groups, PairTable, Paired, Sums},
+    api::prompt_release::{Counts, Groups, OTHER, PairTable, Paired, Sums},
     audit::record::{AssignmentReason, CheckResult, Record, RecordOutcome},
     rollout::assignment::GROUPS,
     telemetry::Telemetry,
@@ -16,8 +16,8 @@ pub(super) trait Sink: Send + Sync {
     fn consume(&self, record: &Arc<Record>);
 }
 
-/// The evidence keeps so many words for what went wrong.
-const WORDS: usize = 8;
+/// The evidence keeps so many words for what went wrong; what comes later is `other`.
+const WORDS: usize = 7;
 
 /// Adds the record of a drawn request to the evidence of its side, whatever became of it.
 pub(super) fn count(counts: &mut Counts, record: &Record) {
@@ -59,9 +59,11 @@ pub(super) fn count(counts: &mut Counts, record: &Record) {
 }
 
 fn count_word(words: &mut BTreeMap<String, u64>, word: &str) {
+    let is_full = words.keys().filter(|known| *known != OTHER).count() >= WORDS;
+    let word = if is_full && !words.contains_key(word) { OTHER } else { word };
     if let Some(count) = words.get_mut(word) {
         *count += 1;
-    } else if words.len() < WORDS {
+    } else {
         words.insert(word.to_owned(), 1);
     }
 }

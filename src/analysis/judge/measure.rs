@@ -21,7 +21,7 @@ use crate::{
     api::{
         canary_policy::{Latency, Metric},
         prompt_release::{
-            Counts, Groups, MetricStatus, PairTable, Paired, Sample, Sums, Unit, Verdict,
+            Counts, Groups, MetricStatus, OTHER, PairTable, Paired, Sample, Sums, Unit, Verdict,
         },
     },
     audit::record::CheckResult,
@@ -518,8 +518,11 @@ impl Guarded {
 
 /// The word that stands for most.
 fn commonest(words: &BTreeMap<String, u64>, counts: impl Fn(&str) -> bool) -> Option<String> {
-    let counted = words.iter().filter(|(word, _)| counts(word));
-    counted.max_by_key(|(_, n)| **n).map(|(word, _)| word.clone())
+    let counted = words.iter().filter(|(word, _)| counts(word) && *word != OTHER);
+    let (word, most) = counted.max_by_key(|(_, n)| **n)?;
+    // Among the others one may be as common.
+    let other = words.get(OTHER).copied().unwrap_or_default();
+    (*most > other).then(|| word.clone())
 }
 
 /// The words for answers that are neither good nor bad.

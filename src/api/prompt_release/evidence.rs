@@ -5,6 +5,9 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+/// The word for what went wrong in another way than the ones that are counted by name.
+pub const OTHER: &str = "other";
+
 /// The answer of a test.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 pub enum Verdict {
@@ -191,11 +194,13 @@ pub struct Counts {
     /// Drawn requests that an open breaker kept away from this side.
     #[serde(skip_serializing_if = "TurnedAway::is_empty")]
     pub turned_away: TurnedAway,
-    /// Failures by the stable word for what went wrong. At most 8 words.
+    /// Failures by the stable word for what went wrong. At most 7 words; what came after
+    /// them is `other`.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(with = "BTreeMap<String, i64>", extend("maxProperties" = 8))]
     pub failures: BTreeMap<String, u64>,
-    /// Refused requests by the stable word for why. At most 8 words.
+    /// Refused requests by the stable word for why. At most 7 words; what came after
+    /// them is `other`.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(with = "BTreeMap<String, i64>", extend("maxProperties" = 8))]
     pub refusals: BTreeMap<String, u64>,
