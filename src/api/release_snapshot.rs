@@ -7,11 +7,11 @@
 
 use kube::{CustomResource, KubeSchema};
 use schemars::{Schema, SchemaGenerator, json_schema};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::DeserializeOwned};
 use serde_json::{Value, json};
 
 use super::{
-    schema,
+    CanaryPolicySpec, schema,
     snapshot::{Saved, copy_name},
 };
 
@@ -61,11 +61,41 @@ pub struct ReleaseSnapshotSpec {
     /// The variant: the specs of its PromptVersion and of its LLMDeployment, and their names.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "variant")]
-    pub variant: Option<Value>,
+    pub variant: Option<Content>,
     /// The policy: its spec.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "policy")]
-    pub policy: Option<Value>,
+    pub policy: Option<Content>,
+}
+
+/// Content as JSON text, as long as nobody reads it: a tree of small maps and texts takes ten
+/// times as much memory, and an operator holds the snapshots of all releases.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Content(Box<str>);
+
+impl Content {
+    fn read<T: DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
+        serde_json::from_str(&self.0)
+    }
+}
+
+impl From<&Value> for Content {
+    fn from(value: &Value) -> Self {
+        Self(value.to_string().into())
+    }
+}
+
+impl Serialize for Content {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let value: Value = self.read().map_err(serde::ser::Error::custom)?;
+        value.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Content {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Value::deserialize(deserializer).map(|value| Self::from(&value))
+    }
 }
 
 fn types(_: &mut SchemaGenerator) -> Schema {
@@ -117,9 +147,9 @@ impl ReleaseSnapshotSpec {
     /// # Errors
     /// The content is neither of the two: it is not that of a [`Saved`].
     pub fn new(release: &str, revision: &str, mut content: Value) -> Result<Self, NotASnapshot> {
-        let mut part = |name| content.get_mut(name).map(Value::take);
-        let (variant, policy) = (part("variant"), part("policy"));
-        let policy = policy.map(|spec| json!({ "spec": spec }));
+        let variant = content.get("variant").map(Content::from);
+        let policy = content.get_mut("policy").map(Value::take);
+        let policy = policy.map(|spec| Content::from(&json!({ "spec": spec })));
         let type_ = match (&variant, &policy) {
             (Some(_), None) => VARIANT,
             (None, Some(_)) => POLICY,
@@ -135,8 +165,8 @@ impl ReleaseSnapshotSpec {
     /// It was written by another version that this one does not understand, or by hand.
     pub fn content(&self) -> Result<Saved, serde_json::Error> {
         match (&self.variant, &self.policy) {
-            (Some(variant), _) => Deserialize::deserialize(variant).map(Saved::Variant),
-            (None, Some(policy)) => Deserialize::deserialize(&policy["spec"]).map(Saved::Policy),
+            (Some(variant), _) => variant.read().map(Saved::Variant),
+            (None, Some(policy)) => policy.read().map(|Policy { spec }| Saved::Policy(spec)),
             (None, None) => Err(serde::de::Error::custom(format!(
                 "it holds neither a variant nor a policy, but a {}",
                 self.type_
@@ -150,6 +180,11 @@ impl ReleaseSnapshotSpec {
     }
 }
 
+#[derive(Deserialize)]
+struct Policy {
+    spec: CanaryPolicySpec,
+}
+
 /// A content is neither a variant nor a policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("neither a variant nor a policy")]
@@ -158,7 +193,7 @@ pub struct NotASnapshot;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::{CanaryPolicySpec, Variant};
+    use crate::api::Variant;
 
     fn saved(content: &Saved) -> Value {
         serde_json::to_value(content).unwrap()
