@@ -38,6 +38,7 @@ mod sinks;
 mod start;
 mod tally;
 pub mod tls;
+mod told;
 mod unread;
 mod upstream;
 pub mod watch;
@@ -82,7 +83,7 @@ use crate::{
     openai::error::ApiError,
     signals::{
         addresses::Addresses,
-        report::{GatewayReport, ReleaseReport},
+        report::{GatewayReport, Mark, ReleaseReport},
         spending::CostReport,
     },
     telemetry::Telemetry,
@@ -165,6 +166,8 @@ pub struct Gateway {
     refused: Seldom,
     /// The questions of operators that were answered.
     asked: Asked,
+    /// What operators were told.
+    told: told::Told,
     /// Questions that were refused.
     turned_away: Seldom,
     /// Requests that have ended in a panic.
@@ -206,6 +209,7 @@ impl Gateway {
             budget,
             refused: Seldom::default(),
             asked: Asked::default(),
+            told: told::Told::default(),
             turned_away: Seldom::default(),
             panics,
             table: RouteTable::new(Backends::new(clients)),
@@ -262,6 +266,11 @@ impl Gateway {
         if !self.knows_routes() {
             self.knows_routes.send_replace(true);
         }
+    }
+
+    /// As `report`, to an operator: only what has changed since a mark that it names.
+    fn report_since(&self, leader: bool, since: Option<&Mark>) -> GatewayReport {
+        self.told.tell(since, || self.report(leader))
     }
 
     /// What this process has counted. `leader` says that a leader asks, which is the

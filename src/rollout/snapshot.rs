@@ -51,6 +51,9 @@ pub struct Snapshot {
     pub not_ready: BTreeMap<String, String>,
     /// Every gateway that should be following, also those that did not answer.
     pub gateways: Vec<Gateway>,
+    /// Gateway processes that are not seen any more, as they were last: what they have counted
+    /// still counts.
+    pub departed: Vec<Gateway>,
     /// What is known of the running canary's metrics from elsewhere, by metric name.
     pub external: Externals,
 }

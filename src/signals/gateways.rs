@@ -1,12 +1,13 @@
-//! Pulls every gateway's report: once per interval for all releases together, so the
-//! cost grows with gateways and not with releases. Being asked is also the gateways'
-//! sign that a judge is alive.
+//! Pulls every gateway's report: once per interval for all releases together, and after the
+//! first only what has changed, so that the cost grows with what happens and not with
+//! releases. Being asked is also the gateways' sign that a judge is alive.
 //!
 //! An answer that does not prove to be a gateway's is none ([`super::proof`]): who stands
 //! where a gateway should be is silent, whatever it says.
 
 mod ask;
 mod keys;
+mod known;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,24 +19,33 @@ use futures::future::join_all;
 use jiff::Timestamp;
 use tokio::time::Instant;
 
-pub use self::{ask::Silence, keys::Read};
+pub use self::{ask::Silence, keys::Read, known::Known};
 use self::{
     ask::{PATIENCE, Question},
     keys::Keys,
 };
-use super::report::GatewayReport;
+use super::report::{GatewayReport, Mark};
 use crate::rollout;
 
 /// Why a gateway is silent is told at a change, and not more often than this.
 const TOLD_AGAIN: Duration = Duration::from_secs(10);
+/// So long what a process had counted that is not seen any more is kept for the next look of
+/// each release, and of so many processes.
+const REMEMBERED: Duration = Duration::from_secs(900);
+const PROCESSES: usize = 128;
 
-/// What one pull brought.
-#[derive(Debug, Default)]
+type Answers = BTreeMap<String, Result<GatewayReport, Silence>>;
+
+/// What the pulls of a term brought.
+#[derive(Clone, Debug, Default)]
 pub struct Pulled {
     /// The leader's term in which it was pulled.
     pub term: i64,
     /// By address, also why there is none.
-    pub reports: BTreeMap<String, Result<GatewayReport, Silence>>,
+    pub reports: BTreeMap<String, Result<Known, Silence>>,
+    /// What processes have counted that are not seen any more, by when they were. A gateway
+    /// that a canary brings down must not take along what it has told.
+    departed: Vec<(Instant, Known)>,
 }
 
 /// What changed since the pull before.
@@ -74,45 +84,48 @@ impl Gateways {
 
     /// Asks every gateway (`host:port` of its admin address) and keeps the answers.
     pub async fn pull(&self, term: i64, addresses: &BTreeSet<String>) -> Changes {
-        let mut reports = self.ask(term, addresses).await;
+        let marks = self.last(term).map(|last| last.marks()).unwrap_or_default();
+        let mut answers = self.ask(term, addresses, &marks).await;
         let doubtful = |(address, report): (&String, &Result<_, Silence>)| {
             report.as_ref().is_err_and(Silence::is_about_keys).then(|| address.clone())
         };
-        let doubtful: BTreeSet<String> = reports.iter().filter_map(doubtful).collect();
+        let doubtful: BTreeSet<String> = answers.iter().filter_map(doubtful).collect();
         if !doubtful.is_empty() && self.keys.refresh().await {
-            reports.extend(self.ask(term, &doubtful).await);
+            answers.extend(self.ask(term, &doubtful, &marks).await);
         }
-        self.tell(&reports);
-        let pulled = Arc::new(Pulled { term, reports });
-        let before = self
-            .last
-            .lock()
-            .map_or(None, |mut last| last.replace(pulled.clone()))
-            .filter(|last| last.term == term);
-        changes(before.as_deref(), &pulled)
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = last.take().filter(|last| last.term == term);
+        let before = before.map(Arc::unwrap_or_clone);
+        let (pulled, changes) = Pulled::hear(before, term, answers, Instant::now());
+        self.tell(&pulled.reports);
+        *last = Some(Arc::new(pulled));
+        changes
     }
 
     /// The last pull, if it was in this term.
     pub fn last(&self, term: i64) -> Option<Arc<Pulled>> {
-        self.last.lock().ok()?.clone().filter(|last| last.term == term)
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        last.clone().filter(|last| last.term == term)
     }
 
     async fn ask(
         &self,
         term: i64,
         addresses: &BTreeSet<String>,
-    ) -> BTreeMap<String, Result<GatewayReport, Silence>> {
+        marks: &BTreeMap<String, Mark>,
+    ) -> Answers {
         let now = (self.clock)();
         let key = self.keys.signing(now);
         let (client, key) = (&self.client, key.as_ref());
         let asked = addresses.iter().map(|address| async move {
-            (address.clone(), Question { client, address, term, now }.ask(key).await)
+            let since = marks.get(address);
+            (address.clone(), Question { client, address, term, now, since }.ask(key).await)
         });
         join_all(asked).await.into_iter().collect()
     }
 
     /// Logs which gateways have become silent and why, and which have not any more.
-    fn tell(&self, reports: &BTreeMap<String, Result<GatewayReport, Silence>>) {
+    fn tell(&self, reports: &BTreeMap<String, Result<Known, Silence>>) {
         let now = Instant::now();
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         told.retain(|address, _| reports.contains_key(address));
@@ -137,29 +150,69 @@ impl Gateways {
 }
 
 impl Pulled {
+    fn marks(&self) -> BTreeMap<String, Mark> {
+        let mark = |(address, known): (&String, &Result<Known, _>)| {
+            Some((address.clone(), known.as_ref().ok()?.mark.clone()?))
+        };
+        self.reports.iter().filter_map(mark).collect()
+    }
+
+    /// Takes answers in, on top of what was known `before` in this term.
+    fn hear(before: Option<Self>, term: i64, answers: Answers, now: Instant) -> (Self, Changes) {
+        let is_first = before.is_none();
+        let Self { mut reports, mut departed, .. } = before.unwrap_or_default();
+        let (mut heard, mut gone) = (BTreeMap::new(), vec![]);
+        let mut changes = Changes { fleet: is_first, ..Changes::default() };
+        for (address, answer) in answers {
+            let known = reports.remove(&address);
+            let was_known = known.is_some();
+            let known = known.and_then(Result::ok);
+            let before = known.as_ref().map(|known| known.instance.clone());
+            gone.extend(known.clone());
+            let report = match answer.and_then(|report| Known::hear(known, report)) {
+                Ok((report, news)) => {
+                    changes.fleet |= news.process;
+                    // What the first process at an address says is the fleet's change.
+                    if before.is_some() {
+                        changes.releases.extend(news.releases);
+                    }
+                    Ok(report)
+                }
+                Err(why) => {
+                    changes.fleet |= before.is_some() || !was_known;
+                    Err(why)
+                }
+            };
+            heard.insert(address, report);
+        }
+        changes.fleet |= !reports.is_empty();
+        gone.extend(reports.into_values().filter_map(Result::ok));
+        departed.extend(gone.into_iter().map(|known| (now, known.counted())));
+        let lives = |instance: &str| {
+            heard.values().any(|known| known.as_ref().is_ok_and(|k| *k.instance == *instance))
+        };
+        departed.retain(|(seen, known)| now - *seen < REMEMBERED && !lives(&known.instance));
+        let surplus = departed.len().saturating_sub(PROCESSES);
+        departed.drain(..surplus);
+        (Self { term, reports: heard, departed }, changes)
+    }
+
     /// Every gateway as one release's rollout sees it.
     pub fn of(&self, release: &str) -> Vec<rollout::Gateway> {
-        self.reports
-            .iter()
-            .map(|(address, report)| {
-                let report = match report {
-                    Ok(report) => report,
-                    Err(why) => {
-                        let silent = Some(format!("{address}: {why}"));
-                        return rollout::Gateway { silent, ..rollout::Gateway::default() };
-                    }
-                };
-                let seen = report.releases.get(release);
-                rollout::Gateway {
-                    instance: Some(report.instance.clone()),
-                    silent: None,
-                    applied: seen.map(|s| s.applied),
-                    control_loss: seen.is_some_and(|s| s.control_loss),
-                    unbuilt: seen.map(|s| s.unbuilt.clone()).unwrap_or_default(),
-                    counts: seen.map(|s| s.counts.clone()).unwrap_or_default(),
-                }
-            })
-            .collect()
+        let one = |(address, known): (&String, &Result<Known, Silence>)| match known {
+            Ok(known) => known.of(release),
+            Err(why) => {
+                let silent = Some(format!("{address}: {why}"));
+                rollout::Gateway { silent, ..rollout::Gateway::default() }
+            }
+        };
+        self.reports.iter().map(one).collect()
+    }
+
+    /// What gateways have counted for a release that are not seen any more.
+    pub fn departed(&self, release: &str) -> Vec<rollout::Gateway> {
+        let counted = self.departed.iter().filter(|(_, known)| known.has(release));
+        counted.map(|(_, known)| known.of(release)).collect()
     }
 
     /// How many gateways there are, how many of them are silent, and at how many of these
@@ -171,79 +224,56 @@ impl Pulled {
     }
 }
 
-fn changes(before: Option<&Pulled>, now: &Pulled) -> Changes {
-    let Some(before) = before else { return Changes { fleet: true, ..Changes::default() } };
-    let instance = |r: &Result<GatewayReport, Silence>| r.as_ref().map(|r| r.instance.clone()).ok();
-    let mut changes = Changes {
-        fleet: before.reports.len() != now.reports.len()
-            || now.reports.iter().any(|(address, report)| {
-                before.reports.get(address).is_none_or(|old| instance(old) != instance(report))
-            }),
-        ..Changes::default()
-    };
-    for (address, report) in &now.reports {
-        let (Ok(report), Some(Ok(old))) = (report, before.reports.get(address)) else {
-            continue;
-        };
-        for (release, state) in &report.releases {
-            let same = old.releases.get(release).is_some_and(|o| {
-                (o.applied, o.control_loss, o.breaker_open, &o.unbuilt)
-                    == (state.applied, state.control_loss, state.breaker_open, &state.unbuilt)
-            });
-            if !same {
-                changes.releases.insert(release.clone());
-            }
-        }
-        let gone = old.releases.keys().filter(|r| !report.releases.contains_key(*r));
-        changes.releases.extend(gone.cloned());
-    }
-    changes
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::signals::report::ReleaseReport;
 
-    fn pulled(gateways: &[(&str, Option<(&str, i64)>)]) -> Pulled {
+    /// By address: the process and the generation that it applies, or none that answers.
+    type Fleet<'a> = &'a [(&'a str, Option<(&'a str, i64)>)];
+
+    fn answers(gateways: Fleet<'_>) -> Answers {
         let report = |(instance, applied): (&str, i64)| GatewayReport {
             instance: instance.into(),
             releases: [("ns/r".to_owned(), ReleaseReport { applied, ..Default::default() })].into(),
             ..Default::default()
         };
-        Pulled {
-            term: 1,
-            reports: gateways
-                .iter()
-                .map(|(a, g)| ((*a).to_owned(), g.map(report).ok_or(Silence::NoKey)))
-                .collect(),
-        }
+        gateways
+            .iter()
+            .map(|(a, g)| ((*a).to_owned(), g.map(report).ok_or(Silence::NoKey)))
+            .collect()
+    }
+
+    fn pulled(gateways: Fleet<'_>) -> Pulled {
+        Pulled::hear(None, 1, answers(gateways), Instant::now()).0
+    }
+
+    fn changes(before: Fleet<'_>, now: Fleet<'_>) -> Changes {
+        Pulled::hear(Some(pulled(before)), 1, answers(now), Instant::now()).1
     }
 
     #[test]
-    fn counts_alone_are_no_change() {
-        let now = pulled(&[("a", Some(("i", 3)))]);
-        assert_eq!(changes(Some(&pulled(&[("a", Some(("i", 3)))])), &now), Changes::default());
+    fn the_same_again_is_no_change() {
+        let same = [("a", Some(("i", 3))), ("b", None)];
+        assert_eq!(changes(&same, &same), Changes::default());
+        assert!(Pulled::hear(None, 1, answers(&same), Instant::now()).1.fleet);
     }
 
     #[test]
     fn a_release_that_applies_another_generation_has_changed() {
-        let now = pulled(&[("a", Some(("i", 4)))]);
-        let changes = changes(Some(&pulled(&[("a", Some(("i", 3)))])), &now);
+        let changes = changes(&[("a", Some(("i", 3)))], &[("a", Some(("i", 4)))]);
         assert_eq!(changes.releases, ["ns/r".to_owned()].into());
         assert!(!changes.fleet);
     }
 
     #[test]
     fn silence_a_restart_and_a_new_gateway_change_the_fleet() {
-        let before = pulled(&[("a", Some(("i", 3)))]);
-        for now in [
-            pulled(&[("a", None)]),
-            pulled(&[("a", Some(("j", 3)))]),
-            pulled(&[("a", Some(("i", 3))), ("b", None)]),
-            pulled(&[]),
-        ] {
-            assert!(changes(Some(&before), &now).fleet, "{now:?}");
+        let before = [("a", Some(("i", 3)))];
+        let others: [Fleet<'_>; 4] =
+            [&[("a", None)], &[("a", Some(("j", 3)))], &[("a", Some(("i", 3))), ("b", None)], &[]];
+        for now in others {
+            assert!(changes(&before, now).fleet, "{now:?}");
+            assert!(changes(now, &before).fleet, "{now:?}");
         }
     }
 
@@ -253,5 +283,38 @@ mod tests {
         assert_eq!(seen[0].applied, Some(3));
         let silent = Some("b: this operator has no key to ask it with".to_owned());
         assert_eq!(seen[1], rollout::Gateway { silent, ..rollout::Gateway::default() });
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_process_has_counted_outlives_it_until_all_have_looked() {
+        let counted = |instance: &str| {
+            let mut answers = answers(&[("a", Some((instance, 3)))]);
+            if let Some(Ok(report)) = answers.get_mut("a") {
+                let state = report.releases.get_mut("ns/r").unwrap();
+                state.counts = [("canary".to_owned(), Default::default())].into();
+            }
+            answers
+        };
+        let hear = |before, answers| Pulled::hear(Some(before), 1, answers, Instant::now()).0;
+        for ends in [answers(&[("a", None)]), answers(&[("a", Some(("j", 3)))]), answers(&[])] {
+            let pulled = hear(pulled(&[]), counted("i"));
+            assert!(pulled.departed("ns/r").is_empty(), "it is there");
+            let pulled = hear(hear(pulled, ends.clone()), ends.clone());
+            let [departed] = &*pulled.departed("ns/r") else { panic!("{pulled:?}") };
+            assert_eq!((departed.instance.as_deref(), departed.applied), (Some("i"), Some(3)));
+            assert_eq!(departed.counts.len(), 1);
+            assert!(pulled.departed("ns/other").is_empty());
+            // It was silent only, and is known once.
+            assert!(hear(pulled.clone(), counted("i")).departed("ns/r").is_empty());
+            tokio::time::advance(REMEMBERED).await;
+            assert!(hear(pulled, ends).departed("ns/r").is_empty());
+        }
+        // Of many processes the last ones.
+        let mut pulled = pulled(&[]);
+        for process in 0..300 {
+            pulled = hear(pulled, counted(&format!("i{process}")));
+        }
+        assert_eq!(pulled.departed.len(), PROCESSES);
+        assert_eq!(&*pulled.departed[PROCESSES - 1].1.instance, "i298");
     }
 }

@@ -7,9 +7,10 @@
 //! does not see and a newer one takes for absent when they are; a change of meaning is
 //! another number, and a reader takes a report of a number that it does not know for none.
 //! What is as it should be is left out, and so are the counts of a release with nothing to
-//! compare: ten thousand idle releases are a few hundred kilobytes a second, not megabytes.
+//! compare. A report says where it stands (its mark), and who asks `?since=` that mark is told
+//! what has changed: ten thousand idle releases are a hundred bytes a second.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
@@ -32,9 +33,48 @@ pub struct GatewayReport {
     pub version: u32,
     /// An id that the process drew when it started: a restart is another instance.
     pub instance: String,
-    /// The state of each route, by `namespace/name` of the release.
+    /// The state of each route, by `namespace/name` of the release: of all, or of those that
+    /// have changed.
     pub releases: BTreeMap<String, ReleaseReport>,
+    /// Where this report stands; 0 when this process tells everything each time.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub mark: u64,
+    /// Only what has changed since this mark is told; without it, everything.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub since: Option<u64>,
+    /// Releases that this process has served at that mark and does not serve now.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub gone: Vec<String>,
 }
+
+/// Where a report of a process stands, as a question names it: `INSTANCE.MARK`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// The process.
+    pub instance: String,
+    /// Its report's mark.
+    pub at: u64,
+}
+
+impl fmt::Display for Mark {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.instance, self.at)
+    }
+}
+
+impl FromStr for Mark {
+    type Err = NotAMark;
+
+    fn from_str(text: &str) -> Result<Self, NotAMark> {
+        let (instance, at) = text.split_once('.').ok_or(NotAMark)?;
+        Ok(Self { instance: instance.to_owned(), at: at.parse().map_err(|_| NotAMark)? })
+    }
+}
+
+/// A text is not a process and its mark.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a mark of a report: INSTANCE.NUMBER is expected")]
+pub struct NotAMark;
 
 /// One release as one gateway process sees it.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
@@ -76,8 +116,19 @@ impl GatewayReport {
 
 impl Default for GatewayReport {
     fn default() -> Self {
-        Self { version: VERSION, instance: String::new(), releases: BTreeMap::new() }
+        Self {
+            version: VERSION,
+            instance: String::new(),
+            releases: BTreeMap::new(),
+            mark: 0,
+            since: None,
+            gone: vec![],
+        }
     }
+}
+
+fn is_zero(mark: &u64) -> bool {
+    *mark == 0
 }
 
 fn nothing_to_compare(counts: &BTreeMap<String, Counts>) -> bool {

@@ -25,10 +25,11 @@ use serinus::{
     gateway::{
         GatewayConfig,
         identity::request_keys::RequestKeys,
+        routes::ReleaseInput,
         server::{Face, serve},
     },
     signals::{
-        gateways::{Gateways, Pulled, Silence},
+        gateways::{Gateways, Known, Pulled, Silence},
         keyring::Stored,
         proof::{self, ASKED_HEADER, DIGEST_HEADER, ReportKey},
         report::{GatewayReport, LEADER_HEADER, REPORT_PATH},
@@ -85,7 +86,7 @@ async fn pull(operator: &Gateways, addresses: &[&str]) -> Arc<Pulled> {
 }
 
 /// What an operator that holds key 1 makes of what is at this address.
-async fn pulled(address: &str) -> Result<GatewayReport, Silence> {
+async fn pulled(address: &str) -> Result<Known, Silence> {
     pull(&operator(1, start).0, &[address]).await.reports[address].clone()
 }
 
@@ -142,6 +143,63 @@ async fn an_operator_with_the_gateways_key_gets_the_report() {
         assert_eq!(pulled.size(), [1, 0, 0]);
     }
     assert_eq!(reads.load(Ordering::Relaxed), 1, "an operator that is understood reads no keys");
+}
+
+/// A leader that knows a report is told what has changed; what it then knows is what another
+/// one knows that asks for everything.
+#[tokio::test]
+async fn after_the_first_report_only_what_has_changed_is_told() {
+    let (bench, address) = gateway().await;
+    let (operator, _) = operator(1, start);
+    let named = |name: &str| {
+        let (name, route) = (name.to_owned(), name.to_owned());
+        ReleaseInput { name, route, ..bench.release(50) }
+    };
+    let (one, two, three) = (named("one"), named("two"), named("three"));
+    let told = |since: String| {
+        let (key, client, address) = (key(1), bench.client.clone(), address.clone());
+        async move {
+            let target = format!("{REPORT_PATH}{since}");
+            let request = proof::Request { method: "GET", target: &target, leader: "" };
+            let mut sent = client.get(format!("http://{address}{target}"));
+            for (name, value) in key.ask(&request, start(), rand::random()).headers() {
+                sent = sent.header(name, value);
+            }
+            let answer = sent.send().await.unwrap();
+            serde_json::from_slice::<GatewayReport>(&answer.bytes().await.unwrap()).unwrap()
+        }
+    };
+    let changes: [&[ReleaseInput]; 4] =
+        [&[one.clone(), two.clone()], &[one.clone(), two], &[one.clone(), three], &[one]];
+    let mut known = vec![];
+    for releases in changes {
+        bench.gateway.set_world(&releases.iter().cloned().collect());
+        let mark = known.last().map(|mark| format!("?since={mark}")).unwrap_or_default();
+        let some = told(mark).await;
+        let pulled = pull(&operator, &[&address]).await.reports[&address].clone().unwrap();
+        assert_eq!(Ok(pulled.clone()), self::pulled(&address).await, "as who asks for everything");
+        assert_eq!(pulled.releases.len(), releases.len());
+        let names: Vec<String> = some.releases.into_keys().chain(some.gone).collect();
+        known.push(pulled.mark.unwrap());
+        match known.len() {
+            1 => assert_eq!(names, ["ns/one", "ns/two"]),
+            2 => assert!(names.is_empty(), "{names:?}"),
+            3 => assert_eq!(names, ["ns/three", "ns/two"]),
+            _ => assert_eq!(names, ["ns/three"]),
+        }
+    }
+    // A request is counted behind its answer, which is told as well.
+    assert_eq!(bench.chat(json!({"model": "one"})).await.status(), 200);
+    let mark = known.last().unwrap();
+    while !told(format!("?since={mark}")).await.releases.contains_key("ns/one") {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    // A mark of another process, of the future, or none that can be read: everything.
+    for other in ["?since=0123456789abcdef.1", "?since=x", "?since=", "?other=1"] {
+        assert!(told(other.to_owned()).await.releases.contains_key("ns/one"), "{other}");
+    }
+    let future = format!("?since={}.{}", mark.instance, mark.at + 1_000);
+    assert!(told(future).await.since.is_none());
 }
 
 /// Every way in which a question can be wrong: no report, and no sign of a leader.

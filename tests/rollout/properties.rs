@@ -9,7 +9,7 @@ use serinus::{
         canary_policy::{Bake, Nothing, OnInconclusive, OnNoData, Shadow, Step},
         prompt_release::Phase,
     },
-    rollout::{decide, snapshot::Action},
+    rollout::{Gateway, decide, snapshot::Action},
 };
 
 use super::world::{Behaviour, World, revision};
@@ -253,4 +253,42 @@ fn a_canary_that_one_gateway_can_not_build_waits_without_traffic_until_it_can() 
     world.gateways[0].unbuilt = [("another".to_owned(), why.clone())].into();
     world.decide();
     assert!(said(&world).contains(&why) && world.status.conditions[0].status == "True");
+}
+
+/// A gateway that a canary brings down takes along what only it knew, not what it had told.
+#[test]
+fn what_a_gateway_had_told_counts_when_it_is_gone_before_the_next_look() {
+    let policy: CanaryPolicySpec =
+        serde_json::from_value(serde_json::json!({"steps": [{"weight": 50, "samples": 5_000}]}))
+            .unwrap();
+    let mut world = World::new(policy, 2, 600.0);
+    world.decide();
+    world.release("b");
+    let told = |world: &World| {
+        let of = |gateway: &Gateway| gateway.counts.get(&revision("b")).map_or(0, |c| c.requests);
+        let snapshot = world.snapshot();
+        snapshot.gateways.iter().chain(&snapshot.departed).map(of).sum::<u64>()
+    };
+    let counted = |world: &World| {
+        world.status.evidence.iter().map(|evidence| evidence.canary.requests).sum::<u64>()
+    };
+    for _ in 0..20 {
+        world.decide();
+        world.pass(SignedDuration::from_secs(5));
+    }
+    assert!(counted(&world) > 0 && world.status.canary.is_some());
+    // The interval is 15 s: nobody has looked since.
+    world.decide();
+    let before = counted(&world);
+    world.pass(SignedDuration::from_secs(10));
+    world.restart_gateway(0);
+    let all = told(&world);
+    assert!(all > before, "{all} are told, of which {before} were counted");
+    world.pass(SignedDuration::from_secs(10));
+    world.decide();
+    assert!(counted(&world) >= all, "{} of {all}", counted(&world));
+    // Once, however often it is seen.
+    world.pass(SignedDuration::from_secs(30));
+    world.decide();
+    assert_eq!(counted(&world), told(&world));
 }

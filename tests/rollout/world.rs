@@ -60,11 +60,14 @@ pub struct World {
     pub served_before: Option<ServedBefore>,
     pub requests_per_minute: f64,
     pub gateways: Vec<SimulatedGateway>,
+    /// What processes had counted that were restarted.
+    departed: Vec<Gateway>,
     saved: HashMap<String, Saved>,
     /// How far each counter is, so that shares need no random numbers.
     carry: HashMap<(String, &'static str), f64>,
 }
 
+#[derive(Clone)]
 pub struct SimulatedGateway {
     pub instance: String,
     pub applied: Option<i64>,
@@ -115,6 +118,7 @@ impl World {
             served_before: None,
             requests_per_minute,
             gateways: (0..gateways).map(gateway).collect(),
+            departed: vec![],
             saved: HashMap::new(),
             carry: HashMap::new(),
         }
@@ -137,6 +141,8 @@ impl World {
 
     pub fn restart_gateway(&mut self, index: usize) {
         if let Some(gateway) = self.gateways.get_mut(index) {
+            let counted = SimulatedGateway { silent: false, ..gateway.clone() }.view();
+            self.departed.push(Gateway { control_loss: false, ..counted });
             gateway.instance.push('\'');
             gateway.applied = None;
             gateway.counts.clear();
@@ -184,6 +190,7 @@ impl World {
             lost: self.lost(),
             not_ready: self.not_ready.clone(),
             gateways: self.gateways.iter().map(SimulatedGateway::view).collect(),
+            departed: self.departed.clone(),
             external: Default::default(),
         }
     }

@@ -84,6 +84,7 @@ impl Standalone {
                 unbuilt: seen.map(|s| s.unbuilt.clone()).unwrap_or_default(),
                 counts: seen.map(|s| s.counts.clone()).unwrap_or_default(),
             }],
+            departed: vec![],
             external: external.unwrap_or_default(),
             release: key,
             status,

@@ -48,7 +48,13 @@ pub(super) fn observe(
         backend.as_ref().map(|b| &b.spec),
         &status,
     )
-    .and_then(resolve::that_fits);
+    .and_then(|target| {
+        // What is kept already has fitted.
+        match caches.copy(&namespace, &name, &target.revision) {
+            Some(_) => Ok(target),
+            None => resolve::that_fits(target),
+        }
+    });
     let mut not_ready = BTreeMap::new();
     if let (Ok(target), Some(backend)) = (&target, &backend)
         && let Some(why) = why_not_ready(backend)
@@ -87,6 +93,7 @@ pub(super) fn observe(
         // What is gone is known when it was tried to write it again.
         lost: vec![],
         gateways: pulled.of(&key),
+        departed: pulled.departed(&key),
         external,
         spec: spec.clone(),
         release: key,

@@ -37,7 +37,11 @@ impl Shared {
         };
         let admitted = gateway.asked.admit(&proof, (gateway.config.clock)());
         let (status, body) = match admitted {
-            Ok(()) => (200, serde_json::to_vec(&gateway.report(!request.leader.is_empty()))),
+            Ok(()) => {
+                let since = head.uri.query().and_then(|q| q.strip_prefix("since=")?.parse().ok());
+                let report = gateway.report_since(!request.leader.is_empty(), since.as_ref());
+                (200, serde_json::to_vec(&report))
+            }
             Err(error) => {
                 self.told_of_question(&error.message);
                 (error.status, serde_json::to_vec(&error.body()))

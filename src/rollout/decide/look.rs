@@ -100,7 +100,8 @@ fn tell_spread(draft: &mut Draft<'_>, seen: Option<Concentration>) {
 fn collect(draft: &mut Draft<'_>, control: &str, treatment: &str) {
     let generation = Some(draft.status.routing.generation);
     let mut uncounted = 0;
-    for gateway in draft.snapshot.gateways.iter().filter(|g| g.applied == generation) {
+    let seen = draft.snapshot.gateways.iter().chain(&draft.snapshot.departed);
+    for gateway in seen.filter(|g| g.applied == generation) {
         let Some(instance) = &gateway.instance else { continue };
         let of = |revision: &str| gateway.counts.get(revision).cloned().unwrap_or_default();
         let (control, treatment) = (of(control), of(treatment));

@@ -9,7 +9,7 @@ use crate::{
     api::{conditions::truncate, keys::SIGNATURE_HEADER},
     signals::{
         proof::{Announced, DIGEST_HEADER, ReportKey, Request, Unproven},
-        report::{GatewayReport, LEADER_HEADER, REPORT_PATH},
+        report::{GatewayReport, LEADER_HEADER, Mark, REPORT_PATH},
     },
 };
 
@@ -92,6 +92,8 @@ pub(super) struct Question<'a> {
     pub address: &'a str,
     pub term: i64,
     pub now: Timestamp,
+    /// Only what has changed since then is wanted.
+    pub since: Option<&'a Mark>,
 }
 
 impl Question<'_> {
@@ -99,9 +101,11 @@ impl Question<'_> {
     pub(super) async fn ask(&self, key: Option<&ReportKey>) -> Result<GatewayReport, Silence> {
         let key = key.ok_or(Silence::NoKey)?;
         let leader = self.term.to_string();
-        let request = Request { method: "GET", target: REPORT_PATH, leader: &leader };
+        let since = self.since.map(|mark| format!("?since={mark}")).unwrap_or_default();
+        let target = format!("{REPORT_PATH}{since}");
+        let request = Request { method: "GET", target: &target, leader: &leader };
         let asking = key.ask(&request, self.now, rand::random());
-        let mut sent = self.client.get(format!("http://{}{REPORT_PATH}", self.address));
+        let mut sent = self.client.get(format!("http://{}{target}", self.address));
         for (name, value) in asking.headers() {
             sent = sent.header(name, value);
         }

@@ -131,6 +131,7 @@ impl World {
             lost: vec![],
             not_ready: BTreeMap::new(),
             gateways: vec![],
+            departed: vec![],
             external: Default::default(),
         }
     }

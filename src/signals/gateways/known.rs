@@ -1,0 +1,189 @@
+//! What is known of one gateway process, from the reports so far.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use super::ask::Silence;
+use crate::{
+    rollout,
+    signals::report::{GatewayReport, Mark, ReleaseReport},
+};
+
+/// One gateway process, as its last report left it. What did not change since the report
+/// before is shared with it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Known {
+    /// The process's id.
+    pub instance: Arc<str>,
+    /// Where its last report stood; none when it tells everything each time.
+    pub mark: Option<Mark>,
+    /// By `namespace/name`.
+    pub releases: BTreeMap<Arc<str>, Arc<ReleaseReport>>,
+}
+
+/// What a report has changed.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct News {
+    /// It is another process than before, or the first.
+    pub process: bool,
+    /// Releases of which it tells something else than counts.
+    pub releases: BTreeSet<String>,
+}
+
+impl Known {
+    /// Takes a report in, on top of what was `before` at that address.
+    ///
+    /// # Errors
+    /// The report tells changes of something else than `before`.
+    pub(super) fn hear(
+        before: Option<Self>,
+        report: GatewayReport,
+    ) -> Result<(Self, News), Silence> {
+        let mut before = before.unwrap_or_default();
+        let process = *before.instance != *report.instance;
+        let mut news = News { process, ..News::default() };
+        let mark =
+            (report.mark > 0).then(|| Mark { instance: report.instance.clone(), at: report.mark });
+        let Some(since) = report.since else {
+            let instance = report.instance.into();
+            let releases = report.releases.into_iter();
+            let releases = releases.map(|(k, v)| (k.into(), Arc::new(v))).collect();
+            let now = Self { instance, mark, releases };
+            for (release, state) in &now.releases {
+                news.note(release, before.releases.get(release).map(|r| &**r), state);
+            }
+            let gone = before.releases.keys().filter(|r| !now.releases.contains_key(*r));
+            news.releases.extend(gone.map(|release| release.to_string()));
+            return Ok((now, news));
+        };
+        if process || before.mark.as_ref().is_none_or(|known| known.at != since) {
+            let why = format!("it tells what has changed since {since}, which was not asked");
+            return Err(Silence::Unreadable(why));
+        }
+        for release in report.gone {
+            before.releases.remove(release.as_str());
+            news.releases.insert(release);
+        }
+        for (release, state) in report.releases {
+            news.note(&release, before.releases.get(release.as_str()).map(|r| &**r), &state);
+            before.releases.insert(release.into(), Arc::new(state));
+        }
+        before.mark = mark;
+        Ok((before, news))
+    }
+
+    /// Without what is not evidence: what is kept of a process that is gone.
+    pub(super) fn counted(mut self) -> Self {
+        self.releases.retain(|_, state| !state.counts.is_empty());
+        self
+    }
+
+    /// Whether it knows a release.
+    pub(super) fn has(&self, release: &str) -> bool {
+        self.releases.contains_key(release)
+    }
+
+    /// As the rollout of a release sees it.
+    pub(super) fn of(&self, release: &str) -> rollout::Gateway {
+        let seen = self.releases.get(release);
+        rollout::Gateway {
+            instance: Some(self.instance.to_string()),
+            silent: None,
+            applied: seen.map(|s| s.applied),
+            control_loss: seen.is_some_and(|s| s.control_loss),
+            unbuilt: seen.map(|s| s.unbuilt.clone()).unwrap_or_default(),
+            counts: seen.map(|s| s.counts.clone()).unwrap_or_default(),
+        }
+    }
+}
+
+impl News {
+    fn note(&mut self, release: &str, before: Option<&ReleaseReport>, now: &ReleaseReport) {
+        let same = before.is_some_and(|old| {
+            (old.applied, old.control_loss, old.breaker_open, &old.unbuilt)
+                == (now.applied, now.control_loss, now.breaker_open, &now.unbuilt)
+        });
+        if !same {
+            self.releases.insert(release.to_owned());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(
+        instance: &str,
+        since: Option<u64>,
+        mark: u64,
+        releases: &[(&str, i64)],
+    ) -> GatewayReport {
+        let one = |(release, applied): &(&str, i64)| {
+            ((*release).to_owned(), ReleaseReport { applied: *applied, ..Default::default() })
+        };
+        GatewayReport {
+            instance: instance.into(),
+            mark,
+            since,
+            releases: releases.iter().map(one).collect(),
+            ..GatewayReport::default()
+        }
+    }
+
+    fn applied(known: &Known) -> Vec<(&str, i64)> {
+        known.releases.iter().map(|(release, state)| (&**release, state.applied)).collect()
+    }
+
+    #[test]
+    fn changes_go_on_top_of_what_is_known() {
+        let all = report("i", None, 3, &[("ns/a", 1), ("ns/b", 1), ("ns/c", 1)]);
+        let (known, news) = Known::hear(None, all).unwrap();
+        assert!(news.process);
+        let mut some = report("i", Some(3), 5, &[("ns/b", 2), ("ns/d", 1)]);
+        some.gone = vec!["ns/a".into()];
+        let (known, news) = Known::hear(Some(known), some).unwrap();
+        assert_eq!(applied(&known), [("ns/b", 2), ("ns/c", 1), ("ns/d", 1)]);
+        let changed = ["ns/a", "ns/b", "ns/d"].map(str::to_owned);
+        assert_eq!(news, News { process: false, releases: changed.into() });
+        // Nothing new; then all again, which is nothing new either.
+        let (known, news) = Known::hear(Some(known), report("i", Some(5), 5, &[])).unwrap();
+        assert_eq!((known.releases.len(), news), (3, News::default()));
+        let all = report("i", None, 5, &[("ns/b", 2), ("ns/c", 1)]);
+        let (known, news) = Known::hear(Some(known), all).unwrap();
+        assert_eq!(applied(&known), [("ns/b", 2), ("ns/c", 1)]);
+        assert_eq!(news.releases, ["ns/d".to_owned()].into());
+    }
+
+    #[test]
+    fn counts_alone_are_no_news_and_are_taken_in() {
+        let all = report("i", None, 3, &[("ns/a", 1)]);
+        let (known, _) = Known::hear(None, all).unwrap();
+        let mut counted = report("i", Some(3), 4, &[("ns/a", 1)]);
+        let counts = [("r".to_owned(), Default::default())].into();
+        counted.releases.get_mut("ns/a").unwrap().counts = counts;
+        let (known, news) = Known::hear(Some(known), counted).unwrap();
+        assert_eq!((known.of("ns/a").counts.len(), news), (1, News::default()));
+        assert_eq!(known.clone().counted(), known);
+        assert!(
+            Known { releases: known.releases, ..Known::default() }.of("ns/b").counts.is_empty()
+        );
+    }
+
+    #[test]
+    fn changes_of_something_else_are_not_taken_in() {
+        let known = Known::hear(None, report("i", None, 3, &[("ns/a", 1)])).unwrap().0;
+        let unmarked = Known::hear(None, report("i", None, 0, &[("ns/a", 1)])).unwrap().0;
+        for (before, instance) in [
+            (Some(known.clone()), "j"),
+            (Some(Known { mark: Some(Mark { instance: "i".into(), at: 2 }), ..known }), "i"),
+            (Some(unmarked), "i"),
+            (None, "i"),
+        ] {
+            let heard = Known::hear(before.clone(), report(instance, Some(3), 4, &[]));
+            assert!(matches!(heard, Err(Silence::Unreadable(_))), "{before:?}");
+        }
+    }
+}
