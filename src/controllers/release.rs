@@ -115,7 +115,7 @@ async fn look(
         let mut status = plan.status;
         status.observed_generation = snapshot.generation;
         status.leader_term = Some(context.cluster.term()?);
-        if context.ahead.is_due(release, &status, &plan.effects) {
+        if context.ahead.is_due(release, &status, &plan.effects, &snapshot.gateways) {
             release.status = Some(status);
             *release = context.cluster.write_status(release).await?;
         }

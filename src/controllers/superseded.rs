@@ -12,6 +12,9 @@ use kube::Resource;
 
 /// The watch wakes a look that waits for it. This is for a watch that does not.
 pub const PATIENCE: Duration = Duration::from_secs(5);
+/// More than are ever waited for at once. An object that was deleted before the cache showed its
+/// write is looked at no more, and its versions would stay.
+const MOST: usize = 4_096;
 
 /// By kind, namespace and name: the versions that were replaced since the cache last showed
 /// one that was not. Resource versions are compared for being equal only.
@@ -23,6 +26,10 @@ impl Superseded {
     pub fn add<K: Resource<DynamicType = ()>>(&self, object: &K) {
         let Some(version) = object.meta().resource_version.clone() else { return };
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // What is forgotten costs a write that the API server refuses.
+        if known.len() >= MOST {
+            known.clear();
+        }
         known.entry(key(object)).or_default().push(version);
     }
 
@@ -61,6 +68,17 @@ mod tests {
             ..ObjectMeta::default()
         };
         PromptRelease { metadata, ..PromptRelease::default() }
+    }
+
+    #[test]
+    fn what_is_never_looked_at_again_does_not_stay_for_ever() {
+        let superseded = Superseded::default();
+        for deleted in 0..10 * MOST {
+            superseded.add(&release(&deleted.to_string(), "1"));
+        }
+        assert!(superseded.0.lock().unwrap().len() <= MOST);
+        superseded.add(&release("a", "1"));
+        assert!(superseded.has(&release("a", "1")));
     }
 
     #[test]

@@ -18,9 +18,9 @@ use tokio::time::Instant;
 use crate::{
     api::{
         PromptRelease, PromptReleaseStatus,
-        prompt_release::{JudgedTime, MetricStatus, Sample},
+        prompt_release::{CanaryStatus, JudgedTime, MetricStatus},
     },
-    rollout::Effect,
+    rollout::{Effect, Gateway},
     signals::index::Named,
 };
 
@@ -78,25 +78,32 @@ impl Ahead {
         None
     }
 
-    /// Whether `status` is to be written now; if not, it is kept.
+    /// Whether `status` is to be written now; if not, it is kept. `gateways` are those that
+    /// were seen for it.
     pub fn is_due(
         &self,
         release: &PromptRelease,
         status: &PromptReleaseStatus,
         effects: &[Effect],
+        gateways: &[Gateway],
     ) -> bool {
         let mut inner = self.inner();
         let now = Instant::now();
         let key = Named::of(release);
         let Some(base) = release.status.as_ref() else { return true };
         let since = inner.kept.get(&key).map_or(now, |kept| kept.since);
-        let is_progress = effects.is_empty() && essence(base) == essence(status);
+        let is_progress = effects.is_empty()
+            && decided(base) == decided(status)
+            && !is_last_word(base, status, gateways);
         if !is_progress || inner.may_write(now, since) {
             inner.kept.remove(&key);
             return true;
         }
-        let (uid, base) = (release.metadata.uid.clone(), base.clone());
-        inner.kept.insert(key, Kept { uid, base, status: status.clone(), since });
+        let (uid, status) = (release.metadata.uid.clone(), status.clone());
+        match inner.kept.get_mut(&key).filter(|kept| kept.uid == uid && kept.base == *base) {
+            Some(kept) => kept.status = status,
+            None => drop(inner.kept.insert(key, Kept { uid, base: base.clone(), status, since })),
+        }
         false
     }
 
@@ -124,32 +131,99 @@ impl Inner {
     }
 }
 
-/// A status without what only grows or passes: counts, what they look like now, and time.
-fn essence(status: &PromptReleaseStatus) -> PromptReleaseStatus {
-    let mut essence = PromptReleaseStatus { evidence: vec![], ..status.clone() };
-    if let Some(canary) = &mut essence.canary {
-        let JudgedTime { stopped, stopped_since, .. } = std::mem::take(&mut *canary.clock);
-        *canary.clock = JudgedTime { stopped, stopped_since, ..JudgedTime::default() };
-        (canary.last_data_at, canary.analysed_at, canary.uncounted) = (None, None, 0);
-    }
-    for metric in &mut essence.analysis {
-        *metric = MetricStatus {
-            message: String::new(),
-            stable: Sample::default(),
-            canary: Sample::default(),
-            difference: None,
-            interval: None,
-            chance: None,
-            log_e: 0.0,
-            streak: 0,
-            ..std::mem::take(metric)
-        };
-    }
+/// Whether counts are told of a gateway process that is not seen any more, and are not written:
+/// it will not tell them again.
+fn is_last_word(
+    base: &PromptReleaseStatus,
+    status: &PromptReleaseStatus,
+    gateways: &[Gateway],
+) -> bool {
+    let is_seen = |instance: &str| gateways.iter().any(|g| g.instance.as_deref() == Some(instance));
+    let of = |instance: &str| base.evidence.iter().find(|known| known.instance == instance);
+    status.evidence.iter().any(|e| !is_seen(&e.instance) && of(&e.instance) != Some(e))
+}
+
+/// What of a status is decided: all but what only grows or passes, which are counts, what they
+/// look like now, and time. Each field is named, so that a new one is one or the other.
+fn decided(status: &PromptReleaseStatus) -> impl PartialEq + '_ {
+    let PromptReleaseStatus {
+        observed_generation,
+        phase,
+        stable,
+        previous,
+        canary,
+        step,
+        metrics,
+        failed_revision,
+        routing,
+        analysis,
+        evidence: _,
+        history,
+        leader_term,
+        requests,
+        conditions,
+    } = status;
     // Messages tell counts; a reason that changes is a decision.
-    for condition in &mut essence.conditions {
-        condition.message.clear();
-    }
-    essence
+    let conditions: Vec<_> = conditions
+        .iter()
+        .map(|c| (&c.type_, &c.status, &c.reason, &c.observed_generation, &c.last_transition_time))
+        .collect();
+    let canary = canary.as_ref().map(decided_of_canary);
+    let analysis: Vec<_> = analysis.iter().map(decided_of_metric).collect();
+    let shown = (observed_generation, phase, step, metrics, leader_term, conditions);
+    let known = (stable, previous, failed_revision, routing, history, requests);
+    (shown, known, canary, analysis)
+}
+
+fn decided_of_canary(canary: &CanaryStatus) -> impl PartialEq + '_ {
+    let CanaryStatus {
+        variant,
+        policy,
+        step,
+        steps,
+        weight,
+        started_at,
+        entered_at,
+        confirmed_at,
+        clock,
+        warming,
+        last_data_at: _,
+        analysed_at: _,
+        sampled_at,
+        uncounted: _,
+        extended,
+        held,
+        approvals,
+    } = canary;
+    let JudgedTime { canary: _, step: _, quiet: _, until: _, stopped, stopped_since } = &**clock;
+    let place = (variant, policy, step, steps, weight, started_at, entered_at, confirmed_at);
+    (place, (warming, sampled_at, extended, held, approvals, stopped, stopped_since))
+}
+
+fn decided_of_metric(metric: &MetricStatus) -> impl PartialEq + '_ {
+    let MetricStatus {
+        metric,
+        unit,
+        verdict,
+        message: _,
+        floor_on_both_sides,
+        stable: _,
+        canary: _,
+        difference: _,
+        interval: _,
+        harm,
+        accept,
+        threshold,
+        frozen,
+        guard,
+        chance: _,
+        log_e: _,
+        streak: _,
+        looks,
+        caller,
+    } = metric;
+    let margins = (harm, accept, threshold, frozen);
+    (metric, unit, verdict, floor_on_both_sides, margins, guard, looks, caller)
 }
 
 #[cfg(test)]
@@ -158,7 +232,7 @@ mod tests {
 
     use super::*;
     use crate::api::GoDuration;
-    use crate::api::prompt_release::{CanaryStatus, InstanceEvidence, Verdict};
+    use crate::api::prompt_release::{CanaryStatus, Counts, InstanceEvidence, Sample, Verdict};
 
     fn release(name: &str, status: PromptReleaseStatus) -> PromptRelease {
         let metadata = ObjectMeta {
@@ -185,9 +259,19 @@ mod tests {
         PromptReleaseStatus {
             canary: Some(canary),
             analysis: vec![errors],
-            evidence: vec![InstanceEvidence { instance: format!("{seen}"), ..Default::default() }],
+            evidence: vec![counted("a", seen)],
             ..PromptReleaseStatus::default()
         }
+    }
+
+    fn counted(instance: &str, requests: u64) -> InstanceEvidence {
+        let canary = Counts { requests, ..Counts::default() };
+        InstanceEvidence { instance: instance.into(), canary, stable: Counts::default() }
+    }
+
+    fn seen(instances: &[&str]) -> Vec<Gateway> {
+        let one = |i: &&str| Gateway { instance: Some((*i).to_owned()), ..Gateway::default() };
+        instances.iter().map(one).collect()
     }
 
     #[tokio::test(start_paused = true)]
@@ -196,13 +280,13 @@ mod tests {
         let one = release("one", running(0));
         for seen in 1..100 {
             tokio::time::advance(Duration::from_secs(1)).await;
-            assert!(ahead.is_due(&one, &running(seen), &[]));
+            assert!(ahead.is_due(&one, &running(seen), &[], &[]));
         }
         let many: Vec<_> = (0..1000).map(|i| release(&format!("r{i}"), running(0))).collect();
         let (mut written, mut oldest) = (0, BTreeMap::new());
         for round in 1..=40 {
             for release in &many {
-                if ahead.is_due(release, &running(round), &[]) {
+                if ahead.is_due(release, &running(round), &[], &seen(&["a"])) {
                     written += 1;
                     oldest.insert(release.name_any(), round);
                 }
@@ -216,11 +300,11 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_is_decided_is_written_at_once_and_what_is_kept_goes_on() {
-        let ahead = Ahead::default();
+        let (ahead, there) = (Ahead::default(), seen(&["a"]));
         ahead.inner().budget = 0.0;
         let object = release("one", running(1));
         assert_eq!(ahead.status(&object), None);
-        assert!(!ahead.is_due(&object, &running(2), &[]));
+        assert!(!ahead.is_due(&object, &running(2), &[], &there));
         assert_eq!(ahead.status(&object), Some(running(2)));
         // A person changes the spec: nothing is lost. Another status: that one counts.
         let mut edited = object.clone();
@@ -240,17 +324,43 @@ mod tests {
         for decide in decided {
             let mut status = running(9);
             decide(&mut status);
-            assert!(!ahead.is_due(&object, &running(8), &[]));
-            assert!(ahead.is_due(&object, &status, &[]), "{status:?}");
+            assert!(!ahead.is_due(&object, &running(8), &[], &there));
+            assert!(ahead.is_due(&object, &status, &[], &there), "{status:?}");
             assert_eq!(ahead.status(&object), None);
         }
         let said = Effect::Announce { warning: false, reason: "A".into(), note: "b".into() };
-        assert!(ahead.is_due(&object, &running(9), &[said]));
-        assert!(ahead.is_due(&PromptRelease::default(), &running(9), &[]), "the first status");
+        assert!(ahead.is_due(&object, &running(9), &[said], &there));
+        assert!(
+            ahead.is_due(&PromptRelease::default(), &running(9), &[], &there),
+            "the first status"
+        );
         // Of a release that was deleted and created again nothing is known.
-        assert!(!ahead.is_due(&object, &running(8), &[]));
+        assert!(!ahead.is_due(&object, &running(8), &[], &there));
         let mut again = object.clone();
         again.metadata.uid = Some("another".into());
         assert_eq!(ahead.status(&again), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_last_word_of_a_gateway_is_written_at_once_and_once() {
+        let ahead = Ahead::default();
+        ahead.inner().budget = 0.0;
+        let both = seen(&["a", "b"]);
+        let with = |a: u64, b: u64| PromptReleaseStatus {
+            evidence: vec![counted("a", a), counted("b", b)],
+            ..running(9)
+        };
+        let object = release("one", with(1, 1));
+        assert!(!ahead.is_due(&object, &with(2, 2), &[], &both));
+        for others in [seen(&["a"]), seen(&["a", "c"]), seen(&[])] {
+            assert!(ahead.is_due(&object, &with(2, 2), &[], &others), "{others:?}");
+        }
+        // One that came and went between two looks was never written.
+        let mut came = with(1, 1);
+        came.evidence.push(counted("c", 1));
+        assert!(ahead.is_due(&object, &came, &[], &both));
+        // What it has counted is written, and the other one goes on.
+        let written = release("one", with(2, 2));
+        assert!(!ahead.is_due(&written, &with(3, 2), &[], &seen(&["a"])));
     }
 }
