@@ -261,7 +261,7 @@ fn what_a_gateway_had_told_counts_when_it_is_gone_before_the_next_look() {
     let policy: CanaryPolicySpec =
         serde_json::from_value(serde_json::json!({"steps": [{"weight": 50, "samples": 5_000}]}))
             .unwrap();
-    let mut world = World::new(policy, 2, 600.0);
+    let mut world = World::new(policy, 2, 120.0);
     world.decide();
     world.release("b");
     let told = |world: &World| {
