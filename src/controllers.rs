@@ -35,7 +35,7 @@ use self::{
 use crate::signals::{gateways::Gateways, prometheus::Prometheus};
 
 /// Reconciles of one kind that run at the same time.
-const CONCURRENCY: u16 = 16;
+const CONCURRENCY: u16 = 48;
 
 /// What every controller needs.
 pub struct Context {
@@ -57,6 +57,8 @@ pub struct Context {
     pub pulse: Pulse,
     /// Progress of canaries that is not written yet.
     pub ahead: release::Ahead,
+    /// What was found out about prompts on backends.
+    pub examined: release::Examined,
 }
 
 impl Context {

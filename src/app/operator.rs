@@ -31,7 +31,10 @@ use crate::{
         },
         policy, prompt,
         pulse::{Pulse, watch_over},
-        release::{self, Ahead, Triggers, absent::follow_changes, ask_prometheus, follow_gateways},
+        release::{
+            self, Ahead, Examined, Triggers, absent::follow_changes, ask_prometheus,
+            follow_gateways,
+        },
     },
     signals::{
         endpoints::{SERVICE_LABEL, endpoints},
@@ -117,6 +120,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         probe: Probe::new(options.addresses.build())?,
         pulse: Pulse::default(),
         ahead: Ahead::default(),
+        examined: Examined::default(),
     });
     let deployments: Api<Deployment> = match &options.watch_namespace {
         Some(namespace) => Api::namespaced(client.clone(), namespace),

@@ -5,6 +5,7 @@
 pub mod absent;
 mod ahead;
 mod asking;
+mod examined;
 mod keep;
 mod observe;
 pub mod triggers;
@@ -21,6 +22,7 @@ use kube::runtime::{
 
 pub use self::ahead::Ahead;
 pub use self::asking::ask_prometheus;
+pub use self::examined::Examined;
 pub use self::triggers::{Triggered, Triggers};
 use self::{
     keep::{Written, heal, keep, prune},

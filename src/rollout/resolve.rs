@@ -13,7 +13,8 @@ use crate::{
     prompt::{self, revision, stands_for},
 };
 
-/// The variant that the spec names, under the revision by which `status` knows it.
+/// The variant that the spec names, under the revision by which `status` knows it. `examine`
+/// is [`examine`], or what it is known to have said.
 ///
 /// # Errors
 /// Names what is missing or not valid, and what to do.
@@ -22,6 +23,7 @@ pub fn target(
     prompt: Option<&PromptVersionSpec>,
     backend: Option<&LLMDeploymentSpec>,
     status: &PromptReleaseStatus,
+    examine: impl FnOnce(Named<'_, PromptVersionSpec>, Named<'_, LLMDeploymentSpec>) -> Examined,
 ) -> Result<Target, Problem> {
     let missing = |reason, kind: &str, name: &str, field: &str| Problem {
         reason,
@@ -35,6 +37,33 @@ pub fn target(
     let backend = backend.ok_or_else(|| {
         missing("BackendNotFound", "LLMDeployment", backend_name, "spec.backendRef.name")
     })?;
+    let revision = examine((prompt_name, prompt), (backend_name, backend))?;
+    Ok(Target {
+        revision: known_as(revision, status),
+        variant: Variant {
+            prompt_name: prompt_name.clone(),
+            prompt: prompt.clone(),
+            backend_name: backend_name.clone(),
+            backend: backend.clone(),
+        },
+    })
+}
+
+/// An object's name and spec.
+pub type Named<'a, Spec> = (&'a str, &'a Spec);
+
+/// The revision of a prompt on a backend, or why it can not be released there.
+pub type Examined = Result<String, Problem>;
+
+/// Whether a prompt can be released on a backend, and under which revision. Compiles the
+/// template and the schema: about a millisecond.
+///
+/// # Errors
+/// Names what is not valid, and what to do.
+pub fn examine(
+    (prompt_name, prompt): Named<'_, PromptVersionSpec>,
+    (backend_name, backend): Named<'_, LLMDeploymentSpec>,
+) -> Examined {
     let endpoint = backend.endpoint.as_ref().map(|endpoint| endpoint.url.as_str());
     if endpoint.is_some_and(has_credentials) {
         // Of an LLMDeployment that an earlier version took: no copy of it is kept.
@@ -50,15 +79,7 @@ pub fn target(
         reason: "PromptInvalid",
         message: format!("PromptVersion {prompt_name}: {error}"),
     })?;
-    Ok(Target {
-        revision: known_as(revision(prompt, backend), status),
-        variant: Variant {
-            prompt_name: prompt_name.clone(),
-            prompt: prompt.clone(),
-            backend_name: backend_name.clone(),
-            backend: backend.clone(),
-        },
-    })
+    Ok(revision(prompt, backend))
 }
 
 /// The most bytes of JSON that a variant may have to be kept as a snapshot. The API server keeps
@@ -328,11 +349,11 @@ mod tests {
             ..PromptReleaseSpec::default()
         };
         let status = PromptReleaseStatus::default();
-        let problem = target(&spec, None, None, &status).unwrap_err();
+        let problem = target(&spec, None, None, &status, examine).unwrap_err();
         assert_eq!(problem.reason, "PromptNotFound");
         assert!(problem.message.contains("spec.promptRef.name"));
         let problem =
-            target(&spec, Some(&PromptVersionSpec::default()), None, &status).unwrap_err();
+            target(&spec, Some(&PromptVersionSpec::default()), None, &status, examine).unwrap_err();
         assert_eq!(problem.reason, "BackendNotFound");
         assert_eq!(policy(&spec, None).unwrap_err().reason, "PolicyNotFound");
     }
@@ -342,7 +363,7 @@ mod tests {
         let (spec, prompt) = (PromptReleaseSpec::default(), PromptVersionSpec::default());
         let backend = LLMDeploymentSpec::default();
         let named = |status: &PromptReleaseStatus| {
-            target(&spec, Some(&prompt), Some(&backend), status).unwrap().revision
+            target(&spec, Some(&prompt), Some(&backend), status, examine).unwrap().revision
         };
         let whole = revision(&prompt, &backend);
         let old = whole[..10].to_owned();

@@ -38,6 +38,7 @@ impl Standalone {
             self.manifests.prompt(&namespace, &spec.prompt_ref.name),
             backend,
             &status,
+            resolve::examine,
         );
         let policy_name = spec.policy_ref.as_ref().map_or("", |p| p.name.as_str());
         let seen = report.releases.get(&key);

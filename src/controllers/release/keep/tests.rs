@@ -21,7 +21,7 @@ use crate::{
         exported::Exported,
         kube::{Cluster, leadership::Leadership},
         pulse::Pulse,
-        release::Ahead,
+        release::{Ahead, Examined},
     },
     rollout::{Problem, Target},
     signals::{addresses::Addresses, gateways::Gateways, prometheus::Prometheus},
@@ -102,6 +102,7 @@ impl World {
             probe: Probe::new(Addresses::default()).unwrap(),
             pulse: Pulse::default(),
             ahead: Ahead::default(),
+            examined: Examined::default(),
         };
         let release = json!({
             "metadata": {"name": "answers", "namespace": "ns",

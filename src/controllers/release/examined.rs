@@ -1,0 +1,107 @@
+//! What was found out about a prompt on a backend. Templates and schemas are compiled and
+//! content is hashed for it, and thousands of releases that look every few seconds name the
+//! same few pairs: each is examined once, until one of the two changes.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+};
+
+use kube::Resource;
+
+use crate::{
+    api::{LLMDeployment, PromptVersion},
+    rollout::{Problem, resolve},
+};
+
+/// More pairs than are in use; beyond them, all are examined anew.
+const MOST: usize = 20_000;
+
+/// An object with the content that it has: the generation counts changes of the spec.
+#[derive(PartialEq, Eq, Hash)]
+struct Content {
+    uid: Option<String>,
+    generation: Option<i64>,
+    /// Without a uid, as in tests, the name.
+    name: Option<String>,
+}
+
+impl Content {
+    fn of<K: Resource<DynamicType = ()>>(object: &K) -> Self {
+        let meta = object.meta();
+        let name = meta.uid.is_none().then(|| meta.name.clone()).flatten();
+        Self { uid: meta.uid.clone(), generation: meta.generation, name }
+    }
+}
+
+/// The revision of each pair, or why it can not be released.
+#[derive(Default)]
+pub struct Examined(Mutex<HashMap<[Content; 2], Result<String, Problem>>>);
+
+impl Examined {
+    /// As [`resolve::examine`], once for each content of both.
+    ///
+    /// # Errors
+    /// Why the prompt can not be released there.
+    pub fn of(&self, prompt: &PromptVersion, backend: &LLMDeployment) -> Result<String, Problem> {
+        let key = [Content::of(prompt), Content::of(backend)];
+        if let Some(found) = self.known().get(&key) {
+            return found.clone();
+        }
+        let name = |meta: &kube::api::ObjectMeta| meta.name.clone().unwrap_or_default();
+        let found = resolve::examine(
+            (&name(&prompt.metadata), &prompt.spec),
+            (&name(&backend.metadata), &backend.spec),
+        );
+        let mut known = self.known();
+        if known.len() >= MOST {
+            known.clear();
+        }
+        known.insert(key, found.clone());
+        found
+    }
+
+    fn known(&self) -> std::sync::MutexGuard<'_, HashMap<[Content; 2], Result<String, Problem>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::api::ObjectMeta;
+
+    use super::*;
+
+    fn meta(uid: &str, generation: i64) -> ObjectMeta {
+        ObjectMeta {
+            name: Some("named".into()),
+            uid: Some(uid.into()),
+            generation: Some(generation),
+            ..ObjectMeta::default()
+        }
+    }
+
+    #[test]
+    fn another_content_is_examined_anew_and_the_same_is_not() {
+        let examined = Examined::default();
+        let (mut prompt, mut backend) = (PromptVersion::default(), LLMDeployment::default());
+        (prompt.metadata, backend.metadata) = (meta("p", 1), meta("b", 1));
+        prompt.spec.prompt = "Answer.".into();
+        let first = examined.of(&prompt, &backend).unwrap();
+        assert_eq!(examined.of(&prompt, &backend).unwrap(), first);
+        assert_eq!(examined.known().len(), 1);
+        // A status that is written changes nothing; another generation or object does.
+        prompt.metadata.resource_version = Some("7".into());
+        assert_eq!(examined.of(&prompt, &backend).unwrap(), first);
+        backend.spec.model = "another".into();
+        backend.metadata.generation = Some(2);
+        let other = examined.of(&prompt, &backend).unwrap();
+        assert_ne!(other, first);
+        prompt.metadata = meta("created again", 1);
+        prompt.spec.prompt = "{{ not closed".into();
+        let problem = examined.of(&prompt, &backend).unwrap_err();
+        assert_eq!(problem.reason, "PromptInvalid");
+        assert!(problem.message.contains("named"), "{problem:?}");
+        assert_eq!(examined.known().len(), 3);
+    }
+}
