@@ -1,6 +1,7 @@
 //! The only code that writes to the API server. Every write asks first whether this
 //! process leads, so that one that is not sure does not write.
 
+mod events;
 pub mod leadership;
 
 use std::{collections::BTreeMap, fmt::Debug, sync::Arc};
@@ -10,12 +11,12 @@ use kube::{
     Api, Client, Resource, ResourceExt,
     api::{DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams, Preconditions},
     core::NamespaceResourceScope,
-    runtime::events::{Event, EventType, Recorder, Reporter},
+    runtime::events::{Event, EventType, Reporter},
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::json;
 
-use self::leadership::Leadership;
+use self::{events::Events, leadership::Leadership};
 use super::{error::ControllerError, exported::Exported, superseded::Superseded};
 use crate::api::{
     PromptRelease, ReleaseSnapshot, ReleaseSnapshotSpec,
@@ -33,7 +34,7 @@ pub struct Cluster {
     /// The one that is watched; none: all.
     namespace: Option<String>,
     leadership: Arc<Leadership>,
-    recorder: Recorder,
+    events: Events,
     exported: Arc<Exported>,
     superseded: Superseded,
 }
@@ -69,15 +70,8 @@ impl Cluster {
             controller: "serinus.dev/operator".to_owned(),
             instance: Some(leadership.identity().to_owned()),
         };
-        let recorder = Recorder::new(client.clone(), reporter);
-        Self {
-            client,
-            namespace,
-            leadership,
-            recorder,
-            exported,
-            superseded: Superseded::default(),
-        }
+        let events = Events::new(&client, reporter);
+        Self { client, namespace, leadership, events, exported, superseded: Superseded::default() }
     }
 
     /// Whether this process leads.
@@ -327,7 +321,7 @@ impl Cluster {
             action: "Release".to_owned(),
             secondary: None,
         };
-        if let Err(error) = self.recorder.publish(&event, &object.object_ref(&())).await {
+        if let Err(error) = self.events.publish(&event, &object.object_ref(&())).await {
             tracing::warn!(name, reason, "the Event could not be written: {error}");
         }
     }
