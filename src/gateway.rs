@@ -5,6 +5,7 @@
 //! gateway loses the answers in flight and nothing else. `phases` is the life of a
 //! request, in order.
 
+mod asker;
 mod assign;
 mod backends;
 mod breaker;
@@ -53,12 +54,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
 use jiff::Timestamp;
 
 use self::{
     backends::Backends,
-    budget::{Budget, Class, SMALL},
+    budget::Budget,
     cache::Cache,
     clients::{Clients, Proxies},
     exported::Exported,
@@ -80,7 +80,6 @@ use self::{
     unread::Unread,
 };
 use crate::{
-    openai::error::ApiError,
     signals::{
         addresses::Addresses,
         report::{GatewayReport, Mark, ReleaseReport},
@@ -310,12 +309,6 @@ impl Gateway {
     pub fn cost(&self) -> CostReport {
         let (instance, totals) = (self.instance.clone(), self.ledger.lines());
         CostReport { instance, since: self.since, totals }
-    }
-
-    /// A kept answer, held until it was read: the cache may drop it before.
-    fn hold_answer(&self, body: &Bytes) -> Result<Bytes, ApiError> {
-        let bytes = if body.len() > SMALL { body.len() } else { 0 };
-        Ok(self.budget.take(Class::Answers, bytes)?.keep(body.clone()))
     }
 
     /// No leader was seen for too long.

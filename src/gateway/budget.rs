@@ -5,16 +5,22 @@
 //! A holder takes bytes before it holds them, and gives them back when it is dropped. Each
 //! class has a most, so that no class can starve another: connections of strangers an
 //! eighth, those of known clients three eighths, bodies three eighths, answers half. What
-//! is not held by the other classes is theirs.
+//! is not held by the other classes is theirs. Nor can one client starve another
+//! (`account`).
 //!
 //! What is taken is an estimate: bytes times what copies and parsing cost. A body of up to
 //! [`SMALL`] bytes is within what its request takes, so that an ordinary request costs two
 //! additions. What has bounds of its own is subtracted from the budget when it is made:
 //! the cache, the queue of telemetry, routes and counts (`app/limits.rs`).
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, AtomicUsize, Ordering},
+mod account;
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
 };
 
 use bytes::Bytes;
@@ -24,6 +30,7 @@ use prometheus_client::{
     metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
 };
 
+pub(super) use self::account::{Account, CLIENT_SHARE, most_of_one};
 use crate::openai::error::ApiError;
 
 /// A connection: its task, and its buffers of reading and writing.
@@ -71,14 +78,17 @@ impl Class {
         }
     }
 
-    /// Why a request is turned away.
-    pub(super) fn refusal(self) -> ApiError {
-        let what = match self {
+    fn what(self) -> &'static str {
+        match self {
             Self::Strangers | Self::Connections => "connections",
             Self::Bodies => "request bodies",
             Self::Answers => "requests and answers",
-        };
-        let message = format!("this gateway's memory is full with {what}: try again");
+        }
+    }
+
+    /// Why a request is turned away.
+    pub(super) fn refusal(self) -> ApiError {
+        let message = format!("this gateway's memory is full with {}: try again", self.what());
         ApiError::new(503, "overloaded", message).retry_after(1)
     }
 }
@@ -95,12 +105,28 @@ pub struct Budget {
     used: AtomicUsize,
     by_class: [AtomicUsize; 4],
     refused: [AtomicU64; 4],
+    /// As `refused`, where there is room, but not for this client.
+    over_share: [AtomicU64; 4],
+    accounts: Mutex<Accounts>,
 }
+
+/// The accounts of clients, as long as they hold something.
+#[derive(Debug, Default)]
+struct Accounts {
+    by_name: HashMap<Box<str>, Weak<Account>>,
+    /// With so many, those of clients that are gone are dropped.
+    sweep_at: usize,
+}
+
+/// So many accounts are kept without a look at whether their clients are gone.
+const FEW_ACCOUNTS: usize = 64;
 
 /// Bytes that are held; given back when dropped.
 #[derive(Debug)]
 pub(super) struct Held {
     budget: Arc<Budget>,
+    /// The client that holds them, if it is one.
+    account: Option<Arc<Account>>,
     class: Class,
     bytes: usize,
 }
@@ -108,8 +134,29 @@ pub(super) struct Held {
 impl Budget {
     /// A budget of so many bytes.
     pub fn new(total: usize) -> Arc<Self> {
-        let (used, by_class, refused) = Default::default();
-        Arc::new(Self { total, used, by_class, refused })
+        let (used, by_class, refused, over_share, accounts) = Default::default();
+        Arc::new(Self { total, used, by_class, refused, over_share, accounts })
+    }
+
+    /// The account of a client, which all of its requests share.
+    pub(super) fn account(self: &Arc<Self>, who: &str) -> Arc<Account> {
+        let mut accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
+        let Accounts { by_name, sweep_at } = &mut *accounts;
+        if let Some(known) = by_name.get(who).and_then(Weak::upgrade) {
+            return known;
+        }
+        if by_name.len() >= (*sweep_at).max(FEW_ACCOUNTS) {
+            by_name.retain(|_, account| account.strong_count() > 0);
+            *sweep_at = by_name.len() * 2;
+        }
+        let account = Arc::new(Account::new(self, who));
+        by_name.insert(who.into(), Arc::downgrade(&account));
+        account
+    }
+
+    #[cfg(test)]
+    fn known_accounts(&self) -> usize {
+        self.accounts.lock().unwrap().by_name.len()
     }
 
     /// Takes `bytes`, if they are free and the class may have them.
@@ -126,12 +173,12 @@ impl Budget {
     pub(super) fn take_anyway(self: &Arc<Self>, class: Class, bytes: usize) -> Held {
         self.used.fetch_add(bytes, Ordering::Relaxed);
         self.by_class[class as usize].fetch_add(bytes, Ordering::Relaxed);
-        Held { budget: self.clone(), class, bytes }
+        Held { budget: self.clone(), account: None, class, bytes }
     }
 
     /// To be grown.
     pub(super) fn nothing(self: &Arc<Self>, class: Class) -> Held {
-        Held { budget: self.clone(), class, bytes: 0 }
+        Held { budget: self.clone(), account: None, class, bytes: 0 }
     }
 
     /// Whether more than three quarters are held: who holds much and takes little must go.
@@ -139,19 +186,32 @@ impl Budget {
         self.used.load(Ordering::Relaxed) > self.total / 4 * 3
     }
 
-    fn try_add(&self, class: Class, bytes: usize) -> bool {
-        let own = &self.by_class[class as usize];
-        let most = most(class, self.total);
-        if own.fetch_add(bytes, Ordering::Relaxed) + bytes > most {
-            own.fetch_sub(bytes, Ordering::Relaxed);
-        } else if self.used.fetch_add(bytes, Ordering::Relaxed) + bytes > self.total {
-            self.used.fetch_sub(bytes, Ordering::Relaxed);
-            own.fetch_sub(bytes, Ordering::Relaxed);
-        } else {
-            return true;
+    fn try_add(
+        &self,
+        class: Class,
+        bytes: usize,
+        account: Option<&Account>,
+    ) -> Result<(), ApiError> {
+        let in_class = self.by_class[class as usize].fetch_add(bytes, Ordering::Relaxed) + bytes;
+        let used = self.used.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        let is_full = in_class > most(class, self.total) || used > self.total;
+        let over =
+            account.filter(|account| !is_full && !account.try_add(class, bytes, (in_class, used)));
+        if !is_full && over.is_none() {
+            return Ok(());
         }
-        self.refused[class as usize].fetch_add(1, Ordering::Relaxed);
-        false
+        self.give_back(class, bytes);
+        let (counts, error) = match over {
+            Some(account) => (&self.over_share, account.refusal(class)),
+            None => (&self.refused, class.refusal()),
+        };
+        counts[class as usize].fetch_add(1, Ordering::Relaxed);
+        Err(error)
+    }
+
+    fn give_back(&self, class: Class, bytes: usize) {
+        self.used.fetch_sub(bytes, Ordering::Relaxed);
+        self.by_class[class as usize].fetch_sub(bytes, Ordering::Relaxed);
     }
 }
 
@@ -162,10 +222,10 @@ impl Held {
     /// There is no room for more; what was held is held.
     pub(super) fn grow_to(&mut self, bytes: usize) -> Result<(), ApiError> {
         let more = bytes.saturating_sub(self.bytes);
-        if more > 0 && !self.budget.try_add(self.class, more) {
-            return Err(self.class.refusal());
+        if more > 0 {
+            self.budget.try_add(self.class, more, self.account.as_deref())?;
+            self.bytes += more;
         }
-        self.bytes += more;
         Ok(())
     }
 
@@ -177,8 +237,10 @@ impl Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.budget.used.fetch_sub(self.bytes, Ordering::Relaxed);
-        self.budget.by_class[self.class as usize].fetch_sub(self.bytes, Ordering::Relaxed);
+        self.budget.give_back(self.class, self.bytes);
+        if let Some(account) = &self.account {
+            account.give_back(self.class, self.bytes);
+        }
     }
 }
 
@@ -209,12 +271,17 @@ impl Collector for Budget {
             gauge(bytes).encode(held.encode_family(&labels)?)?;
         }
         let help = "Requests and connections that found no room in the memory budget";
-        let mut all =
-            encoder.encode_descriptor("memory_refusals", help, None, MetricType::Counter)?;
-        for class in Class::ALL {
-            let labels = [("class", class.as_str())];
-            let refused = self.refused[class as usize].load(Ordering::Relaxed);
-            ConstCounter::new(refused).encode(all.encode_family(&labels)?)?;
+        let over = "Requests and connections of clients that hold their share of the memory budget";
+        for (name, help, counts) in [
+            ("memory_refusals", help, &self.refused),
+            ("memory_share_refusals", over, &self.over_share),
+        ] {
+            let mut all = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            for class in Class::ALL {
+                let labels = [("class", class.as_str())];
+                let refused = counts[class as usize].load(Ordering::Relaxed);
+                ConstCounter::new(refused).encode(all.encode_family(&labels)?)?;
+            }
         }
         Ok(())
     }

@@ -142,7 +142,7 @@ impl Flight {
 
     /// To be grown with what is held of its answer.
     pub(super) fn holds(&self) -> Held {
-        self.gateway.budget.nothing(Class::Answers)
+        self.passed.account.nothing(Class::Answers)
     }
 
     /// What is sent; kept where the configuration asks for it.

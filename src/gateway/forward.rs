@@ -8,7 +8,7 @@ use futures::{Stream, stream};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
-    budget::Class,
+    budget::CLIENT_SHARE,
     caching::Recorded,
     flight::{Flight, told_code},
     upstream::{self, Next},
@@ -55,11 +55,11 @@ pub(super) fn body(forward: Forward) -> impl Stream<Item = Result<Bytes, Infalli
                 None
             }
             // Broken in the middle: the application has begun to read, so nobody else can answer.
-            next @ (Next::Broken | Next::Late | Next::Crowded | Next::Secret) => {
+            next @ (Next::Broken | Next::Late | Next::Crowded(_) | Next::Secret) => {
                 let error = match next {
-                    Next::Crowded => {
+                    Next::Crowded(error) => {
                         forward.flight.crowded = true;
-                        Class::Answers.refusal()
+                        error
                     }
                     Next::Late => {
                         let message =
@@ -70,7 +70,13 @@ pub(super) fn body(forward: Forward) -> impl Stream<Item = Result<Bytes, Infalli
                     _ => ApiError::new(502, "upstream_broken", "the model's stream broke off"),
                 };
                 let event = error.event(forward.flight.operation);
-                forward.flight.fail(&error);
+                if error.code == CLIENT_SHARE {
+                    // It says nothing of the variant.
+                    forward.flight.went_wrong(&error);
+                    forward.flight.finish(RecordOutcome::ClientError);
+                } else {
+                    forward.flight.fail(&error);
+                }
                 Some((Ok(Bytes::from(event)), None))
             }
         }

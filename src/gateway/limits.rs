@@ -41,7 +41,7 @@ pub struct Limits {
 impl Limits {
     /// The largest body that finds room in an idle gateway with this memory.
     pub fn largest_body(memory: usize) -> usize {
-        budget::most(budget::Class::Bodies, memory) / budget::BODY_COPIES
+        budget::most_of_one(budget::Class::Bodies, memory) / budget::BODY_COPIES
     }
 }
 

@@ -12,7 +12,9 @@ use bytes::Bytes;
 
 use super::{
     Gateway,
+    asker::Asker,
     assign::{Assigned, assign},
+    budget::{Account, Class, SMALL},
     caching::Caching,
     flight::Flight,
     forward::{self, Forward},
@@ -39,13 +41,13 @@ const FIRST_WAIT: Duration = Duration::from_millis(50);
 pub(super) async fn serve(
     gateway: Arc<Gateway>,
     (operation, deployment): (Operation, Option<String>),
-    client: Option<Arc<Client>>,
+    asker: Asker,
     headers: HeaderMap,
     body: Bytes,
 ) -> Response<Body> {
     let most = gateway.config.limits.messages;
     let asked = Asked::read(operation, deployment, body, most);
-    match answer(&gateway, asked, client.as_deref(), headers).await {
+    match answer(&gateway, asked, &asker, headers).await {
         Ok(response) => response,
         Err(error) => error_response(&error),
     }
@@ -54,14 +56,15 @@ pub(super) async fn serve(
 async fn answer(
     gateway: &Arc<Gateway>,
     asked: Result<Asked, ApiError>,
-    client: Option<&Client>,
+    asker: &Asker,
     headers: HeaderMap,
 ) -> Result<Response<Body>, ApiError> {
+    let client = asker.client.as_deref();
     // Shared with its copy, if there is one.
     let asked = Arc::new(asked?);
     let route = route(gateway, client, &asked)?;
     let assigned = assign(gateway, &route, &headers, client, &asked)?;
-    let request = Request { asked, passed: Passed::new(gateway, headers, client) };
+    let request = Request { asked, passed: Passed::new(gateway, headers, asker) };
     let attempts =
         Attempts { gateway, route: &route, request: &request, alternatives: 0, repeated: 0 };
     Ok(attempts.run(assigned).await)
@@ -77,6 +80,8 @@ pub(super) struct Request {
 #[derive(Clone, Debug)]
 pub(super) struct Passed {
     pub caller: Option<Arc<Caller>>,
+    /// On which the answer is held.
+    pub account: Arc<Account>,
     /// The place of the attempt in a trace.
     pub trace: Option<TraceContext>,
     /// As the application sent them.
@@ -87,9 +92,10 @@ pub(super) struct Passed {
 const PASSED_ON: [&str; 2] = ["openai-beta", "idempotency-key"];
 
 impl Passed {
-    fn new(gateway: &Gateway, headers: HeaderMap, client: Option<&Client>) -> Self {
+    fn new(gateway: &Gateway, headers: HeaderMap, asker: &Asker) -> Self {
         Self {
-            caller: client.map(|client| client.caller.clone()),
+            caller: asker.caller(),
+            account: asker.account.clone(),
             trace: gateway.config.telemetry.tracing.start(headers.get("traceparent")),
             headers: Arc::new(headers),
         }
@@ -158,8 +164,10 @@ impl Attempts<'_> {
             // Asked again, it would leave something behind twice.
             let asked = &self.request.asked;
             let may_go_on = failure.untouched || !asked.request.leaves_something(asked.operation);
-            // Stable would meet the same queue.
-            let is_crowd = failure.crowded && self.shares_room(&flight.target);
+            // Stable would meet the same queue, and a client that holds its share holds it
+            // whoever answers.
+            let is_crowd =
+                failure.crowded && (failure.client_fault || self.shares_room(&flight.target));
             if is_candidate && self.falls_back() && may_go_on && !is_crowd && !bound {
                 assigned = self.again(&self.route.baseline, AssignmentReason::Fallback, group);
                 if failure.client_fault {
@@ -201,7 +209,7 @@ impl Attempts<'_> {
         if let Some(drawn) = drawn.take() {
             drawn.exclude();
         }
-        let body = match gateway.hold_answer(&entry.body) {
+        let body = match hold_answer(&request.passed.account, &entry.body) {
             Ok(body) => body,
             Err(error) => return Some(error_response(&error)),
         };
@@ -342,6 +350,12 @@ impl Attempts<'_> {
             Err(failure) => Err(Box::new((flight, failure))),
         }
     }
+}
+
+/// A kept answer, held until it was read: the cache may drop it before.
+fn hold_answer(account: &Arc<Account>, body: &Bytes) -> Result<Bytes, ApiError> {
+    let bytes = if body.len() > SMALL { body.len() } else { 0 };
+    Ok(account.take(Class::Answers, bytes)?.keep(body.clone()))
 }
 
 /// An answer of a release with a cache says that it does not come from there.

@@ -14,7 +14,7 @@ mod plain;
 mod report;
 mod strangers;
 
-use std::{convert::Infallible, future::Future, sync::Arc, time::Duration};
+use std::{convert::Infallible, future::Future, net::IpAddr, sync::Arc, time::Duration};
 
 use axum::{
     body::Body,
@@ -41,6 +41,7 @@ use self::{
 };
 use super::{
     Gateway,
+    asker::{Asker, account_name},
     budget::{Class, Held, REQUEST},
     encoding,
     identity::{self, Client},
@@ -134,8 +135,8 @@ async fn accept(door: &Door, shared: &Arc<Shared>, connections: &TaskTracker) {
     let room = Arc::new(Semaphore::new(shared.limits().connections.min(Semaphore::MAX_PERMITS)));
     let strangers = Strangers::new(shared.gateway.budget.clone());
     loop {
-        let stream = match door.listener.accept().await {
-            Ok((stream, _)) => stream,
+        let (stream, from) = match door.listener.accept().await {
+            Ok((stream, from)) => (stream, from.ip()),
             Err(error) => {
                 // One client's broken connection, or no descriptors left: either passes.
                 tracing::debug!("a connection could not be accepted: {error}");
@@ -150,7 +151,7 @@ async fn accept(door: &Door, shared: &Arc<Shared>, connections: &TaskTracker) {
             continue;
         };
         let (shared, tls) = (shared.clone(), door.tls.clone());
-        let place = Seated { connected: strangers.enter(), _place: place };
+        let place = Seated { connected: strangers.enter(), from, _place: place };
         let Some(seat) = door.workers.as_ref().and_then(|workers| workers.seat()) else {
             connections.spawn(opened(stream, tls, shared, place));
             continue;
@@ -181,7 +182,15 @@ fn turn_away(stream: &TcpStream, encrypted: bool) {
 /// What a connection holds as long as it is open.
 struct Seated {
     connected: Arc<Connected>,
+    from: IpAddr,
     _place: OwnedSemaphorePermit,
+}
+
+/// One connection, as its requests see it.
+struct Link {
+    turn: Arc<Turn>,
+    connected: Arc<Connected>,
+    from: IpAddr,
 }
 
 async fn opened(
@@ -226,11 +235,11 @@ where
     let turn = Arc::new(Turn::default());
     let io =
         TokioIo::new(Paced::new(stream, turn.clone(), shared.limits(), &shared.gateway.budget));
+    let link = Arc::new(Link { turn, connected: place.connected.clone(), from: place.from });
     let service = service_fn(|request| {
-        let (shared, answering, turn) = (shared.clone(), turn.begin(), turn.clone());
-        let connected = place.connected.clone();
+        let (shared, answering, link) = (shared.clone(), link.turn.begin(), link.clone());
         async move {
-            let (mut response, is_stream) = shared.answer(request, &turn, &connected).await;
+            let (mut response, is_stream) = shared.answer(request, &link).await;
             let held = response.extensions_mut().remove::<Arc<Held>>();
             let (limits, panics) = (shared.limits(), &shared.gateway.panics);
             Ok::<_, Infallible>(
@@ -269,14 +278,9 @@ impl Shared {
     }
 
     /// The answer, and whether it is a stream of events.
-    async fn answer(
-        &self,
-        request: Request<Incoming>,
-        turn: &Turn,
-        connected: &Connected,
-    ) -> (Response<Body>, bool) {
+    async fn answer(&self, request: Request<Incoming>, link: &Link) -> (Response<Body>, bool) {
         if request.body().is_end_stream() {
-            turn.received();
+            link.turn.received();
         }
         let (head, body) = request.into_parts();
         if let Err(error) = head::check(&head) {
@@ -287,10 +291,10 @@ impl Shared {
         }
         let work = async {
             match self.face {
-                Face::Applications => self.for_applications(head, body, turn, connected).await,
+                Face::Applications => self.for_applications(head, body, link).await,
                 Face::Operators => {
                     // They have shares of their own: whoever reaches this address is one of us.
-                    connected.is_known().ok();
+                    link.connected.is_known(None).ok();
                     self.for_operators(head, body).await
                 }
             }
@@ -319,8 +323,7 @@ impl Shared {
         &self,
         mut head: Parts,
         body: Incoming,
-        turn: &Turn,
-        connected: &Connected,
+        link: &Link,
     ) -> Result<Response<Body>, ApiError> {
         let gateway = &self.gateway;
         identity::conceal(&mut head.headers);
@@ -328,9 +331,9 @@ impl Shared {
         if head.method == Method::POST
             && let Some(asked) = paths::operation(path)
         {
-            let (client, held, bytes) = self.known(&head.headers, body, connected).await?;
-            turn.received();
-            let served = phases::serve(gateway.clone(), asked, client, head.headers, bytes);
+            let (asker, held, bytes) = self.known(&head.headers, body, link).await?;
+            link.turn.received();
+            let served = phases::serve(gateway.clone(), asked, asker, head.headers, bytes);
             let mut response = served.await;
             response.extensions_mut().insert(Arc::new(held));
             return Ok(response);
@@ -338,19 +341,18 @@ impl Shared {
         if (head.method == Method::GET || head.method == Method::HEAD)
             && let Some(name) = paths::model(path)
         {
-            let client = gateway.config.identities.authenticate(&head.headers)?;
-            connected.is_known()?;
+            let asker = self.asker(&head.headers, link)?;
             return match name {
-                Some(name) => self.model(client.as_deref(), &name),
-                None => Ok(self.models(client.as_deref())),
+                Some(name) => self.model(asker.client.as_deref(), &name),
+                None => Ok(self.models(asker.client.as_deref())),
             };
         }
         match (&head.method, path) {
             (&Method::GET | &Method::HEAD, "/healthz") => Ok(text("ok")),
             (&Method::GET | &Method::HEAD, "/readyz") => Ok(self.ready()),
             (&Method::POST, "/serinus/v1/feedback") => {
-                let (client, _held, bytes) = self.known(&head.headers, body, connected).await?;
-                gateway.feedback.take(gateway, &bytes, client.as_deref()).await?;
+                let (asker, _held, bytes) = self.known(&head.headers, body, link).await?;
+                gateway.feedback.take(gateway, &bytes, asker.client.as_deref()).await?;
                 let mut response = Response::new(Body::empty());
                 *response.status_mut() = StatusCode::NO_CONTENT;
                 Ok(response)
@@ -362,31 +364,41 @@ impl Shared {
         }
     }
 
+    /// Who asks; its connection is a client's from now on.
+    fn asker(&self, headers: &HeaderMap, link: &Link) -> Result<Asker, ApiError> {
+        let client = self.gateway.config.identities.authenticate(headers)?;
+        let name = account_name(client.as_deref(), link.from);
+        let account = link.turn.of(&name, &self.gateway.budget);
+        drop(name);
+        link.connected.is_known(Some(&account))?;
+        Ok(Asker { client, account })
+    }
+
     /// Who asks, what the request holds, and the body. Of strangers little is read, and
     /// nothing is kept.
     async fn known(
         &self,
         headers: &HeaderMap,
         body: Incoming,
-        connected: &Connected,
-    ) -> Result<(Option<Arc<Client>>, Held, Bytes), ApiError> {
-        let budget = &self.gateway.budget;
+        link: &Link,
+    ) -> Result<(Asker, Held, Bytes), ApiError> {
         let admit = || {
-            let client = self.gateway.config.identities.authenticate(headers)?;
-            connected.is_known()?;
+            let asker = self.asker(headers, link)?;
             let codings = body::codings(headers)?;
-            Ok((client, codings, budget.take(Class::Answers, REQUEST)?))
+            let held = asker.account.take(Class::Answers, REQUEST)?;
+            Ok((asker, codings, held))
         };
-        let (client, codings, held) = match admit() {
+        let (asker, codings, held) = match admit() {
             Ok(admitted) => admitted,
             Err(error) => {
                 body::discard(body).await;
                 return Err(error);
             }
         };
-        let whole = body::read(body, self.limits(), budget).await?;
-        let whole = body::decoded(whole, &codings, self.limits(), budget).await?;
-        Ok((client, held, whole))
+        let room = || asker.account.nothing(Class::Bodies);
+        let whole = body::read(body, self.limits(), room()).await?;
+        let whole = body::decoded(whole, &codings, self.limits(), room()).await?;
+        Ok((asker, held, whole))
     }
 
     /// What operators, kubelets and Prometheus call.
@@ -432,7 +444,8 @@ impl Shared {
             body::discard(body).await;
             return Err(ApiError::new(401, "not_a_gateway", "only gateways pass votes on here"));
         };
-        let bytes = body::read(body, self.limits(), &self.gateway.budget).await?;
+        let held = self.gateway.budget.nothing(Class::Bodies);
+        let bytes = body::read(body, self.limits(), held).await?;
         match self.gateway.feedback.take_from_peer(&self.gateway, &bytes, signature)? {
             Some(outcome) => Ok(text(outcome)),
             None => Err(ApiError::new(421, "another_gateway", "another process gave this answer")),

@@ -181,7 +181,7 @@ async fn ask(flight: &mut Flight, asked: &Asked) -> Result<(), Fault> {
         match stream.next(flight).await {
             Next::Chunk(_) => {}
             Next::End => return Ok(()),
-            Next::Broken | Next::Late | Next::Failed | Next::Crowded | Next::Secret => {
+            Next::Broken | Next::Late | Next::Failed | Next::Crowded(_) | Next::Secret => {
                 return Err(Fault::Model);
             }
         }

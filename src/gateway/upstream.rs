@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout_at};
 pub(super) use self::stream::{Next, Stream, quotes_a_secret};
 use super::{
     backends::Taken,
-    budget::{ANSWER_COPIES, Held, SMALL},
+    budget::{ANSWER_COPIES, CLIENT_SHARE, Held, SMALL},
     clients::{self, Answered, Outgoing, Unread},
     fault::Fault,
     flight::Flight,
@@ -358,9 +358,11 @@ async fn whole(
     Ok(held.keep(if bytes.is_empty() { first } else { bytes.freeze() }))
 }
 
-/// There is no room for what the model answers.
+/// There is no room for what the model answers. A client that holds its share has itself
+/// to blame, which says nothing of the variant.
 fn no_memory(error: ApiError) -> Failure {
-    Failure { untouched: false, crowded: true, ..Failure::of(error) }
+    let client_fault = error.code == CLIENT_SHARE;
+    Failure { untouched: false, crowded: true, client_fault, ..Failure::of(error) }
 }
 
 async fn next_chunk(body: &mut Answered) -> Option<Result<Bytes, Unread>> {

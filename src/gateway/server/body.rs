@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     gateway::{
-        budget::{BODY_COPIES, Budget, Class, Held, SMALL},
+        budget::{BODY_COPIES, Class, Held, SMALL},
         encoding::{self, Coding, Decoded, Decoder},
         limits::Limits,
     },
@@ -34,15 +34,11 @@ const DECODED_AT_ONCE: usize = 128 << 10;
 /// How long that may take.
 const UNWANTED_TIME: Duration = Duration::from_secs(1);
 
-/// Reads a request's body as a whole. Its memory is held as long as the body is.
+/// Reads a request's body as a whole. Its memory is `held` as long as the body is.
 ///
 /// # Errors
 /// It is too large, too slow or broken off, or there is no room for it now.
-pub(super) async fn read<B>(
-    mut body: B,
-    limits: &Limits,
-    budget: &Arc<Budget>,
-) -> Result<Bytes, ApiError>
+pub(super) async fn read<B>(mut body: B, limits: &Limits, mut held: Held) -> Result<Bytes, ApiError>
 where
     B: HttpBody<Data = Bytes> + Unpin,
 {
@@ -51,7 +47,6 @@ where
     }
     let began = Instant::now();
     let (mut first, mut rest) = (Bytes::new(), BytesMut::new());
-    let mut held = budget.nothing(Class::Bodies);
     let mut length = 0;
     loop {
         let earned = Duration::from_secs((length / limits.body_rate.max(1)) as u64);
@@ -102,13 +97,12 @@ pub(super) async fn decoded(
     whole: Bytes,
     codings: &[Coding],
     limits: &Limits,
-    budget: &Arc<Budget>,
+    mut held: Held,
 ) -> Result<Bytes, ApiError> {
     if codings.is_empty() {
         return Ok(whole);
     }
     let mut decoder = Decoder::new(codings).map_err(|_| Class::Bodies.refusal())?;
-    let mut held = budget.nothing(Class::Bodies);
     decoder.feed(whole);
     decoder.end();
     let (mut bytes, mut piece) = (BytesMut::new(), vec![0; DECODED_AT_ONCE]);
@@ -286,6 +280,7 @@ mod tests {
     use http_body_util::{Full, StreamBody};
 
     use super::{super::pace::Turn, *};
+    use crate::gateway::budget::Budget;
 
     fn pieces(
         pieces: impl futures::Stream<Item = usize> + Send,
@@ -297,7 +292,7 @@ mod tests {
         body: impl HttpBody<Data = Bytes> + Unpin,
         limits: &Limits,
     ) -> Result<usize, &'static str> {
-        let whole = read(body, limits, &Budget::new(limits.memory)).await;
+        let whole = read(body, limits, Budget::new(limits.memory).nothing(Class::Bodies)).await;
         whole.map(|bytes| bytes.len()).map_err(|e| e.code)
     }
 
@@ -333,12 +328,15 @@ mod tests {
         // Three eighths of this for bodies, of which each counts three times.
         let (limits, room) = (Limits::default(), Budget::new(8 * (256 << 10)));
         let body = |n| Full::new(Bytes::from(vec![0; n]));
-        let held = read(body(200 << 10), &limits, &room).await.ok().unwrap();
-        let second = read(body(100 << 10), &limits, &room).await;
+        let held = read(body(200 << 10), &limits, room.nothing(Class::Bodies)).await.ok().unwrap();
+        let second = read(body(100 << 10), &limits, room.nothing(Class::Bodies)).await;
         assert_eq!(second.err().map(|e| (e.status, e.code)), Some((503, "overloaded")));
-        assert!(read(body(4 << 10), &limits, &room).await.is_ok(), "small ones need none");
+        assert!(
+            read(body(4 << 10), &limits, room.nothing(Class::Bodies)).await.is_ok(),
+            "small ones need none"
+        );
         drop(held);
-        assert!(read(body(100 << 10), &limits, &room).await.is_ok());
+        assert!(read(body(100 << 10), &limits, room.nothing(Class::Bodies)).await.is_ok());
     }
 
     #[tokio::test]
@@ -350,7 +348,9 @@ mod tests {
             let name = axum::http::header::CONTENT_ENCODING;
             let headers = HeaderMap::from_iter([(name, encoding.parse().unwrap())]);
             let whole = match codings(&headers) {
-                Ok(codings) => decoded(body.into(), &codings, &limits, &room).await,
+                Ok(codings) => {
+                    decoded(body.into(), &codings, &limits, room.nothing(Class::Bodies)).await
+                }
                 Err(error) => Err(error),
             };
             whole.map_err(|e| (e.status, e.code))

@@ -17,7 +17,7 @@ use std::{
     io,
     pin::Pin,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     task::{Context, Poll, ready},
@@ -31,7 +31,10 @@ use tokio::{
 };
 
 use crate::{
-    gateway::{budget::Budget, limits::Limits},
+    gateway::{
+        budget::{Account, Budget},
+        limits::Limits,
+    },
     openai::error::ApiError,
 };
 
@@ -45,6 +48,8 @@ pub(super) struct Turn {
     /// When the last one ended, in nanoseconds after `born`.
     ended: AtomicU64,
     born: Instant,
+    /// Of the client that asked last.
+    account: Mutex<Option<Arc<Account>>>,
 }
 
 /// Held from the moment when a request's head is read until its answer has ended.
@@ -58,11 +63,28 @@ impl Default for Turn {
             received: AtomicBool::new(false),
             ended: AtomicU64::new(0),
             born: Instant::now(),
+            account: Mutex::default(),
         }
     }
 }
 
 impl Turn {
+    /// The account of the client that asks now. On one connection that is mostly the same
+    /// as before, which is not looked for again.
+    pub(super) fn of(&self, who: &str, budget: &Arc<Budget>) -> Arc<Account> {
+        let mut account = self.account.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*account {
+            Some(account) if account.who() == who => account.clone(),
+            _ => account.insert(budget.account(who)).clone(),
+        }
+    }
+
+    /// Whether others need what its client holds.
+    fn is_over(&self) -> bool {
+        let account = self.account.lock().unwrap_or_else(PoisonError::into_inner);
+        account.as_ref().is_some_and(|account| account.is_over())
+    }
+
     pub(super) fn begin(self: &Arc<Self>) -> Answering {
         self.answering.store(true, Ordering::Relaxed);
         self.received.store(false, Ordering::Relaxed);
@@ -154,12 +176,13 @@ impl Reader {
         }
     }
 
-    /// Whether others need what it holds.
-    fn must_go(&self) -> bool {
+    /// Whether it is slow, and others need what it holds: because memory is short, or because
+    /// its client holds more than its share.
+    fn must_go(&self, turn: &Turn) -> bool {
         let waited = self.waited + self.waits.map(|since| since.elapsed()).unwrap_or_default();
         waited >= READS_SLOWLY
             && self.taken < waited.as_secs() as usize * self.rate
-            && self.budget.is_short()
+            && (self.budget.is_short() || turn.is_over())
     }
 }
 
@@ -262,7 +285,7 @@ impl<T> Paced<T> {
         let timer = self.writing.get_or_insert_with(|| Box::pin(sleep_until(look(now))));
         while timer.as_mut().poll(cx).is_ready() {
             let now = Instant::now();
-            if now >= until || self.reader.must_go() {
+            if now >= until || self.reader.must_go(&self.turn) {
                 return true;
             }
             timer.as_mut().reset(look(now));
@@ -515,12 +538,19 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_reads_slowly_goes_while_memory_is_short_and_only_then() {
-        for short in [true, false] {
+    async fn who_reads_slowly_goes_while_memory_is_short_or_over_its_share_and_only_then() {
+        for (short, over) in [(true, false), (false, true), (false, false)] {
             let budget = Budget::new(1000);
-            let _held = short.then(|| budget.take_anyway(Class::Bodies, 900));
-            let (mut client, server) = duplex(16);
             let turn = Arc::new(Turn::default());
+            let _own = turn.of("greedy", &budget).take(Class::Answers, 375).unwrap();
+            let _held = if short {
+                budget.take_anyway(Class::Bodies, 600)
+            } else {
+                budget.nothing(Class::Bodies)
+            };
+            let _other = over.then(|| budget.account("modest").take(Class::Answers, 50).unwrap());
+            let goes = short || over;
+            let (mut client, server) = duplex(16);
             let mut server = Paced::new(server, turn.clone(), &Limits::default(), &budget);
             let _answering = turn.begin();
             let reading = async {
@@ -534,7 +564,7 @@ mod tests {
             let began = Instant::now();
             let writing = async { (server.write_all(&[0; 64]).await.is_err(), began.elapsed()) };
             let ((ended, after), ()) = tokio::join!(writing, reading);
-            assert_eq!((ended, after == READS_SLOWLY), (short, short), "{after:?}");
+            assert_eq!((ended, after == READS_SLOWLY), (goes, goes), "{after:?}");
         }
     }
 

@@ -13,7 +13,7 @@ use std::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    gateway::budget::{Budget, CONNECTION, Class, Held},
+    gateway::budget::{Account, Budget, CONNECTION, Class, Held},
     openai::error::ApiError,
 };
 
@@ -58,16 +58,21 @@ impl Strangers {
 }
 
 impl Connected {
-    /// A client is known on it: from now on it does not make room for strangers.
+    /// A client is known on it: from now on it does not make room for strangers, and is held
+    /// by the client that was known first. Operators have no account.
     ///
     /// # Errors
-    /// There are as many connections of clients as memory allows.
-    pub(super) fn is_known(&self) -> Result<(), ApiError> {
+    /// There are as many connections of clients, or of this client, as memory allows.
+    pub(super) fn is_known(&self, account: Option<&Arc<Account>>) -> Result<(), ApiError> {
         if self.known.load(Ordering::Relaxed) {
             return Ok(());
         }
         let Some(token) = self.strangers.lock().remove(&self.id) else { return Ok(()) };
-        match self.strangers.budget.take(Class::Connections, CONNECTION) {
+        let held = match account {
+            Some(account) => account.take(Class::Connections, CONNECTION),
+            None => self.strangers.budget.take(Class::Connections, CONNECTION),
+        };
+        match held {
             Ok(held) => {
                 *self.held.lock().unwrap_or_else(PoisonError::into_inner) = held;
                 self.known.store(true, Ordering::Relaxed);
@@ -101,7 +106,7 @@ mod tests {
         // Room for two strangers and six clients.
         let strangers = Strangers::new(Budget::new(16 * CONNECTION));
         let client = strangers.enter();
-        assert!(client.is_known().is_ok() && client.is_known().is_ok());
+        assert!(client.is_known(None).is_ok() && client.is_known(None).is_ok());
         let connected: Vec<_> = (0..4).map(|_| strangers.enter()).collect();
         let left: Vec<bool> = connected.iter().map(|c| c.left.is_cancelled()).collect();
         assert_eq!(left, [true, true, false, false]);
@@ -117,7 +122,7 @@ mod tests {
         let clients: Vec<_> = (0..7)
             .map(|_| {
                 let client = strangers.enter();
-                (client.is_known().is_ok(), client)
+                (client.is_known(None).is_ok(), client)
             })
             .collect();
         assert_eq!(clients.iter().filter(|(known, _)| *known).count(), 6);

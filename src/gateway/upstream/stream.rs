@@ -9,7 +9,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use super::{Answered, Asked, Failure, Flight, Unread, broken, next_chunk, no_memory, told};
 use crate::{
     audit::secrets::{Heard, Passing},
-    gateway::budget::{Class, Held, SMALL},
+    gateway::budget::{Held, SMALL},
     openai::{
         alike::Reader,
         error::ApiError,
@@ -135,7 +135,7 @@ pub(in crate::gateway) enum Next {
     /// It took too long, or says nothing any more.
     Late,
     /// There is no room for what must be kept of it.
-    Crowded,
+    Crowded(ApiError),
     /// It spells out a secret of ours.
     Secret,
     /// It has ended after it said that it failed, which has gone on.
@@ -171,10 +171,10 @@ impl Stream {
         }
     }
 
-    /// Holds what is kept of it; false when there is no room.
-    fn hold(&mut self, flight: &Flight) -> bool {
+    /// Holds what is kept of it, if there is room.
+    fn hold(&mut self, flight: &Flight) -> Result<(), ApiError> {
         let kept = self.events.pending() + flight.answer.text.len();
-        kept <= SMALL || self.held.grow_to(kept).is_ok()
+        if kept <= SMALL { Ok(()) } else { self.held.grow_to(kept) }
     }
 
     /// Reads until the stream says something: until then the answer may still come from
@@ -191,9 +191,9 @@ impl Stream {
             let chunk = chunk.map_err(|e| broken(&e))?;
             read += chunk.len();
             let content = self.read(chunk, flight);
-            if !self.hold(flight) {
+            if let Err(error) = self.hold(flight) {
                 flight.crowded = true;
-                return Err(no_memory(Class::Answers.refusal()));
+                return Err(no_memory(error));
             }
             if flight.answer.failed {
                 return Err(told(flight, self.failed.as_ref(), self.wait));
@@ -315,8 +315,8 @@ impl Stream {
             match chunk {
                 Some(Ok(chunk)) => {
                     self.goes_on(chunk, flight).await;
-                    if !self.hold(flight) {
-                        return Next::Crowded;
+                    if let Err(error) = self.hold(flight) {
+                        return Next::Crowded(error);
                     }
                 }
                 Some(Err(_)) if flight.answer.failed => return Next::Failed,
