@@ -318,17 +318,39 @@ impl Passing {
         self.kept.split().freeze()
     }
 
+    /// How much is kept back.
+    pub fn kept(&self) -> usize {
+        self.kept.len()
+    }
+
     /// Hears the next piece of a text that goes on elsewhere.
     pub fn hear(&mut self, piece: &str) -> Heard {
-        if self.secrets.is_empty() || piece.is_empty() {
-            return Heard::Nothing;
+        let secrets = &self.secrets;
+        if piece.is_empty() || secrets.is_empty() {
+            return if self.kept.is_empty() {
+                Heard::Nothing
+            } else {
+                Heard::Begun(self.kept.len())
+            };
         }
-        self.kept.extend_from_slice(piece.as_bytes());
-        if self.secrets.find(&self.kept, 0).is_some() {
-            return Heard::Secret;
-        }
-        let begun = self.secrets.begun(&self.kept, 0);
-        let _ = self.kept.split_to(self.kept.len() - begun);
+        // Most pieces have nothing to do with one, and are not copied.
+        let begun = if self.kept.is_empty() {
+            let piece = piece.as_bytes();
+            if secrets.find(piece, 0).is_some() {
+                return Heard::Secret;
+            }
+            let begun = secrets.begun(piece, 0);
+            self.kept.extend_from_slice(&piece[piece.len() - begun..]);
+            begun
+        } else {
+            self.kept.extend_from_slice(piece.as_bytes());
+            if secrets.find(&self.kept, 0).is_some() {
+                return Heard::Secret;
+            }
+            let begun = secrets.begun(&self.kept, 0);
+            let _ = self.kept.split_to(self.kept.len() - begun);
+            begun
+        };
         if begun == 0 { Heard::Nothing } else { Heard::Begun(begun) }
     }
 }

@@ -1,5 +1,6 @@
 //! Calling a model: one attempt up to the point where the answer can be promised.
 
+mod quotes;
 mod stream;
 
 use std::time::Duration;
@@ -9,7 +10,10 @@ use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use tokio::time::{Instant, timeout_at};
 
-pub(super) use self::stream::{Next, Stream, quotes_a_secret};
+pub(super) use self::{
+    quotes::quotes_a_secret,
+    stream::{Next, Stream},
+};
 use super::{
     backends::Taken,
     budget::{ANSWER_COPIES, CLIENT_SHARE, Held, SMALL},
@@ -177,6 +181,12 @@ fn answered(
     }
     if flight.streamed {
         return Err(none("is no stream, which was asked for"));
+    }
+    let secrets = flight.target.secrets(true);
+    // Vectors are numbers.
+    if flight.operation != Operation::Embeddings && quotes::are_spelled(secrets, &bytes) {
+        let error = quotes_a_secret();
+        return Err(Box::new(Failure::new(error.status, error.code, error.message)));
     }
     if flight.answer.tool_call {
         flight.calls(&bytes);

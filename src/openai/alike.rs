@@ -5,12 +5,21 @@
 //! the same bytes around another text says nothing but that text. All others are read as
 //! JSON.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, ops::Range};
 
 use super::{
     answer::{Answer, Carried},
     request::Operation,
 };
+
+/// What an event says.
+#[derive(Debug)]
+pub enum Said<'a> {
+    /// These words, where the last event had its own that said nothing else.
+    Words(&'a str),
+    /// All that is in it; where its words lie, if it says nothing else.
+    Event(Option<Range<usize>>),
+}
 
 /// Reads the events of one stream into an answer.
 #[derive(Debug)]
@@ -30,7 +39,18 @@ impl Reader {
 
     /// Reads one payload: says the same as [`Answer::event`].
     pub fn event(&mut self, answer: &mut Answer, data: &[u8]) -> Carried {
+        self.read(answer, data, |_| ())
+    }
+
+    /// As `event`, and tells what it says.
+    pub fn read(
+        &mut self,
+        answer: &mut Answer,
+        data: &[u8],
+        hear: impl FnOnce(Said<'_>),
+    ) -> Carried {
         if let Some(text) = self.text(data) {
+            hear(Said::Words(&text));
             return answer.goes_on(&text);
         }
         let carried = answer.event(self.operation, data);
@@ -40,6 +60,7 @@ impl Reader {
             self.around.extend_from_slice(&data[text.end..]);
             self.at = Some(text.start);
         }
+        hear(Said::Event(carried.only_text.clone()));
         carried
     }
 

@@ -6,12 +6,15 @@ use bytes::Bytes;
 use futures::FutureExt;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::{Answered, Asked, Failure, Flight, Unread, broken, next_chunk, no_memory, told};
+use super::{
+    Answered, Asked, Failure, Flight, Unread, broken, next_chunk, no_memory,
+    quotes::{Quotes, quotes_a_secret},
+    told,
+};
 use crate::{
-    audit::secrets::{Heard, Passing},
     gateway::budget::{Held, SMALL},
     openai::{
-        alike::Reader,
+        alike::{Reader, Said},
         error::ApiError,
         sse::{Events, Fate, Payload},
     },
@@ -21,11 +24,6 @@ use crate::{
 const LONGEST_START: usize = 1 << 20;
 /// The reason why an answer ended, its usage, the mark of the end, the end itself.
 const LAST_WORDS: usize = 4;
-/// The first bytes of a secret may go on before it shows that they are of one: `sk-proj-`
-/// begins many.
-const LONGEST_HINT: usize = 8;
-/// So much is held back while an answer may be spelling out a secret.
-const LONGEST_HELD: usize = 64 << 10;
 /// How long the end of a connection is waited for when the answer was complete, so that the
 /// connection can be used again.
 const AFTER_THE_END: Duration = Duration::from_secs(1);
@@ -54,34 +52,6 @@ pub(in crate::gateway) struct Stream {
     /// What is kept of it: an event that is not complete, the text.
     held: Held,
     quotes: Quotes,
-}
-
-/// Whether the words of the events, put together, are a secret: what is within one event
-/// was taken out before.
-struct Quotes {
-    passing: Passing,
-    /// So much of the answer's text was heard.
-    heard: usize,
-    /// How many bytes came while it may be spelling out a secret.
-    held: usize,
-    is_secret: bool,
-}
-
-impl Quotes {
-    fn hear(&mut self, text: &str, came: usize) {
-        let more = text.get(self.heard..).unwrap_or(text);
-        self.heard = text.len();
-        match self.passing.hear(more) {
-            Heard::Secret => self.is_secret = true,
-            Heard::Begun(length) if length > LONGEST_HINT && !more.is_empty() => self.held += came,
-            Heard::Nothing if more.is_empty() && self.held > 0 => self.held += came,
-            Heard::Nothing | Heard::Begun(_) => self.held = 0,
-        }
-    }
-
-    fn holds(&self) -> bool {
-        (1..=LONGEST_HELD).contains(&self.held)
-    }
 }
 
 /// How long a stream is waited for. Its timer is set once, and again when it fires too
@@ -162,18 +132,13 @@ impl Stream {
             patience: Patience::new(flight.target.between_tokens_timeout, deadline),
             ends_early: false,
             held: flight.holds(),
-            quotes: Quotes {
-                passing: Passing::new(flight.target.secrets(true).clone()),
-                heard: 0,
-                held: 0,
-                is_secret: false,
-            },
+            quotes: Quotes::new(flight.target.secrets(true).clone()),
         }
     }
 
     /// Holds what is kept of it, if there is room.
     fn hold(&mut self, flight: &Flight) -> Result<(), ApiError> {
-        let kept = self.events.pending() + flight.answer.text.len();
+        let kept = self.events.pending() + flight.answer.text.len() + self.quotes.kept();
         if kept <= SMALL { Ok(()) } else { self.held.grow_to(kept) }
     }
 
@@ -198,7 +163,7 @@ impl Stream {
             if flight.answer.failed {
                 return Err(told(flight, self.failed.as_ref(), self.wait));
             }
-            if self.quotes.is_secret {
+            if self.quotes.is_secret() {
                 let error = quotes_a_secret();
                 return Err(Failure::new(error.status, error.code, error.message));
             }
@@ -222,14 +187,13 @@ impl Stream {
     /// Reads a chunk; says whether it carried content.
     fn read(&mut self, chunk: Bytes, flight: &mut Flight) -> bool {
         let (mut content, hides_usage) = (false, self.hides_usage);
-        let (reader, failed) = (&mut self.reader, &mut self.failed);
+        let Self { reader, failed, quotes, events, .. } = self;
+        let mut said = Readers { reader, failed, quotes };
         let came = chunk.len();
-        self.events.feed(chunk, |payload| {
-            heard(payload, reader, flight, failed, hides_usage, &mut content)
-        });
-        self.quotes.hear(&flight.answer.text, came);
+        events.feed(chunk, |payload| heard(payload, &mut said, flight, hides_usage, &mut content));
+        self.quotes.came(came);
         if flight.answer.failed || flight.answer.complete() {
-            self.quotes.held = 0;
+            self.quotes.end();
         }
         self.conceal(flight);
         if content {
@@ -242,10 +206,9 @@ impl Stream {
     fn read_last(&mut self, flight: &mut Flight) -> bool {
         self.is_read = true;
         let (mut content, hides_usage) = (false, self.hides_usage);
-        let (reader, failed) = (&mut self.reader, &mut self.failed);
-        self.events
-            .end(|payload| heard(payload, reader, flight, failed, hides_usage, &mut content));
-        self.quotes.hear(&flight.answer.text, 0);
+        let Self { reader, failed, quotes, events, .. } = self;
+        let mut said = Readers { reader, failed, quotes };
+        events.end(|payload| heard(payload, &mut said, flight, hides_usage, &mut content));
         self.conceal(flight);
         if content {
             flight.first_token();
@@ -284,14 +247,14 @@ impl Stream {
     /// What is left when nothing more comes.
     fn last(&mut self) -> Next {
         self.events.broke_off();
-        self.quotes.held = 0;
+        self.quotes.end();
         self.events.take().map_or(Next::End, Next::Chunk)
     }
 
     /// Waits for the next bytes and reads them.
     pub(in crate::gateway) async fn next(&mut self, flight: &mut Flight) -> Next {
         loop {
-            if self.quotes.is_secret {
+            if self.quotes.is_secret() {
                 return Next::Secret;
             }
             if !self.quotes.holds()
@@ -354,10 +317,10 @@ impl Stream {
         if !self.is_read {
             self.read_last(flight);
         }
-        if self.quotes.is_secret {
+        if self.quotes.is_secret() {
             return Some(Next::Secret);
         }
-        self.quotes.held = 0;
+        self.quotes.end();
         let answer = &flight.answer;
         let is_whole = answer.complete() || answer.is_unread();
         if !answer.failed && !is_whole {
@@ -373,19 +336,18 @@ impl Stream {
     }
 }
 
-/// What the application is told in the place of a secret.
-pub(in crate::gateway) fn quotes_a_secret() -> ApiError {
-    let message = "the model's answer spells out a secret of this gateway, and was broken off: \
-                   tell who runs the gateway";
-    ApiError::new(502, "upstream_secret", message)
+/// What reads payloads.
+struct Readers<'a> {
+    reader: &'a mut Reader,
+    failed: &'a mut Option<Bytes>,
+    quotes: &'a mut Quotes,
 }
 
 /// Reads a payload.
 fn heard(
     payload: Payload<'_>,
-    reader: &mut Reader,
+    said: &mut Readers<'_>,
     flight: &mut Flight,
-    failed: &mut Option<Bytes>,
     hides_usage: bool,
     content: &mut bool,
 ) -> Fate {
@@ -394,7 +356,9 @@ fn heard(
     match payload {
         Payload::Data(data) => {
             let called = std::mem::take(&mut flight.answer.tool_call);
-            let carried = reader.event(&mut flight.answer, data);
+            let quotes = &mut *said.quotes;
+            let hear = |what: Said<'_>| quotes.event(data, &what);
+            let carried = said.reader.read(&mut flight.answer, data, hear);
             if flight.answer.tool_call {
                 flight.calls(data);
             }
@@ -411,8 +375,8 @@ fn heard(
             flight.not_understood(line);
         }
     }
-    if flight.answer.failed && failed.is_none() {
-        *failed = Some(Bytes::copy_from_slice(data));
+    if flight.answer.failed && said.failed.is_none() {
+        *said.failed = Some(Bytes::copy_from_slice(data));
     }
     if hides_usage && only_usage { Fate::Drop } else { Fate::Forward }
 }
