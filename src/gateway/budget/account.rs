@@ -180,7 +180,8 @@ mod tests {
             }
             for account in &all {
                 let got = account.used.load(Ordering::Relaxed);
-                assert!(got.abs_diff(each) <= each / 20, "{clients} clients: {got}, not {each}");
+                // One piece less that is free is three less of a share.
+                assert!(got.abs_diff(each) <= each / 10, "{clients} clients: {got}, not {each}");
             }
         }
     }

@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::LazyLock};
 
 use serde_json::{Value, json};
 
@@ -84,7 +84,8 @@ fn response(kind: &str, text: &str) -> Value {
 }
 
 fn secrets() -> Arc<Secrets> {
-    Secrets::new([KEY]).into()
+    static SECRETS: LazyLock<Arc<Secrets>> = LazyLock::new(|| Secrets::new([KEY]).into());
+    SECRETS.clone()
 }
 
 /// What a client has read of these events when it has put the pieces of each text together,
