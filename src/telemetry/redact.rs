@@ -132,6 +132,11 @@ impl Redaction {
 
     /// The text without what the rules find.
     pub fn text<'a>(&self, text: &'a str) -> Cow<'a, str> {
+        without(text, self.spans(text))
+    }
+
+    /// Where something is found.
+    fn spans(&self, text: &str) -> Vec<Span> {
         let mut spans: Vec<Span> = vec![];
         for own in &self.own {
             let found = own.find_iter(text).filter(|found| !found.is_empty());
@@ -148,7 +153,7 @@ impl Redaction {
             let (start, end) = plain.origin(start, end);
             (start, end, kind.as_str())
         }));
-        without(text, spans)
+        spans
     }
 
     /// Applies the rules to every text of a JSON value, and to the names of its fields. A
@@ -173,7 +178,10 @@ impl Redaction {
                     *value = Value::String(without);
                 }
             }
-            Value::Array(items) => items.iter_mut().for_each(|item| self.value(name, item)),
+            Value::Array(items) => {
+                items.iter_mut().for_each(|item| self.value(name, item));
+                self.across(items);
+            }
             Value::Object(fields) => {
                 fields.iter_mut().for_each(|(name, field)| self.value(name, field));
                 // Most names are words, and words are none of what is looked for.
@@ -184,6 +192,47 @@ impl Redaction {
                 }
             }
             Value::Null | Value::Bool(_) => {}
+        }
+    }
+
+    /// Applies the rules to what begins in one part of a message and ends in a later one: parts
+    /// with a text, in a row, are one text for the model.
+    fn across(&self, parts: &mut [Value]) {
+        let mut row: Vec<&mut String> = vec![];
+        for part in parts {
+            match part.get_mut("text") {
+                Some(Value::String(text)) => row.push(text),
+                _ => self.row(std::mem::take(&mut row)),
+            }
+        }
+        self.row(row);
+    }
+
+    fn row(&self, texts: Vec<&mut String>) {
+        if texts.len() < 2 {
+            return;
+        }
+        let whole: String = texts.iter().map(|text| text.as_str()).collect();
+        let mut spans = self.spans(&whole);
+        let (mut from, mut bounds) = (0, vec![]);
+        for text in &texts {
+            bounds.push((from, from + text.len()));
+            from += text.len();
+        }
+        // What lies within one part was looked for there.
+        spans.retain(|(start, end, _)| bounds.iter().any(|(_, b)| (start + 1..*end).contains(b)));
+        if spans.is_empty() {
+            return;
+        }
+        for (text, (from, to)) in texts.into_iter().zip(bounds) {
+            let within = |(start, end, word): &Span| {
+                let (start, end) = ((*start).max(from), (*end).min(to));
+                (start < end).then(|| (start - from, end - from, *word))
+            };
+            let own = spans.iter().filter_map(within).collect();
+            if let Cow::Owned(rest) = without(text, own) {
+                *text = rest;
+            }
         }
     }
 

@@ -212,3 +212,60 @@ fn a_text_made_to_slow_it_is_read_in_one_go() {
         assert!(!rules.text(&text).is_empty(), "{piece}");
     }
 }
+
+/// A message of texts, as parts.
+fn message(texts: &[&str]) -> Value {
+    let part = |text: &&str| json!({"type": "text", "text": text});
+    json!([{"role": "user", "content": texts.iter().map(part).collect::<Vec<_>>()}])
+}
+
+#[test]
+fn what_begins_in_one_part_of_a_message_and_ends_in_another_is_found() {
+    let (mut missed, mut asked) = (vec![], 0);
+    for kind in Kind::ALL {
+        let found = texts(kind).found;
+        for entry in found.iter().filter(|e| hides(all(), kind, e, |text| text.to_owned())) {
+            let (text, hidden) = entry.parts();
+            let start = text.find(&hidden).unwrap();
+            let middle = hidden.char_indices().nth(hidden.chars().count() / 2).unwrap().0;
+            let (head, tail) = text.split_at(start + middle);
+            let mut said = message(&[&format!("x {head}"), &format!("{tail} y")]);
+            all().json(&mut said);
+            asked += 1;
+            let part = |i: usize| said[0]["content"][i]["text"].as_str().unwrap().to_owned();
+            let left = part(0) + &part(1);
+            if left.contains(&hidden) || !left.contains(&format!("[redacted:{}]", kind.as_str())) {
+                missed.push(left);
+            }
+        }
+    }
+    assert!(missed.len() * 20 <= asked, "{} of {asked}: {missed:#?}", missed.len());
+}
+
+#[test]
+fn parts_that_say_nothing_together_stay_as_they_are() {
+    let kept: Vec<String> = Kind::ALL.into_iter().flat_map(|kind| texts(kind).kept).collect();
+    let kept: Vec<String> = kept.iter().map(|text| text.replace('¦', "")).collect();
+    let kept: Vec<&String> = kept.iter().filter(|text| all().text(text) == **text).collect();
+    let touched = kept.windows(2).filter(|two| {
+        let said = message(&[two[0], two[1]]);
+        let mut after = said.clone();
+        all().json(&mut after);
+        after != said
+    });
+    let touched: Vec<_> = touched.collect();
+    assert!(touched.len() * 20 <= kept.len(), "{} of {}: {touched:#?}", touched.len(), kept.len());
+    // Something between, another message, or another list: no text in a row.
+    let mut apart = json!([
+        {"text": "ada@b"}, {"type": "image_url"}, {"text": ".example"},
+        {"content": [{"text": "ada@b"}]}, {"content": [{"text": ".example"}]},
+        ["ada@b", ".example"],
+    ]);
+    let before = apart.clone();
+    all().json(&mut apart);
+    assert_eq!(apart, before);
+    let mut three = message(&["write to ada", "@", "b.example, please"]);
+    all().json(&mut three);
+    let texts = ["write to [redacted:email]", "[redacted:email]", "[redacted:email], please"];
+    assert_eq!(three, message(&texts));
+}
