@@ -39,6 +39,12 @@ pub fn merge(
     true
 }
 
+/// When the counts that are known of a process were read, on either side.
+pub fn read_at(known: &[InstanceEvidence], instance: &str) -> Option<[u64; 2]> {
+    let entry = known.iter().find(|entry| entry.instance == instance)?;
+    Some([entry.stable.read_at, entry.canary.read_at])
+}
+
 /// Counts of one process grow together: the later ones count. Gateways of an earlier
 /// version do not say when they were read: there, the one with more observations is later.
 fn keep_later(old: &mut Counts, new: &Counts) {

@@ -1,6 +1,8 @@
 //! Looking at the evidence of a running or baking canary: is it to be trusted, what does
 //! it say, and where is it heading.
 
+use std::collections::BTreeSet;
+
 use super::{canary::running_step, draft::Draft, reasons};
 use crate::{
     analysis::{
@@ -99,20 +101,25 @@ fn tell_spread(draft: &mut Draft<'_>, seen: Option<Concentration>) {
 /// Only counts of the current routing generation are evidence.
 fn collect(draft: &mut Draft<'_>, control: &str, treatment: &str) {
     let generation = Some(draft.status.routing.generation);
-    let mut uncounted = 0;
-    let seen = draft.snapshot.gateways.iter().chain(&draft.snapshot.departed);
-    for gateway in seen.filter(|g| g.applied == generation) {
+    let (mut uncounted, mut heard) = (0, BTreeSet::new());
+    let evidence = &mut draft.status.evidence;
+    let seen = draft.snapshot.gateways.iter().map(|gateway| (gateway, true));
+    let departed = draft.snapshot.departed.iter().map(|gateway| (gateway, false));
+    for (gateway, lives) in seen.chain(departed).filter(|(g, _)| g.applied == generation) {
         let Some(instance) = &gateway.instance else { continue };
         let of = |revision: &str| gateway.counts.get(revision).cloned().unwrap_or_default();
         let (control, treatment) = (of(control), of(treatment));
-        if !evidence::merge(&mut draft.status.evidence, instance, &control, &treatment) {
+        let before = evidence::read_at(evidence, instance);
+        if !evidence::merge(evidence, instance, &control, &treatment) {
             uncounted += control.requests + treatment.requests;
         }
+        // The last word of a process says which requests were open then; the next look, which
+        // hears no more of it, forgets these.
+        if lives || evidence::read_at(evidence, instance) != before {
+            heard.insert(instance.as_str());
+        }
     }
-    let gateways = &draft.snapshot.gateways;
-    evidence::forget_open(&mut draft.status.evidence, |instance| {
-        gateways.iter().any(|g| g.applied == generation && g.instance.as_deref() == Some(instance))
-    });
+    evidence::forget_open(evidence, |instance| heard.contains(instance));
     if let Some(canary) = &mut draft.status.canary {
         canary.uncounted = uncounted;
     }
