@@ -28,5 +28,19 @@ pub mod tls;
 
 /// Runs the command line.
 pub fn main() -> ExitCode {
+    end_with_the_reader();
     cli::run()
+}
+
+/// Who reads what is printed may stop: `serinus crd | head -1`. There is nothing more to say
+/// then, which is no fault. The standard library has no other way than a panic.
+fn end_with_the_reader() {
+    let otherwise = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let says = panic.payload_as_str().unwrap_or_default();
+        if says.starts_with("failed printing to stdout") && says.contains("Broken pipe") {
+            std::process::exit(0);
+        }
+        otherwise(panic);
+    }));
 }

@@ -247,6 +247,11 @@ fn anchors_of(text: &[u8]) -> Vec<(Vec<u8>, usize)> {
         all(|b| format!("\\u{b:04X}")),
         all(|b| format!("%{b:02x}")),
         all(|b| format!("%{b:02X}")),
+        all(|b| format!("%25{b:02x}")),
+        all(|b| format!("%25{b:02X}")),
+        all(|b| format!("&#{b};")),
+        all(|b| format!("&#x{b:x};")),
+        all(|b| format!("&#x{b:X};")),
     ];
     anchors.dedup();
     anchors.push(plain);

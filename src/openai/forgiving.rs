@@ -10,7 +10,7 @@ use std::{borrow::Cow, fmt, marker::PhantomData};
 
 use serde::{
     Deserialize, Deserializer,
-    de::{DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor},
+    de::{self, DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor},
 };
 
 /// An object of which some fields are read.
@@ -274,7 +274,11 @@ impl<'de> Visitor<'de> for FilledVisitor {
     otherwise!(|_this, filled| filled; unit, bool, number, text, list, map);
 }
 
-/// A list; empty for anything else.
+/// More in one list is no answer: nobody asks for as many choices, and each of them takes
+/// hundreds of times the bytes of `{},`.
+const MOST: usize = 1024;
+
+/// A list of at most [`MOST`]; empty for anything else.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Many<T>(pub Vec<T>);
 
@@ -302,6 +306,9 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for All<T> {
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Vec<T>, A::Error> {
         let mut all = Vec::with_capacity(1);
         while let Some(one) = seq.next_element()? {
+            if all.len() == MOST {
+                return Err(de::Error::custom("more choices than anybody asks for"));
+            }
             all.push(one);
         }
         Ok(all)

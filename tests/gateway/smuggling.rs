@@ -162,6 +162,32 @@ async fn a_path_says_which_methods_it_takes_and_heads_have_no_body() {
     assert_eq!(ask("GET", "/nothing").await.0, "404");
 }
 
+/// The end of what a client says may come together with its request, in any order of what
+/// the gateway does then.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_that_ends_its_connection_is_answered_each_time() {
+    let bench = Bench::new(|_| good()).await;
+    bench.serve(bench.release(0));
+    let n = BODY.len();
+    let post = |more: &str| {
+        format!(
+            "POST /v1/chat/completions HTTP/1.1\r\nhost: g\r\n{more}content-length: {n}\r\n\r\n{BODY}"
+        )
+    };
+    let get = "GET /v1/models HTTP/1.1\r\nhost: g\r\n\r\n".to_owned();
+    for request in [get, post(""), post("connection: close\r\n")] {
+        for round in 0..50 {
+            let mut stream = TcpStream::connect(bench.address).await.unwrap();
+            stream.write_all(request.as_bytes()).await.unwrap();
+            stream.shutdown().await.unwrap();
+            let mut text = String::new();
+            timeout(PATIENCE, stream.read_to_string(&mut text)).await.unwrap().unwrap();
+            let found = answers(&text);
+            assert!(found.iter().any(|(status, ..)| *status == 200), "{round}: {request} {text}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_client_that_has_said_all_is_answered_and_one_that_is_gone_ends_the_work() {
     struct Ends(tokio::sync::mpsc::UnboundedSender<()>);

@@ -81,6 +81,7 @@ impl State {
         let releases = match file.read()? {
             Some(bytes) => {
                 let releases = parse(&bytes).with_context(|| refused(&file))?;
+                anyhow::ensure!(!was_emptied(&file, &releases), refused(&file));
                 events.extend(keep_aside(&file, &bytes, &releases)?);
                 releases
             }
@@ -252,6 +253,12 @@ fn is_empty(value: &Value) -> bool {
         Value::String(text) => text.is_empty(),
         _ => false,
     }
+}
+
+/// A state without a single release, where there was one before its last change: what is
+/// deleted stays in it for a while, so nobody who wrote it emptied it.
+fn was_emptied(file: &Durable, releases: &Releases) -> bool {
+    releases.is_empty() && previous(file).is_some_and(|releases| !releases.is_empty())
 }
 
 fn previous(file: &Durable) -> Option<Releases> {

@@ -103,6 +103,25 @@ fn words_and_short_secrets_are_left_alone() {
 }
 
 #[test]
+fn a_secret_of_which_every_character_is_spelled_alike_is_found() {
+    let secrets = of(&["sk-up-Zk3v9QmX7tR2wLp8Yd4N"]);
+    let spellings: [fn(u8) -> String; 8] = [
+        |b| format!("\\u{b:04x}"),
+        |b| format!("\\\\u{b:04X}"),
+        |b| format!("%{b:02x}"),
+        |b| format!("%{b:02X}"),
+        |b| format!("%25{b:02X}"),
+        |b| format!("&#{b};"),
+        |b| format!("&#x{b:x};"),
+        |b| format!("&#x{b:X};"),
+    ];
+    for spelled in spellings {
+        let key: String = "sk-up-Zk3v9QmX7tR2wLp8Yd4N".bytes().map(spelled).collect();
+        assert_eq!(secrets.text(&format!("x {key} y")), format!("x {REDACTED} y"));
+    }
+}
+
+#[test]
 fn a_part_of_a_secret_and_what_is_like_it_stay() {
     let secrets = Arc::new(of(&["sk-live-0123456789abcdef", "org-abcdefgh12345678"]));
     for text in [

@@ -86,7 +86,6 @@ mod tests {
         let examined = Examined::default();
         let (mut prompt, mut backend) = (PromptVersion::default(), LLMDeployment::default());
         (prompt.metadata, backend.metadata) = (meta("p", 1), meta("b", 1));
-        prompt.spec.prompt = "Answer.".into();
         let first = examined.of(&prompt, &backend).unwrap();
         assert_eq!(examined.of(&prompt, &backend).unwrap(), first);
         assert_eq!(examined.known().len(), 1);
@@ -98,7 +97,8 @@ mod tests {
         let other = examined.of(&prompt, &backend).unwrap();
         assert_ne!(other, first);
         prompt.metadata = meta("created again", 1);
-        prompt.spec.prompt = "{{ not closed".into();
+        let message = serde_json::json!([{"role": "user", "content": "{{ not closed"}]);
+        prompt.spec.messages = serde_json::from_value(message).unwrap();
         let problem = examined.of(&prompt, &backend).unwrap_err();
         assert_eq!(problem.reason, "PromptInvalid");
         assert!(problem.message.contains("named"), "{problem:?}");

@@ -101,6 +101,11 @@ impl Turn {
         self.received.store(true, Ordering::Relaxed);
     }
 
+    /// Whether a request is being read.
+    fn is_unread(&self) -> bool {
+        self.answering() && !self.received.load(Ordering::Relaxed)
+    }
+
     /// Whether all that is missing is the answer.
     fn owes_an_answer(&self) -> bool {
         self.answering() && self.received.load(Ordering::Relaxed)
@@ -141,6 +146,8 @@ pub(super) struct Paced<T> {
     /// How many turns had begun when something was written last.
     spoke: usize,
     half_closed: Option<HalfClosed>,
+    /// The client says nothing more, and its request was not yet seen to be complete.
+    unread: Option<Pin<Box<Sleep>>>,
     reader: Reader,
 }
 
@@ -197,6 +204,10 @@ enum HalfClosed {
 /// Who reads slowly is looked at so often, and is given at least so long.
 const READS_SLOWLY: Duration = Duration::from_secs(5);
 
+/// A request that came together with the end of what its client says is looked at within this
+/// time; one of which a part is missing is given up then.
+const LOOKED_AT: Duration = Duration::from_millis(200);
+
 /// What asks a client that says nothing more, and how long until it is asked again: when it
 /// is gone, its refusal of the first comes before the last.
 const STILL_THERE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
@@ -233,6 +244,7 @@ impl<T> Paced<T> {
             absurd: false,
             spoke: 0,
             half_closed: None,
+            unread: None,
         }
     }
 
@@ -347,6 +359,10 @@ impl<T: AsyncWrite + Unpin> Paced<T> {
 
     /// The client says nothing more. Pending as long as it may wait for its answer.
     fn half_closed(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.turn.is_unread() {
+            let looked_at = || Box::pin(sleep_until(Instant::now() + LOOKED_AT));
+            ready!(self.unread.get_or_insert_with(looked_at).as_mut().poll(cx));
+        }
         let begun = self.turn.begun.load(Ordering::Relaxed);
         let unheard = self.half_closed.is_none() && self.spoke == begun;
         if !self.turn.owes_an_answer() || unheard {

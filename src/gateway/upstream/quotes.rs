@@ -64,6 +64,10 @@ impl Quotes {
     }
 
     fn hear(&mut self, place: Place, text: &str) {
+        // Nothing is said here, and what was begun may go on.
+        if text.is_empty() {
+            return;
+        }
         let known = self.begun.get_mut(&place);
         let is_known = known.is_some();
         let mut new = None;

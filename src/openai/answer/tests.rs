@@ -86,6 +86,18 @@ fn a_stream_of_several_choices_is_complete_when_all_have_ended() {
 }
 
 #[test]
+fn as_many_choices_as_nobody_asks_for_are_no_answer_and_take_no_memory() {
+    let choices = |n: usize| {
+        let choice = r#"{"index":0,"message":{"content":"a"},"finish_reason":"stop"},"#.repeat(n);
+        format!(r#"{{"choices":[{}]}}"#, choice.trim_end_matches(','))
+    };
+    for operation in [Operation::Chat, Operation::Completions, Operation::Responses] {
+        assert!(Answer::whole(operation, choices(2_000).as_bytes()).is_err(), "{operation:?}");
+    }
+    assert!(Answer::whole(Operation::Chat, choices(128).as_bytes()).unwrap().complete());
+}
+
+#[test]
 fn completions_and_embeddings_say_something() {
     let text = json!({"choices": [{"index": 0, "text": "so", "finish_reason": "stop"}]});
     assert_eq!(whole(Operation::Completions, &text).text, "so");

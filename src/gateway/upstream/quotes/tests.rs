@@ -173,6 +173,30 @@ fn a_key_is_found_letter_by_letter_among_words_of_other_fields() {
 }
 
 #[test]
+fn nothing_in_between_and_a_field_that_is_there_twice_hide_no_key() {
+    let event = |fields: &str| format!(r#"{{"choices":[{{"index":0,"delta":{{{fields}}}}}]}}"#);
+    let content = |text: &str| format!(r#""content":"{text}""#);
+    // What stands around a piece, and what the event after it says.
+    let forms = [("", "", content("")), ("zz", "", String::new()), ("", "zz", String::new())];
+    for (before, behind, between) in &forms {
+        for size in [1, 4, 9] {
+            let (mut quotes, mut reader, mut answer) =
+                (Quotes::new(secrets()), Reader::new(Operation::Chat), Answer::default());
+            for piece in KEY.as_bytes().chunks(size) {
+                let piece = std::str::from_utf8(piece).unwrap();
+                let all = [*before, piece, *behind].into_iter().filter(|text| !text.is_empty());
+                let fields = all.map(content).collect::<Vec<_>>().join(",");
+                for fields in [&fields, between] {
+                    let data = event(fields).into_bytes();
+                    reader.read(&mut answer, &data, |said| quotes.event(&data, &said));
+                }
+            }
+            assert!(quotes.is_secret(), "{before:?} {behind:?} in pieces of {size}");
+        }
+    }
+}
+
+#[test]
 fn only_what_may_be_a_key_waits_and_all_else_goes_on_at_once() {
     for (field, operation, around) in FIELDS {
         let (mut quotes, mut reader, mut answer) =
