@@ -245,6 +245,8 @@ fn anchors_of(text: &[u8]) -> Vec<(Vec<u8>, usize)> {
     let mut anchors = vec![
         all(|b| format!("\\u{b:04x}")),
         all(|b| format!("\\u{b:04X}")),
+        all(|b| format!("\\\\u{b:04x}")),
+        all(|b| format!("\\\\u{b:04X}")),
         all(|b| format!("%{b:02x}")),
         all(|b| format!("%{b:02X}")),
         all(|b| format!("%25{b:02x}")),
