@@ -69,6 +69,13 @@ def test_it_is_a_plugin_of_kubectl(world, tmp_path):
     assert "plugged" in done.stdout, done.stderr
 
 
+def test_who_stops_reading_ends_the_command_without_a_fault():
+    for command in ("crd", "version"):
+        child = subprocess.Popen([BIN, command], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        child.stdout.close()
+        assert (child.stderr.read(), child.wait(30)) == (b"", 0), command
+
+
 def test_mistakes_are_told_with_what_to_do(world):
     world.first("mistaken")
     assert "there is no PromptRelease nothing" in serinus(world, "describe", "nothing", code=1)

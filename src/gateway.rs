@@ -165,7 +165,7 @@ pub struct Gateway {
     refused: Seldom,
     /// The questions of operators that were answered.
     asked: Asked,
-    /// What operators were told.
+    /// The last report to an operator.
     told: told::Told,
     /// Questions that were refused.
     turned_away: Seldom,

@@ -684,10 +684,15 @@ fn what_another_version_wrote_into_the_state_is_kept_aside() {
 #[test]
 fn a_state_file_that_is_not_ours_is_refused_and_left_alone() {
     let mut place = Place::new();
-    place.tick();
-    fs::write(place.state_file(), "{ not a state").unwrap();
+    place.seconds(5);
+    let before = fs::read_to_string(place.path("state.json.before")).unwrap();
+    assert!(before.contains("default/r"), "{before}");
     place.process = None;
-    let error = format!("{:#}", place.open().err().unwrap());
-    assert!(error.contains("move it away to start anew"), "{error}");
-    assert_eq!(fs::read_to_string(place.state_file()).unwrap(), "{ not a state");
+    // Also one that somebody has emptied: what is deleted stays in it.
+    for other in ["{ not a state", "{}", "null", "[]"] {
+        fs::write(place.state_file(), other).unwrap();
+        let error = format!("{:#}", place.open().err().unwrap());
+        assert!(error.contains("move it away to start anew"), "{other}: {error}");
+        assert_eq!(fs::read_to_string(place.state_file()).unwrap(), other);
+    }
 }

@@ -68,8 +68,8 @@ pub struct ReleaseSnapshotSpec {
     pub policy: Option<Content>,
 }
 
-/// Content as JSON text, as long as nobody reads it: a tree of small maps and texts takes ten
-/// times as much memory, and an operator holds the snapshots of all releases.
+/// Content as JSON text. It is read seldom, and an operator holds the snapshots of all releases:
+/// as a tree of small maps each would take much more memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Content(Box<str>);
 

@@ -188,3 +188,22 @@ impl Sink for Log {
         );
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_comes_after_seven_words_is_other_and_no_failure_is_left_out() {
+        let mut words = BTreeMap::new();
+        for (word, times) in [("a", 1), ("b", 2), ("c", 1), ("d", 1), ("e", 1), ("f", 1), ("g", 1)]
+        {
+            (0..times).for_each(|_| count_word(&mut words, word));
+        }
+        for word in ["h", "i", "h", OTHER, "a"] {
+            count_word(&mut words, word);
+        }
+        assert_eq!((words.len(), words[OTHER], words["a"]), (8, 4, 2));
+        assert_eq!(words.values().sum::<u64>(), 13);
+    }
+}

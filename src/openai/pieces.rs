@@ -24,8 +24,6 @@ pub type Place = u64;
 const FEW: usize = 1024;
 /// Of one answer not more places are read.
 const MOST: usize = 1 << 18;
-/// The place of a field that was there before.
-const TWICE: u64 = 0x32;
 /// The place of bytes beside that of a text.
 const BYTES: u64 = 0x62;
 
@@ -188,18 +186,8 @@ impl<'de> Visitor<'de> for Walk<'_, 'de> {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
         let Self { found, place } = self;
         let (start, mut mark) = (found.len(), 0);
-        let mut before = Name::Quiet;
+        let mut times = HashMap::<u64, u64>::new();
         while let Some(name) = map.next_key_seed(ReadName)? {
-            // Of a field that is there twice, readers take one of both.
-            let name = match (name, &before) {
-                (Name::Other(name), Name::Other(known)) if name == *known => {
-                    Name::Other(mix(name, TWICE))
-                }
-                (name, _) => name,
-            };
-            if let Name::Other(name) = name {
-                before = Name::Other(name);
-            }
             match name {
                 // The number 0 is the same as none.
                 Name::Number => match map.next_value_seed(Mark)? {
@@ -213,7 +201,11 @@ impl<'de> Visitor<'de> for Walk<'_, 'de> {
                 },
                 Name::Quiet => _ = map.next_value::<IgnoredAny>()?,
                 Name::Other(name) => {
-                    map.next_value_seed(Walk { found, place: mix(place, name) })?;
+                    // Of a field that is there more than once, readers take one of all.
+                    let times = times.entry(name).or_default();
+                    let own = if *times == 0 { name } else { mix(name, *times) };
+                    *times += 1;
+                    map.next_value_seed(Walk { found, place: mix(place, own) })?;
                 }
             }
         }

@@ -13,8 +13,8 @@ use crate::{
     prompt::{self, revision, stands_for},
 };
 
-/// The variant that the spec names, under the revision by which `status` knows it. `examine`
-/// is [`examine`], or what it is known to have said.
+/// The variant that the spec names, under the revision by which `status` knows it. `examined`
+/// is what [`examine`] said of this prompt on this backend, if that is known.
 ///
 /// # Errors
 /// Names what is missing or not valid, and what to do.
@@ -23,7 +23,7 @@ pub fn target(
     prompt: Option<&PromptVersionSpec>,
     backend: Option<&LLMDeploymentSpec>,
     status: &PromptReleaseStatus,
-    examine: impl FnOnce(Named<'_, PromptVersionSpec>, Named<'_, LLMDeploymentSpec>) -> Examined,
+    examined: Option<Result<String, Problem>>,
 ) -> Result<Target, Problem> {
     let missing = |reason, kind: &str, name: &str, field: &str| Problem {
         reason,
@@ -37,7 +37,8 @@ pub fn target(
     let backend = backend.ok_or_else(|| {
         missing("BackendNotFound", "LLMDeployment", backend_name, "spec.backendRef.name")
     })?;
-    let revision = examine((prompt_name, prompt), (backend_name, backend))?;
+    let revision =
+        examined.unwrap_or_else(|| examine((prompt_name, prompt), (backend_name, backend)))?;
     Ok(Target {
         revision: known_as(revision, status),
         variant: Variant {
@@ -49,21 +50,15 @@ pub fn target(
     })
 }
 
-/// An object's name and spec.
-pub type Named<'a, Spec> = (&'a str, &'a Spec);
-
-/// The revision of a prompt on a backend, or why it can not be released there.
-pub type Examined = Result<String, Problem>;
-
-/// Whether a prompt can be released on a backend, and under which revision. Compiles the
-/// template and the schema: about a millisecond.
+/// Whether a prompt can be released on a backend, each with its name, and under which revision.
+/// Compiles the template and the schema.
 ///
 /// # Errors
 /// Names what is not valid, and what to do.
 pub fn examine(
-    (prompt_name, prompt): Named<'_, PromptVersionSpec>,
-    (backend_name, backend): Named<'_, LLMDeploymentSpec>,
-) -> Examined {
+    (prompt_name, prompt): (&str, &PromptVersionSpec),
+    (backend_name, backend): (&str, &LLMDeploymentSpec),
+) -> Result<String, Problem> {
     let endpoint = backend.endpoint.as_ref().map(|endpoint| endpoint.url.as_str());
     if endpoint.is_some_and(has_credentials) {
         // Of an LLMDeployment that an earlier version took: no copy of it is kept.
@@ -349,11 +344,11 @@ mod tests {
             ..PromptReleaseSpec::default()
         };
         let status = PromptReleaseStatus::default();
-        let problem = target(&spec, None, None, &status, examine).unwrap_err();
+        let problem = target(&spec, None, None, &status, None).unwrap_err();
         assert_eq!(problem.reason, "PromptNotFound");
         assert!(problem.message.contains("spec.promptRef.name"));
         let problem =
-            target(&spec, Some(&PromptVersionSpec::default()), None, &status, examine).unwrap_err();
+            target(&spec, Some(&PromptVersionSpec::default()), None, &status, None).unwrap_err();
         assert_eq!(problem.reason, "BackendNotFound");
         assert_eq!(policy(&spec, None).unwrap_err().reason, "PolicyNotFound");
     }
@@ -363,7 +358,7 @@ mod tests {
         let (spec, prompt) = (PromptReleaseSpec::default(), PromptVersionSpec::default());
         let backend = LLMDeploymentSpec::default();
         let named = |status: &PromptReleaseStatus| {
-            target(&spec, Some(&prompt), Some(&backend), status, examine).unwrap().revision
+            target(&spec, Some(&prompt), Some(&backend), status, None).unwrap().revision
         };
         let whole = revision(&prompt, &backend);
         let old = whole[..10].to_owned();

@@ -14,7 +14,7 @@ use std::{collections::BTreeMap, fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::api::prompt_release::Counts;
+use crate::{api::prompt_release::Counts, rollout::Gateway};
 
 /// The header with which a leader asks for a report; its value is the leader's term.
 pub const LEADER_HEADER: &str = "x-serinus-leader";
@@ -98,6 +98,21 @@ pub struct ReleaseReport {
     /// Not sent when there is one variant only: nothing is judged then.
     #[serde(skip_serializing_if = "nothing_to_compare")]
     pub counts: BTreeMap<String, Counts>,
+}
+
+impl ReleaseReport {
+    /// How the rollout of a release sees a process of which this is `seen`, if it knows the
+    /// release.
+    pub fn as_gateway(instance: &str, seen: Option<&Self>) -> Gateway {
+        Gateway {
+            instance: Some(instance.to_owned()),
+            silent: None,
+            applied: seen.map(|s| s.applied),
+            control_loss: seen.is_some_and(|s| s.control_loss),
+            unbuilt: seen.map(|s| s.unbuilt.clone()).unwrap_or_default(),
+            counts: seen.map(|s| s.counts.clone()).unwrap_or_default(),
+        }
+    }
 }
 
 impl GatewayReport {

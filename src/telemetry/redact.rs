@@ -213,23 +213,21 @@ impl Redaction {
             return;
         }
         let whole: String = texts.iter().map(|text| text.as_str()).collect();
-        let mut spans = self.spans(&whole);
-        let (mut from, mut bounds) = (0, vec![]);
+        let mut ends = vec![];
         for text in &texts {
-            bounds.push((from, from + text.len()));
-            from += text.len();
+            ends.push(ends.last().copied().unwrap_or(0) + text.len());
         }
-        // What lies within one part was looked for there.
-        spans.retain(|(start, end, _)| bounds.iter().any(|(_, b)| (start + 1..*end).contains(b)));
-        if spans.is_empty() {
-            return;
+        let mut parts: Vec<Vec<Span>> = vec![vec![]; texts.len()];
+        for (start, end, word) in self.spans(&whole) {
+            let first = ends.partition_point(|to| *to <= start);
+            let last = ends.partition_point(|to| *to < end);
+            // What lies within one part was looked for there.
+            for part in (first..=last).filter(|_| first < last) {
+                let from = if part == 0 { 0 } else { ends[part - 1] };
+                parts[part].push((start.max(from) - from, end.min(ends[part]) - from, word));
+            }
         }
-        for (text, (from, to)) in texts.into_iter().zip(bounds) {
-            let within = |(start, end, word): &Span| {
-                let (start, end) = ((*start).max(from), (*end).min(to));
-                (start < end).then(|| (start - from, end - from, *word))
-            };
-            let own = spans.iter().filter_map(within).collect();
+        for (text, own) in texts.into_iter().zip(parts) {
             if let Cow::Owned(rest) = without(text, own) {
                 *text = rest;
             }

@@ -577,3 +577,20 @@ fn quantile(stable: Waits<'_>, q: f64) -> Option<u8> {
     // The open interval has no bound to freeze.
     buckets::bound(last).is_finite().then_some(last)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_word_is_the_commonest_only_when_none_of_the_others_can_be() {
+        let of = |words: &[(&str, u64)]| {
+            let words = words.iter().map(|(word, n)| ((*word).to_owned(), *n)).collect();
+            commonest(&words, |word| word != "left")
+        };
+        assert_eq!(of(&[]), None);
+        assert_eq!(of(&[("a", 2), ("b", 3), (OTHER, 2)]).as_deref(), Some("b"));
+        assert_eq!(of(&[("a", 2), ("b", 3), (OTHER, 3)]), None);
+        assert_eq!(of(&[("a", 2), ("left", 9)]).as_deref(), Some("a"));
+    }
+}

@@ -15,8 +15,8 @@ use crate::{
         snapshot::{PackedVariant, Saved},
     },
     gateway::routes::{Fault, Faults, Grants, ReleaseInput, World},
-    rollout::{self, Problem, Request, ServedBefore, Snapshot, WithoutData, resolve},
-    signals::report::GatewayReport,
+    rollout::{Problem, Request, ServedBefore, Snapshot, WithoutData, resolve},
+    signals::report::{GatewayReport, ReleaseReport},
 };
 
 impl Standalone {
@@ -38,7 +38,7 @@ impl Standalone {
             self.manifests.prompt(&namespace, &spec.prompt_ref.name),
             backend,
             &status,
-            resolve::examine,
+            None,
         );
         let policy_name = spec.policy_ref.as_ref().map_or("", |p| p.name.as_str());
         let seen = report.releases.get(&key);
@@ -77,14 +77,7 @@ impl Standalone {
             // Content is in the state file, together with the status that names it.
             lost: vec![],
             not_ready,
-            gateways: vec![rollout::Gateway {
-                instance: Some(report.instance.clone()),
-                silent: None,
-                applied: seen.map(|s| s.applied),
-                control_loss: seen.is_some_and(|s| s.control_loss),
-                unbuilt: seen.map(|s| s.unbuilt.clone()).unwrap_or_default(),
-                counts: seen.map(|s| s.counts.clone()).unwrap_or_default(),
-            }],
+            gateways: vec![ReleaseReport::as_gateway(&report.instance, seen)],
             departed: vec![],
             external: external.unwrap_or_default(),
             release: key,

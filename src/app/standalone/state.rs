@@ -255,8 +255,8 @@ fn is_empty(value: &Value) -> bool {
     }
 }
 
-/// A state without a single release, where there was one before its last change: what is
-/// deleted stays in it for a while, so nobody who wrote it emptied it.
+/// A state without any release, where there was one before the last change. A release that is
+/// deleted stays in the state, so this process has not written it.
 fn was_emptied(file: &Durable, releases: &Releases) -> bool {
     releases.is_empty() && previous(file).is_some_and(|releases| !releases.is_empty())
 }

@@ -8,16 +8,16 @@ use kube::{
     runtime::events::{Event, Recorder, Reporter},
 };
 
-/// A recorder keeps each Event for six minutes, to count the same one up, and looks through
-/// all of them for each new one. So each recorder tells so many only: an Event that is
-/// repeated soon is counted up, and ten thousand of them are neither kept nor looked through.
+/// So many Events are written by one recorder; then a new one is made. A recorder keeps each
+/// Event for six minutes, because the same Event again is counted up and not written anew, and
+/// for each new Event it looks through all that it keeps. With 10,000 of them that is slow.
 const OF_ONE: usize = 256;
 
 /// Writes Events.
 pub(super) struct Events {
     client: Client,
     reporter: Reporter,
-    /// The recorder, and how many it has told.
+    /// The recorder, and how many Events it has written.
     now: Mutex<(Recorder, usize)>,
 }
 

@@ -131,8 +131,8 @@ impl Inner {
     }
 }
 
-/// Whether counts are told of a gateway process that is not seen any more, and are not written:
-/// it will not tell them again.
+/// Whether `status` has counts of a gateway process that is gone, and `base` does not have them.
+/// That process will not tell them again.
 fn is_last_word(
     base: &PromptReleaseStatus,
     status: &PromptReleaseStatus,

@@ -4,7 +4,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use kube::Resource;
@@ -12,6 +12,7 @@ use kube::Resource;
 use crate::{
     api::{LLMDeployment, PromptVersion},
     rollout::{Problem, resolve},
+    signals::index::Named,
 };
 
 /// More pairs than are in use; beyond them, all are examined anew.
@@ -20,17 +21,15 @@ const MOST: usize = 20_000;
 /// An object with the content that it has: the generation counts changes of the spec.
 #[derive(PartialEq, Eq, Hash)]
 struct Content {
+    named: Named,
     uid: Option<String>,
     generation: Option<i64>,
-    /// Without a uid, as in tests, the name.
-    name: Option<String>,
 }
 
 impl Content {
     fn of<K: Resource<DynamicType = ()>>(object: &K) -> Self {
         let meta = object.meta();
-        let name = meta.uid.is_none().then(|| meta.name.clone()).flatten();
-        Self { uid: meta.uid.clone(), generation: meta.generation, name }
+        Self { named: Named::of(object), uid: meta.uid.clone(), generation: meta.generation }
     }
 }
 
@@ -48,11 +47,8 @@ impl Examined {
         if let Some(found) = self.known().get(&key) {
             return found.clone();
         }
-        let name = |meta: &kube::api::ObjectMeta| meta.name.clone().unwrap_or_default();
-        let found = resolve::examine(
-            (&name(&prompt.metadata), &prompt.spec),
-            (&name(&backend.metadata), &backend.spec),
-        );
+        let [prompt_name, backend_name] = [&key[0].named.name, &key[1].named.name];
+        let found = resolve::examine((prompt_name, &prompt.spec), (backend_name, &backend.spec));
         let mut known = self.known();
         if known.len() >= MOST {
             known.clear();
@@ -61,7 +57,7 @@ impl Examined {
         found
     }
 
-    fn known(&self) -> std::sync::MutexGuard<'_, HashMap<[Content; 2], Result<String, Problem>>> {
+    fn known(&self) -> MutexGuard<'_, HashMap<[Content; 2], Result<String, Problem>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

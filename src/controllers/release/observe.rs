@@ -47,10 +47,7 @@ pub(super) fn observe(
         prompt.as_ref().map(|p| &p.spec),
         backend.as_ref().map(|b| &b.spec),
         &status,
-        |named_prompt, named_backend| match (&prompt, &backend) {
-            (Some(prompt), Some(backend)) => context.examined.of(prompt, backend),
-            _ => resolve::examine(named_prompt, named_backend),
-        },
+        prompt.as_ref().zip(backend.as_ref()).map(|(p, b)| context.examined.of(p, b)),
     )
     .and_then(|target| {
         // What is kept already has fitted.

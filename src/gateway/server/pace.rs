@@ -362,6 +362,8 @@ impl<T: AsyncWrite + Unpin> Paced<T> {
         if self.turn.is_unread() {
             let looked_at = || Box::pin(sleep_until(Instant::now() + LOOKED_AT));
             ready!(self.unread.get_or_insert_with(looked_at).as_mut().poll(cx));
+        } else {
+            self.unread = None;
         }
         let begun = self.turn.begun.load(Ordering::Relaxed);
         let unheard = self.half_closed.is_none() && self.spoke == begun;

@@ -87,15 +87,7 @@ impl Known {
 
     /// As the rollout of a release sees it.
     pub(super) fn of(&self, release: &str) -> rollout::Gateway {
-        let seen = self.releases.get(release);
-        rollout::Gateway {
-            instance: Some(self.instance.to_string()),
-            silent: None,
-            applied: seen.map(|s| s.applied),
-            control_loss: seen.is_some_and(|s| s.control_loss),
-            unbuilt: seen.map(|s| s.unbuilt.clone()).unwrap_or_default(),
-            counts: seen.map(|s| s.counts.clone()).unwrap_or_default(),
-        }
+        ReleaseReport::as_gateway(&self.instance, self.releases.get(release).map(|r| &**r))
     }
 }
 

@@ -176,22 +176,25 @@ fn a_key_is_found_letter_by_letter_among_words_of_other_fields() {
 fn nothing_in_between_and_a_field_that_is_there_twice_hide_no_key() {
     let event = |fields: &str| format!(r#"{{"choices":[{{"index":0,"delta":{{{fields}}}}}]}}"#);
     let content = |text: &str| format!(r#""content":"{text}""#);
-    // What stands around a piece, and what the event after it says.
-    let forms = [("", "", content("")), ("zz", "", String::new()), ("", "zz", String::new())];
-    for (before, behind, between) in &forms {
+    // The fields of a delta, where `_` is the piece, and what the event after it says.
+    for (fields, between) in [
+        (content("_"), content("")),
+        (format!("{},{}", content("zz"), content("_")), String::new()),
+        (format!("{},{}", content("_"), content("zz")), String::new()),
+        (format!(r#"{},"x":"y",{}"#, content("zz"), content("_")), String::new()),
+        (format!("{},{},{}", content("zz"), content("yy"), content("_")), String::new()),
+    ] {
         for size in [1, 4, 9] {
             let (mut quotes, mut reader, mut answer) =
                 (Quotes::new(secrets()), Reader::new(Operation::Chat), Answer::default());
             for piece in KEY.as_bytes().chunks(size) {
                 let piece = std::str::from_utf8(piece).unwrap();
-                let all = [*before, piece, *behind].into_iter().filter(|text| !text.is_empty());
-                let fields = all.map(content).collect::<Vec<_>>().join(",");
-                for fields in [&fields, between] {
+                for fields in [&fields.replace('_', piece), &between] {
                     let data = event(fields).into_bytes();
                     reader.read(&mut answer, &data, |said| quotes.event(&data, &said));
                 }
             }
-            assert!(quotes.is_secret(), "{before:?} {behind:?} in pieces of {size}");
+            assert!(quotes.is_secret(), "{fields} in pieces of {size}");
         }
     }
 }
