@@ -186,23 +186,24 @@ impl Secrets {
         let from = floor.max(line).max(text.len().saturating_sub(self.longest));
         let may_begin = |at: &usize| {
             self.first[usize::from(text[*at])]
-                && self.texts.iter().any(|secret| is_cut(&text[*at..], secret))
+                && self.texts.iter().any(|secret| cut_after(&text[*at..], secret).is_some())
         };
         (from..text.len()).find(may_begin).map_or(0, |at| text.len() - at)
     }
 }
 
-/// Whether `text` ends within `secret`, with which it begins.
-fn is_cut(text: &[u8], secret: &[u8]) -> bool {
+/// How many characters of `secret` are whole in `text`, which begins with it and ends
+/// within it; none when it goes on otherwise.
+fn cut_after(text: &[u8], secret: &[u8]) -> Option<usize> {
     let mut rest = text;
-    for wanted in secret {
+    for (whole, wanted) in secret.iter().enumerate() {
         match begins(rest, *wanted) {
             Begins::With(length) => rest = &rest[length..],
-            Begins::Cut => return true,
-            Begins::Otherwise => return false,
+            Begins::Cut => return Some(whole),
+            Begins::Otherwise => return None,
         }
     }
-    false
+    None
 }
 
 /// What a secret reads like in base64, wherever in the encoded text it stands, and in
@@ -328,6 +329,13 @@ impl Passing {
     /// How much is kept back.
     pub fn kept(&self) -> usize {
         self.kept.len()
+    }
+
+    /// Whether what is kept is more than half of a secret.
+    pub fn shows_most(&self) -> bool {
+        let of =
+            |secret: &[u8]| cut_after(&self.kept, secret).is_some_and(|n| n * 2 > secret.len());
+        self.secrets.texts.iter().any(|secret| of(secret))
     }
 
     /// Hears the next piece of a text that goes on elsewhere.

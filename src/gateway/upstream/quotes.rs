@@ -93,11 +93,21 @@ impl Quotes {
     pub(super) fn came(&mut self, bytes: usize) {
         let may_be = self.begun.values().any(|passing| passing.kept() > LONGEST_HINT);
         self.held = if may_be { self.held + bytes } else { 0 };
+        if self.held > LONGEST_HELD {
+            self.let_go();
+        }
     }
 
-    /// Nothing more is said: what has begun is none.
+    /// Nothing more is to come: what has begun goes on.
     pub(super) fn end(&mut self) {
         self.held = 0;
+        self.let_go();
+    }
+
+    /// What goes on before it is known how it continues may show half of a secret, and not
+    /// more: events may say that they are the last, and others come.
+    fn let_go(&mut self) {
+        self.is_secret |= self.begun.values().any(Passing::shows_most);
     }
 
     /// Whether what came waits for what comes next.
@@ -115,10 +125,12 @@ impl Quotes {
     }
 }
 
-/// Whether an answer that came as a whole spells one out in several texts.
+/// Whether an answer that came as a whole spells one out in several texts, or ends a text
+/// with more than half of one.
 pub(super) fn are_spelled(secrets: &Arc<Secrets>, json: &[u8]) -> bool {
     let mut quotes = Quotes::new(secrets.clone());
     quotes.event(json, &Said::Event(None));
+    quotes.end();
     quotes.is_secret
 }
 

@@ -225,6 +225,27 @@ fn only_what_may_be_a_key_waits_and_all_else_goes_on_at_once() {
 }
 
 #[test]
+fn of_what_goes_on_before_its_end_is_known_not_more_than_half_is_a_key() {
+    let (first, second) = KEY.split_at(KEY.len() / 2);
+    // Each event says that it is the last, or others come in between.
+    let let_go: [fn(&mut Quotes); 2] = [Quotes::end, |quotes| quotes.came(LONGEST_HELD + 1)];
+    for let_go in let_go {
+        let mut quotes = Quotes::new(secrets());
+        for (piece, found) in [(first, false), (&second[..1], true)] {
+            quotes.hear(1, piece);
+            let_go(&mut quotes);
+            assert_eq!(quotes.is_secret(), found, "{piece}");
+        }
+    }
+    // A text that was cut within the key.
+    for (length, found) in [(KEY.len() / 2, false), (KEY.len() - 1, true)] {
+        let answer =
+            json!({"choices": [{"message": {"content": format!("It is {}", &KEY[..length])}}]});
+        assert_eq!(are_spelled(&secrets(), answer.to_string().as_bytes()), found, "{length}");
+    }
+}
+
+#[test]
 fn what_waits_for_too_long_goes_on() {
     let mut quotes = Quotes::new(secrets());
     quotes.hear(1, "sk-upstream-");
