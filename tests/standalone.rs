@@ -638,6 +638,57 @@ fn a_state_that_can_not_be_written_any_more_moves_nothing_and_is_told_once() {
 }
 
 #[test]
+fn a_watched_folder_that_is_moved_comes_back_as_it_was() {
+    let mut place = Place::with_a_failure();
+    place.process = None;
+    let (watched, away) = (place.path("watched"), place.path("away"));
+    let own = watched.join(".serinus");
+    fs::create_dir_all(&own).unwrap();
+    for name in ["fixed.yaml", "release.yaml"] {
+        fs::rename(place.path(name), watched.join(name)).unwrap();
+    }
+    fs::rename(place.state_file(), own.join("state.json")).unwrap();
+    let gateway = place.gateway.clone();
+    let open = || Standalone::open(&watched, own.join("state.json"), gateway.clone(), place.now);
+    place.process = Some(open().unwrap());
+    place.ticks(3);
+    let before = place.status();
+    // A canary would begin.
+    fs::write(watched.join("release.yaml"), release("v2")).unwrap();
+    fs::rename(&watched, &away).unwrap();
+    for _ in 0..80 {
+        place.now = place.now.checked_add(SignedDuration::from_millis(500)).unwrap();
+        let now = place.now;
+        let _ = place.process().tick(now);
+        assert!(!watched.exists());
+    }
+    fs::rename(&away, &watched).unwrap();
+    place.seconds(2);
+    assert_eq!((place.status().stable, place.status().phase), (before.stable, before.phase));
+    // When only the folder of the state was removed, it is made anew.
+    fs::remove_dir_all(&own).unwrap();
+    fs::write(watched.join("release.yaml"), release("v1")).unwrap();
+    place.seconds(2);
+    assert!(own.join("state.json").exists());
+}
+
+#[test]
+fn a_release_that_only_the_state_knows_is_said() {
+    let mut place = Place::with_a_failure();
+    place.process = None;
+    fs::remove_file(place.path("state.json.in-force")).unwrap();
+    fs::remove_file(place.path("release.yaml")).unwrap();
+    place.restart();
+    let news = place.seconds(3);
+    let said = news.iter().filter(|n| n.starts_with("Deleted: PromptRelease default/r: is in the"));
+    assert_eq!(said.count(), 1, "{news:?}");
+    // And what it was goes on when it returns.
+    place.write_release(&release("v2"));
+    place.seconds(3);
+    assert_eq!(place.status().phase, Phase::RolledBack);
+}
+
+#[test]
 fn a_state_file_that_was_moved_away_is_not_a_new_beginning() {
     let mut place = Place::with_a_failure();
     let before = place.kept();

@@ -198,7 +198,19 @@ impl Standalone {
                 news.push(Happening::new(now, &key, event));
             }
         }
-        self.state.delete_all_but(&names, now);
+        for key in self.state.delete_all_but(&names, now) {
+            // Of the manifests that it remembers, the folder has said it.
+            let name = format!("{}: ", of_release(&key));
+            if !news.iter().any(|happening| happening.note.starts_with(&name)) {
+                let note = format!(
+                    "{name}is in the state, and neither in a manifest nor among those that were in \
+                     force: its route is not served any more; its state is kept, and a manifest of \
+                     the same name goes on from there"
+                );
+                let event = Event { warning: true, reason: "Deleted", note };
+                news.push(Happening::new(now, "", event));
+            }
+        }
         self.at_rest.retain(|key, _| names.contains(key));
         self.announced.retain(|key, _| names.contains(key));
         // After a restart the gateway serves what was decided before.
@@ -267,11 +279,7 @@ impl Standalone {
         };
         let stalled = conditions::find(&status.conditions, conditions::types::STALLED);
         let told = stalled.filter(|c| c.status == "True").or_else(not_served)?;
-        let mut notice = Notice::new(
-            format!("PromptRelease {key}"),
-            told.reason.as_str(),
-            told.message.as_str(),
-        );
+        let mut notice = Notice::new(of_release(&key), told.reason.as_str(), told.message.as_str());
         notice.route = (!served).then(|| (namespace(release), release.route()));
         Some(notice)
     }
@@ -434,11 +442,16 @@ fn unknown_request(release: &PromptRelease) -> Option<Notice> {
     let all = Action::ALL.map(Action::annotation).join(", ");
     let message =
         format!("the annotation {name} is not known and asks for nothing; known are {all}");
-    Some(Notice::new(format!("PromptRelease {}", key(release)), "UnknownAnnotation", message))
+    Some(Notice::new(of_release(&key(release)), "UnknownAnnotation", message))
 }
 
 fn namespace(release: &PromptRelease) -> String {
     release.metadata.namespace.clone().unwrap_or_else(|| NAMESPACE.to_owned())
+}
+
+/// What messages call a release.
+fn of_release(key: &str) -> String {
+    format!("PromptRelease {key}")
 }
 
 fn key(release: &PromptRelease) -> String {

@@ -69,7 +69,7 @@ impl Durable {
         let folder = folder.unwrap_or(Path::new("."));
         let step = self.before_step;
         step(0)?;
-        fs::create_dir_all(folder)?;
+        made(folder)?;
         let next = beside(&self.path, "next");
         step(1)?;
         forget(&next)?;
@@ -107,6 +107,15 @@ impl Durable {
         }
         step(8)?;
         fs::rename(&link, &previous)
+    }
+}
+
+/// Makes the folder of a file anew when it was removed. What is around it is not made: a folder
+/// that was moved would have another in its place when it comes back.
+pub(super) fn made(folder: &Path) -> io::Result<()> {
+    match fs::create_dir(folder) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
     }
 }
 
@@ -186,6 +195,23 @@ mod tests {
             let found = file.read().unwrap();
             assert!(found.is_none() || found.as_deref() == Some(b"one"), "step {step}");
         }
+    }
+
+    #[test]
+    fn a_folder_that_was_moved_is_not_made_anew_in_its_place() {
+        let around = tempfile::tempdir().unwrap();
+        let (watched, away) = (around.path().join("watched"), around.path().join("away"));
+        let own = watched.join(".serinus");
+        fs::create_dir_all(&own).unwrap();
+        let file = Durable::new(own.join("state.json"));
+        file.write(b"one").unwrap();
+        fs::rename(&watched, &away).unwrap();
+        assert!(file.write(b"two").is_err() && !watched.exists());
+        fs::rename(&away, &watched).unwrap();
+        assert_eq!(file.read().unwrap().unwrap(), b"one");
+        fs::remove_dir_all(&own).unwrap();
+        file.write(b"three").unwrap();
+        assert_eq!(file.read().unwrap().unwrap(), b"three");
     }
 
     #[test]

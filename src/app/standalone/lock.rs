@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context, bail};
 use jiff::Timestamp;
 
-use super::durable::beside;
+use super::durable::{beside, made};
 
 /// Held as long as it lives.
 pub(super) struct Lock {
@@ -51,7 +51,7 @@ impl Lock {
             return Ok(());
         }
         if let Some(folder) = self.path.parent() {
-            fs::create_dir_all(folder).with_context(|| unwritable(state))?;
+            made(folder).with_context(|| unwritable(state))?;
         }
         self.file = locked(&self.path, state)?;
         let _ = self.sign();

@@ -153,14 +153,20 @@ impl State {
         ))
     }
 
-    /// Notes of releases without a manifest that they are deleted.
-    pub(super) fn delete_all_but(&mut self, keys: &BTreeSet<String>, now: Timestamp) {
+    /// Notes of releases without a manifest that they are deleted; which have been until now.
+    pub(super) fn delete_all_but(
+        &mut self,
+        keys: &BTreeSet<String>,
+        now: Timestamp,
+    ) -> Vec<String> {
+        let mut gone = vec![];
         for (key, kept) in &mut self.releases {
             if kept.deleted.is_none() && !keys.contains(key) {
                 kept.deleted = Some(now);
-                self.changed = true;
+                gone.push(key.clone());
             }
         }
+        self.changed |= !gone.is_empty();
         let mut deleted: Vec<(Timestamp, String)> =
             self.releases.iter().filter_map(|(key, k)| Some((k.deleted?, key.clone()))).collect();
         if deleted.len() > DELETED {
@@ -170,6 +176,7 @@ impl State {
             }
             self.changed = true;
         }
+        gone
     }
 
     pub(super) fn get(&self, key: &str) -> Option<&Kept> {
