@@ -24,6 +24,7 @@ from pathlib import Path
 
 import httpx
 
+from harness import audit
 from harness import manifests as m
 from harness.cluster import GROUP, Cluster
 from harness.serinus import Gateway, Model, Operator
@@ -196,7 +197,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=2, help="for which they are watched")
     parser.add_argument("--idle", type=float, default=60, help="seconds that the idle operator is watched")
     with tempfile.TemporaryDirectory(prefix="serinus-measure-") as folder:
-        cluster = Cluster(Path(folder)).start()
+        cluster = Cluster(Path(folder), audit.NOTHING).start()
         try:
             cluster.install()
             print(json.dumps(measure(cluster, parser.parse_args()), indent=2))

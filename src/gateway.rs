@@ -269,40 +269,50 @@ impl Gateway {
 
     /// As `report`, to an operator: only what has changed since a mark that it names.
     fn report_since(&self, leader: bool, since: Option<&Mark>) -> GatewayReport {
-        self.told.tell(since, || self.report(leader))
+        let control_loss = self.asked(leader);
+        self.told.tell(&self.instance, since, |tell| self.states(control_loss, tell))
     }
 
     /// What this process has counted. `leader` says that a leader asks, which is the
     /// gateway's sign that a judge is alive.
     pub fn report(&self, leader: bool) -> GatewayReport {
+        let (control_loss, mut releases) = (self.asked(leader), BTreeMap::new());
+        self.states(control_loss, &mut |release, state| {
+            releases.insert(release.to_owned(), state);
+        });
+        GatewayReport { instance: self.instance.clone(), releases, ..GatewayReport::default() }
+    }
+
+    /// Takes note that a report is asked for. Whether no leader was seen for too long before.
+    fn asked(&self, leader: bool) -> bool {
         let control_loss = self.control_loss();
         if leader {
             self.leader_seen.store(self.millis(), Ordering::Relaxed);
         }
-        let (mut releases, read_at) = (BTreeMap::new(), self.now_millis().max(1));
+        control_loss
+    }
+
+    /// Tells the state of each release.
+    fn states(&self, control_loss: bool, tell: &mut dyn FnMut(&str, ReleaseReport)) {
+        let (read_at, problems) = (self.now_millis().max(1), self.table.problems());
+        let mut unbuilt: BTreeMap<&String, _> =
+            problems.iter().map(|(r, p)| (r, p.unbuilt())).collect();
+        unbuilt.retain(|_, revisions| !revisions.is_empty());
         for route in self.table.all() {
-            let breaker = route.on_trial().is_some_and(|target| target.breaker.is_open());
             let compared = route.tallies.len() > 1;
-            let counts = if compared { callers::counts(&route, read_at) } else { BTreeMap::new() };
-            releases.insert(
-                route.release.clone(),
-                ReleaseReport {
-                    applied: route.generation,
-                    control_loss,
-                    breaker_open: breaker,
-                    counts,
-                    unbuilt: BTreeMap::new(),
-                },
-            );
+            let state = ReleaseReport {
+                applied: route.generation,
+                control_loss,
+                breaker_open: route.on_trial().is_some_and(|target| target.breaker.is_open()),
+                counts: if compared { callers::counts(&route, read_at) } else { BTreeMap::new() },
+                unbuilt: unbuilt.remove(&route.release).unwrap_or_default(),
+            };
+            tell(&route.release, state);
         }
-        for (release, problems) in &*self.table.problems() {
-            let unbuilt = problems.unbuilt();
-            if !unbuilt.is_empty() {
-                // A release without a route is at no generation.
-                releases.entry(release.clone()).or_default().unbuilt = unbuilt;
-            }
+        for (release, unbuilt) in unbuilt {
+            // A release without a route is at no generation.
+            tell(release, ReleaseReport { unbuilt, ..ReleaseReport::default() });
         }
-        GatewayReport { instance: self.instance.clone(), releases, ..GatewayReport::default() }
     }
 
     /// What requests have cost since the process started.

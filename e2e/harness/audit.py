@@ -14,6 +14,13 @@ rules:
     resources: [{group: serinus.dev, resources: [promptreleases/status]}]
   - level: None
 """
+# As most API servers are set up.
+NOTHING = """
+apiVersion: audit.k8s.io/v1
+kind: Policy
+rules:
+  - level: None
+"""
 ACCOUNT = "system:serviceaccount:serinus-system:"
 # Every request of ours; for a cluster that is watched for that alone.
 RIGHTS = f"""

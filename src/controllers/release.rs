@@ -31,9 +31,9 @@ use self::{
 use super::{Context, Reconciled, caches::Use, error::ControllerError};
 use crate::{
     api::PromptRelease,
-    rollout::{Effect, decide},
+    rollout::{Effect, Snapshot, decide},
     signals::{
-        gateways::{Changes, Pulled},
+        gateways::{Changes, Pulled, Seen},
         index::Named,
         watch::Touched,
     },
@@ -61,21 +61,21 @@ async fn reconcile(release: Arc<PromptRelease>, context: Arc<Context>) -> Reconc
         context.pulse.beat(term);
         return Ok(Action::await_change());
     }
-    let Some(pulled) = context.gateways.last(term) else {
+    if context.gateways.last(term, |_| ()).is_none() {
         return Ok(Action::requeue(FIRST_PULL));
-    };
-    let looked = looks(&release, &pulled, &context).await;
+    }
+    let looked = looks(&release, term, &context).await;
     // Also with an error: it was told, and is tried again.
     context.pulse.beat(term);
     looked
 }
 
 /// Looks until there is nothing more to decide now.
-async fn looks(release: &PromptRelease, pulled: &Pulled, context: &Context) -> Reconciled {
+async fn looks(release: &PromptRelease, term: i64, context: &Context) -> Reconciled {
     let mut release = release.clone();
     let mut written = Written::default();
     for _ in 0..DECISIONS_AT_ONCE {
-        let wake = look(&mut release, pulled, &mut written, context).await?;
+        let wake = look(&mut release, term, &mut written, context).await?;
         match wake {
             Wake::Now => {}
             Wake::At(at) => return Ok(until(at, (context.clock)())),
@@ -98,15 +98,19 @@ fn until(at: Timestamp, now: Timestamp) -> Action {
 /// One decision, carried out.
 async fn look(
     release: &mut PromptRelease,
-    pulled: &Pulled,
+    term: i64,
     written: &mut Written,
     context: &Context,
 ) -> Result<Wake, ControllerError> {
     let now = (context.clock)();
-    let mut snapshot = observe(release, pulled, &written.saved, context)?;
+    let key = Named::of(release).key();
+    let Some(seen) = context.gateways.last(term, |pulled| pulled.of(&key)) else {
+        return Ok(Wake::At(now + FIRST_PULL));
+    };
+    let mut snapshot = observe(release, seen, &written.saved, context)?;
     if heal(release, &mut snapshot, written, context).await? {
-        let lost = std::mem::take(&mut snapshot.lost);
-        snapshot = observe(release, pulled, &written.saved, context)?;
+        let Snapshot { lost, gateways, departed, .. } = snapshot;
+        snapshot = observe(release, Seen { gateways, departed }, &written.saved, context)?;
         snapshot.lost = lost;
     }
     let plan = decide(&snapshot, now);
@@ -119,14 +123,15 @@ async fn look(
         status.leader_term = Some(context.cluster.term()?);
         if context.ahead.is_due(release, &status, &plan.effects, &snapshot.gateways) {
             release.status = Some(status);
-            *release = context.cluster.write_status(release).await?;
+            // Mostly nothing is written: what writing takes is no part of every look.
+            *release = Box::pin(context.cluster.write_status(release)).await?;
         }
     }
     for effect in plan.effects {
         match effect {
             Effect::Save { .. } => {}
             Effect::Announce { warning, reason, note } => {
-                context.cluster.announce(release, warning, &reason, &note).await;
+                Box::pin(context.cluster.announce(release, warning, &reason, &note)).await;
             }
             Effect::Prune { keep } => prune(&copies, &keep, context).await?,
         }
@@ -157,8 +162,8 @@ pub async fn follow_gateways(
             continue;
         }
         let changes = context.gateways.pull(term, &addresses()).await;
-        if let Some(pulled) = context.gateways.last(term) {
-            context.exported.gateways(pulled.size());
+        if let Some(size) = context.gateways.last(term, Pulled::size) {
+            context.exported.gateways(size);
         }
         for release in concerned(&changes, &context) {
             // Only a process that stops has no receiver.

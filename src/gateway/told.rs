@@ -4,7 +4,7 @@
 //! was lost is told again.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{HashMap, VecDeque},
     sync::{Mutex, PoisonError},
 };
 
@@ -21,61 +21,86 @@ pub(super) struct Told(Mutex<Inner>);
 #[derive(Debug, Default)]
 struct Inner {
     mark: u64,
-    /// By release: the mark at which it became so.
-    releases: BTreeMap<String, (u64, ReleaseReport)>,
+    releases: HashMap<String, Known>,
+    /// How many reports were made.
+    round: u64,
     /// What is served no more, in the order in which it went.
     gone: VecDeque<(u64, String)>,
     /// What changed up to this mark can not be told apart any more.
     forgotten: u64,
 }
 
+/// A release as it was told.
+#[derive(Debug)]
+struct Known {
+    state: ReleaseReport,
+    /// The mark at which it became so.
+    at: u64,
+    /// The last report in which it was.
+    round: u64,
+}
+
 impl Told {
-    /// The report, or what has changed in it since the mark that the question names. No other
-    /// report is made meanwhile: marks are in the order in which it was counted.
+    /// The report of a process, or what has changed in it since the mark that the question
+    /// names. `states` says how each release is now; no other report is made meanwhile: marks
+    /// are in the order in which it was counted.
     pub(super) fn tell(
         &self,
+        instance: &str,
         since: Option<&Mark>,
-        report: impl FnOnce() -> GatewayReport,
+        states: impl FnOnce(&mut dyn FnMut(&str, ReleaseReport)),
     ) -> GatewayReport {
         let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut report = report();
-        inner.note(&mut report.releases);
-        report.mark = inner.mark;
-        let known = since.filter(|since| since.instance == report.instance);
-        let known = known.map(|since| since.at);
-        if let Some(since) = known.filter(|at| (inner.forgotten.max(1)..=inner.mark).contains(at)) {
-            let is_new = |release: &str| inner.releases.get(release).is_some_and(|r| r.0 > since);
-            report.releases.retain(|release, _| is_new(release));
+        inner.note(states);
+        let since = since.filter(|since| since.instance == instance).map(|since| since.at);
+        let since = since.filter(|at| (inner.forgotten.max(1)..=inner.mark).contains(at));
+        let (mark, instance) = (inner.mark, instance.to_owned());
+        let mut report = GatewayReport { instance, mark, since, ..GatewayReport::default() };
+        let is_new = |known: &Known| since.is_none_or(|since| known.at > since);
+        let new = inner.releases.iter().filter(|(_, known)| is_new(known));
+        report.releases = new.map(|(name, known)| (name.clone(), known.state.clone())).collect();
+        if let Some(since) = since {
             let left = inner.gone.iter().rev().take_while(|(at, _)| *at > since);
             let left = left.filter(|(_, release)| !inner.releases.contains_key(release));
             report.gone = left.map(|(_, release)| release.clone()).collect();
-            report.since = Some(since);
         }
         report
     }
 }
 
 impl Inner {
-    fn note(&mut self, releases: &mut BTreeMap<String, ReleaseReport>) {
-        let next = self.mark + 1;
-        for (release, state) in &mut *releases {
-            match self.releases.get_mut(release) {
-                Some((_, known)) if says_the_same(state, known) => continue,
-                Some(known) => *known = (next, state.clone()),
-                None => drop(self.releases.insert(release.clone(), (next, state.clone()))),
+    /// Takes time in proportion to what there is, and memory to what has changed.
+    fn note(&mut self, states: impl FnOnce(&mut dyn FnMut(&str, ReleaseReport))) {
+        let Self { mark, releases, round, gone, forgotten } = self;
+        let (next, mut seen) = (*mark + 1, 0);
+        *round += 1;
+        states(&mut |release, mut state| {
+            seen += 1;
+            match releases.get_mut(release) {
+                Some(known) => {
+                    known.round = *round;
+                    if says_the_same(&mut state, &known.state) {
+                        return;
+                    }
+                    (known.state, known.at) = (state, next);
+                }
+                None => {
+                    let known = Known { state, at: next, round: *round };
+                    releases.insert(release.to_owned(), known);
+                }
             }
-            self.mark = next;
-        }
-        // All of `releases` are known: as many are no others.
-        if self.releases.len() != releases.len() {
-            let left = self.releases.extract_if(.., |release, _| !releases.contains_key(release));
-            self.gone.extend(left.map(|(release, _)| (next, release)));
-            self.mark = next;
+            *mark = next;
+        });
+        // All that were seen are known: as many are no others.
+        if releases.len() != seen {
+            let left = releases.extract_if(|_, known| known.round != *round);
+            gone.extend(left.map(|(release, _)| (next, release)));
+            *mark = next;
         }
         // Also that there is nothing is something to have been told.
-        self.mark = self.mark.max(1);
-        while self.gone.len() > GONE {
-            self.forgotten = self.gone.pop_front().map_or(self.forgotten, |(at, _)| at);
+        *mark = (*mark).max(1);
+        while gone.len() > GONE {
+            *forgotten = gone.pop_front().map_or(*forgotten, |(at, _)| at);
         }
     }
 }
@@ -101,12 +126,12 @@ mod tests {
     use super::*;
     use crate::api::prompt_release::Counts;
 
-    fn full(releases: &[(&str, i64)]) -> GatewayReport {
-        let one = |(release, applied): &(&str, i64)| {
-            ((*release).to_owned(), ReleaseReport { applied: *applied, ..Default::default() })
-        };
-        let releases = releases.iter().map(one).collect();
-        GatewayReport { instance: "i".into(), releases, ..GatewayReport::default() }
+    fn tell(told: &Told, since: Option<Mark>, releases: &[(&str, i64)]) -> GatewayReport {
+        told.tell("i", since.as_ref(), |tell| {
+            for (release, applied) in releases {
+                tell(release, ReleaseReport { applied: *applied, ..Default::default() });
+            }
+        })
     }
 
     fn mark(at: u64) -> Mark {
@@ -117,7 +142,7 @@ mod tests {
     fn only_what_has_changed_is_told_to_who_says_what_it_knows() {
         let told = Told::default();
         let tell = |since: Option<Mark>, releases: &[(&str, i64)]| {
-            let report = told.tell(since.as_ref(), || full(releases));
+            let report = tell(&told, since, releases);
             let names: Vec<String> = report.releases.into_keys().collect();
             (names.join(" "), report.gone.join(" "), report.since, report.mark)
         };
@@ -150,9 +175,9 @@ mod tests {
             let counts = |requests| Counts { read_at, requests, ..Counts::default() };
             let counts = [("a", counts(1)), ("b", counts(requests))];
             let counts = counts.map(|(revision, counts)| (revision.to_owned(), counts)).into();
-            let mut report = full(&[("r", 1)]);
-            report.releases.insert("r".into(), ReleaseReport { counts, ..Default::default() });
-            let report = told.tell(None, || report);
+            let report = told.tell("i", None, |tell| {
+                tell("r", ReleaseReport { counts, ..Default::default() });
+            });
             let read = report.releases["r"].counts.values().map(|counts| counts.read_at);
             (report.mark, read.collect::<Vec<_>>())
         };
@@ -167,13 +192,13 @@ mod tests {
         let told = Told::default();
         let names: Vec<String> = (0..GONE + 5).map(|i| format!("r{i:05}")).collect();
         let first: Vec<(&str, i64)> = names.iter().map(|name| (name.as_str(), 1)).collect();
-        assert_eq!(told.tell(None, || full(&first)).mark, 1);
-        let some = told.tell(Some(&mark(1)), || full(&first[..GONE]));
+        assert_eq!(tell(&told, None, &first).mark, 1);
+        let some = tell(&told, Some(mark(1)), &first[..GONE]);
         assert_eq!((some.gone.len(), some.since), (5, Some(1)));
-        let last = told.tell(Some(&mark(2)), || full(&[("x", 1)]));
+        let last = tell(&told, Some(mark(2)), &[("x", 1)]);
         assert_eq!((last.gone.len(), last.since, last.mark), (GONE, Some(2), 3));
         // The five that went first are not remembered any more.
-        let all = told.tell(Some(&mark(1)), || full(&[("x", 1)]));
+        let all = tell(&told, Some(mark(1)), &[("x", 1)]);
         assert_eq!((all.gone.len(), all.releases.len(), all.since), (0, 1, None));
     }
 }

@@ -11,7 +11,7 @@ mod known;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
@@ -48,6 +48,15 @@ pub struct Pulled {
     departed: Vec<(Instant, Known)>,
 }
 
+/// What the rollout of one release sees of the gateways.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Seen {
+    /// Every gateway that there is.
+    pub gateways: Vec<rollout::Gateway>,
+    /// What processes have counted for it that are not there any more.
+    pub departed: Vec<rollout::Gateway>,
+}
+
 /// What changed since the pull before.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Changes {
@@ -62,7 +71,7 @@ pub struct Gateways {
     client: reqwest::Client,
     keys: Keys,
     clock: fn() -> Timestamp,
-    last: Mutex<Option<Arc<Pulled>>>,
+    last: Mutex<Option<Pulled>>,
     /// What was told last of each address that is silent, and when.
     told: Mutex<BTreeMap<String, (&'static str, Instant)>>,
 }
@@ -84,7 +93,7 @@ impl Gateways {
 
     /// Asks every gateway (`host:port` of its admin address) and keeps the answers.
     pub async fn pull(&self, term: i64, addresses: &BTreeSet<String>) -> Changes {
-        let marks = self.last(term).map(|last| last.marks()).unwrap_or_default();
+        let marks = self.last(term, Pulled::marks).unwrap_or_default();
         let mut answers = self.ask(term, addresses, &marks).await;
         let doubtful = |(address, report): (&String, &Result<_, Silence>)| {
             report.as_ref().is_err_and(Silence::is_about_keys).then(|| address.clone())
@@ -95,17 +104,16 @@ impl Gateways {
         }
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let before = last.take().filter(|last| last.term == term);
-        let before = before.map(Arc::unwrap_or_clone);
         let (pulled, changes) = Pulled::hear(before, term, answers, Instant::now());
         self.tell(&pulled.reports);
-        *last = Some(Arc::new(pulled));
+        *last = Some(pulled);
         changes
     }
 
-    /// The last pull, if it was in this term.
-    pub fn last(&self, term: i64) -> Option<Arc<Pulled>> {
+    /// What the last pull brought, if it was in this term.
+    pub fn last<T>(&self, term: i64, of: impl FnOnce(&Pulled) -> T) -> Option<T> {
         let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        last.clone().filter(|last| last.term == term)
+        last.as_ref().filter(|last| last.term == term).map(of)
     }
 
     async fn ask(
@@ -168,7 +176,8 @@ impl Pulled {
             let was_known = known.is_some();
             let known = known.and_then(Result::ok);
             let before = known.as_ref().map(|known| known.instance.clone());
-            gone.extend(known.clone());
+            let goes_on = |known: &Known| answer.as_ref().is_ok_and(|r| known.goes_on_with(r));
+            gone.extend(known.as_ref().filter(|known| !goes_on(known)).map(Known::counted));
             let report = match answer.and_then(|report| Known::hear(known, report)) {
                 Ok((report, news)) => {
                     changes.fleet |= news.process;
@@ -186,8 +195,8 @@ impl Pulled {
             heard.insert(address, report);
         }
         changes.fleet |= !reports.is_empty();
-        gone.extend(reports.into_values().filter_map(Result::ok));
-        departed.extend(gone.into_iter().map(|known| (now, known.counted())));
+        gone.extend(reports.values().filter_map(|known| known.as_ref().ok()).map(Known::counted));
+        departed.extend(gone.into_iter().map(|known| (now, known)));
         let lives = |instance: &str| {
             heard.values().any(|known| known.as_ref().is_ok_and(|k| *k.instance == *instance))
         };
@@ -197,8 +206,8 @@ impl Pulled {
         (Self { term, reports: heard, departed }, changes)
     }
 
-    /// Every gateway as one release's rollout sees it.
-    pub fn of(&self, release: &str) -> Vec<rollout::Gateway> {
+    /// The gateways as the rollout of a release (`namespace/name`) sees them.
+    pub fn of(&self, release: &str) -> Seen {
         let one = |(address, known): (&String, &Result<Known, Silence>)| match known {
             Ok(known) => known.of(release),
             Err(why) => {
@@ -206,13 +215,11 @@ impl Pulled {
                 rollout::Gateway { silent, ..rollout::Gateway::default() }
             }
         };
-        self.reports.iter().map(one).collect()
-    }
-
-    /// What gateways have counted for a release that are not seen any more.
-    pub fn departed(&self, release: &str) -> Vec<rollout::Gateway> {
-        let counted = self.departed.iter().filter(|(_, known)| known.has(release));
-        counted.map(|(_, known)| known.of(release)).collect()
+        let departed = self.departed.iter().filter(|(_, known)| known.has(release));
+        Seen {
+            gateways: self.reports.iter().map(one).collect(),
+            departed: departed.map(|(_, known)| known.of(release)).collect(),
+        }
     }
 
     /// How many gateways there are, how many of them are silent, and at how many of these
@@ -279,7 +286,7 @@ mod tests {
 
     #[test]
     fn a_silent_gateway_counts_as_one_that_does_not_follow() {
-        let seen = pulled(&[("a", Some(("i", 3))), ("b", None)]).of("ns/r");
+        let seen = pulled(&[("a", Some(("i", 3))), ("b", None)]).of("ns/r").gateways;
         assert_eq!(seen[0].applied, Some(3));
         let silent = Some("b: this operator has no key to ask it with".to_owned());
         assert_eq!(seen[1], rollout::Gateway { silent, ..rollout::Gateway::default() });
@@ -298,16 +305,19 @@ mod tests {
         let hear = |before, answers| Pulled::hear(Some(before), 1, answers, Instant::now()).0;
         for ends in [answers(&[("a", None)]), answers(&[("a", Some(("j", 3)))]), answers(&[])] {
             let pulled = hear(pulled(&[]), counted("i"));
-            assert!(pulled.departed("ns/r").is_empty(), "it is there");
+            assert!(pulled.of("ns/r").departed.is_empty(), "it is there");
             let pulled = hear(hear(pulled, ends.clone()), ends.clone());
-            let [departed] = &*pulled.departed("ns/r") else { panic!("{pulled:?}") };
+            let [departed] = &*pulled.of("ns/r").departed else { panic!("{pulled:?}") };
             assert_eq!((departed.instance.as_deref(), departed.applied), (Some("i"), Some(3)));
             assert_eq!(departed.counts.len(), 1);
-            assert!(pulled.departed("ns/other").is_empty());
+            assert!(pulled.of("ns/other").departed.is_empty());
             // It was silent only, and is known once.
-            assert!(hear(pulled.clone(), counted("i")).departed("ns/r").is_empty());
+            let pulled = hear(pulled, counted("i"));
+            assert!(pulled.of("ns/r").departed.is_empty());
+            let pulled = hear(pulled, ends.clone());
+            assert_eq!(pulled.of("ns/r").departed.len(), 1);
             tokio::time::advance(REMEMBERED).await;
-            assert!(hear(pulled, ends).departed("ns/r").is_empty());
+            assert!(hear(pulled, ends).of("ns/r").departed.is_empty());
         }
         // Of many processes the last ones.
         let mut pulled = pulled(&[]);

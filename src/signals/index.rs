@@ -27,6 +27,11 @@ impl Named {
         Self { namespace: namespace.into(), name: name.into() }
     }
 
+    /// As `namespace/name`.
+    pub fn key(&self) -> String {
+        format!("{}/{}", self.namespace, self.name)
+    }
+
     /// Of an object.
     pub fn of(object: &impl ResourceExt) -> Self {
         Self::new(object.namespace().unwrap_or_default(), object.name_any())

@@ -79,10 +79,10 @@ fn operator(byte: u8, clock: fn() -> Timestamp) -> (Gateways, Arc<AtomicUsize>) 
     (Gateways::new(read, clock).unwrap(), reads)
 }
 
-async fn pull(operator: &Gateways, addresses: &[&str]) -> Arc<Pulled> {
+async fn pull(operator: &Gateways, addresses: &[&str]) -> Pulled {
     let addresses: BTreeSet<String> = addresses.iter().map(|a| (*a).to_owned()).collect();
     operator.pull(7, &addresses).await;
-    operator.last(7).unwrap()
+    operator.last(7, Pulled::clone).unwrap()
 }
 
 /// What an operator that holds key 1 makes of what is at this address.
@@ -366,8 +366,8 @@ async fn what_no_gateway_said_counts_for_nothing_whoever_stands_in_its_place() {
     let pulled = pull(&operator, &addresses).await;
     assert_eq!(pulled.size(), [addresses.len(), expected.len(), expected.len()]);
     let seen = pulled.of("ns/r");
-    assert_eq!(seen.iter().filter(|g| g.instance.is_some()).count(), 1);
-    assert!(seen.iter().all(|g| g.silent.is_none() == g.instance.is_some()));
+    assert_eq!(seen.gateways.iter().filter(|g| g.instance.is_some()).count(), 1);
+    assert!(seen.gateways.iter().all(|g| g.silent.is_none() == g.instance.is_some()));
 }
 
 #[tokio::test]

@@ -56,7 +56,7 @@ pub(super) async fn heal(
     let Missing { found, lost } = missing(release, snapshot, written, context);
     for (name, content) in &found {
         let note = note_for(name, release, &snapshot.status, context);
-        if context.cluster.save(release, name, content, note.as_ref()).await? {
+        if Box::pin(context.cluster.save(release, name, content, note.as_ref())).await? {
             let (namespace, release) = (release.namespace(), release.name_any());
             tracing::warn!(namespace, release, name, "a snapshot was gone: written again");
             written.remembered = note.or(written.remembered.take());
@@ -151,7 +151,9 @@ pub(super) async fn keep(
     for effect in &plan.effects {
         let Effect::Save { name, content } = effect else { continue };
         let note = note_for(name, release, &plan.status, context);
-        if context.cluster.save(release, name, content, note.as_ref()).await? && note.is_some() {
+        if Box::pin(context.cluster.save(release, name, content, note.as_ref())).await?
+            && note.is_some()
+        {
             written.remembered = note;
         }
         written.saved.insert(name.clone(), (**content).clone());
@@ -215,7 +217,8 @@ async fn remember(
         None => true,
     };
     if !is_noted {
-        context.cluster.remember(&namespace, &copy_name(&name, stable), &note).await?;
+        let copy = copy_name(&name, stable);
+        Box::pin(context.cluster.remember(&namespace, &copy, &note)).await?;
         written.remembered = Some(note);
     }
     Ok(())
@@ -229,7 +232,7 @@ pub(super) async fn prune(
     context: &Context,
 ) -> Result<(), ControllerError> {
     for copy in copies.iter().filter(|copy| !keep.contains(&copy.spec.revision)) {
-        context.cluster.drop_copy(copy).await?;
+        Box::pin(context.cluster.drop_copy(copy)).await?;
     }
     Ok(())
 }

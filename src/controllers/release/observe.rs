@@ -15,7 +15,7 @@ use crate::{
     },
     controllers::{Context, caches::Use, error::ControllerError, reference},
     rollout::{Request, ServedBefore, Snapshot, resolve},
-    signals::{gateways::Pulled, index::Named},
+    signals::{gateways::Seen, index::Named},
 };
 
 /// The world around a release.
@@ -24,7 +24,7 @@ use crate::{
 /// A saved copy can not be read.
 pub(super) fn observe(
     release: &PromptRelease,
-    pulled: &Pulled,
+    seen: Seen,
     just_saved: &BTreeMap<String, Saved>,
     context: &Context,
 ) -> Result<Snapshot, ControllerError> {
@@ -93,8 +93,8 @@ pub(super) fn observe(
         served_before,
         // What is gone is known when it was tried to write it again.
         lost: vec![],
-        gateways: pulled.of(&key),
-        departed: pulled.departed(&key),
+        gateways: seen.gateways,
+        departed: seen.departed,
         external,
         spec: spec.clone(),
         release: key,
@@ -227,7 +227,7 @@ fn route_held_by(release: &PromptRelease, key: &str, context: &Context) -> Optio
             let named = Named::of(other.as_ref());
             let known = context.caches.remembered(&named).map(|(_, remembered)| remembered);
             resolve::Claim {
-                release: format!("{}/{}", named.namespace, named.name),
+                release: named.key(),
                 created: claims_since(other, known.as_ref()).to_string(),
                 serves: other.status.as_ref().is_some_and(|s| !s.routing.variants.is_empty()),
                 served: known.is_some_and(|known| known.route == route),

@@ -58,7 +58,7 @@ impl Known {
             news.releases.extend(gone.map(|release| release.to_string()));
             return Ok((now, news));
         };
-        if process || before.mark.as_ref().is_none_or(|known| known.at != since) {
+        if process || !before.stood_at(since) {
             let why = format!("it tells what has changed since {since}, which was not asked");
             return Err(Silence::Unreadable(why));
         }
@@ -74,10 +74,20 @@ impl Known {
         Ok((before, news))
     }
 
+    /// Whether a report is one of this process that [`Known::hear`] takes in.
+    pub(super) fn goes_on_with(&self, report: &GatewayReport) -> bool {
+        *self.instance == *report.instance && report.since.is_none_or(|since| self.stood_at(since))
+    }
+
+    fn stood_at(&self, mark: u64) -> bool {
+        self.mark.as_ref().is_some_and(|known| known.at == mark)
+    }
+
     /// Without what is not evidence: what is kept of a process that is gone.
-    pub(super) fn counted(mut self) -> Self {
-        self.releases.retain(|_, state| !state.counts.is_empty());
-        self
+    pub(super) fn counted(&self) -> Self {
+        let counted = self.releases.iter().filter(|(_, state)| !state.counts.is_empty());
+        let releases = counted.map(|(release, state)| (release.clone(), state.clone())).collect();
+        Self { instance: self.instance.clone(), mark: None, releases }
     }
 
     /// Whether it knows a release.
@@ -158,7 +168,7 @@ mod tests {
         counted.releases.get_mut("ns/a").unwrap().counts = counts;
         let (known, news) = Known::hear(Some(known), counted).unwrap();
         assert_eq!((known.of("ns/a").counts.len(), news), (1, News::default()));
-        assert_eq!(known.clone().counted(), known);
+        assert_eq!(known.counted().releases, known.releases);
         assert!(
             Known { releases: known.releases, ..Known::default() }.of("ns/b").counts.is_empty()
         );
