@@ -4,6 +4,10 @@
 //! seen as a difference for ever: `kubectl apply` and Argo CD compare lists as a whole, so
 //! a list that was completed is never the list that somebody wrote. Therefore no schema has
 //! a default inside a list; whoever reads the object fills it in, with the same value.
+//!
+//! A status has one author, who writes it whole. It is declared so (`atomic`): otherwise the API
+//! server keeps a list of who wrote which field of it, which is as large as the status and
+//! computed at each write.
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
@@ -26,6 +30,9 @@ pub fn all() -> Vec<(&'static str, CustomResourceDefinition)> {
             let schema = version.schema.as_mut();
             if let Some(schema) = schema.and_then(|schema| schema.open_api_v3_schema.as_mut()) {
                 drop_defaults_in_lists(schema, false);
+                if let Some(status) = schema.properties.as_mut().and_then(|p| p.get_mut("status")) {
+                    status.x_kubernetes_map_type = Some("atomic".to_owned());
+                }
             }
         }
     }

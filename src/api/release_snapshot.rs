@@ -70,7 +70,7 @@ pub struct ReleaseSnapshotSpec {
 
 /// Content as JSON text. It is read seldom, and an operator holds the snapshots of all releases:
 /// as a tree of small maps each would take much more memory.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Content(Box<str>);
 
 impl Content {

@@ -10,7 +10,7 @@ mod keep;
 mod observe;
 pub mod triggers;
 
-use std::{sync::Arc, time::Duration};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use futures::channel::mpsc::UnboundedSender;
 use jiff::Timestamp;
@@ -72,7 +72,7 @@ async fn reconcile(release: Arc<PromptRelease>, context: Arc<Context>) -> Reconc
 
 /// Looks until there is nothing more to decide now.
 async fn looks(release: &PromptRelease, term: i64, context: &Context) -> Reconciled {
-    let mut release = release.clone();
+    let mut release = Cow::Borrowed(release);
     let mut written = Written::default();
     for _ in 0..DECISIONS_AT_ONCE {
         let wake = look(&mut release, term, &mut written, context).await?;
@@ -97,13 +97,13 @@ fn until(at: Timestamp, now: Timestamp) -> Action {
 
 /// One decision, carried out.
 async fn look(
-    release: &mut PromptRelease,
+    release: &mut Cow<'_, PromptRelease>,
     term: i64,
     written: &mut Written,
     context: &Context,
 ) -> Result<Wake, ControllerError> {
     let now = (context.clock)();
-    let key = Named::of(release).key();
+    let key = Named::of(&**release).key();
     let Some(seen) = context.gateways.last(term, |pulled| pulled.of(&key)) else {
         return Ok(Wake::At(now + FIRST_PULL));
     };
@@ -114,24 +114,25 @@ async fn look(
         snapshot.lost = lost;
     }
     let plan = decide(&snapshot, now);
-    let copies = context.caches.copies_of(&Named::of(release));
+    let copies = context.caches.copies_of(&Named::of(&**release));
     keep(release, &plan, written, context).await?;
     let changed = plan.status != snapshot.status;
     if changed || context.ahead.has(release) {
         let mut status = plan.status;
         status.observed_generation = snapshot.generation;
         status.leader_term = Some(context.cluster.term()?);
-        if context.ahead.is_due(release, &status, &plan.effects, &snapshot.gateways) {
-            release.status = Some(status);
+        let due = context.ahead.due(release, status, &plan.effects, &snapshot.gateways);
+        if let Some(status) = due {
+            release.to_mut().status = Some(status);
             // Mostly nothing is written: what writing takes is no part of every look.
-            *release = Box::pin(context.cluster.write_status(release)).await?;
+            *release = Cow::Owned(Box::pin(context.cluster.write_status(&**release)).await?);
         }
     }
     for effect in plan.effects {
         match effect {
             Effect::Save { .. } => {}
             Effect::Announce { warning, reason, note } => {
-                Box::pin(context.cluster.announce(release, warning, &reason, &note)).await;
+                Box::pin(context.cluster.announce(&**release, warning, &reason, &note)).await;
             }
             Effect::Prune { keep } => prune(&copies, &keep, context).await?,
         }

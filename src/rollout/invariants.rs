@@ -81,7 +81,7 @@ fn routing_unchanged(before: &PromptReleaseStatus, after: &PromptReleaseStatus) 
 /// The policy that the canary runs under.
 fn policy_of<'a>(snapshot: &'a Snapshot, canary: &CanaryStatus) -> Option<&'a CanaryPolicySpec> {
     let started_now = snapshot.status.canary.as_ref().map(|c| &c.policy) != Some(&canary.policy);
-    if started_now { snapshot.policy.as_ref().ok() } else { snapshot.running_policy.as_ref() }
+    if started_now { snapshot.policy.as_ref().ok() } else { snapshot.running_policy.as_deref() }
 }
 
 /// Whoever gets users or copies can answer.

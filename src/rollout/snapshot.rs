@@ -1,6 +1,6 @@
 //! What `decide` sees and what it answers: values only.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use jiff::Timestamp;
 
@@ -36,7 +36,7 @@ pub struct Snapshot {
     /// Metrics of that policy that can never have data for this release.
     pub without_data: Vec<WithoutData>,
     /// The policy that the running canary started with, from its saved copy.
-    pub running_policy: Option<CanaryPolicySpec>,
+    pub running_policy: Option<Arc<CanaryPolicySpec>>,
     /// The release that holds the route, when it is another one.
     pub route_held_by: Option<String>,
     /// What is known of a release of this name and route that has no status any more, when

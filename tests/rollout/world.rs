@@ -1,6 +1,9 @@
 //! A world around `decide`: gateways that count, users that come, a clock that is a number.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
@@ -181,7 +184,7 @@ impl World {
             without_data: self.without_data.clone(),
             policy: Ok(self.policy.clone()),
             running_policy: running.filter(|_| !self.policies_lost).and_then(|saved| match saved {
-                Saved::Policy(policy) => Some(policy.clone()),
+                Saved::Policy(policy) => Some(Arc::new(policy.clone())),
                 Saved::Variant(_) => None,
             }),
             route_held_by: self.route_held_by.clone(),

@@ -51,7 +51,7 @@ impl Standalone {
         {
             not_ready.insert(target.revision.clone(), why);
         }
-        let running_policy = self.running_policy(&key);
+        let running_policy = self.running_policy(&key).map(Arc::new);
         let policy = resolve::policy(spec, self.manifests.policy(&namespace, policy_name));
         let without_data = self.without_data(&namespace, spec, &key, &policy);
         let external = running_policy

@@ -78,33 +78,33 @@ impl Ahead {
         None
     }
 
-    /// Whether `status` is to be written now; if not, it is kept. `gateways` are those that
+    /// The status, if it is to be written now; if not, it is kept. `gateways` are those that
     /// were seen for it.
-    pub fn is_due(
+    pub fn due(
         &self,
         release: &PromptRelease,
-        status: &PromptReleaseStatus,
+        status: PromptReleaseStatus,
         effects: &[Effect],
         gateways: &[Gateway],
-    ) -> bool {
+    ) -> Option<PromptReleaseStatus> {
         let mut inner = self.inner();
         let now = Instant::now();
         let key = Named::of(release);
-        let Some(base) = release.status.as_ref() else { return true };
+        let Some(base) = release.status.as_ref() else { return Some(status) };
         let since = inner.kept.get(&key).map_or(now, |kept| kept.since);
         let is_progress = effects.is_empty()
-            && decided(base) == decided(status)
-            && !is_last_word(base, status, gateways);
+            && decided(base) == decided(&status)
+            && !is_last_word(base, &status, gateways);
         if !is_progress || inner.may_write(now, since) {
             inner.kept.remove(&key);
-            return true;
+            return Some(status);
         }
-        let (uid, status) = (release.metadata.uid.clone(), status.clone());
+        let uid = release.metadata.uid.clone();
         match inner.kept.get_mut(&key).filter(|kept| kept.uid == uid && kept.base == *base) {
             Some(kept) => kept.status = status,
             None => drop(inner.kept.insert(key, Kept { uid, base: base.clone(), status, since })),
         }
-        false
+        None
     }
 
     /// Whether something of this release is kept.
@@ -272,6 +272,20 @@ mod tests {
     fn seen(instances: &[&str]) -> Vec<Gateway> {
         let one = |i: &&str| Gateway { instance: Some((*i).to_owned()), ..Gateway::default() };
         instances.iter().map(one).collect()
+    }
+
+    impl Ahead {
+        fn is_due(
+            &self,
+            release: &PromptRelease,
+            status: &PromptReleaseStatus,
+            effects: &[Effect],
+            gateways: &[Gateway],
+        ) -> bool {
+            let due = self.due(release, status.clone(), effects, gateways);
+            assert!(due.is_none() || due.as_ref() == Some(status));
+            due.is_some()
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,21 +1,26 @@
-//! What was found out about a prompt on a backend. Templates and schemas are compiled and
-//! content is hashed for it, and thousands of releases that look every few seconds name the
-//! same few pairs: each is examined once, until one of the two changes.
+//! What was found out about a prompt on a backend, and the policies that canaries run with.
+//! Templates and schemas are compiled, content is hashed and JSON is read for it, and thousands
+//! of releases that look every few seconds have the same few: each is examined once, until one
+//! of the two changes.
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use kube::Resource;
 
 use crate::{
-    api::{LLMDeployment, PromptVersion},
+    api::{
+        CanaryPolicySpec, LLMDeployment, PromptVersion, ReleaseSnapshot, release_snapshot,
+        snapshot::Saved,
+    },
+    controllers::{caches::read_copy, error::ControllerError},
     rollout::{Problem, resolve},
     signals::index::Named,
 };
 
-/// More pairs than are in use; beyond them, all are examined anew.
+/// More pairs, and policies, than are in use; beyond them, all are examined anew.
 const MOST: usize = 20_000;
 
 /// An object with the content that it has: the generation counts changes of the spec.
@@ -33,9 +38,17 @@ impl Content {
     }
 }
 
-/// The revision of each pair, or why it can not be released.
+type Pairs = HashMap<[Content; 2], Result<String, Problem>>;
+type Policies = HashMap<release_snapshot::Content, Arc<CanaryPolicySpec>>;
+
+/// What was examined.
 #[derive(Default)]
-pub struct Examined(Mutex<HashMap<[Content; 2], Result<String, Problem>>>);
+pub struct Examined {
+    /// The revision of each pair, or why it can not be released.
+    pairs: Mutex<Pairs>,
+    /// By what is written in a snapshot, whoever wrote it.
+    policies: Mutex<Policies>,
+}
 
 impl Examined {
     /// As [`resolve::examine`], once for each content of both.
@@ -57,8 +70,33 @@ impl Examined {
         found
     }
 
-    fn known(&self) -> MutexGuard<'_, HashMap<[Content; 2], Result<String, Problem>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The policy that a snapshot holds, if it is one of a policy.
+    ///
+    /// # Errors
+    /// It can not be read.
+    pub fn policy(
+        &self,
+        copy: &ReleaseSnapshot,
+    ) -> Result<Option<Arc<CanaryPolicySpec>>, ControllerError> {
+        let Some(text) = copy.spec.policy.as_ref().filter(|_| copy.spec.variant.is_none()) else {
+            return Ok(None);
+        };
+        let policies = || self.policies.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = policies().get(text) {
+            return Ok(Some(known.clone()));
+        }
+        let Saved::Policy(policy) = read_copy(copy)? else { return Ok(None) };
+        let policy = Arc::new(policy);
+        let mut policies = policies();
+        if policies.len() >= MOST {
+            policies.clear();
+        }
+        policies.insert(text.clone(), policy.clone());
+        Ok(Some(policy))
+    }
+
+    fn known(&self) -> MutexGuard<'_, Pairs> {
+        self.pairs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -67,6 +105,7 @@ mod tests {
     use kube::api::ObjectMeta;
 
     use super::*;
+    use crate::api::release_snapshot::ReleaseSnapshotSpec;
 
     fn meta(uid: &str, generation: i64) -> ObjectMeta {
         ObjectMeta {
@@ -99,5 +138,23 @@ mod tests {
         assert_eq!(problem.reason, "PromptInvalid");
         assert!(problem.message.contains("named"), "{problem:?}");
         assert_eq!(examined.known().len(), 3);
+    }
+
+    #[test]
+    fn a_policy_is_read_once_for_each_text_and_not_by_its_name() {
+        let of = |weight: i64| {
+            let policy = serde_json::json!({"steps": [{"weight": weight, "samples": 100}]});
+            let policy: CanaryPolicySpec = serde_json::from_value(policy).unwrap();
+            let content = serde_json::to_value(Saved::Policy(policy.clone())).unwrap();
+            // Who may write snapshots may give any content any name.
+            let spec = ReleaseSnapshotSpec::new("r", "the same digest", content).unwrap();
+            (ReleaseSnapshot::new("r-1", spec), policy)
+        };
+        let (examined, (five, ten)) = (Examined::default(), (of(5), of(10)));
+        for (copy, policy) in [&five, &ten, &five] {
+            assert_eq!(examined.policy(copy).unwrap().as_deref(), Some(policy));
+        }
+        let again = [&five.0, &five.0].map(|copy| examined.policy(copy).unwrap().unwrap());
+        assert!(Arc::ptr_eq(&again[0], &again[1]));
     }
 }

@@ -1,6 +1,6 @@
 //! From the caches to the snapshot that `decide` sees. Nothing here asks the API server.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use jiff::Timestamp;
 use kube::ResourceExt;
@@ -41,7 +41,7 @@ pub(super) fn observe(
         .as_ref()
         .and_then(|named| caches.policies.get(&reference(&namespace, &named.name)));
     let running_policy = running_policy(release, just_saved, context)?;
-    let external = external(&key, &status, running_policy.as_ref(), context);
+    let external = external(&key, &status, running_policy.as_deref(), context);
     let target = resolve::target(
         spec,
         prompt.as_ref().map(|p| &p.spec),
@@ -164,21 +164,16 @@ pub(super) fn running_policy(
     release: &PromptRelease,
     just_saved: &BTreeMap<String, Saved>,
     context: &Context,
-) -> Result<Option<CanaryPolicySpec>, ControllerError> {
+) -> Result<Option<Arc<CanaryPolicySpec>>, ControllerError> {
     let canary = release.status.as_ref().and_then(|s| s.canary.as_ref());
     let Some(digest) = canary.map(|c| c.policy.as_str()) else { return Ok(None) };
-    let saved = match just_saved.get(digest) {
-        Some(saved) => Some(saved.clone()),
-        None => context.caches.saved(
-            &release.namespace().unwrap_or_default(),
-            &release.name_any(),
-            digest,
-        )?,
-    };
-    Ok(match saved {
-        Some(Saved::Policy(policy)) => Some(policy),
-        _ => None,
-    })
+    if let Some(saved) = just_saved.get(digest) {
+        let Saved::Policy(policy) = saved else { return Ok(None) };
+        return Ok(Some(Arc::new(policy.clone())));
+    }
+    let (namespace, name) = (release.namespace().unwrap_or_default(), release.name_any());
+    let copy = context.caches.copy(&namespace, &name, digest);
+    copy.map_or(Ok(None), |copy| context.examined.policy(&copy))
 }
 
 /// What there was before a release that has served nothing: the same release, whose object

@@ -1,5 +1,7 @@
 //! A canary runs: what ends it, what holds it, what moves it on, in this order.
 
+use std::sync::Arc;
+
 use super::{
     bake,
     draft::{Draft, policy_digest},
@@ -69,10 +71,14 @@ pub(super) fn advance(draft: &mut Draft<'_>) {
 }
 
 /// The policy that the canary started with.
-pub(super) fn running_policy(draft: &Draft<'_>, canary: &CanaryStatus) -> Option<CanaryPolicySpec> {
+pub(super) fn running_policy(
+    draft: &Draft<'_>,
+    canary: &CanaryStatus,
+) -> Option<Arc<CanaryPolicySpec>> {
     let saved = draft.snapshot.running_policy.clone();
     let current = draft.snapshot.policy.as_ref().ok();
-    saved.or_else(|| current.filter(|p| stands_for(&canary.policy, &policy_digest(p))).cloned())
+    let is_it = |policy: &&CanaryPolicySpec| stands_for(&canary.policy, &policy_digest(policy));
+    saved.or_else(|| current.filter(is_it).cloned().map(Arc::new))
 }
 
 /// Nobody knows what the canary is to be judged by: neither a pass nor a failure.
