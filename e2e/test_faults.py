@@ -79,6 +79,8 @@ def test_the_api_server_is_killed_for_thirty_seconds(world):
         assert not any(o.leads for o in world.operators), "nobody may be sure to lead now"
         world.cluster.parts["apiserver"].start()
         world.cluster.wait_ready()
+        # What is written now is heard: no watch waits much longer than the API server was away.
+        world.first("after-outage")
         wait_for("the promotion", lambda: ("outage-v2", "Promoted") in world.history("outage"), 120)
         world.wait_phase("outage", "Stable", seconds=60)
     assert not users.errors(), users.errors()[:5]

@@ -23,6 +23,7 @@ use ::kube::{
         Controller,
         controller::{Action, Config, Error as LoopError},
         reflector::ObjectRef,
+        utils::Backoff,
     },
 };
 use futures::StreamExt;
@@ -90,8 +91,7 @@ async fn drive<K, F>(
     F: Future<Output = Reconciled> + Send + 'static,
 {
     let elected = context.cluster.leadership().elections();
-    controller
-        .with_config(Config::default().concurrency(CONCURRENCY))
+    paced(controller)
         .reconcile_all_on(elected)
         .run(
             move |object, context| guarded(kind, object, context, reconcile),
@@ -115,6 +115,33 @@ async fn drive<K, F>(
             }
         })
         .await;
+}
+
+/// As many reconciles at the same time as there should be, and no wait after a failed watch:
+/// each watch waits by itself before it is taken up again ([`signals::watch`]). kube's own wait
+/// comes on top, grows to a minute, and is of everything that the controller polls, so that no
+/// other watch of the kind, and no release that is due, would be heard meanwhile.
+///
+/// [`signals::watch`]: crate::signals::watch
+fn paced<K>(controller: Controller<K>) -> Controller<K>
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+{
+    controller.with_config(Config::default().concurrency(CONCURRENCY)).trigger_backoff(AtOnce)
+}
+
+struct AtOnce;
+
+impl Iterator for AtOnce {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        Some(Duration::ZERO)
+    }
+}
+
+impl Backoff for AtOnce {
+    fn reset(&mut self) {}
 }
 
 async fn guarded<K, F>(
@@ -146,4 +173,63 @@ fn later(after: Duration) -> Action {
 /// The reference of a namespaced object.
 fn reference<K: Resource<DynamicType = ()>>(namespace: &str, name: &str) -> ObjectRef<K> {
     ObjectRef::new(name).within(namespace)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use ::kube::{
+        api::ObjectMeta,
+        runtime::{reflector::store, watcher},
+    };
+    use futures::stream;
+    use k8s_openapi::api::core::v1::ConfigMap;
+
+    use super::*;
+
+    fn object(name: &str) -> ConfigMap {
+        let metadata = ObjectMeta {
+            name: Some(name.to_owned()),
+            namespace: Some("ns".to_owned()),
+            ..ObjectMeta::default()
+        };
+        ConfigMap { metadata, ..ConfigMap::default() }
+    }
+
+    /// A watch that fails for as long as the API server is away (or for ever, where a right is
+    /// missing), and is taken up again each second.
+    #[tokio::test(start_paused = true)]
+    async fn a_watch_that_fails_holds_up_nothing_beside_it() {
+        let (reader, mut writer) = store();
+        for name in ["a", "b"] {
+            writer.apply_watcher_event(&watcher::Event::Apply(object(name)));
+        }
+        let each_second = || tokio::time::sleep(Duration::from_secs(1));
+        let failing = stream::unfold((), move |()| async move {
+            each_second().await;
+            Some((Err(watcher::Error::NoResourceVersion), ()))
+        });
+        let objects = stream::iter(["a", "b"]).then(move |name| async move {
+            // The second is written after 100 failures of the other watch.
+            tokio::time::sleep(Duration::from_secs(if name == "b" { 100 } else { 0 })).await;
+            Ok(object(name))
+        });
+        let began = tokio::time::Instant::now();
+        let seen: Arc<Mutex<Vec<(String, u64)>>> = Arc::default();
+        let noted = seen.clone();
+        let controller = Controller::for_stream(objects.chain(stream::pending()), reader)
+            .owns_stream(failing.map(|failed: Result<ConfigMap, watcher::Error>| failed));
+        let run = paced(controller).run(
+            move |object, _| {
+                let after = began.elapsed().as_secs();
+                noted.lock().unwrap().push((object.name_any(), after));
+                async { Ok::<_, ControllerError>(Action::await_change()) }
+            },
+            |_, _, _| Action::await_change(),
+            Arc::new(()),
+        );
+        let _ = tokio::time::timeout(Duration::from_secs(200), run.for_each(|_| async {})).await;
+        assert_eq!(*seen.lock().unwrap(), [("a".to_owned(), 0), ("b".to_owned(), 100)]);
+    }
 }

@@ -10,7 +10,7 @@ use k8s_openapi::api::{
     core::v1::Secret,
     discovery::v1::{EndpointPort, EndpointSlice},
 };
-use kube::{Api, Client, runtime::watcher};
+use kube::{Api, Client, core::PartialObjectMeta, runtime::watcher};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -122,7 +122,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         ahead: Ahead::default(),
         examined: Examined::default(),
     });
-    let deployments: Api<Deployment> = match &options.watch_namespace {
+    let deployments: Api<PartialObjectMeta<Deployment>> = match &options.watch_namespace {
         Some(namespace) => Api::namespaced(client.clone(), namespace),
         None => Api::all(client.clone()),
     };

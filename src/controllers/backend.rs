@@ -13,6 +13,7 @@ use futures::channel::mpsc::UnboundedReceiver;
 use k8s_openapi::api::apps::v1::Deployment;
 use kube::{
     ResourceExt,
+    core::PartialObjectMeta,
     runtime::{
         Controller,
         controller::Action,
@@ -29,7 +30,10 @@ use crate::{
         keys,
         llm_deployment::{LLMDeploymentStatus, Serving},
     },
-    signals::{index::Named, watch::Touched},
+    signals::{
+        index::Named,
+        watch::{Touched, touched},
+    },
 };
 
 /// How often a backend that answers is probed.
@@ -49,15 +53,16 @@ struct Finding {
 pub async fn run(
     store: Store<LLMDeployment>,
     watch: Touched<LLMDeployment>,
-    deployments: kube::Api<Deployment>,
+    deployments: kube::Api<PartialObjectMeta<Deployment>>,
     triggers: Triggers,
     used: UnboundedReceiver<ObjectRef<LLMDeployment>>,
     context: Arc<Context>,
 ) {
     let watch = triggers.tap(watch, Use::Backend);
     let ours = watcher::Config::default().labels(keys::BACKEND_LABEL);
-    let controller =
-        Controller::for_stream(watch, store).owns(deployments, ours).reconcile_on(used);
+    let controller = Controller::for_stream(watch, store)
+        .owns_stream(touched(deployments, ours))
+        .reconcile_on(used);
     super::drive("LLMDeployment", controller, context, reconcile).await;
 }
 

@@ -6,6 +6,7 @@ use futures::{Stream, StreamExt, stream::BoxStream};
 use k8s_openapi::NamespaceResourceScope;
 use kube::{
     Api, Client, Resource,
+    core::PartialObjectMeta,
     runtime::{
         WatchStreamExt,
         reflector::{Store, store},
@@ -98,6 +99,18 @@ where
         .touched_objects()
         .boxed();
     (reader, touched, Filled(filled))
+}
+
+/// A watch that fills no store and tells of metadata only: which objects were written or
+/// deleted.
+pub fn touched<K>(
+    api: Api<PartialObjectMeta<K>>,
+    config: watcher::Config,
+) -> Touched<PartialObjectMeta<K>>
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + Send + Sync + 'static,
+{
+    watcher(api, config).backoff(WatchBackoff::default()).touched_objects().boxed()
 }
 
 /// Polls a watch that nothing else polls, and hands each touched object to `each`.
