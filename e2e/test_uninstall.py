@@ -86,7 +86,7 @@ class Installation:
         return json.loads(text) if text.strip() else None
 
     def away(self, kind: str, name: str) -> None:
-        wait_for(f"the end of {kind} {name}", lambda: self.get(kind, name) is None, 60)
+        wait_for(f"the end of {kind} {name}", lambda: self.get(kind, name) is None, 180)
 
     # The parts of an uninstallation.
 

@@ -202,8 +202,11 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_watch_that_fails_holds_up_nothing_beside_it() {
         let (reader, mut writer) = store();
-        for name in ["a", "b"] {
-            writer.apply_watcher_event(&watcher::Event::Apply(object(name)));
+        let objects = ["a", "b"].map(|name| watcher::Event::InitApply(object(name)));
+        for event in
+            [watcher::Event::Init].into_iter().chain(objects).chain([watcher::Event::InitDone])
+        {
+            writer.apply_watcher_event(&event);
         }
         let each_second = || tokio::time::sleep(Duration::from_secs(1));
         let failing = stream::unfold((), move |()| async move {
