@@ -3,8 +3,8 @@
 //! without an end, and how long judging takes.
 //!
 //! `cargo bench --bench verdicts` prints the tables of docs/statistics.md. RUNS=2000 is a
-//! quick look; ONLY=time, speed, errors, selection or coverage prints one of them, CELL=…
-//! of the selection what has these words in its name. A cell of the
+//! quick look; ONLY=time, speed, errors, users, selection or coverage prints one of them, CELL=…
+//! of the selection and of users what has these words in its name. A cell of the
 //! selection takes up to two minutes, and longer where canaries are held.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a bench prints and stops when wrong")]
 
@@ -22,6 +22,7 @@ use serinus::{
             drawn::{Behaviour, Drawn, OneCaller, World},
             peers::{ArgoRollouts, Flagger, Kayenta, Rule},
             truth::{Course, Truth, Worse},
+            users::Users,
         },
         stats::{anytime, proportion::Share},
     },
@@ -41,6 +42,9 @@ fn main() {
     }
     if wanted("errors") {
         error_rates(runs);
+    }
+    if wanted("users") {
+        few_users(runs);
     }
     if wanted("selection") {
         selection(runs);
@@ -89,6 +93,79 @@ const METRICS: [&str; 8] = [
 fn assumed() -> Assumptions {
     // Thumbs up or down at 80 %.
     Assumptions { score_deviation: 0.4, ..Assumptions::default() }
+}
+
+/// One metric in one step, with few users or such of whom some send most.
+fn few_users(runs: usize) {
+    println!("\n## Few and uneven users: one step, no bake, {runs} runs a cell\n");
+    println!(
+        "| cell | equal: rolled back | at the harm margin: rolled back | at the accept margin: promoted | equal: promoted |"
+    );
+    println!("|---|---|---|---|---|");
+    let only = std::env::var("CELL").unwrap_or_default();
+    let metrics = [
+        ("errors 1 %", METRICS[0], 0.01, [0.02, 0.05]),
+        ("errors 5 %", METRICS[0], 0.05, [0.02, 0.05]),
+        ("errors 20 %", METRICS[0], 0.20, [0.02, 0.05]),
+        ("latency", METRICS[4], 0.01, [0.05, 0.10]),
+        ("cost", METRICS[3], 0.01, [0.25, 0.50]),
+    ];
+    let mut tasks: Vec<Box<dyn FnOnce() -> String + Send>> = vec![];
+    for (metric, text, error_rate, margins) in metrics {
+        for (count, uneven) in [(300, 0.0), (300, 1.1), (2_000, 0.0), (2_000, 1.1)] {
+            for alike in [0.0, 0.1, 0.3] {
+                for (weight, samples) in [(5, 600), (50, 600), (50, 1_200)] {
+                    let name = format!(
+                        "{metric}, {count} users, Zipf {uneven}, alike {alike}, {weight} %, {samples}"
+                    );
+                    if !name.contains(&only) {
+                        continue;
+                    }
+                    let text = format!(
+                        "{{steps: [{{weight: {weight}, samples: {samples}, deadline: 1000h}}], bake: {{duration: 0s}}, analysis: {{metrics: [{text}]}}}}"
+                    );
+                    let stable = Assumptions { error_rate, ..assumed() };
+                    let course = Course::Users(Users { count, uneven, alike });
+                    tasks.push(Box::new(move || {
+                        cell_of_users(&name, &text, (stable, course), margins, runs)
+                    }));
+                }
+            }
+        }
+    }
+    in_parallel(tasks).iter().for_each(|row| println!("{row}"));
+}
+
+fn cell_of_users(
+    name: &str,
+    text: &str,
+    (stable, course): (Assumptions, Course),
+    [harm, accept]: [f64; 2],
+    runs: usize,
+) -> String {
+    let policy = policy(text);
+    let setting = Setting { policy: &policy, rate: 50.0 };
+    let of = |by: f64| {
+        let metric = &policy.analysis.metrics[0];
+        let worse = match metric {
+            m if m.error_rate.is_some() => Worse { errors: by, ..Worse::default() },
+            m if m.cost_per_request.is_some() => Worse { cost: by, ..Worse::default() },
+            // A share of all answers, a tenth of which are slow anyway.
+            _ => Worse { slow: by / 0.9, ..Worse::default() },
+        };
+        let truth = Truth { name: name.to_owned(), stable, worse, course };
+        of_serinus(&setting, &truth, runs, 20_261)
+    };
+    let [equal, at_harm, at_accept] = [of(0.0), of(harm), of(accept)];
+    let row = format!(
+        "| {name} | {} | {} | {} | {} |",
+        percent(equal.rollback),
+        percent(at_harm.rollback),
+        percent(at_accept.promotion),
+        percent(equal.promotion)
+    );
+    eprintln!("{row}");
+    row
 }
 
 fn error_rates(runs: usize) {

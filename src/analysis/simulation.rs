@@ -8,6 +8,7 @@ pub mod drawn;
 pub mod peers;
 pub mod plot;
 pub mod truth;
+pub mod users;
 
 #[cfg(test)]
 mod agreement;

@@ -6,6 +6,7 @@ use rand::Rng;
 use super::{
     peers::{Decision, Interval, Rule, Side},
     truth::Source,
+    users::Population,
 };
 use crate::{
     analysis::{
@@ -108,6 +109,7 @@ impl Setting<'_> {
     /// One canary, judged by Serinus.
     pub fn run(&self, source: &Source, rng: &mut impl Rng, known: &mut Boundaries) -> Outcome {
         let (total, mut run) = (self.seconds(), Run::default());
+        run.users = source.users(rng);
         for index in 0..self.policy.steps.len() {
             match self.step(index, total, source, rng, known, &mut run) {
                 Verdict::Pass => {}
@@ -168,9 +170,8 @@ impl Setting<'_> {
                 source.collect(rng, time, (n_stable + n_canary, 0), (&mut stable, none));
                 source.collect_pairs(rng, time, n_canary, &mut canary);
             } else {
-                let to = (&mut stable, &mut canary);
-                source.collect(rng, time, (n_stable, n_canary), to);
-                run.canary_requests += n_canary;
+                let requests = (n_stable, n_canary);
+                run.collect(source, rng, (time, share), requests, [&mut stable, &mut canary]);
             }
             let verdict = run.judge(&window, &stable, &canary, known);
             let early = verdict == Verdict::Pass && waited < least;
@@ -207,8 +208,8 @@ impl Setting<'_> {
             let requests = pace.next();
             run.seconds += pace.seconds;
             let time = run.seconds / total;
-            source.collect(rng, time, requests, (&mut stable, &mut canary));
-            run.canary_requests += requests.1;
+            let share = 1.0 - holdback;
+            run.collect(source, rng, (time, share), requests, [&mut stable, &mut canary]);
             if run.judge(&window, &stable, &canary, known) == Verdict::Fail {
                 return Verdict::Fail;
             }
@@ -248,6 +249,8 @@ impl Setting<'_> {
 
 #[derive(Default)]
 struct Run {
+    /// Those of this canary, when they are not all alike.
+    users: Option<Population>,
     status: Vec<MetricStatus>,
     /// Of the time, what steps warmed up.
     warm_ups: f64,
@@ -256,6 +259,25 @@ struct Run {
 }
 
 impl Run {
+    /// Collects what happened while the canary had `share` of the users.
+    fn collect(
+        &mut self,
+        source: &Source,
+        rng: &mut impl Rng,
+        (time, share): (f64, f64),
+        (stable, canary): (u64, u64),
+        to: [&mut Counts; 2],
+    ) {
+        self.canary_requests += match &self.users {
+            Some(users) => source.collect_of_users(rng, users, stable + canary, share, to),
+            None => {
+                let [to_stable, to_canary] = to;
+                source.collect(rng, time, (stable, canary), (to_stable, to_canary));
+                canary
+            }
+        };
+    }
+
     fn judge(
         &mut self,
         window: &Window<'_>,

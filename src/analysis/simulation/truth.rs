@@ -1,8 +1,9 @@
 //! What is true of two simulated variants, and the counts that gateways would report.
 
 use rand::{Rng, RngExt};
-use rand_distr::{Binomial, Distribution};
+use rand_distr::{Binomial, Distribution, StandardNormal};
 
+use super::users::{Chances, Population, User, Users};
 use crate::{
     analysis::{buckets, plan::Assumptions, stats::normal::upper_tail},
     api::{
@@ -61,6 +62,8 @@ pub enum Course {
         /// Requests a user.
         turns: u64,
     },
+    /// Users who are few, uneven and not alike.
+    Users(Users),
     /// Gateways restart: what they had counted since the last collection is lost.
     Restarts {
         /// The share of collections that is lost.
@@ -154,6 +157,100 @@ impl Source {
         let (base, worse) = self.at(rng, time);
         self.side(rng, base, stable, to_stable);
         self.side(rng, worse, canary, to_canary);
+    }
+
+    /// The users of one canary, when they are not all alike.
+    pub(super) fn users(&self, rng: &mut impl Rng) -> Option<Population> {
+        let Course::Users(users) = self.truth.course else { return None };
+        let (base, worse) = self.at(rng, 0.0);
+        let chances = Chances {
+            errors: [base.errors, worse.errors],
+            checks: [base.checks, worse.checks],
+            likes: [base.score, worse.score],
+        };
+        Some(users.draw(rng, &chances))
+    }
+
+    /// As `collect`, of all `requests`: with the canary at `weight` (a share) each user's are on
+    /// one side. How many the canary has got.
+    pub(super) fn collect_of_users(
+        &self,
+        rng: &mut impl Rng,
+        users: &Population,
+        requests: u64,
+        weight: f64,
+        to: [&mut Counts; 2],
+    ) -> u64 {
+        let Course::Users(Users { alike, .. }) = self.truth.course else { return 0 };
+        let (base, worse) = self.at(rng, 0.0);
+        let mut canary = 0;
+        users.spread(rng, requests, |rng, user, n| {
+            let side = usize::from(user.place < weight);
+            canary += if side == 1 { n } else { 0 };
+            let now = if side == 1 { worse } else { base };
+            self.of_user(rng, user, side, (n, now, alike), to[side]);
+        });
+        canary
+    }
+
+    fn of_user(
+        &self,
+        rng: &mut impl Rng,
+        user: &User,
+        side: usize,
+        (n, now, alike): (u64, Now, f64),
+        counts: &mut Counts,
+    ) {
+        counts.assigned += n;
+        counts.requests += n;
+        let failed = binomial(rng, n, user.errors[side]);
+        counts.errors += failed;
+        let groups = &mut counts.groups;
+        at(&mut groups.requests, user.group, n);
+        at(&mut groups.errors, user.group, failed);
+        let answered = n - failed;
+        if self.wanted.checks {
+            let bad = binomial(rng, answered, user.checks[side]);
+            counts.checked += answered;
+            counts.check_failures += bad;
+            at(&mut groups.checked, user.group, answered);
+            at(&mut groups.check_failures, user.group, bad);
+        }
+        for _ in 0..answered {
+            if self.wanted.latencies {
+                let seconds = if rng.random::<f64>() < now.slow {
+                    SLOW
+                } else {
+                    MEDIAN_LATENCY * (LATENCY_SPREAD * mixed(rng, user.slow, alike)).exp()
+                };
+                let bucket = buckets::index(seconds);
+                for histogram in [&mut counts.ttft, &mut counts.duration] {
+                    *histogram.entry(bucket).or_default() += 1;
+                }
+            }
+            if self.wanted.cost {
+                let usd = self.lognormal(mixed(rng, user.costly, alike)) * now.cost;
+                add(&mut counts.cost, usd);
+                at(&mut counts.groups.costs, user.group, 1);
+                at(&mut counts.groups.cost, user.group, usd);
+            }
+        }
+        let scored = binomial(rng, answered, self.truth.stable.feedback);
+        for name in &self.wanted.scores {
+            let good = binomial(rng, scored, user.likes[side]);
+            let sums = counts.scores.entry(name.clone()).or_default();
+            add_many(sums, 1.0, good);
+            add_many(sums, 0.0, scored - good);
+            let grouped = counts.groups.scores.entry(name.clone()).or_default();
+            at(&mut grouped.counts, user.group, scored);
+            at(&mut grouped.sums, user.group, good as f64);
+        }
+    }
+
+    /// A cost that varies as is assumed.
+    fn lognormal(&self, z: f64) -> f64 {
+        let variance = self.truth.stable.cost_variation.powi(2).ln_1p();
+        COST * (z * variance.sqrt() - 0.5 * variance).exp()
     }
 
     /// As `collect`, for copies of the same requests.
@@ -345,6 +442,18 @@ fn users<R: Rng>(rng: &mut R, turns: f64, n: u64, mut each: impl FnMut(&mut R, u
         let group = rng.random_range(0..GROUPS);
         each(rng, group, requests);
     }
+}
+
+/// A standard normal deviate that is to this part the user's own.
+fn mixed(rng: &mut impl Rng, own: f64, alike: f64) -> f64 {
+    let other: f64 = rng.sample(StandardNormal);
+    own * alike.sqrt() + other * (1.0 - alike).sqrt()
+}
+
+/// Adds to one of the groups.
+fn at<T: Copy + Default + std::ops::AddAssign>(list: &mut Vec<T>, group: usize, more: T) {
+    list.resize(GROUPS, T::default());
+    list[group] += more;
 }
 
 fn table(rng: &mut impl Rng, table: &mut PairTable, pairs: u64, stable: f64, canary: f64) {
