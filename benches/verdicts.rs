@@ -157,15 +157,13 @@ fn cell_of_users(
         of_serinus(&setting, &truth, runs, 20_261)
     };
     let [equal, at_harm, at_accept] = [of(0.0), of(harm), of(accept)];
-    let row = format!(
+    format!(
         "| {name} | {} | {} | {} | {} |",
         percent(equal.rollback),
         percent(at_harm.rollback),
         percent(at_accept.promotion),
         percent(equal.promotion)
-    );
-    eprintln!("{row}");
-    row
+    )
 }
 
 fn error_rates(runs: usize) {
