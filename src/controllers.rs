@@ -117,10 +117,10 @@ async fn drive<K, F>(
         .await;
 }
 
-/// As many reconciles at the same time as there should be, and no wait after a failed watch:
-/// each watch waits by itself before it is taken up again ([`signals::watch`]). kube's own wait
-/// comes on top, grows to a minute, and is of everything that the controller polls, so that no
-/// other watch of the kind, and no release that is due, would be heard meanwhile.
+/// Bounds the reconciles at the same time, and takes away the wait of kube's controller after a
+/// watch has failed. Our watches already wait before they try again ([`signals::watch`]). The
+/// controller would wait longer each time, up to a minute, and read nothing meanwhile: no other
+/// watch, and no release that is due.
 ///
 /// [`signals::watch`]: crate::signals::watch
 fn paced<K>(controller: Controller<K>) -> Controller<K>
@@ -211,7 +211,7 @@ mod tests {
         let each_second = || tokio::time::sleep(Duration::from_secs(1));
         let failing = stream::unfold((), move |()| async move {
             each_second().await;
-            Some((Err(watcher::Error::NoResourceVersion), ()))
+            Some((Err::<ConfigMap, _>(watcher::Error::NoResourceVersion), ()))
         });
         let objects = stream::iter(["a", "b"]).then(move |name| async move {
             // The second is written after 100 failures of the other watch.
@@ -221,8 +221,8 @@ mod tests {
         let began = tokio::time::Instant::now();
         let seen: Arc<Mutex<Vec<(String, u64)>>> = Arc::default();
         let noted = seen.clone();
-        let controller = Controller::for_stream(objects.chain(stream::pending()), reader)
-            .owns_stream(failing.map(|failed: Result<ConfigMap, watcher::Error>| failed));
+        let controller =
+            Controller::for_stream(objects.chain(stream::pending()), reader).owns_stream(failing);
         let run = paced(controller).run(
             move |object, _| {
                 let after = began.elapsed().as_secs();

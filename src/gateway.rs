@@ -269,8 +269,7 @@ impl Gateway {
 
     /// As `report`, to an operator: only what has changed since a mark that it names.
     fn report_since(&self, leader: bool, since: Option<&Mark>) -> GatewayReport {
-        let control_loss = self.asked(leader);
-        self.told.tell(&self.instance, since, |tell| self.states(control_loss, tell))
+        self.told.tell(&self.instance, since, |state| self.states(self.asked(leader), state))
     }
 
     /// What this process has counted. `leader` says that a leader asks, which is the
@@ -283,7 +282,7 @@ impl Gateway {
         GatewayReport { instance: self.instance.clone(), releases, ..GatewayReport::default() }
     }
 
-    /// Takes note that a report is asked for. Whether no leader was seen for too long before.
+    /// Takes note of who asks for a report, and answers whether no leader had asked for too long.
     fn asked(&self, leader: bool) -> bool {
         let control_loss = self.control_loss();
         if leader {
@@ -292,8 +291,8 @@ impl Gateway {
         control_loss
     }
 
-    /// Tells the state of each release.
-    fn states(&self, control_loss: bool, tell: &mut dyn FnMut(&str, ReleaseReport)) {
+    /// Hands the state of each release to `each`.
+    fn states(&self, control_loss: bool, each: &mut dyn FnMut(&str, ReleaseReport)) {
         let (read_at, problems) = (self.now_millis().max(1), self.table.problems());
         let mut unbuilt: BTreeMap<&String, _> =
             problems.iter().map(|(r, p)| (r, p.unbuilt())).collect();
@@ -307,11 +306,11 @@ impl Gateway {
                 counts: if compared { callers::counts(&route, read_at) } else { BTreeMap::new() },
                 unbuilt: unbuilt.remove(&route.release).unwrap_or_default(),
             };
-            tell(&route.release, state);
+            each(&route.release, state);
         }
         for (release, unbuilt) in unbuilt {
             // A release without a route is at no generation.
-            tell(release, ReleaseReport { unbuilt, ..ReleaseReport::default() });
+            each(release, ReleaseReport { unbuilt, ..ReleaseReport::default() });
         }
     }
 

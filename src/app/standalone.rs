@@ -199,7 +199,7 @@ impl Standalone {
             }
         }
         for key in self.state.delete_all_but(&names, now) {
-            // Of the manifests that it remembers, the folder has said it.
+            // When its manifest was known, this was said as the manifest went.
             let name = format!("{}: ", of_release(&key));
             if !news.iter().any(|happening| happening.note.starts_with(&name)) {
                 let note = format!(

@@ -30,20 +30,20 @@ struct Inner {
     forgotten: u64,
 }
 
-/// A release as it was told.
+/// What the last report said of a release.
 #[derive(Debug)]
 struct Known {
     state: ReleaseReport,
-    /// The mark at which it became so.
+    /// The mark of the first report that said so.
     at: u64,
-    /// The last report in which it was.
+    /// The number of the last report that named the release.
     round: u64,
 }
 
 impl Told {
     /// The report of a process, or what has changed in it since the mark that the question
-    /// names. `states` says how each release is now; no other report is made meanwhile: marks
-    /// are in the order in which it was counted.
+    /// names. `states` hands over the state of each release. One report is made at a time, so
+    /// that a higher mark was counted later.
     pub(super) fn tell(
         &self,
         instance: &str,
@@ -126,10 +126,10 @@ mod tests {
     use super::*;
     use crate::api::prompt_release::Counts;
 
-    fn tell(told: &Told, since: Option<Mark>, releases: &[(&str, i64)]) -> GatewayReport {
-        told.tell("i", since.as_ref(), |tell| {
+    fn report(told: &Told, since: Option<Mark>, releases: &[(&str, i64)]) -> GatewayReport {
+        told.tell("i", since.as_ref(), |each| {
             for (release, applied) in releases {
-                tell(release, ReleaseReport { applied: *applied, ..Default::default() });
+                each(release, ReleaseReport { applied: *applied, ..Default::default() });
             }
         })
     }
@@ -142,7 +142,7 @@ mod tests {
     fn only_what_has_changed_is_told_to_who_says_what_it_knows() {
         let told = Told::default();
         let tell = |since: Option<Mark>, releases: &[(&str, i64)]| {
-            let report = tell(&told, since, releases);
+            let report = report(&told, since, releases);
             let names: Vec<String> = report.releases.into_keys().collect();
             (names.join(" "), report.gone.join(" "), report.since, report.mark)
         };
@@ -175,8 +175,8 @@ mod tests {
             let counts = |requests| Counts { read_at, requests, ..Counts::default() };
             let counts = [("a", counts(1)), ("b", counts(requests))];
             let counts = counts.map(|(revision, counts)| (revision.to_owned(), counts)).into();
-            let report = told.tell("i", None, |tell| {
-                tell("r", ReleaseReport { counts, ..Default::default() });
+            let report = told.tell("i", None, |each| {
+                each("r", ReleaseReport { counts, ..Default::default() });
             });
             let read = report.releases["r"].counts.values().map(|counts| counts.read_at);
             (report.mark, read.collect::<Vec<_>>())
@@ -192,13 +192,13 @@ mod tests {
         let told = Told::default();
         let names: Vec<String> = (0..GONE + 5).map(|i| format!("r{i:05}")).collect();
         let first: Vec<(&str, i64)> = names.iter().map(|name| (name.as_str(), 1)).collect();
-        assert_eq!(tell(&told, None, &first).mark, 1);
-        let some = tell(&told, Some(mark(1)), &first[..GONE]);
+        assert_eq!(report(&told, None, &first).mark, 1);
+        let some = report(&told, Some(mark(1)), &first[..GONE]);
         assert_eq!((some.gone.len(), some.since), (5, Some(1)));
-        let last = tell(&told, Some(mark(2)), &[("x", 1)]);
+        let last = report(&told, Some(mark(2)), &[("x", 1)]);
         assert_eq!((last.gone.len(), last.since, last.mark), (GONE, Some(2), 3));
         // The five that went first are not remembered any more.
-        let all = tell(&told, Some(mark(1)), &[("x", 1)]);
+        let all = report(&told, Some(mark(1)), &[("x", 1)]);
         assert_eq!((all.gone.len(), all.releases.len(), all.since), (0, 1, None));
     }
 }

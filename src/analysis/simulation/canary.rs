@@ -109,7 +109,7 @@ impl Setting<'_> {
     /// One canary, judged by Serinus.
     pub fn run(&self, source: &Source, rng: &mut impl Rng, known: &mut Boundaries) -> Outcome {
         let (total, mut run) = (self.seconds(), Run::default());
-        run.users = source.users(rng);
+        run.users = source.population(rng);
         for index in 0..self.policy.steps.len() {
             match self.step(index, total, source, rng, known, &mut run) {
                 Verdict::Pass => {}
@@ -249,7 +249,7 @@ impl Setting<'_> {
 
 #[derive(Default)]
 struct Run {
-    /// Those of this canary, when they are not all alike.
+    /// The users of this canary, when they are not all alike.
     users: Option<Population>,
     status: Vec<MetricStatus>,
     /// Of the time, what steps warmed up.

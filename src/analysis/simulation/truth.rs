@@ -160,7 +160,7 @@ impl Source {
     }
 
     /// The users of one canary, when they are not all alike.
-    pub(super) fn users(&self, rng: &mut impl Rng) -> Option<Population> {
+    pub(super) fn population(&self, rng: &mut impl Rng) -> Option<Population> {
         let Course::Users(users) = self.truth.course else { return None };
         let (base, worse) = self.at(rng, 0.0);
         let chances = Chances {
@@ -171,8 +171,8 @@ impl Source {
         Some(users.draw(rng, &chances))
     }
 
-    /// As `collect`, of all `requests`: with the canary at `weight` (a share) each user's are on
-    /// one side. How many the canary has got.
+    /// As `collect`, for `requests` of both sides together. All requests of a user go to one side,
+    /// chosen by the canary's `weight` (a share). Answers how many went to the canary.
     pub(super) fn collect_of_users(
         &self,
         rng: &mut impl Rng,
@@ -206,15 +206,15 @@ impl Source {
         let failed = binomial(rng, n, user.errors[side]);
         counts.errors += failed;
         let groups = &mut counts.groups;
-        at(&mut groups.requests, user.group, n);
-        at(&mut groups.errors, user.group, failed);
+        add_to(&mut groups.requests, user.group, n);
+        add_to(&mut groups.errors, user.group, failed);
         let answered = n - failed;
         if self.wanted.checks {
             let bad = binomial(rng, answered, user.checks[side]);
             counts.checked += answered;
             counts.check_failures += bad;
-            at(&mut groups.checked, user.group, answered);
-            at(&mut groups.check_failures, user.group, bad);
+            add_to(&mut groups.checked, user.group, answered);
+            add_to(&mut groups.check_failures, user.group, bad);
         }
         for _ in 0..answered {
             if self.wanted.latencies {
@@ -231,8 +231,8 @@ impl Source {
             if self.wanted.cost {
                 let usd = self.lognormal(mixed(rng, user.costly, alike)) * now.cost;
                 add(&mut counts.cost, usd);
-                at(&mut counts.groups.costs, user.group, 1);
-                at(&mut counts.groups.cost, user.group, usd);
+                add_to(&mut counts.groups.costs, user.group, 1);
+                add_to(&mut counts.groups.cost, user.group, usd);
             }
         }
         let scored = binomial(rng, answered, self.truth.stable.feedback);
@@ -242,8 +242,8 @@ impl Source {
             add_many(sums, 1.0, good);
             add_many(sums, 0.0, scored - good);
             let grouped = counts.groups.scores.entry(name.clone()).or_default();
-            at(&mut grouped.counts, user.group, scored);
-            at(&mut grouped.sums, user.group, good as f64);
+            add_to(&mut grouped.counts, user.group, scored);
+            add_to(&mut grouped.sums, user.group, good as f64);
         }
     }
 
@@ -444,14 +444,14 @@ fn users<R: Rng>(rng: &mut R, turns: f64, n: u64, mut each: impl FnMut(&mut R, u
     }
 }
 
-/// A standard normal deviate that is to this part the user's own.
+/// A standard normal deviate, of whose variance the part `alike` is the user's own.
 fn mixed(rng: &mut impl Rng, own: f64, alike: f64) -> f64 {
     let other: f64 = rng.sample(StandardNormal);
     own * alike.sqrt() + other * (1.0 - alike).sqrt()
 }
 
 /// Adds to one of the groups.
-fn at<T: Copy + Default + std::ops::AddAssign>(list: &mut Vec<T>, group: usize, more: T) {
+fn add_to<T: Copy + Default + std::ops::AddAssign>(list: &mut Vec<T>, group: usize, more: T) {
     list.resize(GROUPS, T::default());
     list[group] += more;
 }

@@ -90,7 +90,7 @@ impl Users {
 }
 
 impl Population {
-    /// Whose so many requests are.
+    /// Draws the user of each request, and hands over every user with a number of requests.
     pub(super) fn spread<R: Rng>(
         &self,
         rng: &mut R,

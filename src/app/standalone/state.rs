@@ -153,7 +153,8 @@ impl State {
         ))
     }
 
-    /// Notes of releases without a manifest that they are deleted; which have been until now.
+    /// Notes that releases without a manifest are deleted, and answers which of them were not
+    /// before.
     pub(super) fn delete_all_but(
         &mut self,
         keys: &BTreeSet<String>,
