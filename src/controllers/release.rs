@@ -166,7 +166,9 @@ pub async fn follow_gateways(
         if let Some(size) = context.gateways.last(term, Pulled::size) {
             context.exported.gateways(size);
         }
-        for release in concerned(&changes, &context) {
+        let turns = context.ahead.turns();
+        let turns = turns.iter().map(|r| super::reference(&r.namespace, &r.name));
+        for release in concerned(&changes, &context).into_iter().chain(turns) {
             // Only a process that stops has no receiver.
             let _ = triggers.unbounded_send(release);
         }

@@ -6,9 +6,12 @@
 //! often as the operator's budget for them allows. Until then they are kept here, and the next
 //! look goes on from them. An operator that dies loses what it kept; gateways that live tell
 //! their counts again, as they only grow (docs/decisions/0015).
+//!
+//! A release at rest has no progress but how many gateways follow it, which says itself again
+//! at every look: nothing of it is kept, it waits for its turn.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -18,14 +21,16 @@ use tokio::time::Instant;
 use crate::{
     api::{
         PromptRelease, PromptReleaseStatus,
-        prompt_release::{CanaryStatus, JudgedTime, MetricStatus},
+        prompt_release::{CanaryStatus, JudgedTime, MetricStatus, Routing},
     },
     rollout::{Effect, Gateway},
     signals::index::Named,
 };
 
-/// Writes of progress a second, for all releases of this operator.
+/// Writes of the progress of canaries a second, for all releases of this operator.
 const RATE: f64 = 3.0;
+/// Writes a second of who follows a release at rest: a gateway more is news of every release.
+const RESTING_RATE: f64 = 10.0;
 /// So many may come at once.
 const BURST: f64 = 20.0;
 /// Progress that is older is written in any case.
@@ -38,9 +43,19 @@ pub struct Ahead(Mutex<Inner>);
 #[derive(Debug)]
 struct Inner {
     kept: BTreeMap<Named, Kept>,
-    /// Writes that may be made at `at`.
-    budget: f64,
+    /// Releases at rest that have something to tell.
+    waiting: BTreeSet<Named>,
+    canaries: Budget,
+    resting: Budget,
+}
+
+/// Writes that may be made.
+#[derive(Debug)]
+struct Budget {
+    left: f64,
     at: Instant,
+    /// More a second, up to `BURST`.
+    rate: f64,
 }
 
 #[derive(Debug)]
@@ -55,8 +70,12 @@ struct Kept {
 
 impl Default for Ahead {
     fn default() -> Self {
-        let inner = Inner { kept: BTreeMap::new(), budget: BURST, at: Instant::now() };
-        Self(Mutex::new(inner))
+        Self(Mutex::new(Inner {
+            kept: BTreeMap::new(),
+            waiting: BTreeSet::new(),
+            canaries: Budget::new(RATE),
+            resting: Budget::new(RESTING_RATE),
+        }))
     }
 }
 
@@ -91,11 +110,15 @@ impl Ahead {
         let now = Instant::now();
         let key = Named::of(release);
         let Some(base) = release.status.as_ref() else { return Some(status) };
+        if is_at_rest(base) && is_at_rest(&status) {
+            return inner.due_at_rest(key, base, status, effects);
+        }
         let since = inner.kept.get(&key).map_or(now, |kept| kept.since);
         let is_progress = effects.is_empty()
             && decided(base) == decided(&status)
             && !is_last_word(base, &status, gateways);
-        if !is_progress || inner.may_write(now, since) {
+        let is_old = now.saturating_duration_since(since) >= OLDEST;
+        if !is_progress || inner.canaries.take(now) || is_old {
             inner.kept.remove(&key);
             return Some(status);
         }
@@ -112,23 +135,66 @@ impl Ahead {
         self.inner().kept.contains_key(&Named::of(release))
     }
 
+    /// Releases at rest whose turn it is: a look at them now writes what they have to tell.
+    pub fn turns(&self) -> Vec<Named> {
+        let mut inner = self.inner();
+        let left = inner.resting.refill(Instant::now()) as usize;
+        (0..left).map_while(|_| inner.waiting.pop_first()).collect()
+    }
+
     /// The release is gone.
     pub fn forget(&self, release: &Named) {
-        self.inner().kept.remove(release);
+        let mut inner = self.inner();
+        inner.kept.remove(release);
+        inner.waiting.remove(release);
     }
 }
 
 impl Inner {
-    fn may_write(&mut self, now: Instant, since: Instant) -> bool {
-        let passed = now.saturating_duration_since(self.at).as_secs_f64();
-        self.budget = (self.budget + passed * RATE).min(BURST);
-        self.at = now;
-        if self.budget < 1.0 && now.saturating_duration_since(since) < OLDEST {
-            return false;
+    fn due_at_rest(
+        &mut self,
+        key: Named,
+        base: &PromptReleaseStatus,
+        status: PromptReleaseStatus,
+        effects: &[Effect],
+    ) -> Option<PromptReleaseStatus> {
+        self.kept.remove(&key);
+        // Who writes it is no news of a release at rest.
+        let known = PromptReleaseStatus { leader_term: status.leader_term, ..base.clone() };
+        let is_news = !effects.is_empty() || decided(&known) != decided(&status);
+        if is_news || self.resting.take(Instant::now()) {
+            self.waiting.remove(&key);
+            return Some(status);
         }
-        self.budget = (self.budget - 1.0).max(0.0);
-        true
+        self.waiting.insert(key);
+        None
     }
+}
+
+impl Budget {
+    fn new(rate: f64) -> Self {
+        Self { left: BURST, at: Instant::now(), rate }
+    }
+
+    fn refill(&mut self, now: Instant) -> f64 {
+        let passed = now.saturating_duration_since(self.at).as_secs_f64();
+        self.left = (self.left + passed * self.rate).min(BURST);
+        self.at = now;
+        self.left
+    }
+
+    fn take(&mut self, now: Instant) -> bool {
+        let enough = self.refill(now) >= 1.0;
+        if enough {
+            self.left -= 1.0;
+        }
+        enough
+    }
+}
+
+/// No canary and no bake: nothing is counted.
+fn is_at_rest(status: &PromptReleaseStatus) -> bool {
+    status.canary.is_none() && status.previous.is_none()
 }
 
 /// Whether `status` has counts of a gateway process that is gone, and `base` does not have them.
@@ -170,9 +236,11 @@ fn decided(status: &PromptReleaseStatus) -> impl PartialEq + '_ {
         .collect();
     let canary = canary.as_ref().map(decided_of_canary);
     let analysis: Vec<_> = analysis.iter().map(decided_of_metric).collect();
+    let Routing { generation, variants, settings, observed_by: _ } = routing;
     let shown = (observed_generation, phase, step, metrics, leader_term, conditions);
-    let known = (stable, previous, failed_revision, routing, history, requests);
-    (shown, known, canary, analysis)
+    let known = (stable, previous, failed_revision, history, requests);
+    let routing = (generation, variants, settings);
+    (shown, known, routing, canary, analysis)
 }
 
 fn decided_of_canary(canary: &CanaryStatus) -> impl PartialEq + '_ {
@@ -232,7 +300,9 @@ mod tests {
 
     use super::*;
     use crate::api::GoDuration;
-    use crate::api::prompt_release::{CanaryStatus, Counts, InstanceEvidence, Sample, Verdict};
+    use crate::api::prompt_release::{
+        CanaryStatus, Counts, InstanceEvidence, Phase, Sample, Verdict,
+    };
 
     fn release(name: &str, status: PromptReleaseStatus) -> PromptRelease {
         let metadata = ObjectMeta {
@@ -315,7 +385,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_is_decided_is_written_at_once_and_what_is_kept_goes_on() {
         let (ahead, there) = (Ahead::default(), seen(&["a"]));
-        ahead.inner().budget = 0.0;
+        ahead.inner().canaries.left = 0.0;
         let object = release("one", running(1));
         assert_eq!(ahead.status(&object), None);
         assert!(!ahead.is_due(&object, &running(2), &[], &there));
@@ -356,9 +426,49 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn of_ten_thousand_at_rest_so_many_a_second_tell_who_follows_and_all_do() {
+        let ahead = Ahead::default();
+        let followed = |by: &str| PromptReleaseStatus {
+            routing: Routing { observed_by: by.into(), ..Routing::default() },
+            ..PromptReleaseStatus::default()
+        };
+        let all: BTreeMap<Named, PromptRelease> = (0..10_000)
+            .map(|i| release(&format!("r{i}"), followed("2/2")))
+            .map(|release| (Named::of(&release), release))
+            .collect();
+        let tells = |release: &PromptRelease| ahead.is_due(release, &followed("3/3"), &[], &[]);
+        // A gateway more, which tells of every release.
+        assert_eq!(all.values().filter(|release| tells(release)).count(), 20);
+        assert_eq!(ahead.status(&all[&Named::of(&release("r7", running(0)))]), None, "as it is");
+        let (mut told, mut seconds) = (20, 0);
+        while told < all.len() {
+            tokio::time::advance(Duration::from_secs(1)).await;
+            let turns = ahead.turns();
+            assert!((1..=20).contains(&turns.len()), "{} after {seconds} s", turns.len());
+            told += turns.iter().filter(|turn| tells(&all[turn])).count();
+            seconds += 1;
+        }
+        assert_eq!(seconds, 998);
+        assert_eq!(ahead.turns(), []);
+        // What is decided does not wait, nor does a canary wait for them.
+        let mut settled = followed("0/3");
+        settled.phase = Phase::RolledBack;
+        let mut of_others = followed("2/2");
+        of_others.leader_term = Some(7);
+        let one = release("one", followed("2/2"));
+        ahead.inner().resting.left = 0.0;
+        assert!(ahead.is_due(&one, &settled, &[], &[]));
+        assert!(!ahead.is_due(&one, &of_others, &[], &[]), "another operator alone is no news");
+        assert!(ahead.is_due(&release("two", running(0)), &running(1), &[], &[]));
+        ahead.forget(&Named::of(&one));
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(ahead.turns(), []);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn the_last_word_of_a_gateway_is_written_at_once_and_once() {
         let ahead = Ahead::default();
-        ahead.inner().budget = 0.0;
+        ahead.inner().canaries.left = 0.0;
         let both = seen(&["a", "b"]);
         let with = |a: u64, b: u64| PromptReleaseStatus {
             evidence: vec![counted("a", a), counted("b", b)],
