@@ -3,7 +3,7 @@
 //! without an end, and how long judging takes.
 //!
 //! `cargo bench --bench verdicts` prints the tables of docs/statistics.md. RUNS=2000 is a
-//! quick look; ONLY=time, speed, errors, users, selection or coverage prints one of them, CELL=…
+//! quick look; ONLY=time, speed, errors, users, plan, selection or coverage prints one of them, CELL=…
 //! of the selection and of users what has these words in its name. A cell of the
 //! selection takes up to two minutes, and longer where canaries are held.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a bench prints and stops when wrong")]
@@ -15,7 +15,7 @@ use serinus::{
     analysis::{
         external::Externals,
         judge::{Boundaries, Evidence, Window, assess},
-        plan::{Assumptions, recommended},
+        plan::{Assumptions, duration, plan, recommended},
         simulation::{
             canary::{End, Setting},
             characteristics::{Characteristics, Estimate, of_peer, of_serinus},
@@ -45,6 +45,9 @@ fn main() {
     }
     if wanted("users") {
         few_users(runs);
+    }
+    if wanted("plan") {
+        plans(runs / 10);
     }
     if wanted("selection") {
         selection(runs);
@@ -164,6 +167,126 @@ fn cell_of_users(
         percent(at_accept.promotion),
         percent(equal.promotion)
     )
+}
+
+/// A policy of one to eight metrics and one to three steps, its traffic, and what is assumed.
+fn drawn_policy(rng: &mut StdRng, has_users: bool) -> (CanaryPolicySpec, f64, Assumptions) {
+    let mut pick = |of: &[f64]| of[rng.random_range(0..of.len())];
+    let mut assumed = Assumptions {
+        error_rate: pick(&[0.002, 0.01, 0.05, 0.2]),
+        check_failures: pick(&[0.005, 0.02, 0.1]),
+        cost_variation: pick(&[0.3, 0.6, 1.3]),
+        score: pick(&[0.6, 0.8, 0.95]),
+        score_deviation: pick(&[0.2, 0.4]),
+        feedback: pick(&[0.05, 0.2, 0.5]),
+        ..Assumptions::default()
+    };
+    if has_users {
+        assumed.users = pick(&[300.0, 1_000.0, 3_000.0]);
+        assumed.intraclass_correlation = pick(&[0.05, 0.1, 0.3]);
+    }
+    let rate = 0.05 * 1_000_f64.powf(pick(&[0.0, 0.15, 0.3, 0.45, 0.6, 0.75, 0.9, 1.0]));
+    let (quantile, wide) = (pick(&[0.5, 0.9, 0.95]), pick(&[1.5, 2.0, 3.0]));
+    let steps = pick(&[1.0, 2.0, 3.0]) as usize;
+    let weights: Vec<f64> = match steps {
+        1 => vec![pick(&[5.0, 20.0, 50.0])],
+        2 => vec![pick(&[5.0, 10.0]), pick(&[25.0, 50.0])],
+        _ => vec![pick(&[1.0, 5.0]), pick(&[10.0, 25.0]), pick(&[50.0, 80.0])],
+    };
+    // How much of what is recommended it has.
+    let part = pick(&[0.3, 0.5, 0.7, 1.0, 1.0, 1.5]);
+    let kinds = [
+        ("errorRate: {}", pick(&[0.01, 0.02, 0.05])),
+        ("timeToFirstToken: {quantile: QUANTILE}", pick(&[0.04, 0.05, 0.08])),
+        ("checkFailures: {}", pick(&[0.02, 0.03, 0.05])),
+        ("costPerRequest: {}", pick(&[0.15, 0.25, 0.4])),
+        ("duration: {quantile: 0.9}", pick(&[0.04, 0.05, 0.08])),
+        ("score: {name: helpful, minSamples: 20}", pick(&[0.05, 0.1])),
+        ("score: {name: polite, minSamples: 20}", pick(&[0.05, 0.1])),
+        ("score: {name: correct, minSamples: 20}", pick(&[0.05, 0.1])),
+    ];
+    let (first, count) =
+        (pick(&[0.0, 1.0, 2.0, 3.0, 4.0, 5.0]) as usize, pick(&[1., 1., 2., 3., 5., 8.]));
+    let metrics: Vec<String> = (first..first + count as usize)
+        .map(|i| {
+            let (kind, harm) = kinds[i % kinds.len()];
+            let kind = kind.replace("QUANTILE", &quantile.to_string());
+            format!("{{name: m{i}, {kind}, margin: {{harm: {harm}, accept: {}}}}}", harm * wide)
+        })
+        .collect();
+    let steps: Vec<String> =
+        weights.iter().map(|w| format!("{{weight: {w}, samples: 100}}")).collect();
+    let text = format!(
+        "{{steps: [{}], progressDeadline: 100000h, bake: {{duration: 0s}}, analysis: {{metrics: [{}]}}}}",
+        steps.join(", "),
+        metrics.join(", ")
+    );
+    let mut policy = recommended(&policy(&text), &assumed);
+    for step in &mut policy.steps {
+        step.samples = step.samples.map(|n| ((n as f64 * part) as i64).max(20));
+    }
+    for score in policy.analysis.metrics.iter_mut().filter_map(|m| m.score.as_mut()) {
+        score.min_samples = ((score.min_samples as f64 * part) as i64).max(20);
+    }
+    (policy, rate, assumed)
+}
+
+/// What a plan promises of a canary like stable, and what becomes of it.
+fn plans(runs: usize) {
+    println!("\n## Promised by `serinus plan`, and what happened: {runs} canaries a policy\n");
+    println!(
+        "| policy | requests/s | assumed | promised | promoted (95 % interval) | planned time | time, median |"
+    );
+    println!("|---|---|---|---|---|---|---|");
+    let mut rng = StdRng::seed_from_u64(15);
+    let mut tasks: Vec<Box<dyn FnOnce() -> String + Send>> = vec![];
+    for i in 0..40 {
+        let (policy, rate, assumed) = drawn_policy(&mut rng, i >= 30);
+        tasks.push(Box::new(move || {
+            let planned = plan(&policy, &assumed, Some(rate));
+            let truth = Truth::steady("equal", assumed, Worse::default());
+            let lived = of_serinus(&Setting { policy: &policy, rate }, &truth, runs, 20_261);
+            let steps = policy.steps.iter().map(|s| {
+                format!("{} %: {}", s.weight.unwrap_or_default(), s.samples.unwrap_or_default())
+            });
+            let users = match assumed.users.is_finite() {
+                true => {
+                    format!(", {} users alike by {}", assumed.users, assumed.intraclass_correlation)
+                }
+                false => String::new(),
+            };
+            format!(
+                "| {}; {} | {rate:.2} | {} % fail, cost {}{users} | {:.1} | {} | {} | {} |",
+                kinds_of(&policy),
+                steps.collect::<Vec<_>>().join(", "),
+                assumed.error_rate * 100.0,
+                assumed.cost_variation,
+                planned.promotes * 100.0,
+                percent(lived.promotion),
+                duration(planned.steps.iter().map(|s| s.seconds(rate)).sum()),
+                duration(lived.seconds.0),
+            )
+        }));
+    }
+    in_parallel(tasks).iter().for_each(|row| println!("{row}"));
+}
+
+/// The kinds of a policy's metrics, with their accept margins.
+fn kinds_of(policy: &CanaryPolicySpec) -> String {
+    let kinds = policy.analysis.metrics.iter().map(|m| {
+        let kind = match m {
+            m if m.error_rate.is_some() => "errors".to_owned(),
+            m if m.check_failures.is_some() => "checks".to_owned(),
+            m if m.cost_per_request.is_some() => "cost".to_owned(),
+            m if m.score.is_some() => "score".to_owned(),
+            m => {
+                let latency = m.time_to_first_token.as_ref().or(m.duration.as_ref());
+                format!("latency {}", latency.map_or(0.0, |l| l.quantile))
+            }
+        };
+        format!("{kind} {:.3}", m.margin().accept)
+    });
+    kinds.collect::<Vec<_>>().join(", ")
 }
 
 fn error_rates(runs: usize) {

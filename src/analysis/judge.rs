@@ -22,7 +22,7 @@ mod floor;
 mod measure;
 
 pub use self::budget::Window;
-pub(super) use self::effect::of_split;
+pub(super) use self::{effect::of_split, measure::answers_for};
 use self::{
     floor::BeyondFloor,
     measure::{Comparison, Measured},

@@ -42,6 +42,11 @@ pub struct MetricPlan {
     pub needs: Option<i64>,
     /// The smallest accept margin with which the given samples do.
     pub accept_margin: Option<f64>,
+    /// Of what no number of samples helps, the smallest weight at which some do.
+    pub weight: Option<i32>,
+    /// The canary samples that it takes until stable has the answers that choose the
+    /// threshold of a latency, if these are more than the step's.
+    pub chooses: Option<i64>,
 }
 
 /// One step.
@@ -87,6 +92,8 @@ pub struct Plan {
     pub problems: Vec<String>,
     /// What could be better.
     pub hints: Vec<String>,
+    /// What else to know: which step takes longer than its samples say, and what is assumed.
+    pub notes: Vec<String>,
 }
 
 /// Plans `policy`; `rate` is the requests a second of the route, when it is known.
@@ -108,9 +115,10 @@ pub fn plan(policy: &CanaryPolicySpec, assumed: &Assumptions, rate: Option<f64>)
     let passes =
         |s: &StepPlan| (1.0 - s.metrics.iter().map(|m| 1.0 - m.in_time).sum::<f64>()).max(0.0);
     let promotes = steps.iter().map(passes).product();
-    let (mut problems, mut hints) = (vec![], vec![]);
+    let (mut problems, mut hints, mut notes) = (vec![], vec![], assumed_of(policy, assumed));
     for step in &steps {
         for metric in &step.metrics {
+            notes.extend(later(step, metric));
             if metric.accepts < HOPELESS {
                 problems.push(too_few(step, metric));
             } else if metric.accepts < target {
@@ -127,7 +135,40 @@ pub fn plan(policy: &CanaryPolicySpec, assumed: &Assumptions, rate: Option<f64>)
             duration(spent * 1.2)
         ));
     }
-    Plan { steps, promotes, problems, hints }
+    Plan { steps, promotes, problems, hints, notes }
+}
+
+/// Why a step goes on beyond its samples for a metric, if it does.
+fn later(step: &StepPlan, metric: &MetricPlan) -> Option<String> {
+    let samples = metric.chooses?;
+    Some(format!(
+        "step {}: the threshold of {} is chosen when stable has enough answers, after about {samples} canary samples instead of {}: the step goes on until then",
+        step.index + 1,
+        metric.metric,
+        step.samples
+    ))
+}
+
+/// What is assumed of what the policy measures, beyond plain shares.
+fn assumed_of(policy: &CanaryPolicySpec, assumed: &Assumptions) -> Vec<String> {
+    let mut notes = vec![];
+    if policy.analysis.metrics.iter().any(|m| m.cost_per_request.is_some()) {
+        notes.push(format!(
+            "costs of requests are assumed to be lognormal, with a standard deviation of {:.2} times the mean (--cost-variation), so with a skewness of {:.1}: the rarer and larger the dear ones are, the more samples it takes",
+            assumed.cost_variation,
+            assumed.cost_skewness()
+        ));
+    }
+    if assumed.users.is_finite() {
+        notes.push(format!(
+            "{:.0} users are assumed whose requests are alike by an intraclass correlation of {}: {:.0} users of a canary at 1 % never tell more than {:.0} independent requests, however many they send",
+            assumed.users,
+            assumed.intraclass_correlation,
+            assumed.users / 100.0,
+            assumed.users / 100.0 / assumed.intraclass_correlation.max(1e-9)
+        ));
+    }
+    notes
 }
 
 /// Why the step's deadline comes too early, if it does.
@@ -203,16 +244,16 @@ fn plan_step(
     let window = Window::new(policy, index);
     let weight = step.percent().unwrap_or(1).clamp(1, 100);
     let samples = window.horizon.unwrap_or(0);
-    let share = f64::from(weight) / 100.0;
-    // In a shadow step both sides answer the same requests.
-    let ratio = if window.paired { 1.0 } else { (1.0 - share) / share };
+    let (share, first) = (f64::from(weight) / 100.0, is_first(policy, index));
     let reach = time.map(|(rate, seconds)| rate * seconds * share);
     let (mut metrics, mut requests) = (vec![], samples as f64);
     for metric in window.metrics.iter().filter(|m| m.margin.is_some()) {
-        let question = Question { window: &window, metric, assumed, ratio, reach };
+        let question = Question { window: &window, metric, assumed, share, first, reach };
         let patient = Question { reach: None, ..question };
         let horizon = question.horizon(samples);
         requests = requests.max(horizon as f64 * question.requests_each());
+        let needs = question.needs(target);
+        let chooses = question.chooses().map(|n| n.ceil() as i64);
         metrics.push(MetricPlan {
             metric: metric.name.clone(),
             accepts: patient.accepts(horizon, question.accept()),
@@ -220,14 +261,43 @@ fn plan_step(
             beyond_floor: question.beyond_floor(),
             scored: metric.score.is_some(),
             detects: question.detects(horizon),
-            needs: question.needs(target),
+            needs,
             accept_margin: patient.accept_margin(horizon, target),
+            weight: if needs.is_none() { weight_that_helps(&patient, target) } else { None },
+            chooses: chooses.filter(|n| *n > samples),
         });
     }
     let seconds = |d: Option<crate::api::GoDuration>| d.map(|d| d.0.as_secs_f64());
     let least = [step.initial_delay, step.min_duration].map(|d| seconds(d).unwrap_or(0.0));
     let deadline = seconds(step.deadline());
     StepPlan { index, weight, samples, requests: requests / share, deadline, least, metrics }
+}
+
+/// Whether no step before has judged, so that thresholds of latencies are not chosen yet.
+fn is_first(policy: &CanaryPolicySpec, index: usize) -> bool {
+    policy.steps.iter().take(index).all(|step| step.percent().is_none())
+}
+
+/// A larger share of the users, where those of the step are too few.
+fn weight_that_helps(question: &Question<'_>, target: f64) -> Option<i32> {
+    let helps = |weight: &i32| {
+        let share = f64::from(*weight) / 100.0;
+        share > question.share && Question { share, ..*question }.needs(target).is_some()
+    };
+    [1, 2, 5, 10, 20, 25, 30, 40, 50].into_iter().find(helps)
+}
+
+/// How many requests of the route step `index` takes until every metric had its samples.
+pub(super) fn requests(policy: &CanaryPolicySpec, index: usize, assumed: &Assumptions) -> f64 {
+    let Some(step) = policy.steps.get(index) else { return 0.0 };
+    let (window, first) = (Window::new(policy, index), is_first(policy, index));
+    let share = f64::from(step.percent().unwrap_or(1).clamp(1, 100)) / 100.0;
+    let samples = window.horizon.unwrap_or(0);
+    let of = |metric| {
+        let question = Question { window: &window, metric, assumed, share, first, reach: None };
+        question.horizon(samples) as f64 * question.requests_each()
+    };
+    window.metrics.iter().map(of).fold(samples as f64, f64::max) / share
 }
 
 fn too_few(step: &StepPlan, metric: &MetricPlan) -> String {
@@ -247,6 +317,9 @@ fn too_few(step: &StepPlan, metric: &MetricPlan) -> String {
             true => format!("set score.minSamples to {needs}"),
             false => format!("set samples to {needs}"),
         });
+    }
+    if let Some(weight) = metric.weight {
+        ways.push(format!("set weight to {weight} or more, so that the canary has more users"));
     }
     if let Some(margin) = metric.accept_margin {
         ways.push(format!("margin.accept to {:.3}", (margin * 1000.0).ceil() / 1000.0));

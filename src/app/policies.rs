@@ -52,9 +52,17 @@ pub struct Setup {
     /// The share of requests that get a score.
     #[arg(long, default_value_t = Assumptions::default().feedback, value_parser = share)]
     feedback: f64,
-    /// How many requests of one user tell as much as one of different users.
+    /// How many requests of one user tell as much as one of different users: what messages
+    /// say as "requests of one user count 1/N". It grows when users send more: see --users.
     #[arg(long, default_value_t = Assumptions::default().design_effect, value_parser = positive)]
     design_effect: f64,
+    /// How many users there are. When some send much more than others, the square of the sum
+    /// of their requests over the sum of the squares.
+    #[arg(long, value_name = "N", value_parser = positive)]
+    users: Option<f64>,
+    /// How alike the requests of one user are, 0 to 1 (with --users).
+    #[arg(long, default_value_t = Assumptions::default().intraclass_correlation, value_parser = share)]
+    intraclass_correlation: f64,
 }
 
 /// How to simulate.
@@ -102,6 +110,8 @@ impl Setup {
             score_deviation: self.score_deviation,
             feedback: self.feedback,
             design_effect: self.design_effect,
+            users: self.users.unwrap_or(f64::INFINITY),
+            intraclass_correlation: self.intraclass_correlation,
         }
     }
 
@@ -201,6 +211,7 @@ fn plan_text(policy: &CanaryPolicySpec, plan: &Plan, rate: f64) -> String {
     for (title, list) in [
         ("\nThis policy can not decide:", &plan.problems),
         ("\nIt may often end without an answer:", &plan.hints),
+        ("\nWhat to know:", &plan.notes),
     ] {
         if !list.is_empty() {
             let _ = writeln!(out, "{title}");

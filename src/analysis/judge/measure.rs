@@ -564,7 +564,7 @@ fn interval_of(threshold: f64) -> u8 {
 }
 
 /// How many of stable's answers are wanted before its quantile is frozen.
-fn answers_for(q: f64) -> u64 {
+pub(in crate::analysis) fn answers_for(q: f64) -> u64 {
     (BEYOND_QUANTILE / (1.0 - q)).round() as u64
 }
 

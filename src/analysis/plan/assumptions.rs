@@ -1,13 +1,16 @@
 //! What is assumed of traffic that was not seen yet. A plan and a simulation of the same
 //! assumptions draw from the same distributions, so that they tell the same.
 
-use crate::analysis::stats::{mean::Mean, normal::upper_quantile};
+use crate::analysis::stats::{
+    mean::Mean,
+    normal::{upper_quantile, upper_tail},
+};
 
-/// So many different costs stand for all.
-const COSTS: usize = 48;
-/// Equal parts vary by the root of one less at most; and a spread that is this small is none.
-const MOST_VARIATION: f64 = 6.0;
-const LEAST_VARIATION: f64 = 1e-3;
+/// A spread that is smaller is none, and one that is larger would not be a number.
+const VARIATIONS: [f64; 2] = [1e-3, 100.0];
+/// The costs of a sample are reckoned up to the value that its largest exceeds in one of so
+/// many samples.
+const SELDOM: f64 = 40.0;
 
 /// What is assumed of traffic that was not seen yet. Shares are of requests.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -24,8 +27,13 @@ pub struct Assumptions {
     pub score_deviation: f64,
     /// The share of requests that get a score.
     pub feedback: f64,
-    /// How many requests of one user tell as much as one of different users.
+    /// How many requests of one user tell as much as one of different users, however many
+    /// there are.
     pub design_effect: f64,
+    /// How many users there are, as if all sent as much; infinite: each request has its own.
+    pub users: f64,
+    /// How alike the requests of one user are: the intraclass correlation, 0 to 1.
+    pub intraclass_correlation: f64,
 }
 
 impl Default for Assumptions {
@@ -38,29 +46,54 @@ impl Default for Assumptions {
             score_deviation: 0.4,
             feedback: 0.2,
             design_effect: 1.0,
+            users: f64::INFINITY,
+            intraclass_correlation: 0.1,
         }
     }
 }
 
 impl Assumptions {
-    /// What a request costs, over the mean: lognormal, in equal parts that have exactly the
-    /// mean and the variation that are assumed.
-    pub fn costs(&self) -> Vec<f64> {
-        let wanted = self.cost_variation.clamp(LEAST_VARIATION, MOST_VARIATION);
-        let (mut low, mut high) = (0.0, 8.0);
-        for _ in 0..60 {
-            let middle = 0.5 * (low + high);
-            if variation(&spread(middle)) < wanted { low = middle } else { high = middle }
-        }
-        spread(high)
+    /// How many of `requests` of the route tell as much as one of a user alone: the design
+    /// effect of clusters (Kish, Survey Sampling, 1965, section 5.4). Both sides have the same,
+    /// for a side has its share of the users. It grows with the requests of each user, so that
+    /// a side of `n` users never tells more than `n` over the correlation independent requests.
+    pub fn effect(&self, requests: f64) -> f64 {
+        let others = (requests / self.users - 1.0).max(0.0);
+        let of_users = 1.0 + others * self.intraclass_correlation.clamp(0.0, 1.0);
+        self.design_effect.max(of_users).max(1.0)
     }
 
-    /// The moments of these costs, of `n` requests.
+    /// The standard deviation of the logarithm of costs, which are lognormal.
+    pub fn log_cost_deviation(&self) -> f64 {
+        let [least, most] = VARIATIONS;
+        self.cost_variation.clamp(least, most).powi(2).ln_1p().sqrt()
+    }
+
+    /// The skewness of costs: that of a lognormal distribution of this variation.
+    pub fn cost_skewness(&self) -> f64 {
+        let [least, most] = VARIATIONS;
+        let variation = self.cost_variation.clamp(least, most);
+        variation.powi(3) + 3.0 * variation
+    }
+
+    /// The moments that `n` costs with a mean of 1 typically have. The judge corrects for the
+    /// skewness that it sees, and few costs seldom show the rare large ones that make up most
+    /// of the third moment: so the moments are those of a lognormal distribution that is cut
+    /// off at the value that the largest of `n` seldom exceeds. With all of the third moment a
+    /// plan asks for up to twice the samples that are needed, with none for a quarter.
     pub(super) fn cost(&self, n: f64) -> Mean {
-        let costs = self.costs();
-        let moment =
-            |k: i32| costs.iter().map(|c| (c - 1.0).powi(k)).sum::<f64>() / costs.len() as f64;
-        Mean { n, mean: 1.0, variance: moment(2), third: moment(3) }
+        let sigma = self.log_cost_deviation();
+        let beyond = 1.0 / (SELDOM * n.max(1.0) + 1.0);
+        let cut = upper_quantile(beyond);
+        // The k-th raw moment of exp(sigma Z - sigma² / 2), given that Z is below the cut.
+        let raw = |k: f64| {
+            let below = upper_tail(k * sigma - cut) / (1.0 - beyond);
+            (0.5 * k * (k - 1.0) * sigma.powi(2)).exp() * below
+        };
+        let (mean, square, cube) = (raw(1.0), raw(2.0), raw(3.0));
+        let variance = (square - mean.powi(2)).max(0.0);
+        let third = cube - 3.0 * mean * square + 2.0 * mean.powi(3);
+        Mean { n, mean: 1.0, variance, third }
     }
 
     /// The share of scores that are 0 or 1, all others being a score in the middle: a
@@ -73,20 +106,17 @@ impl Assumptions {
     /// The moments of `n` scores with this mean.
     pub(super) fn scores(&self, n: f64, mean: f64) -> Mean {
         let variance = self.thumbs(mean) * mean * (1.0 - mean);
-        Mean { n, mean, variance, third: 0.0 }
+        Mean { n, mean, variance, third: variance * (1.0 - 2.0 * mean) }
     }
-}
 
-/// Lognormal costs in equal parts, with a mean of 1.
-fn spread(sigma: f64) -> Vec<f64> {
-    let at = |i: usize| (-sigma * upper_quantile((i as f64 + 0.5) / COSTS as f64)).exp();
-    let plain: Vec<f64> = (0..COSTS).map(at).collect();
-    let mean = plain.iter().sum::<f64>() / COSTS as f64;
-    plain.iter().map(|cost| cost / mean).collect()
-}
-
-fn variation(costs: &[f64]) -> f64 {
-    (costs.iter().map(|c| (c - 1.0).powi(2)).sum::<f64>() / costs.len() as f64).sqrt()
+    /// The same of a sample whose mean is larger by `luck`: with the mean, the others move as
+    /// their correlation with it says (the third over the second moment).
+    pub(super) fn lucky_scores(&self, n: f64, mean: f64, luck: f64) -> Mean {
+        let usual = self.scores(n, mean);
+        let skewed = 1.0 - 2.0 * mean;
+        let variance = (usual.variance + skewed * luck).max(0.0);
+        Mean { mean: (mean + luck).clamp(0.0, 1.0), variance, third: variance * skewed, ..usual }
+    }
 }
 
 #[cfg(test)]
@@ -95,10 +125,14 @@ mod tests {
 
     #[test]
     fn costs_and_scores_vary_as_assumed_as_far_as_they_can() {
-        for cost_variation in [0.01, 0.6, 2.0, 5.0] {
+        for cost_variation in [0.01, 0.6, 1.3] {
             let assumed = Assumptions { cost_variation, ..Assumptions::default() };
-            let cost = assumed.cost(10.0);
-            assert!((cost.variance.sqrt() / cost_variation - 1.0).abs() < 1e-6, "{cost:?}");
+            let many = assumed.cost(1e9);
+            assert!((many.variance.sqrt() / cost_variation - 1.0).abs() < 1e-3, "{many:?}");
+            let skewness = many.third / many.variance.powf(1.5);
+            assert!((skewness / assumed.cost_skewness() - 1.0).abs() < 0.02, "{skewness}");
+            let few = assumed.cost(60.0);
+            assert!(few.third < many.third && few.third > 0.0, "{few:?}");
         }
         let of = |score_deviation, mean| {
             let assumed = Assumptions { score_deviation, ..Assumptions::default() };
@@ -107,5 +141,18 @@ mod tests {
         assert!((of(0.3, 0.8) - 0.3).abs() < 1e-9);
         assert!((of(0.9, 0.8) - 0.4).abs() < 1e-9, "thumbs vary most");
         assert_eq!(of(0.4, 1.0), 0.0);
+        let thumbs = Assumptions::default().scores(10.0, 0.8);
+        assert!((thumbs.third - 0.8 * 0.2 * -0.6).abs() < 1e-9, "of a Bernoulli variable");
+    }
+
+    #[test]
+    fn requests_of_few_users_tell_less_the_more_they_are() {
+        let (users, intraclass_correlation) = (300.0, 0.3);
+        let few = Assumptions { users, intraclass_correlation, ..Assumptions::default() };
+        assert_eq!([300.0, 3_000.0].map(|n| few.effect(n)), [1.0, 1.0 + 9.0 * 0.3]);
+        assert!(1e9 / few.effect(1e9) < 300.0 / 0.3 + 1.0);
+        let turns = Assumptions { design_effect: 5.0, ..few };
+        assert_eq!(turns.effect(3_000.0), 5.0);
+        assert_eq!(Assumptions::default().effect(1e9), 1.0);
     }
 }

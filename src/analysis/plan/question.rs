@@ -3,7 +3,10 @@
 use super::{Assumptions, MOST_SAMPLES, WANTED};
 use crate::{
     analysis::{
-        judge::{ACCEPT_SPENDING, HARM_SPENDING, MINIMUM, MINIMUM_OF_MEANS, Window, planned_looks},
+        judge::{
+            ACCEPT_SPENDING, HARM_SPENDING, MINIMUM, MINIMUM_OF_MEANS, Window, answers_for,
+            planned_looks,
+        },
         stats::{
             mean::{self, Doubt},
             proportion::{self, Share},
@@ -11,7 +14,7 @@ use crate::{
             spending::Spending,
         },
     },
-    api::canary_policy::Metric,
+    api::canary_policy::{Latency, Metric},
 };
 
 /// A drift so far beyond the last bound is as good as certain, and keeps the integration
@@ -23,8 +26,11 @@ pub(super) struct Question<'a> {
     pub window: &'a Window<'a>,
     pub metric: &'a Metric,
     pub assumed: &'a Assumptions,
-    /// Stable's samples for each of the canary's.
-    pub ratio: f64,
+    /// The share of the route's requests that are samples of the canary.
+    pub share: f64,
+    /// No step has judged before: stable's answers have yet to choose the thresholds of
+    /// latencies.
+    pub first: bool,
     /// The horizons that the step's deadline leaves time for, in canary requests; none
     /// when the rate is not known.
     pub reach: Option<f64>,
@@ -35,12 +41,33 @@ impl Question<'_> {
         self.metric.margin().accept
     }
 
+    /// Stable's samples for each of the canary's. In a shadow step both sides answer the
+    /// same requests, and latencies are compared with those of all that stable answers.
+    fn ratio(&self) -> f64 {
+        match self.window.paired {
+            true if self.latency().is_some() => 1.0 / self.share,
+            true => 1.0,
+            false => (1.0 - self.share) / self.share,
+        }
+    }
+
+    fn latency(&self) -> Option<&Latency> {
+        self.metric.time_to_first_token.as_ref().or(self.metric.duration.as_ref())
+    }
+
+    /// How many canary samples it takes until stable has the answers that choose the
+    /// threshold of a latency; none when it is known, or there is none.
+    pub(super) fn chooses(&self) -> Option<f64> {
+        let latency = self.latency().filter(|_| self.first)?;
+        Some(answers_for(latency.quantile) as f64 / (self.ratio() * self.answered()))
+    }
+
     /// The horizon of the metric in a step of `samples` requests, which goes on until the
-    /// smaller side has as many as decide anything.
+    /// smaller side has as many as decide anything, and stable the answers that choose the
+    /// threshold of a latency.
     pub(super) fn horizon(&self, samples: i64) -> i64 {
         let own = self.metric.score.as_ref().map_or(samples, |s| s.min_samples.min(samples));
-        let smaller = self.observations(own) / own.max(1) as f64 * self.ratio.min(1.0);
-        let least = self.minimum() / smaller;
+        let least = (self.minimum() / self.measured()).max(self.chooses().unwrap_or_default());
         if least.is_finite() && least < MOST_SAMPLES as f64 {
             own.max(least.ceil() as i64)
         } else {
@@ -67,20 +94,33 @@ impl Question<'_> {
         1.0 - self.assumed.error_rate
     }
 
+    /// How many observations the smaller side has for each sample.
+    fn measured(&self) -> f64 {
+        self.each() * self.ratio().min(1.0)
+    }
+
+    /// How many observations a sample is.
+    fn each(&self) -> f64 {
+        let m = self.metric;
+        let all = m.error_rate.is_some() || m.prometheus.is_some() || m.score.is_some();
+        if all { 1.0 } else { self.answered() }
+    }
+
     /// How many independent observations `horizon` samples are worth.
     fn observations(&self, horizon: i64) -> f64 {
-        let (m, n) = (self.metric, horizon as f64);
-        let latency = m.time_to_first_token.is_some() || m.duration.is_some();
-        let all = m.error_rate.is_some() || m.prometheus.is_some() || m.score.is_some();
-        let measured = if all { n } else { n * self.answered() };
+        let n = horizon as f64;
         // Latencies are judged as independent.
-        if latency { measured } else { measured / self.assumed.design_effect.max(1.0) }
+        let effect = match self.latency() {
+            Some(_) => 1.0,
+            None => self.assumed.effect(n * self.requests_each() / self.share),
+        };
+        n * self.each() / effect
     }
 
     /// Stable's share of bad answers, for metrics that are shares.
     pub(super) fn share(&self) -> Option<f64> {
         let m = self.metric;
-        if let Some(latency) = m.time_to_first_token.as_ref().or(m.duration.as_ref()) {
+        if let Some(latency) = self.latency() {
             Some(1.0 - latency.quantile)
         } else if m.error_rate.is_some() {
             Some(self.assumed.error_rate)
@@ -102,42 +142,45 @@ impl Question<'_> {
     /// The expected statistic for "worse by `delta`" when the canary is worse by
     /// `truth`, and its standard deviation.
     fn statistic(&self, horizon: i64, truth: f64, delta: f64, accepting: bool) -> (f64, f64) {
-        let n = self.observations(horizon);
+        let (n, ratio) = (self.observations(horizon), self.ratio());
         if let Some(p) = self.share() {
             let canary = (p + truth).clamp(0.0, 1.0);
             let z = |more: f64| {
                 let c = Share { n, bad: (n * canary + more).clamp(0.0, n) };
-                let s = Share { n: n * self.ratio, bad: n * self.ratio * p };
+                let s = Share { n: n * ratio, bad: n * ratio * p };
                 let (c, s) = if accepting { (c.doubted(), s) } else { (c, s.doubted()) };
                 proportion::shares(c, s, delta)
             };
             // Both sides' noise, as if it were all the canary's.
-            let variance = n * canary * (1.0 - canary) + n * p * (1.0 - p) / self.ratio;
+            let variance = n * canary * (1.0 - canary) + n * p * (1.0 - p) / ratio;
             let noise = variance.sqrt().max(1e-9);
             return (z(0.0), ((z(noise) - z(-noise)) / 2.0).max(0.05));
         }
-        let z = if self.metric.score.is_some() {
-            let score = self.assumed.score;
-            let s = self.assumed.scores(n * self.ratio, score);
-            let c = self.assumed.scores(n, (score - truth).max(0.0));
-            if accepting {
-                mean::means(s, c.with_ends(), delta)
-            } else {
-                mean::means(s.with_ends(), c, delta)
-            }
-        } else {
-            let stable = self.assumed.cost(n * self.ratio);
-            let more = 1.0 + truth;
-            let canary = mean::Mean {
-                n,
-                mean: more,
-                variance: stable.variance * more.powi(2),
-                third: stable.third * more.powi(3),
+        if self.metric.score.is_some() {
+            let (stable, worse) = (self.assumed.score, (self.assumed.score - truth).max(0.0));
+            let s = self.assumed.scores(n * ratio, stable);
+            let z = |luck: f64| {
+                let c = self.assumed.lucky_scores(n, worse, luck);
+                if accepting {
+                    mean::means(s, c.with_ends(), delta)
+                } else {
+                    mean::means(s.with_ends(), c, delta)
+                }
             };
-            let doubt = if accepting { Doubt::Canary } else { Doubt::Stable };
-            mean::ratio(canary, stable, delta, doubt)
+            let variance = self.assumed.scores(n, worse).variance / n + s.variance / s.n;
+            // Bad luck decides: a few low scores, with which the variance grows, too.
+            let luck = if accepting { -variance.sqrt() } else { variance.sqrt() };
+            return (z(0.0), (z(luck) - z(0.0)).abs().max(0.05));
+        }
+        let (stable, one, more) = (self.assumed.cost(n * ratio), self.assumed.cost(n), 1.0 + truth);
+        let canary = mean::Mean {
+            n,
+            mean: more,
+            variance: one.variance * more.powi(2),
+            third: one.third * more.powi(3),
         };
-        (z, 1.0)
+        let doubt = if accepting { Doubt::Canary } else { Doubt::Stable };
+        (mean::ratio(canary, stable, delta, doubt), 1.0)
     }
 
     /// The chance to cross at a look that comes before the deadline.
@@ -150,8 +193,10 @@ impl Question<'_> {
         let most = self
             .reach
             .map_or(f64::INFINITY, |requests| requests / (horizon as f64 * self.requests_each()));
-        // Neither side decides anything with fewer observations.
-        let least = self.minimum() / (self.observations(horizon) * self.ratio.min(1.0)).max(1e-9);
+        // Neither side decides anything with fewer observations, nor without a threshold.
+        let least = self.minimum() / (self.observations(horizon) * self.ratio().min(1.0)).max(1e-9);
+        let chosen = self.chooses().unwrap_or_default() / horizon.max(1) as f64;
+        let least = least.max(chosen);
         let possible = (least - 1e-9)..=(most * (1.0 + 1e-9));
         // What would have been decided by too few is decided at the first look that may.
         let (mut power, mut early) = (0.0, 0.0);

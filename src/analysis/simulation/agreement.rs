@@ -7,7 +7,7 @@ use super::{
     truth::{Truth, Worse},
 };
 use crate::{
-    analysis::plan::{Assumptions, plan},
+    analysis::plan::{Assumptions, plan, recommended},
     api::CanaryPolicySpec,
 };
 
@@ -89,6 +89,61 @@ fn a_plan_and_a_simulation_agree_on_what_no_time_is_left_for() {
         let text = format!("{steps}{rest} at {rate}/s: {promised} {seen}");
         assert_eq!((promised > 0.5, seen > 0.5), (promoted, promoted), "{text}");
     }
+}
+
+#[test]
+fn a_plan_waits_for_the_answers_that_choose_a_threshold() {
+    let latency = format!("[{TTFT}]");
+    for samples in [93, 150, 200] {
+        let policy = policy(&format!("[{{weight: 50, samples: {samples}}}]"), &latency, "");
+        let planned = plan(&policy, &Assumptions::default(), Some(0.5));
+        let truth = Truth::steady("equal", Assumptions::default(), Worse::default());
+        let seen = of_serinus(&Setting { policy: &policy, rate: 0.5 }, &truth, RUNS, 7);
+        assert!(seen.promotion.high >= planned.promotes, "{planned:?} {seen:?}");
+        // Two hundred answers of stable, half of whose requests these are.
+        let seconds = planned.steps[0].seconds(0.5);
+        assert!((800.0..830.0).contains(&seconds), "{seconds}");
+        assert!((0.95..1.05).contains(&(seen.seconds.0 / seconds)), "{seconds} {seen:?}");
+        assert_eq!(planned.notes.len(), 1, "{:?}", planned.notes);
+    }
+    // It is chosen once.
+    let policy = policy("[{weight: 5, samples: 300}, {weight: 50, samples: 93}]", &latency, "");
+    let planned = plan(&policy, &Assumptions::default(), Some(0.5));
+    assert_eq!(planned.steps[1].requests, 186.0);
+}
+
+#[test]
+fn samples_that_a_plan_recommends_for_skewed_costs_suffice() {
+    for (cost_variation, weight) in [(0.6, 50), (1.3, 5), (2.0, 50)] {
+        let assumed = Assumptions { cost_variation, ..Assumptions::default() };
+        let steps = format!("[{{weight: {weight}, samples: 20}}]");
+        let policy = recommended(&policy(&steps, &format!("[{COST}]"), ""), &assumed);
+        let planned = plan(&policy, &assumed, None).promotes;
+        let (_, seen) = both(&policy, assumed, 2.0);
+        assert!(planned >= 0.8 && seen >= 0.75, "{cost_variation}: {planned} {seen} {policy:?}");
+    }
+}
+
+#[test]
+fn rare_scores_are_waited_for() {
+    let assumed = Assumptions { feedback: 0.02, ..Assumptions::default() };
+    let score =
+        "[{name: score, score: {name: s, minSamples: 300}, margin: {harm: 0.05, accept: 0.1}}]";
+    let policy = policy("[{weight: 20, samples: 300}]", score, "");
+    let (promised, seen) = both(&policy, assumed, 50.0);
+    assert!(promised > 0.8 && seen > promised - 0.2, "{promised} {seen}");
+}
+
+#[test]
+fn a_plan_knows_that_few_users_tell_little_however_much_they_send() {
+    let (users, intraclass_correlation) = (300.0, 0.3);
+    let assumed = Assumptions { users, intraclass_correlation, ..Assumptions::default() };
+    let small = policy("[{weight: 5, samples: 600}]", &format!("[{ERRORS}]"), "");
+    let planned = plan(&small, &assumed, Some(50.0));
+    let metric = &planned.steps[0].metrics[0];
+    assert!(metric.needs.is_none() && metric.weight.is_some_and(|w| w > 5), "{metric:?}");
+    assert!(planned.problems[0].contains("more users"), "{:?}", planned.problems);
+    assert!(both(&small, assumed, 50.0).1 < 0.5);
 }
 
 #[test]

@@ -12,6 +12,7 @@ use crate::{
     analysis::{
         external::Externals,
         judge::{Boundaries, Evidence, Window, assess_with, carry_over, combine},
+        plan,
     },
     api::{
         CanaryPolicySpec, GoDuration,
@@ -22,6 +23,10 @@ use crate::{
 
 /// A step is collected at most so often: a simulation need not collect without news.
 const COLLECTIONS: f64 = 60.0;
+/// A step is given up after so many times the time that it needs, and it needs at most so
+/// many times what its samples do, or it is not waited for.
+const PATIENCE: f64 = 20.0;
+const MOST_STEPS: f64 = 100.0;
 /// The bake is collected so often.
 const BAKE_COLLECTIONS: f64 = 24.0;
 
@@ -106,6 +111,14 @@ impl Setting<'_> {
         self.policy.steps.iter().map(of).sum::<f64>().max(1.0)
     }
 
+    /// How long a step may go on that decides nothing, in seconds: much longer than it takes
+    /// until the rarest of its samples are there, unless they hardly ever come.
+    fn patience(&self, index: usize, source: &Source, interval: f64) -> f64 {
+        let needed = plan::requests(self.policy, index, source.assumed()) / self.rate;
+        let usual = COLLECTIONS * interval;
+        PATIENCE * if needed < MOST_STEPS * usual { usual.max(needed) } else { usual }
+    }
+
     /// One canary, judged by Serinus.
     pub fn run(&self, source: &Source, rng: &mut impl Rng, known: &mut Boundaries) -> Outcome {
         let (total, mut run) = (self.seconds(), Run::default());
@@ -155,6 +168,7 @@ impl Setting<'_> {
         run.warm_ups += delay;
         run.canary_requests +=
             (delay * share * self.rate * f64::from(u8::from(!window.paired))) as u64;
+        let patience = self.patience(index, source, seconds);
         let mut pace = Pace::new(self.rate, share, seconds);
         let (mut stable, mut canary) = (Counts::default(), Counts::default());
         let (mut waited, entered) = (0.0, run.seconds);
@@ -178,7 +192,7 @@ impl Setting<'_> {
             if !early && !matches!(verdict, Verdict::Undecided | Verdict::NoData) {
                 return verdict;
             }
-            let lost = waited > 20.0 * COLLECTIONS * seconds + least;
+            let lost = waited > patience + least;
             let late = run.seconds - entered >= deadline || run.seconds - run.warm_ups >= whole;
             if (late && !early) || lost {
                 // The step ended without its samples, which is no answer.

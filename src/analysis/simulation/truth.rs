@@ -64,6 +64,13 @@ pub enum Course {
     },
     /// Users who are few, uneven and not alike.
     Users(Users),
+    /// Costs are not lognormal: all are alike, but for a share of them.
+    Dear {
+        /// The share of requests that cost more.
+        share: f64,
+        /// How many times as much as the others.
+        times: f64,
+    },
     /// Gateways restart: what they had counted since the last collection is lost.
     Restarts {
         /// The share of collections that is lost.
@@ -85,9 +92,17 @@ pub struct Truth {
 }
 
 impl Truth {
-    /// A steady truth.
+    /// A steady truth, of as many users as are assumed.
     pub fn steady(name: &str, stable: Assumptions, worse: Worse) -> Self {
-        Self { name: name.to_owned(), stable, worse, course: Course::Steady }
+        let course = match stable.users.is_finite() {
+            true => Course::Users(Users {
+                count: stable.users.max(1.0) as usize,
+                uneven: 0.0,
+                alike: stable.intraclass_correlation,
+            }),
+            false => Course::Steady,
+        };
+        Self { name: name.to_owned(), stable, worse, course }
     }
 }
 
@@ -106,7 +121,6 @@ pub struct Source {
     wanted: Wanted,
     /// The probability of each latency bucket.
     latencies: Vec<f64>,
-    costs: Vec<f64>,
 }
 
 /// The shares at one moment.
@@ -136,8 +150,12 @@ impl Source {
         };
         let mass = |i: u8| below(i) - if i == 0 { 0.0 } else { below(i - 1) };
         let latencies = (0..buckets::BUCKETS).map(mass).collect();
-        let costs = truth.stable.costs().into_iter().map(|cost| cost * COST).collect();
-        Self { truth: truth.clone(), wanted, latencies, costs }
+        Self { truth: truth.clone(), wanted, latencies }
+    }
+
+    /// What is assumed of stable.
+    pub(super) fn assumed(&self) -> &Assumptions {
+        &self.truth.stable
     }
 
     /// Adds what happened between two collections at `time` (a fraction of the whole):
@@ -247,10 +265,10 @@ impl Source {
         }
     }
 
-    /// A cost that varies as is assumed.
+    /// A cost that varies as is assumed, of a standard normal deviate.
     fn lognormal(&self, z: f64) -> f64 {
-        let variance = self.truth.stable.cost_variation.powi(2).ln_1p();
-        COST * (z * variance.sqrt() - 0.5 * variance).exp()
+        let sigma = self.truth.stable.log_cost_deviation();
+        COST * (z * sigma - 0.5 * sigma * sigma).exp()
     }
 
     /// As `collect`, for copies of the same requests.
@@ -346,10 +364,11 @@ impl Source {
 
     fn side_cost(&self, rng: &mut impl Rng, turns: f64, n: u64, factor: f64, counts: &mut Counts) {
         if turns <= 1.0 {
-            let each = vec![1.0 / self.costs.len() as f64; self.costs.len()];
-            return spread(rng, n, &each, |i, n| {
-                add_many(&mut counts.cost, factor * self.costs[i], n);
-            });
+            for _ in 0..n {
+                let usd = self.cost(rng, factor);
+                add(&mut counts.cost, usd);
+            }
+            return;
         }
         let groups = &mut counts.groups;
         groups.costs.resize(GROUPS, 0);
@@ -399,7 +418,11 @@ impl Source {
     }
 
     fn cost(&self, rng: &mut impl Rng, factor: f64) -> f64 {
-        factor * self.costs[rng.random_range(0..self.costs.len())]
+        if let Course::Dear { share, times } = self.truth.course {
+            let dear = rng.random::<f64>() < share;
+            return factor * COST * if dear { times } else { 1.0 };
+        }
+        factor * self.lognormal(rng.sample(StandardNormal))
     }
 }
 
@@ -507,5 +530,37 @@ fn binomial(rng: &mut impl Rng, n: u64, p: f64) -> u64 {
     match Binomial::new(n, p.clamp(0.0, 1.0)) {
         Ok(drawn) if n > 0 && p > 0.0 => drawn.sample(rng).min(n),
         _ => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::{SeedableRng, rngs::StdRng};
+
+    use super::*;
+
+    /// The costs of `n` requests of stable.
+    fn costs(course: Course, n: usize) -> Vec<f64> {
+        let stable = Assumptions { cost_variation: 1.3, ..Assumptions::default() };
+        let truth = Truth { course, ..Truth::steady("", stable, Worse::default()) };
+        let (source, mut rng) = (Source::new(&truth, &[]), StdRng::seed_from_u64(15));
+        (0..n).map(|_| source.cost(&mut rng, 1.0) / COST).collect()
+    }
+
+    #[test]
+    fn costs_have_the_tails_that_are_assumed() {
+        let mut all = costs(Course::Steady, 200_000);
+        let n = all.len() as f64;
+        let mean = all.iter().sum::<f64>() / n;
+        let variance = all.iter().map(|cost| (cost - mean).powi(2)).sum::<f64>() / n;
+        assert!((mean - 1.0).abs() < 0.02 && (variance.sqrt() - 1.3).abs() < 0.1, "{mean}");
+        // The quantile of one in a thousand of a lognormal distribution with this variation.
+        let sigma = 1.3_f64.powi(2).ln_1p().sqrt();
+        let rare = (3.0902 * sigma - 0.5 * sigma * sigma).exp();
+        all.retain(|cost| *cost > rare);
+        assert!((150..250).contains(&all.len()), "{}", all.len());
+        let dear = costs(Course::Dear { share: 0.02, times: 20.0 }, 100_000);
+        let of = |times: f64| dear.iter().filter(|cost| (**cost - times).abs() < 1e-9).count();
+        assert!((1_800..2_200).contains(&of(20.0)) && of(20.0) + of(1.0) == 100_000);
     }
 }
