@@ -11,10 +11,11 @@
 //!   `falseRollback` for all of them together. They need not pass.
 //! - A step that may be extended runs twice, on fresh counts, with half of both errors each.
 
-use super::{Evidence, Measured};
+use super::{Evidence, Measured, answers_for};
 use crate::api::{
     CanaryPolicySpec,
     canary_policy::{self, Metric, OnInconclusive, Step},
+    prompt_release::MetricStatus,
 };
 
 /// The part of a window's harm error that is spent up to its horizon.
@@ -86,6 +87,20 @@ impl<'a> Window<'a> {
             paired: step.is_some_and(|s| s.shadow.is_some()),
             explained: true,
         }
+    }
+
+    /// The latency that waits for most of stable's answers, which are to choose its threshold,
+    /// and how many these are.
+    pub fn awaited(&self, previous: &[MetricStatus]) -> Option<(&'a str, u64)> {
+        let chosen = |m: &Metric| {
+            previous.iter().any(|before| before.metric == m.name && before.threshold.is_some())
+        };
+        let open = self.metrics.iter().filter(|m| !chosen(m));
+        let latencies = open.filter_map(|m| {
+            let latency = m.time_to_first_token.as_ref().or(m.duration.as_ref())?;
+            Some((m.name.as_str(), answers_for(latency.quantile)))
+        });
+        latencies.max_by_key(|(_, answers)| *answers)
     }
 
     /// The horizon of one metric.

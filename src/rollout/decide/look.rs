@@ -196,8 +196,9 @@ pub(super) fn futile(draft: &Draft<'_>, policy: &CanaryPolicySpec) -> Option<Str
     Some(format!("{} has less than 1 % chance to pass by the horizon", metric.metric))
 }
 
-/// Tells in good time that a step's deadline comes before its samples.
-pub(super) fn foresee(draft: &mut Draft<'_>, step: &Step) {
+/// Tells in good time that a step's deadline comes before its samples, or before stable has
+/// the answers that choose the threshold of a latency.
+pub(super) fn foresee(draft: &mut Draft<'_>, policy: &CanaryPolicySpec, step: &Step) {
     let Some(canary) = &draft.status.canary else { return };
     let (Some(_), Some(deadline), Some(horizon)) =
         (canary.confirmed_at, step.deadline(), step.horizon())
@@ -208,17 +209,26 @@ pub(super) fn foresee(draft: &mut Draft<'_>, step: &Step) {
     if elapsed < 0.1 * deadline {
         return;
     }
-    let seen = evidence::totals(&draft.status.evidence).1.requests as f64;
-    let needed = elapsed * horizon as f64 / seen.max(0.5);
+    let (stable, treatment) = evidence::totals(&draft.status.evidence);
+    let takes = |wanted: u64, seen: u64| elapsed * wanted as f64 / (seen as f64).max(0.5);
+    let samples = takes(horizon.unsigned_abs(), treatment.requests);
+    let index = usize::try_from(canary.step).unwrap_or(usize::MAX);
+    let awaited = Window::new(policy, index).awaited(&draft.status.analysis);
+    let answers = awaited.map_or(0.0, |(_, answers)| takes(answers, stable.requests));
+    let needed = samples.max(answers);
     let known = conditions::find(&draft.status.conditions, conditions::types::DECIDABLE);
     let warned = known.is_some_and(|c| c.reason == reasons::DEADLINE_TOO_SHORT);
     // What is close to the deadline is neither warned of nor taken back.
     if needed > 1.1 * deadline && !warned {
-        let message = format!(
-            "at the rate so far {horizon} samples take {}, the step's deadline is {}: more weight, fewer samples or a longer deadline",
-            duration(needed),
-            duration(deadline)
-        );
+        let (needed, deadline) = (duration(needed), duration(deadline));
+        let message = match awaited.filter(|_| answers > samples) {
+            Some((metric, answers)) => format!(
+                "at the rate so far the {answers} answers of stable that choose the threshold of {metric} take {needed}, the step's deadline is {deadline}: less weight, a smaller quantile or a longer deadline"
+            ),
+            None => format!(
+                "at the rate so far {horizon} samples take {needed}, the step's deadline is {deadline}: more weight, fewer samples or a longer deadline"
+            ),
+        };
         draft.tell_decidable(false, (reasons::DEADLINE_TOO_SHORT, &message));
     } else if warned && needed < deadline {
         let (holds, told) = super::decidable(draft.snapshot.undecidable.as_deref());

@@ -167,7 +167,7 @@ pub(super) fn judged(draft: &mut Draft<'_>, policy: &CanaryPolicySpec, verdict: 
     if canary.held.as_deref() == Some(reasons::INCONCLUSIVE) && approved(draft, policy, &canary) {
         return;
     }
-    foresee(draft, step);
+    foresee(draft, policy, step);
     let spent = draft.clock().step;
     draft.wake_when(step.min_duration, spent);
     let late = step.deadline().filter(|deadline| spent >= *deadline);
