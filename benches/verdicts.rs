@@ -3,8 +3,8 @@
 //! without an end, and how long judging takes.
 //!
 //! `cargo bench --bench verdicts` prints the tables of docs/statistics.md. RUNS=2000 is a
-//! quick look; ONLY=time, speed, errors, users, plan, selection or coverage prints one of them, CELL=…
-//! of the selection and of users what has these words in its name. A cell of the
+//! quick look; ONLY=time, speed, errors, users, bursts, plan, selection or coverage prints one of
+//! them, CELL=… of the selection and of users what has these words in its name. A cell of the
 //! selection takes up to two minutes, and longer where canaries are held.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a bench prints and stops when wrong")]
 
@@ -45,6 +45,9 @@ fn main() {
     }
     if wanted("users") {
         few_users(runs);
+    }
+    if wanted("bursts") {
+        bursts(runs);
     }
     if wanted("plan") {
         plans(runs / 10);
@@ -167,6 +170,58 @@ fn cell_of_users(
         percent(at_accept.promotion),
         percent(equal.promotion)
     )
+}
+
+/// Bursts of errors that come to each side at times of its own, and what the correction for
+/// them takes off where there are none.
+fn bursts(runs: usize) {
+    println!("\n## Bursts on one side at a time: one step, no bake, errors, {runs} runs a cell\n");
+    println!(
+        "| stable | weight, samples | equal, bursts: rolled back | equal, bursts: promoted | equal: promoted | at the harm margin: rolled back | +12 points: median (9 of 10) | +20 points |"
+    );
+    println!("|---|---|---|---|---|---|---|---|");
+    let mut tasks: Vec<Box<dyn FnOnce() -> String + Send>> = vec![];
+    for (name, error_rate, course) in [
+        (
+            "1 %, a tenth of the time 30 %",
+            0.01,
+            Course::BurstsApart { share: 0.1, error_rate: 0.3 },
+        ),
+        ("1 %, a twentieth 50 %", 0.01, Course::BurstsApart { share: 0.05, error_rate: 0.5 }),
+        ("5 %, a fifth 15 %", 0.05, Course::BurstsApart { share: 0.2, error_rate: 0.15 }),
+    ] {
+        for (weight, samples) in [(5, 300), (25, 1_000), (50, 600)] {
+            tasks.push(Box::new(move || {
+                let policy = policy(&format!(
+                    "{{steps: [{{weight: {weight}, samples: {samples}, deadline: 1000h}}], bake: {{duration: 0s}}, analysis: {{metrics: [{}]}}}}",
+                    METRICS[0]
+                ));
+                let stable = Assumptions { error_rate, ..assumed() };
+                let of = |course: Course, errors: f64| {
+                    let worse = Worse { errors, ..Worse::default() };
+                    let truth = Truth { course, ..Truth::steady("", stable, worse) };
+                    of_serinus(&Setting { policy: &policy, rate: 5.0 }, &truth, runs, 20_261)
+                };
+                let steady = |errors: f64| of(Course::Steady, errors);
+                let apart = of(course, 0.0);
+                let found = |c: &Characteristics| {
+                    let typical =
+                        c.requests_to_rollback.map_or("-".into(), |(m, p)| format!("{m} ({p})"));
+                    format!("{typical}, {:.1} %", c.rollback.value * 100.0)
+                };
+                format!(
+                    "| {name} | {weight} %, {samples} | {} | {} | {} | {} | {} | {} |",
+                    percent(apart.rollback),
+                    percent(apart.promotion),
+                    percent(steady(0.0).promotion),
+                    percent(steady(0.02).rollback),
+                    found(&steady(0.12)),
+                    found(&steady(0.20)),
+                )
+            }));
+        }
+    }
+    in_parallel(tasks).iter().for_each(|row| println!("{row}"));
 }
 
 /// A policy of one to eight metrics and one to three steps, its traffic, and what is assumed.

@@ -356,6 +356,8 @@ fn truths(policy: &CanaryPolicySpec, stable: Assumptions) -> Vec<Truth> {
     }
     if measures(|m| m.cost_per_request.is_some()) {
         truths.push(steady("twice as dear", Worse { cost: 1.0, ..none }));
+        let dear = Course::Dear { share: 0.02, times: 20.0 };
+        truths.push(course("a fiftieth costs 20 times as much", none, dear));
     }
     if measures(|m| m.score.is_some()) {
         truths.push(steady("scores worse by 0.2", Worse { score: 0.2, ..none }));
@@ -365,6 +367,11 @@ fn truths(policy: &CanaryPolicySpec, stable: Assumptions) -> Vec<Truth> {
         course("both degrade to 40 %", none, incident),
         course(&format!("drift to +{:.1} points", accept * 300.0), by(3.0 * accept), Course::Drift),
         course("bursts on both", none, Course::Bursts { share: 0.1, error_rate: 0.3 }),
+        course(
+            "bursts on one side at a time",
+            none,
+            Course::BurstsApart { share: 0.1, error_rate: 0.3 },
+        ),
         course("ten alike turns a user", none, Course::Conversations { turns: 10 }),
         course("restarts lose a tenth", none, Course::Restarts { share: 0.1 }),
     ]);

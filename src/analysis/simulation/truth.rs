@@ -57,6 +57,13 @@ pub enum Course {
         /// The error rate then.
         error_rate: f64,
     },
+    /// The same on each side at times of its own: on average they are alike.
+    BurstsApart {
+        /// The share of time in which a side does.
+        share: f64,
+        /// The error rate then.
+        error_rate: f64,
+    },
     /// Each user sends so many requests, which all go well or all fail.
     Conversations {
         /// Requests a user.
@@ -305,20 +312,24 @@ impl Source {
 
     fn at(&self, rng: &mut impl Rng, time: f64) -> (Now, Now) {
         let (s, w) = (&self.truth.stable, &self.truth.worse);
-        let shared = match self.truth.course {
-            Course::Incident { from, error_rate } if time >= from => error_rate,
-            Course::Bursts { share, error_rate } if rng.random::<f64>() < share => error_rate,
-            _ => s.error_rate,
+        let mut burst = |share: f64, error_rate: f64| {
+            if rng.random::<f64>() < share { error_rate } else { s.error_rate }
+        };
+        let [stable, canary] = match self.truth.course {
+            Course::Incident { from, error_rate } if time >= from => [error_rate; 2],
+            Course::Bursts { share, error_rate } => [burst(share, error_rate); 2],
+            Course::BurstsApart { share, error_rate } => [(); 2].map(|()| burst(share, error_rate)),
+            _ => [s.error_rate; 2],
         };
         let part = if self.truth.course == Course::Drift { time.clamp(0.0, 1.0) } else { 1.0 };
-        let of = |part: f64| Now {
-            errors: (shared + part * w.errors).clamp(0.0, 1.0),
+        let of = |errors: f64, part: f64| Now {
+            errors: (errors + part * w.errors).clamp(0.0, 1.0),
             checks: (s.check_failures + part * w.checks).clamp(0.0, 1.0),
             slow: (part * w.slow).clamp(0.0, 1.0),
             cost: 1.0 + part * w.cost,
             score: (s.score - part * w.score).clamp(0.0, 1.0),
         };
-        (of(0.0), of(part))
+        (of(stable, 0.0), of(canary, part))
     }
 
     fn side(&self, rng: &mut impl Rng, now: Now, n: u64, counts: &mut Counts) {
