@@ -172,8 +172,8 @@ fn cell_of_users(
     )
 }
 
-/// Bursts of errors that come to each side at times of its own, and what the correction for
-/// them takes off where there are none.
+/// Bursts of errors that come to each side at times of its own, and the same policies without
+/// them.
 fn bursts(runs: usize) {
     println!("\n## Bursts on one side at a time: one step, no bake, errors, {runs} runs a cell\n");
     println!(

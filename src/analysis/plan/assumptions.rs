@@ -6,7 +6,8 @@ use crate::analysis::stats::{
     normal::{upper_quantile, upper_tail},
 };
 
-/// A spread that is smaller is none, and one that is larger would not be a number.
+/// The smallest and the largest variation of costs that is reckoned with: beyond these, the
+/// moments are zero or too large for a number.
 const VARIATIONS: [f64; 2] = [1e-3, 100.0];
 /// The costs of a sample are reckoned up to the value that its largest exceeds in one of so
 /// many samples.
@@ -55,8 +56,8 @@ impl Default for Assumptions {
 impl Assumptions {
     /// How many of `requests` of the route tell as much as one of a user alone: the design
     /// effect of clusters (Kish, Survey Sampling, 1965, section 5.4). Both sides have the same,
-    /// for a side has its share of the users. It grows with the requests of each user, so that
-    /// a side of `n` users never tells more than `n` over the correlation independent requests.
+    /// for a side has its share of the users. It grows with the requests of each user. So `n` users
+    /// of a side never tell more than n / r independent requests, where r is the correlation.
     pub fn effect(&self, requests: f64) -> f64 {
         let others = (requests / self.users - 1.0).max(0.0);
         let of_users = 1.0 + others * self.intraclass_correlation.clamp(0.0, 1.0);

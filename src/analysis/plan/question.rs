@@ -56,7 +56,7 @@ impl Question<'_> {
     }
 
     /// How many canary samples it takes until stable has the answers that choose the
-    /// threshold of a latency; none when it is known, or there is none.
+    /// threshold of a latency. None of other metrics, and when the threshold is known.
     pub(super) fn chooses(&self) -> Option<f64> {
         let latency = self.latency().filter(|_| self.first)?;
         Some(answers_for(latency.quantile) as f64 / (self.ratio() * self.answered()))

@@ -23,9 +23,9 @@ use crate::{
 
 /// A step is collected at most so often: a simulation need not collect without news.
 const COLLECTIONS: f64 = 60.0;
-/// A step is given up after so many times the time that it needs, and it needs at most so
-/// many times what its samples do, or it is not waited for.
+/// A step is given up after so many times the time that it needs.
 const PATIENCE: f64 = 20.0;
+/// A metric whose samples take longer than so many times the step's own is not waited for.
 const MOST_STEPS: f64 = 100.0;
 /// The bake is collected so often.
 const BAKE_COLLECTIONS: f64 = 24.0;

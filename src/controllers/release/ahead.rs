@@ -7,8 +7,8 @@
 //! look goes on from them. An operator that dies loses what it kept; gateways that live tell
 //! their counts again, as they only grow (docs/decisions/0015).
 //!
-//! A release at rest has no progress but how many gateways follow it, which says itself again
-//! at every look: nothing of it is kept, it waits for its turn.
+//! Of a release at rest only the number of gateways that follow it changes. Every look finds that
+//! number again, so nothing is kept: the release waits for its turn to be written.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -29,7 +29,8 @@ use crate::{
 
 /// Writes of the progress of canaries a second, for all releases of this operator.
 const RATE: f64 = 3.0;
-/// Writes a second of who follows a release at rest: a gateway more is news of every release.
+/// Writes a second that say how many gateways follow a release at rest. When a gateway comes or
+/// goes, every release has this to say.
 const RESTING_RATE: f64 = 10.0;
 /// So many may come at once.
 const BURST: f64 = 20.0;
@@ -436,16 +437,17 @@ mod tests {
             .map(|i| release(&format!("r{i}"), followed("2/2")))
             .map(|release| (Named::of(&release), release))
             .collect();
-        let tells = |release: &PromptRelease| ahead.is_due(release, &followed("3/3"), &[], &[]);
-        // A gateway more, which tells of every release.
-        assert_eq!(all.values().filter(|release| tells(release)).count(), 20);
+        let is_written =
+            |release: &PromptRelease| ahead.is_due(release, &followed("3/3"), &[], &[]);
+        // There is one gateway more, and every release has to say so.
+        assert_eq!(all.values().filter(|release| is_written(release)).count(), 20);
         assert_eq!(ahead.status(&all[&Named::of(&release("r7", running(0)))]), None, "as it is");
         let (mut told, mut seconds) = (20, 0);
         while told < all.len() {
             tokio::time::advance(Duration::from_secs(1)).await;
             let turns = ahead.turns();
             assert!((1..=20).contains(&turns.len()), "{} after {seconds} s", turns.len());
-            told += turns.iter().filter(|turn| tells(&all[turn])).count();
+            told += turns.iter().filter(|turn| is_written(&all[turn])).count();
             seconds += 1;
         }
         assert_eq!(seconds, 998);
