@@ -10,4 +10,5 @@ pub mod paired;
 pub mod proportion;
 pub mod sequential;
 pub mod spending;
+pub mod stratified;
 pub mod survival;

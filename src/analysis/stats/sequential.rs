@@ -41,11 +41,24 @@ const MOST_NODES: usize = 4096;
 /// one-sided error of the whole test. The result has the length of `looks`; an
 /// infinite value means that the look can not stop the test.
 pub fn critical_values(spending: Spending, alpha: f64, looks: &[f64]) -> Vec<f64> {
+    critical_values_on(spending, alpha, looks, looks)
+}
+
+/// As [`critical_values`], where the error is spent on another clock than the information
+/// comes on: up to `times[i]` of the whole at the look with `looks[i]` of the information
+/// (Lan and DeMets, Biometrics 45, 1989: the error stays what it is, as long as the clock
+/// does not depend on what was seen).
+pub fn critical_values_on(
+    spending: Spending,
+    alpha: f64,
+    times: &[f64],
+    looks: &[f64],
+) -> Vec<f64> {
     let mut values = Vec::with_capacity(looks.len());
     let mut region: Option<Region> = None;
     let (mut spent, mut before) = (0.0, 0.0);
-    for (i, &t) in looks.iter().enumerate() {
-        let (total, step) = (spending.spent(alpha, t), t - before);
+    for (i, (&t, &time)) in looks.iter().zip(times).enumerate() {
+        let (total, step) = (spending.spent(alpha, time), t - before);
         let increment = total - spent;
         if step.is_nan() || step <= 0.0 {
             values.push(f64::INFINITY);
