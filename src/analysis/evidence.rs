@@ -89,7 +89,7 @@ pub fn totals(evidence: &[InstanceEvidence]) -> (Counts, Counts) {
     (stable, canary)
 }
 
-fn add(total: &mut Counts, part: &Counts) {
+pub(super) fn add(total: &mut Counts, part: &Counts) {
     total.assigned += part.assigned;
     total.requests += part.requests;
     total.errors += part.errors;

@@ -20,28 +20,36 @@ mod effect;
 mod explain;
 mod floor;
 mod measure;
+mod pool;
+mod together;
 
-pub use self::budget::Window;
+pub use self::{
+    budget::Window,
+    pool::{Pool, against, verdict},
+    together::remembered,
+};
 pub(super) use self::{effect::of_split, measure::answers_for};
 use self::{
     floor::BeyondFloor,
     measure::{Comparison, Measured},
+    together::Scope,
 };
 use super::{
     buckets,
     external::Externals,
     stats::{
         anytime::{critical_z, log_growth},
+        mean::Doubt,
         normal::{upper_quantile, upper_tail},
         proportion::Share,
-        sequential::critical_values,
+        sequential::critical_values_on,
         spending::Spending,
     },
 };
 use crate::api::{
     canary_policy::{Metric, PrometheusQuery},
     conditions::truncate,
-    prompt_release::{Counts, MetricStatus, Verdict},
+    prompt_release::{Counts, InStep, MetricStatus, StepEvidence, Verdict},
 };
 
 /// Harm spends its error early: with this gamma a canary that fails three times as
@@ -55,8 +63,9 @@ const LOOK_GROWTH: f64 = 1.25;
 const EARLY: f64 = 0.01;
 const EARLY_GROWTH: f64 = 1.5;
 const LOOK_STEP: f64 = 0.05;
-/// The status keeps at most so many looks.
+/// The status keeps at most so many looks, of which the ends of steps have some for sure.
 const MAX_LOOKS: usize = 64;
+const MAX_STEPS: usize = 16;
 /// Fewer observations than this on either side decide nothing, whatever the spending allows.
 pub(super) const MINIMUM: f64 = 10.0;
 /// Means are trusted from so many observations on.
@@ -83,6 +92,8 @@ pub struct Evidence<'a> {
     /// Canary requests that the window must wait for: drawn before it had its samples, and
     /// open since.
     pub pending: u64,
+    /// What earlier steps counted; only of a window that is pooled with them.
+    pub earlier: &'a [StepEvidence],
 }
 
 impl Evidence<'_> {
@@ -136,13 +147,14 @@ pub fn assess_with(
     evidence: &Evidence<'_>,
     previous: &[MetricStatus],
 ) -> Vec<MetricStatus> {
+    let scope = &Scope::new(*evidence);
     let others = callers::Others::default();
     let mut assess = |window: &Window<'_>, metric: &Metric| {
         let before = previous.iter().find(|p| p.metric == metric.name);
-        let mut status = assess_metric(window, metric, evidence, before, critical);
+        let mut status = assess_metric(window, metric, scope, before, critical);
         if before.is_none_or(|b| b.verdict != Verdict::Fail) {
             let of = (window, metric);
-            callers::attribute(of, evidence, &others, before, critical, &mut status);
+            callers::attribute(of, scope, &others, before, critical, &mut status);
         }
         status.message = truncate(&status.message, LONGEST_MESSAGE);
         status
@@ -158,28 +170,45 @@ pub fn assess_with(
     all
 }
 
-/// What of a window's results counts in the next one: the frozen latency thresholds.
-pub fn carry_over(previous: &[MetricStatus]) -> Vec<MetricStatus> {
-    let thresholds = previous.iter().filter(|p| p.threshold.is_some());
-    let kept = |p: &MetricStatus| MetricStatus {
-        metric: p.metric.clone(),
-        threshold: p.threshold,
-        harm: p.harm,
-        accept: p.accept,
-        message: "a new step: nothing was counted yet".to_owned(),
-        ..MetricStatus::default()
-    };
-    thresholds.map(kept).collect()
+/// What of a window's results counts in the next one: the frozen latency thresholds, and
+/// of steps that are pooled the looks, of which no error is spent twice.
+pub fn carry_over(previous: &[MetricStatus], pooled: bool) -> Vec<MetricStatus> {
+    let kept = previous.iter().filter(|p| p.threshold.is_some() || pooled);
+    let kept = kept.map(|p| {
+        let fresh = MetricStatus {
+            metric: p.metric.clone(),
+            threshold: p.threshold,
+            harm: p.harm,
+            accept: p.accept,
+            message: "a new step: nothing was counted yet".to_owned(),
+            ..MetricStatus::default()
+        };
+        if !pooled {
+            return fresh;
+        }
+        let accepted = p.in_step.is_some_and(|s| s.accepted);
+        MetricStatus {
+            unit: p.unit,
+            guard: p.guard,
+            frozen: p.frozen,
+            looks: p.looks.clone(),
+            in_step: p.in_step.map(|_| InStep { accepted, ..InStep::default() }),
+            ..fresh
+        }
+    });
+    kept.collect()
 }
 
 fn assess_metric(
     window: &Window<'_>,
     metric: &Metric,
-    evidence: &Evidence<'_>,
+    scope: &Scope<'_>,
     before: Option<&MetricStatus>,
     critical: &mut Boundaries,
 ) -> MetricStatus {
-    let measured = Measured::of(metric, evidence, window.paired, before);
+    let evidence = &scope.own;
+    let own = scope.own(metric, window.paired, before);
+    let measured = scope.together(&own, metric, before);
     let mut status = MetricStatus {
         metric: metric.name.clone(),
         unit: measured.unit,
@@ -195,13 +224,27 @@ fn assess_metric(
         difference: measured.difference(),
         interval: before.and_then(|b| b.interval),
         chance: before.and_then(|b| b.chance),
+        in_step: before.and_then(|b| b.in_step),
         ..MetricStatus::default()
     };
+    let clock = window.pool.as_ref().filter(|_| metric.margin.is_some()).map(|pool| {
+        let seen = window.seen(metric, evidence, &own);
+        let so_far = status.in_step.unwrap_or_default();
+        status.in_step = Some(InStep {
+            stable: own.stable,
+            canary: own.canary,
+            difference: own.difference(),
+            seen: seen as i64,
+            wanted: pool.wanted(metric) as i64,
+            ..so_far
+        });
+        pool.clock(metric, &scope.seen(window, metric, before), seen, own.variance())
+    });
     if let Some(failed) = before.filter(|b| b.verdict == Verdict::Fail) {
         (status.verdict, status.message) = (failed.verdict, failed.message.clone());
         return status;
     }
-    match measured.beyond_floor(metric) {
+    match own.beyond_floor(metric) {
         Some(BeyondFloor::CanaryAlone(message)) => {
             (status.verdict, status.message) = (Verdict::Fail, message);
             return status;
@@ -219,21 +262,32 @@ fn assess_metric(
         status.verdict = if silent { Verdict::NoData } else { Verdict::Undecided };
         return status;
     }
-    if let Some((verdict, message)) = measured.silent() {
+    if let Some((verdict, message)) = own.silent() {
         (status.verdict, status.message, status.streak) = (verdict, message, 0);
         return status;
     }
-    watch(window, &measured, before, &mut status);
+    watch(window, &own, before, &mut status);
     if status.verdict == Verdict::Fail {
         return status;
     }
-    let horizon = window.horizon_of(metric);
-    let seen = window.seen(metric, evidence, &measured);
-    let due = horizon.and_then(|horizon| due(&status.looks, seen, horizon));
-    match due.map(|t| (t, readiness(t, &measured, evidence))) {
+    let horizon = window.wanted(metric);
+    let seen = window.seen(metric, evidence, &own);
+    let full = horizon.is_some_and(|horizon| seen >= horizon);
+    // The look at the end of a step comes before more users do.
+    let closes = full && status.in_step.is_some_and(|s| !s.closed);
+    let due = match &clock {
+        Some(clock) => due_at(&status.looks, clock.time, Some(closes)),
+        None => horizon.and_then(|horizon| due(&status.looks, seen, horizon)),
+    };
+    let ends = |t: f64| t >= 1.0 || closes;
+    let test = Test { window, clock: clock.as_ref() };
+    match due.map(|t| (t, readiness(ends(t), &measured, evidence))) {
         Some((t, Look::Take(may_accept))) => {
             status.looks.push(t);
-            look(window, &measured, critical, may_accept, &mut status);
+            if let Some(in_step) = &mut status.in_step {
+                in_step.closed |= full;
+            }
+            look(&test, &measured, critical, may_accept, &mut status);
         }
         Some((_, Look::WaitFor(message))) => {
             keep(before, seen, horizon, &mut status);
@@ -242,7 +296,7 @@ fn assess_metric(
         // A verdict that rested on one caller is looked for again, in what others sent.
         _ if before.is_some_and(|b| b.caller.is_some()) && !status.looks.is_empty() => {
             let may_accept = measured.counts_open || !evidence.hides_open();
-            look(window, &measured, critical, may_accept, &mut status);
+            look(&test, &measured, critical, may_accept, &mut status);
         }
         _ => keep(before, seen, horizon, &mut status),
     }
@@ -261,8 +315,8 @@ enum Look {
 
 /// Slow requests end last: a look that may end the step waits for those that were drawn
 /// before it, or they would be missing from its evidence for being slow.
-fn readiness(t: f64, measured: &Measured, evidence: &Evidence<'_>) -> Look {
-    let (last, least) = (t >= 1.0, minimum(measured));
+fn readiness(last: bool, measured: &Measured, evidence: &Evidence<'_>) -> Look {
+    let least = minimum(measured);
     let waits = !measured.counts_open && evidence.pending > 0 && evidence.hides_open();
     if last && waits {
         let open = evidence.pending;
@@ -321,7 +375,11 @@ fn watch(
     let batches = !measured.counts_open;
     let failed = if let (Comparison::Shares(canary, stable), true) = (measured.comparison, batches)
     {
-        let past = before.map(|b| (as_share(b.canary), as_share(b.stable))).unwrap_or_default();
+        let sides = |b: &MetricStatus| match b.in_step.filter(|_| window.pool.is_some()) {
+            Some(step) => (as_share(step.canary), as_share(step.stable)),
+            None => (as_share(b.canary), as_share(b.stable)),
+        };
+        let past = before.map(sides).unwrap_or_default();
         let growth = log_growth(past, (canary, stable), status.harm) / measured.effects.larger();
         // Kept within what JSON can hold; far beyond any threshold.
         status.log_e = (status.log_e + growth).clamp(-1e6, 1e6);
@@ -330,10 +388,8 @@ fn watch(
         n >= MINIMUM_OF_MEANS && measured.z_harm(status.harm) > z
     };
     if window.horizon.is_none() && enough {
-        status.interval = Some([
-            measured.limit(|d| measured.z_harm(d), z),
-            measured.limit(|d| measured.z_accept(d), -z),
-        ]);
+        status.interval =
+            Some([measured.limit(Doubt::Stable, z), measured.limit(Doubt::Canary, -z)]);
     }
     if failed {
         status.verdict = Verdict::Fail;
@@ -349,6 +405,8 @@ fn as_share(sample: crate::api::prompt_release::Sample) -> Share {
 /// Between looks the verdict and the interval stay.
 fn keep(before: Option<&MetricStatus>, seen: f64, horizon: Option<f64>, status: &mut MetricStatus) {
     status.verdict = match before.map(|b| b.verdict) {
+        // In a step that has just begun.
+        _ if status.in_step.is_some_and(|s| s.accepted) => Verdict::Pass,
         Some(Verdict::NoData) | None => Verdict::Undecided,
         Some(verdict) => verdict,
     };
@@ -365,13 +423,18 @@ fn keep(before: Option<&MetricStatus>, seen: f64, horizon: Option<f64>, status: 
 /// beyond the horizon: all error is spent at 1, but the boundary needs to know how much
 /// was really seen.
 fn due(looks: &[f64], seen: f64, horizon: f64) -> Option<f64> {
+    due_at(looks, seen / horizon, None)
+}
+
+/// As [`due`], at `t`; also when one of several steps `closes`.
+fn due_at(looks: &[f64], t: f64, closes: Option<bool>) -> Option<f64> {
     let last = looks.last().copied().unwrap_or(0.0);
-    let t = seen / horizon;
     let growth = if last < EARLY { EARLY_GROWTH } else { LOOK_GROWTH };
     let next = (last * growth).min(last + LOOK_STEP).min(1.0);
     // Multiples of a twentieth are not exact in binary.
-    let reached = t + 1e-9 >= next && t > last && last < 1.0;
-    (reached && (looks.len() < MAX_LOOKS || t >= 1.0)).then_some(t)
+    let reached = (t + 1e-9 >= next || closes == Some(true)) && t > last && last < 1.0;
+    let room = if closes == Some(false) { MAX_LOOKS - MAX_STEPS } else { MAX_LOOKS };
+    (reached && (looks.len() < room || t >= 1.0)).then_some(t)
 }
 
 /// The looks of a step with `horizon` samples, when they come one by one.
@@ -386,16 +449,23 @@ pub(super) fn planned_looks(horizon: i64) -> Vec<f64> {
     looks
 }
 
+/// A window, and where the metric is on the clocks of those that are pooled with it.
+struct Test<'a> {
+    window: &'a Window<'a>,
+    clock: Option<&'a pool::Clock>,
+}
+
 /// One look: compares the test statistics with their critical values.
 fn look(
-    window: &Window<'_>,
+    test: &Test<'_>,
     measured: &Measured,
     critical: &mut Boundaries,
     may_accept: bool,
     status: &mut MetricStatus,
 ) {
+    let window = test.window;
     let t = status.looks.last().copied().unwrap_or(1.0);
-    let [harm_z, accept_z] = critical.last(window, &status.looks);
+    let [harm_z, accept_z] = critical.last(test, &status.looks);
     let enough = measured.smallest_side() >= minimum(measured);
     let accepted = measured.z_accept(status.accept);
     status.verdict = if enough && measured.z_harm(status.harm) > harm_z {
@@ -407,13 +477,13 @@ fn look(
     } else {
         Verdict::Undecided
     };
+    if let Some(in_step) = &mut status.in_step {
+        in_step.accepted = status.verdict == Verdict::Pass;
+    }
     if window.explained {
         let (low, high) = measured.range();
-        let harm =
-            |z: f64| if z.is_finite() { measured.limit(|d| measured.z_harm(d), z) } else { low };
-        let accept = |z: f64| {
-            if z.is_finite() { measured.limit(|d| measured.z_accept(d), -z) } else { high }
-        };
+        let harm = |z: f64| if z.is_finite() { measured.limit(Doubt::Stable, z) } else { low };
+        let accept = |z: f64| if z.is_finite() { measured.limit(Doubt::Canary, -z) } else { high };
         status.interval = Some([harm(harm_z), accept(accept_z)]);
         status.chance = Some(chance(-accepted, t, window.accept_alpha));
         status.message = explain::look(measured, status);
@@ -434,21 +504,29 @@ fn chance(z: f64, t: f64, alpha: f64) -> f64 {
 
 /// Critical values that were computed before, by test and looks.
 #[derive(Default)]
-pub struct Boundaries(HashMap<([u64; 2], Vec<u64>), [f64; 2]>);
+pub struct Boundaries(HashMap<Key, [f64; 2]>);
+
+/// The bits of both error rates, the looks and, where it is not the same, the information at
+/// each of them.
+type Key = ([u64; 2], Vec<u64>, Vec<u64>);
 
 impl Boundaries {
     /// Beyond so many, all are forgotten: a simulation with few different looks never is.
     const MOST: usize = 10_000;
 
     /// Of harm and of acceptance at the last of `looks`.
-    fn last(&mut self, window: &Window<'_>, looks: &[f64]) -> [f64; 2] {
+    fn last(&mut self, Test { window, clock }: &Test<'_>, looks: &[f64]) -> [f64; 2] {
         let rates = [window.harm_alpha.to_bits(), window.accept_alpha.to_bits()];
-        let key = (rates, looks.iter().map(|t| t.to_bits()).collect());
+        let information = clock.map(|clock| clock.information(looks));
+        let bits = |values: &[f64]| values.iter().map(|t| t.to_bits()).collect::<Vec<u64>>();
+        let key = (rates, bits(looks), bits(information.as_deref().unwrap_or_default()));
         if let Some(known) = self.0.get(&key) {
             return *known;
         }
+        let information = information.as_deref().unwrap_or(looks);
         let last = |spending, alpha| {
-            critical_values(spending, alpha, looks).last().copied().unwrap_or(f64::INFINITY)
+            let values = critical_values_on(spending, alpha, looks, information);
+            values.last().copied().unwrap_or(f64::INFINITY)
         };
         let values =
             [last(HARM_SPENDING, window.harm_alpha), last(ACCEPT_SPENDING, window.accept_alpha)];

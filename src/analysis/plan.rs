@@ -11,13 +11,15 @@ mod question;
 
 pub use self::assumptions::Assumptions;
 use self::question::Question;
-use super::judge::Window;
+use super::judge::{Pool, Window};
 use crate::api::{CanaryPolicySpec, canary_policy::Step};
 
 /// The chance that a canary like stable is promoted, that a good policy has.
 pub const WANTED: f64 = 0.8;
 /// Below this chance to accept a canary like stable, a metric can not decide.
 const HOPELESS: f64 = 0.5;
+/// Recommended samples are sought in so many passes.
+const PASSES: usize = 5;
 /// No step asks for more samples than this.
 const MOST_SAMPLES: i64 = 10_000_000;
 
@@ -64,8 +66,10 @@ pub struct StepPlan {
     pub deadline: Option<f64>,
     /// The warm-up before and the shortest time of it, in seconds.
     pub least: [f64; 2],
-    /// Its metrics.
+    /// Its metrics; none of a step whose evidence is pooled with that of later ones.
     pub metrics: Vec<MetricPlan>,
+    /// The samples of the steps before whose evidence is pooled with that of this one.
+    pub earlier: i64,
 }
 
 impl StepPlan {
@@ -75,7 +79,8 @@ impl StepPlan {
         warm_up + (self.requests / rate).max(shortest)
     }
 
-    /// How many samples all metrics need; none when no number helps.
+    /// How many samples all metrics need, with those of the steps that are pooled; none when no
+    /// number helps.
     pub fn needs(&self) -> Option<i64> {
         self.metrics.iter().map(|m| m.needs).try_fold(0, |most, n| n.map(|n| most.max(n)))
     }
@@ -203,11 +208,27 @@ pub fn undecidable(policy: &CanaryPolicySpec) -> Option<String> {
 /// `policy` with as many samples in each step as it needs; steps that no number of
 /// samples helps stay as they are.
 pub fn recommended(policy: &CanaryPolicySpec, assumed: &Assumptions) -> CanaryPolicySpec {
+    let mut policy = policy.clone();
+    // With the samples of pooled steps their average share changes, and with that the need.
+    for _ in 0..PASSES {
+        let better = with_samples(&policy, assumed);
+        if better == policy {
+            break;
+        }
+        policy = better;
+    }
+    policy
+}
+
+fn with_samples(policy: &CanaryPolicySpec, assumed: &Assumptions) -> CanaryPolicySpec {
     let plan = plan(policy, assumed, None);
     let mut policy = policy.clone();
     for step in plan.steps {
+        if step.metrics.is_empty() {
+            continue;
+        }
         let Some(needs) = step.needs() else { continue };
-        let samples = round_up(needs.max(20));
+        let samples = round_up((needs - step.earlier).max(20));
         let Some(own) = policy.steps.get_mut(step.index) else { continue };
         match &mut own.shadow {
             Some(shadow) => shadow.samples = samples,
@@ -227,7 +248,10 @@ pub fn recommended(policy: &CanaryPolicySpec, assumed: &Assumptions) -> CanaryPo
 /// Every metric of every step may miss as much, so that together they promote a canary
 /// like stable as often as wanted (union bound).
 fn metric_target(policy: &CanaryPolicySpec) -> f64 {
-    let steps = policy.steps.iter().filter(|s| s.percent().is_some()).count();
+    let decides = |(index, step): &(usize, &Step)| {
+        step.percent().is_some() && Pool::of(policy, *index).is_none_or(|pool| pool.is_last())
+    };
+    let steps = policy.steps.iter().enumerate().filter(decides).count();
     let metrics = policy.analysis.metrics.iter().filter(|m| m.margin.is_some()).count();
     1.0 - (1.0 - WANTED) / (steps * metrics).max(1) as f64
 }
@@ -244,14 +268,25 @@ fn plan_step(
     let window = Window::new(policy, index);
     let weight = step.percent().unwrap_or(1).clamp(1, 100);
     let samples = window.horizon.unwrap_or(0);
-    let (share, first) = (f64::from(weight) / 100.0, is_first(policy, index));
-    let reach = time.map(|(rate, seconds)| rate * seconds * share);
+    let (own, first) = (f64::from(weight) / 100.0, is_first(policy, index));
+    let pool = window.pool.as_ref();
+    // The evidence of several steps is that of one whose share is theirs on average, over the
+    // canary's samples.
+    let (earlier, share) = pool.map_or((0, own), Pool::together);
     let (mut metrics, mut requests) = (vec![], samples as f64);
     for metric in window.metrics.iter().filter(|m| m.margin.is_some()) {
-        let question = Question { window: &window, metric, assumed, share, first, reach };
+        let alone = Question { window: &window, metric, assumed, share: own, first, reach: None };
+        let in_step = window.wanted(metric).map_or(0, |wanted| wanted as i64);
+        let in_step = alone.horizon(if pool.is_some() { in_step } else { samples });
+        requests = requests.max(in_step as f64 * alone.requests_each());
+        if pool.is_some_and(|pool| !pool.is_last()) {
+            continue;
+        }
+        let reach = time.map(|(rate, seconds)| rate * seconds * own + earlier as f64);
+        let first = first && earlier == 0;
+        let question = Question { share, first, reach, ..alone };
         let patient = Question { reach: None, ..question };
-        let horizon = question.horizon(samples);
-        requests = requests.max(horizon as f64 * question.requests_each());
+        let horizon = question.horizon(samples + earlier);
         let needs = question.needs(target);
         let chooses = question.chooses().map(|n| n.ceil() as i64);
         metrics.push(MetricPlan {
@@ -267,10 +302,12 @@ fn plan_step(
             chooses: chooses.filter(|n| *n > samples),
         });
     }
+    let share = own;
     let seconds = |d: Option<crate::api::GoDuration>| d.map(|d| d.0.as_secs_f64());
     let least = [step.initial_delay, step.min_duration].map(|d| seconds(d).unwrap_or(0.0));
     let deadline = seconds(step.deadline());
-    StepPlan { index, weight, samples, requests: requests / share, deadline, least, metrics }
+    let requests = requests / share;
+    StepPlan { index, weight, samples, requests, deadline, least, metrics, earlier }
 }
 
 /// Whether no step before has judged, so that thresholds of latencies are not chosen yet.
@@ -295,7 +332,8 @@ pub(super) fn requests(policy: &CanaryPolicySpec, index: usize, assumed: &Assump
     let samples = window.horizon.unwrap_or(0);
     let of = |metric| {
         let question = Question { window: &window, metric, assumed, share, first, reach: None };
-        question.horizon(samples) as f64 * question.requests_each()
+        let pooled = window.pool.as_ref().map(|pool| pool.wanted(metric) as i64);
+        question.horizon(pooled.unwrap_or(samples)) as f64 * question.requests_each()
     };
     window.metrics.iter().map(of).fold(samples as f64, f64::max) / share
 }
@@ -309,7 +347,7 @@ fn too_few(step: &StepPlan, metric: &MetricPlan) -> String {
         );
     }
     let mut ways = vec![];
-    if let Some(needs) = metric.needs.map(round_up) {
+    if let Some(needs) = metric.needs.map(|needs| round_up((needs - step.earlier).max(20))) {
         ways.push(match metric.scored {
             true if needs > step.samples => {
                 format!("set score.minSamples to {needs}, and samples to at least as many")

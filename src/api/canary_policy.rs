@@ -255,6 +255,29 @@ pub struct Analysis {
     /// How often the wrong decision may happen, over the whole canary and all metrics together.
     #[serde(default)]
     pub error_rates: ErrorRates,
+    /// What a step's evidence counts for. Pooled: for the whole canary. Its steps are looks
+    /// of one test, so a canary needs fewer requests for the same error rates; a step goes
+    /// on once it has seen its samples and nothing speaks against the canary, and the
+    /// canary is promoted when all steps together show that it is good enough. PerStep: for
+    /// this step alone, and each step has to show it anew. Default: PerStep.
+    #[serde(default, skip_serializing_if = "Pooling::is_per_step")]
+    pub evidence: Pooling,
+}
+
+/// What a step's evidence counts for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub enum Pooling {
+    /// The steps are looks of one test of the whole canary.
+    Pooled,
+    /// Each step is a test of its own.
+    #[default]
+    PerStep,
+}
+
+impl Pooling {
+    fn is_per_step(&self) -> bool {
+        *self == Self::PerStep
+    }
 }
 
 fn default_interval() -> GoDuration {
@@ -267,6 +290,7 @@ impl Default for Analysis {
             interval: default_interval(),
             metrics: default_metrics(),
             error_rates: ErrorRates::default(),
+            evidence: Pooling::default(),
         }
     }
 }

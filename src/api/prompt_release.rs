@@ -8,8 +8,9 @@ use serde::{Deserialize, Serialize};
 mod evidence;
 
 pub use self::evidence::{
-    CallerCounts, Counts, GroupedScore, Groups, InstanceEvidence, MetricStatus, OTHER, PairTable,
-    Paired, Sample, Sums, TurnedAway, Unit, Verdict, Waits,
+    CallerCounts, Counts, ExternalCounts, GroupedScore, Groups, InStep, InstanceEvidence,
+    MetricStatus, OTHER, PairTable, Paired, Sample, StepEvidence, Sums, TurnedAway, Unit, Verdict,
+    Waits,
 };
 use super::{conditions::Condition, duration::GoDuration, schema::LocalRef};
 
@@ -397,6 +398,11 @@ pub struct PromptReleaseStatus {
     #[serde(default)]
     #[schemars(length(max = 128))]
     pub evidence: Vec<InstanceEvidence>,
+    /// What earlier steps of the running canary have counted, where the policy pools the
+    /// evidence of all steps.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub earlier_steps: Vec<StepEvidence>,
     /// What was released before, newest last. At most 20.
     #[serde(default)]
     #[schemars(length(max = 20))]

@@ -228,6 +228,12 @@ fn steps_text(plan: &Plan, policy: &CanaryPolicySpec, rate: f64) -> String {
         ["STEP", "TRAFFIC", "SAMPLES", "REQUESTS", "TIME", "METRIC", "ACCEPTS", "NEEDS", "FINDS"];
     let mut rows = vec![head.map(str::to_owned).to_vec()];
     for step in &plan.steps {
+        if step.metrics.is_empty() {
+            // Its evidence is that of the last step with which it is pooled.
+            let mut row = step_cells(step, policy, rate);
+            row.extend(["pooled", "-", "-", "-"].map(str::to_owned));
+            rows.push(row);
+        }
         for (i, metric) in step.metrics.iter().enumerate() {
             let unit = unit_of(&policy.analysis.metrics, &metric.metric);
             let mut row =

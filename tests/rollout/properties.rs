@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use serinus::{
     api::{
         CanaryPolicySpec, GoDuration,
-        canary_policy::{Bake, Nothing, OnInconclusive, OnNoData, Shadow, Step},
+        canary_policy::{Bake, Nothing, OnInconclusive, OnNoData, Pooling, Shadow, Step},
         prompt_release::Phase,
     },
     rollout::{Gateway, decide, snapshot::Action},
@@ -80,9 +80,12 @@ fn policy() -> impl Strategy<Value = CanaryPolicySpec> {
     // Where an approval is put; where a shadow step is put, and how much it copies.
     let approval = prop::option::of(0..4_usize);
     let shadow = prop::option::of((0..4_usize, 1..=100_i32));
+    let evidence = prop_oneof![Just(Pooling::Pooled), Just(Pooling::PerStep)];
     let steps = (weights, 20..400_i64, approval, shadow);
-    (steps, inconclusive, no_data, 0..=50_i32, 0..300_u64).prop_map(
-        |((weights, samples, approval, shadow), on_inconclusive, on_no_data, holdback, bake)| {
+    let ends = (inconclusive, no_data, evidence);
+    (steps, ends, 0..=50_i32, 0..300_u64).prop_map(
+        |((weights, samples, approval, shadow), ends, holdback, bake)| {
+            let (on_inconclusive, on_no_data, evidence) = ends;
             let mut steps: Vec<Step> = weights
                 .into_iter()
                 .map(|weight| Step {
@@ -106,6 +109,7 @@ fn policy() -> impl Strategy<Value = CanaryPolicySpec> {
                 serde_json::from_value(serde_json::json!({ "steps": steps })).unwrap();
             policy.on_inconclusive = on_inconclusive;
             policy.on_no_data = on_no_data;
+            policy.analysis.evidence = evidence;
             policy.bake = Bake { duration: GoDuration::from_secs(bake), holdback };
             policy
         },

@@ -10,8 +10,10 @@
 //! - The built-in comparisons of a policy (`canary_policy::guards`) have a tenth of
 //!   `falseRollback` for all of them together. They need not pass.
 //! - A step that may be extended runs twice, on fresh counts, with half of both errors each.
+//! - Steps whose evidence is pooled ([`super::pool`]) are one window. What each of them spends
+//!   on watching is divided by them.
 
-use super::{Evidence, Measured, answers_for};
+use super::{Evidence, Measured, answers_for, pool::Pool};
 use crate::api::{
     CanaryPolicySpec,
     canary_policy::{self, Metric, OnInconclusive, Step},
@@ -46,6 +48,8 @@ pub struct Window<'a> {
     pub relative: bool,
     /// Both variants answer the same requests.
     pub paired: bool,
+    /// The steps with whose evidence that of this window is pooled; none: it stands alone.
+    pub pool: Option<Pool>,
     /// Intervals and messages are wanted (a simulation does without).
     pub explained: bool,
 }
@@ -56,7 +60,9 @@ impl<'a> Window<'a> {
         let step = policy.steps.get(index);
         let metrics = policy.analysis.metrics.as_slice();
         let bakes = !policy.bake.duration.0.is_zero() && policy.bake.holdback > 0;
-        let windows = (policy.steps.len() + usize::from(bakes)).max(1) as f64;
+        let pool = Pool::of(policy, index);
+        let pooled_away = Pool::pooled_away(policy);
+        let windows = (policy.steps.len() - pooled_away + usize::from(bakes)).max(1) as f64;
         let compared = metrics.iter().filter(|m| m.margin.is_some()).count().max(1) as f64;
         let rates = &policy.analysis.error_rates;
         let runs = match (policy.on_inconclusive, step) {
@@ -75,16 +81,18 @@ impl<'a> Window<'a> {
         let share = rates.false_rollback * (1.0 - for_guards) / (windows * compared * runs);
         let horizon = step.and_then(Step::horizon);
         let up_to_horizon = if horizon.is_some() { UP_TO_HORIZON } else { 0.0 };
+        let watches = pool.as_ref().map_or(1, Pool::len) as f64;
         Self {
             metrics,
             guard_rate: for_guards / (1.0 - for_guards) * compared / guards.len().max(1) as f64,
             guards,
             horizon,
             harm_alpha: share * up_to_horizon,
-            open_alpha: share * (1.0 - up_to_horizon),
+            open_alpha: share * (1.0 - up_to_horizon) / watches,
             accept_alpha: rates.false_promotion / runs,
             relative: step.is_some() || policy.bake.holdback > 0,
             paired: step.is_some_and(|s| s.shadow.is_some()),
+            pool,
             explained: true,
         }
     }
@@ -116,6 +124,14 @@ impl<'a> Window<'a> {
             open_alpha: self.open_alpha * self.guard_rate,
             guards: vec![],
             ..self.clone()
+        }
+    }
+
+    /// How many canary samples of a metric this window wants.
+    pub(in crate::analysis) fn wanted(&self, metric: &Metric) -> Option<f64> {
+        match &self.pool {
+            Some(pool) => Some(pool.wanted(metric)),
+            None => self.horizon_of(metric),
         }
     }
 

@@ -14,12 +14,12 @@
 
 use std::cell::OnceCell;
 
-use super::{Boundaries, Evidence, MINIMUM_OF_MEANS, Measured, Window, minimum};
+use super::{Boundaries, Evidence, MINIMUM_OF_MEANS, Measured, Scope, Test, Window, minimum};
 use crate::{
     analysis::callers::{minorities, without},
     api::{
         canary_policy::Metric,
-        prompt_release::{Counts, MetricStatus, Sample, Verdict},
+        prompt_release::{Counts, MetricStatus, Sample, StepEvidence, Verdict},
     },
 };
 
@@ -27,24 +27,36 @@ use crate::{
 /// is 5 % when it is at the margin, and far less when it is like stable.
 const REST_Z: f64 = 1.645;
 
-/// What all others sent, for each caller that may not decide alone: stable's and the
-/// canary's. Computed for all metrics together, once a verdict asks for it.
+/// What all others sent, for each caller that may not decide alone. Computed for all metrics
+/// together, once a verdict asks for it.
 #[derive(Default)]
-pub(super) struct Others<'a>(OnceCell<Vec<(&'a str, [Counts; 2])>>);
+pub(super) struct Others(OnceCell<Vec<WithoutOne>>);
 
-impl<'a> Others<'a> {
-    fn of(&self, evidence: &Evidence<'a>) -> &[(&'a str, [Counts; 2])] {
-        let Evidence { stable, canary, .. } = *evidence;
-        let of = |caller| (caller, [without(stable, caller), without(canary, caller)]);
+/// What is left without one caller.
+struct WithoutOne {
+    caller: String,
+    /// Stable's and the canary's.
+    counts: [Counts; 2],
+    /// Of the steps that are pooled.
+    earlier: Vec<StepEvidence>,
+}
+
+impl Others {
+    fn of(&self, scope: &Scope<'_>) -> &[WithoutOne] {
+        let of = |caller: &str| {
+            let (counts, earlier) = scope.without(|counts| without(counts, caller));
+            WithoutOne { caller: caller.to_owned(), counts, earlier }
+        };
+        let [stable, canary] = scope.whole();
         self.0.get_or_init(|| minorities(stable, canary).into_iter().map(of).collect())
     }
 }
 
 /// Takes back a verdict that rests on one caller.
-pub(super) fn attribute<'a>(
+pub(super) fn attribute(
     (window, metric): (&Window<'_>, &Metric),
-    evidence: &Evidence<'a>,
-    others: &Others<'a>,
+    scope: &Scope<'_>,
+    others: &Others,
     before: Option<&MetricStatus>,
     critical: &mut Boundaries,
     status: &mut MetricStatus,
@@ -56,17 +68,21 @@ pub(super) fn attribute<'a>(
     if !matches!(verdict, Verdict::Fail | Verdict::Pass) {
         return;
     }
-    let others = others.of(evidence);
+    let others = others.of(scope);
     if others.is_empty() {
         return;
     }
-    let measured = &Measured::of(metric, evidence, false, before);
+    let own = &scope.own(metric, false, before);
+    let all = scope.together(own, metric, before);
     let mut cause: Option<(f64, &str, Measured)> = None;
-    for (caller, [stable, canary]) in others {
-        let others = Evidence { stable, canary, ..*evidence };
-        let rest = measured.of_rest(metric, evidence, &others);
+    for WithoutOne { caller, counts: [stable, canary], earlier } in others {
+        let rest = &Scope::new(Evidence { stable, canary, earlier, ..scope.own });
+        let own_rest = own.of_rest(metric, scope, rest);
+        let rest = all.together_of_rest(&own_rest, metric, [scope, rest], before);
         let stands = if verdict == Verdict::Fail {
-            failure_stands(metric, measured, &rest, status.harm)
+            // What the step alone showed, the others may show there or in all steps.
+            failure_stands(metric, own, &own_rest, status.harm)
+                || failure_stands(metric, own, &rest, status.harm)
         } else {
             pass_stands(window, &rest, critical, status)
         };
@@ -81,7 +97,7 @@ pub(super) fn attribute<'a>(
     let is_last = status.looks.last().is_some_and(|t| *t >= 1.0);
     status.verdict = if is_last { Verdict::Inconclusive } else { Verdict::Undecided };
     status.caller = Some(caller.to_owned());
-    status.message = message(caller, verdict, status, &rest, evidence.canary);
+    status.message = message(caller, verdict, status, &rest, scope.whole()[1]);
 }
 
 /// Whether others see the harm, too.
@@ -101,7 +117,7 @@ fn pass_stands(
     critical: &mut Boundaries,
     status: &MetricStatus,
 ) -> bool {
-    let [harm_z, _] = critical.last(window, &status.looks);
+    let [harm_z, _] = critical.last(&Test { window, clock: None }, &status.looks);
     rest.smallest_count() >= MINIMUM_OF_MEANS
         && rest.difference().is_some_and(|d| d < status.accept)
         && rest.z_harm(status.harm) <= harm_z

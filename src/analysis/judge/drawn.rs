@@ -34,6 +34,7 @@ fn window(metrics: &[Metric]) -> Window<'_> {
         accept_alpha: 0.05,
         relative: true,
         paired: false,
+        pool: None,
         explained: true,
     }
 }
@@ -69,7 +70,7 @@ fn open(counts: Counts, n: u64, seconds: f64) -> Counts {
 
 fn judge(metrics: &[Metric], stable: &Counts, canary: &Counts, pending: u64) -> Vec<MetricStatus> {
     let external = Externals::new();
-    let evidence = Evidence { stable, canary, external: &external, pending };
+    let evidence = Evidence { stable, canary, external: &external, pending, earlier: &[] };
     assess(&window(metrics), &evidence, &[])
 }
 

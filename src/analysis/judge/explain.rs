@@ -3,7 +3,7 @@
 
 use super::{FUTILE, Measured, measure::Comparison};
 use crate::{
-    analysis::stats::anytime::plain_z,
+    analysis::stats::{anytime::plain_z, mean::Doubt},
     api::{
         canary_policy::PrometheusQuery,
         prompt_release::{MetricStatus, Unit, Verdict},
@@ -73,7 +73,7 @@ pub(super) fn fixed_rule(value: f64, rule: &PrometheusQuery, streak: i32) -> Str
 /// `, 95 % interval +1.0 points to +3.3 points`.
 fn interval(measured: &Measured, status: &MetricStatus) -> String {
     let z = plain_z(0.95);
-    let limit = |level: f64| status.unit.difference(measured.limit(|d| measured.z_plain(d), level));
+    let limit = |level: f64| status.unit.difference(measured.limit(Doubt::Neither, level));
     format!(", 95 % interval {} to {}", limit(z), limit(-z))
 }
 

@@ -192,11 +192,12 @@ proptest! {
             accept_alpha: 0.05,
             relative: true,
             paired,
+            pool: None,
             explained: true,
         };
         let mut status = vec![];
         for (stable, canary, external) in &looks {
-            status = assess(&w, &Evidence { stable, canary, external, pending }, &status);
+            status = assess(&w, &Evidence { stable, canary, external, pending, earlier: &[] }, &status);
             for m in &status {
                 let numbers = [m.stable.value, m.canary.value, m.harm, m.accept, m.log_e];
                 let optional = [m.difference, m.threshold, m.chance];

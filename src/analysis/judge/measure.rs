@@ -7,7 +7,7 @@ use crate::{
         buckets,
         external::External,
         judge::{
-            Evidence,
+            Evidence, Scope,
             effect::{self, Effects},
         },
         stats::{
@@ -15,6 +15,7 @@ use crate::{
             mean::{self, Doubt, Mean},
             paired::{self, Pairs},
             proportion::{self, Share},
+            stratified,
             survival::Waits,
         },
     },
@@ -74,6 +75,9 @@ pub(super) struct Measured {
     waits: bool,
     /// The shares of stable's and the canary's requests that are slower than the floor allows.
     pub floored: Option<[Share; 2]>,
+    /// Of shares that are pooled: canary's and stable's in each earlier step. The comparison is
+    /// that of the last one.
+    earlier: Vec<[Share; 2]>,
 }
 
 impl Measured {
@@ -117,15 +121,31 @@ impl Measured {
 
     /// The same metric on a part of the requests, against the same threshold. What makes
     /// users alike is taken over: it is known of all together only.
-    pub(super) fn of_rest(&self, metric: &Metric, all: &Evidence<'_>, rest: &Evidence<'_>) -> Self {
+    pub(super) fn of_rest(&self, metric: &Metric, all: &Scope<'_>, rest: &Scope<'_>) -> Self {
         let before = MetricStatus { threshold: self.threshold, ..MetricStatus::default() };
-        let measured = Self::of(metric, rest, false, Some(&before));
-        let effects = if self.probed {
-            effect::of_part(self.effects, [all.stable, all.canary], [rest.stable, rest.canary])
-        } else {
-            self.effects
-        };
-        Self { effects, ..measured }
+        let measured = Self::of(metric, &rest.own, false, Some(&before));
+        measured.with_effects_of(self, all.own_counts(), rest.own_counts())
+    }
+
+    /// The same of all steps that are pooled; `own` is that of the window alone.
+    pub(super) fn together_of_rest(
+        &self,
+        own: &Self,
+        metric: &Metric,
+        [all, rest]: [&Scope<'_>; 2],
+        before: Option<&MetricStatus>,
+    ) -> Self {
+        if rest.own.earlier.is_empty() {
+            return own.clone();
+        }
+        let measured = rest.together(own, metric, before);
+        measured.with_effects_of(self, all.whole(), rest.whole())
+    }
+
+    fn with_effects_of(self, whole: &Self, all: [&Counts; 2], rest: [&Counts; 2]) -> Self {
+        let effects =
+            if whole.probed { effect::of_part(whole.effects, all, rest) } else { whole.effects };
+        Self { effects, ..self }
     }
 
     /// Whether the canary's observed value is beyond the metric's floor, sure or not.
@@ -157,6 +177,51 @@ impl Measured {
             missing: None,
             waits: false,
             floored: None,
+            earlier: vec![],
+        }
+    }
+
+    /// Both sides' shares, of a metric that has such: canary, stable.
+    pub(super) fn pair(&self) -> Option<[Share; 2]> {
+        match self.comparison {
+            Comparison::Shares(canary, stable) => Some([canary, stable]),
+            _ => None,
+        }
+    }
+
+    /// The same metric over this step and those before, of which `parts` are the measures and
+    /// `whole` that of all counts together: by how much users are alike, and how many there are.
+    /// The values are those of the steps, weighted by their sizes, the same on both sides.
+    pub(super) fn pooled_with(&self, parts: &[Self], whole: Self) -> Self {
+        let each = || parts.iter().chain([self]);
+        let size = |m: &Self| stratified::size(m.canary.count as f64, m.stable.count as f64);
+        let all: f64 = each().map(size).sum();
+        let sample = |of: fn(&Self) -> Sample| Sample {
+            count: each().map(|m| of(m).count).sum(),
+            value: each().map(|m| size(m) / all.max(1e-9) * of(m).value).sum(),
+        };
+        let means = |m: &Self| match m.comparison {
+            Comparison::Means(canary, stable) => Some([canary, stable]),
+            _ => None,
+        };
+        let earlier: Vec<[Share; 2]> = parts.iter().filter_map(Self::pair).collect();
+        let comparison = match (stratified::means(each().filter_map(means)), self.pair()) {
+            (Some([canary, stable]), _) => Comparison::Means(canary, stable),
+            // The last one with anything on both sides; what it is does not matter.
+            (None, None) if !earlier.is_empty() => {
+                Comparison::Shares(Share::default(), Share::default())
+            }
+            _ => self.comparison,
+        };
+        Self {
+            comparison,
+            earlier,
+            stable: sample(|m| m.stable),
+            canary: sample(|m| m.canary),
+            effects: whole.effects,
+            mostly: whole.mostly,
+            probed: whole.probed,
+            ..self.clone()
         }
     }
 
@@ -403,18 +468,36 @@ impl Measured {
         self.z(delta, Doubt::Stable)
     }
 
+    /// The shares of all steps, as the statistic counts them.
+    fn strata(&self, (canary, stable): (Share, Share), doubt: Doubt) -> stratified::Shares {
+        let effects = self.effects;
+        let each = || self.earlier.iter().copied().chain([[canary, stable]]);
+        let [of_canary, of_stable] =
+            [0, 1].map(|side| each().map(|pair| pair[side].n).sum::<f64>());
+        // The half failure of doubt, divided as the requests are.
+        let doubted = |share: Share, all: f64, applies: bool, effect: f64| {
+            let share = share.deflated(effect);
+            let part = if applies && all > 0.0 { share.n / (all / effect) } else { 0.0 };
+            Share { n: share.n + part, bad: share.bad + 0.5 * part }
+        };
+        stratified::Shares::new(each().map(|[c, s]| {
+            [
+                doubted(c, of_canary, doubt == Doubt::Canary, effects.canary),
+                doubted(s, of_stable, doubt == Doubt::Stable, effects.stable),
+            ]
+        }))
+    }
+
     /// The statistic that shows acceptance: very negative when it is worse by less than `delta`.
     pub(super) fn z_accept(&self, delta: f64) -> f64 {
         self.z(delta, Doubt::Canary)
     }
 
-    /// The statistic for a plain interval.
-    pub(super) fn z_plain(&self, delta: f64) -> f64 {
-        self.z(delta, Doubt::Neither)
-    }
-
     fn z(&self, delta: f64, doubt: Doubt) -> f64 {
         match self.comparison {
+            Comparison::Shares(c, s) if !self.earlier.is_empty() => {
+                self.strata((c, s), doubt).z(delta)
+            }
             Comparison::Shares(c, s) => {
                 let (c, s) = (c.deflated(self.effects.canary), s.deflated(self.effects.stable));
                 match doubt {
@@ -465,9 +548,16 @@ impl Measured {
     }
 
     /// The difference at which a statistic reaches `level`: a confidence limit.
-    pub(super) fn limit(&self, z: impl Fn(f64) -> f64, level: f64) -> f64 {
+    pub(super) fn limit(&self, doubt: Doubt, level: f64) -> f64 {
         let (low, high) = self.range();
-        invert_near(z, level, low, high, self.difference().unwrap_or(0.0))
+        let near = self.difference().unwrap_or(0.0);
+        match self.comparison {
+            Comparison::Shares(c, s) if !self.earlier.is_empty() => {
+                let strata = self.strata((c, s), doubt);
+                invert_near(|delta| strata.z(delta), level, low, high, near)
+            }
+            _ => invert_near(|delta| self.z(delta, doubt), level, low, high, near),
+        }
     }
 
     /// The differences that are possible.

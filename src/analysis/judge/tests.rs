@@ -35,6 +35,7 @@ fn window(metrics: &[Metric], horizon: Option<i64>) -> Window<'_> {
         accept_alpha: 0.05,
         relative: true,
         paired: false,
+        pool: None,
         explained: true,
     }
 }
@@ -45,7 +46,11 @@ fn assess_counts(
     canary: &Counts,
     previous: &[MetricStatus],
 ) -> Vec<MetricStatus> {
-    assess(window, &Evidence { stable, canary, external: &Externals::new(), pending: 0 }, previous)
+    assess(
+        window,
+        &Evidence { stable, canary, external: &Externals::new(), pending: 0, earlier: &[] },
+        previous,
+    )
 }
 
 fn judge(metric: Metric, stable: &Counts, canary: &Counts) -> MetricStatus {
@@ -220,8 +225,12 @@ fn the_answers_that_chose_the_latency_threshold_stay_in_the_comparison() {
     assert_eq!((second[0].threshold, second[0].stable.count), (Some(bound), 301));
     assert_eq!(second[0].stable.value, 101.0 / 301.0);
     // The next step keeps the threshold and compares from its first answer on.
-    let next =
-        assess_counts(&w, &latencies(&[(10, 50)]), &latencies(&[(10, 20)]), &carry_over(&second));
+    let next = assess_counts(
+        &w,
+        &latencies(&[(10, 50)]),
+        &latencies(&[(10, 20)]),
+        &carry_over(&second, false),
+    );
     assert_eq!((next[0].threshold, next[0].stable.count), (Some(bound), 50));
 }
 
@@ -275,7 +284,13 @@ fn a_plain_value_needs_its_looks_in_a_row() {
         let (stable, canary) = (counts(100, 0), counts(10, 0));
         status = assess(
             &w,
-            &Evidence { stable: &stable, canary: &canary, external: &external, pending: 0 },
+            &Evidence {
+                stable: &stable,
+                canary: &canary,
+                external: &external,
+                pending: 0,
+                earlier: &[],
+            },
             &status,
         );
         (status[0].verdict, status[0].message.clone())
@@ -302,7 +317,13 @@ fn counts_from_elsewhere_are_compared_like_our_own() {
         };
         let external = [("m".to_owned(), external)].into();
         let none = Counts::default();
-        let evidence = Evidence { stable: &none, canary: &none, external: &external, pending: 0 };
+        let evidence = Evidence {
+            stable: &none,
+            canary: &none,
+            external: &external,
+            pending: 0,
+            earlier: &[],
+        };
         assess(&w, &evidence, &[]).remove(0).verdict
     };
     assert_eq!((verdict(3.0), verdict(60.0)), (Verdict::Pass, Verdict::Fail));

@@ -11,13 +11,13 @@ use super::{
 use crate::{
     analysis::{
         external::Externals,
-        judge::{Boundaries, Evidence, Window, assess_with, carry_over, combine},
+        judge::{self, Boundaries, Evidence, Window, assess_with, carry_over},
         plan,
     },
     api::{
         CanaryPolicySpec, GoDuration,
         canary_policy::{OnInconclusive, Step},
-        prompt_release::{Counts, MetricStatus, Verdict},
+        prompt_release::{Counts, MetricStatus, StepEvidence, Verdict},
     },
 };
 
@@ -134,6 +134,7 @@ impl Setting<'_> {
                         return run.ended(End::Inconclusive);
                     }
                     OnInconclusive::Extend => {
+                        run.begin_anew();
                         match self.step(index, total, source, rng, known, &mut run) {
                             Verdict::Pass => {}
                             Verdict::Fail => return run.ended(End::RolledBack),
@@ -172,7 +173,7 @@ impl Setting<'_> {
         let mut pace = Pace::new(self.rate, share, seconds);
         let (mut stable, mut canary) = (Counts::default(), Counts::default());
         let (mut waited, entered) = (0.0, run.seconds);
-        run.status = carry_over(&run.status);
+        run.enter(window.pool.is_some());
         loop {
             let (n_stable, n_canary) = pace.next();
             run.seconds += seconds;
@@ -189,6 +190,10 @@ impl Setting<'_> {
             }
             let verdict = run.judge(&window, &stable, &canary, known);
             let early = verdict == Verdict::Pass && waited < least;
+            if verdict == Verdict::Pass && !early && window.pool.is_some() {
+                run.close(index, stable, canary);
+                return verdict;
+            }
             if !early && !matches!(verdict, Verdict::Undecided | Verdict::NoData) {
                 return verdict;
             }
@@ -217,7 +222,7 @@ impl Setting<'_> {
         let window = Window { explained: false, ..Window::new(self.policy, usize::MAX) };
         let mut pace = Pace::new(self.rate, 1.0 - holdback, seconds / BAKE_COLLECTIONS);
         let (mut stable, mut canary) = (Counts::default(), Counts::default());
-        run.status = carry_over(&run.status);
+        run.begin_anew();
         for _ in 0..BAKE_COLLECTIONS as usize {
             let requests = pace.next();
             run.seconds += pace.seconds;
@@ -266,6 +271,8 @@ struct Run {
     /// The users of this canary, when they are not all alike.
     users: Option<Population>,
     status: Vec<MetricStatus>,
+    /// What earlier steps counted, when these are pooled.
+    earlier: Vec<StepEvidence>,
     /// Of the time, what steps warmed up.
     warm_ups: f64,
     canary_requests: u64,
@@ -273,6 +280,23 @@ struct Run {
 }
 
 impl Run {
+    fn enter(&mut self, pooled: bool) {
+        self.status = carry_over(&self.status, pooled);
+        if !pooled {
+            self.earlier.clear();
+        }
+    }
+
+    /// Nothing of what was counted before is evidence of what comes.
+    fn begin_anew(&mut self) {
+        self.enter(false);
+    }
+
+    fn close(&mut self, index: usize, stable: Counts, canary: Counts) {
+        let step = i32::try_from(index).unwrap_or(i32::MAX);
+        self.earlier.push(StepEvidence { step, stable, canary, ..StepEvidence::default() });
+    }
+
     /// Collects what happened while the canary had `share` of the users.
     fn collect(
         &mut self,
@@ -300,9 +324,10 @@ impl Run {
         known: &mut Boundaries,
     ) -> Verdict {
         let external = Externals::new();
-        let evidence = Evidence { stable, canary, external: &external, pending: 0 };
+        let earlier = self.earlier.as_slice();
+        let evidence = Evidence { stable, canary, external: &external, pending: 0, earlier };
         self.status = assess_with(known, window, &evidence, &self.status);
-        combine(&self.status)
+        judge::verdict(window, &self.status)
     }
 
     fn ended(&self, end: End) -> Outcome {

@@ -50,6 +50,8 @@ pub struct Characteristics {
     pub promotion: Estimate,
     /// The canary's requests until a rollback: median and nine of ten; none without any.
     pub requests_to_rollback: Option<(u64, u64)>,
+    /// The canary's requests until a promotion, in the same way.
+    pub requests_to_promotion: Option<(u64, u64)>,
     /// Seconds until the end, whatever it is: median and nine of ten.
     pub seconds: (f64, f64),
 }
@@ -81,9 +83,13 @@ pub fn of_peer(
 fn summary(name: &str, outcomes: &[Outcome]) -> Characteristics {
     let share =
         |end: End| Estimate::of(outcomes.iter().filter(|o| o.end == end).count(), outcomes.len());
-    let mut requests: Vec<u64> =
-        outcomes.iter().filter(|o| o.end == End::RolledBack).map(|o| o.canary_requests).collect();
-    requests.sort_unstable();
+    let requests = |end: End| {
+        let mut requests: Vec<u64> =
+            outcomes.iter().filter(|o| o.end == end).map(|o| o.canary_requests).collect();
+        requests.sort_unstable();
+        let at = |q: f64| requests.get((requests.len() as f64 * q) as usize).copied();
+        at(0.5).zip(at(0.9))
+    };
     let mut seconds: Vec<f64> = outcomes.iter().map(|o| o.seconds).collect();
     seconds.sort_unstable_by(f64::total_cmp);
     let at = |n: usize, q: f64| ((n as f64 * q) as usize).min(n.saturating_sub(1));
@@ -94,8 +100,8 @@ fn summary(name: &str, outcomes: &[Outcome]) -> Characteristics {
         rollback: share(End::RolledBack),
         inconclusive: share(End::Inconclusive),
         promotion: share(End::Promoted),
-        requests_to_rollback: (!requests.is_empty())
-            .then(|| (requests[at(requests.len(), 0.5)], requests[at(requests.len(), 0.9)])),
+        requests_to_rollback: requests(End::RolledBack),
+        requests_to_promotion: requests(End::Promoted),
         seconds: (second(0.5), second(0.9)),
     }
 }

@@ -20,11 +20,11 @@ use crate::{
         buckets,
         callers::coarse,
         external::Externals,
-        judge::{self, Boundaries, Evidence, Window, assess_with, carry_over, combine},
+        judge::{self, Boundaries, Evidence, Window, assess_with, carry_over},
     },
     api::{
         CanaryPolicySpec,
-        prompt_release::{CallerCounts, Counts, MetricStatus, Verdict, Waits},
+        prompt_release::{CallerCounts, Counts, MetricStatus, StepEvidence, Verdict, Waits},
     },
 };
 
@@ -203,6 +203,7 @@ pub struct Drawn<'a, R> {
     counts: [Counts; 2],
     callers: [[CallerCounts; CALLERS.len()]; 2],
     status: Vec<MetricStatus>,
+    earlier: Vec<StepEvidence>,
     canary_requests: u64,
     hurt: u64,
 }
@@ -230,6 +231,7 @@ impl<'a, R: Rng> Drawn<'a, R> {
             counts,
             callers,
             status: vec![],
+            earlier: vec![],
             canary_requests: 0,
             hurt: 0,
         };
@@ -266,7 +268,10 @@ impl<'a, R: Rng> Drawn<'a, R> {
         // Counts belong to a routing generation; what ends later is nobody's.
         (self.counts, self.callers) = Default::default();
         self.open.clear();
-        self.status = carry_over(&self.status);
+        self.status = carry_over(&self.status, window.pool.is_some());
+        if window.pool.is_none() {
+            self.earlier.clear();
+        }
         let (entered, mut full_at) = (self.now, None);
         for _ in 0..COLLECTIONS {
             self.pass(self.now + interval, share);
@@ -278,10 +283,16 @@ impl<'a, R: Rng> Drawn<'a, R> {
                 0
             };
             let external = Externals::new();
-            let evidence =
-                Evidence { stable: &stable, canary: &canary, external: &external, pending };
+            let earlier = self.earlier.as_slice();
+            let (stable, canary) = (&stable, &canary);
+            let evidence = Evidence { stable, canary, external: &external, pending, earlier };
             self.status = assess_with(self.known, &window, &evidence, &self.status);
-            let verdict = combine(&self.status);
+            let verdict = judge::verdict(&window, &self.status);
+            if verdict == Verdict::Pass && window.pool.is_some() {
+                let step = i32::try_from(index).unwrap_or(i32::MAX);
+                let (stable, canary) = (stable.clone(), canary.clone());
+                self.earlier.push(StepEvidence { step, stable, canary, ..StepEvidence::default() });
+            }
             let ended = matches!(verdict, Verdict::Pass | Verdict::Fail | Verdict::Inconclusive);
             if ended && (window.horizon.is_some() || verdict == Verdict::Fail) {
                 return verdict;

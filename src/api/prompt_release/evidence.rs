@@ -144,6 +144,33 @@ pub struct MetricStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 256))]
     pub caller: Option<String>,
+    /// What the current step alone shows, when the numbers above are of all steps together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub in_step: Option<InStep>,
+}
+
+/// What the current step alone shows, where the evidence of all steps counts together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct InStep {
+    /// The variant that is compared with.
+    pub stable: Sample,
+    /// The variant under comparison.
+    pub canary: Sample,
+    /// How much worse the canary is in this step. The canary neither gets more traffic nor is
+    /// promoted while that is more than the accept margin.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub difference: Option<f64>,
+    /// How many of the step's samples were seen.
+    pub seen: i64,
+    /// How many samples of this metric the step wants before the canary gets more traffic.
+    pub wanted: i64,
+    /// The look at the end of the step was taken.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub closed: bool,
+    /// The last look, at all steps together, accepted the canary.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub accepted: bool,
 }
 
 fn is_zero(value: &f64) -> bool {
@@ -556,4 +583,31 @@ pub struct InstanceEvidence {
     pub stable: Counts,
     /// The side under comparison.
     pub canary: Counts,
+}
+
+/// What an earlier step of the running canary has counted, of all gateway processes
+/// together: evidence of the whole canary, where the policy pools it.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct StepEvidence {
+    /// The index of the step, from 0.
+    pub step: i32,
+    /// The side that is compared with.
+    pub stable: Counts,
+    /// The side under comparison.
+    pub canary: Counts,
+    /// Counts from Prometheus, by the metric's name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 16))]
+    pub external: BTreeMap<String, ExternalCounts>,
+}
+
+/// Counts of both variants from Prometheus.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ExternalCounts {
+    /// The side that is compared with.
+    pub stable: Sample,
+    /// The side under comparison.
+    pub canary: Sample,
 }

@@ -225,6 +225,7 @@ fn decided(status: &PromptReleaseStatus) -> impl PartialEq + '_ {
         routing,
         analysis,
         evidence: _,
+        earlier_steps,
         history,
         leader_term,
         requests,
@@ -239,7 +240,7 @@ fn decided(status: &PromptReleaseStatus) -> impl PartialEq + '_ {
     let analysis: Vec<_> = analysis.iter().map(decided_of_metric).collect();
     let Routing { generation, variants, settings, observed_by: _ } = routing;
     let shown = (observed_generation, phase, step, metrics, leader_term, conditions);
-    let known = (stable, previous, failed_revision, history, requests);
+    let known = (stable, previous, failed_revision, history, requests, earlier_steps);
     let routing = (generation, variants, settings);
     (shown, known, routing, canary, analysis)
 }
@@ -290,9 +291,11 @@ fn decided_of_metric(metric: &MetricStatus) -> impl PartialEq + '_ {
         streak: _,
         looks,
         caller,
+        in_step,
     } = metric;
+    let in_step = in_step.map(|step| (step.wanted, step.closed, step.accepted));
     let margins = (harm, accept, threshold, frozen);
-    (metric, unit, verdict, floor_on_both_sides, margins, guard, looks, caller)
+    (metric, unit, verdict, floor_on_both_sides, margins, guard, looks, caller, in_step)
 }
 
 #[cfg(test)]

@@ -38,7 +38,8 @@ pub(super) fn promote(draft: &mut Draft<'_>, policy: &CanaryPolicySpec, message:
     );
     draft.status.stable = Some(new.clone());
     draft.status.phase = Phase::Promoting;
-    draft.status.analysis = judge::carry_over(&draft.status.analysis);
+    draft.status.analysis = judge::carry_over(&draft.status.analysis, false);
+    draft.status.earlier_steps.clear();
     if policy.bake.duration.0.is_zero() {
         draft.status.analysis.clear();
         draft.route(&[(&new, VariantRole::Stable, 100)], settings(policy));

@@ -9,17 +9,24 @@ use super::{
     reasons, requests, step,
 };
 use crate::{
-    analysis::judge,
+    analysis::{
+        evidence,
+        judge::{self, Window},
+    },
     api::{
         CanaryPolicySpec,
-        canary_policy::{Analysis, Step},
+        canary_policy::{Analysis, Pooling, Step},
         prompt_release::{
-            CanaryStatus, Outcome, Phase, RoutingSettings, VariantRef, VariantRole, Verdict,
+            CanaryStatus, Outcome, Phase, RoutingSettings, StepEvidence, VariantRef, VariantRole,
+            Verdict,
         },
     },
     prompt::{short, stands_for},
     rollout::snapshot::Action,
 };
+
+/// A policy has at most so many steps.
+const MOST_EARLIER: usize = 16;
 
 pub(super) fn advance(draft: &mut Draft<'_>) {
     let Some(canary) = draft.status.canary.clone() else { return };
@@ -217,6 +224,7 @@ pub(super) fn enter_step(draft: &mut Draft<'_>, policy: &CanaryPolicySpec, index
     let Some(mut canary) = draft.status.canary.clone() else { return };
     let ready = draft.snapshot.why_not_ready(&canary.variant.revision).is_none();
     let reached = policy.steps[..=index].iter().filter_map(|s| s.weight).max().unwrap_or(0);
+    let pools = keep_evidence(draft, policy, &canary, index);
     canary.step = i32::try_from(index).unwrap_or(i32::MAX);
     let exposed = ready && step.shadow.is_none();
     canary.weight = if exposed { step.weight.unwrap_or(reached) } else { 0 };
@@ -225,7 +233,7 @@ pub(super) fn enter_step(draft: &mut Draft<'_>, policy: &CanaryPolicySpec, index
     canary.extended = false;
     canary.warming = ready && step.initial_delay.is_some_and(|delay| !delay.0.is_zero());
     restart_window(&mut canary);
-    draft.status.analysis = judge::carry_over(&draft.status.analysis);
+    draft.status.analysis = judge::carry_over(&draft.status.analysis, pools);
     route_step(draft, policy, step, &stable, &canary);
     draft.status.phase =
         if step.approval.is_some() { Phase::AwaitingApproval } else { Phase::Progressing };
@@ -239,6 +247,37 @@ pub(super) fn enter_step(draft: &mut Draft<'_>, policy: &CanaryPolicySpec, index
     draft.announce(false, reasons::ADVANCED, message.clone());
     draft.say(reasons::ADVANCED, message);
     draft.wake(draft.now + policy.analysis.interval.signed());
+}
+
+/// What the step that is left has counted is evidence of the whole canary, where the policy
+/// pools the steps. Counts of a step that is entered anew are not: what they are of was no
+/// fair comparison. Returns whether the step that is entered goes on with the same test.
+fn keep_evidence(
+    draft: &mut Draft<'_>,
+    policy: &CanaryPolicySpec,
+    canary: &CanaryStatus,
+    entered: usize,
+) -> bool {
+    let left = usize::try_from(canary.step).unwrap_or_default();
+    let pool = |index: usize| Window::new(policy, index).pool;
+    if entered > left && pool(left).is_some() && draft.status.earlier_steps.len() < MOST_EARLIER {
+        let (stable, treatment) = evidence::totals(&draft.status.evidence);
+        if stable.ended() > 0 && treatment.ended() > 0 {
+            draft.status.earlier_steps.push(StepEvidence {
+                step: canary.step,
+                stable,
+                canary: treatment,
+                external: judge::remembered(&draft.snapshot.external),
+            });
+        }
+    }
+    let pools = policy.analysis.evidence == Pooling::Pooled
+        && policy.steps.get(entered).is_some_and(|step| step.shadow.is_none());
+    if !pools {
+        draft.status.earlier_steps.clear();
+    }
+    // The looks of a shadow are of another test.
+    pools && policy.steps.get(left).is_some_and(|step| step.shadow.is_none())
 }
 
 /// Moves traffic as `step` wants it. A shadow step shows the canary to nobody, also

@@ -336,6 +336,7 @@ impl<'a> Draft<'a> {
         retry: bool,
     ) {
         let Some(canary) = self.status.canary.take() else { return };
+        self.status.earlier_steps.clear();
         if let Some(previous) = self.status.previous.take() {
             self.status.stable = Some(previous);
         }
@@ -373,6 +374,7 @@ impl<'a> Draft<'a> {
             self.status.stable = Some(previous);
         }
         self.status.analysis.clear();
+        self.status.earlier_steps.clear();
         self.status.phase = Phase::Pending;
         let message = format!(
             "the route is held by the PromptRelease {holder}: choose another route, or delete one of them"

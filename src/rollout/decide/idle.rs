@@ -255,6 +255,7 @@ fn start(draft: &mut Draft<'_>, target: &Target) {
     let digest = draft.save_policy(&policy);
     draft.status.failed_revision = None;
     draft.status.analysis.clear();
+    draft.status.earlier_steps.clear();
     draft.announce(
         false,
         reasons::CANARY_STARTED,

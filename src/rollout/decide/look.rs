@@ -40,8 +40,10 @@ pub(super) fn judge(draft: &mut Draft<'_>, policy: &CanaryPolicySpec, now: bool)
     let due = canary
         .analysed_at
         .is_none_or(|at| at > draft.now || draft.elapsed_since(at) >= policy.analysis.interval.0);
+    let step = usize::try_from(canary.step).ok().filter(|_| draft.status.previous.is_none());
+    let window = Window::new(policy, step.unwrap_or(usize::MAX));
     if !due && !now {
-        return judge::combine(&draft.status.analysis);
+        return judge::verdict(&window, &draft.status.analysis);
     }
     let baking = draft.status.previous.clone();
     let control = baking.clone().or_else(|| draft.status.stable.clone()).unwrap_or_default();
@@ -49,13 +51,13 @@ pub(super) fn judge(draft: &mut Draft<'_>, policy: &CanaryPolicySpec, now: bool)
     collect(draft, &control.revision, &canary.variant.revision);
     let (stable, treatment) = evidence::totals(&draft.status.evidence);
     tell_spread(draft, Concentration::of(&stable, &treatment));
-    let step = usize::try_from(canary.step).ok().filter(|_| baking.is_none());
-    let window = Window::new(policy, step.unwrap_or(usize::MAX));
     let external = &draft.snapshot.external;
     let pending = pending(draft, &window, &treatment);
-    let evidence = Evidence { stable: &stable, canary: &treatment, external, pending };
+    let pooled = window.pool.is_some();
+    let earlier = if pooled { draft.status.earlier_steps.as_slice() } else { &[] };
+    let evidence = Evidence { stable: &stable, canary: &treatment, external, pending, earlier };
     draft.status.analysis = judge::assess(&window, &evidence, &draft.status.analysis);
-    let verdict = judge::combine(&draft.status.analysis);
+    let verdict = judge::verdict(&window, &draft.status.analysis);
     let grew = treatment.ended() > seen_before.ended() && verdict != Verdict::NoData;
     let now = draft.now;
     if let Some(canary) = &mut draft.status.canary {

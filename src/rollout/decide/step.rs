@@ -93,6 +93,11 @@ fn remedy(why: &str, revision: &str) -> Option<String> {
 
 /// The step from its beginning, on fresh counts. The canary's server is warm.
 fn again(draft: &mut Draft<'_>, policy: &CanaryPolicySpec, canary: &CanaryStatus, extended: bool) {
+    if extended && !canary.extended {
+        // The second run, with the other half of the errors.
+        draft.status.earlier_steps.clear();
+        draft.status.analysis = judge::carry_over(&draft.status.analysis, false);
+    }
     enter_step(draft, policy, index(canary));
     if let Some(canary) = &mut draft.status.canary {
         (canary.extended, canary.warming) = (extended, false);
@@ -287,7 +292,13 @@ fn progressing(draft: &mut Draft<'_>, policy: &CanaryPolicySpec, note: &str) {
         let (canary, stable) = (side(m.canary), side(m.stable));
         format!("; {} is looked at longer: canary {canary}, stable {stable}", m.metric)
     });
-    let doubt = doubt.unwrap_or_default();
+    let held_back = judge::against(&draft.status.analysis).filter(|m| !m.guard).map(|m| {
+        let in_step = m.in_step.unwrap_or_default();
+        let side = |sample: Sample| format!("{} of {}", m.unit.value(sample.value), sample.count);
+        let (canary, stable) = (side(in_step.canary), side(in_step.stable));
+        format!("; {} is looked at longer in this step: canary {canary}, stable {stable}", m.metric)
+    });
+    let doubt = doubt.or(held_back).unwrap_or_default();
     let message = format!(
         "step {} of {} {}: {passed} of {} metrics pass{note}{doubt}",
         canary.step + 1,

@@ -59,6 +59,7 @@ fn window(metrics: &[Metric]) -> Window<'_> {
         guard_rate: 0.0,
         relative: true,
         paired: false,
+        pool: None,
         explained: true,
     }
 }
@@ -111,11 +112,12 @@ impl World {
             guard_rate: 0.0,
             relative: true,
             paired: false,
+            pool: None,
             explained: false,
         };
         let [stable, canary] = &self.sides;
         let external = Externals::new();
-        let evidence = Evidence { stable, canary, external: &external, pending: 0 };
+        let evidence = Evidence { stable, canary, external: &external, pending: 0, earlier: &[] };
         self.status = assess_with(&mut self.critical, &window, &evidence, &self.status);
         self.status[0].verdict
     }
@@ -261,8 +263,13 @@ fn what_is_open_or_behind_a_breaker_is_somebodys_too() {
         let judged = |own: CallerCounts| {
             let canary = pair(canary.clone(), own);
             let stable = pair(stable.clone(), CallerCounts::default());
-            let evidence =
-                Evidence { stable: &stable, canary: &canary, external: &external, pending: 0 };
+            let evidence = Evidence {
+                stable: &stable,
+                canary: &canary,
+                external: &external,
+                pending: 0,
+                earlier: &[],
+            };
             assess(&window, &evidence, &[]).remove(0)
         };
         let status = judged(own);
@@ -293,8 +300,13 @@ fn so_few_others_confirm_no_failure() {
         let callers = [("evil".to_owned(), own)].into();
         let canary = Counts { callers, ..canary };
         let external = Externals::new();
-        let evidence =
-            Evidence { stable: &stable, canary: &canary, external: &external, pending: 0 };
+        let evidence = Evidence {
+            stable: &stable,
+            canary: &canary,
+            external: &external,
+            pending: 0,
+            earlier: &[],
+        };
         let status = assess(&window(&metrics), &evidence, &[]).remove(0);
         assert_eq!(status.caller.as_deref(), Some("evil"), "{}", status.message);
         let unnamed = Counts { callers: Default::default(), ..canary.clone() };
@@ -380,8 +392,13 @@ fn every_kind_of_metric_asks_the_others() {
         let judged = |own: CallerCounts| {
             let canary = pair(canary.clone(), own);
             let stable = pair(stable.clone(), CallerCounts::default());
-            let evidence =
-                Evidence { stable: &stable, canary: &canary, external: &external, pending: 0 };
+            let evidence = Evidence {
+                stable: &stable,
+                canary: &canary,
+                external: &external,
+                pending: 0,
+                earlier: &[],
+            };
             assess(&window, &evidence, &before).remove(0)
         };
         let status = judged(evil.clone());

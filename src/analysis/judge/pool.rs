@@ -1,0 +1,226 @@
+//! Evidence that is pooled over the steps of a canary: they are looks of one test.
+//!
+//! Consecutive steps with a weight, also with approvals between, are one window. Each step is
+//! a stratum: canary and stable are compared within it (`stats::stratified`), because with the
+//! weight also the time changes, and with that what happens to both.
+//!
+//! **Two clocks.** The error is spent by the share of the *planned* sizes of the steps that
+//! was seen (a size is half the harmonic mean of what both sides have: at 5 % weight a canary
+//! sample tells twice as much as at 50 %). It does not depend on what was measured. How
+//! alike two looks are depends on the *information* between them, which is a stratum's size
+//! over its variance: when stable's errors jump from 1 to 10 %, a request tells less.
+//!
+//! **Between steps.** A step goes on to the next one when it has seen its own samples, the look at
+//! their end was taken, and nothing speaks against the canary: no metric is shown to be
+//! harmful, and none is observed beyond its accept margin in this step. So the samples of a step
+//! bound what is risked before more users get the canary, and no step but the last has to
+//! prove anything. What a step sees beyond its samples is taken from the time of the later ones.
+//!
+//! **The end.** The canary is promoted when every metric is accepted over all steps
+//! together, each step has been passed, and nothing speaks against it in the last. All metrics
+//! may be accepted early: the steps that are left then end after a tenth of their samples
+//! (at least [`LEAST`]).
+
+use super::Window;
+use crate::{
+    analysis::stats::stratified,
+    api::{
+        CanaryPolicySpec,
+        canary_policy::{Metric, Pooling, Step},
+        prompt_release::{MetricStatus, Verdict},
+    },
+};
+
+/// A step sees at least so many samples, however sure all the others are.
+const LEAST: f64 = 20.0;
+/// It sees at least this part of its own.
+const LEAST_PART: f64 = 0.1;
+
+/// A step whose evidence is pooled, as it is planned.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Planned {
+    index: usize,
+    samples: f64,
+    /// The canary's share of the traffic.
+    share: f64,
+}
+
+/// The steps whose evidence counts together, and which of these is the window.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pool {
+    steps: Vec<Planned>,
+    at: usize,
+}
+
+/// What was seen of one metric in an earlier step of the pool.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Seen {
+    /// The step's index in the policy.
+    pub step: usize,
+    /// Canary samples.
+    pub samples: f64,
+    /// The variance of one observation, in any unit that all steps share.
+    pub variance: f64,
+}
+
+/// Where one metric is on its two clocks.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Clock {
+    /// The share of the planned sizes that was seen, 1 or more at the end.
+    pub time: f64,
+    /// When each step began, how long it was, and the information of a unit of time in it.
+    steps: Vec<[f64; 3]>,
+}
+
+impl Clock {
+    /// The information at each of `times`, relative to that at the last.
+    pub(super) fn information(&self, times: &[f64]) -> Vec<f64> {
+        let at = |time: f64| {
+            let of = |[start, long, rate]: &[f64; 3]| (time - start).clamp(0.0, *long) * rate;
+            self.steps.iter().map(of).sum::<f64>()
+        };
+        let all = times.last().map_or(1.0, |time| at(*time));
+        times.iter().map(|time| at(*time) / all).collect()
+    }
+}
+
+impl Pool {
+    /// The pool that step `index` belongs to; none of a step without a weight, and where the
+    /// policy wants each step to stand alone.
+    pub(in crate::analysis) fn of(policy: &CanaryPolicySpec, index: usize) -> Option<Self> {
+        let step = policy.steps.get(index)?;
+        if policy.analysis.evidence != Pooling::Pooled || step.weight.is_none() {
+            return None;
+        }
+        let is_shadow = |step: &Step| step.shadow.is_some();
+        let first = policy.steps[..index].iter().rposition(is_shadow).map_or(0, |i| i + 1);
+        let block = policy.steps.iter().enumerate().skip(first).take_while(|(_, s)| !is_shadow(s));
+        let planned = |(index, step): (usize, &Step)| {
+            let (weight, samples) = (step.weight?, step.samples?);
+            Some(Planned { index, samples: samples as f64, share: f64::from(weight) / 100.0 })
+        };
+        let steps: Vec<Planned> = block.filter_map(planned).collect();
+        let at = steps.iter().position(|s| s.index == index)?;
+        Some(Self { steps, at })
+    }
+
+    /// By how many windows a policy has less, because steps are pooled.
+    pub(super) fn pooled_away(policy: &CanaryPolicySpec) -> usize {
+        let pools = (0..policy.steps.len()).filter_map(|index| Self::of(policy, index));
+        pools.filter(|pool| pool.at > 0).count()
+    }
+
+    /// How many steps it has.
+    pub(super) fn len(&self) -> usize {
+        self.steps.len()
+    }
+
+    /// Whether no step comes after the window.
+    pub fn is_last(&self) -> bool {
+        self.at + 1 == self.steps.len()
+    }
+
+    /// How many canary samples of a metric the window wants. Scores come by themselves: their
+    /// number is divided over the steps as the requests are.
+    pub(in crate::analysis) fn wanted(&self, metric: &Metric) -> f64 {
+        self.steps.get(self.at).map_or(0.0, |step| self.wanted_in(step, metric))
+    }
+
+    fn wanted_in(&self, step: &Planned, metric: &Metric) -> f64 {
+        let all: f64 = self.steps.iter().map(|s| s.samples).sum();
+        let scores = metric.score.as_ref().map(|s| (s.min_samples as f64).min(all));
+        scores.map_or(step.samples, |scores| (scores * step.samples / all).ceil())
+    }
+
+    /// The size that all steps from `first` on are planned to have for a metric.
+    fn planned(&self, first: usize, metric: &Metric) -> f64 {
+        let steps = self.steps.iter().filter(|s| s.index >= first);
+        steps.map(|s| self.wanted_in(s, metric) * (1.0 - s.share)).sum()
+    }
+
+    /// Where a metric is. `earlier` are the steps before, of which the first one began the
+    /// test; `samples` were seen in the window, with this variance of one.
+    pub(super) fn clock(
+        &self,
+        metric: &Metric,
+        earlier: &[Seen],
+        samples: f64,
+        variance: f64,
+    ) -> Clock {
+        let here = self.steps.get(self.at).map_or(0, |s| s.index);
+        let first = earlier.first().map_or(here, |seen| seen.step);
+        let all = self.planned(first, metric).max(1e-9);
+        let now = Seen { step: here, samples, variance };
+        let (mut planned_start, mut end, mut steps) = (0.0, 0.0_f64, vec![]);
+        for step in self.steps.iter().filter(|s| (first..=here).contains(&s.index)) {
+            let wanted = self.wanted_in(step, metric);
+            let planned = wanted * (1.0 - step.share) / all;
+            let seen = earlier.iter().find(|s| s.step == step.index).copied();
+            let seen = if step.index == here { Some(now) } else { seen };
+            let start = end.max(planned_start);
+            let long = seen.map_or(0.0, |s| s.samples / wanted.max(1e-9) * planned);
+            let long = if long.is_finite() { long } else { 0.0 };
+            let rate = seen.map_or(0.0, |s| 1.0 / s.variance.max(1e-9));
+            end = start + long;
+            steps.push([start, long, rate]);
+            planned_start += planned;
+        }
+        Clock { time: end, steps }
+    }
+
+    /// The samples of the steps before this one, and the share of the traffic that the canary
+    /// has in all up to it, on average over its samples: one step with that share and all of
+    /// the samples would have the size that these steps have together.
+    pub(in crate::analysis) fn together(&self) -> (i64, f64) {
+        let steps = &self.steps[..=self.at];
+        let samples: f64 = steps.iter().map(|s| s.samples).sum();
+        let exposed: f64 = steps.iter().map(|s| s.samples * s.share).sum();
+        let earlier: f64 = steps[..self.at].iter().map(|s| s.samples).sum();
+        (earlier as i64, exposed / samples.max(1.0))
+    }
+}
+
+/// The size of a share's stratum has this variance for one observation.
+pub(super) fn variance_of(pair: Option<[crate::analysis::stats::proportion::Share; 2]>) -> f64 {
+    let Some([canary, stable]) = pair.filter(|[c, s]| c.n > 0.0 && s.n > 0.0) else { return 1.0 };
+    stratified::size(canary.n, stable.n) / stratified::information([canary, stable])
+}
+
+/// What the metrics of a window say together. In a pool, a canary that is accepted still has
+/// to be seen in each step, and a step goes on that has its samples and nothing against it.
+pub fn verdict(window: &Window<'_>, metrics: &[MetricStatus]) -> Verdict {
+    let verdict = super::combine(metrics);
+    let Some(pool) = &window.pool else { return verdict };
+    if !matches!(verdict, Verdict::Pass | Verdict::Undecided) {
+        return verdict;
+    }
+    let least = |wanted: i64| (wanted as f64 * LEAST_PART).max(LEAST).min(wanted as f64);
+    let was_seen =
+        |m: &MetricStatus| m.guard || m.in_step.is_none_or(|s| s.seen as f64 >= least(s.wanted));
+    let passes = verdict == Verdict::Pass && metrics.iter().all(was_seen);
+    let was_closed =
+        |m: &MetricStatus| m.guard || m.in_step.map_or(m.verdict == Verdict::Pass, |s| s.closed);
+    let decided_nothing = |m: &MetricStatus| {
+        matches!(m.verdict, Verdict::Pass | Verdict::Undecided)
+            && m.floor_on_both_sides.is_none()
+            && m.caller.is_none()
+    };
+    let goes_on = !pool.is_last()
+        && super::doubt(metrics).is_none()
+        && metrics.iter().all(|m| was_closed(m) && (m.guard || decided_nothing(m)));
+    match against(metrics) {
+        None if passes || goes_on => Verdict::Pass,
+        _ => Verdict::Undecided,
+    }
+}
+
+/// A metric that is observed beyond its accept margin in this step.
+pub fn against(metrics: &[MetricStatus]) -> Option<&MetricStatus> {
+    let beyond = |m: &&MetricStatus| {
+        m.in_step.and_then(|s| s.difference).is_some_and(|difference| difference > m.accept)
+    };
+    metrics.iter().find(beyond)
+}
+
+#[cfg(test)]
+mod tests;
