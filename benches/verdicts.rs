@@ -3,7 +3,7 @@
 //! without an end, and how long judging takes.
 //!
 //! `cargo bench --bench verdicts` prints the tables of docs/statistics.md. RUNS=2000 is a
-//! quick look; ONLY=time, speed, errors, users, bursts, plan, selection or coverage prints one of
+//! quick look; ONLY=time, speed, errors, pooled, users, bursts, plan, selection or coverage prints one of
 //! them, CELL=… of the selection and of users what has these words in its name. A cell of the
 //! selection takes up to two minutes, and longer where canaries are held.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a bench prints and stops when wrong")]
@@ -42,6 +42,9 @@ fn main() {
     }
     if wanted("errors") {
         error_rates(runs);
+    }
+    if wanted("pooled") {
+        pooled(runs);
     }
     if wanted("users") {
         few_users(runs);
@@ -399,6 +402,66 @@ fn error_rates(runs: usize) {
 }
 
 /// What keeps requests from being judged, on both sides or on one.
+/// The same policy with evidence by step and pooled: samples as recommended for each.
+fn pooled(runs: usize) {
+    println!("\n## Evidence by step and pooled: 5, 25 and 50 %, no bake, {runs} runs a cell\n");
+    println!(
+        "| metrics | stable fails | evidence | samples | equal: promoted | requests until then, median (9 of 10) | hours at 0.5/s | at the accept margin: promoted | at the harm margin: rolled back | +12 points: requests until rollback | +20 points | both fail 5 times as often from 30 % of the time: equal promoted | at the accept margin |"
+    );
+    println!("|---|---|---|---|---|---|---|---|---|---|---|---|---|");
+    let cell = std::env::var("CELL").unwrap_or_default();
+    let mut tasks: Vec<Box<dyn FnOnce() -> String + Send>> = vec![];
+    for (m, base) in [1, 3, 8].iter().flat_map(|m| [0.001, 0.01, 0.05, 0.2].map(|b| (*m, b))) {
+        for (evidence, gates) in [("PerStep", [300, 300]), ("Pooled", [40, 90])] {
+            let name = format!("{m} | {} % | {evidence}", base * 100.0);
+            if !name.contains(&cell) {
+                continue;
+            }
+            tasks.push(Box::new(move || {
+                let metrics: Vec<String> =
+                    METRICS[..m].iter().map(|m| m.replace("minSamples: 100", "minSamples: 20")).collect();
+                let text = format!(
+                    "{{steps: [{{weight: 5, samples: {}}}, {{weight: 25, samples: {}}}, {{weight: 50, samples: 300}}], progressDeadline: 100000h, \
+                     analysis: {{evidence: {evidence}, metrics: [{}]}}, bake: {{duration: 0s}}}}",
+                    gates[0], gates[1], metrics.join(", ")
+                );
+                let stable = Assumptions { error_rate: base, ..assumed() };
+                let policy = recommended(&policy(&text), &stable);
+                let setting = Setting { policy: &policy, rate: 0.5 };
+                let of = |by: f64, course: Course, runs: usize| {
+                    let worse = Worse { errors: by, ..Worse::default() };
+                    let truth = Truth { course, ..Truth::steady("", stable, worse) };
+                    of_serinus(&setting, &truth, runs, 15)
+                };
+                let jump = Course::Incident { from: 0.3, error_rate: (base * 5.0).min(0.5) };
+                let equal = of(0.0, Course::Steady, runs);
+                let requests =
+                    |r: Option<(u64, u64)>| r.map_or("-".into(), |(m, p)| format!("{m} ({p})"));
+                let samples: Vec<String> =
+                    policy.steps.iter().map(|s| s.samples.unwrap_or_default().to_string()).collect();
+                let speed = |by| {
+                    let c = of(by, Course::Steady, runs / 4);
+                    format!("{}, {:.1} %", requests(c.requests_to_rollback), c.rollback.value * 100.0)
+                };
+                format!(
+                    "| {name} | {} | {} | {} | {:.0} | {} | {} | {} | {} | {} | {} |",
+                    samples.join(", "),
+                    percent(equal.promotion),
+                    requests(equal.requests_to_promotion),
+                    equal.seconds.0 / 3600.0,
+                    percent(of(0.05, Course::Steady, runs).promotion),
+                    percent(of(0.02, Course::Steady, runs / 4).rollback),
+                    speed(0.12),
+                    speed(0.2),
+                    percent(of(0.0, jump, runs / 4).promotion),
+                    percent(of(0.05, jump, runs).promotion),
+                )
+            }));
+        }
+    }
+    in_parallel(tasks).iter().for_each(|row| println!("{row}"));
+}
+
 fn selection(runs: usize) {
     println!(
         "\n## Under selection: two steps (20, 50 %) and a bake, {runs} runs a cell ({} where it is held)\n",
@@ -691,8 +754,13 @@ fn judging_time() {
             for _ in 0..rng.random_range(0..18) {
                 let n = rng.random_range(12..18);
                 source.collect(&mut rng, 0.0, (n * 19, n), (&mut stable, &mut canary));
-                let evidence =
-                    Evidence { stable: &stable, canary: &canary, external: &external, pending: 0 };
+                let evidence = Evidence {
+                    stable: &stable,
+                    canary: &canary,
+                    external: &external,
+                    pending: 0,
+                    earlier: &[],
+                };
                 status = assess(&window, &evidence, &status);
             }
             (stable, canary, status)
@@ -705,7 +773,8 @@ fn judging_time() {
         let started = Instant::now();
         let mut looks = 0;
         for (stable, canary, status) in &mut releases {
-            let evidence = Evidence { stable, canary, external: &external, pending: 0 };
+            let evidence =
+                Evidence { stable, canary, external: &external, pending: 0, earlier: &[] };
             let after = assess(&window, &evidence, status);
             looks += after
                 .iter()
