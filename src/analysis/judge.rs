@@ -63,8 +63,9 @@ const LOOK_GROWTH: f64 = 1.25;
 const EARLY: f64 = 0.01;
 const EARLY_GROWTH: f64 = 1.5;
 const LOOK_STEP: f64 = 0.05;
-/// The status keeps at most so many looks, of which the ends of steps have some for sure.
+/// The most looks that the status keeps.
 const MAX_LOOKS: usize = 64;
+/// Of these, the number that is kept free for the looks at the ends of pooled steps.
 const MAX_STEPS: usize = 16;
 /// Fewer observations than this on either side decide nothing, whatever the spending allows.
 pub(super) const MINIMUM: f64 = 10.0;

@@ -18,7 +18,7 @@ use crate::api::{CanaryPolicySpec, canary_policy::Step};
 pub const WANTED: f64 = 0.8;
 /// Below this chance to accept a canary like stable, a metric can not decide.
 const HOPELESS: f64 = 0.5;
-/// Recommended samples are sought in so many passes.
+/// The most passes in which recommended samples are looked for.
 const PASSES: usize = 5;
 /// No step asks for more samples than this.
 const MOST_SAMPLES: i64 = 10_000_000;

@@ -4,11 +4,12 @@
 //! a stratum: canary and stable are compared within it (`stats::stratified`), because with the
 //! weight also the time changes, and with that what happens to both.
 //!
-//! **Two clocks.** The error is spent by the share of the *planned* sizes of the steps that
-//! was seen (a size is half the harmonic mean of what both sides have: at 5 % weight a canary
-//! sample tells twice as much as at 50 %). It does not depend on what was measured. How
-//! alike two looks are depends on the *information* between them, which is a stratum's size
-//! over its variance: when stable's errors jump from 1 to 10 %, a request tells less.
+//! **Two clocks.** The first clock says how much of the error is spent: the share of the
+//! *planned* sizes of the steps that was seen. A size is half the harmonic mean of both sides'
+//! samples, so at 5 % weight a canary sample counts 0.95, at 50 % it counts 0.5. This clock
+//! does not depend on the values that were measured. The second clock says how strongly two
+//! looks are correlated: by their *information*, a stratum's size over its variance. When
+//! stable's errors jump from 1 to 10 %, the same number of requests gives less information.
 //!
 //! **Between steps.** A step goes on to the next one when it has seen its own samples, the look at
 //! their end was taken, and nothing speaks against the canary: no metric is shown to be
@@ -31,9 +32,9 @@ use crate::{
     },
 };
 
-/// A step sees at least so many samples, however sure all the others are.
+/// The fewest samples that a step ends with, when every metric was accepted before.
 const LEAST: f64 = 20.0;
-/// It sees at least this part of its own.
+/// The smallest part of its own samples that it ends with then.
 const LEAST_PART: f64 = 0.1;
 
 /// A step whose evidence is pooled, as it is planned.
@@ -104,7 +105,8 @@ impl Pool {
         Some(Self { steps, at })
     }
 
-    /// By how many windows a policy has less, because steps are pooled.
+    /// The number of steps that are no window of their own, because they are pooled with an
+    /// earlier one.
     pub(super) fn pooled_away(policy: &CanaryPolicySpec) -> usize {
         let pools = (0..policy.steps.len()).filter_map(|index| Self::of(policy, index));
         pools.filter(|pool| pool.at > 0).count()
@@ -180,7 +182,8 @@ impl Pool {
     }
 }
 
-/// The size of a share's stratum has this variance for one observation.
+/// The variance of one observation in a stratum of shares, canary's and stable's; 1 when it has
+/// none.
 pub(super) fn variance_of(pair: Option<[crate::analysis::stats::proportion::Share; 2]>) -> f64 {
     let Some([canary, stable]) = pair.filter(|[c, s]| c.n > 0.0 && s.n > 0.0) else { return 1.0 };
     stratified::size(canary.n, stable.n) / stratified::information([canary, stable])

@@ -23,9 +23,10 @@ use crate::{
 
 /// A step is collected at most so often: a simulation need not collect without news.
 const COLLECTIONS: f64 = 60.0;
-/// A step is given up after so many times the time that it needs.
+/// The simulation gives up a step that takes this many times the time that it needs.
 const PATIENCE: f64 = 20.0;
-/// A metric whose samples take longer than so many times the step's own is not waited for.
+/// The simulation does not wait for a metric whose samples take this many times as long as the
+/// step's own.
 const MOST_STEPS: f64 = 100.0;
 /// The bake is collected so often.
 const BAKE_COLLECTIONS: f64 = 24.0;

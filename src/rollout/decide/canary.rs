@@ -250,8 +250,8 @@ pub(super) fn enter_step(draft: &mut Draft<'_>, policy: &CanaryPolicySpec, index
 }
 
 /// What the step that is left has counted is evidence of the whole canary, where the policy
-/// pools the steps. Counts of a step that is entered anew are not: what they are of was no
-/// fair comparison. Returns whether the step that is entered goes on with the same test.
+/// pools the steps. Counts of a step that is entered anew are not: something disturbed the
+/// comparison. Returns whether the step that is entered goes on with the same test.
 fn keep_evidence(
     draft: &mut Draft<'_>,
     policy: &CanaryPolicySpec,

@@ -170,7 +170,7 @@ fn the_error_is_spent_on_planned_samples_and_alike_are_looks_by_their_informatio
     assert!((clock.time - (38.0 + 37.5) / 313.0).abs() < 1e-12, "{clock:?}");
     let at = [19.0 / 313.0, clock.time];
     assert!((clock.information(&at)[0] - 19.0 / 75.5).abs() < 1e-12);
-    // A request tells a tenth since both fail more often.
+    // Both sides fail more often now: a request gives a tenth of the information.
     let clock = pool.clock(metric, &[seen(40.0, 0.01)], 50.0, 0.1);
     assert!((clock.information(&at)[0] - 19.0 / (38.0 + 3.75)).abs() < 1e-12);
     // A step that was left early: time goes on at the planned end, with no information between.
