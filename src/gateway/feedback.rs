@@ -32,9 +32,9 @@ use super::{
     Gateway,
     identity::{
         Client,
-        request_keys::{Key, Purpose, RequestKeys},
+        request_keys::{Key, Purpose, RequestKeys, SIGNATURE, printed, signature},
     },
-    peers::Delivered,
+    peers::{Delivered, PassedOn, answer_text},
     routes::{Route, Target},
     sinks,
     tally::Tally,
@@ -246,9 +246,12 @@ impl Feedback {
         given: &Given<'_>,
     ) -> Result<Outcome, ApiError> {
         let Given { id: text, name, score } = given;
-        let body = json!({"request_id": text, "name": name, "score": score}).to_string();
-        let signature = gateway.config.request_keys.sign(Purpose::Vote, body.as_bytes());
-        match gateway.config.peers.deliver(id.instance, &body, &signature).await {
+        // The last one makes each question another, so that no earlier answer fits it.
+        let body = json!({
+            "request_id": text, "name": name, "score": score, "asked": rand::random::<u64>(),
+        });
+        let vote = PassedOn { body: body.to_string(), keys: &gateway.config.request_keys };
+        match gateway.config.peers.deliver(id.instance, &vote).await {
             Delivered::Taken(word) => Ok(Outcome::of(&word).unwrap_or(Outcome::NoEvidence)),
             // What it counted counts; later votes have nobody who could count them once.
             Delivered::Gone => Ok(Outcome::NoEvidence),
@@ -259,7 +262,8 @@ impl Feedback {
         }
     }
 
-    /// Takes a vote that another replica has passed on; none when another one answered.
+    /// Takes a vote that another replica has passed on: what became of it, none when
+    /// another one answered, and the signature of that.
     ///
     /// # Errors
     /// No replica signed it.
@@ -267,18 +271,28 @@ impl Feedback {
         &self,
         gateway: &Gateway,
         body: &[u8],
-        signature: &str,
-    ) -> Result<Option<&'static str>, ApiError> {
+        signed: &str,
+    ) -> Result<(Option<&'static str>, String), ApiError> {
         let keys = &gateway.config.request_keys;
-        let signature = id::signature(signature);
-        if signature.and_then(|s| keys.verify(Purpose::Vote, body, &s)).is_none() {
+        let is_signed = |s: &[u8; SIGNATURE]| keys.verify(Purpose::Vote, body, s).is_some();
+        let Some(signed) = signature(signed).filter(is_signed) else {
             let message = "only gateways pass votes on here: applications send feedback to the \
                 address of applications";
             return Err(ApiError::new(401, "not_a_gateway", message));
-        }
+        };
+        let word = self.take_signed(gateway, body)?;
+        let proof = keys.sign(Purpose::VoteAnswer, &answer_text(&signed, word));
+        Ok((word, printed(&proof)))
+    }
+
+    fn take_signed(
+        &self,
+        gateway: &Gateway,
+        body: &[u8],
+    ) -> Result<Option<&'static str>, ApiError> {
         let body = read(body)?;
         let given = Given::read(&body)?;
-        let id = RequestId::read(given.id, keys);
+        let id = RequestId::read(given.id, &gateway.config.request_keys);
         let Some((id, key)) = id.filter(|(id, _)| id.instance == self.instance) else {
             return Ok(None);
         };
@@ -335,7 +349,7 @@ pub(super) fn reads(body: &[u8]) -> bool {
     let Ok(body) = read(body) else { return false };
     Given::read(&body).is_ok_and(|given| {
         let keys = RequestKeys::default();
-        RequestId::read(given.id, &keys).is_none() && id::signature(given.id).is_none()
+        RequestId::read(given.id, &keys).is_none() && signature(given.id).is_none()
     })
 }
 

@@ -17,7 +17,7 @@ use k8s_openapi::api::discovery::v1::{EndpointPort, EndpointSlice};
 use kube::{Client, runtime::watcher};
 use reqwest::StatusCode;
 
-use super::identity::request_keys::SIGNATURE;
+use super::identity::request_keys::{Purpose, RequestKeys, SIGNATURE, printed, signature};
 use crate::{
     api::keys::SIGNATURE_HEADER,
     signals::{
@@ -61,6 +61,12 @@ enum Known {
     GoneSince(Instant),
 }
 
+/// A vote as it is passed on.
+pub(super) struct PassedOn<'a> {
+    pub(super) body: String,
+    pub(super) keys: &'a RequestKeys,
+}
+
 /// What became of a vote that was passed on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Delivered {
@@ -96,12 +102,7 @@ impl Peers {
     }
 
     /// Passes a vote on to the process that answers as `instance`.
-    pub(super) async fn deliver(
-        &self,
-        instance: u32,
-        body: &str,
-        signature: &[u8; SIGNATURE],
-    ) -> Delivered {
+    pub(super) async fn deliver(&self, instance: u32, vote: &PassedOn<'_>) -> Delivered {
         let Some(Others { client, addresses }) = &self.others else { return Delivered::Gone };
         let all = addresses();
         let known = self.known.lock().ok().and_then(|known| known.get(&instance).copied());
@@ -110,10 +111,10 @@ impl Peers {
             Some(Known::GoneSince(at)) if at.elapsed() < GONE => return Delivered::Gone,
             _ => all.clone(),
         };
-        let mut replies = ask(client, &asked, body, signature).await;
+        let mut replies = ask(client, &asked, vote).await;
         if asked.len() < all.len() && !matches!(replies[..], [(_, Reply::Taken(_))]) {
             // Another process is at that address now.
-            replies = ask(client, &all, body, signature).await;
+            replies = ask(client, &all, vote).await;
         }
         let silent = replies.iter().any(|(_, reply)| matches!(reply, Reply::Silent));
         let taken = replies.iter().position(|(_, reply)| matches!(reply, Reply::Taken(_)));
@@ -140,15 +141,14 @@ impl Peers {
 async fn ask(
     client: &reqwest::Client,
     addresses: &[SocketAddr],
-    body: &str,
-    signature: &[u8; SIGNATURE],
+    vote: &PassedOn<'_>,
 ) -> Vec<(SocketAddr, Reply)> {
-    let signature: String = signature.iter().map(|byte| format!("{byte:02x}")).collect();
+    let signed = vote.keys.sign(Purpose::Vote, vote.body.as_bytes());
     let asked = addresses.iter().map(|address| {
         let request = client
             .post(format!("http://{address}/serinus/v1/feedback"))
-            .header(SIGNATURE_HEADER, &signature)
-            .body(body.to_owned());
+            .header(SIGNATURE_HEADER, printed(&signed))
+            .body(vote.body.clone());
         async move {
             let answer = match request.send().await {
                 Ok(answer) => answer,
@@ -157,18 +157,41 @@ async fn ask(
                     return (*address, Reply::Silent);
                 }
             };
-            let reply = match (answer.status(), answer.text().await) {
+            let proof = answer.headers().get(SIGNATURE_HEADER).cloned();
+            let status = answer.status();
+            let reply = match (status, answer.text().await) {
                 (StatusCode::OK, Ok(word)) => Reply::Taken(word),
                 (StatusCode::MISDIRECTED_REQUEST, _) => Reply::NotMine,
-                (status, _) => {
+                _ => {
                     tracing::debug!(%address, %status, "a vote was not taken");
-                    Reply::Silent
+                    return (*address, Reply::Silent);
                 }
             };
+            let text = match &reply {
+                Reply::Taken(word) => answer_text(&signed, Some(word)),
+                Reply::NotMine | Reply::Silent => answer_text(&signed, None),
+            };
+            let proof = proof.as_ref().and_then(|proof| signature(proof.to_str().ok()?));
+            let proven = proof.and_then(|p| vote.keys.verify(Purpose::VoteAnswer, &text, &p));
+            if proven.is_none() {
+                tracing::warn!(
+                    %address,
+                    "an answer about a vote is not signed by a gateway, so it does not count"
+                );
+                return (*address, Reply::Silent);
+            }
             (*address, reply)
         }
     });
     join_all(asked).await
+}
+
+/// What the process that was asked signs: which vote, and what became of it; without a
+/// word it did not give that answer.
+pub(super) fn answer_text(vote: &[u8; SIGNATURE], word: Option<&str>) -> Vec<u8> {
+    let mut text = vote.to_vec();
+    text.extend(word.unwrap_or("another gateway").as_bytes());
+    text
 }
 
 /// The pods of a Service as peers, and what keeps them up to date, without end.

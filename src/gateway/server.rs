@@ -446,10 +446,16 @@ impl Shared {
         };
         let held = self.gateway.budget.nothing(Class::Bodies);
         let bytes = body::read(body, self.limits(), held).await?;
-        match self.gateway.feedback.take_from_peer(&self.gateway, &bytes, signature)? {
-            Some(outcome) => Ok(text(outcome)),
-            None => Err(ApiError::new(421, "another_gateway", "another process gave this answer")),
+        let (word, proof) =
+            self.gateway.feedback.take_from_peer(&self.gateway, &bytes, signature)?;
+        let mut response = text(word.unwrap_or("another process gave this answer"));
+        if word.is_none() {
+            *response.status_mut() = StatusCode::MISDIRECTED_REQUEST;
         }
+        let proof = HeaderValue::try_from(proof)
+            .map_err(|e| ApiError::new(500, "internal_error", e.to_string()))?;
+        response.headers_mut().insert(keys::SIGNATURE_HEADER, proof);
+        Ok(response)
     }
 
     fn ready(&self) -> Response<Body> {

@@ -17,7 +17,11 @@ use serinus::gateway::{
     peers::Peers,
     server::{Face, serve},
 };
-use tokio::net::TcpListener;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    task::JoinSet,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::bench::{Bench, event, fails, good, open, streamed};
@@ -269,7 +273,7 @@ async fn a_vote_for_a_process_that_is_gone_is_no_evidence_and_for_a_silent_one_i
     let ids = [id(&one.chat(json!({})).await), id(&one.chat(json!({})).await)];
     replicas.stop[0].cancel();
     let first = replicas.known.lock().unwrap()[0];
-    while tokio::net::TcpStream::connect(first).await.is_ok() {
+    while TcpStream::connect(first).await.is_ok() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     assert_eq!(vote(two, &ids[0]).await, refused(503, "feedback_not_delivered"));
@@ -298,4 +302,68 @@ async fn only_gateways_pass_votes_on() {
         assert_eq!(told(request.send().await.unwrap()).await, refused(401, "not_a_gateway"));
     }
     assert_eq!(votes(bench), 0);
+}
+
+/// Stands at the address of a replica: passes questions on to `real`, and gives each
+/// caller the answer that `lie` makes of the real one.
+async fn impostor(
+    servers: &mut JoinSet<()>,
+    real: SocketAddr,
+    lie: fn(String) -> String,
+) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    servers.spawn(async move {
+        while let Ok((mut caller, _)) = listener.accept().await {
+            let mut question = vec![0; 16 * 1024];
+            let mut read = 0;
+            while !question[..read].ends_with(b"}") {
+                read += caller.read(&mut question[read..]).await.unwrap();
+            }
+            let mut served = TcpStream::connect(real).await.unwrap();
+            served.write_all(&question[..read]).await.unwrap();
+            let mut answer = vec![0; 16 * 1024];
+            let read = served.read(&mut answer).await.unwrap();
+            let answer = lie(String::from_utf8_lossy(&answer[..read]).into_owned());
+            caller.write_all(answer.as_bytes()).await.unwrap();
+        }
+    });
+    address
+}
+
+/// Somebody else at the address of a replica can neither take a vote nor say that no
+/// replica gave the answer.
+#[tokio::test]
+async fn what_became_of_a_vote_counts_when_a_gateway_signed_it() {
+    let replicas = Replicas::new(3).await;
+    let [one, two, three] = &replicas.all[..] else { panic!() };
+    let mut servers = JoinSet::new();
+    let first = id(&one.chat(json!({})).await);
+    let real = replicas.known.lock().unwrap()[0];
+    let silent = refused(503, "feedback_not_delivered");
+    let lies: [fn(String) -> String; 4] = [
+        |_| "HTTP/1.1 200 OK\r\ncontent-length: 7\r\n\r\ncounted".to_owned(),
+        |_| "HTTP/1.1 421 Misdirected Request\r\ncontent-length: 0\r\n\r\n".to_owned(),
+        |_| {
+            let signed = "x-serinus-signature: 00000000000000000000000000000000";
+            format!("HTTP/1.1 200 OK\r\ncontent-length: 7\r\n{signed}\r\n\r\ncounted")
+        },
+        // The signature is of another word.
+        |real| real.replace("200 OK", "421 Misdirected Request"),
+    ];
+    for lie in lies {
+        let address = impostor(&mut servers, real, lie).await;
+        replicas.known.lock().unwrap()[0] = address;
+        assert_eq!(vote(two, &first).await, silent);
+    }
+    // What was signed for an earlier question is none for this one.
+    static EARLIER: Mutex<Option<String>> = Mutex::new(None);
+    let second = id(&one.chat(json!({})).await);
+    let earlier = |real| EARLIER.lock().unwrap().get_or_insert(real).clone();
+    let address = impostor(&mut servers, real, earlier).await;
+    replicas.known.lock().unwrap()[0] = address;
+    assert_eq!(vote(two, &second).await.0, 204, "it was passed on as it is");
+    assert_eq!(vote(two, &second).await, silent);
+    replicas.known.lock().unwrap()[0] = real;
+    assert_eq!(vote(three, &second).await, refused(409, "duplicate_feedback"));
 }

@@ -7,7 +7,9 @@
 
 use std::fmt::Write;
 
-use crate::gateway::identity::request_keys::{Key, Purpose, RequestKeys, SIGNATURE};
+use crate::gateway::identity::request_keys::{
+    Key, Purpose, RequestKeys, SIGNATURE, printed, signature,
+};
 
 /// What a request is to the evidence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,15 +74,15 @@ impl<'a> RequestId<'a> {
             let _ = write!(text, "{group:02x}");
         }
         let _ = write!(text, "-{instance:08x}{unique:016x}{serial:08x}{party:08x}");
-        let signature = u128::from_be_bytes(key.sign_id(text.as_bytes()));
-        let _ = write!(text, "{signature:032x}");
+        let signed = printed(&key.sign_id(text.as_bytes()));
+        text.push_str(&signed);
         text
     }
 
     /// Reads an id that one of `keys` signed, and says which.
     pub(super) fn read(text: &'a str, keys: &RequestKeys) -> Option<(Self, std::sync::Arc<Key>)> {
-        let (signed, signature) = text.split_at_checked(text.len().checked_sub(2 * SIGNATURE)?)?;
-        let key = keys.verify(Purpose::Id, signed.as_bytes(), &self::signature(signature)?)?;
+        let (signed, proof) = text.split_at_checked(text.len().checked_sub(2 * SIGNATURE)?)?;
+        let key = keys.verify(Purpose::Id, signed.as_bytes(), &signature(proof)?)?;
         Some((Self::parse(text)?, key))
     }
 
@@ -112,12 +114,6 @@ impl<'a> RequestId<'a> {
         };
         parts.next().is_none().then_some(id)
     }
-}
-
-/// A signature as it is printed.
-pub(super) fn signature(text: &str) -> Option<[u8; SIGNATURE]> {
-    let value = hex(text).filter(|_| text.len() == 2 * SIGNATURE)?;
-    Some(value.to_be_bytes())
 }
 
 /// Lower-case hexadecimal, without a sign.

@@ -34,6 +34,17 @@ const ROTATE_SECONDS: i64 = 7 * 24 * 3600;
 /// A key verifies for so long after its successor was made.
 const KEEP_SECONDS: i64 = 30 * 24 * 3600;
 
+/// A signature as lower-case hexadecimal digits.
+pub(in crate::gateway) fn printed(signature: &[u8; SIGNATURE]) -> String {
+    format!("{:032x}", u128::from_be_bytes(*signature))
+}
+
+/// Reads what [`printed`] wrote; of a signature there is one spelling.
+pub(in crate::gateway) fn signature(text: &str) -> Option<[u8; SIGNATURE]> {
+    let value = u128::from_str_radix(text, 16).ok()?.to_be_bytes();
+    (printed(&value) == text).then_some(value)
+}
+
 /// The keys of a process; copies share them.
 #[derive(Clone)]
 pub struct RequestKeys {
@@ -55,6 +66,8 @@ pub(in crate::gateway) enum Purpose {
     Id,
     /// A vote that one replica passes on to another.
     Vote,
+    /// What the other one made of it.
+    VoteAnswer,
 }
 
 struct Ring {
@@ -84,6 +97,7 @@ impl Key {
         context.update(match purpose {
             Purpose::Id => b"id\0",
             Purpose::Vote => b"vote\0",
+            Purpose::VoteAnswer => b"vote answer\0",
         });
         context.update(text);
         first(context.sign().as_ref())
