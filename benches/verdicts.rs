@@ -108,9 +108,9 @@ fn assumed() -> Assumptions {
 fn few_users(runs: usize) {
     println!("\n## Few and uneven users: one step, no bake, {runs} runs a cell\n");
     println!(
-        "| cell | equal: rolled back | at the harm margin: rolled back | at the accept margin: promoted | equal: promoted |"
+        "| cell | equal: rolled back | at the harm margin: rolled back | at the accept margin: promoted | equal: promoted | 30 points worse: rolled back |"
     );
-    println!("|---|---|---|---|---|");
+    println!("|---|---|---|---|---|---|");
     let only = std::env::var("CELL").unwrap_or_default();
     let metrics = [
         ("errors 1 %", METRICS[0], 0.01, [0.02, 0.05]),
@@ -165,13 +165,15 @@ fn cell_of_users(
         let truth = Truth { name: name.to_owned(), stable, worse, course };
         of_serinus(&setting, &truth, runs, 20_261)
     };
-    let [equal, at_harm, at_accept] = [of(0.0), of(harm), of(accept)];
+    let far = if policy.analysis.metrics[0].cost_per_request.is_some() { 2.0 } else { 0.3 };
+    let [equal, at_harm, at_accept, far] = [of(0.0), of(harm), of(accept), of(far)];
     format!(
-        "| {name} | {} | {} | {} | {} |",
+        "| {name} | {} | {} | {} | {} | {} |",
         percent(equal.rollback),
         percent(at_harm.rollback),
         percent(at_accept.promotion),
-        percent(equal.promotion)
+        percent(equal.promotion),
+        percent(far.rollback),
     )
 }
 

@@ -140,6 +140,11 @@ fn add_groups(total: &mut Groups, part: &Groups) {
         add_lists(&mut sum.counts, &score.counts);
         add_lists(&mut sum.sums, &score.sums);
     }
+    for (sum, part) in [(&mut total.ttft, &part.ttft), (&mut total.duration, &part.duration)] {
+        for (bucket, list) in part {
+            add_lists(sum.entry(*bucket).or_default(), list);
+        }
+    }
 }
 
 fn add_lists<T: Copy + Default + AddAssign>(total: &mut Vec<T>, part: &[T]) {

@@ -28,10 +28,13 @@ pub use self::{
     pool::{Pool, against, verdict},
     together::remembered,
 };
-pub(super) use self::{effect::of_split, measure::answers_for};
+pub(super) use self::{
+    effect::of_split,
+    measure::{HARM_FREEDOM, answers_for},
+};
 use self::{
     floor::BeyondFloor,
-    measure::{Comparison, Measured},
+    measure::{Comparison, Freedom, Measured},
     together::Scope,
 };
 use super::{
@@ -384,13 +387,17 @@ fn watch(
         let growth = log_growth(past, (canary, stable), status.harm) / measured.effects.larger();
         // Kept within what JSON can hold; far beyond any threshold.
         status.log_e = (status.log_e + growth).clamp(-1e6, 1e6);
-        enough && status.log_e >= -window.open_alpha.ln()
+        // What it grew by rests on how alike users seem to be; with few of them that is not
+        // known well, so one look would have to show the difference, too. Among independent
+        // requests it always does: no evidence exceeds the likelihood ratio.
+        let grown = enough && status.log_e >= -window.open_alpha.ln();
+        grown && measured.z_watched(status.harm) > upper_quantile(window.open_alpha)
     } else {
-        n >= MINIMUM_OF_MEANS && measured.z_harm(status.harm) > z
+        n >= MINIMUM_OF_MEANS && measured.z_watched(status.harm) > z
     };
     if window.horizon.is_none() && enough {
-        status.interval =
-            Some([measured.limit(Doubt::Stable, z), measured.limit(Doubt::Canary, -z)]);
+        let limit = |doubt, z| measured.limit(doubt, Freedom::All, z);
+        status.interval = Some([limit(Doubt::Stable, z), limit(Doubt::Canary, -z)]);
     }
     if failed {
         status.verdict = Verdict::Fail;
@@ -483,8 +490,12 @@ fn look(
     }
     if window.explained {
         let (low, high) = measured.range();
-        let harm = |z: f64| if z.is_finite() { measured.limit(Doubt::Stable, z) } else { low };
-        let accept = |z: f64| if z.is_finite() { measured.limit(Doubt::Canary, -z) } else { high };
+        let limit = |doubt, freedom, z: f64, end| match z.is_finite() {
+            true => measured.limit(doubt, freedom, z),
+            false => end,
+        };
+        let harm = |z| limit(Doubt::Stable, Freedom::AtLooks, z, low);
+        let accept = |z: f64| limit(Doubt::Canary, Freedom::All, -z, high);
         status.interval = Some([harm(harm_z), accept(accept_z)]);
         status.chance = Some(chance(-accepted, t, window.accept_alpha));
         status.message = explain::look(measured, status);

@@ -11,4 +11,5 @@ pub mod proportion;
 pub mod sequential;
 pub mod spending;
 pub mod stratified;
+pub mod student;
 pub mod survival;

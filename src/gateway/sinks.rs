@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, ops::AddAssign, sync::Arc};
 
 use crate::{
-    analysis::buckets,
+    analysis::{buckets, callers::coarse},
     api::prompt_release::{Counts, Groups, OTHER, PairTable, Paired, Sums},
     audit::record::{AssignmentReason, CheckResult, Record, RecordOutcome},
     rollout::assignment::GROUPS,
@@ -124,8 +124,19 @@ fn add_pair(table: &mut PairTable, stable_bad: bool, canary_bad: bool) {
 fn count_grouped(groups: &mut Groups, group: u8, record: &Record) {
     match record.outcome {
         RecordOutcome::ClientError => return add_at(&mut groups.refused, group, 1),
-        RecordOutcome::Cancelled => return add_at(&mut groups.unfinished, group, 1),
+        RecordOutcome::Cancelled => add_at(&mut groups.unfinished, group, 1),
         RecordOutcome::Ok | RecordOutcome::Error => add_at(&mut groups.requests, group, 1),
+    }
+    let duration = record.duration_seconds;
+    let waits = [
+        (&mut groups.ttft, record.first_token_seconds.unwrap_or(duration)),
+        (&mut groups.duration, duration),
+    ];
+    for (groups, seconds) in waits {
+        add_at(groups.entry(coarse(buckets::index(seconds))).or_default(), group, 1);
+    }
+    if record.outcome == RecordOutcome::Cancelled {
+        return;
     }
     add_at(&mut groups.errors, group, u64::from(record.outcome == RecordOutcome::Error));
     if record.outcome != RecordOutcome::Ok {

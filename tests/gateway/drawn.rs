@@ -42,6 +42,12 @@ async fn what_nobody_waits_for_any_more_counts_for_its_side() {
     assert_eq!(canary.waited.duration.values().sum::<u64>(), canary.unfinished);
     assert_eq!(canary.waited.ttft, canary.waited.duration);
     assert_eq!(canary.groups.unfinished.iter().sum::<u64>(), canary.unfinished);
+    // How long they waited is counted by keys, too, whether they got an answer or not.
+    for side in [&stable, &canary] {
+        for groups in [&side.groups.ttft, &side.groups.duration] {
+            assert_eq!(groups.values().flatten().sum::<u64>(), side.assigned);
+        }
+    }
     assert!(stable.requests == stable.assigned && is_whole(&stable) && is_whole(&canary));
 }
 

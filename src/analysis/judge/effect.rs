@@ -4,29 +4,58 @@
 //! It is measured from the failures of a side when these are spread over enough groups of
 //! users. A side with too few failures is taken to be as alike as the other one, or more
 //! when its own failures come in clusters. When neither tells, users' requests are taken
-//! to be all alike. Latencies are taken for independent given their variant, because no
-//! gateway knows the threshold; of pairs only the numbers of requests are known.
+//! to be all alike. It never is more than if they were, which the numbers of their requests
+//! tell; where these are as even as those of independent requests, there is no effect.
+//!
+//! An effect is known as well as there are groups with many requests. So statistics are
+//! compared with Student's distribution ([`Effect::freedom`]): three users who send most
+//! requests are three observations of what users are like.
+//!
+//! Of latencies the groups are counted in intervals of four buckets, because no gateway knows
+//! the threshold. Of pairs only the numbers of requests are known.
+
+use std::collections::BTreeMap;
 
 use crate::{
-    analysis::stats::clustered::{Grouped, Sums, design_effect, dispersion},
+    analysis::{
+        callers::coarse,
+        stats::clustered::{Grouped, Sums, beyond_noise, design_effect, dispersion, freedom},
+    },
     api::prompt_release::{Counts, Groups, Sums as Moments},
 };
 
 /// Failures in fewer groups than this do not tell.
 const TELLING: usize = 8;
 
+/// The design effect of one side.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(in crate::analysis) struct Effect {
+    /// How many requests tell as much as one of a user alone; at least 1.
+    pub factor: f64,
+    /// With how many degrees of freedom it is known; infinite where there is none.
+    pub freedom: f64,
+}
+
 /// The design effects of both sides.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(in crate::analysis) struct Effects {
-    pub canary: f64,
-    pub stable: f64,
+    pub canary: Effect,
+    pub stable: Effect,
+}
+
+impl Effect {
+    pub(super) const NONE: Self = Self { factor: 1.0, freedom: f64::INFINITY };
+
+    fn times(self, factor: f64) -> Self {
+        Self { factor: self.factor * factor, ..self }
+    }
 }
 
 impl Effects {
-    pub(super) const NONE: Self = Self { canary: 1.0, stable: 1.0 };
+    pub(super) const NONE: Self = Self { canary: Effect::NONE, stable: Effect::NONE };
 
     pub(super) fn larger(self) -> f64 {
-        self.canary.max(self.stable)
+        self.canary.factor.max(self.stable.factor)
     }
 }
 
@@ -40,24 +69,41 @@ struct Side {
     most: f64,
     /// The part of the requests that have a sticky key.
     keyed: f64,
+    /// How many requests the groups have.
+    counts: Vec<u64>,
 }
 
 impl Side {
     fn new(grouped: Grouped<'_>, variance: f64, telling: usize, all: u64) -> Self {
         let most = dispersion(grouped.counts);
-        let hint = design_effect(grouped, variance).min(most.max(1.0));
+        let hint = design_effect(grouped, variance).unwrap_or(1.0).min(most.max(1.0));
         let with_key = grouped.counts.iter().fold(0_u64, |n, c| n.saturating_add(*c)) as f64;
         let keyed = (with_key / all.max(1) as f64).min(1.0);
-        Self { measured: (telling >= TELLING).then_some(hint), hint, most, keyed }
+        let counts = grouped.counts.to_vec();
+        Self { measured: (telling >= TELLING).then_some(hint), hint, most, keyed, counts }
     }
 
-    fn effect(&self, other: &Self) -> f64 {
+    /// Whichever tells of more alike requests.
+    fn or_more(self, other: Self) -> Self {
+        let measured = match (self.measured, other.measured) {
+            (Some(one), Some(another)) => Some(one.max(another)),
+            (one, another) => one.or(another),
+        };
+        Self { measured, hint: self.hint.max(other.hint), ..self }
+    }
+
+    fn effect(&self, other: &Self) -> Effect {
+        if self.most <= 1.0 {
+            return Effect::NONE;
+        }
         let effect = match (self.measured, other.measured) {
             (Some(own), _) => own,
             (None, Some(other)) => self.hint.max(other).min(self.most),
             (None, None) => self.most,
         };
-        1.0 + (effect.max(1.0) - 1.0) * self.keyed
+        let effect = effect.max(1.0);
+        let freedom = freedom(&self.counts, effect);
+        Effect { factor: 1.0 + (effect - 1.0) * self.keyed, freedom }
     }
 }
 
@@ -68,14 +114,14 @@ fn of_both(stable: &Side, canary: &Side) -> Effects {
 pub(super) fn of_errors(stable: &Counts, canary: &Counts) -> Effects {
     let side = |c: &Counts| of_shares((c.requests, c.errors), &c.groups.requests, &c.groups.errors);
     let Effects { canary: c, stable: s } = of_both(&side(stable), &side(canary));
-    Effects { canary: c * of_probes(canary), stable: s * of_probes(stable) }
+    Effects { canary: c.times(of_probes(canary)), stable: s.times(of_probes(stable)) }
 }
 
 /// Of the errors of a part of the requests. What makes users alike is known of all requests
 /// only, and taken over from `whole`; the probes are those of the part.
 pub(super) fn of_part(whole: Effects, all: [&Counts; 2], part: [&Counts; 2]) -> Effects {
     let [stable, canary] = [0, 1].map(|i| of_probes(part[i]) / of_probes(all[i]));
-    Effects { canary: whole.canary * canary, stable: whole.stable * stable }
+    Effects { canary: whole.canary.times(canary), stable: whole.stable.times(stable) }
 }
 
 /// Requests that a breaker turned away count as its probes ended, which are a sample of
@@ -145,9 +191,37 @@ pub(super) fn of_score(name: &str, stable: &Counts, canary: &Counts) -> Effects 
     of_both(&side(stable), &side(canary))
 }
 
+/// Of the share that is slower than bucket `last`, of waits that are counted by groups and
+/// in intervals of four buckets. Where the threshold lies in an interval, users are as alike as
+/// they are by the bound below it or by the one above, whichever tells of more.
+pub(super) fn of_waits([stable, canary]: [(&BTreeMap<u8, Vec<u64>>, f64); 2], last: u8) -> Effects {
+    let slow = last.saturating_add(1);
+    let below = coarse(slow);
+    let above = if coarse(last) == below { below.saturating_add(1) } else { below };
+    let side = |(waits, all): (&BTreeMap<u8, Vec<u64>>, f64)| {
+        let from = |from: u8| {
+            let lists = waits.range(from..).map(|(_, list)| list);
+            lists.fold(vec![], |total: Vec<u64>, list| sum(&total, list))
+        };
+        let counts = from(0);
+        let n: f64 = counts.iter().map(|n| *n as f64).sum();
+        let beyond = |bound: u8| {
+            let slow = from(bound);
+            let p = slow.iter().map(|n| *n as f64).sum::<f64>() / n.max(1.0);
+            // What all or none are does not tell how alike they are.
+            let varies = p > 0.0 && p < 1.0;
+            let telling = slow.iter().filter(|n| **n > 0 && varies).count();
+            let grouped = Grouped { counts: &counts, sums: Sums::Counts(&slow) };
+            Side::new(grouped, p * (1.0 - p), telling, all as u64)
+        };
+        beyond(below).or_more(beyond(above))
+    };
+    of_both(&side(stable), &side(canary))
+}
+
 /// Of copies of requests: their users' numbers of requests.
-pub(super) fn of_pairs(canary: &Counts) -> f64 {
-    dispersion(&canary.groups.requests)
+pub(super) fn of_pairs(canary: &Counts) -> Effect {
+    Effect { factor: dispersion(&canary.groups.requests), ..Effect::NONE }
 }
 
 /// Of the split between the variants: users and not requests are drawn. The estimate from
@@ -156,7 +230,8 @@ pub(super) fn of_pairs(canary: &Counts) -> f64 {
 pub(in crate::analysis) fn of_split(stable: &Groups, canary: &Groups, share: f64) -> f64 {
     let counts = sum(&stable.requests, &canary.requests);
     let grouped = Grouped { counts: &counts, sums: Sums::Counts(&canary.requests) };
-    let effect = design_effect(grouped, share * (1.0 - share)).max(dispersion(&counts));
+    let measured = design_effect(grouped, share * (1.0 - share)).unwrap_or(1.0);
+    let effect = beyond_noise(measured, &counts).max(dispersion(&counts));
     if counts.is_empty() { 1.0 } else { 1.6 * effect }
 }
 

@@ -1,12 +1,15 @@
 //! Why, in one sentence: what was seen on both sides, how large the difference may be,
 //! and which limit that is beyond.
 
-use super::{FUTILE, Measured, measure::Comparison};
+use super::{
+    FUTILE, Measured,
+    measure::{Comparison, Freedom},
+};
 use crate::{
     analysis::stats::{anytime::plain_z, mean::Doubt},
     api::{
         canary_policy::PrometheusQuery,
-        prompt_release::{MetricStatus, Unit, Verdict},
+        prompt_release::{MetricStatus, Sample, Unit, Verdict},
     },
 };
 
@@ -40,10 +43,10 @@ pub(super) fn look(measured: &Measured, status: &MetricStatus) -> String {
         Verdict::Undecided => String::new(),
         _ => interval(measured, status),
     };
-    format!("{}{interval}; {verdict}", seen(measured, status))
+    format!("{}{interval}; {verdict}", seen(measured))
 }
 
-/// Harm was found by the test without an end.
+/// Harm was found by the test without an end, which in a pool is of the step alone.
 pub(super) fn open_failure(measured: &Measured, status: &MetricStatus) -> String {
     let harm = status.unit.difference(status.harm);
     let odds = match measured.comparison {
@@ -52,8 +55,9 @@ pub(super) fn open_failure(measured: &Measured, status: &MetricStatus) -> String
         }
         _ => String::new(),
     };
-    let (seen, interval) = (seen(measured, status), interval(measured, status));
-    format!("{seen}{interval}; worse than the harm margin {harm}{odds}")
+    let (seen, interval) = (seen(measured), interval(measured, status));
+    let in_step = if status.in_step.is_some() { "in this step alone: " } else { "" };
+    format!("{in_step}{seen}{interval}; worse than the harm margin {harm}{odds}")
 }
 
 /// A plain value against its limits.
@@ -73,29 +77,29 @@ pub(super) fn fixed_rule(value: f64, rule: &PrometheusQuery, streak: i32) -> Str
 /// `, 95 % interval +1.0 points to +3.3 points`.
 fn interval(measured: &Measured, status: &MetricStatus) -> String {
     let z = plain_z(0.95);
-    let limit = |level: f64| status.unit.difference(measured.limit(Doubt::Neither, level));
+    let limit =
+        |level: f64| status.unit.difference(measured.limit(Doubt::Neither, Freedom::All, level));
     format!(", 95 % interval {} to {}", limit(z), limit(-z))
 }
 
 /// `canary 3.1 % of 1,204, stable 1.0 % of 22,871; difference +2.1 points`.
-fn seen(measured: &Measured, status: &MetricStatus) -> String {
-    let side = |sample: crate::api::prompt_release::Sample| {
-        format!("{} of {}", status.unit.value(sample.value), grouped(sample.count))
-    };
+fn seen(measured: &Measured) -> String {
+    let Measured { unit, canary, stable, .. } = *measured;
+    let side =
+        |sample: Sample| format!("{} of {}", unit.value(sample.value), grouped(sample.count));
     let sides = match measured.comparison {
-        Comparison::Differences(..) if status.unit == Unit::Score => {
-            format!("{} pairs", grouped(status.canary.count))
+        Comparison::Differences(..) if unit == Unit::Score => {
+            format!("{} pairs", grouped(canary.count))
         }
         _ => {
             let mostly = measured.mostly.as_ref().map(|code| format!(" (mostly {code})"));
-            let (canary, stable) = (side(status.canary), side(status.stable));
+            let (canary, stable) = (side(canary), side(stable));
             format!("canary {canary}{}, stable {stable}", mostly.unwrap_or_default())
         }
     };
-    let difference = status
-        .difference
-        .map_or_else(|| "unknown".to_owned(), |value| status.unit.difference(value));
-    let slower = status.threshold.map(|t| format!(" slower than {t:.3} s")).unwrap_or_default();
+    let difference =
+        measured.difference().map_or_else(|| "unknown".to_owned(), |value| unit.difference(value));
+    let slower = measured.threshold.map(|t| format!(" slower than {t:.3} s")).unwrap_or_default();
     let effect = measured.effects.larger();
     let alike = if effect > 1.0 {
         let why = if measured.probed { "a breaker's probe" } else { "one user" };

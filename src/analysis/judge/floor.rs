@@ -47,13 +47,13 @@ impl Measured {
         };
         let sure = match self.comparison {
             Comparison::Means(mean, _) => {
-                let slack = FLOOR_Z * (mean.variance * self.effects.canary / mean.n).sqrt();
+                let slack = FLOOR_Z * (mean.variance * self.effects.canary.factor / mean.n).sqrt();
                 floor.max.is_some_and(|max| mean.mean - slack > max)
                     || floor.min.is_some_and(|min| mean.mean + slack < min)
             }
             _ if self.unit == Unit::Share => {
                 let n = count as f64;
-                let share = Share { n, bad: value * n }.deflated(self.effects.canary);
+                let share = Share { n, bad: value * n }.deflated(self.effects.canary.factor);
                 floor.max.is_some_and(|max| surely_above(share, max))
             }
             _ => false,

@@ -35,6 +35,8 @@ fn groups() -> BoxedStrategy<Groups> {
     let values = || vec(value(), 0..40);
     (list(), list(), list(), list(), values())
         .prop_map(|(a, b, c, d, cost)| Groups {
+            ttft: [(0, a.clone()), (7, b.clone()), (255, c.clone())].into(),
+            duration: [(3, d.clone())].into(),
             requests: a.clone(),
             errors: b.clone(),
             refused: c.clone(),

@@ -15,7 +15,7 @@ use crate::{
             mean::{self, Doubt, Mean},
             paired::{self, Pairs},
             proportion::{self, Share},
-            stratified,
+            stratified, student,
             survival::Waits,
         },
     },
@@ -31,6 +31,20 @@ use crate::{
 /// So many of stable's answers are wanted beyond the quantile before it is frozen: its
 /// true share there is then known to about a third.
 const BEYOND_QUANTILE: f64 = 10.0;
+
+/// Looks for harm count the variance between users as known with at least so many degrees of
+/// freedom. With the few of a canary for a dozen users one that fails a third of its requests would
+/// be held and not rolled back (`ONLY=users cargo bench --bench verdicts`).
+pub(in crate::analysis) const HARM_FREEDOM: f64 = 5.0;
+
+/// How well the variance between users is taken to be known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Freedom {
+    /// As well as it is.
+    All,
+    /// As well as at looks for harm: [`HARM_FREEDOM`].
+    AtLooks,
+}
 
 /// What is compared.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -91,9 +105,9 @@ impl Measured {
         let none = Paired::default();
         let pairs = canary.paired.as_ref().unwrap_or(&none);
         let mut measured = if let Some(latency) = &metric.time_to_first_token {
-            Self::latency((latency, metric), first_tokens(stable), first_tokens(canary), before)
+            Self::latency((latency, metric), [stable, canary].map(first_tokens), before)
         } else if let Some(latency) = &metric.duration {
-            Self::latency((latency, metric), durations(stable), durations(canary), before)
+            Self::latency((latency, metric), [stable, canary].map(durations), before)
         } else if metric.check_failures.is_some() {
             if paired { Self::pairs(pairs.checks) } else { Self::checks(stable, canary) }
         } else if metric.cost_per_request.is_some() {
@@ -374,8 +388,7 @@ impl Measured {
     /// more is counted for that.
     fn latency(
         (latency, metric): (&Latency, &Metric),
-        stable: Waits<'_>,
-        canary: Waits<'_>,
+        [(stable, stable_groups), (canary, canary_groups)]: [(Waits<'_>, Grouped<'_>); 2],
         before: Option<&MetricStatus>,
     ) -> Self {
         let known = before.and_then(|b| b.threshold).map(interval_of);
@@ -407,6 +420,8 @@ impl Measured {
         let mut measured = Self::shares(canary.slower_than(last), control);
         (measured.counts_everybody, measured.counts_open) = (true, true);
         (measured.threshold, measured.frozen) = (Some(buckets::bound(last)), frozen);
+        let grouped = [(stable_groups, stable.total()), (canary_groups, canary.total())];
+        measured.effects = effect::of_waits(grouped, last);
         measured.floored = floored;
         measured.waits = canary.total() > 0.0 || frozen.is_some();
         measured
@@ -437,7 +452,7 @@ impl Measured {
     /// How many independent observations the smaller side is worth.
     pub(super) fn smallest_side(&self) -> f64 {
         let Effects { canary, stable } = self.effects;
-        (self.stable.count as f64 / stable).min(self.canary.count as f64 / canary)
+        (self.stable.count as f64 / stable.factor).min(self.canary.count as f64 / canary.factor)
     }
 
     /// How many observations the smaller side has.
@@ -465,7 +480,44 @@ impl Measured {
 
     /// The statistic that shows harm: large when the canary is worse by more than `delta`.
     pub(super) fn z_harm(&self, delta: f64) -> f64 {
-        self.z(delta, Doubt::Stable)
+        self.scaled(self.z(delta, Doubt::Stable), Freedom::AtLooks)
+    }
+
+    /// The same at every collection: one busy user makes a difference sooner or later.
+    pub(super) fn z_watched(&self, delta: f64) -> f64 {
+        self.scaled(self.z(delta, Doubt::Stable), Freedom::All)
+    }
+
+    /// A statistic as the standard normal deviate that is as rare.
+    fn scaled(&self, z: f64, freedom: Freedom) -> f64 {
+        let known = self.freedom();
+        student::deviate(z, if freedom == Freedom::All { known } else { known.max(HARM_FREEDOM) })
+    }
+
+    /// With how many degrees of freedom the variance of the difference is known.
+    fn freedom(&self) -> f64 {
+        let Effects { canary, stable } = self.effects;
+        let variances = match self.comparison {
+            Comparison::Shares(c, s) => {
+                let each = || self.earlier.iter().copied().chain([[c, s]]);
+                [0, 1].map(|side| {
+                    let share = each().fold(Share::default(), |all, pair| Share {
+                        n: all.n + pair[side].n,
+                        bad: all.bad + pair[side].bad,
+                    });
+                    let p = (share.bad + 0.5) / (share.n + 1.0);
+                    p * (1.0 - p) / share.n.max(1.0)
+                })
+            }
+            Comparison::Means(c, s) => [c.variance / c.n.max(1.0), s.variance / s.n.max(1.0)],
+            Comparison::Pairs(_) | Comparison::Differences(..) => return canary.freedom,
+            Comparison::Value(_) | Comparison::Nothing => return f64::INFINITY,
+        };
+        let [of_canary, of_stable] = variances;
+        student::freedom_of_sum([
+            (of_canary * canary.factor, canary.freedom),
+            (of_stable * stable.factor, stable.freedom),
+        ])
     }
 
     /// The shares of all steps, as the statistic counts them.
@@ -482,15 +534,15 @@ impl Measured {
         };
         stratified::Shares::new(each().map(|[c, s]| {
             [
-                doubted(c, of_canary, doubt == Doubt::Canary, effects.canary),
-                doubted(s, of_stable, doubt == Doubt::Stable, effects.stable),
+                doubted(c, of_canary, doubt == Doubt::Canary, effects.canary.factor),
+                doubted(s, of_stable, doubt == Doubt::Stable, effects.stable.factor),
             ]
         }))
     }
 
     /// The statistic that shows acceptance: very negative when it is worse by less than `delta`.
     pub(super) fn z_accept(&self, delta: f64) -> f64 {
-        self.z(delta, Doubt::Canary)
+        self.scaled(self.z(delta, Doubt::Canary), Freedom::All)
     }
 
     fn z(&self, delta: f64, doubt: Doubt) -> f64 {
@@ -499,7 +551,10 @@ impl Measured {
                 self.strata((c, s), doubt).z(delta)
             }
             Comparison::Shares(c, s) => {
-                let (c, s) = (c.deflated(self.effects.canary), s.deflated(self.effects.stable));
+                let (c, s) = (
+                    c.deflated(self.effects.canary.factor),
+                    s.deflated(self.effects.stable.factor),
+                );
                 match doubt {
                     Doubt::Canary => proportion::shares(c.doubted(), s, delta),
                     Doubt::Stable => proportion::shares(c, s.doubted(), delta),
@@ -507,7 +562,10 @@ impl Measured {
                 }
             }
             Comparison::Means(c, s) => {
-                let (c, s) = (c.deflated(self.effects.canary), s.deflated(self.effects.stable));
+                let (c, s) = (
+                    c.deflated(self.effects.canary.factor),
+                    s.deflated(self.effects.stable.factor),
+                );
                 match self.unit {
                     // Both cost nothing: no difference at all.
                     Unit::Relative if c.mean == 0.0 && s.mean == 0.0 => {
@@ -521,7 +579,7 @@ impl Measured {
                 }
             }
             Comparison::Pairs(pairs) => {
-                let pairs = pairs.deflated(self.effects.canary);
+                let pairs = pairs.deflated(self.effects.canary.factor);
                 let doubted = if doubt == Doubt::Canary { pairs.doubted() } else { pairs };
                 paired::shares(doubted, delta)
             }
@@ -529,12 +587,12 @@ impl Measured {
                 f64::INFINITY.copysign(-delta)
             }
             Comparison::Differences(d, Some(s)) => paired::relative_mean(
-                d.deflated(self.effects.canary),
-                s.deflated(self.effects.canary),
+                d.deflated(self.effects.canary.factor),
+                s.deflated(self.effects.canary.factor),
                 delta,
             ),
             Comparison::Differences(d, None) => {
-                let d = d.deflated(self.effects.canary);
+                let d = d.deflated(self.effects.canary.factor);
                 // One pair more at the end that speaks against the decision.
                 let d = match doubt {
                     Doubt::Canary => d.with(-1.0),
@@ -548,15 +606,19 @@ impl Measured {
     }
 
     /// The difference at which a statistic reaches `level`: a confidence limit.
-    pub(super) fn limit(&self, doubt: Doubt, level: f64) -> f64 {
+    pub(super) fn limit(&self, doubt: Doubt, freedom: Freedom, level: f64) -> f64 {
         let (low, high) = self.range();
         let near = self.difference().unwrap_or(0.0);
         match self.comparison {
             Comparison::Shares(c, s) if !self.earlier.is_empty() => {
                 let strata = self.strata((c, s), doubt);
-                invert_near(|delta| strata.z(delta), level, low, high, near)
+                let z = |delta: f64| self.scaled(strata.z(delta), freedom);
+                invert_near(z, level, low, high, near)
             }
-            _ => invert_near(|delta| self.z(delta, doubt), level, low, high, near),
+            _ => {
+                let z = |delta: f64| self.scaled(self.z(delta, doubt), freedom);
+                invert_near(z, level, low, high, near)
+            }
         }
     }
 
@@ -638,14 +700,19 @@ fn mean_sample(sums: &Sums) -> Sample {
     Sample { count: sums.count as i64, value: if mean.is_finite() { mean } else { 0.0 } }
 }
 
+/// Waits by groups of sticky keys.
+type Grouped<'a> = &'a BTreeMap<u8, Vec<u64>>;
+
 /// The wait of each drawn request for its first token.
-fn first_tokens(counts: &Counts) -> Waits<'_> {
-    Waits { ended: &counts.ttft, left: [&counts.waited.ttft, &counts.open.ttft] }
+fn first_tokens(counts: &Counts) -> (Waits<'_>, Grouped<'_>) {
+    let left = [&counts.waited.ttft, &counts.open.ttft];
+    (Waits { ended: &counts.ttft, left }, &counts.groups.ttft)
 }
 
 /// The wait of each drawn request for its whole answer.
-fn durations(counts: &Counts) -> Waits<'_> {
-    Waits { ended: &counts.duration, left: [&counts.waited.duration, &counts.open.duration] }
+fn durations(counts: &Counts) -> (Waits<'_>, Grouped<'_>) {
+    let left = [&counts.waited.duration, &counts.open.duration];
+    (Waits { ended: &counts.duration, left }, &counts.groups.duration)
 }
 
 /// The interval that a threshold bounds, which went through decimal text.

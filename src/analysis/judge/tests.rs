@@ -388,6 +388,39 @@ fn requests_of_few_users_tell_less() {
 }
 
 #[test]
+fn slow_answers_of_one_user_tell_less_than_those_of_many() {
+    // 40 users of 30 answers on stable; of 20 on the canary 100 answers are slow.
+    let side = |users: u64, slow: &[u64]| {
+        let mut side = Counts { requests: 30 * users, ..Counts::default() };
+        for user in 0..users {
+            let slow = slow.get(user as usize).copied().unwrap_or_default();
+            for (bucket, n) in [(20, 30 - slow), (40, slow)].into_iter().filter(|(_, n)| *n > 0) {
+                *side.ttft.entry(bucket).or_default() += n;
+                let groups = side.groups.ttft.entry(bucket / 4).or_default();
+                groups.resize(32, 0);
+                groups[(user * 7 % 32) as usize] += n;
+            }
+        }
+        side
+    };
+    let metrics = [Metric { time_to_first_token: Some(Latency::default()), ..metric() }];
+    // Stable's slow answers are one in twenty, spread over its users.
+    let stable = side(40, &[2, 1].repeat(20));
+    let verdict = |canary: &Counts, horizon: Option<i64>| {
+        let status = assess_counts(&window(&metrics, horizon), &stable, canary, &[]).remove(0);
+        (status.verdict, status.message)
+    };
+    for horizon in [Some(600), None] {
+        let (many, said) = verdict(&side(20, &[5; 20]), horizon);
+        assert_eq!(many, Verdict::Fail, "{said}");
+        let (few, said) = verdict(&side(20, &[30, 30, 30, 10]), horizon);
+        assert_ne!(few, Verdict::Fail, "{said}");
+    }
+    let (_, said) = verdict(&side(20, &[30, 30, 30, 10]), Some(600));
+    assert!(said.contains("requests of one user count 1/"), "{said}");
+}
+
+#[test]
 fn a_worse_score_fails_and_a_better_one_passes() {
     let score = Metric {
         score: Some(Score { name: "helpfulness".into(), min_samples: 100 }),

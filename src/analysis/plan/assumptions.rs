@@ -1,9 +1,12 @@
 //! What is assumed of traffic that was not seen yet. A plan and a simulation of the same
 //! assumptions draw from the same distributions, so that they tell the same.
 
-use crate::analysis::stats::{
-    mean::Mean,
-    normal::{upper_quantile, upper_tail},
+use crate::{
+    analysis::stats::{
+        mean::Mean,
+        normal::{upper_quantile, upper_tail},
+    },
+    rollout::assignment::GROUPS,
 };
 
 /// The smallest and the largest variation of costs that is reckoned with: beyond these, the
@@ -62,6 +65,16 @@ impl Assumptions {
         let others = (requests / self.users - 1.0).max(0.0);
         let of_users = 1.0 + others * self.intraclass_correlation.clamp(0.0, 1.0);
         self.design_effect.max(of_users).max(1.0)
+    }
+
+    /// With how many degrees of freedom the judge knows that effect on a side with `share` of the
+    /// users: they are divided over the groups at random, so the squared parts of the groups
+    /// sum up to about 1 over the groups and 1 over the users.
+    pub(super) fn freedom(&self, share: f64) -> f64 {
+        if self.design_effect <= 1.0 && !self.users.is_finite() {
+            return f64::INFINITY;
+        }
+        (1.0 / (1.0 / GROUPS as f64 + 1.0 / (self.users * share)) - 1.0).max(1.0)
     }
 
     /// The standard deviation of the logarithm of costs, which are lognormal.

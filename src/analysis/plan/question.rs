@@ -4,14 +4,15 @@ use super::{Assumptions, MOST_SAMPLES, WANTED};
 use crate::{
     analysis::{
         judge::{
-            ACCEPT_SPENDING, HARM_SPENDING, MINIMUM, MINIMUM_OF_MEANS, Window, answers_for,
-            planned_looks,
+            ACCEPT_SPENDING, HARM_FREEDOM, HARM_SPENDING, MINIMUM, MINIMUM_OF_MEANS, Window,
+            answers_for, planned_looks,
         },
         stats::{
             mean::{self, Doubt},
             proportion::{self, Share},
             sequential::{critical_values, first_crossings},
             spending::Spending,
+            student::{freedom_of_sum, statistic},
         },
     },
     api::canary_policy::{Latency, Metric},
@@ -109,12 +110,20 @@ impl Question<'_> {
     /// How many independent observations `horizon` samples are worth.
     fn observations(&self, horizon: i64) -> f64 {
         let n = horizon as f64;
-        // Latencies are judged as independent.
-        let effect = match self.latency() {
-            Some(_) => 1.0,
-            None => self.assumed.effect(n * self.requests_each() / self.share),
-        };
-        n * self.each() / effect
+        n * self.each() / self.effect(horizon)
+    }
+
+    fn effect(&self, horizon: i64) -> f64 {
+        self.assumed.effect(horizon as f64 * self.requests_each() / self.share)
+    }
+
+    /// With how many degrees of freedom the difference's variance is known.
+    fn freedom(&self, horizon: i64) -> f64 {
+        if self.effect(horizon) <= 1.0 {
+            return f64::INFINITY;
+        }
+        let side = |share: f64| self.assumed.freedom(share);
+        freedom_of_sum([(1.0, side(self.share)), (1.0 / self.ratio(), side(1.0 - self.share))])
     }
 
     /// Stable's share of bad answers, for metrics that are shares.
@@ -184,10 +193,11 @@ impl Question<'_> {
     }
 
     /// The chance to cross at a look that comes before the deadline.
-    fn power(&self, spending: Spending, alpha: f64, horizon: i64, z: f64, spread: f64) -> f64 {
+    fn power(&self, of: Test, horizon: i64, z: f64, spread: f64) -> f64 {
         let looks = planned_looks(horizon);
-        let critical = critical_values(spending, alpha, &looks);
-        let scaled: Vec<f64> = critical.iter().map(|c| c / spread).collect();
+        let critical = critical_values(of.spending, of.alpha, &looks);
+        let scaled: Vec<f64> =
+            critical.iter().map(|c| statistic(*c, of.freedom) / spread).collect();
         let last = scaled.last().copied().filter(|c| c.is_finite()).unwrap_or_default();
         let drift = (z / spread).clamp(-CERTAIN, last + CERTAIN);
         let most = self
@@ -216,7 +226,8 @@ impl Question<'_> {
             return 0.0;
         }
         let (z, spread) = self.statistic(horizon, 0.0, margin, true);
-        self.power(ACCEPT_SPENDING, self.window.accept_alpha, horizon, -z, spread)
+        let (spending, alpha) = (ACCEPT_SPENDING, self.window.accept_alpha);
+        self.power(Test { spending, alpha, freedom: self.freedom(horizon) }, horizon, -z, spread)
     }
 
     /// The chance to roll back a canary that is worse by `truth`.
@@ -225,7 +236,9 @@ impl Question<'_> {
             return 0.0;
         }
         let (z, spread) = self.statistic(horizon, truth, self.metric.margin().harm, false);
-        self.power(HARM_SPENDING, self.window.harm_alpha, horizon, z, spread)
+        let (spending, alpha) = (HARM_SPENDING, self.window.harm_alpha);
+        let freedom = self.freedom(horizon).max(HARM_FREEDOM);
+        self.power(Test { spending, alpha, freedom }, horizon, z, spread)
     }
 
     /// How many samples it takes to accept a canary like stable with this chance.
@@ -256,6 +269,14 @@ impl Question<'_> {
         let most = if self.metric.score.is_some() { self.assumed.score } else { most };
         bisect(0.0, most, |truth| self.rolls_back(horizon, truth) >= WANTED)
     }
+}
+
+/// One of the two tests of a metric.
+#[derive(Clone, Copy)]
+struct Test {
+    spending: Spending,
+    alpha: f64,
+    freedom: f64,
 }
 
 /// The smallest value from which on `holds` is true.

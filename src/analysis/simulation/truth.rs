@@ -5,7 +5,7 @@ use rand_distr::{Binomial, Distribution, StandardNormal};
 
 use super::users::{Chances, Population, User, Users};
 use crate::{
-    analysis::{buckets, plan::Assumptions, stats::normal::upper_tail},
+    analysis::{buckets, callers::coarse, plan::Assumptions, stats::normal::upper_tail},
     api::{
         canary_policy::Metric,
         prompt_release::{Counts, GroupedScore, Groups, PairTable, Paired, Sums},
@@ -251,6 +251,9 @@ impl Source {
                 let bucket = buckets::index(seconds);
                 for histogram in [&mut counts.ttft, &mut counts.duration] {
                     *histogram.entry(bucket).or_default() += 1;
+                }
+                for groups in [&mut counts.groups.ttft, &mut counts.groups.duration] {
+                    add_to(groups.entry(coarse(bucket)).or_default(), user.group, 1);
                 }
             }
             if self.wanted.cost {

@@ -402,6 +402,14 @@ pub struct Groups {
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 16))]
     pub scores: BTreeMap<String, GroupedScore>,
+    /// How long requests that ended had waited for their first token; four buckets at a time.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(with = "BTreeMap<String, Vec<i64>>", extend("maxProperties" = 32))]
+    pub ttft: BTreeMap<u8, Vec<u64>>,
+    /// The same for their whole answer.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(with = "BTreeMap<String, Vec<i64>>", extend("maxProperties" = 32))]
+    pub duration: BTreeMap<u8, Vec<u64>>,
 }
 
 impl Groups {
