@@ -26,7 +26,6 @@ mod together;
 pub use self::{
     budget::Window,
     pool::{Pool, against, verdict},
-    together::remembered,
 };
 pub(super) use self::{
     effect::of_split,
@@ -231,19 +230,20 @@ fn assess_metric(
         in_step: before.and_then(|b| b.in_step),
         ..MetricStatus::default()
     };
-    let clock = window.pool.as_ref().filter(|_| metric.margin.is_some()).map(|pool| {
-        let seen = window.seen(metric, evidence, &own);
-        let so_far = status.in_step.unwrap_or_default();
-        status.in_step = Some(InStep {
-            stable: own.stable,
-            canary: own.canary,
-            difference: own.difference(),
-            seen: seen as i64,
-            wanted: pool.wanted(metric) as i64,
-            ..so_far
+    let clock = clock((window, metric), scope, before, &own);
+    if let Some(pool) = window.pool.as_ref().filter(|_| clock.is_some()) {
+        let seen = window.seen(metric, evidence, &own) as i64;
+        let wanted = pool.wanted(metric) as i64;
+        let so_far = InStep { seen, wanted, ..status.in_step.unwrap_or_default() };
+        // What Prometheus told before counts until it answers again.
+        let away = metric.prometheus.is_some() && own.silent().is_some();
+        status.in_step = Some(if away {
+            so_far
+        } else {
+            let (stable, canary, difference) = (own.stable, own.canary, own.difference());
+            InStep { stable, canary, difference, ..so_far }
         });
-        pool.clock(metric, &scope.seen(window, metric, before), seen, own.variance())
-    });
+    }
     if let Some(failed) = before.filter(|b| b.verdict == Verdict::Fail) {
         (status.verdict, status.message) = (failed.verdict, failed.message.clone());
         return status;
@@ -305,6 +305,18 @@ fn assess_metric(
         _ => keep(before, seen, horizon, &mut status),
     }
     status
+}
+
+/// Where a metric is on the clocks of the steps that are pooled.
+fn clock(
+    (window, metric): (&Window<'_>, &Metric),
+    scope: &Scope<'_>,
+    before: Option<&MetricStatus>,
+    own: &Measured,
+) -> Option<pool::Clock> {
+    let pool = window.pool.as_ref().filter(|_| metric.margin.is_some())?;
+    let seen = window.seen(metric, &scope.own, own);
+    Some(pool.clock(metric, &scope.seen(window, metric, before), seen, own.variance()))
 }
 
 /// Whether a look that is due by its samples is taken.

@@ -14,7 +14,9 @@
 
 use std::cell::OnceCell;
 
-use super::{Boundaries, Evidence, MINIMUM_OF_MEANS, Measured, Scope, Test, Window, minimum};
+use super::{
+    Boundaries, Evidence, MINIMUM_OF_MEANS, Measured, Scope, Test, Window, clock, minimum,
+};
 use crate::{
     analysis::callers::{minorities, without},
     api::{
@@ -74,6 +76,8 @@ pub(super) fn attribute(
     }
     let own = &scope.own(metric, false, before);
     let all = scope.together(own, metric, before);
+    let clock = clock((window, metric), scope, before, own);
+    let test = Test { window, clock: clock.as_ref() };
     let mut cause: Option<(f64, &str, Measured)> = None;
     for WithoutOne { caller, counts: [stable, canary], earlier } in others {
         let rest = &Scope::new(Evidence { stable, canary, earlier, ..scope.own });
@@ -84,7 +88,7 @@ pub(super) fn attribute(
             failure_stands(metric, own, &own_rest, status.harm)
                 || failure_stands(metric, own, &rest, status.harm)
         } else {
-            pass_stands(window, &rest, critical, status)
+            pass_stands(&test, &rest, critical, status)
         };
         // The one without which the difference is smallest, or for a pass largest.
         let sign = if verdict == Verdict::Fail { 1.0 } else { -1.0 };
@@ -112,12 +116,12 @@ fn failure_stands(metric: &Metric, measured: &Measured, rest: &Measured, harm: f
 /// Whether others see a canary that can be accepted, too: enough of them, or a few lucky
 /// requests would be no second opinion.
 fn pass_stands(
-    window: &Window<'_>,
+    test: &Test<'_>,
     rest: &Measured,
     critical: &mut Boundaries,
     status: &MetricStatus,
 ) -> bool {
-    let [harm_z, _] = critical.last(&Test { window, clock: None }, &status.looks);
+    let [harm_z, _] = critical.last(test, &status.looks);
     rest.smallest_count() >= MINIMUM_OF_MEANS
         && rest.difference().is_some_and(|d| d < status.accept)
         && rest.z_harm(status.harm) <= harm_z

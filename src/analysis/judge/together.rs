@@ -1,6 +1,6 @@
 //! One metric over all steps whose evidence is pooled.
 
-use std::{cell::OnceCell, collections::BTreeMap};
+use std::cell::OnceCell;
 
 use super::{
     Evidence, Measured, Window,
@@ -165,20 +165,4 @@ impl Measured {
     pub(super) fn variance(&self) -> f64 {
         variance_of(self.pair())
     }
-}
-
-/// A step's counts from Prometheus, as they are remembered.
-pub fn remembered(external: &Externals) -> BTreeMap<String, ExternalCounts> {
-    let sample = |share: Share| Sample {
-        count: share.n as i64,
-        value: if share.n > 0.0 { share.value() } else { 0.0 },
-    };
-    let shares = external.iter().filter_map(|(name, external)| match external {
-        External::Shares { stable, canary } => {
-            let (stable, canary) = (sample(*stable), sample(*canary));
-            Some((name.clone(), ExternalCounts { stable, canary }))
-        }
-        _ => None,
-    });
-    shares.collect()
 }

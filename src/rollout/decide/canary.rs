@@ -1,6 +1,6 @@
 //! A canary runs: what ends it, what holds it, what moves it on, in this order.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
     bake,
@@ -17,8 +17,8 @@ use crate::{
         CanaryPolicySpec,
         canary_policy::{Analysis, Pooling, Step},
         prompt_release::{
-            CanaryStatus, Outcome, Phase, RoutingSettings, StepEvidence, VariantRef, VariantRole,
-            Verdict,
+            CanaryStatus, ExternalCounts, InStep, MetricStatus, Outcome, Phase, RoutingSettings,
+            StepEvidence, VariantRef, VariantRole, Verdict,
         },
     },
     prompt::{short, stands_for},
@@ -263,11 +263,12 @@ fn keep_evidence(
     if entered > left && pool(left).is_some() && draft.status.earlier_steps.len() < MOST_EARLIER {
         let (stable, treatment) = evidence::totals(&draft.status.evidence);
         if stable.ended() > 0 && treatment.ended() > 0 {
+            let external = from_prometheus(policy, &draft.status.analysis);
             draft.status.earlier_steps.push(StepEvidence {
                 step: canary.step,
                 stable,
                 canary: treatment,
-                external: judge::remembered(&draft.snapshot.external),
+                external,
             });
         }
     }
@@ -278,6 +279,22 @@ fn keep_evidence(
     }
     // The looks of a shadow are of another test.
     pools && policy.steps.get(left).is_some_and(|step| step.shadow.is_none())
+}
+
+/// What Prometheus counted in a step, as it was last seen: it may not answer just when the
+/// step is left.
+fn from_prometheus(
+    policy: &CanaryPolicySpec,
+    seen: &[MetricStatus],
+) -> BTreeMap<String, ExternalCounts> {
+    let metrics = policy.analysis.metrics.iter().filter(|metric| metric.prometheus.is_some());
+    let counts = metrics.filter_map(|metric| {
+        let InStep { stable, canary, .. } =
+            seen.iter().find(|status| status.metric == metric.name)?.in_step?;
+        let counted = stable.count > 0 && canary.count > 0;
+        counted.then(|| (metric.name.clone(), ExternalCounts { stable, canary }))
+    });
+    counts.collect()
 }
 
 /// Moves traffic as `step` wants it. A shadow step shows the canary to nobody, also

@@ -239,6 +239,15 @@ fn counts_of_prometheus_are_pooled_too() {
     };
     let status = assess_with(&mut Boundaries::default(), &window, &evidence, &[]);
     assert_eq!((status[0].canary.count, status[0].stable.count), (500, 960));
+    // It does not answer: what it has counted in this step is not lost.
+    let (reason, message) = ("Unreachable", "no answer".to_owned());
+    let away: Externals = [("retries".into(), External::Missing { reason, message })].into();
+    let evidence = Evidence { external: &away, ..evidence };
+    let silent = assess_with(&mut Boundaries::default(), &window, &evidence, &status);
+    assert_eq!(silent[0].verdict, Verdict::NoData);
+    let in_step = |status: &[MetricStatus]| status[0].in_step.map(|s| [s.stable, s.canary]);
+    assert_eq!(in_step(&silent), in_step(&status));
+    assert_eq!(in_step(&silent).map(|s| s[1].count), Some(200));
 }
 
 #[test]
