@@ -4,7 +4,7 @@
 //!
 //! `cargo bench --bench verdicts` prints the tables of docs/statistics.md. RUNS=2000 is a
 //! quick look; ONLY=time, speed, errors, pooled, users, bursts, plan, selection or coverage prints one of
-//! them, CELL=… of the selection and of users what has these words in its name. A cell of the
+//! them, CELL=… of errors, the selection, users and pools what has these words in its name. A cell of the
 //! selection takes up to two minutes, and longer where canaries are held.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a bench prints and stops when wrong")]
 
@@ -375,9 +375,14 @@ fn error_rates(runs: usize) {
             Course::Conversations { turns: 10 },
         ),
     ];
+    let only = std::env::var("CELL").unwrap_or_default();
     let mut tasks: Vec<Box<dyn FnOnce() -> (String, Characteristics) + Send>> = vec![];
     for (m, rate) in [1, 3, 8].iter().flat_map(|m| [0.5, 5.0, 50.0].map(|r| (*m, r))) {
         for (i, (name, planned, worse, course)) in truths.into_iter().enumerate() {
+            let cell = format!("{m} | {rate} | {name}");
+            if !cell.contains(&only) {
+                continue;
+            }
             let runs = if i < 4 { runs } else { runs / 10 };
             tasks.push(Box::new(move || {
                 let text = format!(
@@ -388,7 +393,7 @@ fn error_rates(runs: usize) {
                 let policy = recommended(&policy(&text), &planned);
                 let truth = Truth { name: name.to_owned(), stable: assumed(), worse, course };
                 let setting = Setting { policy: &policy, rate };
-                (format!("{m} | {rate} | {name}"), of_serinus(&setting, &truth, runs, 1))
+                (cell, of_serinus(&setting, &truth, runs, 1))
             }));
         }
     }
@@ -403,7 +408,6 @@ fn error_rates(runs: usize) {
     }
 }
 
-/// What keeps requests from being judged, on both sides or on one.
 /// The same policy with evidence by step and pooled: samples as recommended for each.
 fn pooled(runs: usize) {
     println!("\n## Evidence by step and pooled: 5, 25 and 50 %, no bake, {runs} runs a cell\n");
@@ -464,6 +468,7 @@ fn pooled(runs: usize) {
     in_parallel(tasks).iter().for_each(|row| println!("{row}"));
 }
 
+/// What keeps requests from being judged, on both sides or on one.
 fn selection(runs: usize) {
     println!(
         "\n## Under selection: two steps (20, 50 %) and a bake, {runs} runs a cell ({} where it is held)\n",
