@@ -108,7 +108,7 @@ fn assumed() -> Assumptions {
 fn few_users(runs: usize) {
     println!("\n## Few and uneven users: one step, no bake, {runs} runs a cell\n");
     println!(
-        "| cell | equal: rolled back | at the harm margin: rolled back | at the accept margin: promoted | equal: promoted | 30 points worse: rolled back |"
+        "| cell | equal: rolled back | at the harm margin: rolled back | at the accept margin: promoted | equal: promoted | 30 points more, or three times the cost: rolled back |"
     );
     println!("|---|---|---|---|---|---|");
     let only = std::env::var("CELL").unwrap_or_default();

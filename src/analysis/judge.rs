@@ -232,17 +232,21 @@ fn assess_metric(
     };
     let clock = clock((window, metric), scope, before, &own);
     if let Some(pool) = window.pool.as_ref().filter(|_| clock.is_some()) {
-        let seen = window.seen(metric, evidence, &own) as i64;
-        let wanted = pool.wanted(metric) as i64;
-        let so_far = InStep { seen, wanted, ..status.in_step.unwrap_or_default() };
-        // What Prometheus told before counts until it answers again.
+        let so_far = status.in_step.unwrap_or_default();
+        // While Prometheus does not answer, its last counts stay.
         let away = metric.prometheus.is_some() && own.silent().is_some();
-        status.in_step = Some(if away {
+        let counted = if away {
             so_far
         } else {
-            let (stable, canary, difference) = (own.stable, own.canary, own.difference());
-            InStep { stable, canary, difference, ..so_far }
-        });
+            InStep {
+                stable: own.stable,
+                canary: own.canary,
+                difference: own.difference(),
+                seen: window.seen(metric, evidence, &own) as i64,
+                ..so_far
+            }
+        };
+        status.in_step = Some(InStep { wanted: pool.wanted(metric) as i64, ..counted });
     }
     if let Some(failed) = before.filter(|b| b.verdict == Verdict::Fail) {
         (status.verdict, status.message) = (failed.verdict, failed.message.clone());
@@ -399,11 +403,11 @@ fn watch(
         let growth = log_growth(past, (canary, stable), status.harm) / measured.effects.larger();
         // Kept within what JSON can hold; far beyond any threshold.
         status.log_e = (status.log_e + growth).clamp(-1e6, 1e6);
-        // What it grew by rests on how alike users seem to be; with few of them that is not
-        // known well, so one look would have to show the difference, too. Among independent
-        // requests it always does: no evidence exceeds the likelihood ratio.
-        let grown = enough && status.log_e >= -window.open_alpha.ln();
-        grown && measured.z_watched(status.harm) > upper_quantile(window.open_alpha)
+        // Its growth rests on the design effect. Where few users make that uncertain, all
+        // counts together have to show the difference, too.
+        let shown = measured.freedom().is_infinite()
+            || measured.z_watched(status.harm) > upper_quantile(window.open_alpha);
+        enough && shown && status.log_e >= -window.open_alpha.ln()
     } else {
         n >= MINIMUM_OF_MEANS && measured.z_watched(status.harm) > z
     };

@@ -32,7 +32,7 @@ const TELLING: usize = 8;
 pub(in crate::analysis) struct Effect {
     /// How many requests tell as much as one of a user alone; at least 1.
     pub factor: f64,
-    /// With how many degrees of freedom it is known; infinite where there is none.
+    /// The degrees of freedom of its estimate; infinite where there is no effect.
     pub freedom: f64,
 }
 
@@ -83,7 +83,7 @@ impl Side {
         Self { measured: (telling >= TELLING).then_some(hint), hint, most, keyed, counts }
     }
 
-    /// Whichever tells of more alike requests.
+    /// The larger of both estimates; both are of the same groups.
     fn or_more(self, other: Self) -> Self {
         let measured = match (self.measured, other.measured) {
             (Some(one), Some(another)) => Some(one.max(another)),
@@ -191,9 +191,9 @@ pub(super) fn of_score(name: &str, stable: &Counts, canary: &Counts) -> Effects 
     of_both(&side(stable), &side(canary))
 }
 
-/// Of the share that is slower than bucket `last`, of waits that are counted by groups and
-/// in intervals of four buckets. Where the threshold lies in an interval, users are as alike as
-/// they are by the bound below it or by the one above, whichever tells of more.
+/// Of the share that is slower than bucket `last`. Waits are counted by groups in intervals
+/// of four buckets: a threshold inside an interval is moved to its lower and to its upper end,
+/// and the larger effect counts. Requests that are still open are in no group.
 pub(super) fn of_waits([stable, canary]: [(&BTreeMap<u8, Vec<u64>>, f64); 2], last: u8) -> Effects {
     let slow = last.saturating_add(1);
     let below = coarse(slow);

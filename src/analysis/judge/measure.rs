@@ -32,17 +32,17 @@ use crate::{
 /// true share there is then known to about a third.
 const BEYOND_QUANTILE: f64 = 10.0;
 
-/// Looks for harm count the variance between users as known with at least so many degrees of
-/// freedom. With the few of a canary for a dozen users one that fails a third of its requests would
-/// be held and not rolled back (`ONLY=users cargo bench --bench verdicts`).
+/// Looks for harm use at least this many degrees of freedom. A canary for a dozen users may have
+/// one or two; then one that fails 30 points more often would be held more often than
+/// rolled back (`docs/decisions/0017-few-users-are-few-observations.md`).
 pub(in crate::analysis) const HARM_FREEDOM: f64 = 5.0;
 
-/// How well the variance between users is taken to be known.
+/// Which degrees of freedom a statistic uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Freedom {
-    /// As well as it is.
+    /// Those that were estimated.
     All,
-    /// As well as at looks for harm: [`HARM_FREEDOM`].
+    /// Those, but at least [`HARM_FREEDOM`].
     AtLooks,
 }
 
@@ -494,8 +494,8 @@ impl Measured {
         student::deviate(z, if freedom == Freedom::All { known } else { known.max(HARM_FREEDOM) })
     }
 
-    /// With how many degrees of freedom the variance of the difference is known.
-    fn freedom(&self) -> f64 {
+    /// The degrees of freedom of the difference's variance; infinite without a design effect.
+    pub(super) fn freedom(&self) -> f64 {
         let Effects { canary, stable } = self.effects;
         let variances = match self.comparison {
             Comparison::Shares(c, s) => {

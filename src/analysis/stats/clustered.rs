@@ -61,9 +61,9 @@ fn noise(groups: f64) -> f64 {
     (1.0 - part + 1.645 * part.sqrt()).powi(3)
 }
 
-/// With how many degrees of freedom the variance between groups with these numbers of
-/// requests is known when the design effect is `effect`: few when few groups have most of
-/// the requests, and the fewer the more alike the requests of a group are. At least 1.
+/// The degrees of freedom of the variance between groups with these numbers of requests, when
+/// the design effect is `effect`. They are few when few groups have most of the requests,
+/// and fewer when requests of a group are more alike. At least 1.
 ///
 /// The degrees of freedom of Bell and McCaffrey (Survey Methodology 28, 2002) for a mean, with
 /// the random-effects model of Imbens and Kolesár (Review of Economics and Statistics 98, 2016):
@@ -120,8 +120,8 @@ pub fn design_effect(grouped: Grouped<'_>, variance: f64) -> Option<f64> {
     effect.is_finite().then_some(effect)
 }
 
-/// An effect that independent observations in so many groups reach in one of twenty cases
-/// counts as none.
+/// The effect, or 1 when it may be noise: when independent observations in as many groups
+/// reach it in one of twenty cases.
 pub fn beyond_noise(effect: f64, counts: &[u64]) -> f64 {
     let groups = counts.iter().filter(|c| **c > 0).count() as f64;
     if effect > noise(groups.max(2.0)) { effect } else { 1.0 }

@@ -245,9 +245,8 @@ fn counts_of_prometheus_are_pooled_too() {
     let evidence = Evidence { external: &away, ..evidence };
     let silent = assess_with(&mut Boundaries::default(), &window, &evidence, &status);
     assert_eq!(silent[0].verdict, Verdict::NoData);
-    let in_step = |status: &[MetricStatus]| status[0].in_step.map(|s| [s.stable, s.canary]);
-    assert_eq!(in_step(&silent), in_step(&status));
-    assert_eq!(in_step(&silent).map(|s| s[1].count), Some(200));
+    assert_eq!(silent[0].in_step, status[0].in_step);
+    assert_eq!(silent[0].in_step.map(|s| (s.canary.count, s.seen)), Some((200, 200)));
 }
 
 #[test]
