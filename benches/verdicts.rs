@@ -3,7 +3,7 @@
 //! without an end, and how long judging takes.
 //!
 //! `cargo bench --bench verdicts` prints the tables of docs/statistics.md. RUNS=2000 is a
-//! quick look; ONLY=time, speed, errors, pooled, users, bursts, plan, selection or coverage prints one of
+//! quick look; ONLY=time, speed, errors, pooled, traffic, users, bursts, plan, selection or coverage prints one of
 //! them, CELL=… of errors, the selection, users and pools what has these words in its name. A cell of the
 //! selection takes up to two minutes, and longer where canaries are held.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a bench prints and stops when wrong")]
@@ -15,10 +15,10 @@ use serinus::{
     analysis::{
         external::Externals,
         judge::{Boundaries, Evidence, Window, assess},
-        plan::{Assumptions, duration, plan, recommended},
+        plan::{Assumptions, duration, fitting, plan, recommended},
         simulation::{
             canary::{End, Setting},
-            characteristics::{Characteristics, Estimate, of_peer, of_serinus},
+            characteristics::{After, Characteristics, Estimate, of_peer, of_serinus},
             drawn::{Behaviour, Drawn, OneCaller, World},
             peers::{ArgoRollouts, Flagger, Kayenta, Rule},
             truth::{Course, Truth, Worse},
@@ -26,7 +26,7 @@ use serinus::{
         },
         stats::{anytime, proportion::Share},
     },
-    api::{CanaryPolicySpec, prompt_release::Counts},
+    api::{CanaryPolicySpec, canary_policy::Step, prompt_release::Counts},
 };
 
 fn main() {
@@ -45,6 +45,9 @@ fn main() {
     }
     if wanted("pooled") {
         pooled(runs);
+    }
+    if wanted("traffic") {
+        traffic(runs / 10);
     }
     if wanted("users") {
         few_users(runs);
@@ -87,6 +90,9 @@ fn in_parallel<T: Send>(tasks: Vec<Box<dyn FnOnce() -> T + Send>>) -> Vec<T> {
     done.sort_by_key(|(i, _)| *i);
     done.into_iter().map(|(_, answer)| answer).collect()
 }
+
+/// In seconds.
+const DAY: f64 = 86_400.0;
 
 const METRICS: [&str; 8] = [
     "{name: errors, errorRate: {}, margin: {harm: 0.02, accept: 0.05}}",
@@ -210,9 +216,7 @@ fn bursts(runs: usize) {
                 let steady = |errors: f64| of(Course::Steady, errors);
                 let apart = of(course, 0.0);
                 let found = |c: &Characteristics| {
-                    let typical =
-                        c.requests_to_rollback.map_or("-".into(), |(m, p)| format!("{m} ({p})"));
-                    format!("{typical}, {:.1} %", c.rollback.value * 100.0)
+                    format!("{}, {:.1} %", requests(c.rollback_after), c.rollback.value * 100.0)
                 };
                 format!(
                     "| {name} | {weight} %, {samples} | {} | {} | {} | {} | {} | {} |",
@@ -386,7 +390,7 @@ fn error_rates(runs: usize) {
             let runs = if i < 4 { runs } else { runs / 10 };
             tasks.push(Box::new(move || {
                 let text = format!(
-                    "{{steps: [{{weight: 5, samples: 300}}, {{weight: 25, samples: 300}}, {{weight: 50, samples: 300}}], \
+                    "{{steps: [{{weight: 5, samples: 40}}, {{weight: 25, samples: 90}}, {{weight: 50, samples: 300}}], \
                      analysis: {{metrics: [{}]}}, bake: {{duration: 1h}}}}",
                     METRICS[..m].join(", ")
                 );
@@ -418,7 +422,9 @@ fn pooled(runs: usize) {
     let cell = std::env::var("CELL").unwrap_or_default();
     let mut tasks: Vec<Box<dyn FnOnce() -> String + Send>> = vec![];
     for (m, base) in [1, 3, 8].iter().flat_map(|m| [0.001, 0.01, 0.05, 0.2].map(|b| (*m, b))) {
-        for (evidence, gates) in [("PerStep", [300, 300]), ("Pooled", [40, 90])] {
+        for (evidence, gates) in
+            [("PerStep", [300, 300]), ("Pooled", [40, 90]), ("Pooled", [300, 300])]
+        {
             let name = format!("{m} | {} % | {evidence}", base * 100.0);
             if !name.contains(&cell) {
                 continue;
@@ -441,19 +447,17 @@ fn pooled(runs: usize) {
                 };
                 let jump = Course::Incident { from: 0.3, error_rate: (base * 5.0).min(0.5) };
                 let equal = of(0.0, Course::Steady, runs);
-                let requests =
-                    |r: Option<(u64, u64)>| r.map_or("-".into(), |(m, p)| format!("{m} ({p})"));
                 let samples: Vec<String> =
                     policy.steps.iter().map(|s| s.samples.unwrap_or_default().to_string()).collect();
                 let speed = |by| {
                     let c = of(by, Course::Steady, runs / 4);
-                    format!("{}, {:.1} %", requests(c.requests_to_rollback), c.rollback.value * 100.0)
+                    format!("{}, {:.1} %", requests(c.rollback_after), c.rollback.value * 100.0)
                 };
                 format!(
                     "| {name} | {} | {} | {} | {:.0} | {} | {} | {} | {} | {} | {} |",
                     samples.join(", "),
                     percent(equal.promotion),
-                    requests(equal.requests_to_promotion),
+                    requests(equal.promotion_after),
                     equal.seconds.0 / 3600.0,
                     percent(of(0.05, Course::Steady, runs).promotion),
                     percent(of(0.02, Course::Steady, runs / 4).rollback),
@@ -466,6 +470,64 @@ fn pooled(runs: usize) {
         }
     }
     in_parallel(tasks).iter().for_each(|row| println!("{row}"));
+}
+
+/// How long a canary like stable takes under little and much traffic: by step and pooled at
+/// 5, 25 and 50 %, and with the steps that a plan recommends for a week.
+fn traffic(runs: usize) {
+    println!("\n## Days until a canary like stable is promoted, {runs} canaries a cell\n");
+    println!(
+        "| metrics | stable fails | requests/s | steps | samples | all samples take | promoted | days, median (9 of 10) | +20 points: out | requests until then |"
+    );
+    println!("|---|---|---|---|---|---|---|---|---|---|");
+    let cell = std::env::var("CELL").unwrap_or_default();
+    let mut tasks: Vec<Box<dyn FnOnce() -> String + Send>> = vec![];
+    for (m, base) in [1, 3, 8].iter().flat_map(|m| [0.001, 0.01, 0.05, 0.2].map(|b| (*m, b))) {
+        for rate in [1_000.0 / (7.0 * DAY), 0.05, 0.5, 5.0, 50.0] {
+            for kind in ["PerStep", "Pooled", "recommended"] {
+                let name = format!("{m} | {} % | {rate:.4} | {kind}", base * 100.0);
+                if !name.contains(&cell) {
+                    continue;
+                }
+                tasks.push(Box::new(move || of_traffic(&name, (m, base, rate, kind), runs)));
+            }
+        }
+    }
+    in_parallel(tasks).iter().for_each(|row| println!("{row}"));
+}
+
+fn of_traffic(name: &str, (m, base, rate, kind): (usize, f64, f64, &str), runs: usize) -> String {
+    let metrics = METRICS[..m].iter().map(|m| m.replace("minSamples: 100", "minSamples: 20"));
+    let evidence = if kind == "PerStep" { "PerStep" } else { "Pooled" };
+    let policy = policy(&format!(
+        "{{steps: [{{weight: 5, samples: 100}}, {{weight: 25, samples: 300}}, {{weight: 50, samples: 600}}], progressDeadline: 100000h, \
+         analysis: {{evidence: {evidence}, metrics: [{}]}}, bake: {{duration: 0s}}}}",
+        metrics.collect::<Vec<_>>().join(", ")
+    ));
+    let stable = Assumptions { error_rate: base, ..assumed() };
+    let policy = match kind {
+        "recommended" => fitting(&policy, &stable, rate, 7.0 * DAY),
+        _ => recommended(&policy, &stable),
+    };
+    let of = |errors| {
+        let truth = Truth::steady("", stable, Worse { errors, ..Worse::default() });
+        of_serinus(&Setting { policy: &policy, rate }, &truth, runs, 15)
+    };
+    let (equal, bad) = (of(0.0), of(0.2));
+    let steps = |of: fn(&Step) -> i64| {
+        policy.steps.iter().map(|s| of(s).to_string()).collect::<Vec<_>>().join(", ")
+    };
+    let days = |After { seconds: (m, p), .. }| format!("{:.2} ({:.2})", m / DAY, p / DAY);
+    format!(
+        "| {name} {} % | {} | {} | {} | {} | {:.1} % | {} |",
+        steps(|s| i64::from(s.weight.unwrap_or_default())),
+        steps(|s| s.samples.unwrap_or_default()),
+        duration(plan(&policy, &stable, Some(rate)).seconds(rate)),
+        percent(equal.promotion),
+        equal.promotion_after.map_or("-".into(), days),
+        bad.rollback.value * 100.0,
+        requests(bad.rollback_after),
+    )
 }
 
 /// What keeps requests from being judged, on both sides or on one.
@@ -593,6 +655,11 @@ fn selection(runs: usize) {
     }
 }
 
+/// The canary's requests until an end, median (nine of ten).
+fn requests(after: Option<After>) -> String {
+    after.map_or("-".into(), |After { requests: (m, p), .. }| format!("{m} ({p})"))
+}
+
 fn percent(e: Estimate) -> String {
     format!("{:.2} ({:.2}–{:.2})", e.value * 100.0, e.low * 100.0, e.high * 100.0)
 }
@@ -623,8 +690,7 @@ fn rollback_speed(runs: usize) {
     let incident = Truth { course: Course::Incident { from: 0.2, error_rate: 0.4 }, ..truth(0.0) };
     let row = |name: &str, cells: [Characteristics; 5]| {
         let samples = |c: &Characteristics| {
-            let typical = c.requests_to_rollback.map_or("-".into(), |(m, p)| format!("{m} ({p})"));
-            format!("{typical}, {:.1} % found", c.rollback.value * 100.0)
+            format!("{}, {:.1} % found", requests(c.rollback_after), c.rollback.value * 100.0)
         };
         println!(
             "| {name} | {} | {} | {} | {} | {} |",

@@ -174,7 +174,7 @@ def measure(cluster: Cluster, arguments) -> dict:
         before = requests(cluster)
         operator.start()
         seconds = until_all_stable(operator, arguments.releases, arguments.timeout)
-        time.sleep(arguments.settle)
+        time.sleep(min(arguments.settle, 20))
         found["restart"] = {**figures(operator, seconds), "requests": difference(requests(cluster), before)}
         if arguments.canaries:
             found["canaries"] = canaries(cluster, operator, gateway, arguments)
@@ -191,7 +191,7 @@ def main() -> None:
     parser.add_argument("--releases", type=int, default=10_000)
     parser.add_argument("--namespaces", type=int, default=20)
     parser.add_argument("--timeout", type=float, default=900, help="seconds until all must be Stable")
-    parser.add_argument("--settle", type=float, default=20)
+    parser.add_argument("--settle", type=float, default=20, help="seconds until the first idle look; releases at rest are written for 17 minutes")
     parser.add_argument("--canaries", type=int, default=0, help="so many of the releases run a canary at the end")
     parser.add_argument("--rate", type=float, default=300, help="requests a second to them")
     parser.add_argument("--minutes", type=float, default=2, help="for which they are watched")

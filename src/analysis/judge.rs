@@ -19,12 +19,14 @@ mod callers;
 mod effect;
 mod explain;
 mod floor;
+mod forecast;
 mod measure;
 mod pool;
 mod together;
 
 pub use self::{
     budget::Window,
+    forecast::{Ahead, ahead},
     pool::{Pool, against, verdict},
 };
 pub(super) use self::{
@@ -227,6 +229,7 @@ fn assess_metric(
         difference: measured.difference(),
         interval: before.and_then(|b| b.interval),
         chance: before.and_then(|b| b.chance),
+        accepted_at: before.and_then(|b| b.accepted_at),
         in_step: before.and_then(|b| b.in_step),
         ..MetricStatus::default()
     };
@@ -281,8 +284,9 @@ fn assess_metric(
     let horizon = window.wanted(metric);
     let seen = window.seen(metric, evidence, &own);
     let full = horizon.is_some_and(|horizon| seen >= horizon);
+    let enough = full || pool::shown(window, metric, &own, seen);
     // The look at the end of a step comes before more users do.
-    let closes = full && status.in_step.is_some_and(|s| !s.closed);
+    let closes = enough && status.in_step.is_some_and(|s| !s.closed);
     let due = match &clock {
         Some(clock) => due_at(&status.looks, clock.time, Some(closes)),
         None => horizon.and_then(|horizon| due(&status.looks, seen, horizon)),
@@ -293,7 +297,7 @@ fn assess_metric(
         Some((t, Look::Take(may_accept))) => {
             status.looks.push(t);
             if let Some(in_step) = &mut status.in_step {
-                in_step.closed |= full;
+                in_step.closed |= enough;
             }
             look(&test, &measured, critical, may_accept, &mut status);
         }
@@ -514,6 +518,7 @@ fn look(
         let accept = |z: f64| limit(Doubt::Canary, Freedom::All, -z, high);
         status.interval = Some([harm(harm_z), accept(accept_z)]);
         status.chance = Some(chance(-accepted, t, window.accept_alpha));
+        status.accepted_at = Some(forecast::accepted_at(-accepted, t, window.accept_alpha));
         status.message = explain::look(measured, status);
     }
 }

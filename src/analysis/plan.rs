@@ -8,9 +8,13 @@
 
 mod assumptions;
 mod question;
+mod recommend;
 
-pub use self::assumptions::Assumptions;
 use self::question::Question;
+pub use self::{
+    assumptions::Assumptions,
+    recommend::{fitting, recommended},
+};
 use super::judge::{Pool, Window};
 use crate::api::{CanaryPolicySpec, canary_policy::Step};
 
@@ -18,8 +22,6 @@ use crate::api::{CanaryPolicySpec, canary_policy::Step};
 pub const WANTED: f64 = 0.8;
 /// Below this chance to accept a canary like stable, a metric can not decide.
 const HOPELESS: f64 = 0.5;
-/// The most passes in which recommended samples are looked for.
-const PASSES: usize = 5;
 /// No step asks for more samples than this.
 const MOST_SAMPLES: i64 = 10_000_000;
 
@@ -101,17 +103,27 @@ pub struct Plan {
     pub notes: Vec<String>,
 }
 
+impl Plan {
+    /// How long all steps take at a rate of requests a second when each sees all its samples,
+    /// in seconds.
+    pub fn seconds(&self, rate: f64) -> f64 {
+        self.steps.iter().map(|step| step.seconds(rate)).sum()
+    }
+}
+
 /// Plans `policy`; `rate` is the requests a second of the route, when it is known.
 pub fn plan(policy: &CanaryPolicySpec, assumed: &Assumptions, rate: Option<f64>) -> Plan {
     let rate = rate.filter(|rate| *rate > 0.0);
     let target = metric_target(policy);
     let whole = policy.progress_deadline.0.as_secs_f64();
-    let (mut steps, mut spent) = (vec![], 0.0);
+    let (mut steps, mut spent, mut is_late) = (vec![], 0.0, false);
     for (index, step) in policy.steps.iter().enumerate().filter(|(_, s)| s.percent().is_some()) {
         let left = (whole - spent).max(0.0);
-        let time =
-            rate.map(|rate| (rate, step.deadline().map_or(left, |d| left.min(d.0.as_secs_f64()))));
+        let left = step.deadline().map_or(left, |d| left.min(d.0.as_secs_f64()));
+        let time = rate.map(|rate| (rate, if is_late { 0.0 } else { left }));
         let planned = plan_step(policy, index, step, assumed, target, time);
+        // A step that proves nothing ends with its samples, or by its deadline with all.
+        is_late |= planned.metrics.is_empty() && rate.is_some_and(|r| planned.requests / r > left);
         // The warm-up is no time of the canary's.
         spent += rate.map_or(0.0, |rate| planned.seconds(rate) - planned.least[0]);
         steps.push(planned);
@@ -205,46 +217,6 @@ pub fn undecidable(policy: &CanaryPolicySpec) -> Option<String> {
     (!problems.is_empty()).then(|| problems.join("; "))
 }
 
-/// `policy` with as many samples in each step as it needs; steps that no number of
-/// samples helps stay as they are.
-pub fn recommended(policy: &CanaryPolicySpec, assumed: &Assumptions) -> CanaryPolicySpec {
-    let mut policy = policy.clone();
-    // With the samples of pooled steps their average share changes, and with that the need.
-    for _ in 0..PASSES {
-        let better = with_samples(&policy, assumed);
-        if better == policy {
-            break;
-        }
-        policy = better;
-    }
-    policy
-}
-
-fn with_samples(policy: &CanaryPolicySpec, assumed: &Assumptions) -> CanaryPolicySpec {
-    let plan = plan(policy, assumed, None);
-    let mut policy = policy.clone();
-    for step in plan.steps {
-        if step.metrics.is_empty() {
-            continue;
-        }
-        let Some(needs) = step.needs() else { continue };
-        let samples = round_up((needs - step.earlier).max(20));
-        let Some(own) = policy.steps.get_mut(step.index) else { continue };
-        match &mut own.shadow {
-            Some(shadow) => shadow.samples = samples,
-            None => own.samples = Some(samples),
-        }
-        for metric in &mut policy.analysis.metrics {
-            let planned = step.metrics.iter().find(|m| m.metric == metric.name);
-            let needs = planned.and_then(|m| m.needs);
-            if let (Some(score), Some(needs)) = (&mut metric.score, needs) {
-                score.min_samples = score.min_samples.max(round_up(needs)).max(20);
-            }
-        }
-    }
-    policy
-}
-
 /// Every metric of every step may miss as much, so that together they promote a canary
 /// like stable as often as wanted (union bound).
 fn metric_target(policy: &CanaryPolicySpec) -> f64 {
@@ -282,7 +254,10 @@ fn plan_step(
         if pool.is_some_and(|pool| !pool.is_last()) {
             continue;
         }
-        let reach = time.map(|(rate, seconds)| rate * seconds * own + earlier as f64);
+        let reach = time.map(|(rate, seconds)| match seconds > 0.0 {
+            true => rate * seconds * own + earlier as f64,
+            false => 0.0,
+        });
         let first = first && earlier == 0;
         let question = Question { share, first, reach, ..alone };
         let patient = Question { reach: None, ..question };

@@ -259,8 +259,8 @@ pub struct Analysis {
     /// of one test, so a canary needs fewer requests for the same error rates; a step goes
     /// on once it has seen its samples and nothing speaks against the canary, and the
     /// canary is promoted when all steps together show that it is good enough. PerStep: for
-    /// this step alone, and each step has to show it anew. Default: PerStep.
-    #[serde(default, skip_serializing_if = "Pooling::is_per_step")]
+    /// this step alone, and each step has to show it anew. Default: Pooled.
+    #[serde(default)]
     pub evidence: Pooling,
 }
 
@@ -268,16 +268,10 @@ pub struct Analysis {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 pub enum Pooling {
     /// The steps are looks of one test of the whole canary.
+    #[default]
     Pooled,
     /// Each step is a test of its own.
-    #[default]
     PerStep,
-}
-
-impl Pooling {
-    fn is_per_step(&self) -> bool {
-        *self == Self::PerStep
-    }
 }
 
 fn default_interval() -> GoDuration {

@@ -171,6 +171,10 @@ pub struct CanaryStatus {
     #[serde(default, skip_serializing_if = "is_nothing")]
     #[schemars(with = "i64")]
     pub uncounted: u64,
+    /// About what is left until the canary is promoted, or waits for an approval, if it goes
+    /// on like this; absent while that is not expected.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remaining: Option<Remaining>,
     /// The step's window was extended once.
     #[serde(default)]
     pub extended: bool,
@@ -183,6 +187,17 @@ pub struct CanaryStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub approvals: Vec<HandledRequest>,
+}
+
+/// About what is left of a canary.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Remaining {
+    /// Requests of the canary, or pairs of a shadow.
+    pub requests: i64,
+    /// Time, at the rate of this step; absent while that is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time: Option<GoDuration>,
 }
 
 /// Time in which the canary could be judged. It stops while the release waits for an

@@ -4,7 +4,8 @@
 //! status: an annotation on the snapshot of its stable variant (docs/decisions/0011).
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de::Error};
+use serde_json::Value;
 
 use super::{
     CanaryPolicySpec, LLMDeploymentSpec, PromptReleaseStatus, PromptVersionSpec,
@@ -64,7 +65,17 @@ pub enum Saved {
     /// A variant, named by its revision.
     Variant(Variant),
     /// The policy that a canary runs with, named by its digest.
-    Policy(CanaryPolicySpec),
+    Policy(#[serde(deserialize_with = "saved_policy")] CanaryPolicySpec),
+}
+
+/// A policy that was saved without `analysis.evidence` is from when each step stood alone
+/// unless the policy said otherwise. Its canary goes on as it began.
+fn saved_policy<'de, D: Deserializer<'de>>(from: D) -> Result<CanaryPolicySpec, D::Error> {
+    let mut policy = Value::deserialize(from)?;
+    if let Some(analysis) = policy.get_mut("analysis").and_then(Value::as_object_mut) {
+        analysis.entry("evidence").or_insert_with(|| "PerStep".into());
+    }
+    serde_json::from_value(policy).map_err(D::Error::custom)
 }
 
 /// What a release of the same name goes on from when it has no status of its own.
@@ -134,7 +145,29 @@ pub fn copy_name(release: &str, name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::prompt_release::Outcome;
+    use crate::api::{canary_policy::Pooling, prompt_release::Outcome};
+
+    #[test]
+    fn a_policy_that_was_saved_before_there_was_a_choice_goes_on_as_it_began() {
+        let steps = "steps: [{weight: 5, samples: 20}]";
+        let read = |analysis: &str| {
+            let text = format!("{{{steps}, analysis: {analysis}}}");
+            let policy: serde_json::Value = serde_yaml_ng::from_str(&text).unwrap();
+            match serde_json::from_value(serde_json::json!({"policy": policy})).unwrap() {
+                Saved::Policy(policy) => policy,
+                Saved::Variant(_) => panic!("it is a policy"),
+            }
+        };
+        assert_eq!(read("{interval: 2s}").analysis.evidence, Pooling::PerStep);
+        for evidence in ["Pooled", "PerStep"] {
+            let policy = read(&format!("{{evidence: {evidence}}}"));
+            assert_eq!(format!("{:?}", policy.analysis.evidence), evidence);
+            let text = serde_json::to_string(&Saved::Policy(policy.clone())).unwrap();
+            assert_eq!(serde_json::from_str::<Saved>(&text).unwrap(), Saved::Policy(policy));
+        }
+        let new: CanaryPolicySpec = serde_yaml_ng::from_str(&format!("{{{steps}}}")).unwrap();
+        assert_eq!(new.analysis.evidence, Pooling::Pooled, "a policy that somebody writes");
+    }
 
     #[test]
     fn what_is_remembered_is_what_serves_what_failed_and_why_and_nothing_else() {

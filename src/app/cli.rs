@@ -35,7 +35,7 @@ enum Command {
     /// A good prompt is promoted and a bad one rolled back, in about a minute.
     Demo(demo::Options),
     /// What a policy can find, how long it takes, and what to change when it can not decide.
-    Plan(policies::Setup),
+    Plan(policies::PlanOptions),
     /// Many virtual canaries: how often a policy rolls back, promotes or has no answer.
     Simulate(policies::SimulateOptions),
     #[command(flatten)]
@@ -73,7 +73,7 @@ pub fn run() -> ExitCode {
             simulated_model::serve(listener, stop_signal()).await?;
             Ok(true)
         }),
-        Command::Plan(setup) => policies::plan(&setup),
+        Command::Plan(options) => policies::plan(&options),
         Command::Simulate(options) => policies::simulate(&options).map(|()| true),
         Command::Version => {
             println!("serinus {}", env!("CARGO_PKG_VERSION"));

@@ -158,7 +158,7 @@ pub fn careful() -> CanaryPolicySpec {
     let step =
         |weight, samples| Step { weight: Some(weight), samples: Some(samples), ..Step::default() };
     CanaryPolicySpec {
-        steps: vec![step(5, 300), step(25, 1000), step(50, 2000)],
+        steps: vec![step(5, 100), step(25, 300), step(50, 600)],
         no_data_timeout: crate::api::GoDuration::from_secs(300),
         progress_deadline: crate::api::GoDuration::from_secs(24 * 3600),
         fallback_to_stable: true,

@@ -15,20 +15,22 @@
 //! their end was taken, and nothing speaks against the canary: no metric is shown to be
 //! harmful, and none is observed beyond its accept margin in this step. So the samples of a step
 //! bound what is risked before more users get the canary, and no step but the last has to
-//! prove anything. What a step sees beyond its samples is taken from the time of the later ones.
+//! prove anything. A step whose own requests show sooner that a metric is within its margin
+//! does not wait for the rest ([`shown`]). What a step sees beyond its samples is taken from the
+//! last one, and what it sees less is seen there.
 //!
 //! **The end.** The canary is promoted when every metric is accepted over all steps
 //! together, each step has been passed, and nothing speaks against it in the last. All metrics
 //! may be accepted early: the steps that are left then end after a tenth of their samples
 //! (at least [`LEAST`]).
 
-use super::Window;
+use super::{Window, measure::Measured};
 use crate::{
-    analysis::stats::stratified,
+    analysis::stats::{normal::upper_quantile, stratified},
     api::{
         CanaryPolicySpec,
         canary_policy::{Metric, Pooling, Step},
-        prompt_release::{MetricStatus, Verdict},
+        prompt_release::{InStep, MetricStatus, Verdict},
     },
 };
 
@@ -86,14 +88,28 @@ impl Clock {
 }
 
 impl Pool {
-    /// The pool that step `index` belongs to; none of a step without a weight, and where the
-    /// policy wants each step to stand alone.
+    /// The pool that step `index` belongs to; none of a step without a weight, of one that
+    /// is alone in its pool, and where the policy wants each step to stand alone.
     pub(in crate::analysis) fn of(policy: &CanaryPolicySpec, index: usize) -> Option<Self> {
-        let step = policy.steps.get(index)?;
-        if policy.analysis.evidence != Pooling::Pooled || step.weight.is_none() {
+        let steps = Self::around(policy, index)?;
+        let at = steps.iter().position(|s| s.index == index)?;
+        Some(Self { steps, at })
+    }
+
+    /// Whether step `entered` goes on with the test of step `left`. Both may be approvals in
+    /// a pool.
+    pub fn goes_on(policy: &CanaryPolicySpec, left: usize, entered: usize) -> bool {
+        let before = Self::around(policy, left);
+        before.is_some() && before == Self::around(policy, entered)
+    }
+
+    /// The steps that are pooled around `index`, which are two or more.
+    fn around(policy: &CanaryPolicySpec, index: usize) -> Option<Vec<Planned>> {
+        let is_shadow = |step: &Step| step.shadow.is_some();
+        let here = policy.steps.get(index)?;
+        if policy.analysis.evidence != Pooling::Pooled || is_shadow(here) {
             return None;
         }
-        let is_shadow = |step: &Step| step.shadow.is_some();
         let first = policy.steps[..index].iter().rposition(is_shadow).map_or(0, |i| i + 1);
         let block = policy.steps.iter().enumerate().skip(first).take_while(|(_, s)| !is_shadow(s));
         let planned = |(index, step): (usize, &Step)| {
@@ -101,8 +117,7 @@ impl Pool {
             Some(Planned { index, samples: samples as f64, share: f64::from(weight) / 100.0 })
         };
         let steps: Vec<Planned> = block.filter_map(planned).collect();
-        let at = steps.iter().position(|s| s.index == index)?;
-        Some(Self { steps, at })
+        (steps.len() > 1).then_some(steps)
     }
 
     /// The number of steps that are no window of their own, because they are pooled with an
@@ -115,6 +130,11 @@ impl Pool {
     /// How many steps it has.
     pub(super) fn len(&self) -> usize {
         self.steps.len()
+    }
+
+    /// Which of its steps the window is, from 0.
+    pub(in crate::analysis) fn at(&self) -> usize {
+        self.at
     }
 
     /// Whether no step comes after the window.
@@ -140,6 +160,18 @@ impl Pool {
         steps.map(|s| self.wanted_in(s, metric) * (1.0 - s.share)).sum()
     }
 
+    /// How many samples the window takes when every metric is accepted at `time` of a test
+    /// that began with step `first`.
+    pub(super) fn taken_until(&self, first: usize, time: f64) -> f64 {
+        let size = |step: &Planned| step.samples * (1.0 - step.share);
+        let counted = || self.steps.iter().filter(|step| step.index >= first);
+        let Some(here) = self.steps.get(self.at) else { return 0.0 };
+        let before: f64 = counted().filter(|s| s.index < here.index).map(size).sum();
+        let all: f64 = counted().map(size).sum();
+        let part = ((time * all - before) / size(here).max(1e-9)).clamp(0.0, 1.0);
+        (part * here.samples).max(least(here.samples))
+    }
+
     /// Where a metric is. `earlier` are the steps before, of which the first one began the
     /// test; `samples` were seen in the window, with this variance of one.
     pub(super) fn clock(
@@ -153,21 +185,21 @@ impl Pool {
         let first = earlier.first().map_or(here, |seen| seen.step);
         let all = self.planned(first, metric).max(1e-9);
         let now = Seen { step: here, samples, variance };
-        let (mut planned_start, mut end, mut steps) = (0.0, 0.0_f64, vec![]);
+        let (mut end, mut steps) = (0.0, vec![]);
         for step in self.steps.iter().filter(|s| (first..=here).contains(&s.index)) {
             let wanted = self.wanted_in(step, metric);
             let planned = wanted * (1.0 - step.share) / all;
             let seen = earlier.iter().find(|s| s.step == step.index).copied();
             let seen = if step.index == here { Some(now) } else { seen };
-            let start = end.max(planned_start);
             let long = seen.map_or(0.0, |s| s.samples / wanted.max(1e-9) * planned);
             let long = if long.is_finite() { long } else { 0.0 };
             let rate = seen.map_or(0.0, |s| 1.0 / s.variance.max(1e-9));
-            end = start + long;
-            steps.push([start, long, rate]);
-            planned_start += planned;
+            steps.push([end, long, rate]);
+            end += long;
         }
-        Clock { time: end, steps }
+        // The parts of a whole need not sum up to 1 exactly.
+        let time = if (end - 1.0).abs() < 1e-9 { 1.0 } else { end };
+        Clock { time, steps }
     }
 
     /// The samples of the steps before this one, and the share of the traffic that the canary
@@ -182,11 +214,30 @@ impl Pool {
     }
 }
 
+/// How many of `wanted` samples a step sees at least.
+fn least(wanted: f64) -> f64 {
+    (wanted * LEAST_PART).max(LEAST).min(wanted)
+}
+
 /// The variance of one observation in a stratum of shares, canary's and stable's; 1 when it has
 /// none.
 pub(super) fn variance_of(pair: Option<[crate::analysis::stats::proportion::Share; 2]>) -> f64 {
     let Some([canary, stable]) = pair.filter(|[c, s]| c.n > 0.0 && s.n > 0.0) else { return 1.0 };
     stratified::size(canary.n, stable.n) / stratified::information([canary, stable])
+}
+
+/// Whether the window alone, of which `seen` samples were seen, shows that the metric is
+/// within its accept margin. It opens a gate and accepts nothing, and still must not open it
+/// by luck: what a lucky step leaves out is seen under a later step's noise. So the boundary
+/// is that of O'Brien and Fleming at any time, which a Brownian motion reaches by the end twice
+/// as often as it is beyond it then (reflection principle).
+pub(super) fn shown(window: &Window<'_>, metric: &Metric, own: &Measured, seen: f64) -> bool {
+    let Some(pool) = &window.pool else { return false };
+    let wanted = pool.wanted(metric);
+    let boundary = upper_quantile(window.accept_alpha / 2.0) / (seen / wanted).sqrt();
+    seen >= least(wanted)
+        && own.smallest_side() >= super::minimum(own)
+        && own.z_accept(metric.margin().accept) < -boundary
 }
 
 /// What the metrics of a window say together. In a pool, a canary that is accepted still has
@@ -197,9 +248,8 @@ pub fn verdict(window: &Window<'_>, metrics: &[MetricStatus]) -> Verdict {
     if !matches!(verdict, Verdict::Pass | Verdict::Undecided) {
         return verdict;
     }
-    let least = |wanted: i64| (wanted as f64 * LEAST_PART).max(LEAST).min(wanted as f64);
-    let was_seen =
-        |m: &MetricStatus| m.guard || m.in_step.is_none_or(|s| s.seen as f64 >= least(s.wanted));
+    let has_least = |s: InStep| s.seen as f64 >= least(s.wanted as f64);
+    let was_seen = |m: &MetricStatus| m.guard || m.in_step.is_none_or(has_least);
     let passes = verdict == Verdict::Pass && metrics.iter().all(was_seen);
     let was_closed =
         |m: &MetricStatus| m.guard || m.in_step.map_or(m.verdict == Verdict::Pass, |s| s.closed);

@@ -35,6 +35,15 @@ impl Estimate {
     }
 }
 
+/// When an end came: median and nine of ten.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct After {
+    /// The canary's requests until then.
+    pub requests: (u64, u64),
+    /// Seconds until then.
+    pub seconds: (f64, f64),
+}
+
 /// What became of many canaries.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Characteristics {
@@ -48,21 +57,24 @@ pub struct Characteristics {
     pub inconclusive: Estimate,
     /// Promoted.
     pub promotion: Estimate,
-    /// The canary's requests until a rollback: median and nine of ten; none without any.
-    pub requests_to_rollback: Option<(u64, u64)>,
-    /// The canary's requests until a promotion, in the same way.
-    pub requests_to_promotion: Option<(u64, u64)>,
+    /// When rollbacks came; none without any.
+    pub rollback_after: Option<After>,
+    /// When promotions came.
+    pub promotion_after: Option<After>,
     /// Seconds until the end, whatever it is: median and nine of ten.
     pub seconds: (f64, f64),
 }
 
 /// Runs `runs` canaries judged by Serinus.
 pub fn of_serinus(setting: &Setting<'_>, truth: &Truth, runs: usize, seed: u64) -> Characteristics {
+    Characteristics::of("Serinus", &outcomes(setting, truth, runs, seed))
+}
+
+/// How each of `runs` canaries ended that Serinus judged.
+pub fn outcomes(setting: &Setting<'_>, truth: &Truth, runs: usize, seed: u64) -> Vec<Outcome> {
     let source = Source::new(truth, &setting.policy.analysis.metrics);
     let (mut rng, mut known) = (StdRng::seed_from_u64(seed), Boundaries::default());
-    let outcomes: Vec<Outcome> =
-        (0..runs).map(|_| setting.run(&source, &mut rng, &mut known)).collect();
-    summary("Serinus", &outcomes)
+    (0..runs).map(|_| setting.run(&source, &mut rng, &mut known)).collect()
 }
 
 /// Runs `runs` canaries judged by a peer's rule on the same truth.
@@ -77,31 +89,45 @@ pub fn of_peer(
     let mut rng = StdRng::seed_from_u64(seed);
     let outcomes: Vec<Outcome> =
         (0..runs).map(|_| setting.run_peer(&source, &mut rng, rule)).collect();
-    summary(&rule.name(), &outcomes)
+    Characteristics::of(&rule.name(), &outcomes)
 }
 
-fn summary(name: &str, outcomes: &[Outcome]) -> Characteristics {
-    let share =
-        |end: End| Estimate::of(outcomes.iter().filter(|o| o.end == end).count(), outcomes.len());
-    let requests = |end: End| {
-        let mut requests: Vec<u64> =
-            outcomes.iter().filter(|o| o.end == end).map(|o| o.canary_requests).collect();
-        requests.sort_unstable();
-        let at = |q: f64| requests.get((requests.len() as f64 * q) as usize).copied();
-        at(0.5).zip(at(0.9))
-    };
-    let mut seconds: Vec<f64> = outcomes.iter().map(|o| o.seconds).collect();
-    seconds.sort_unstable_by(f64::total_cmp);
-    let at = |n: usize, q: f64| ((n as f64 * q) as usize).min(n.saturating_sub(1));
-    let second = |q| seconds.get(at(seconds.len(), q)).copied().unwrap_or_default();
-    Characteristics {
-        name: name.to_owned(),
-        runs: outcomes.len(),
-        rollback: share(End::RolledBack),
-        inconclusive: share(End::Inconclusive),
-        promotion: share(End::Promoted),
-        requests_to_rollback: requests(End::RolledBack),
-        requests_to_promotion: requests(End::Promoted),
-        seconds: (second(0.5), second(0.9)),
+impl Characteristics {
+    /// What became of the canaries that `name` judged.
+    pub fn of(name: &str, outcomes: &[Outcome]) -> Self {
+        let share = |end: End| {
+            Estimate::of(outcomes.iter().filter(|o| o.end == end).count(), outcomes.len())
+        };
+        let after = |end: End| {
+            let ended = || outcomes.iter().filter(|o| o.end == end);
+            let mut requests: Vec<u64> = ended().map(|o| o.canary_requests).collect();
+            requests.sort_unstable();
+            (!requests.is_empty()).then(|| After {
+                requests: (at(&requests, 0.5), at(&requests, 0.9)),
+                seconds: seconds(ended()),
+            })
+        };
+        Self {
+            name: name.to_owned(),
+            runs: outcomes.len(),
+            rollback: share(End::RolledBack),
+            inconclusive: share(End::Inconclusive),
+            promotion: share(End::Promoted),
+            rollback_after: after(End::RolledBack),
+            promotion_after: after(End::Promoted),
+            seconds: seconds(outcomes.iter()),
+        }
     }
+}
+
+/// The median and nine of ten.
+fn seconds<'a>(outcomes: impl Iterator<Item = &'a Outcome>) -> (f64, f64) {
+    let mut seconds: Vec<f64> = outcomes.map(|o| o.seconds).collect();
+    seconds.sort_unstable_by(f64::total_cmp);
+    (at(&seconds, 0.5), at(&seconds, 0.9))
+}
+
+fn at<T: Copy + Default>(sorted: &[T], q: f64) -> T {
+    let index = (sorted.len() as f64 * q) as usize;
+    sorted.get(index.min(sorted.len().saturating_sub(1))).copied().unwrap_or_default()
 }

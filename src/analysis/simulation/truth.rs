@@ -99,15 +99,19 @@ pub struct Truth {
 }
 
 impl Truth {
-    /// A steady truth, of as many users as are assumed.
+    /// A steady truth, of as many users and turns that are as alike as is assumed.
     pub fn steady(name: &str, stable: Assumptions, worse: Worse) -> Self {
-        let course = match stable.users.is_finite() {
-            true => Course::Users(Users {
+        let turns = stable.design_effect.round() as u64;
+        let course = if stable.users.is_finite() {
+            Course::Users(Users {
                 count: stable.users.max(1.0) as usize,
                 uneven: 0.0,
                 alike: stable.intraclass_correlation,
-            }),
-            false => Course::Steady,
+            })
+        } else if turns > 1 {
+            Course::Conversations { turns }
+        } else {
+            Course::Steady
         };
         Self { name: name.to_owned(), stable, worse, course }
     }

@@ -129,6 +129,10 @@ pub struct MetricStatus {
     /// The chance to be accepted by the horizon if it goes on like this, 0 to 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chance: Option<f64>,
+    /// The fraction of its samples (or, of pooled steps, of their planned size) at which it is
+    /// expected to be accepted if it goes on like this; 1: at the end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accepted_at: Option<f64>,
     /// The evidence for harm that may be looked at any time, as the logarithm of an e-value.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub log_e: f64,

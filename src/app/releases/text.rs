@@ -9,7 +9,7 @@ use crate::{
     analysis::evidence,
     api::{
         PromptRelease, PromptReleaseStatus, conditions,
-        prompt_release::{JudgedTime, MetricStatus, Paired, VariantRef, Verdict},
+        prompt_release::{JudgedTime, MetricStatus, Paired, Remaining, VariantRef, Verdict},
     },
     app::{evidence_bar, table::table},
     prompt::short,
@@ -182,6 +182,9 @@ fn head(release: &PromptRelease, status: &PromptReleaseStatus, now: Timestamp) -
         );
         rows.push(vec!["At:".to_owned(), place]);
         rows.push(vec!["Judged:".to_owned(), judged_time(&canary.clock, now)]);
+        if let Some(left) = canary.remaining.as_ref().filter(|_| canary.held.is_none()) {
+            rows.push(vec!["Left:".to_owned(), left_text(left)]);
+        }
     }
     let routing = &status.routing;
     let shares: Vec<String> = routing
@@ -215,6 +218,12 @@ fn judged_time(time: &JudgedTime, now: Timestamp) -> String {
         time.canary,
         stopped.unwrap_or_default()
     )
+}
+
+/// What is left until the canary is promoted.
+pub(in crate::app) fn left_text(left: &Remaining) -> String {
+    let time = left.time.map_or_else(String::new, |time| format!(", {time} at this rate"));
+    format!("about {} more requests{time}, if it goes on like this", left.requests)
 }
 
 /// What the copies of this step gave, and what they cost on top of what users cost.

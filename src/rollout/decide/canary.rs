@@ -11,11 +11,11 @@ use super::{
 use crate::{
     analysis::{
         evidence,
-        judge::{self, Window},
+        judge::{self, Pool, Window},
     },
     api::{
         CanaryPolicySpec,
-        canary_policy::{Analysis, Pooling, Step},
+        canary_policy::{Analysis, Step},
         prompt_release::{
             CanaryStatus, ExternalCounts, InStep, MetricStatus, Outcome, Phase, RoutingSettings,
             StepEvidence, VariantRef, VariantRole, Verdict,
@@ -272,13 +272,11 @@ fn keep_evidence(
             });
         }
     }
-    let pools = policy.analysis.evidence == Pooling::Pooled
-        && policy.steps.get(entered).is_some_and(|step| step.shadow.is_none());
-    if !pools {
+    let goes_on = Pool::goes_on(policy, left, entered);
+    if !goes_on {
         draft.status.earlier_steps.clear();
     }
-    // The looks of a shadow are of another test.
-    pools && policy.steps.get(left).is_some_and(|step| step.shadow.is_none())
+    goes_on
 }
 
 /// What Prometheus counted in a step, as it was last seen: it may not answer just when the
@@ -326,6 +324,7 @@ pub(super) fn restart_window(canary: &mut CanaryStatus) {
     canary.last_data_at = None;
     canary.analysed_at = None;
     canary.sampled_at = None;
+    canary.remaining = None;
 }
 
 fn describe_step(step: &Step, index: usize, of: usize, canary: &CanaryStatus) -> String {

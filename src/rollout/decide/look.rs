@@ -13,10 +13,10 @@ use crate::{
         sample_ratio,
     },
     api::{
-        CanaryPolicySpec,
+        CanaryPolicySpec, GoDuration,
         canary_policy::{OnInconclusive, Step},
         conditions,
-        prompt_release::{CanaryStatus, Counts, MetricStatus, Verdict},
+        prompt_release::{CanaryStatus, Counts, MetricStatus, Remaining, Verdict},
     },
 };
 
@@ -60,7 +60,9 @@ pub(super) fn judge(draft: &mut Draft<'_>, policy: &CanaryPolicySpec, now: bool)
     let verdict = judge::verdict(&window, &draft.status.analysis);
     let grew = treatment.ended() > seen_before.ended() && verdict != Verdict::NoData;
     let now = draft.now;
+    let remaining = step.and_then(|step| remaining(draft, policy, step, [&stable, &treatment]));
     if let Some(canary) = &mut draft.status.canary {
+        canary.remaining = remaining;
         canary.analysed_at = Some(now);
         if grew {
             canary.last_data_at = Some(now);
@@ -71,6 +73,41 @@ pub(super) fn judge(draft: &mut Draft<'_>, policy: &CanaryPolicySpec, now: bool)
     }
     draft.keep_clock();
     verdict
+}
+
+/// About what is left of the canary, at the rate at which requests have come in this step.
+fn remaining(
+    draft: &Draft<'_>,
+    policy: &CanaryPolicySpec,
+    index: usize,
+    [stable, canary]: [&Counts; 2],
+) -> Option<Remaining> {
+    let step = policy.steps.get(index)?;
+    step.horizon()?;
+    let earlier = draft.status.earlier_steps.first();
+    let first = earlier.and_then(|earlier| usize::try_from(earlier.step).ok()).unwrap_or(index);
+    let pairs = canary.paired.as_ref().map(|paired| paired.errors.pairs());
+    let seen = match step.shadow {
+        Some(_) => pairs.unwrap_or_default(),
+        None => canary.requests,
+    };
+    let ahead = judge::ahead(policy, (index, first), &draft.status.analysis, seen as f64)?;
+    // Of a shadow the canary's are copies.
+    let drawn = stable.assigned + if step.shadow.is_some() { 0 } else { canary.assigned };
+    let rate = drawn as f64 / draft.clock().step.0.as_secs_f64();
+    let seconds = ahead.warm_ups + ahead.requests / rate;
+    let time = (seconds.is_finite() && rate > 0.0).then(|| rounded(seconds));
+    Some(Remaining { requests: ahead.samples.ceil() as i64, time })
+}
+
+/// Two units are precise enough.
+fn rounded(seconds: f64) -> GoDuration {
+    let unit = match seconds {
+        s if s < 600.0 => 1.0,
+        s if s < 86_400.0 => 60.0,
+        _ => 3_600.0,
+    };
+    GoDuration::from_secs(((seconds / unit).ceil() * unit) as u64)
 }
 
 /// How many requests a window with all its samples waits for.
