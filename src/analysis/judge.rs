@@ -111,11 +111,14 @@ impl Evidence<'_> {
     }
 }
 
-/// Whether the canary has as many requests, or pairs, as the window judges.
-pub fn has_samples(window: &Window<'_>, canary: &Counts) -> bool {
+/// Whether the canary has as many requests, or pairs, as the window judges, after what the
+/// `earlier` steps of its pool have counted.
+pub fn has_samples(window: &Window<'_>, canary: &Counts, earlier: &[StepEvidence]) -> bool {
     let pairs = canary.paired.as_ref().map_or(0, |p| p.errors.pairs());
-    let seen = if window.paired { pairs } else { canary.requests };
-    window.horizon.is_some_and(|horizon| seen >= horizon.unsigned_abs())
+    let seen = if window.paired { pairs } else { canary.requests } as f64;
+    let horizon = window.horizon.map(|horizon| horizon as f64);
+    let horizon = window.pool.as_ref().map(|pool| pool.horizon(earlier)).or(horizon);
+    horizon.is_some_and(|horizon| seen >= horizon)
 }
 
 /// How many of the canary's requests a window that had its samples `since` seconds ago
@@ -284,14 +287,15 @@ fn assess_metric(
     let horizon = window.wanted(metric);
     let seen = window.seen(metric, evidence, &own);
     let full = horizon.is_some_and(|horizon| seen >= horizon);
-    let enough = full || pool::shown(window, metric, &own, seen);
+    let hides_open = !measured.counts_open && evidence.hides_open();
+    let enough = full || (!hides_open && pool::shown(window, metric, &own, seen));
     // The look at the end of a step comes before more users do.
     let closes = enough && status.in_step.is_some_and(|s| !s.closed);
     let due = match &clock {
         Some(clock) => due_at(&status.looks, clock.time, Some(closes)),
         None => horizon.and_then(|horizon| due(&status.looks, seen, horizon)),
     };
-    let ends = |t: f64| t >= 1.0 || closes;
+    let ends = |t: f64| t >= 1.0 || (closes && full);
     let test = Test { window, clock: clock.as_ref() };
     match due.map(|t| (t, readiness(ends(t), &measured, evidence))) {
         Some((t, Look::Take(may_accept))) => {

@@ -30,7 +30,7 @@ use crate::{
     api::{
         CanaryPolicySpec,
         canary_policy::{Metric, Pooling, Step},
-        prompt_release::{InStep, MetricStatus, Verdict},
+        prompt_release::{InStep, MetricStatus, StepEvidence, Verdict},
     },
 };
 
@@ -140,6 +140,21 @@ impl Pool {
     /// Whether no step comes after the window.
     pub fn is_last(&self) -> bool {
         self.at + 1 == self.steps.len()
+    }
+
+    /// How many canary requests the window judges, after those of the `earlier` steps: the last
+    /// one sees what these did not, and less where they saw more.
+    pub(super) fn horizon(&self, earlier: &[StepEvidence]) -> f64 {
+        let Some(here) = self.steps.get(self.at) else { return 0.0 };
+        if !self.is_last() {
+            return here.samples;
+        }
+        let left = |step: &Planned| {
+            let is_it = |e: &&StepEvidence| usize::try_from(e.step) == Ok(step.index);
+            let seen = earlier.iter().find(is_it)?.canary.requests as f64;
+            Some((step.samples - seen) * (1.0 - step.share) / (1.0 - here.share))
+        };
+        here.samples + self.steps.iter().filter_map(left).sum::<f64>()
     }
 
     /// How many canary samples of a metric the window wants. Scores come by themselves: their

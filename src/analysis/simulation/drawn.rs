@@ -276,7 +276,7 @@ impl<'a, R: Rng> Drawn<'a, R> {
         for _ in 0..COLLECTIONS {
             self.pass(self.now + interval, share);
             let [stable, canary] = self.report();
-            let pending = if judge::has_samples(&window, &canary) {
+            let pending = if judge::has_samples(&window, &canary, &self.earlier) {
                 let since = self.now - *full_at.get_or_insert(self.now);
                 judge::pending(&window, &canary, &self.status, since)
             } else {

@@ -30,8 +30,8 @@ use crate::{
 
 /// In seconds.
 const DAY: f64 = 86_400.0;
-/// So many canaries are simulated of each kind: shares are known to ±5 points.
-const RUNS: usize = 400;
+/// So many canaries are simulated of each kind: shares are known to ±7 points.
+const RUNS: usize = 200;
 const SEED: u64 = 1;
 /// Points of a curve.
 const POINTS: usize = 25;
@@ -94,7 +94,7 @@ pub fn plan(options: &PlanOptions) -> anyhow::Result<bool> {
     if let Some(better) = &better {
         let again = plan::plan(better, &assumed, Some(rate));
         println!(
-            "Recommended:\n\n{}{}",
+            "Recommended:\n\n{}\n{}",
             changes_text(&policy, better),
             steps_text(&again, better, rate)
         );
@@ -198,6 +198,7 @@ struct Lives {
     /// With the outcomes of each.
     kinds: Vec<(Kind, Vec<Outcome>)>,
     has_approvals: bool,
+    has_conversations: bool,
 }
 
 /// A kind of canary.
@@ -224,7 +225,9 @@ impl Lives {
             outcomes(&Setting { policy: &judged, rate }, &truth, RUNS, SEED)
         });
         let has_approvals = policy.steps.iter().any(|step: &Step| step.approval.is_some());
-        Self { kinds: kinds.into_iter().zip(outcomes).collect(), has_approvals }
+        let has_conversations = !assumed.users.is_finite() && assumed.design_effect > 1.0;
+        let kinds = kinds.into_iter().zip(outcomes).collect();
+        Self { kinds, has_approvals, has_conversations }
     }
 
     fn text(&self) -> String {
@@ -254,8 +257,14 @@ impl Lives {
             ]);
         }
         let approvals = if self.has_approvals { "; approvals are given at once" } else { "" };
+        let short = match self.has_conversations {
+            true => {
+                " A conversation is simulated within one look: with fewer requests a look than --design-effect these shares are too good."
+            }
+            false => "",
+        };
         format!(
-            "{}From {RUNS} simulated canaries each, without the bake{approvals}. Medians; in brackets, nine of ten.\n",
+            "{}From {RUNS} simulated canaries each, without the bake{approvals}. Medians; in brackets, nine of ten.{short}\n",
             table(&rows)
         )
     }
@@ -278,7 +287,11 @@ fn picture(policies: &[(&str, Lives)]) -> String {
             1 => format!("{}: {word}", kind.name),
             _ => format!("{policy}, {}: {word}", kind.name),
         };
-        series.push(plot::Series { name, points: by_time(lives, end, seconds) });
+        let points = by_time(lives, end, seconds);
+        // What never happens has only its beginning.
+        if points.len() > 1 {
+            series.push(plot::Series { name, points });
+        }
     }
     let x_label = format!("{unit} since the canary started");
     let axes = plot::Axes {

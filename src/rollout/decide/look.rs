@@ -113,7 +113,7 @@ fn rounded(seconds: f64) -> GoDuration {
 /// How many requests a window with all its samples waits for.
 fn pending(draft: &mut Draft<'_>, window: &Window<'_>, canary: &Counts) -> u64 {
     let now = draft.now;
-    let full = judge::has_samples(window, canary);
+    let full = judge::has_samples(window, canary, &draft.status.earlier_steps);
     let Some(status) = draft.status.canary.as_mut().filter(|_| full) else { return 0 };
     let since = now.duration_since(*status.sampled_at.get_or_insert(now)).as_secs_f64();
     judge::pending(window, canary, &draft.status.analysis, since)

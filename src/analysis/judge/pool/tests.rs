@@ -4,7 +4,7 @@ use super::*;
 use crate::{
     analysis::{
         external::{External, Externals},
-        judge::{Boundaries, Evidence, assess_with, carry_over},
+        judge::{Boundaries, Evidence, assess_with, carry_over, has_samples},
         stats::proportion::Share,
     },
     api::prompt_release::{CallerCounts, Counts, ExternalCounts, Sample, StepEvidence},
@@ -162,6 +162,33 @@ fn a_step_that_shows_it_sooner_does_not_wait_for_its_samples() {
     let mut canary = Canary::new(&policy);
     let few = canary.look(0, &counts(570, 0), &counts(30, 0));
     assert_eq!(few, Verdict::Undecided, "a tenth of its samples is the least");
+    // Ten of the canary's requests hang: they may be about to fail.
+    let mut canary = Canary::new(&policy);
+    let mut hanging = Counts { assigned: 210, ..counts(200, 1) };
+    hanging.open.duration.insert(9, 10);
+    assert_eq!(canary.look(0, &counts(3_800, 38), &hanging), Verdict::Undecided);
+    assert!(!canary.status[0].in_step.unwrap().closed);
+}
+
+#[test]
+fn the_last_step_waits_for_what_is_open_when_all_steps_have_their_samples() {
+    let policy = policy(STEPS, ERRORS);
+    let window = |index| Window::new(&policy, index);
+    let seen = |step, requests| {
+        let canary = counts(requests, 0);
+        StepEvidence { step, canary, ..StepEvidence::default() }
+    };
+    let has = |index, requests, earlier: &[StepEvidence]| {
+        has_samples(&window(index), &counts(requests, 0), earlier)
+    };
+    assert!(has(1, 100, &[seen(0, 10)]) && !has(1, 99, &[seen(0, 80)]), "its own");
+    let planned = [seen(0, 40), seen(1, 100)];
+    assert!(has(2, 400, &planned) && !has(2, 399, &planned));
+    // 30 requests at 5 % are as much as 57 at 50 %.
+    let early = [seen(0, 10), seen(1, 100)];
+    assert!(has(2, 457, &early) && !has(2, 456, &early));
+    let late = [seen(0, 40), seen(1, 200)];
+    assert!(has(2, 250, &late) && !has(2, 249, &late));
 }
 
 #[test]
