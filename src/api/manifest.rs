@@ -136,6 +136,8 @@ impl Object {
 /// The first document that is not a valid Serinus object.
 pub fn parse(text: &str) -> Result<Vec<Object>, ManifestError> {
     let mut objects = Vec::new();
+    // Some editors begin a file with a byte order mark, which the parser takes for a column.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     for document in serde_yaml_ng::Deserializer::from_str(text) {
         let value = Value::deserialize(document)?;
         if !value.is_null() {
@@ -245,4 +247,22 @@ fn rules<T: Serialize>(kind: &str, object: &T, old: Option<&T>) -> Result<(), St
     let value = |object: &T| serde_json::to_value(object).map_err(|e| e.to_string());
     let (object, old) = (value(object)?, old.map(value).transpose()?);
     validate_compiled(&checks_of(kind)?.rules, &object, old.as_ref()).map_err(|e| e.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_byte_order_mark_and_line_ends_of_windows_are_no_content() {
+        let text = "apiVersion: serinus.dev/v1alpha1\nkind: CanaryPolicy\nmetadata:\n  name: careful\nspec:\n  steps:\n    - {weight: 5, samples: 20}\n";
+        let named = |text: &str| match parse(text).unwrap().as_slice() {
+            [Object::Policy(policy)] => policy.metadata.name.clone(),
+            other => panic!("{other:?}"),
+        };
+        for text in [text.to_owned(), text.replace('\n', "\r\n")] {
+            assert_eq!(named(&text).as_deref(), Some("careful"));
+            assert_eq!(named(&format!("\u{feff}{text}")).as_deref(), Some("careful"));
+        }
+    }
 }

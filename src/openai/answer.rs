@@ -90,7 +90,7 @@ pub struct Carried {
 
 /// What came is no JSON.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("it is not JSON")]
+#[error("is not JSON")]
 pub struct NotJson;
 
 /// Reads JSON strictly, and if that is not possible without what is odd in it. What no
