@@ -6,11 +6,14 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 mod evidence;
+mod verdict;
 
-pub use self::evidence::{
-    CallerCounts, Counts, ExternalCounts, GroupedScore, Groups, InStep, InstanceEvidence,
-    MetricStatus, OTHER, PairTable, Paired, Sample, StepEvidence, Sums, TurnedAway, Unit, Verdict,
-    Waits,
+pub use self::{
+    evidence::{
+        CallerCounts, Counts, ExternalCounts, GroupedScore, Groups, InstanceEvidence, OTHER,
+        PairTable, Paired, StepEvidence, Sums, TurnedAway, Waits,
+    },
+    verdict::{InStep, MetricStatus, Sample, Unit, Verdict},
 };
 use super::{conditions::Condition, duration::GoDuration, schema::LocalRef};
 

@@ -1,0 +1,202 @@
+//! How far both sides of a metric are apart: the statistics that are compared with critical
+//! values, and the differences that these allow.
+
+use super::{Comparison, Freedom, HARM_FREEDOM, Measured};
+use crate::{
+    analysis::{
+        judge::effect::Effects,
+        stats::{
+            difference::invert_near,
+            mean::{self, Doubt},
+            paired,
+            proportion::{self, Share},
+            stratified, student,
+        },
+    },
+    api::prompt_release::Unit,
+};
+
+impl Measured {
+    /// How many independent observations the smaller side is worth.
+    pub(in crate::analysis::judge) fn smallest_side(&self) -> f64 {
+        let Effects { canary, stable } = self.effects;
+        (self.stable.count as f64 / stable.factor).min(self.canary.count as f64 / canary.factor)
+    }
+
+    /// How many observations the smaller side has.
+    pub(in crate::analysis::judge) fn smallest_count(&self) -> f64 {
+        self.stable.count.min(self.canary.count) as f64
+    }
+
+    /// How much worse the canary looks.
+    pub(in crate::analysis::judge) fn difference(&self) -> Option<f64> {
+        match self.comparison {
+            Comparison::Shares(..) | Comparison::Pairs(_) => {
+                Some(self.canary.value - self.stable.value)
+            }
+            Comparison::Differences(mean, None) => Some(-mean.mean),
+            Comparison::Means(..) | Comparison::Differences(..) => match self.unit {
+                Unit::Relative if self.stable.value > 0.0 => {
+                    Some(self.canary.value / self.stable.value - 1.0).filter(|d| d.is_finite())
+                }
+                Unit::Relative => None,
+                _ => Some(self.stable.value - self.canary.value),
+            },
+            Comparison::Value(_) | Comparison::Nothing => None,
+        }
+    }
+
+    /// The statistic that shows harm: large when the canary is worse by more than `delta`.
+    pub(in crate::analysis::judge) fn z_harm(&self, delta: f64) -> f64 {
+        self.scaled(self.z(delta, Doubt::Stable), Freedom::AtLooks)
+    }
+
+    /// The same at every collection: one busy user makes a difference sooner or later.
+    pub(in crate::analysis::judge) fn z_watched(&self, delta: f64) -> f64 {
+        self.scaled(self.z(delta, Doubt::Stable), Freedom::All)
+    }
+
+    /// A statistic as the standard normal deviate that is as rare.
+    fn scaled(&self, z: f64, freedom: Freedom) -> f64 {
+        let known = self.freedom();
+        student::deviate(z, if freedom == Freedom::All { known } else { known.max(HARM_FREEDOM) })
+    }
+
+    /// The degrees of freedom of the difference's variance; infinite without a design effect.
+    pub(in crate::analysis::judge) fn freedom(&self) -> f64 {
+        let Effects { canary, stable } = self.effects;
+        let variances = match self.comparison {
+            Comparison::Shares(c, s) => {
+                let each = || self.earlier.iter().copied().chain([[c, s]]);
+                [0, 1].map(|side| {
+                    let share = each().fold(Share::default(), |all, pair| Share {
+                        n: all.n + pair[side].n,
+                        bad: all.bad + pair[side].bad,
+                    });
+                    let p = (share.bad + 0.5) / (share.n + 1.0);
+                    p * (1.0 - p) / share.n.max(1.0)
+                })
+            }
+            Comparison::Means(c, s) => [c.variance / c.n.max(1.0), s.variance / s.n.max(1.0)],
+            Comparison::Pairs(_) | Comparison::Differences(..) => return canary.freedom,
+            Comparison::Value(_) | Comparison::Nothing => return f64::INFINITY,
+        };
+        let [of_canary, of_stable] = variances;
+        student::freedom_of_sum([
+            (of_canary * canary.factor, canary.freedom),
+            (of_stable * stable.factor, stable.freedom),
+        ])
+    }
+
+    /// The shares of all steps, as the statistic counts them.
+    fn strata(&self, (canary, stable): (Share, Share), doubt: Doubt) -> stratified::Shares {
+        let effects = self.effects;
+        let each = || self.earlier.iter().copied().chain([[canary, stable]]);
+        let [of_canary, of_stable] =
+            [0, 1].map(|side| each().map(|pair| pair[side].n).sum::<f64>());
+        // The half failure of doubt, divided as the requests are.
+        let doubted = |share: Share, all: f64, applies: bool, effect: f64| {
+            let share = share.deflated(effect);
+            let part = if applies && all > 0.0 { share.n / (all / effect) } else { 0.0 };
+            Share { n: share.n + part, bad: share.bad + 0.5 * part }
+        };
+        stratified::Shares::new(each().map(|[c, s]| {
+            [
+                doubted(c, of_canary, doubt == Doubt::Canary, effects.canary.factor),
+                doubted(s, of_stable, doubt == Doubt::Stable, effects.stable.factor),
+            ]
+        }))
+    }
+
+    /// The statistic that shows acceptance: very negative when it is worse by less than `delta`.
+    pub(in crate::analysis::judge) fn z_accept(&self, delta: f64) -> f64 {
+        self.scaled(self.z(delta, Doubt::Canary), Freedom::All)
+    }
+
+    fn z(&self, delta: f64, doubt: Doubt) -> f64 {
+        match self.comparison {
+            Comparison::Shares(c, s) if !self.earlier.is_empty() => {
+                self.strata((c, s), doubt).z(delta)
+            }
+            Comparison::Shares(c, s) => {
+                let (c, s) = (
+                    c.deflated(self.effects.canary.factor),
+                    s.deflated(self.effects.stable.factor),
+                );
+                match doubt {
+                    Doubt::Canary => proportion::shares(c.doubted(), s, delta),
+                    Doubt::Stable => proportion::shares(c, s.doubted(), delta),
+                    Doubt::Neither => proportion::shares(c, s, delta),
+                }
+            }
+            Comparison::Means(c, s) => {
+                let (c, s) = (
+                    c.deflated(self.effects.canary.factor),
+                    s.deflated(self.effects.stable.factor),
+                );
+                match self.unit {
+                    // Both cost nothing: no difference at all.
+                    Unit::Relative if c.mean == 0.0 && s.mean == 0.0 => {
+                        f64::INFINITY.copysign(-delta)
+                    }
+                    Unit::Relative => mean::ratio(c, s, delta, doubt),
+                    // A lower score is worse.
+                    _ if doubt == Doubt::Canary => mean::means(s, c.with_ends(), delta),
+                    _ if doubt == Doubt::Stable => mean::means(s.with_ends(), c, delta),
+                    _ => mean::means(s, c, delta),
+                }
+            }
+            Comparison::Pairs(pairs) => {
+                let pairs = pairs.deflated(self.effects.canary.factor);
+                let doubted = if doubt == Doubt::Canary { pairs.doubted() } else { pairs };
+                paired::shares(doubted, delta)
+            }
+            Comparison::Differences(d, Some(s)) if s.mean == 0.0 && d.mean == 0.0 => {
+                f64::INFINITY.copysign(-delta)
+            }
+            Comparison::Differences(d, Some(s)) => paired::relative_mean(
+                d.deflated(self.effects.canary.factor),
+                s.deflated(self.effects.canary.factor),
+                delta,
+            ),
+            Comparison::Differences(d, None) => {
+                let d = d.deflated(self.effects.canary.factor);
+                // One pair more at the end that speaks against the decision.
+                let d = match doubt {
+                    Doubt::Canary => d.with(-1.0),
+                    Doubt::Stable => d.with(1.0),
+                    Doubt::Neither => d,
+                };
+                paired::mean(d.negated(), delta)
+            }
+            Comparison::Value(_) | Comparison::Nothing => 0.0,
+        }
+    }
+
+    /// The difference at which a statistic reaches `level`: a confidence limit.
+    pub(in crate::analysis::judge) fn limit(
+        &self,
+        doubt: Doubt,
+        freedom: Freedom,
+        level: f64,
+    ) -> f64 {
+        let (low, high) = self.range();
+        let near = self.difference().unwrap_or(0.0);
+        match self.comparison {
+            Comparison::Shares(c, s) if !self.earlier.is_empty() => {
+                let strata = self.strata((c, s), doubt);
+                let z = |delta: f64| self.scaled(strata.z(delta), freedom);
+                invert_near(z, level, low, high, near)
+            }
+            _ => {
+                let z = |delta: f64| self.scaled(self.z(delta, doubt), freedom);
+                invert_near(z, level, low, high, near)
+            }
+        }
+    }
+
+    /// The differences that are possible.
+    pub(in crate::analysis::judge) fn range(&self) -> (f64, f64) {
+        if self.unit == Unit::Relative { (-1.0, 100.0) } else { (-1.0, 1.0) }
+    }
+}
