@@ -16,7 +16,7 @@ pub use self::{
     recommend::{fitting, recommended},
 };
 use super::judge::{Pool, Window};
-use crate::api::{CanaryPolicySpec, canary_policy::Step};
+use crate::api::{CanaryPolicySpec, GoDuration, canary_policy::Step};
 
 /// The chance that a canary like stable is promoted, that a good policy has.
 pub const WANTED: f64 = 0.8;
@@ -122,7 +122,8 @@ pub fn plan(policy: &CanaryPolicySpec, assumed: &Assumptions, rate: Option<f64>)
         let left = step.deadline().map_or(left, |d| left.min(d.0.as_secs_f64()));
         let time = rate.map(|rate| (rate, if is_late { 0.0 } else { left }));
         let planned = plan_step(policy, index, step, assumed, target, time);
-        // A step that proves nothing ends with its samples, or by its deadline with all.
+        // A step that proves nothing goes on with its samples: where these come too late, no
+        // later step is reached.
         is_late |= planned.metrics.is_empty() && rate.is_some_and(|r| planned.requests / r > left);
         // The warm-up is no time of the canary's.
         spent += rate.map_or(0.0, |rate| planned.seconds(rate) - planned.least[0]);
@@ -278,7 +279,7 @@ fn plan_step(
         });
     }
     let share = own;
-    let seconds = |d: Option<crate::api::GoDuration>| d.map(|d| d.0.as_secs_f64());
+    let seconds = |d: Option<GoDuration>| d.map(|d| d.0.as_secs_f64());
     let least = [step.initial_delay, step.min_duration].map(|d| seconds(d).unwrap_or(0.0));
     let deadline = seconds(step.deadline());
     let requests = requests / share;
@@ -352,6 +353,17 @@ fn round_up(samples: i64) -> i64 {
     (samples + unit - 1) / unit * unit
 }
 
+/// Seconds rounded up: to whole seconds below ten minutes, to minutes below a day, to hours
+/// beyond.
+pub fn rounded_up(seconds: f64) -> GoDuration {
+    let unit = match seconds {
+        s if s < 600.0 => 1.0,
+        s if s < 86_400.0 => 60.0,
+        _ => 3_600.0,
+    };
+    GoDuration::from_secs(((seconds / unit).ceil() * unit) as u64)
+}
+
 /// Seconds as people read them, in the largest two units.
 pub fn duration(seconds: f64) -> String {
     let s = seconds.ceil().max(0.0) as u64;
@@ -410,5 +422,7 @@ mod tests {
     fn durations_and_samples_are_round() {
         assert_eq!([5.0, 90.0, 3_700.0, 90_000.0].map(duration), ["5s", "1m30s", "1h1m", "1d1h"]);
         assert_eq!([20, 101, 1_234, 99_100].map(round_up), [20, 110, 1_300, 100_000]);
+        let rounded = [0.2, 599.5, 3_601.0, 90_001.0].map(|s| rounded_up(s).to_string());
+        assert_eq!(rounded, ["1s", "10m", "1h1m", "26h"]);
     }
 }

@@ -136,9 +136,10 @@ impl Object {
 /// The first document that is not a valid Serinus object.
 pub fn parse(text: &str) -> Result<Vec<Object>, ManifestError> {
     let mut objects = Vec::new();
-    // Some editors begin a file with a byte order mark, which the parser takes for a column.
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    for document in serde_yaml_ng::Deserializer::from_str(text) {
+    // Some editors begin a file with a byte order mark, which the parser takes for a column. In
+    // files that were joined it begins a line.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text).replace("\n\u{feff}", "\n");
+    for document in serde_yaml_ng::Deserializer::from_str(&text) {
         let value = Value::deserialize(document)?;
         if !value.is_null() {
             objects.push(object(value)?);
@@ -262,7 +263,10 @@ mod tests {
         };
         for text in [text.to_owned(), text.replace('\n', "\r\n")] {
             assert_eq!(named(&text).as_deref(), Some("careful"));
-            assert_eq!(named(&format!("\u{feff}{text}")).as_deref(), Some("careful"));
+            let marked = format!("\u{feff}{text}");
+            assert_eq!(named(&marked).as_deref(), Some("careful"));
+            let joined = [format!("{marked}---\n{marked}"), format!("{marked}\u{feff}---\n{text}")];
+            assert_eq!(joined.map(|text| parse(&text).unwrap().len()), [2, 2]);
         }
     }
 }

@@ -1,7 +1,7 @@
 //! How much is left until a canary is promoted, if it goes on as it is. It informs, and
 //! decides nothing.
 
-use super::{FUTILE, Pool, Window};
+use super::{FUTILE, Pool, against, doubt};
 use crate::{
     analysis::stats::normal::upper_quantile,
     api::{
@@ -32,23 +32,24 @@ pub(super) fn accepted_at(z: f64, t: f64, alpha: f64) -> f64 {
 }
 
 /// What is left in the steps from `index` on. `seen` are the canary's requests (or pairs) of
-/// this step, `first` is the first step whose evidence counts in it. None when a metric is not
-/// expected to be accepted.
+/// this step, `first` is the first step whose evidence counts in it. None while something
+/// speaks against the canary, or a metric is not expected to be accepted.
 pub fn ahead(
     policy: &CanaryPolicySpec,
     (index, first): (usize, usize),
     metrics: &[MetricStatus],
     seen: f64,
 ) -> Option<Ahead> {
-    let of_this_step = |m: &&MetricStatus| !m.guard;
+    let of_policy = |m: &&MetricStatus| !m.guard;
     let is_lost = |m: &MetricStatus| {
         matches!(m.verdict, Verdict::Fail | Verdict::Inconclusive | Verdict::NoData)
             || m.chance.is_some_and(|chance| chance < FUTILE)
     };
-    if metrics.iter().filter(of_this_step).any(is_lost) {
+    let speaks_against = doubt(metrics).or_else(|| against(metrics)).is_some();
+    if speaks_against || metrics.iter().filter(of_policy).any(is_lost) {
         return None;
     }
-    let at = metrics.iter().filter(of_this_step).map(|m| match m.verdict {
+    let at = metrics.iter().filter(of_policy).map(|m| match m.verdict {
         Verdict::Pass => m.looks.last().copied().unwrap_or(0.0).min(1.0),
         _ => m.accepted_at.unwrap_or(1.0),
     });
@@ -78,8 +79,9 @@ fn wanted(
     if Pool::goes_on(policy, index, i) {
         return Pool::of(policy, i).map_or(0.0, |pool| pool.taken_until(first, at));
     }
-    // Another step with a weight asks the same of other requests.
-    let alike = Window::new(policy, index).paired == Window::new(policy, i).paired;
+    // Another step with a weight asks the same of other requests; a shadow asks it of pairs.
+    let is_shadow = |step: &Step| step.shadow.is_some();
+    let alike = policy.steps.get(index).is_some_and(|here| is_shadow(here) == is_shadow(step));
     if alike { all * at } else { all }
 }
 
@@ -141,6 +143,13 @@ mod tests {
         for verdict in [Verdict::Fail, Verdict::Inconclusive, Verdict::NoData] {
             assert_eq!(ahead(&policy, (0, 0), &[errors(verdict, None)], 0.0), None);
         }
+        let guard = MetricStatus {
+            guard: true,
+            difference: Some(0.06),
+            accept: 0.05,
+            ..errors(Verdict::Undecided, None)
+        };
+        assert_eq!(ahead(&policy, (0, 0), &[guard], 0.0), None, "it is looked at longer");
         let futile = MetricStatus { chance: Some(0.001), ..errors(Verdict::Undecided, None) };
         assert_eq!(ahead(&policy, (0, 0), &[futile], 0.0), None);
     }

@@ -149,12 +149,15 @@ impl Pool {
         if !self.is_last() {
             return here.samples;
         }
+        // As in `clock`: a step that counted nothing since the first one that did is seen later.
+        let is_of = |e: &StepEvidence, step: &Planned| usize::try_from(e.step) == Ok(step.index);
+        let first = self.steps.iter().position(|s| earlier.iter().any(|e| is_of(e, s)));
         let left = |step: &Planned| {
-            let is_it = |e: &&StepEvidence| usize::try_from(e.step) == Ok(step.index);
-            let seen = earlier.iter().find(is_it)?.canary.requests as f64;
-            Some((step.samples - seen) * (1.0 - step.share) / (1.0 - here.share))
+            let seen = earlier.iter().find(|e| is_of(e, step));
+            let seen = seen.map_or(0.0, |e| e.canary.requests as f64);
+            (step.samples - seen) * (1.0 - step.share) / (1.0 - here.share)
         };
-        here.samples + self.steps.iter().filter_map(left).sum::<f64>()
+        here.samples + self.steps[first.unwrap_or(self.at)..self.at].iter().map(left).sum::<f64>()
     }
 
     /// How many canary samples of a metric the window wants. Scores come by themselves: their

@@ -1,7 +1,7 @@
 //! Policies that can decide: with as many samples as are needed, and with steps that fit the
 //! traffic.
 
-use super::{Assumptions, plan, round_up};
+use super::{Assumptions, plan, round_up, rounded_up};
 use crate::{
     analysis::judge::Pool,
     api::{CanaryPolicySpec, GoDuration, canary_policy::Pooling},
@@ -132,7 +132,7 @@ fn with_time(mut policy: CanaryPolicySpec, assumed: &Assumptions, rate: f64) -> 
     policy.progress_deadline = at_least(policy.progress_deadline, whole);
     let silence = SILENCE / rarest;
     if policy.no_data_timeout.0.as_secs_f64() < silence {
-        policy.no_data_timeout = rounded(silence);
+        policy.no_data_timeout = rounded_up(silence);
     }
     policy
 }
@@ -141,14 +141,8 @@ fn with_time(mut policy: CanaryPolicySpec, assumed: &Assumptions, rate: f64) -> 
 fn at_least(deadline: GoDuration, seconds: f64) -> GoDuration {
     match seconds <= deadline.0.as_secs_f64() {
         true => deadline,
-        false => rounded(seconds * SPARE),
+        false => rounded_up(seconds * SPARE),
     }
-}
-
-/// Whole minutes, or hours where there are many.
-fn rounded(seconds: f64) -> GoDuration {
-    let unit = if seconds > 6.0 * 3_600.0 { 3_600.0 } else { 60.0 };
-    GoDuration::from_secs(((seconds / unit).ceil() * unit) as u64)
 }
 
 fn with_samples(policy: &CanaryPolicySpec, assumed: &Assumptions) -> CanaryPolicySpec {

@@ -98,7 +98,7 @@ pub fn plan(options: &PlanOptions) -> anyhow::Result<bool> {
             changes_text(&policy, better),
             steps_text(&again, better, rate)
         );
-        println!("{}", promise_text(&again, rate));
+        println!("{}\n", promise_text(&again, rate));
         let recommended = lives(better);
         println!("{}", recommended.text());
         pictured.push(("recommended", recommended));
@@ -169,13 +169,13 @@ fn changes_text(given: &CanaryPolicySpec, better: &CanaryPolicySpec) -> String {
             let _ = writeln!(out, "  {name}: {is}");
         }
     }
-    let largest = |policy: &CanaryPolicySpec| policy.steps.iter().find_map(|step| step.weight);
-    if let (Some(was), Some(is)) = (largest(given), largest(better))
+    let first = |policy: &CanaryPolicySpec| policy.steps.iter().find_map(|step| step.weight);
+    if let (Some(was), Some(is)) = (first(given), first(better))
         && was < is
     {
         let _ = writeln!(
             out,
-            "\nThe price: {is} % of users meet a canary that nobody has tried yet, instead of {was} %."
+            "\nThe price: the first step gives the new canary to {is} % of users, instead of {was} %."
         );
     }
     out
@@ -470,6 +470,14 @@ fn unit_of(metrics: &[Metric], name: &str) -> Unit {
 mod tests {
     use super::*;
 
+    fn policy(steps: &str) -> CanaryPolicySpec {
+        let metric = "{name: errors, errorRate: {}, margin: {harm: 0.02, accept: 0.05}}";
+        serde_yaml_ng::from_str(&format!("{{steps: {steps}, analysis: {{metrics: [{metric}]}}}}"))
+            .unwrap()
+    }
+
+    const STEPS: &str = "[{weight: 5, samples: 100}, {approval: {}}, {weight: 50, samples: 600}]";
+
     #[test]
     fn the_plan_of_the_built_in_policy_says_what_it_can_do() {
         let policy = resolve::careful();
@@ -479,5 +487,46 @@ mod tests {
             text.contains("ttft") && text.contains("FINDS") && text.contains("3m20s"),
             "{text}"
         );
+        let unseen = unseen_text(&policy, &plan);
+        assert!(unseen.contains("checks +") && unseen.contains("has no scores"), "{unseen}");
+        assert!(!unseen.contains("latency:") && !unseen.contains("cost: no"), "{unseen}");
+    }
+
+    #[test]
+    fn what_is_not_measured_is_not_seen() {
+        let policy = policy(STEPS);
+        let unseen = unseen_text(&policy, &plan::plan(&policy, &Assumptions::default(), None));
+        for part in ["errors +", "one in 233 requests", "neither scores", "latency:", "cost: no"] {
+            assert!(unseen.contains(part), "{part} is not in\n{unseen}");
+        }
+    }
+
+    #[test]
+    fn what_is_recommended_can_be_pasted() {
+        let given = policy(STEPS);
+        let (assumed, rate) = (Assumptions::default(), 1_000.0 / (7.0 * DAY));
+        let better = plan::fitting(&given, &assumed, rate, 4.0 * DAY);
+        let text = changes_text(&given, &better);
+        let part = text.split("\nThe price").next().unwrap();
+        let lines = part.lines().skip(1).collect::<Vec<_>>().join("\n");
+        let spec: Value = serde_yaml_ng::from_str(&lines).unwrap();
+        assert_eq!(spec["steps"], serde_json::to_value(&better.steps).unwrap(), "{text}");
+        assert_eq!(spec["progressDeadline"], better.progress_deadline.to_string(), "{text}");
+        assert!(text.contains("to 10 % of users, instead of 5 %"), "{text}");
+    }
+
+    #[test]
+    fn canaries_are_told_and_drawn_by_what_they_are() {
+        let lives = Lives::of(&policy(STEPS), 5.0, Assumptions::default());
+        let text = lives.text();
+        let row = |name: &str| text.lines().find(|line| line.starts_with(name)).unwrap().to_owned();
+        assert!(row("like stable").contains(" 0 %  ") && text.contains("approvals"), "{text}");
+        assert!(row("errors: 15.0 points more").contains("100 %"), "{text}");
+        assert!(row("errors: 5.0 points more").ends_with('-'), "{text}");
+        let drawn = picture(&[("this policy", lives)]);
+        assert!(drawn.contains("15.0") && drawn.contains("minutes since"), "{drawn}");
+        let conversations = Assumptions { design_effect: 7.0, ..Assumptions::default() };
+        let text = Lives::of(&policy(STEPS), 5.0, conversations).text();
+        assert!(text.contains("these shares are too good"), "{text}");
     }
 }

@@ -221,7 +221,7 @@ fn judged_time(time: &JudgedTime, now: Timestamp) -> String {
 }
 
 /// What is left until the canary is promoted.
-pub(in crate::app) fn left_text(left: &Remaining) -> String {
+fn left_text(left: &Remaining) -> String {
     let time = left.time.map_or_else(String::new, |time| format!(", {time} at this rate"));
     format!("about {} more requests{time}, if it goes on like this", left.requests)
 }
@@ -262,15 +262,19 @@ fn bars(metrics: &[MetricStatus]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::GoDuration;
     use crate::api::prompt_release::{
-        Counts, InstanceEvidence, PairTable, RoutedVariant, Sample, Unit, VariantRole,
+        CanaryStatus, Counts, InstanceEvidence, PairTable, RoutedVariant, Sample, Unit, VariantRole,
     };
 
     #[test]
     fn the_description_tells_where_why_and_by_how_much() {
         let mut release = PromptRelease::new("support", Default::default());
         release.metadata.namespace = Some("shop".into());
+        let time = Some(GoDuration::from_secs(7_200));
+        let remaining = Some(Remaining { requests: 340, time });
         release.status = Some(PromptReleaseStatus {
+            canary: Some(CanaryStatus { remaining, ..CanaryStatus::default() }),
             analysis: vec![MetricStatus {
                 metric: "errors".into(),
                 verdict: Verdict::Fail,
@@ -293,9 +297,13 @@ mod tests {
             "+19.0 points",
             "+10.0 points to +28.0 points",
             "FAIL",
+            "about 340 more requests, 2h at this rate, if it goes on like this",
         ] {
             assert!(text.contains(part), "{part} is not in\n{text}");
         }
+        let canary = release.status.as_mut().and_then(|s| s.canary.as_mut()).unwrap();
+        canary.held = Some("NoData".into());
+        assert!(!description(&release, Timestamp::UNIX_EPOCH).contains("more requests"));
     }
 
     #[test]

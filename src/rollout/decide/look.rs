@@ -9,11 +9,11 @@ use crate::{
         concentration::Concentration,
         evidence,
         judge::{self, Evidence, Window},
-        plan::duration,
+        plan::{duration, rounded_up},
         sample_ratio,
     },
     api::{
-        CanaryPolicySpec, GoDuration,
+        CanaryPolicySpec,
         canary_policy::{OnInconclusive, Step},
         conditions,
         prompt_release::{CanaryStatus, Counts, MetricStatus, Remaining, Verdict},
@@ -86,28 +86,14 @@ fn remaining(
     step.horizon()?;
     let earlier = draft.status.earlier_steps.first();
     let first = earlier.and_then(|earlier| usize::try_from(earlier.step).ok()).unwrap_or(index);
-    let pairs = canary.paired.as_ref().map(|paired| paired.errors.pairs());
-    let seen = match step.shadow {
-        Some(_) => pairs.unwrap_or_default(),
-        None => canary.requests,
-    };
-    let ahead = judge::ahead(policy, (index, first), &draft.status.analysis, seen as f64)?;
+    let seen = samples(draft, step) as f64;
+    let ahead = judge::ahead(policy, (index, first), &draft.status.analysis, seen)?;
     // Of a shadow the canary's are copies.
     let drawn = stable.assigned + if step.shadow.is_some() { 0 } else { canary.assigned };
     let rate = drawn as f64 / draft.clock().step.0.as_secs_f64();
     let seconds = ahead.warm_ups + ahead.requests / rate;
-    let time = (seconds.is_finite() && rate > 0.0).then(|| rounded(seconds));
+    let time = (seconds.is_finite() && rate > 0.0).then(|| rounded_up(seconds));
     Some(Remaining { requests: ahead.samples.ceil() as i64, time })
-}
-
-/// Two units are precise enough.
-fn rounded(seconds: f64) -> GoDuration {
-    let unit = match seconds {
-        s if s < 600.0 => 1.0,
-        s if s < 86_400.0 => 60.0,
-        _ => 3_600.0,
-    };
-    GoDuration::from_secs(((seconds / unit).ceil() * unit) as u64)
 }
 
 /// How many requests a window with all its samples waits for.

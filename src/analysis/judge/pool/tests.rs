@@ -187,6 +187,10 @@ fn the_last_step_waits_for_what_is_open_when_all_steps_have_their_samples() {
     // 30 requests at 5 % are as much as 57 at 50 %.
     let early = [seen(0, 10), seen(1, 100)];
     assert!(has(2, 457, &early) && !has(2, 456, &early));
+    // The second step has counted nothing: 100 requests at 25 % are 150.
+    assert!(has(2, 550, &[seen(0, 40)]) && !has(2, 549, &[seen(0, 40)]));
+    // What came before the test began anew is none of it.
+    assert!(has(2, 400, &[]) && !has(2, 399, &[]));
     let late = [seen(0, 40), seen(1, 200)];
     assert!(has(2, 250, &late) && !has(2, 249, &late));
 }
