@@ -3,6 +3,7 @@
 //! [`judge::assess`] is the one entry: a test plan, the counts of both sides and the
 //! looks so far go in, a verdict with its evidence for every metric comes out.
 
+pub mod breaker;
 pub mod buckets;
 pub mod callers;
 pub mod concentration;

@@ -10,9 +10,10 @@ use super::{
     prepare::Asked,
     routes::{Missing, Route, StickySource, Target, problems::Problem},
     shadow::Copy,
-    tally::{Drawn, Passage},
+    tally::Drawn,
 };
 use crate::{
+    analysis::breaker::Passage,
     api::{keys, prompt_release::VariantRole},
     audit::record::AssignmentReason,
     openai::error::ApiError,
@@ -64,11 +65,7 @@ pub(super) fn assign(
         return forced(gateway, route, client, wanted);
     }
     if route.on_trial().is_none() && route.missing.is_none() {
-        let reason = AssignmentReason::Forced;
-        return Ok(match admit_baseline(gateway, route) {
-            Ok(_) => Assigned::new(&route.baseline, reason),
-            Err(other) => Assigned::new(other, AssignmentReason::OtherBackend),
-        });
+        return Ok(baseline_or_other(gateway, route, AssignmentReason::Forced));
     }
     if gateway.control_loss() {
         let promoted = route.candidate.as_ref().filter(|c| c.promoted);
@@ -123,31 +120,25 @@ impl Draw<'_> {
         let group = key.map(|key| assignment::group(&route.uid, key));
         let reason =
             if key.is_some() { AssignmentReason::Sticky } else { AssignmentReason::Random };
-        let baseline = || {
-            admit_baseline(gateway, route).map_err(|other| (other, AssignmentReason::OtherBackend))
-        };
-        let admitted = if is_candidate {
-            target.breaker.admit(gateway.now_millis()).ok_or_else(|| match baseline() {
-                Ok(_) => (&route.baseline, AssignmentReason::Breaker),
-                Err(other) => other,
-            })
+        let other = route.alternatives.first();
+        let passage = if is_candidate || other.is_some() {
+            target.breaker.admit(gateway.now_millis())
         } else {
-            baseline()
+            Passage::Free
         };
-        match admitted {
-            Ok(passage) => {
-                let drawn = tally.map(|tally| tally.draw(passage, caller));
-                Assigned { group, drawn, bound, ..Assigned::new(target, reason) }
-            }
-            Err((instead, reason)) => {
-                if let Some(tally) = tally {
-                    tally.turn_away(group, caller.map(Arc::as_ref));
-                }
-                let (instead, reason) =
-                    if bound { (target, AssignmentReason::FollowUp) } else { (instead, reason) };
-                Assigned { group, bound, ..Assigned::new(instead, reason) }
-            }
+        let Passage::Away { as_before } = passage else {
+            let drawn = tally.map(|tally| tally.draw(passage, caller));
+            return Assigned { group, drawn, bound, ..Assigned::new(target, reason) };
+        };
+        if let Some(tally) = tally {
+            tally.turn_away(as_before, group, caller.map(Arc::as_ref));
         }
+        let instead = match other.filter(|_| !is_candidate) {
+            _ if bound => Assigned::new(target, AssignmentReason::FollowUp),
+            Some(other) => Assigned::new(other, AssignmentReason::OtherBackend),
+            None => baseline_or_other(gateway, route, AssignmentReason::Breaker),
+        };
+        Assigned { group, bound, ..instead }
     }
 }
 
@@ -163,13 +154,9 @@ fn turned_away(
 ) -> Assigned {
     let group = key.map(|key| assignment::group(&route.uid, key));
     if let Some(tally) = route.tallies.get(&missing.revision) {
-        tally.turn_away(group, client.map(|client| &*client.caller));
+        tally.turn_away(false, group, client.map(|client| &*client.caller));
     }
-    let (instead, reason) = match admit_baseline(gateway, route) {
-        Ok(_) => (&route.baseline, AssignmentReason::NotBuilt),
-        Err(other) => (other, AssignmentReason::OtherBackend),
-    };
-    Assigned { group, ..Assigned::new(instead, reason) }
+    Assigned { group, ..baseline_or_other(gateway, route, AssignmentReason::NotBuilt) }
 }
 
 /// Whether one of the variants alone can answer a request, because it goes on from what that
@@ -189,13 +176,14 @@ fn bound_to<'a>(
     Some(gateway.origins.among(&continued, variants))
 }
 
-/// How the baseline may be asked; or who is, while it fails outright and there is another
-/// backend.
-fn admit_baseline<'a>(gateway: &Gateway, route: &'a Route) -> Result<Passage, &'a Arc<Target>> {
-    match route.alternatives.first() {
-        Some(other) => route.baseline.breaker.admit(gateway.now_millis()).ok_or(other),
-        None => Ok(Passage::Free),
+/// The baseline, for this reason; or another backend, while it fails outright.
+fn baseline_or_other(gateway: &Gateway, route: &Route, reason: AssignmentReason) -> Assigned {
+    if let Some(other) = route.alternatives.first()
+        && let Passage::Away { .. } = route.baseline.breaker.admit(gateway.now_millis())
+    {
+        return Assigned::new(other, AssignmentReason::OtherBackend);
     }
+    Assigned::new(&route.baseline, reason)
 }
 
 /// The variant that a tester asks for: `stable`, `canary`, or a revision.

@@ -58,17 +58,29 @@ impl Callers {
     }
 
     /// An open breaker keeps one of its requests away from the side that was drawn for it.
-    pub(super) fn turn_away(&self, party: &str) {
-        self.change(party, |counts| counts.turned_away.waiting += 1);
+    /// `failed`: the outcome that it counts as; none: that of the next probe that ends.
+    pub(super) fn turn_away(&self, party: &str, failed: Option<bool>) {
+        self.change(party, |counts| {
+            counts.turned_away.waiting += 1;
+            if let Some(failed) = failed {
+                counts.judge(1, failed);
+            }
+        });
     }
 
-    /// A probe has ended: what was turned away before it counts alike, whoever sent it.
-    pub(super) fn probed(&self, by: Option<&Caller>, failed: bool) {
+    /// A probe of `by` has ended: what waited for it counts alike, whoever sent it.
+    pub(super) fn probed(
+        &self,
+        by: Option<&Caller>,
+        waited: impl Iterator<Item = (String, u64)>,
+        failed: bool,
+    ) {
         let Ok(mut all) = self.0.lock() else { return };
-        for counts in all.values_mut() {
-            let turned = counts.turned_away.judge(failed);
-            counts.requests += turned;
-            counts.errors += if failed { turned } else { 0 };
+        for (party, n) in waited {
+            // Of one that was forgotten meanwhile nothing waits.
+            let Some(counts) = all.get_mut(&party) else { continue };
+            let n = n.min(counts.turned_away.waiting);
+            counts.judge(n, failed);
         }
         if let Some(counts) = by.and_then(|by| all.get_mut(&by.party)) {
             counts.turned_away.add_probe(failed);

@@ -21,10 +21,13 @@ use super::{
     phases::Request,
     prepare::{self, Asked},
     routes::{Route, Shadow, Target},
-    tally::{Drawn, Passage},
+    tally::Drawn,
     upstream::{self, Next, Started},
 };
-use crate::audit::record::{AssignmentReason, RecordOutcome, StableSide};
+use crate::{
+    analysis::breaker::Passage,
+    audit::record::{AssignmentReason, RecordOutcome, StableSide},
+};
 
 /// Copies in flight in one gateway. Each holds a request and an answer in memory.
 const COPIES: usize = 128;

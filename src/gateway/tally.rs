@@ -4,7 +4,7 @@
 //! and whatever becomes of it. [`Tally::draw`] puts it among the open requests; the
 //! [`Drawn`] that it returns takes it out again exactly once, with an outcome, or as
 //! unfinished when it is dropped: its application went away. What an open breaker keeps
-//! away from its side is judged by the next probe, on that side.
+//! away from its side is judged by the nearest probe, on that side.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -19,7 +19,11 @@ use super::{
     sinks::{add_at, count},
 };
 use crate::{
-    analysis::{buckets, callers::coarse},
+    analysis::{
+        breaker::{Passage, Probes},
+        buckets,
+        callers::coarse,
+    },
     api::prompt_release::{CallerCounts, Counts, Paired, Waits},
     audit::record::{Caller, Record, RecordOutcome},
     rollout::assignment::GROUPS,
@@ -41,10 +45,16 @@ struct Inner {
     /// Drawn requests under way, by slot.
     open: Vec<Option<Open>>,
     free: Vec<usize>,
-    /// Turned away since the last probe: by group of the sticky key, without a key last.
-    waiting: BTreeMap<Option<u8>, u64>,
-    /// When the first of them was turned away.
-    waiting_since: Option<Instant>,
+    probes: Probes<Kind>,
+}
+
+/// How what is turned away is told apart.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Kind {
+    /// The group of the sticky key; none without a key.
+    Group(Option<u8>),
+    /// Who asked.
+    Party(String),
 }
 
 #[derive(Debug)]
@@ -70,15 +80,6 @@ impl Open {
     }
 }
 
-/// How a request meets a breaker.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Passage {
-    /// The breaker is closed.
-    Free,
-    /// The breaker is open, and this request shows whether the variant has recovered.
-    Probe,
-}
-
 impl Tally {
     fn lock(&self) -> MutexGuard<'_, Inner> {
         // Counting does not panic half way.
@@ -90,6 +91,7 @@ impl Tally {
         let open = Some(Open { since: Instant::now(), silent: true, caller: caller.cloned() });
         let mut inner = self.lock();
         inner.counts.assigned += 1;
+        let probe = inner.probes.let_through(passage);
         let slot = match inner.free.pop() {
             Some(slot) => {
                 inner.open[slot] = open;
@@ -100,19 +102,25 @@ impl Tally {
                 inner.open.len() - 1
             }
         };
-        Drawn { tally: Some(self.clone()), slot, passage }
+        Drawn { tally: Some(self.clone()), slot, probe }
     }
 
-    /// A request was drawn for this side and an open breaker keeps it away from it.
-    pub(super) fn turn_away(&self, group: Option<u8>, caller: Option<&Caller>) {
-        if let Some(caller) = caller {
-            self.callers.turn_away(&caller.party);
-        }
+    /// A request was drawn for this side and an open breaker keeps it away from it. It counts
+    /// as the probe before it, or as the one after it.
+    pub(super) fn turn_away(&self, as_before: bool, group: Option<u8>, caller: Option<&Caller>) {
         let mut inner = self.lock();
         inner.counts.assigned += 1;
         inner.counts.turned_away.waiting += 1;
-        inner.waiting_since.get_or_insert_with(Instant::now);
-        *inner.waiting.entry(group).or_default() += 1;
+        let party = caller.map(|caller| Kind::Party(caller.party.clone()));
+        let kinds = [Kind::Group(group)].into_iter().chain(party);
+        let judged = inner.probes.turn_away(as_before, kinds);
+        if let Some(failed) = judged {
+            inner.judge(group, 1, failed);
+        }
+        // Before a probe that ends can count it.
+        if let Some(caller) = caller {
+            self.callers.turn_away(&caller.party, judged);
+        }
     }
 
     /// Changes the counts of what is no request of its own: feedback.
@@ -165,18 +173,21 @@ impl Inner {
         open
     }
 
-    /// What was turned away since the probe before counts as this one ended.
-    fn probed(&mut self, failed: bool) {
-        let counts = &mut self.counts;
-        counts.turned_away.add_probe(failed);
-        let turned = counts.turned_away.judge(failed);
-        counts.requests += turned;
-        counts.errors += if failed { turned } else { 0 };
-        self.waiting_since = None;
-        for (group, n) in std::mem::take(&mut self.waiting) {
-            let Some(group) = group.filter(|g| usize::from(*g) < GROUPS) else { continue };
-            add_at(&mut counts.groups.requests, group, n);
-            add_at(&mut counts.groups.errors, group, if failed { n } else { 0 });
+    /// As `close`, of one that does not tell how it ended.
+    fn leave(&mut self, slot: usize, probe: Option<u64>) -> Option<Open> {
+        if let Some(probe) = probe {
+            self.probes.give_up(probe);
+        }
+        self.close(slot)
+    }
+
+    /// So many requests that were turned away count as a probe that has ended.
+    fn judge(&mut self, group: Option<u8>, n: u64, failed: bool) {
+        self.counts.judge(n, failed);
+        if let Some(group) = group.filter(|g| usize::from(*g) < GROUPS) {
+            let groups = &mut self.counts.groups;
+            add_at(&mut groups.requests, group, n);
+            add_at(&mut groups.errors, group, if failed { n } else { 0 });
         }
     }
 }
@@ -188,7 +199,8 @@ pub(super) struct Drawn {
     /// None once it has ended.
     tally: Option<Arc<Tally>>,
     slot: usize,
-    passage: Passage,
+    /// The number of the probe that it is.
+    probe: Option<u64>,
 }
 
 impl Drawn {
@@ -208,17 +220,23 @@ impl Drawn {
         }
         tally.callers.count(record);
         let mut inner = tally.lock();
-        let open = inner.close(self.slot);
+        inner.close(self.slot);
         count(&mut inner.counts, record);
-        // The breaker may also close by what was sent before it opened, and without a probe.
-        let drawn_later = inner.waiting_since.zip(open).is_some_and(|(w, open)| open.since >= w);
+        let Some(probe) = self.probe else { return };
         let failed = record.outcome == RecordOutcome::Error;
-        let tells = failed || record.outcome == RecordOutcome::Ok;
-        if tells && (self.passage == Passage::Probe || drawn_later) {
-            inner.probed(failed);
-            drop(inner);
-            tally.callers.probed(record.caller.as_deref(), failed);
+        if !failed && record.outcome != RecordOutcome::Ok {
+            return inner.probes.give_up(probe);
         }
+        inner.counts.turned_away.add_probe(failed);
+        let mut parties = vec![];
+        for (kind, n) in inner.probes.end(probe, failed) {
+            match kind {
+                Kind::Group(group) => inner.judge(group, n, failed),
+                Kind::Party(party) => parties.push((party, n)),
+            }
+        }
+        drop(inner);
+        tally.callers.probed(record.caller.as_deref(), parties.into_iter(), failed);
     }
 
     /// It is no evidence, by a rule that does not depend on how it ends.
@@ -239,7 +257,7 @@ impl Drawn {
         let tally = self.tally.take()?;
         let mut inner = tally.lock();
         change(&mut inner.counts);
-        inner.close(self.slot)
+        inner.leave(self.slot, self.probe)
     }
 }
 
@@ -247,7 +265,7 @@ impl Drop for Drawn {
     fn drop(&mut self) {
         let Some(tally) = self.tally.take() else { return };
         let mut inner = tally.lock();
-        let Some(open) = inner.close(self.slot) else { return };
+        let Some(open) = inner.leave(self.slot, self.probe) else { return };
         let waited = buckets::index(open.since.elapsed().as_secs_f64());
         let counts = &mut inner.counts;
         counts.unfinished += 1;

@@ -17,6 +17,7 @@ use rand_distr::{Distribution, Exp, LogNormal};
 use super::canary::{End, Outcome};
 use crate::{
     analysis::{
+        breaker::{Breaker, Passage, Probes},
         buckets,
         callers::coarse,
         external::Externals,
@@ -28,12 +29,6 @@ use crate::{
     },
 };
 
-/// The breaker of gateways (`gateway/breaker.rs`): how many attempts it looks at, how many
-/// it needs, how many good probes close it, and how often it probes.
-const WINDOW: usize = 20;
-const LEAST: usize = 10;
-const GOOD_PROBES: u32 = 5;
-const PROBE_SECONDS: f64 = 1.0;
 /// Collections of one step at most, before it is given up.
 const COLLECTIONS: usize = 2_000;
 
@@ -122,7 +117,7 @@ struct Request {
     canary: bool,
     caller: usize,
     fate: Fate,
-    probe: bool,
+    probe: Option<u64>,
 }
 
 impl PartialEq for Request {
@@ -139,45 +134,6 @@ impl PartialOrd for Request {
 impl Ord for Request {
     fn cmp(&self, other: &Self) -> Ordering {
         self.ends.total_cmp(&other.ends)
-    }
-}
-
-#[derive(Default)]
-struct Breaker {
-    recent: Vec<bool>,
-    open: bool,
-    next_probe: f64,
-    good: u32,
-}
-
-impl Breaker {
-    /// Whether a request may pass, and whether it is a probe.
-    fn admit(&mut self, now: f64) -> Option<bool> {
-        if !self.open {
-            return Some(false);
-        }
-        (now >= self.next_probe).then(|| {
-            self.next_probe = now + PROBE_SECONDS;
-            true
-        })
-    }
-
-    fn record(&mut self, failed: bool, now: f64) {
-        if self.open {
-            self.good = if failed { 0 } else { self.good + 1 };
-            if self.good >= GOOD_PROBES {
-                *self = Self::default();
-            }
-            return;
-        }
-        self.recent.push(failed);
-        if self.recent.len() > WINDOW {
-            self.recent.remove(0);
-        }
-        let failures = self.recent.iter().filter(|f| **f).count();
-        if self.recent.len() >= LEAST && failures * 2 >= self.recent.len() {
-            (self.open, self.good, self.next_probe) = (true, 0, now + PROBE_SECONDS);
-        }
     }
 }
 
@@ -200,6 +156,7 @@ pub struct Drawn<'a, R> {
     next_arrival: f64,
     open: BinaryHeap<Reverse<Request>>,
     breaker: Breaker,
+    probes: Probes<usize>,
     counts: [Counts; 2],
     callers: [[CallerCounts; CALLERS.len()]; 2],
     status: Vec<MetricStatus>,
@@ -218,7 +175,7 @@ impl<'a, R: Rng> Drawn<'a, R> {
     ) -> Lived {
         // Outages come at any time of a canary's life.
         let now = rng.random_range(0.0..1e6);
-        let (open, breaker, counts, callers) = Default::default();
+        let (open, breaker, probes, counts, callers) = Default::default();
         let mut life = Self {
             policy,
             world,
@@ -228,6 +185,7 @@ impl<'a, R: Rng> Drawn<'a, R> {
             next_arrival: now,
             open,
             breaker,
+            probes,
             counts,
             callers,
             status: vec![],
@@ -328,18 +286,25 @@ impl<'a, R: Rng> Drawn<'a, R> {
         let side = usize::from(canary);
         self.counts[side].assigned += 1;
         self.canary_requests += u64::from(canary);
-        let probe = match canary.then(|| self.breaker.admit(now)) {
-            Some(None) => {
-                self.counts[side].turned_away.waiting += 1;
-                self.callers[side][caller].turned_away.waiting += 1;
-                return;
-            }
-            Some(Some(probe)) => probe,
-            None => false,
-        };
+        let passage = if canary { self.breaker.admit(now, self.rng) } else { Passage::Free };
+        if let Passage::Away { as_before } = passage {
+            return self.turn_away(as_before, caller);
+        }
+        let probe = if canary { self.probes.let_through(passage) } else { None };
         let (takes, fate) = self.fate(&sides[side], now);
         let request = Request { started: now, ends: now + takes, canary, caller, fate, probe };
         self.open.push(Reverse(request));
+    }
+
+    /// As the gateways' tally does.
+    fn turn_away(&mut self, as_before: bool, caller: usize) {
+        let (all, own) = (&mut self.counts[1], &mut self.callers[1][caller]);
+        all.turned_away.waiting += 1;
+        own.turned_away.waiting += 1;
+        if let Some(failed) = self.probes.turn_away(as_before, [caller]) {
+            all.judge(1, failed);
+            own.judge(1, failed);
+        }
     }
 
     fn fate(&mut self, side: &Behaviour, now: f64) -> (f64, Fate) {
@@ -393,14 +358,26 @@ impl<'a, R: Rng> Drawn<'a, R> {
         if request.canary {
             // Stable answers what fails at once.
             self.hurt += u64::from(matches!(request.fate, Fate::GivenUp | Fate::Refused));
-            if matches!(request.fate, Fate::Answered { .. } | Fate::Failed) {
-                self.breaker.record(failed, request.ends);
-                if request.probe {
-                    let [_, callers] = &mut self.callers;
-                    probed(counts, callers, request.caller, failed);
-                }
+            let tells = matches!(request.fate, Fate::Answered { .. } | Fate::Failed);
+            if tells {
+                self.breaker.record(failed, request.ends, self.rng);
+            }
+            match request.probe {
+                Some(probe) if tells => self.probed(probe, request.caller, failed),
+                Some(probe) => self.probes.give_up(probe),
+                None => {}
             }
         }
+    }
+
+    fn probed(&mut self, probe: u64, by: usize, failed: bool) {
+        let (all, callers) = (&mut self.counts[1], &mut self.callers[1]);
+        all.turned_away.add_probe(failed);
+        for (caller, n) in self.probes.end(probe, failed) {
+            all.judge(n, failed);
+            callers[caller].judge(n, failed);
+        }
+        callers[by].turned_away.add_probe(failed);
     }
 
     /// What gateways report now.
@@ -450,20 +427,6 @@ fn count_own(own: &mut CallerCounts, request: &Request, took: u8) {
             add(&mut own.waited, coarse(took));
         }
     }
-}
-
-/// As the gateways' tally does when a probe of `by` has ended.
-fn probed(counts: &mut Counts, callers: &mut [CallerCounts], by: usize, failed: bool) {
-    counts.turned_away.add_probe(failed);
-    let turned = counts.turned_away.judge(failed);
-    counts.requests += turned;
-    counts.errors += if failed { turned } else { 0 };
-    for own in callers.iter_mut() {
-        let turned = own.turned_away.judge(failed);
-        own.requests += turned;
-        own.errors += if failed { turned } else { 0 };
-    }
-    callers[by].turned_away.add_probe(failed);
 }
 
 fn exponential(rng: &mut impl Rng, rate: f64) -> f64 {

@@ -113,6 +113,17 @@ fn is_none(count: &u64) -> bool {
 }
 
 impl Counts {
+    /// So many requests that were turned away count as a probe that has ended.
+    pub fn judge(&mut self, turned_away: u64, failed: bool) {
+        let errors = if failed { turned_away } else { 0 };
+        let away = &mut self.turned_away;
+        away.waiting = away.waiting.saturating_sub(turned_away);
+        away.requests += turned_away;
+        away.errors += errors;
+        self.requests += turned_away;
+        self.errors += errors;
+    }
+
     /// Drawn requests that have ended with an outcome of this side, or that their
     /// application gave up.
     pub fn ended(&self) -> u64 {
@@ -149,7 +160,7 @@ impl Waits {
 
 /// Requests that an open breaker kept away from the side that they were drawn for. While
 /// it is open, some requests are let through as probes: a sample of those that were drawn
-/// meanwhile. Those that were turned away since the probe before count as it ends.
+/// meanwhile. Each that was turned away counts as the probe that is nearest to it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct TurnedAway {
@@ -159,7 +170,7 @@ pub struct TurnedAway {
     /// Of these, those that count as failed; part of `errors`.
     #[schemars(with = "i64")]
     pub errors: u64,
-    /// Requests that were turned away and wait for the next probe's outcome.
+    /// Requests that were turned away and wait for a probe's outcome.
     #[schemars(with = "i64")]
     pub waiting: u64,
     /// Probes that ended.
@@ -180,14 +191,6 @@ impl TurnedAway {
     pub fn add_probe(&mut self, failed: bool) {
         self.probes += 1;
         self.probe_errors += u64::from(failed);
-    }
-
-    /// What waits counts as a probe that has ended: how many these are.
-    pub fn judge(&mut self, failed: bool) -> u64 {
-        let turned = std::mem::take(&mut self.waiting);
-        self.requests += turned;
-        self.errors += if failed { turned } else { 0 };
-        turned
     }
 }
 
@@ -308,6 +311,17 @@ pub struct CallerCounts {
 }
 
 impl CallerCounts {
+    /// So many requests that were turned away count as a probe that has ended.
+    pub fn judge(&mut self, turned_away: u64, failed: bool) {
+        let errors = if failed { turned_away } else { 0 };
+        let away = &mut self.turned_away;
+        away.waiting = away.waiting.saturating_sub(turned_away);
+        away.requests += turned_away;
+        away.errors += errors;
+        self.requests += turned_away;
+        self.errors += errors;
+    }
+
     /// Requests that have ended, or that the application gave up.
     pub fn ended(&self) -> u64 {
         self.requests.saturating_add(self.refused).saturating_add(self.unfinished)

@@ -83,12 +83,12 @@ async fn what_an_application_gives_up_is_counted_by_how_long_it_waited() {
 #[test]
 fn what_a_breaker_keeps_away_counts_as_the_next_probe_ends() {
     let tally = Arc::new(Tally::default());
-    (0..30).for_each(|_| tally.turn_away(Some(3), None));
-    tally.turn_away(None, None);
+    (0..30).for_each(|_| tally.turn_away(false, Some(3), None));
+    tally.turn_away(false, None, None);
     assert_eq!((tally.read(1).requests, tally.read(1).turned_away.waiting), (0, 31));
     let probe = tally.draw(Passage::Probe, None);
     probe.end(&record(RecordOutcome::Error, Some(4)));
-    (0..10).for_each(|_| tally.turn_away(Some(3), None));
+    (0..10).for_each(|_| tally.turn_away(false, Some(3), None));
     // A probe that is given up tells nothing.
     drop(tally.draw(Passage::Probe, None));
     assert_eq!(tally.read(1).turned_away.waiting, 10);
@@ -101,10 +101,35 @@ fn what_a_breaker_keeps_away_counts_as_the_next_probe_ends() {
 }
 
 #[test]
+fn what_is_nearer_to_the_probe_before_counts_as_that_one_ended() {
+    let tally = Arc::new(Tally::default());
+    let counted = |as_before: bool| {
+        let before = tally.read(1);
+        tally.turn_away(as_before, Some(3), None);
+        let after = tally.read(1);
+        assert!(is_whole(&after));
+        (after.requests - before.requests, after.errors - before.errors)
+    };
+    assert_eq!(counted(true), (1, 1), "it has just opened");
+    let probe = tally.draw(Passage::Probe, None);
+    assert_eq!(counted(true), (0, 0), "nobody knows yet how the probe ends");
+    probe.end(&record(RecordOutcome::Ok, None));
+    assert_eq!((tally.read(1).requests, tally.read(1).errors), (3, 1));
+    assert_eq!((counted(true), counted(false)), ((1, 0), (0, 0)));
+    tally.draw(Passage::Probe, None).end(&record(RecordOutcome::Error, None));
+    assert_eq!(counted(true), (1, 1));
+    assert_eq!(tally.read(1).groups.errors[3], 3);
+    // It has closed, and opens again.
+    tally.draw(Passage::Probe, None).end(&record(RecordOutcome::Ok, None));
+    tally.draw(Passage::Free, None).end(&record(RecordOutcome::Error, None));
+    assert_eq!(counted(true), (1, 1));
+}
+
+#[test]
 fn a_breaker_that_closes_without_a_probe_leaves_nobody_uncounted() {
     let tally = Arc::new(Tally::default());
     let before = tally.draw(Passage::Free, None);
-    tally.turn_away(None, None);
+    tally.turn_away(false, None, None);
     before.end(&record(RecordOutcome::Ok, None));
     assert_eq!(tally.read(1).turned_away.waiting, 1, "it was sent before");
     tally.draw(Passage::Free, None).end(&record(RecordOutcome::Ok, None));
@@ -125,7 +150,7 @@ proptest::proptest! {
             };
             match what {
                 0..3 => under_way.push(tally.draw(passage, None)),
-                3 => tally.turn_away((which > 2).then_some(which as u8), None),
+                3 => tally.turn_away(which % 2 == 0, (which > 2).then_some(which as u8), None),
                 4 => drop(ended(&mut under_way)),
                 5 => if let Some(drawn) = ended(&mut under_way) { drawn.exclude() },
                 _ => if let Some(drawn) = ended(&mut under_way) {
@@ -158,11 +183,11 @@ async fn what_is_open_and_what_was_turned_away_is_a_callers_too() {
     tokio::time::advance(Duration::from_secs(60)).await;
     // It has ended nothing, and is known by what it holds.
     assert_eq!(tally.by_caller(), [("batch".to_owned(), 3)].into());
-    (0..4).for_each(|_| tally.turn_away(None, Some(&web)));
-    tally.turn_away(None, Some(&batch));
+    (0..4).for_each(|_| tally.turn_away(false, None, Some(&web)));
+    tally.turn_away(false, None, Some(&batch));
     let probe = Record { caller: Some(web.clone()), ..record(RecordOutcome::Error, None) };
     tally.draw(Passage::Probe, Some(&web)).end(&probe);
-    tally.turn_away(None, Some(&web));
+    tally.turn_away(false, None, Some(&web));
     let callers = tally.of_callers(&["web".into(), "batch".into()]);
     let minute = coarse(buckets::index(60.0));
     assert_eq!(callers["batch"].open.duration, [(minute, 3)].into());
