@@ -439,6 +439,54 @@ fn what_a_release_lacks_is_said_once_and_to_those_who_ask_for_its_route() {
 }
 
 #[test]
+fn what_is_there_and_not_valid_is_not_said_to_be_missing() {
+    let mut place = Place::new();
+    place.ticks(3);
+    let prompt = FIXED_PROMPT.replace("name: v1", "name: v3").replace("one", "three");
+    place.write("v3.yaml", &prompt.replace("role: user", "role: nobody"));
+    place.write_release(&release("v3"));
+    place.seconds(3);
+    let told = place.gateway.notices().text();
+    assert!(told.contains("PromptVersion v3 is not valid: correct v3.yaml"), "{told}");
+    assert!(told.contains("v3.yaml: InvalidManifest"), "{told}");
+    place.write("v3.yaml", &prompt);
+    place.seconds(3);
+    assert_eq!(place.status().phase, Phase::Progressing);
+}
+
+#[test]
+fn a_policy_that_is_missing_is_said_before_it_is_needed() {
+    let mut place = Place::new();
+    place.write_release(&release("v1").replace("quick", "quik"));
+    let news = place.seconds(60);
+    assert_eq!(news.iter().filter(|n| n.starts_with("PolicyNotFound")).count(), 1, "{news:?}");
+    let told = place.gateway.notices().text();
+    assert!(told.contains("CanaryPolicy quik does not exist"), "{told}");
+    assert_eq!((place.status().phase, place.served()), (Phase::Stable, vec!["default/r".into()]));
+    place.write_release(&release("v1"));
+    place.seconds(3);
+    assert!(!place.gateway.notices().text().contains("PolicyNotFound"));
+}
+
+#[test]
+fn manifests_in_a_folder_inside_are_said_to_be_unread() {
+    let mut place = Place::new();
+    for inside in ["more", "empty", ".git"] {
+        fs::create_dir(place.path(inside)).unwrap();
+    }
+    place.write("more/other.yaml", FIXED_PROMPT);
+    place.write(".git/other.yaml", FIXED_PROMPT);
+    place.write("empty/README.md", "");
+    let news = place.seconds(120);
+    let told: Vec<_> = news.iter().filter(|n| n.starts_with("FolderNotRead")).collect();
+    assert_eq!(told.len(), 1, "{news:?}");
+    assert!(told[0].contains("more/") && told[0].contains("move them up"), "{told:?}");
+    fs::remove_dir_all(place.path("more")).unwrap();
+    place.seconds(3);
+    assert!(!place.gateway.notices().text().contains("FolderNotRead"));
+}
+
+#[test]
 fn a_mistyped_request_is_told() {
     let mut place = Place::new();
     place.write_release(

@@ -45,6 +45,9 @@ pub struct Secrets {
 /// Why a manifest can not be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ManifestError {
+    /// Not a text.
+    #[error("is not UTF-8 from byte {0} on: save it as UTF-8")]
+    NotText(usize),
     /// Not YAML.
     #[error("not valid YAML: {0}")]
     Yaml(#[from] serde_yaml_ng::Error),
@@ -130,6 +133,14 @@ impl Object {
     }
 }
 
+/// Reads every document of a file.
+///
+/// # Errors
+/// It is no text, or as for [`parse`].
+pub fn parse_bytes(bytes: &[u8]) -> Result<Vec<Object>, ManifestError> {
+    parse(std::str::from_utf8(bytes).map_err(|e| ManifestError::NotText(e.valid_up_to()))?)
+}
+
 /// Reads every document of a YAML text.
 ///
 /// # Errors
@@ -139,13 +150,45 @@ pub fn parse(text: &str) -> Result<Vec<Object>, ManifestError> {
     // Some editors begin a file with a byte order mark, which the parser takes for a column. In
     // files that were joined it begins a line.
     let text = text.strip_prefix('\u{feff}').unwrap_or(text).replace("\n\u{feff}", "\n");
-    for document in serde_yaml_ng::Deserializer::from_str(&text) {
-        let value = Value::deserialize(document)?;
+    let documents = || serde_yaml_ng::Deserializer::from_str(&text);
+    for (document, again) in documents().zip(documents()) {
+        // Of a key that is there twice, this one tells; the other takes the last.
+        serde_yaml_ng::Value::deserialize(document)?;
+        let value = Value::deserialize(again)?;
         if !value.is_null() {
+            names(&value)?;
             objects.push(object(value)?);
         }
     }
     Ok(objects)
+}
+
+/// Refuses names that an API server refuses.
+fn names(value: &Value) -> Result<(), ManifestError> {
+    let text = |pointer: &str| value.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+    let (name, namespace) = (text("/metadata/name"), text("/metadata/namespace"));
+    let label = |part: &str| {
+        let inner = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-';
+        !part.is_empty()
+            && part.bytes().all(inner)
+            && !part.starts_with('-')
+            && !part.ends_with('-')
+    };
+    let is_name = name.is_empty() || name.len() <= 253 && name.split('.').all(label);
+    let is_namespace = namespace.is_empty() || namespace.len() <= 63 && label(namespace);
+    let (field, most) = match (is_name, is_namespace) {
+        (true, true) => return Ok(()),
+        (false, _) => ("metadata.name", "253 characters, a-z, 0-9, - and ."),
+        (true, false) => ("metadata.namespace", "63 characters, a-z, 0-9 and -"),
+    };
+    Err(ManifestError::Invalid {
+        kind: text("/kind").to_owned(),
+        name: name.to_owned(),
+        message: format!(
+            "{field}: Kubernetes has other names: at most {most}, with a letter or digit at both \
+             ends and beside each dot"
+        ),
+    })
 }
 
 /// Reads one document.
@@ -254,14 +297,47 @@ fn rules<T: Serialize>(kind: &str, object: &T, old: Option<&T>) -> Result<(), St
 mod tests {
     use super::*;
 
+    const CAREFUL: &str = "apiVersion: serinus.dev/v1alpha1\nkind: CanaryPolicy\nmetadata:\n  name: careful\nspec:\n  steps:\n    - {weight: 5, samples: 20}\n";
+
+    #[test]
+    fn a_key_that_is_there_twice_is_refused() {
+        for (twice, key) in [
+            (format!("{CAREFUL}spec:\n  steps: []\n"), "spec"),
+            (CAREFUL.replace("name: careful", "name: careful\n  name: other"), "name"),
+            (CAREFUL.replace("weight: 5,", "weight: 5, weight: 6,"), "weight"),
+            (format!("{CAREFUL}---\n{CAREFUL}kind: Secret\n"), "kind"),
+        ] {
+            let error = parse(&twice).unwrap_err().to_string();
+            assert!(error.contains("duplicate entry") && error.contains(key), "{error}");
+        }
+        let aliased =
+            CAREFUL.replace("name: careful", "name: &name careful\n  annotations: {a: *name}");
+        assert_eq!(parse(&aliased).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn names_that_a_cluster_refuses_are_refused() {
+        let named =
+            |name: &str| parse(&CAREFUL.replace("careful", name)).map_err(|e| e.to_string());
+        for good in ["a", "a-b", "a.b-1", "0a", &"a".repeat(253)] {
+            named(&format!("\"{good}\"")).unwrap();
+        }
+        for bad in ["Triage", "tri_age", "-a", "a-", "a..b", "a.-b", "ä", "a b", &"a".repeat(254)]
+        {
+            let error = named(&format!("\"{bad}\"")).unwrap_err();
+            assert!(error.contains("metadata.name: Kubernetes has other names"), "{bad}: {error}");
+        }
+        let away = CAREFUL.replace("name: careful", "name: careful\n  namespace: team.a");
+        assert!(parse(&away).unwrap_err().to_string().contains("metadata.namespace"));
+    }
+
     #[test]
     fn a_byte_order_mark_and_line_ends_of_windows_are_no_content() {
-        let text = "apiVersion: serinus.dev/v1alpha1\nkind: CanaryPolicy\nmetadata:\n  name: careful\nspec:\n  steps:\n    - {weight: 5, samples: 20}\n";
         let named = |text: &str| match parse(text).unwrap().as_slice() {
             [Object::Policy(policy)] => policy.metadata.name.clone(),
             other => panic!("{other:?}"),
         };
-        for text in [text.to_owned(), text.replace('\n', "\r\n")] {
+        for text in [CAREFUL.to_owned(), CAREFUL.replace('\n', "\r\n")] {
             assert_eq!(named(&text).as_deref(), Some("careful"));
             let marked = format!("\u{feff}{text}");
             assert_eq!(named(&marked).as_deref(), Some("careful"));

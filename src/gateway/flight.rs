@@ -234,6 +234,25 @@ impl Flight {
     pub(super) fn went_wrong(&mut self, error: &ApiError) {
         self.ended();
         self.error = Some(error.code);
+        self.tell_operator(error.code);
+    }
+
+    /// Logs what only who runs the gateway or the release can mend.
+    fn tell_operator(&self, code: &str) {
+        let what = match code {
+            "upstream_not_found" => "answers as if nothing were there: is spec.endpoint right?",
+            "upstream_unauthorized" => "refuses the API key of the backend",
+            "upstream_model_gone" => "has no such model, or not for the API key of the backend",
+            "upstream_unreachable" => "can not be reached",
+            _ => return,
+        };
+        let Origin { release, backend, model, .. } = &*self.target.origin;
+        let subject = format!("{release} {backend} {code}");
+        if self.gateway.refused.is_due(&subject, self.now_millis()) {
+            let uri = self.target.uri(self.operation);
+            let (host, path) = (uri.host().unwrap_or_default(), uri.path());
+            tracing::warn!(%release, %backend, %model, %code, "{host} (POST {path}) {what}");
+        }
     }
 
     /// The answer has ended.

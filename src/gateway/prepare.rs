@@ -93,6 +93,14 @@ impl Asked {
                 return Err(ApiError::new(400, code, format!("{field} must be an array")).at(field));
             }
         }
+        // Some servers take a text or a number for a boolean. What they make of it would not be
+        // what is made of it here: a stream that nobody waits for.
+        for field in ["stream", "background"] {
+            if request.flag(field).is_none() {
+                let message = format!("{field} must be true or false");
+                return Err(ApiError::new(400, "invalid_type", message).at(field));
+            }
+        }
         bounded(operation, &request, most_messages)?;
         let stream = operation != Operation::Embeddings && request.is_true("stream");
         let options = request.raw("stream_options");

@@ -149,7 +149,16 @@ impl Request {
 
     /// Whether a field is `true`.
     pub fn is_true(&self, name: &str) -> bool {
-        self.raw(name) == Some(b"true")
+        self.flag(name) == Some(true)
+    }
+
+    /// A field that must be a boolean; false when it is absent, none when it is something else.
+    pub fn flag(&self, name: &str) -> Option<bool> {
+        match self.raw(name) {
+            Some(b"true") => Some(true),
+            Some(b"false") | None => Some(false),
+            Some(_) => None,
+        }
     }
 
     /// Asked twice, a response leaves more behind than asked once: an entry in a

@@ -165,6 +165,9 @@ async fn mistakes_of_the_application_are_told_in_openais_shape() {
             json!("serinus.variables"),
         ),
         (json!({"messages": "hi"}), 400, "invalid_messages", json!("messages")),
+        (json!({"stream": "true"}), 400, "invalid_type", json!("stream")),
+        (json!({"stream": 1}), 400, "invalid_type", json!("stream")),
+        (json!({"stream": [true]}), 400, "invalid_type", json!("stream")),
         (json!({"model": "other"}), 404, "model_not_found", json!("model")),
         (json!({"model": null}), 400, "missing_model", json!("model")),
     ] {

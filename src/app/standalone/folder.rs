@@ -29,6 +29,9 @@ const RECENT: SignedDuration = SignedDuration::from_secs(3);
 /// Every file is read again so often, whatever the file system says of it.
 const REREAD: SignedDuration = SignedDuration::from_secs(60);
 
+/// So many names of a folder inside are looked at.
+const LOOKED_AT: usize = 1_000;
+
 /// What has become of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Change {
@@ -90,13 +93,16 @@ struct Known {
 pub(super) struct Folder {
     path: PathBuf,
     files: BTreeMap<String, Known>,
+    /// Folders inside, whether manifests seem to be there, and when that was looked at.
+    inside: BTreeMap<String, (bool, Timestamp)>,
     /// The first look takes everything at once: there is nothing that goes on without it.
     looked: bool,
 }
 
 impl Folder {
     pub(super) fn new(path: &Path) -> Self {
-        Self { path: path.to_owned(), files: BTreeMap::new(), looked: false }
+        let (files, inside) = Default::default();
+        Self { path: path.to_owned(), files, inside, looked: false }
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -108,12 +114,33 @@ impl Folder {
         self.files.is_empty()
     }
 
+    /// Folders inside that seem to hold manifests, which are not read.
+    pub(super) fn not_read(&self) -> impl Iterator<Item = &str> {
+        self.inside.iter().filter(|(_, (holds, _))| *holds).map(|(name, _)| name.as_str())
+    }
+
+    fn look_inside(&mut self, folders: BTreeSet<String>, now: Timestamp) {
+        self.inside.retain(|name, _| folders.contains(name));
+        for name in folders {
+            let known = self.inside.get(&name);
+            if known.is_some_and(|(_, at)| now < *at + REREAD && now >= *at) {
+                continue;
+            }
+            let entries = fs::read_dir(self.path.join(&name)).into_iter().flatten().flatten();
+            let mut names =
+                entries.take(LOOKED_AT).map(|e| e.file_name().to_string_lossy().into_owned());
+            let holds = names.any(|name| is_manifest(&name));
+            self.inside.insert(name, (holds, now));
+        }
+    }
+
     /// What has changed since the last look, by file name.
     ///
     /// # Errors
     /// The folder itself can not be read: nothing is known of its files then.
     pub(super) fn look(&mut self, now: Timestamp) -> io::Result<Vec<(String, Change)>> {
-        let names = names(&self.path)?;
+        let (names, folders) = names(&self.path)?;
+        self.look_inside(folders, now);
         let mut changes = vec![];
         let gone = |name: &String| !names.contains(name);
         for name in self.files.keys().filter(|name| gone(name)).cloned().collect::<Vec<_>>() {
@@ -131,15 +158,23 @@ impl Folder {
     }
 }
 
-fn names(folder: &Path) -> io::Result<BTreeSet<String>> {
-    let mut names = BTreeSet::new();
+/// The names of a folder's manifests, and of the folders in it.
+fn names(folder: &Path) -> io::Result<(BTreeSet<String>, BTreeSet<String>)> {
+    let (mut files, mut folders) = (BTreeSet::new(), BTreeSet::new());
     for entry in fs::read_dir(folder)? {
-        let name = entry?.file_name().to_string_lossy().into_owned();
-        if !name.starts_with('.') && (name.ends_with(".yaml") || name.ends_with(".yml")) {
-            names.insert(name);
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if is_manifest(&name) {
+            files.insert(name);
+        } else if !name.starts_with('.') && entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            folders.insert(name);
         }
     }
-    Ok(names)
+    Ok((files, folders))
+}
+
+fn is_manifest(name: &str) -> bool {
+    !name.starts_with('.') && (name.ends_with(".yaml") || name.ends_with(".yml"))
 }
 
 impl Known {

@@ -18,7 +18,7 @@ use crate::{
     analysis::plan::undecidable,
     api::{
         CanaryPolicySpec, LLMDeploymentSpec, PromptRelease, PromptVersionSpec,
-        manifest::{self, Object, Secrets},
+        manifest::{self, ManifestError, Object, Secrets},
     },
     gateway::notices::Notice,
 };
@@ -52,6 +52,8 @@ struct Content {
     objects: Vec<Object>,
     /// Why that is not what the file holds now.
     problem: Option<(&'static str, String)>,
+    /// The object that it can not be read for: kind and name.
+    invalid: Option<(String, String)>,
     /// The file is there.
     here: bool,
 }
@@ -149,8 +151,9 @@ impl Manifests {
     fn take(&mut self, name: String, change: Change) {
         let file = self.files.entry(name.clone()).or_default();
         file.here = change != Change::Gone;
+        file.invalid = None;
         file.problem = match change {
-            Change::Content(bytes) => match parse(&bytes) {
+            Change::Content(bytes) => match manifest::parse_bytes(&bytes) {
                 Ok(objects) if objects.is_empty() && !file.objects.is_empty() => {
                     let why = "holds no manifest any more: what it defined stays in force; remove \
                                the file to delete that";
@@ -160,7 +163,12 @@ impl Manifests {
                     file.objects = objects;
                     None
                 }
-                Err(why) => Some(("InvalidManifest", why)),
+                Err(why) => {
+                    if let ManifestError::Invalid { kind, name, .. } = &why {
+                        file.invalid = Some((kind.clone(), name.clone()));
+                    }
+                    Some(("InvalidManifest", why.to_string()))
+                }
             },
             Change::Unusable(why) => Some(("UnreadableFile", why)),
             Change::Gone => None,
@@ -288,6 +296,10 @@ impl Manifests {
                            volume looks that is not mounted; to end all releases stop the process";
             all.push(of(&folder, "EmptyFolder", message.to_owned()));
         }
+        all.extend(self.folder.not_read().map(|inside| {
+            let message = "holds manifests, and folders inside are not read: move them up";
+            of(&format!("{inside}/"), "FolderNotRead", message.to_owned())
+        }));
         all.extend(self.wrong.iter().cloned());
         all
     }
@@ -324,6 +336,13 @@ impl Manifests {
         }
     }
 
+    /// The file that would define an object if that were valid.
+    pub(super) fn invalid(&self, kind: &str, name: &str) -> Option<&str> {
+        let of =
+            |file: &Content| file.invalid.as_ref().is_some_and(|(k, n)| k == kind && n == name);
+        self.files.iter().find(|(_, file)| of(file)).map(|(file, _)| file.as_str())
+    }
+
     fn get(&self, kind: &'static str, namespace: &str, name: &str) -> Option<&Object> {
         let held = self.objects.get(&(kind, namespace.to_owned(), name.to_owned()))?;
         Some(&held.object)
@@ -349,13 +368,6 @@ impl Manifests {
             _ => None,
         }
     }
-}
-
-fn parse(bytes: &[u8]) -> Result<Vec<Object>, String> {
-    let text = std::str::from_utf8(bytes).map_err(|error| {
-        format!("is not UTF-8 from byte {} on: save it as UTF-8", error.valid_up_to())
-    })?;
-    manifest::parse(text).map_err(|error| error.to_string())
 }
 
 /// The object that is in force from now on, of those who define it.

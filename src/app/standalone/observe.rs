@@ -39,7 +39,8 @@ impl Standalone {
             backend,
             &status,
             None,
-        );
+        )
+        .map_err(|problem| self.or_invalid(problem, spec));
         let policy_name = spec.policy_ref.as_ref().map_or("", |p| p.name.as_str());
         let seen = report.releases.get(&key);
         let route = release.route();
@@ -52,7 +53,8 @@ impl Standalone {
             not_ready.insert(target.revision.clone(), why);
         }
         let running_policy = self.running_policy(&key).map(Arc::new);
-        let policy = resolve::policy(spec, self.manifests.policy(&namespace, policy_name));
+        let policy = resolve::policy(spec, self.manifests.policy(&namespace, policy_name))
+            .map_err(|problem| self.or_invalid(problem, spec));
         let without_data = self.without_data(&namespace, spec, &key, &policy);
         let external = running_policy
             .as_ref()
@@ -84,6 +86,20 @@ impl Standalone {
             status,
             target,
         }
+    }
+
+    /// What does not exist may be there, in a file that is not valid.
+    fn or_invalid(&self, problem: Problem, spec: &PromptReleaseSpec) -> Problem {
+        let policy = spec.policy_ref.as_ref().map_or("", |p| p.name.as_str());
+        let (kind, name) = match problem.reason {
+            "PromptNotFound" => ("PromptVersion", spec.prompt_ref.name.as_str()),
+            "BackendNotFound" => ("LLMDeployment", spec.backend_ref.name.as_str()),
+            "PolicyNotFound" => ("CanaryPolicy", policy),
+            _ => return problem,
+        };
+        let Some(file) = self.manifests.invalid(kind, name) else { return problem };
+        let message = format!("{kind} {name} is not valid: correct {file}, whose error is told");
+        Problem { message, ..problem }
     }
 
     /// Why a backend can not be asked.

@@ -173,6 +173,10 @@ fn say_who_serves(draft: &mut Draft<'_>, stable: &VariantRef) {
     if let Some(why) = draft.snapshot.unbuilt_beside(&stable.revision) {
         message = format!("{message}, without one of its other backends: {why}");
     }
+    // The next change would not start: better known before it is made.
+    if let Err(Problem { reason, message: problem }) = draft.snapshot.policy.clone() {
+        return draft.say_as(Readiness::Stalled, reason, format!("{problem}; {message}"));
+    }
     draft.say(reasons::STABLE, message);
 }
 
