@@ -3,7 +3,7 @@
 //! without an end, and how long judging takes.
 //!
 //! `cargo bench --bench verdicts` prints the tables of docs/statistics.md. RUNS=2000 is a
-//! quick look; ONLY=time, speed, errors, pooled, traffic, users, bursts, plan, selection or coverage prints one of
+//! quick look; ONLY=time, speed, errors, pooled, traffic, users, bursts, inputs, plan, selection or coverage prints one of
 //! them, CELL=… of errors, the selection, users and pools what has these words in its name. A cell of the
 //! selection takes up to two minutes, and longer where canaries are held.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a bench prints and stops when wrong")]
@@ -21,7 +21,7 @@ use serinus::{
             characteristics::{After, Characteristics, Estimate, of_peer, of_serinus},
             drawn::{Behaviour, Drawn, OneCaller, World},
             peers::{ArgoRollouts, Flagger, Kayenta, Rule},
-            truth::{Course, Truth, Worse},
+            truth::{Course, Inputs, Truth, Worse},
             users::Users,
         },
         stats::{anytime, proportion::Share},
@@ -54,6 +54,9 @@ fn main() {
     }
     if wanted("bursts") {
         bursts(runs);
+    }
+    if wanted("inputs") {
+        inputs(runs);
     }
     if wanted("plan") {
         plans(runs / 10);
@@ -168,7 +171,7 @@ fn cell_of_users(
             // A share of all answers, a tenth of which are slow anyway.
             _ => Worse { slow: by / 0.9, ..Worse::default() },
         };
-        let truth = Truth { name: name.to_owned(), stable, worse, course };
+        let truth = Truth { course, ..Truth::steady(name, stable, worse) };
         of_serinus(&setting, &truth, runs, 20_261)
     };
     let far = if policy.analysis.metrics[0].cost_per_request.is_some() { 2.0 } else { 0.3 };
@@ -179,6 +182,74 @@ fn cell_of_users(
         percent(at_harm.rollback),
         percent(at_accept.promotion),
         percent(equal.promotion),
+        percent(far.rollback),
+    )
+}
+
+/// Costs of which a part goes with the length of the input, with and without gateways that tell
+/// it. Lengths of inputs and of answers are lognormal.
+fn inputs(runs: usize) {
+    println!("\n## Costs at equal inputs: one metric, no bake, {runs} runs a cell\n");
+    println!(
+        "| cell | equal: rolled back | at the harm margin: rolled back | at the accept margin: promoted | equal: promoted | samples until then | three times the cost: rolled back |"
+    );
+    println!("|---|---|---|---|---|---|---|");
+    let only = std::env::var("CELL").unwrap_or_default();
+    let mut tasks: Vec<Box<dyn FnOnce() -> String + Send>> = vec![];
+    for (steps, users) in [
+        ("{weight: 5, samples: 600}", None),
+        ("{weight: 50, samples: 600}", None),
+        ("{weight: 5, samples: 40}, {weight: 50, samples: 600}", None),
+        ("{weight: 50, samples: 600}", Some(Users { count: 2_000, uneven: 1.1, alike: 0.3 })),
+    ] {
+        for (share, spread) in [(0.3, 1.0), (0.7, 1.0), (0.7, 1.5), (0.95, 1.5)] {
+            for told in [false, true] {
+                let crowd = if users.is_some() { ", uneven users" } else { "" };
+                let told_by = if told { "told" } else { "not told" };
+                let name = format!("{steps}{crowd}, share {share}, spread {spread}, {told_by}");
+                if !name.contains(&only) {
+                    continue;
+                }
+                let text = format!(
+                    "{{steps: [{}], bake: {{duration: 0s}}, analysis: {{metrics: [{{name: cost, costPerRequest: {{}}, margin: {{harm: 0.1, accept: 0.3}}}}]}}}}",
+                    steps.replace("}", ", deadline: 1000h}")
+                );
+                let inputs = Some(Inputs { share, spread, told });
+                tasks.push(Box::new(move || cell_of_inputs(&name, &text, inputs, users, runs)));
+            }
+        }
+    }
+    in_parallel(tasks).iter().for_each(|row| println!("{row}"));
+}
+
+fn cell_of_inputs(
+    name: &str,
+    text: &str,
+    inputs: Option<Inputs>,
+    users: Option<Users>,
+    runs: usize,
+) -> String {
+    let policy = policy(text);
+    let stable = Assumptions { error_rate: 0.01, cost_variation: 0.8, ..assumed() };
+    let of = |cost: f64| {
+        let worse = Worse { cost, ..Worse::default() };
+        let steady = Truth::steady(name, stable, worse);
+        let course = users.map_or(steady.course, Course::Users);
+        of_serinus(
+            &Setting { policy: &policy, rate: 50.0 },
+            &Truth { course, inputs, ..steady },
+            runs,
+            20_261,
+        )
+    };
+    let [equal, at_harm, at_accept, far] = [0.0, 0.1, 0.3, 2.0].map(of);
+    format!(
+        "| {name} | {} | {} | {} | {} | {} | {} |",
+        percent(equal.rollback),
+        percent(at_harm.rollback),
+        percent(at_accept.promotion),
+        percent(equal.promotion),
+        requests(equal.promotion_after),
         percent(far.rollback),
     )
 }
@@ -395,7 +466,7 @@ fn error_rates(runs: usize) {
                     METRICS[..m].join(", ")
                 );
                 let policy = recommended(&policy(&text), &planned);
-                let truth = Truth { name: name.to_owned(), stable: assumed(), worse, course };
+                let truth = Truth { course, ..Truth::steady(name, assumed(), worse) };
                 let setting = Setting { policy: &policy, rate };
                 (cell, of_serinus(&setting, &truth, runs, 1))
             }));

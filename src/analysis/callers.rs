@@ -11,7 +11,7 @@
 use std::collections::BTreeMap;
 
 use super::evidence;
-use crate::api::prompt_release::{CallerCounts, Counts, Sums, TurnedAway};
+use crate::api::prompt_release::{ByInput, CallerCounts, Counts, Sums, TurnedAway};
 
 /// So many callers are named for one release.
 pub const NAMED: usize = 8;
@@ -74,6 +74,7 @@ pub fn without(counts: &Counts, caller: &str) -> Counts {
     take_latencies(&mut rest.open.duration, &own.open.duration);
     take_turned_away(&mut rest, &own.turned_away);
     take(&mut rest.cost, &own.cost);
+    take_by_input(&mut rest.cost_by_input, own.cost_by_input);
     for (name, sums) in &mut rest.scores {
         if let Some(own) = own.scores.get(name) {
             take(sums, own);
@@ -107,6 +108,16 @@ fn take_turned_away(rest: &mut Counts, own: &TurnedAway) {
     others.errors = (others.requests as f64 * failed).round() as u64;
     rest.errors = rest.errors.saturating_add(others.errors);
     rest.turned_away = others;
+}
+
+fn take_by_input(all: &mut ByInput, mut own: ByInput) {
+    all.count = all.count.saturating_sub(own.count);
+    for (sum, own) in all.sums_mut().into_iter().zip(own.sums_mut()) {
+        *sum = (*sum - *own).max(0.0);
+    }
+    if all.count == 0 {
+        *all = ByInput::default();
+    }
 }
 
 fn take(all: &mut Sums, own: &Sums) {
@@ -165,6 +176,7 @@ pub fn add(total: &mut BTreeMap<String, CallerCounts>, part: &BTreeMap<String, C
         }
         evidence::add_turned_away(&mut sum.turned_away, &part.turned_away);
         evidence::add_sums(&mut sum.cost, &part.cost);
+        evidence::add_by_input(&mut sum.cost_by_input, part.cost_by_input);
         for (name, sums) in &part.scores {
             evidence::add_sums(sum.scores.entry(name.clone()).or_default(), sums);
         }

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, ops::AddAssign};
 
 use super::callers;
 use crate::api::prompt_release::{
-    Counts, Groups, InstanceEvidence, Paired, Sums, TurnedAway, Waits,
+    ByInput, Counts, Groups, InstanceEvidence, Paired, Sums, TurnedAway, Waits,
 };
 
 /// How many gateway processes are remembered for one step. What more processes count is
@@ -116,6 +116,7 @@ pub(super) fn add(total: &mut Counts, part: &Counts) {
         add_histogram(&mut sum.duration, &part.duration);
     }
     add_sums(&mut total.cost, &part.cost);
+    add_by_input(&mut total.cost_by_input, part.cost_by_input);
     for (name, sums) in &part.scores {
         add_sums(total.scores.entry(name.clone()).or_default(), sums);
     }
@@ -135,6 +136,7 @@ fn add_groups(total: &mut Groups, part: &Groups) {
     add_lists(&mut total.check_failures, &part.check_failures);
     add_lists(&mut total.costs, &part.costs);
     add_lists(&mut total.cost, &part.cost);
+    add_lists(&mut total.input, &part.input);
     for (name, score) in &part.scores {
         let sum = total.scores.entry(name.clone()).or_default();
         add_lists(&mut sum.counts, &score.counts);
@@ -183,6 +185,13 @@ pub(super) fn add_turned_away(total: &mut TurnedAway, part: &TurnedAway) {
 fn add_histogram(total: &mut BTreeMap<u8, u64>, part: &BTreeMap<u8, u64>) {
     for (bucket, count) in part {
         *total.entry(*bucket).or_default() += count;
+    }
+}
+
+pub(super) fn add_by_input(total: &mut ByInput, mut part: ByInput) {
+    total.count += part.count;
+    for (sum, part) in total.sums_mut().into_iter().zip(part.sums_mut()) {
+        *sum += *part;
     }
 }
 

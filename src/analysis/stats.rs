@@ -1,5 +1,6 @@
 //! Numbers in, numbers out.
 
+pub mod adjusted;
 pub mod anytime;
 pub mod clustered;
 pub mod difference;

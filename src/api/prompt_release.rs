@@ -10,8 +10,8 @@ mod verdict;
 
 pub use self::{
     evidence::{
-        CallerCounts, Counts, ExternalCounts, GroupedScore, Groups, InstanceEvidence, OTHER,
-        PairTable, Paired, StepEvidence, Sums, TurnedAway, Waits,
+        ByInput, CallerCounts, Counts, ExternalCounts, GroupedScore, Groups, InstanceEvidence,
+        OTHER, PairTable, Paired, StepEvidence, Sums, TurnedAway, Waits,
     },
     verdict::{InStep, MetricStatus, Sample, Unit, Verdict},
 };

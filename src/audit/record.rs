@@ -292,6 +292,9 @@ pub struct Record {
     /// variants are compared by. The one with less traffic meets a cold cache, which is
     /// not its fault.
     pub compared_usd: Option<f64>,
+    /// How much the application and its users say in the request, in KiB, as far as costs are
+    /// compared by it; none where nothing is compared.
+    pub input_kib: Option<f64>,
     /// What the check of the answer found; none without a complete answer.
     pub check: Option<CheckResult>,
     /// Whether the answer was streamed.

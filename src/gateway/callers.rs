@@ -164,5 +164,8 @@ fn count(counts: &mut CallerCounts, record: &Record) {
     }
     if let Some(usd) = record.compared_usd {
         sinks::add(&mut counts.cost, usd);
+        if let Some(input) = record.input_kib {
+            counts.cost_by_input.add(input, usd);
+        }
     }
 }

@@ -64,6 +64,8 @@ pub(super) struct Flight {
     content: Option<Box<Content>>,
     /// The conversation that the answer becomes a part of.
     conversation: Option<String>,
+    /// How much is said in the request, while it is compared.
+    input_kib: Option<f64>,
     /// The pod that it is at.
     pub pod: Option<Taken>,
     /// The id of the copy that a shadow got of this request.
@@ -125,6 +127,7 @@ impl Flight {
             not_understood: None,
             content: None,
             conversation: asked.conversation().filter(|_| asked.operation == Operation::Responses),
+            input_kib: drawn.as_ref().and(route.on_trial()).map(|_| asked.input_kib()),
             pod: None,
             shadow_request_id: None,
             error: None,
@@ -312,6 +315,7 @@ impl Flight {
             tokens,
             cost_usd,
             compared_usd,
+            input_kib: self.input_kib,
             check,
             streamed: self.streamed,
             served_model: answer.model.take(),

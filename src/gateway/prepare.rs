@@ -61,6 +61,9 @@ struct Ours {
     variables: Option<Value>,
 }
 
+/// More input is not told apart: an image, most of all, is much longer than it costs.
+const MOST_INPUT: usize = 1 << 20;
+
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct StreamOptions {
@@ -134,6 +137,19 @@ impl Asked {
             let raw = self.request.raw("conversation")?;
             serde_json::from_slice(raw).ok().map(|Conversation { id }| short(id.into()))
         })
+    }
+
+    /// How much the application and its users say, in KiB: what costs are compared by. What
+    /// models and tools said before is left out: it differs between variants.
+    pub(super) fn input_kib(&self) -> f64 {
+        let field = match self.operation {
+            Operation::Chat => "messages",
+            Operation::Responses | Operation::Embeddings => "input",
+            Operation::Completions => "prompt",
+        };
+        let said = self.request.raw(field).map_or(0, request::said);
+        let variables = self.request.raw("serinus").map_or(0, <[u8]>::len);
+        (said + variables).min(MOST_INPUT) as f64 / 1024.0
     }
 
     /// A stream of this request may carry an event that the application does not expect.

@@ -83,6 +83,9 @@ fn count_answer(counts: &mut Counts, record: &Record) {
     }
     if let Some(usd) = record.compared_usd {
         add(&mut counts.cost, usd);
+        if let Some(input) = record.input_kib {
+            counts.cost_by_input.add(input, usd);
+        }
     }
 }
 
@@ -149,6 +152,9 @@ fn count_grouped(groups: &mut Groups, group: u8, record: &Record) {
     if let Some(usd) = record.compared_usd {
         add_at(&mut groups.costs, group, 1);
         add_at(&mut groups.cost, group, usd);
+        if let Some(input) = record.input_kib {
+            add_at(&mut groups.input, group, input);
+        }
     }
 }
 

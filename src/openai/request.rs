@@ -211,6 +211,50 @@ pub fn count(array: &[u8]) -> Option<usize> {
     serde_json::from_slice::<Count>(array).ok().map(|Count(n)| n)
 }
 
+/// How many bytes of a conversation, or of any other input, are said by the application and its
+/// users, and not by a model or a tool in an answer before.
+pub fn said(input: &[u8]) -> usize {
+    struct Said(usize);
+    impl<'de> Deserialize<'de> for Said {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            struct Saying;
+            impl<'de> Visitor<'de> for Saying {
+                type Value = Said;
+                fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                    f.write_str("an array")
+                }
+                fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Said, A::Error> {
+                    let mut said = 0;
+                    while let Some(element) = seq.next_element::<&RawValue>()? {
+                        said += if is_said(element.get()) { element.get().len() } else { 0 };
+                    }
+                    Ok(Said(said))
+                }
+            }
+            deserializer.deserialize_seq(Saying)
+        }
+    }
+    match input.first() {
+        Some(b'[') => serde_json::from_slice::<Said>(input).map_or(0, |Said(n)| n),
+        _ => input.len(),
+    }
+}
+
+/// Whether an element of an input is the application's or a user's.
+fn is_said(element: &str) -> bool {
+    #[derive(Deserialize)]
+    struct Element<'a> {
+        #[serde(borrow, default)]
+        role: Option<Cow<'a, str>>,
+    }
+    // An item of a response without a role is what a model or a tool made.
+    let of = |role: &str| matches!(role, "user" | "system" | "developer");
+    match serde_json::from_str::<Element<'_>>(element) {
+        Ok(Element { role }) => role.is_some_and(|role| of(&role)),
+        Err(_) => !element.starts_with('{'),
+    }
+}
+
 /// At least as many values as a JSON text has.
 pub fn values(json: &[u8]) -> usize {
     let (mut values, mut in_string, mut escaped) = (1, false, false);
@@ -382,6 +426,29 @@ mod tests {
         assert_eq!(request.raw("none"), None);
         assert!(request.is_true("stream") && !request.is_true("n"));
         assert_eq!(request.fields().count(), 6);
+    }
+
+    #[test]
+    fn what_an_application_says_is_counted_and_what_was_answered_before_is_not() {
+        let user = r#"{"content": "a question", "role": "user"}"#;
+        let (system, developer) =
+            (user.replace("\"user\"", "\"system\""), user.replace("user", "developer"));
+        let escaped = user.replace("\"role\"", "\"r\\u006fle\"");
+        let answered = r#"{"role": "assistant", "content": "a long answer, {\"role\": \"user\"}"}"#;
+        let tool = r#"{"role": "tool", "tool_call_id": "1", "content": "what a tool found"}"#;
+        let item = r#"{"type": "function_call_output", "call_id": "1", "output": "found"}"#;
+        let typed = r#"{"type": "message", "role": "user", "content": [{"type": "input_text", "text": "x"}]}"#;
+        let all = |elements: &[&str]| format!("[ {} ]", elements.join(" , "));
+        let whole = all(&[&system, user, answered, tool, item, &developer, typed, &escaped]);
+        let want = [&system, user, &developer, typed, &escaped].map(str::len).iter().sum::<usize>();
+        assert_eq!(said(whole.as_bytes()), want);
+        assert_eq!(said(br#""a plain input""#), 15);
+        assert_eq!(said(br#"["one", "another", [1, 2]]"#), 5 + 9 + 6);
+        for odd in
+            ["[]", "[null, 1]", "{}", r#"[{"role": 7}]"#, r#"[{"role": null, "content": "x"}]"#]
+        {
+            assert!(said(odd.as_bytes()) <= odd.len(), "{odd}");
+        }
     }
 
     #[test]

@@ -51,6 +51,7 @@ pub(crate) fn record() -> Record {
         },
         cost_usd: Some(0.0042),
         compared_usd: Some(0.0051),
+        input_kib: None,
         check: Some(CheckResult::Passed),
         streamed: true,
         served_model: Some("gpt-4o-mini-2024-07-18".to_owned()),

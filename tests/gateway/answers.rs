@@ -221,6 +221,38 @@ async fn tokens_cost_and_checks_are_counted() {
 }
 
 #[tokio::test]
+async fn costs_are_counted_with_what_applications_say_while_they_are_compared() {
+    let bench = Bench::new(|_| good()).await;
+    let asks = async |user: usize| {
+        let asked = json!({"role": "user", "content": "a".repeat(1_000 * user)});
+        let answered = json!({"role": "assistant", "content": "b".repeat(50_000)});
+        let body = json!({"user": user.to_string(), "messages": [asked, answered, asked]});
+        assert_eq!(bench.chat(body).await.status(), 200);
+        let variables = json!({"variables": {"question": "why?"}});
+        2 * asked.to_string().len() + variables.to_string().len()
+    };
+    // Nothing is compared.
+    bench.serve(bench.release(0));
+    asks(1).await;
+    assert!(bench.report().counts.values().all(|counts| counts.cost_by_input.is_empty()));
+    bench.serve(bench.release(50));
+    let mut said = 0;
+    for user in 1..=12 {
+        said += asks(user).await;
+    }
+    let sides = ["stable", "canary"].map(|side| bench.counts(side));
+    for side in &sides {
+        let (x, y) = (side.cost_by_input, side.cost);
+        assert!(y.count > 0 && x.count == y.count, "{side:?}");
+        // Every answer costs the same.
+        assert!((x.xy - x.x * y.sum / y.count as f64).abs() < 1e-9 && x.x2 >= x.x);
+        assert!((side.groups.input.iter().sum::<f64>() - x.x).abs() < 1e-9);
+    }
+    let kib = sides.iter().map(|side| side.cost_by_input.x).sum::<f64>();
+    assert!((kib * 1024.0 - said as f64).abs() < 1e-6, "{kib} KiB for {said} bytes");
+}
+
+#[tokio::test]
 async fn feedback_reaches_the_variant_that_answered() {
     let bench = Bench::new(|_| good()).await;
     bench.serve(bench.release(50));

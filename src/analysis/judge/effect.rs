@@ -19,7 +19,10 @@ use std::collections::BTreeMap;
 use crate::{
     analysis::{
         callers::coarse,
-        stats::clustered::{Grouped, Sums, beyond_noise, design_effect, dispersion, freedom},
+        stats::{
+            adjusted::Adjusted,
+            clustered::{Grouped, Sums, beyond_noise, design_effect, dispersion, freedom},
+        },
     },
     api::prompt_release::{Counts, Groups, Sums as Moments},
 };
@@ -177,8 +180,28 @@ pub(super) fn of_checks(stable: &Counts, canary: &Counts) -> Effects {
     of_both(&side(stable), &side(canary))
 }
 
-pub(super) fn of_cost(stable: &Counts, canary: &Counts) -> Effects {
-    let side = |c: &Counts| of_means(&c.cost, &c.groups.costs, &c.groups.cost);
+/// Of costs, or of what is left of them at equal inputs.
+pub(super) fn of_cost(stable: &Counts, canary: &Counts, adjusted: Option<&Adjusted>) -> Effects {
+    let side = |c: &Counts| {
+        let Some(adjusted) = adjusted else {
+            return of_means(&c.cost, &c.groups.costs, &c.groups.cost);
+        };
+        let (slope, at, x) = (adjusted.slope(), adjusted.at(), &c.cost_by_input);
+        let n = c.cost.count as f64;
+        // Of y − slope (x − at).
+        let left = Moments {
+            count: c.cost.count,
+            sum: c.cost.sum - slope * (x.x - n * at),
+            squares: c.cost.squares - 2.0 * slope * (x.xy - at * c.cost.sum)
+                + slope * slope * (x.x2 - 2.0 * at * x.x + n * at * at),
+            cubes: 0.0,
+        };
+        let inputs = c.groups.input.iter().zip(&c.groups.costs);
+        let explained = inputs.map(|(input, n)| slope * (input - *n as f64 * at));
+        let sums: Vec<f64> =
+            c.groups.cost.iter().zip(explained).map(|(cost, part)| cost - part).collect();
+        of_means(&left, &c.groups.costs, &sums)
+    };
     of_both(&side(stable), &side(canary))
 }
 

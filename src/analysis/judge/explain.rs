@@ -99,6 +99,7 @@ fn seen(measured: &Measured) -> String {
     };
     let difference =
         measured.difference().map_or_else(|| "unknown".to_owned(), |value| unit.difference(value));
+    let alone = measured.at_equal_inputs(1.0).map_or("", |_| " at equal inputs");
     let slower = measured.threshold.map(|t| format!(" slower than {t:.3} s")).unwrap_or_default();
     let effect = measured.effects.larger();
     let alike = if effect > 1.0 {
@@ -107,7 +108,7 @@ fn seen(measured: &Measured) -> String {
     } else {
         String::new()
     };
-    format!("{sides}{slower}{alike}; difference {difference}")
+    format!("{sides}{slower}{alike}; difference {difference}{alone}")
 }
 
 /// 22871 as 22,871.

@@ -10,7 +10,7 @@ use crate::{
     api::{
         canary_policy::{Score, default_metrics, guards},
         prompt_release::{
-            CallerCounts, GroupedScore, Groups, PairTable, Paired, Sums, TurnedAway, Waits,
+            ByInput, CallerCounts, GroupedScore, Groups, PairTable, Paired, Sums, TurnedAway, Waits,
         },
     },
 };
@@ -30,6 +30,16 @@ fn sums() -> BoxedStrategy<Sums> {
         .boxed()
 }
 
+fn inputs() -> impl Strategy<Value = (bool, [f64; 6])> {
+    (any::<bool>(), proptest::array::uniform6(value()))
+}
+
+/// Inputs of as many requests as have a cost, or of others.
+fn by_input(cost: Sums, (all, [x, x2, x3, xy, x2y, xy2]): (bool, [f64; 6])) -> ByInput {
+    let count = if all { cost.count } else { cost.count / 2 };
+    ByInput { count, x, x2, x3, xy, x2y, xy2 }
+}
+
 fn groups() -> BoxedStrategy<Groups> {
     let list = || vec(number(), 0..40);
     let values = || vec(value(), 0..40);
@@ -45,6 +55,7 @@ fn groups() -> BoxedStrategy<Groups> {
             check_failures: d.clone(),
             costs: b,
             cost: cost.clone(),
+            input: cost.iter().rev().copied().collect(),
             scores: [("s".to_owned(), GroupedScore { counts: a, sums: cost })].into(),
         })
         .boxed()
@@ -65,37 +76,39 @@ fn paired() -> BoxedStrategy<Paired> {
 
 fn callers() -> BoxedStrategy<BTreeMap<String, CallerCounts>> {
     let histogram = || proptest::collection::btree_map(any::<u8>(), number(), 0..5);
-    let caller = (proptest::array::uniform4(number()), sums(), histogram(), sums()).prop_map(
-        |([requests, errors, checked, check_failures], cost, latency, score)| CallerCounts {
-            open: Waits { ttft: latency.clone(), duration: latency.clone() },
-            turned_away: TurnedAway {
-                requests: checked,
+    let caller = (proptest::array::uniform4(number()), sums(), histogram(), sums(), inputs())
+        .prop_map(|([requests, errors, checked, check_failures], cost, latency, score, inputs)| {
+            CallerCounts {
+                cost_by_input: by_input(cost, inputs),
+                open: Waits { ttft: latency.clone(), duration: latency.clone() },
+                turned_away: TurnedAway {
+                    requests: checked,
+                    errors,
+                    waiting: check_failures,
+                    probes: requests,
+                    probe_errors: errors,
+                },
+                requests,
                 errors,
-                waiting: check_failures,
-                probes: requests,
-                probe_errors: errors,
-            },
-            requests,
-            errors,
-            checked,
-            check_failures,
-            ttft: latency.clone(),
-            duration: latency,
-            cost,
-            scores: [("s".to_owned(), score)].into(),
-            refused: errors,
-            unfinished: checked,
-            unjudged: requests,
-            waited: Waits::default(),
-        },
-    );
+                checked,
+                check_failures,
+                ttft: latency.clone(),
+                duration: latency,
+                cost,
+                scores: [("s".to_owned(), score)].into(),
+                refused: errors,
+                unfinished: checked,
+                unjudged: requests,
+                waited: Waits::default(),
+            }
+        });
     proptest::collection::btree_map("[a-c]", caller, 0..3).boxed()
 }
 
 fn side() -> BoxedStrategy<Counts> {
     let histogram = || proptest::collection::btree_map(any::<u8>(), number(), 0..5);
     let numbers = proptest::array::uniform5(number());
-    let more = (groups(), proptest::option::of(paired()), sums(), callers());
+    let more = (groups(), proptest::option::of(paired()), sums(), callers(), inputs());
     let waits = (histogram(), histogram(), histogram(), histogram());
     let apart = proptest::array::uniform8(number());
     (numbers, sums(), histogram(), histogram(), more, waits, apart)
@@ -116,6 +129,7 @@ fn side() -> BoxedStrategy<Counts> {
                     checked,
                     check_failures,
                     cost,
+                    cost_by_input: by_input(cost, more.4),
                     ttft,
                     duration,
                     groups: more.0,

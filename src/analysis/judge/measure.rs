@@ -12,7 +12,14 @@ use crate::{
             Evidence, Scope,
             effect::{self, Effects},
         },
-        stats::{mean::Mean, paired::Pairs, proportion::Share, stratified, survival::Waits},
+        stats::{
+            adjusted::{Adjusted, Moments, Products},
+            mean::Mean,
+            paired::Pairs,
+            proportion::Share,
+            stratified,
+            survival::Waits,
+        },
     },
     api::{
         canary_policy::{Latency, Metric},
@@ -87,6 +94,8 @@ pub(super) struct Measured {
     /// Of shares that are pooled: canary's and stable's in each earlier step. The comparison is
     /// that of the last one.
     earlier: Vec<[Share; 2]>,
+    /// Costs at equal inputs, where these are known.
+    adjusted: Option<Adjusted>,
 }
 
 impl Measured {
@@ -187,6 +196,7 @@ impl Measured {
             waits: false,
             floored: None,
             earlier: vec![],
+            adjusted: None,
         }
     }
 
@@ -222,9 +232,11 @@ impl Measured {
             }
             _ => self.comparison,
         };
+        let adjusted = self.adjusted_with(parts);
         Self {
             comparison,
             earlier,
+            adjusted,
             stable: sample(|m| m.stable),
             canary: sample(|m| m.canary),
             effects: whole.effects,
@@ -232,6 +244,18 @@ impl Measured {
             probed: whole.probed,
             ..self.clone()
         }
+    }
+
+    /// Costs at equal inputs over this step and those before; none where one of them does not
+    /// know its inputs.
+    fn adjusted_with(&self, parts: &[Self]) -> Option<Adjusted> {
+        let compared = parts.iter().chain([self]);
+        let compared = compared.filter(|m| matches!(m.comparison, Comparison::Means(..)));
+        let strata: Option<Vec<_>> = compared
+            .map(|m| m.adjusted.as_ref())
+            .map(|a| Some(a?.strata().iter().copied()))
+            .collect();
+        Adjusted::new(strata?.into_iter().flatten().collect())
     }
 
     fn shares(canary: Share, stable: Share) -> Self {
@@ -296,7 +320,10 @@ impl Measured {
 
     fn cost(stable: &Counts, canary: &Counts) -> Self {
         let mut measured = Self::means(Unit::Relative, &canary.cost, &stable.cost);
-        measured.effects = effect::of_cost(stable, canary);
+        measured.adjusted = moments(canary)
+            .zip(moments(stable))
+            .and_then(|(canary, stable)| Adjusted::new(vec![[canary, stable]]));
+        measured.effects = effect::of_cost(stable, canary, measured.adjusted.as_ref());
         let unpriced = |requests: u64, sums: &Sums| requests > 50 && sums.count == 0;
         if unpriced(stable.requests, &stable.cost) || unpriced(canary.requests, &canary.cost) {
             measured.missing = Some(
@@ -515,6 +542,17 @@ fn share_sample(share: Share) -> Sample {
 fn mean_sample(sums: &Sums) -> Sample {
     let mean = sums.sum / sums.count.max(1) as f64;
     Sample { count: sums.count as i64, value: if mean.is_finite() { mean } else { 0.0 } }
+}
+
+/// Costs and inputs together, where all that have a cost tell their input.
+fn moments(counts: &Counts) -> Option<Moments> {
+    let (y, x) = (&counts.cost, &counts.cost_by_input);
+    let sums = Products {
+        x: [x.x, x.x2, x.x3],
+        y: [y.sum, y.squares, y.cubes],
+        both: [x.xy, x.x2y, x.xy2],
+    };
+    Moments::from_sums(y.count, sums).filter(|_| x.count == y.count)
 }
 
 /// Waits by groups of sticky keys.

@@ -85,6 +85,17 @@ pub enum Course {
     },
 }
 
+/// A part of the cost goes with the length of the input.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Inputs {
+    /// The part of the mean cost.
+    pub share: f64,
+    /// The standard deviation of the logarithm of lengths.
+    pub spread: f64,
+    /// Gateways tell the lengths.
+    pub told: bool,
+}
+
 /// What is true of both variants.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Truth {
@@ -96,6 +107,8 @@ pub struct Truth {
     pub worse: Worse,
     /// How it changes.
     pub course: Course,
+    /// What the cost goes with; none: with nothing that is known before.
+    pub inputs: Option<Inputs>,
 }
 
 impl Truth {
@@ -113,7 +126,7 @@ impl Truth {
         } else {
             Course::Steady
         };
-        Self { name: name.to_owned(), stable, worse, course }
+        Self { name: name.to_owned(), stable, worse, course, inputs: None }
     }
 }
 
@@ -261,10 +274,14 @@ impl Source {
                 }
             }
             if self.wanted.cost {
-                let usd = self.lognormal(mixed(rng, user.costly, alike)) * now.cost;
-                add(&mut counts.cost, usd);
+                let deviates = [mixed(rng, user.costly, alike), mixed(rng, user.slow, alike)];
+                let (usd, input) = self.priced(deviates, now.cost);
+                add_cost(counts, usd, input, 1);
                 add_to(&mut counts.groups.costs, user.group, 1);
                 add_to(&mut counts.groups.cost, user.group, usd);
+                if let Some(input) = input {
+                    add_to(&mut counts.groups.input, user.group, input);
+                }
             }
         }
         let scored = binomial(rng, answered, self.truth.stable.feedback);
@@ -285,6 +302,18 @@ impl Source {
         COST * (z * sigma - 0.5 * sigma * sigma).exp()
     }
 
+    /// A cost and, if it is told, the KiB of input that it goes with: of a standard normal deviate
+    /// each.
+    fn priced(&self, [cost, input]: [f64; 2], factor: f64) -> (f64, Option<f64>) {
+        let usd = self.lognormal(cost);
+        let Some(Inputs { share, spread, told }) = self.truth.inputs else {
+            return (factor * usd, None);
+        };
+        let long = (spread * input - 0.5 * spread * spread).exp();
+        let usd = share * COST * long + (1.0 - share) * usd;
+        (factor * usd, told.then_some(long))
+    }
+
     /// As `collect`, for copies of the same requests.
     pub fn collect_pairs(&self, rng: &mut impl Rng, time: f64, pairs: u64, canary: &mut Counts) {
         let (base, worse) = self.at(rng, time);
@@ -293,7 +322,7 @@ impl Source {
         table(rng, &mut paired.checks, pairs, base.checks, worse.checks);
         if self.wanted.cost {
             for _ in 0..pairs {
-                let (s, c) = (self.cost(rng, base.cost), self.cost(rng, worse.cost));
+                let [(s, _), (c, _)] = [base.cost, worse.cost].map(|factor| self.cost(rng, factor));
                 add(&mut paired.cost, c - s);
                 add(&mut paired.stable_cost, s);
             }
@@ -383,19 +412,22 @@ impl Source {
     fn side_cost(&self, rng: &mut impl Rng, turns: f64, n: u64, factor: f64, counts: &mut Counts) {
         if turns <= 1.0 {
             for _ in 0..n {
-                let usd = self.cost(rng, factor);
-                add(&mut counts.cost, usd);
+                let (usd, input) = self.cost(rng, factor);
+                add_cost(counts, usd, input, 1);
             }
             return;
         }
-        let groups = &mut counts.groups;
-        groups.costs.resize(GROUPS, 0);
-        groups.cost.resize(GROUPS, 0.0);
+        for list in [&mut counts.groups.cost, &mut counts.groups.input] {
+            list.resize(GROUPS, 0.0);
+        }
+        counts.groups.costs.resize(GROUPS, 0);
         users(rng, turns, n, |rng, group, requests| {
-            let usd = self.cost(rng, factor);
-            add_many(&mut counts.cost, usd, requests);
+            let (usd, input) = self.cost(rng, factor);
+            add_cost(counts, usd, input, requests);
+            let groups = &mut counts.groups;
             groups.costs[group] += requests;
             groups.cost[group] += usd * requests as f64;
+            groups.input[group] += input.unwrap_or(0.0) * requests as f64;
         });
     }
 
@@ -435,12 +467,20 @@ impl Source {
         }
     }
 
-    fn cost(&self, rng: &mut impl Rng, factor: f64) -> f64 {
+    fn cost(&self, rng: &mut impl Rng, factor: f64) -> (f64, Option<f64>) {
         if let Course::Dear { share, times } = self.truth.course {
             let dear = rng.random::<f64>() < share;
-            return factor * COST * if dear { times } else { 1.0 };
+            return (factor * COST * if dear { times } else { 1.0 }, None);
         }
-        factor * self.lognormal(rng.sample(StandardNormal))
+        self.priced([rng.sample(StandardNormal), rng.sample(StandardNormal)], factor)
+    }
+}
+
+/// Adds so many requests of one cost and, if it is told, one input.
+fn add_cost(counts: &mut Counts, usd: f64, input: Option<f64>, n: u64) {
+    add_many(&mut counts.cost, usd, n);
+    for input in (0..n).filter_map(|_| input) {
+        counts.cost_by_input.add(input, usd);
     }
 }
 
@@ -562,7 +602,7 @@ mod tests {
         let stable = Assumptions { cost_variation: 1.3, ..Assumptions::default() };
         let truth = Truth { course, ..Truth::steady("", stable, Worse::default()) };
         let (source, mut rng) = (Source::new(&truth, &[]), StdRng::seed_from_u64(15));
-        (0..n).map(|_| source.cost(&mut rng, 1.0) / COST).collect()
+        (0..n).map(|_| source.cost(&mut rng, 1.0).0 / COST).collect()
     }
 
     #[test]

@@ -86,6 +86,9 @@ pub struct Counts {
     pub open: Waits,
     /// USD per request.
     pub cost: Sums,
+    /// How the cost goes with what was asked.
+    #[serde(skip_serializing_if = "ByInput::is_empty")]
+    pub cost_by_input: ByInput,
     /// Feedback by score name. At most 16.
     #[schemars(extend("maxProperties" = 16))]
     pub scores: BTreeMap<String, Sums>,
@@ -231,6 +234,10 @@ pub struct Groups {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
     pub cost: Vec<f64>,
+    /// The KiB of input of these requests.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    pub input: Vec<f64>,
     /// Feedback by score name. At most 16.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 16))]
@@ -304,6 +311,9 @@ pub struct CallerCounts {
     /// USD per request.
     #[serde(skip_serializing_if = "Sums::is_empty")]
     pub cost: Sums,
+    /// How it goes with what was asked.
+    #[serde(skip_serializing_if = "ByInput::is_empty")]
+    pub cost_by_input: ByInput,
     /// Feedback by score name. At most 16.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 16))]
@@ -421,6 +431,53 @@ impl Sums {
     /// Nothing was observed.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
+    }
+}
+
+/// Sums over the requests whose cost is known: of their input in KiB (x) and of its products
+/// with the cost in USD (y). Input is what applications and users say, without what models and
+/// tools said in a conversation before: it is known before the answer, and no variant changes it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ByInput {
+    /// How many.
+    #[schemars(with = "i64")]
+    pub count: u64,
+    /// The sum of x.
+    pub x: f64,
+    /// The sum of its squares.
+    pub x2: f64,
+    /// The sum of its cubes.
+    pub x3: f64,
+    /// The sum of x y.
+    pub xy: f64,
+    /// The sum of x² y.
+    pub x2y: f64,
+    /// The sum of x y².
+    pub xy2: f64,
+}
+
+impl ByInput {
+    /// Nothing was observed.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Adds one request with its input and cost.
+    pub fn add(&mut self, x: f64, y: f64) {
+        self.count += 1;
+        self.x += x;
+        self.x2 += x * x;
+        self.x3 += x * x * x;
+        self.xy += x * y;
+        self.x2y += x * x * y;
+        self.xy2 += x * y * y;
+    }
+
+    /// All sums of x and its products, to add or take others.
+    pub fn sums_mut(&mut self) -> [&mut f64; 6] {
+        let Self { count: _, x, x2, x3, xy, x2y, xy2 } = self;
+        [x, x2, x3, xy, x2y, xy2]
     }
 }
 

@@ -45,6 +45,7 @@ fn record(
         tokens: if outcome == RecordOutcome::Ok { tokens } else { Tokens::default() },
         cost_usd: usd,
         compared_usd: usd,
+        input_kib: None,
         check: None,
         streamed: false,
         served_model: None,

@@ -29,6 +29,7 @@ fn record(outcome: RecordOutcome, group: Option<u8>) -> Record {
         tokens: Tokens::default(),
         cost_usd: None,
         compared_usd: None,
+        input_kib: None,
         check: None,
         streamed: false,
         served_model: None,

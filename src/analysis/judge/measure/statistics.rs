@@ -7,7 +7,7 @@ use crate::{
         judge::effect::Effects,
         stats::{
             difference::invert_near,
-            mean::{self, Doubt},
+            mean::{self, Doubt, Mean},
             paired,
             proportion::{self, Share},
             stratified, student,
@@ -28,6 +28,12 @@ impl Measured {
         self.stable.count.min(self.canary.count) as f64
     }
 
+    /// Canary's and stable's mean cost at equal inputs, to be compared as canary = `factor`
+    /// stable, where inputs are known.
+    pub(in crate::analysis::judge) fn at_equal_inputs(&self, factor: f64) -> Option<[Mean; 2]> {
+        self.adjusted.as_ref()?.means(factor)
+    }
+
     /// How much worse the canary looks.
     pub(in crate::analysis::judge) fn difference(&self) -> Option<f64> {
         match self.comparison {
@@ -35,6 +41,10 @@ impl Measured {
                 Some(self.canary.value - self.stable.value)
             }
             Comparison::Differences(mean, None) => Some(-mean.mean),
+            Comparison::Means(..) if self.adjusted.is_some() => {
+                let [canary, stable] = self.at_equal_inputs(1.0)?;
+                Some(canary.mean / stable.mean - 1.0).filter(|d| d.is_finite())
+            }
             Comparison::Means(..) | Comparison::Differences(..) => match self.unit {
                 Unit::Relative if self.stable.value > 0.0 => {
                     Some(self.canary.value / self.stable.value - 1.0).filter(|d| d.is_finite())
@@ -77,7 +87,10 @@ impl Measured {
                     p * (1.0 - p) / share.n.max(1.0)
                 })
             }
-            Comparison::Means(c, s) => [c.variance / c.n.max(1.0), s.variance / s.n.max(1.0)],
+            Comparison::Means(c, s) => {
+                let [c, s] = self.at_equal_inputs(1.0).unwrap_or([c, s]);
+                [c.variance / c.n.max(1.0), s.variance / s.n.max(1.0)]
+            }
             Comparison::Pairs(_) | Comparison::Differences(..) => return canary.freedom,
             Comparison::Value(_) | Comparison::Nothing => return f64::INFINITY,
         };
@@ -130,6 +143,7 @@ impl Measured {
                 }
             }
             Comparison::Means(c, s) => {
+                let [c, s] = self.at_equal_inputs((1.0 + delta).max(0.0)).unwrap_or([c, s]);
                 let (c, s) = (
                     c.deflated(self.effects.canary.factor),
                     s.deflated(self.effects.stable.factor),
