@@ -38,8 +38,13 @@ fn end_with_the_reader() {
     let otherwise = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         let says = panic.payload_as_str().unwrap_or_default();
-        if says.starts_with("failed printing to stdout") && says.contains("Broken pipe") {
-            std::process::exit(0);
+        if says.starts_with("failed printing to stdout") {
+            if says.contains("Broken pipe") {
+                std::process::exit(0);
+            }
+            // A full disk behind it, for example.
+            eprintln!("serinus: {says}");
+            std::process::exit(1);
         }
         otherwise(panic);
     }));

@@ -16,7 +16,15 @@ fn credentials(text: &str) -> impl Iterator<Item = (usize, usize)> {
         // authority are credentials, as reqwest and hyper see it.
         let ends = |c: char| c.is_whitespace() || "/?#\"'<>\\`".contains(c);
         let authority = &rest[..rest.find(ends).unwrap_or(rest.len())];
-        authority.rfind('@').map(|length| (start, start + length))
+        if let Some(length) = authority.rfind('@') {
+            return Some((start, start + length));
+        }
+        // A port that is none is a password with an odd character in it, or with its @ escaped:
+        // nobody knows where that ends.
+        let (_, port) = authority.rsplit_once(':')?;
+        let is_port = port.contains(']') || port.bytes().all(|c| c.is_ascii_digit());
+        let length = || rest.find(char::is_whitespace).unwrap_or(rest.len());
+        (!is_port).then(|| (start, start + length()))
     })
 }
 
@@ -59,12 +67,20 @@ mod tests {
                 "a http://[redacted]@h, and https://[redacted]@i.",
             ),
             ("https://ada:p%40w@[::1]:1/v1?a=b", "https://[redacted]@[::1]:1/v1?a=b"),
+            ("http://ada:p/w@host/v1 is odd", "http://[redacted] is odd"),
+            ("http://ada:pw%40host/v1", "http://[redacted]"),
+            ("http://ada:p?w@host/v1", "http://[redacted]"),
+            ("http://ada:p#w@host", "http://[redacted]"),
         ] {
             assert_eq!(without_credentials(text), expected);
             assert!(has_credentials(text));
         }
         for text in [
             "https://host/@cf/model",
+            "https://host:8443/@cf/model",
+            "https://[::1]/v1",
+            "https://[::1]:80/v1",
+            "https://host:/v1",
             "https://host/v1?to=a@b",
             "mail ada@example.org",
             "https://host \"a@b\"",

@@ -19,13 +19,17 @@ use std::{
 use anyhow::{Context, bail};
 use futures::FutureExt;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyModifiers};
-use tokio::{net::TcpListener, task::JoinSet};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+    task::JoinSet,
+};
 use tokio_util::sync::CancellationToken;
 
 use self::users::Seen;
 use super::{
     clock, evidence_bar,
-    process::install_tls,
+    process::{install_tls, stop_signal},
     simulated_model,
     standalone::{Happening, Standalone},
 };
@@ -211,6 +215,8 @@ pub async fn run(options: Options) -> anyhow::Result<bool> {
     } else {
         Box::new(Plain { told: 0, last: Instant::now() })
     };
+    let left = CancellationToken::new();
+    servers.spawn(leave(left.clone(), stop.clone()));
     let mut story = Story {
         standalone: Standalone::open(
             &folder.0,
@@ -224,6 +230,7 @@ pub async fn run(options: Options) -> anyhow::Result<bool> {
         seen: Arc::default(),
         users: JoinSet::new(),
         stop: stop.clone(),
+        left,
         base,
         rate: options.rate.unwrap_or(if real { 4.0 } else { 45.0 }),
         patience: if real { PATIENCE_REAL } else { PATIENCE },
@@ -243,6 +250,18 @@ pub async fn run(options: Options) -> anyhow::Result<bool> {
     Ok(ending.promoted && ending.rolled_back && seen.errors == 0)
 }
 
+/// Notes that the process is told to end, or that its terminal is gone, so that what it made
+/// goes away with it.
+async fn leave(left: CancellationToken, stop: CancellationToken) -> std::io::Result<()> {
+    let mut hung_up = signal(SignalKind::hangup())?;
+    tokio::select! {
+        () = stop_signal() => left.cancel(),
+        _ = hung_up.recv() => left.cancel(),
+        () = stop.cancelled() => {}
+    }
+    Ok(())
+}
+
 /// How the story ended.
 #[derive(Default)]
 struct Ending {
@@ -257,9 +276,19 @@ struct Ending {
 impl Ending {
     fn tell(&self, seen: &Seen, seconds: u64, real: bool) -> String {
         let tick = |ok: bool| if ok { "✓" } else { "✗" };
+        let left = "– not known: you left before the end";
+        let good = match self.promoted {
+            true => "✓ the good prompt (v2) was promoted by evidence".to_owned(),
+            false if self.quit => format!("{left}: whether the good prompt (v2) is promoted"),
+            false => "✗ the good prompt (v2) was promoted by evidence".to_owned(),
+        };
+        let bad = match self.rolled_back {
+            false if self.quit => format!("{left}: whether the bad prompt (v3) is rolled back"),
+            ok => format!("{} the bad prompt (v3) was rolled back: {}", tick(ok), self.why),
+        };
         let mut lines = vec![
-            format!("{} the good prompt (v2) was promoted by evidence", tick(self.promoted)),
-            format!("{} the bad prompt (v3) was rolled back: {}", tick(self.rolled_back), self.why),
+            good,
+            bad,
             format!(
                 "{} users saw {} errors in {} answers",
                 tick(seen.errors == 0),
@@ -272,9 +301,6 @@ impl Ending {
         }
         if let Some(error) = &seen.last_error {
             lines.push(format!("  the last error: {error}"));
-        }
-        if self.quit {
-            lines.push("you left before the end".to_owned());
         }
         let model = if real { "a real model" } else { "simulated models" };
         lines.push(format!("{seconds} s, with {model} and simulated users"));
@@ -304,6 +330,8 @@ struct Story {
     seen: Arc<Mutex<Seen>>,
     users: JoinSet<()>,
     stop: CancellationToken,
+    /// The process is told to end.
+    left: CancellationToken,
     base: String,
     rate: f64,
     patience: Duration,
@@ -406,7 +434,7 @@ impl Story {
                 status: status.clone(),
             };
             self.stage.show(&view)?;
-            if self.stage.quit()? {
+            if self.stage.quit()? || self.left.is_cancelled() {
                 return Ok(None);
             }
             let late = !patience.is_zero() && began.elapsed() > patience;

@@ -10,10 +10,11 @@ pub fn draw(metric: &MetricStatus, width: usize) -> String {
     let (Some([lower, upper]), Some(difference)) = (metric.interval, metric.difference) else {
         return String::new();
     };
+    let Some(last) = width.checked_sub(1) else { return String::new() };
     let reach = 2.5 * metric.accept.max(1e-6);
     let column = |value: f64| {
         let share = (value.clamp(-reach, reach) + reach) / (2.0 * reach);
-        (share * (width - 1) as f64).round() as usize
+        (share * last as f64).round() as usize
     };
     let mut cells = vec![' '; width];
     let (from, to) = (column(lower), column(upper));
@@ -78,7 +79,9 @@ mod tests {
                 interval: Some(interval),
                 ..MetricStatus::default()
             };
-            assert_eq!(draw(&metric, 30).chars().count(), 30);
+            for width in [0, 1, 2, 30] {
+                assert_eq!(draw(&metric, width).chars().count(), width);
+            }
         }
         assert_eq!(draw(&MetricStatus::default(), 30), "");
     }

@@ -137,7 +137,7 @@ impl Standalone {
             "{} is not a folder: name the folder of your manifests",
             folder.display()
         );
-        let in_force = durable::beside(&state_file, "in-force");
+        let in_force = durable::beside(&state_file, state::IN_FORCE);
         let (state, before) = State::open(state_file, now)?;
         Ok(Self {
             manifests: Manifests::open(folder, in_force)?,

@@ -11,7 +11,7 @@ use super::{
     Gateway,
     assign::Assigned,
     backends::Taken,
-    budget::{Class, Held},
+    budget::{Class, Held, SMALL},
     check::check,
     feedback::{Issued, Kind},
     identity::credential,
@@ -64,6 +64,8 @@ pub(super) struct Flight {
     content: Option<Box<Content>>,
     /// The conversation that the answer becomes a part of.
     conversation: Option<String>,
+    /// What the prompt adds to the body, until the model has it.
+    pub written: Option<Held>,
     /// How much is said in the request, while it is compared.
     input_kib: Option<f64>,
     /// The pod that it is at.
@@ -129,6 +131,7 @@ impl Flight {
             conversation: asked.conversation().filter(|_| asked.operation == Operation::Responses),
             input_kib: drawn.as_ref().and(route.on_trial()).map(|_| asked.input_kib()),
             pod: None,
+            written: None,
             shadow_request_id: None,
             error: None,
             told: None,
@@ -149,8 +152,15 @@ impl Flight {
     }
 
     /// What is sent; kept where the configuration asks for it.
-    pub(super) fn sends(&mut self, prepared: Prepared, asked: &Asked) -> Bytes {
+    ///
+    /// # Errors
+    /// The prompt makes it longer than what came, by more than memory allows.
+    pub(super) fn sends(&mut self, prepared: Prepared, asked: &Asked) -> Result<Bytes, ApiError> {
         let Prepared { body, input } = prepared;
+        let more = body.len().saturating_sub(asked.request.len());
+        if more > SMALL {
+            self.written = Some(self.passed.account.take(Class::Bodies, more)?);
+        }
         self.tools = asked.request.raw("tools").map(Into::into);
         if let Some(most) = self.gateway.config.telemetry.tracing.content_of(self.trace.as_ref()) {
             let input = body[input].iter().copied().take(most).collect();
@@ -158,7 +168,7 @@ impl Flight {
             self.content =
                 Some(Box::new(Content { input, user, conversation, ..Content::default() }));
         }
-        body
+        Ok(body)
     }
 
     /// An answer, or an event of a stream, calls tools; kept where the rest is.

@@ -310,10 +310,18 @@ impl Attempts<'_> {
         if earlier.is_some() {
             flight.follows();
         }
-        let body = match prepare::body(target, asked) {
-            Ok(body) => flight.sends(body, asked),
+        let prepared = match prepare::body(target, asked) {
+            Ok(prepared) => prepared,
             Err(error) => {
                 let failure = Failure { client_fault: true, ..Failure::of(error) };
+                return Err(Box::new((flight, failure)));
+            }
+        };
+        let body = match flight.sends(prepared, asked) {
+            Ok(body) => body,
+            Err(error) => {
+                let failure = Failure { crowded: true, ..Failure::of(error) };
+                flight.crowded = true;
                 return Err(Box::new((flight, failure)));
             }
         };
@@ -330,7 +338,9 @@ impl Attempts<'_> {
         if let Some(copy) = assigned.copy.take() {
             copy.start(&mut flight, request);
         }
-        match upstream::call(&mut flight, asked, body).await {
+        let called = upstream::call(&mut flight, asked, body).await;
+        flight.written = None;
+        match called {
             Ok(Started::Whole(bytes)) => {
                 if let Some(caching) = caching.filter(|_| flight.passes()) {
                     caching.keep(bytes.clone(), &flight.answer);

@@ -133,7 +133,7 @@ pub async fn serve(
 /// Takes connections, without end.
 async fn accept(door: &Door, shared: &Arc<Shared>, connections: &TaskTracker) {
     let room = Arc::new(Semaphore::new(shared.limits().connections.min(Semaphore::MAX_PERMITS)));
-    let strangers = Strangers::new(shared.gateway.budget.clone());
+    let strangers = Strangers::new(shared.gateway.budget.clone(), shared.limits().connections);
     loop {
         let (stream, from) = match door.listener.accept().await {
             Ok((stream, from)) => (stream, from.ip()),

@@ -175,9 +175,13 @@ enum Fault {
 /// Asks the shadow and reads its answer to the end.
 async fn ask(flight: &mut Flight, asked: &Asked) -> Result<(), Fault> {
     let body = prepare::body(&flight.target, asked).map_err(|_| Fault::Client)?;
-    let body = flight.sends(body, asked);
-    let started = upstream::call(flight, asked, body)
-        .await
+    let body = flight.sends(body, asked).map_err(|_| {
+        flight.crowded = true;
+        Fault::Model
+    })?;
+    let called = upstream::call(flight, asked, body).await;
+    flight.written = None;
+    let started = called
         .map_err(|failure| if failure.client_fault { Fault::Client } else { Fault::Model })?;
     let Started::Stream(mut stream) = started else { return Ok(()) };
     loop {

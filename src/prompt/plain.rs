@@ -30,13 +30,13 @@ impl Plain {
         let example: Map<String, Value> =
             plain.names().map(|name| (name.to_owned(), format!("<{name}>").into())).collect();
         let example = Value::Object(example);
-        let same = plain.fill(&example)? == render(&example)?;
+        let same = plain.fill(&example, usize::MAX)? == render(&example)?;
         same.then_some(plain)
     }
 
-    /// None unless every variable is there and is text: how others are written is for the
-    /// engine to say.
-    pub(super) fn fill(&self, variables: &Value) -> Option<Cow<'_, str>> {
+    /// None unless every variable is there and is text, and all of it has at most so many bytes:
+    /// how others are written, and what is too long, is for the engine to say.
+    pub(super) fn fill(&self, variables: &Value, most: usize) -> Option<Cow<'_, str>> {
         if let [Part::Words(words)] = &*self.parts {
             return Some(Cow::Borrowed(self.at(words)));
         }
@@ -44,7 +44,9 @@ impl Plain {
             Part::Words(words) => Some(self.at(words)),
             Part::Variable(name) => variables.get(self.at(name))?.as_str(),
         });
-        pieces.collect::<Option<String>>().map(Cow::Owned)
+        let pieces = pieces.collect::<Option<Vec<&str>>>()?;
+        let length = pieces.iter().fold(0_usize, |sum, piece| sum.saturating_add(piece.len()));
+        (length <= most).then(|| Cow::Owned(pieces.concat()))
     }
 
     /// The message as it was written.

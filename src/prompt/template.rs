@@ -2,10 +2,11 @@
 
 use std::{
     borrow::Cow,
+    io,
     sync::{Arc, LazyLock},
 };
 
-use minijinja::{Environment, UndefinedBehavior, value::Serde};
+use minijinja::{Environment, ErrorKind, UndefinedBehavior, value::Serde};
 use serde_json::{Map, Value};
 
 use super::{plain::Plain, schema::Schema, tools::Tools};
@@ -16,6 +17,12 @@ use crate::api::{
 
 /// Rendering stops after so many template instructions: a template can loop.
 const FUEL: u64 = 1_000_000;
+
+/// So many bytes, without its texts, one tag of a template may have: the engine reads a chain of
+/// operators by recursion, and works out what is constant in it.
+const LONGEST_TAG: usize = 2_000;
+/// The messages of a prompt are at most so long, filled in.
+const LARGEST: usize = 32 << 20;
 
 /// Why a prompt can not be used, or not for these inputs.
 #[derive(Debug, thiserror::Error)]
@@ -129,6 +136,8 @@ impl Template {
         for (index, message) in prompt.messages.iter().enumerate() {
             let failed =
                 |e: minijinja::Error| PromptError::Template { index, message: describe(&e) };
+            short_tags(&message.content)
+                .map_err(|message| PromptError::Template { index, message })?;
             let name = index.to_string();
             let template = ENGINE.template_from_named_str(&name, &message.content);
             let template = template.map_err(failed)?;
@@ -171,24 +180,26 @@ impl Template {
             }
         }
         let mut rendered = Vec::with_capacity(self.messages.len());
+        let mut left = LARGEST;
         for (index, (role, message)) in self.messages.iter().enumerate() {
             let failed = |e: minijinja::Error| PromptError::Render { index, message: describe(&e) };
             let text = match message {
-                Message::Plain(plain) => match plain.fill(variables) {
+                Message::Plain(plain) => match plain.fill(variables, left) {
                     Some(text) => text,
                     None => {
                         let name = index.to_string();
                         let template = ENGINE.template_from_named_str(&name, plain.source());
-                        let text = template.and_then(|template| template.render(Serde(variables)));
+                        let text = template.and_then(|template| fill(&template, variables, left));
                         Cow::Owned(text.map_err(failed)?)
                     }
                 },
                 Message::Template(name) => {
                     let engine = self.environment.as_deref().unwrap_or(&ENGINE);
                     let template = engine.get_template(name).map_err(failed)?;
-                    Cow::Owned(template.render(Serde(variables)).map_err(failed)?)
+                    Cow::Owned(fill(&template, variables, left).map_err(failed)?)
                 }
             };
+            left = left.saturating_sub(text.len());
             rendered.push((*role, text));
         }
         Ok(rendered)
@@ -266,6 +277,100 @@ pub fn check(prompt: &PromptVersionSpec) -> Result<(), PromptError> {
     Ok(())
 }
 
+/// Fills in a template, up to so many bytes.
+fn fill(
+    template: &minijinja::Template<'_, '_>,
+    variables: &Value,
+    most: usize,
+) -> Result<String, minijinja::Error> {
+    let mut filled = Bounded { bytes: vec![], most, full: false };
+    let told = template.render_captured_to(Serde(variables), &mut filled).map(|_| ());
+    let of = |detail| minijinja::Error::new(ErrorKind::InvalidOperation, detail);
+    if filled.full {
+        let most = LARGEST >> 20;
+        return Err(of(format!("filled in, the prompt has more than {most} MiB: send less")));
+    }
+    told?;
+    String::from_utf8(filled.bytes).map_err(|_| of("what it writes is no text".to_owned()))
+}
+
+/// Takes so many bytes and no more.
+struct Bounded {
+    bytes: Vec<u8>,
+    most: usize,
+    full: bool,
+}
+
+impl io::Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if bytes.len() > self.most.saturating_sub(self.bytes.len()) {
+            self.full = true;
+            return Err(io::Error::other("full"));
+        }
+        self.bytes.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Whether no tag of a template is longer than [`LONGEST_TAG`]; why not.
+fn short_tags(source: &str) -> Result<(), String> {
+    let mut rest = source;
+    while let Some(open) = rest.find('{') {
+        let tag = &rest[open..];
+        let Some(end) = ["{{", "{%", "{#"].iter().position(|mark| tag.starts_with(mark)) else {
+            rest = &rest[open + 1..];
+            continue;
+        };
+        let inside = &tag[2..];
+        let close = ["}}", "%}", "#}"][end];
+        let (length, outside) = match close {
+            "#}" => (0, inside.find(close).map_or(inside.len(), |at| at + 2)),
+            _ => tag_length(inside, close),
+        };
+        if length > LONGEST_TAG {
+            let line = source[..source.len() - inside.len()].matches('\n').count() + 1;
+            return Err(format!(
+                "the tag in line {line} has more than {LONGEST_TAG} bytes beside its texts: \
+                 divide it"
+            ));
+        }
+        rest = &inside[outside..];
+        let word = inside[..outside].trim_start_matches(['-', '+']).trim_start();
+        if close == "%}" && word.starts_with("raw") {
+            rest = rest.find("endraw").map_or("", |at| &rest[at..]);
+        }
+    }
+    Ok(())
+}
+
+/// How many bytes a tag has beside its texts, and how many with its end.
+fn tag_length(inside: &str, close: &str) -> (usize, usize) {
+    let (mut length, mut text, mut escaped) = (0, None, false);
+    for (at, byte) in inside.bytes().enumerate() {
+        match text {
+            Some(quote) => {
+                if !escaped && byte == quote {
+                    text = None;
+                }
+                escaped = !escaped && byte == b'\\';
+            }
+            None if inside.as_bytes()[at..].starts_with(close.as_bytes()) => {
+                return (length, at + close.len());
+            }
+            None => {
+                text = matches!(byte, b'"' | b'\'').then_some(byte);
+                escaped = false;
+                length += 1;
+            }
+        }
+    }
+    (length, inside.len())
+}
+
 fn schema(
     field: &'static str,
     schema: Option<&Map<String, Value>>,
@@ -303,6 +408,10 @@ mod tests {
         Template::compile(&serde_json::from_value(value).unwrap())
     }
 
+    fn one(content: &str) -> Value {
+        json!({"prompt": "p", "messages": [{"role": "user", "content": content}]})
+    }
+
     fn greeting() -> Value {
         json!({
             "prompt": "p",
@@ -310,6 +419,50 @@ mod tests {
             "variables": {"type": "object", "required": ["product"], "properties": {"product": {"type": "string"}}},
             "responseFormat": {"type": "object", "required": ["answer"]},
         })
+    }
+
+    #[test]
+    fn a_tag_that_is_long_is_refused_before_the_engine_reads_it() {
+        let of = |content: &str| template(one(content)).map(|_| ());
+        for long in [
+            format!("{{{{ {}1 }}}}", "-".repeat(20_000)),
+            format!("{{{{ 1{} }}}}", "+1".repeat(30_000)),
+            format!("{{{{ 1{} }}}}", "~1".repeat(30_000)),
+            format!("{{{{ 2{} }}}}", "**2".repeat(18_000)),
+            format!("{{% if {}1 %}}x{{% endif %}}", "-".repeat(30_000)),
+            format!("{{% for i in range({}1) %}}{{% endfor %}}", "-".repeat(30_000)),
+            format!("{{{{ {}", "-".repeat(30_000)),
+            format!("{{% raw %}}{{% endraw %}}\n{{{{- {}1 -}}}}", "not ".repeat(9_000)),
+            format!("{{% if true %}}\n{{{{ \"}}}}\"{} }}}}", "~1".repeat(2_000)),
+        ] {
+            let error = of(&long).unwrap_err().to_string();
+            assert!(error.contains("has more than 2000 bytes beside its texts"), "{error}");
+            assert!(error.len() < 300, "{error}");
+        }
+        let text = "x".repeat(9_000);
+        for fine in [
+            format!("{{{{ {}1 }}}}", "-".repeat(1_900)),
+            format!("{{{{ 2{} }}}}", "**1".repeat(600)),
+            format!(
+                "{{{{ \"{text}\" }}}} {{# {text} #}} {{% raw %}}{{{{ {text} }}}}{{% endraw %}}"
+            ),
+            format!("{text} {{ {text} }} {{{{ 'it\\'s {text}' }}}}"),
+        ] {
+            assert_eq!(of(&fine).map_err(|e| e.to_string()), Ok(()), "{}", &fine[..60]);
+        }
+    }
+
+    #[test]
+    fn what_is_filled_in_is_bounded_by_what_comes_out() {
+        let long = json!({"a": "x".repeat(4 << 20)});
+        for content in ["{{ a }} ".repeat(1_000), "{% if true %}{{ a }}{% endif %}".repeat(1_000)] {
+            let template = template(one(&content)).unwrap();
+            let error = template.render(&long).unwrap_err().to_string();
+            assert!(error.contains("more than 32 MiB"), "{error}");
+            let short = json!({"a": "x".repeat(10 << 10)});
+            let text = &template.render(&short).unwrap()[0].1;
+            assert!(text.len() >= 1_000 * (10 << 10));
+        }
     }
 
     #[test]

@@ -239,3 +239,27 @@ fn few_probes_do_not_speak_for_many_as_if_each_had_been_asked() {
     let by_many = judge(&[errors()], &stable, &away(100, 50, 150), 0);
     assert_eq!(by_many[0].verdict, Verdict::Fail, "{}", by_many[0].message);
 }
+
+#[test]
+fn a_canary_that_always_fails_is_found_however_many_a_breaker_turned_away() {
+    // Ten attempts opened it, and six probes failed before the step had its samples.
+    let canary = Counts {
+        requests: 846,
+        errors: 846,
+        turned_away: TurnedAway {
+            requests: 830,
+            errors: 830,
+            waiting: 0,
+            probes: 6,
+            probe_errors: 6,
+        },
+        ..answered(0)
+    };
+    let found = judge(&[errors()], &answered(1957), &canary, 0);
+    assert_eq!(found[0].verdict, Verdict::Fail, "{}", found[0].message);
+    // Nothing is known where nobody was asked.
+    let away = TurnedAway { requests: 846, errors: 846, ..TurnedAway::default() };
+    let unseen = Counts { turned_away: away, ..canary };
+    let unknown = judge(&[errors()], &answered(1957), &unseen, 0);
+    assert_ne!(unknown[0].verdict, Verdict::Fail, "{}", unknown[0].message);
+}

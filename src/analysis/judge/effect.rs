@@ -146,8 +146,18 @@ fn of_probes(counts: &Counts) -> f64 {
     let (seen, seen_bad) = ((n - turned).max(0.0), (bad - failed).max(0.0));
     let probes = away.probes.max(1) as f64;
     let by_probes = turned.powi(2) * spread(away.probe_errors as f64, probes) / probes;
-    let effect = (seen * spread(seen_bad, seen) + by_probes) / (n * spread(bad, n));
+    // As much half a failure more as what was asked allows: where everything failed, the whole
+    // would look surer than its parts by as many as were turned away.
+    let asked = seen.max(probes);
+    let effect = (seen * spread(seen_bad, seen) + by_probes) / (n * spread(bad / n * asked, asked));
     if effect.is_finite() { effect.max(1.0) } else { 1.0 }
+}
+
+/// How many independent observations the requests are that no breaker turned away, probes among
+/// them, where the effect of all is `factor`: with the others they tell no less than alone.
+pub(super) fn seen(counts: &Counts, factor: f64) -> f64 {
+    let seen = counts.requests.saturating_sub(counts.turned_away.requests) as f64;
+    seen / (factor / of_probes(counts)).max(1.0)
 }
 
 /// One side of a share that is counted in parts.

@@ -84,6 +84,8 @@ pub(super) struct Measured {
     pub counts_open: bool,
     /// Some of it was judged by the probes of a breaker.
     pub probed: bool,
+    /// Canary's and stable's independent observations that no breaker turned away, where one did.
+    seen: Option<[f64; 2]>,
     /// What most of the canary's failures are.
     pub mostly: Option<String>,
     missing: Option<String>,
@@ -191,6 +193,7 @@ impl Measured {
             counts_everybody: false,
             counts_open: false,
             probed: false,
+            seen: None,
             mostly: None,
             missing: None,
             waits: false,
@@ -242,6 +245,7 @@ impl Measured {
             effects: whole.effects,
             mostly: whole.mostly,
             probed: whole.probed,
+            seen: whole.seen,
             ..self.clone()
         }
     }
@@ -274,6 +278,10 @@ impl Measured {
         );
         measured.effects = effect::of_errors(stable, canary);
         measured.probed = stable.turned_away.requests > 0 || canary.turned_away.requests > 0;
+        let Effects { canary: of_canary, stable: of_stable } = measured.effects;
+        measured.seen = measured.probed.then(|| {
+            [effect::seen(canary, of_canary.factor), effect::seen(stable, of_stable.factor)]
+        });
         measured.mostly = commonest(&canary.failures, |_| true);
         measured
     }

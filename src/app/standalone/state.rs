@@ -25,6 +25,9 @@ use crate::{
 /// Of releases that were deleted the last so many are remembered.
 const DELETED: usize = 1000;
 
+/// The ending of the file of what is in force, beside the state.
+pub(super) const IN_FORCE: &str = "in-force";
+
 /// What is kept of one release.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -85,9 +88,31 @@ impl State {
                 events.extend(keep_aside(&file, &bytes, &releases)?);
                 releases
             }
-            None => match previous(&file) {
-                None => Releases::new(),
-                Some(releases) => {
+            None => match read(&file.previous())? {
+                None => {
+                    if let Some(left) = left_behind(&file) {
+                        anyhow::bail!(
+                            "{path} and {before} are missing, but {left} is there, so releases ran \
+                             here: restore one of them; or, to begin anew, move {left} away, too: \
+                             then what the manifests name is released to all users without a canary",
+                            path = file.path().display(),
+                            before = file.previous().display(),
+                            left = left.display(),
+                        );
+                    }
+                    Releases::new()
+                }
+                Some(bytes) => {
+                    let releases = parse(&bytes).with_context(|| {
+                        format!(
+                            "{path} does not exist, and {before} is cut short or not a state file of \
+                             this version: restore one of them; or, to begin anew, move {before} \
+                             away: then what the manifests name is released to all users without \
+                             a canary",
+                            path = file.path().display(),
+                            before = file.previous().display(),
+                        )
+                    })?;
                     let note = format!(
                         "{} does not exist: goes on from {}, which is the state before its last \
                          change ({} releases); to start anew stop the process and remove both",
@@ -269,6 +294,12 @@ fn was_emptied(file: &Durable, releases: &Releases) -> bool {
     releases.is_empty() && previous(file).is_some_and(|releases| !releases.is_empty())
 }
 
+/// A file that an earlier run wrote beside its state.
+fn left_behind(file: &Durable) -> Option<PathBuf> {
+    let in_force = beside(file.path(), IN_FORCE);
+    in_force.exists().then_some(in_force)
+}
+
 fn previous(file: &Durable) -> Option<Releases> {
     parse(&read(&file.previous()).ok()??).ok()
 }
@@ -281,9 +312,15 @@ fn refused(file: &Durable) -> String {
             file.previous().display(),
             releases.len()
         ),
-        None => "the next start begins anew: what the manifests name is released to all users \
-                 without a canary"
-            .to_owned(),
+        None => {
+            let left = left_behind(file);
+            let and = left.map(|left| format!("without {}, too, ", left.display()));
+            format!(
+                "{}the next start begins anew: what the manifests name is released to all users \
+                 without a canary",
+                and.unwrap_or_default()
+            )
+        }
     };
     let path = file.path().display();
     format!(

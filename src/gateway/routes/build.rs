@@ -201,7 +201,22 @@ impl Builder<'_> {
         let names = input.other_backends.iter().filter(|name| **name != *saved.backend_name);
         let mut all = vec![];
         for name in names {
-            let Some(backend) = input.backends.get(name) else { continue };
+            // A fallback has no place among the revisions: it may have that of the baseline.
+            let told = |fault: Fault, kept: bool| Problem {
+                part: Part::Fallback,
+                revision: String::new(),
+                backend: name.clone(),
+                fault,
+                kept,
+            };
+            let Some(backend) = input.backends.get(name) else {
+                let message = format!(
+                    "LLMDeployment {name} does not exist: create it, or take it out of \
+                     spec.fallbackBackendRefs"
+                );
+                self.problems.push(told(Fault::new(Fault::BACKEND_NOT_FOUND, message), false));
+                continue;
+            };
             let backend = LLMDeploymentSpec::clone(backend);
             let revision = revision(&variant.prompt, &backend);
             let other = Variant { backend_name: name.clone(), backend, ..variant.clone() };
@@ -209,15 +224,11 @@ impl Builder<'_> {
             match self.build(&routed, &Arc::new((&other).into())) {
                 Ok(target) => all.push(target),
                 Err(fault) => {
+                    // With the same model and prompt the baseline has its revision, and is built.
+                    let is_baseline = routed.revision == baseline.revision;
                     let before = built_before(self.old, &routed.revision);
-                    let RoutedVariant { revision, .. } = routed;
-                    self.problems.push(Problem {
-                        part: Part::Fallback,
-                        revision,
-                        backend: name.clone(),
-                        fault,
-                        kept: before.is_some(),
-                    });
+                    let before = before.filter(|_| !is_baseline);
+                    self.problems.push(told(fault, before.is_some()));
                     all.extend(before.cloned());
                 }
             }

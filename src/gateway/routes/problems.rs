@@ -21,6 +21,7 @@ pub struct Fault {
 
 impl Fault {
     pub(super) const COPY_NOT_FOUND: &str = "CopyNotFound";
+    pub(super) const BACKEND_NOT_FOUND: &str = "BackendNotFound";
     pub(super) const COPY_UNREADABLE: &str = "CopyUnreadable";
     pub(super) const PROMPT_INVALID: &str = "PromptInvalid";
     pub(super) const ADDRESS_INVALID: &str = "AddressInvalid";
@@ -113,7 +114,11 @@ impl Problem {
         let on = if self.backend.is_empty() { "" } else { " on LLMDeployment " };
         let Self { backend, fault, .. } = self;
         let revision = short(&self.revision);
-        format!("{what} {revision}{on}{backend} can not be built, so {then}: {}", fault.message)
+        let space = if revision.is_empty() { "" } else { " " };
+        format!(
+            "{what}{space}{revision}{on}{backend} can not be built, so {then}: {}",
+            fault.message
+        )
     }
 }
 

@@ -1,5 +1,5 @@
-//! Connections that have shown no key yet. They have a share of the memory of their own:
-//! when it is full, the oldest of them makes room for the next. So a client with a key,
+//! Connections that have shown no key yet. They have a share of the memory of their own, and
+//! half of the places: when one of them is full, the oldest of them makes room for the next. So a client with a key,
 //! which shows it at once, always gets in, however many strangers are connected.
 
 use std::{
@@ -20,6 +20,8 @@ use crate::{
 /// All strangers of one listener, the oldest first.
 pub(super) struct Strangers {
     budget: Arc<Budget>,
+    /// So many may be connected.
+    most: usize,
     next: AtomicU64,
     connected: Mutex<BTreeMap<u64, CancellationToken>>,
 }
@@ -34,22 +36,33 @@ pub(super) struct Connected {
 }
 
 impl Strangers {
-    pub(super) fn new(budget: Arc<Budget>) -> Arc<Self> {
-        Arc::new(Self { budget, next: AtomicU64::new(0), connected: Mutex::default() })
+    /// Of a listener with so many places.
+    pub(super) fn new(budget: Arc<Budget>, places: usize) -> Arc<Self> {
+        let most = (places / 2).max(1);
+        Arc::new(Self { budget, most, next: AtomicU64::new(0), connected: Mutex::default() })
     }
 
     /// One more is connected.
     pub(super) fn enter(self: &Arc<Self>) -> Arc<Connected> {
         let (id, left) = (self.next.fetch_add(1, Ordering::Relaxed), CancellationToken::new());
         let held = self.budget.take(Class::Strangers, CONNECTION).unwrap_or_else(|_| {
-            if let Some((_, oldest)) = self.lock().pop_first() {
-                oldest.cancel();
-            }
+            Self::make_room(&mut self.lock());
             self.budget.take_anyway(Class::Strangers, CONNECTION)
         });
-        self.lock().insert(id, left.clone());
+        let mut connected = self.lock();
+        if connected.len() >= self.most {
+            Self::make_room(&mut connected);
+        }
+        connected.insert(id, left.clone());
+        drop(connected);
         let (known, held) = (AtomicBool::new(false), Mutex::new(held));
         Arc::new(Connected { strangers: self.clone(), id, left, known, held })
+    }
+
+    fn make_room(connected: &mut BTreeMap<u64, CancellationToken>) {
+        if let Some((_, oldest)) = connected.pop_first() {
+            oldest.cancel();
+        }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, CancellationToken>> {
@@ -104,7 +117,7 @@ mod tests {
     #[test]
     fn the_oldest_stranger_makes_room_and_a_client_never_does() {
         // Room for two strangers and six clients.
-        let strangers = Strangers::new(Budget::new(16 * CONNECTION));
+        let strangers = Strangers::new(Budget::new(16 * CONNECTION), 100);
         let client = strangers.enter();
         assert!(client.is_known(None).is_ok() && client.is_known(None).is_ok());
         let connected: Vec<_> = (0..4).map(|_| strangers.enter()).collect();
@@ -117,8 +130,17 @@ mod tests {
     }
 
     #[test]
+    fn strangers_have_half_of_the_places_however_much_memory_there_is() {
+        let strangers = Strangers::new(Budget::new(1 << 30), 10);
+        let connected: Vec<_> = (0..9).map(|_| strangers.enter()).collect();
+        let left = connected.iter().filter(|one| one.left.is_cancelled()).count();
+        assert_eq!((left, strangers.lock().len()), (4, 5), "the oldest four make room");
+        assert!(connected[..4].iter().all(|one| one.left.is_cancelled()));
+    }
+
+    #[test]
     fn one_client_too_many_is_refused_and_stays_a_stranger() {
-        let strangers = Strangers::new(Budget::new(16 * CONNECTION));
+        let strangers = Strangers::new(Budget::new(16 * CONNECTION), 100);
         let clients: Vec<_> = (0..7)
             .map(|_| {
                 let client = strangers.enter();

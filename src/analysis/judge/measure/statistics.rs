@@ -20,7 +20,9 @@ impl Measured {
     /// How many independent observations the smaller side is worth.
     pub(in crate::analysis::judge) fn smallest_side(&self) -> f64 {
         let Effects { canary, stable } = self.effects;
-        (self.stable.count as f64 / stable.factor).min(self.canary.count as f64 / canary.factor)
+        let [of_canary, of_stable] = self.seen.unwrap_or_default();
+        let canary = (self.canary.count as f64 / canary.factor).max(of_canary);
+        canary.min((self.stable.count as f64 / stable.factor).max(of_stable))
     }
 
     /// How many observations the smaller side has.
