@@ -13,6 +13,7 @@
 //! none (an approval, the bake).
 
 mod budget;
+mod bursts;
 mod callers;
 mod effect;
 mod explain;
@@ -152,6 +153,7 @@ pub fn assess_with(
         let before = previous.iter().find(|p| p.metric == metric.name);
         let mut status = assess_metric(window, metric, scope, before, critical);
         if before.is_none_or(|b| b.verdict != Verdict::Fail) {
+            bursts::attribute((window, metric), scope, before, &mut status);
             let of = (window, metric);
             callers::attribute(of, scope, &others, before, critical, &mut status);
         }
@@ -225,6 +227,7 @@ fn assess_metric(
         chance: before.and_then(|b| b.chance),
         accepted_at: before.and_then(|b| b.accepted_at),
         in_step: before.and_then(|b| b.in_step),
+        batches: bursts::batches((window, metric), &own, before),
         ..MetricStatus::default()
     };
     let clock = clock((window, metric), scope, before, &own);
@@ -301,7 +304,7 @@ fn assess_metric(
             status.message = message;
         }
         // A verdict that rested on one caller is looked for again, in what others sent.
-        _ if before.is_some_and(|b| b.caller.is_some()) && !status.looks.is_empty() => {
+        _ if before.is_some_and(bursts::is_asked_again) && !status.looks.is_empty() => {
             let may_accept = measured.counts_open || !evidence.hides_open();
             look(&test, &measured, critical, may_accept, &mut status);
         }

@@ -24,7 +24,8 @@ use crate::{
     api::{
         canary_policy::{Latency, Metric},
         prompt_release::{
-            Counts, Groups, MetricStatus, OTHER, PairTable, Paired, Sample, Sums, Unit, Verdict,
+            Batch, Counts, Groups, MetricStatus, OTHER, PairTable, Paired, Sample, Sums, Unit,
+            Verdict,
         },
     },
     audit::record::CheckResult,
@@ -201,6 +202,30 @@ impl Measured {
             earlier: vec![],
             adjusted: None,
         }
+    }
+
+    /// Whether what was counted since an earlier collection can be told from what was before.
+    pub(super) fn in_batches(&self) -> bool {
+        !self.counts_open && self.pair().is_some()
+    }
+
+    /// A share without what was counted in these batches.
+    pub(super) fn without(&self, batches: &[Batch]) -> Option<Self> {
+        let rest = |all: Share, of: fn(&Batch) -> Sample| {
+            batches.iter().map(of).fold(all, |rest, part| {
+                let n = part.count as f64;
+                let bad = (part.value * n).round();
+                Share { n: (rest.n - n).max(0.0), bad: (rest.bad - bad).max(0.0) }
+            })
+        };
+        let [canary, stable] = self.pair()?;
+        let (canary, stable) = (rest(canary, |b| b.canary), rest(stable, |b| b.stable));
+        Some(Self {
+            comparison: Comparison::Shares(canary, stable),
+            canary: share_sample(canary),
+            stable: share_sample(stable),
+            ..self.clone()
+        })
     }
 
     /// Both sides' shares, of a metric that has such: canary, stable.

@@ -69,6 +69,31 @@ fn unsigned_zero(value: f64, digits: i32) -> f64 {
     if value.abs() * 10_f64.powi(digits) < 0.5 { 0.0 } else { value }
 }
 
+/// The batches of a step: what was counted from one collection to the next.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+pub struct Batches {
+    /// How many there were with requests of the canary.
+    pub count: i32,
+    /// Those in which the canary looked worst beside stable, the worst first.
+    #[schemars(length(max = 5))]
+    pub worst: Vec<Batch>,
+    /// In so many of the latest ones in a row it was worse by more than the harm margin.
+    #[serde(default)]
+    pub bad_in_a_row: i32,
+    /// Without these the canary would be rolled back no more; nothing is decided on them.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub decide: bool,
+}
+
+/// What both sides showed between two collections.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+pub struct Batch {
+    /// The variant that is compared with.
+    pub stable: Sample,
+    /// The variant under comparison.
+    pub canary: Sample,
+}
+
 /// The evidence on one metric.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -143,6 +168,9 @@ pub struct MetricStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 256))]
     pub caller: Option<String>,
+    /// When the canary looked worst in this step: no rollback rests on few moments alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batches: Option<Batches>,
     /// What the current step alone shows, when the numbers above are of all steps together.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub in_step: Option<InStep>,

@@ -293,6 +293,7 @@ fn decided_of_metric(metric: &MetricStatus) -> impl PartialEq + '_ {
         streak: _,
         looks,
         caller,
+        batches: _,
         in_step,
     } = metric;
     let in_step = in_step.map(|step| (step.wanted, step.closed, step.accepted));

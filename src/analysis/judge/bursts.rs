@@ -1,0 +1,114 @@
+//! No rollback rests on few moments: a provider's bad minute hits one side alone, by chance the
+//! canary, and says nothing of the next.
+//!
+//! Of a share that is counted in batches, from one collection to the next, those batches are
+//! kept in which the canary was worst beside stable. A failure stands when what is left of the
+//! step (or of all that are pooled) without them is beyond the harm margin, too, or when the canary
+//! was beyond it in each of the last three. What is worse all the time is so without its worst
+//! moments; the price is two collections more, at most, for a canary that turns bad between two.
+//! In the first batch of a step there is nothing else to ask, and the rule is silent.
+
+use super::{Measured, Scope, Window, as_share, minimum};
+use crate::{
+    analysis::stats::proportion::Share,
+    api::{
+        canary_policy::Metric,
+        prompt_release::{Batch, Batches, MetricStatus, Sample, Verdict},
+    },
+};
+
+/// So many batches at most are left out.
+const WORST: usize = 5;
+/// One is left out, and one more for so many batches.
+const EACH: i32 = 5;
+
+/// So many bad batches in a row are no bad moment.
+const IN_A_ROW: i32 = 3;
+
+/// The batches of the step so far. `own` is what the step has measured until now.
+pub(super) fn batches(
+    (window, metric): (&Window<'_>, &Metric),
+    own: &Measured,
+    before: Option<&MetricStatus>,
+) -> Option<Batches> {
+    let [canary, stable] = own.pair().filter(|_| own.in_batches())?;
+    let in_step = before.and_then(|b| b.in_step).filter(|_| window.pool.is_some());
+    let past = match (in_step, before) {
+        (Some(step), _) => [step.canary, step.stable],
+        (None, Some(before)) => [before.canary, before.stable],
+        (None, None) => Default::default(),
+    };
+    let since = |now: Share, past: Sample| {
+        let past = as_share(past);
+        let (n, bad) = ((now.n - past.n).max(0.0), (now.bad - past.bad).max(0.0));
+        Sample { count: n as i64, value: if n > 0.0 { (bad / n).min(1.0) } else { 0.0 } }
+    };
+    let latest = Batch { canary: since(canary, past[0]), stable: since(stable, past[1]) };
+    // A step that has counted nothing has no batches yet.
+    let known = before.and_then(|b| b.batches.clone()).filter(|_| past[0].count > 0);
+    let mut all = Batches { decide: false, ..known.unwrap_or_default() };
+    if latest.canary.count > 0 {
+        all.count = all.count.saturating_add(1);
+        let is_bad = latest.canary.value - latest.stable.value > metric.margin().harm;
+        all.bad_in_a_row = if is_bad { all.bad_in_a_row.saturating_add(1) } else { 0 };
+        all.worst.push(latest);
+    }
+    // How many more failed than at stable's share.
+    let excess = |batch: &Batch| {
+        let Share { n, bad } = as_share(batch.canary);
+        bad - n * stable.value()
+    };
+    all.worst.sort_by(|a, b| excess(b).total_cmp(&excess(a)));
+    all.worst.truncate(WORST);
+    Some(all)
+}
+
+/// Whether a verdict was taken back: it is looked for again with each collection.
+pub(super) fn is_asked_again(before: &MetricStatus) -> bool {
+    before.caller.is_some() || before.batches.as_ref().is_some_and(|batches| batches.decide)
+}
+
+/// Takes back a failure that rests on few batches.
+pub(super) fn attribute(
+    (window, metric): (&Window<'_>, &Metric),
+    scope: &Scope<'_>,
+    before: Option<&MetricStatus>,
+    status: &mut MetricStatus,
+) {
+    let Some(batches) = status.batches.clone().filter(|_| status.verdict == Verdict::Fail) else {
+        return;
+    };
+    let own = scope.own(metric, window.paired, before);
+    // A floor is a promise of its own.
+    if own.beyond_floor(metric).is_some() {
+        return;
+    }
+    if batches.count < 2 || batches.bad_in_a_row >= IN_A_ROW {
+        return;
+    }
+    let least = (1 + batches.count / EACH) as usize;
+    let worst = &batches.worst[..least.min(batches.worst.len())];
+    let Some(rest) = own.without(worst) else { return };
+    let stands = |rest: &Measured| {
+        let enough = rest.smallest_count() >= minimum(rest);
+        enough && rest.difference().is_some_and(|d| d > status.harm)
+    };
+    if stands(&rest) || stands(&scope.together(&rest, metric, before)) {
+        return;
+    }
+    let is_last = status.looks.last().is_some_and(|t| *t >= 1.0);
+    status.verdict = if is_last { Verdict::Inconclusive } else { Verdict::Undecided };
+    let side = |s: Sample| format!("{} of {}", status.unit.value(s.value), s.count);
+    status.message = format!(
+        "the canary looks worse because of {} of {} moments; of the rest: canary {}, stable {}. \
+         It is looked at again with each collection",
+        worst.len(),
+        batches.count,
+        side(rest.canary),
+        side(rest.stable),
+    );
+    status.batches = Some(Batches { decide: true, ..batches });
+}
+
+#[cfg(test)]
+mod tests;

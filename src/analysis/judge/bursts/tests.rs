@@ -1,0 +1,112 @@
+use super::super::*;
+use crate::api::canary_policy::{Floor, Margin, Nothing};
+
+fn errors() -> Metric {
+    Metric {
+        name: "errors".into(),
+        error_rate: Some(Nothing {}),
+        margin: Some(Margin { harm: 0.02, accept: 0.05 }),
+        ..Metric::default()
+    }
+}
+
+/// What becomes of a step after each of these batches: the canary's requests and failures in it.
+/// Stable has as many requests and one failure of each hundred.
+fn judged(metric: &Metric, batches: &[(u64, u64)]) -> Vec<MetricStatus> {
+    judged_with(metric, batches, true)
+}
+
+/// As `judged`; without its batches a status looks as if each were the first.
+fn judged_with(metric: &Metric, batches: &[(u64, u64)], kept: bool) -> Vec<MetricStatus> {
+    let metrics = std::slice::from_ref(metric);
+    let window = Window {
+        metrics,
+        guards: vec![],
+        guard_rate: 0.1,
+        horizon: Some(2_000),
+        harm_alpha: 0.01,
+        open_alpha: 0.001,
+        accept_alpha: 0.05,
+        relative: true,
+        paired: false,
+        pool: None,
+        explained: true,
+    };
+    let (mut canary, mut stable) = (Counts::default(), Counts::default());
+    let mut status: Vec<MetricStatus> = vec![];
+    let mut all = vec![];
+    for (n, bad) in batches {
+        for (side, bad) in [(&mut canary, *bad), (&mut stable, n / 100)] {
+            side.assigned += n;
+            side.requests += n;
+            side.errors += bad;
+        }
+        let external = Externals::new();
+        let (stable, canary) = (&stable, &canary);
+        let evidence = Evidence { stable, canary, external: &external, pending: 0, earlier: &[] };
+        status = assess(&window, &evidence, &status);
+        all.push(status[0].clone());
+        if !kept {
+            status[0].batches = None;
+        }
+    }
+    all
+}
+
+fn failed_after(judged: &[MetricStatus]) -> Option<usize> {
+    judged.iter().position(|status| status.verdict == Verdict::Fail)
+}
+
+const GOOD: (u64, u64) = (100, 1);
+const BAD: (u64, u64) = (100, 50);
+
+#[test]
+fn one_bad_moment_rolls_nobody_back_and_a_canary_that_turns_bad_is_found() {
+    let once = judged(&errors(), &[GOOD, GOOD, GOOD, BAD, GOOD, GOOD]);
+    assert_eq!(failed_after(&once), None, "{:?}", once.last());
+    let held = &once[3];
+    assert!(held.message.contains("because of 1 of 4 moments"), "{}", held.message);
+    assert!(held.message.contains("canary 1.0 % of 300"), "{}", held.message);
+    assert!(held.batches.as_ref().unwrap().decide);
+    // It is one of the difference again, as soon as it does not decide.
+    let diluted = judged(&errors(), &[&[GOOD, BAD][..], &[GOOD; 18]].concat());
+    assert_eq!(failed_after(&diluted), None);
+    assert!(!diluted.last().unwrap().batches.as_ref().unwrap().decide);
+    // Two collections later at most, however many were good before.
+    for good in 0..30 {
+        let turned = [&vec![GOOD; good][..], &[BAD; 3]].concat();
+        let found = failed_after(&judged(&errors(), &turned)).unwrap();
+        assert!((good..good + 3).contains(&found), "{good}: {found}");
+    }
+}
+
+#[test]
+fn what_is_bad_all_the_time_is_found_as_soon_as_without_the_rule() {
+    assert_eq!(failed_after(&judged(&errors(), &[BAD])), Some(0), "there is nothing else to ask");
+    for batch in [(100, 15), (20, 2), (20, 6), (7, 1), (7, 3)] {
+        let [with, without] = [true, false]
+            .map(|kept| failed_after(&judged_with(&errors(), &[batch; 60], kept)).unwrap());
+        assert!(with <= without + 1, "{batch:?}: {with} instead of {without}");
+    }
+}
+
+#[test]
+fn bad_moments_are_left_out_by_how_many_there_were() {
+    // Five of 24 are left out, and no sixth.
+    let apart = |bad: usize| {
+        let each = (0..24).map(|i| if i % 4 == 3 && i / 4 < bad { BAD } else { GOOD });
+        judged(&errors(), &each.collect::<Vec<_>>())
+    };
+    for few in 1..=5 {
+        assert_eq!(failed_after(&apart(few)), None, "{few}");
+    }
+    assert_eq!(failed_after(&apart(6)), Some(23));
+    assert_eq!(apart(6)[23].batches.as_ref().unwrap().worst.len(), 5);
+}
+
+#[test]
+fn a_floor_is_a_promise_of_its_own() {
+    let floor = Floor { max: Some(0.1), min_samples: 50, ..Floor::default() };
+    let metric = Metric { floor: Some(floor), ..errors() };
+    assert_eq!(failed_after(&judged(&metric, &[GOOD, BAD])), Some(1));
+}
