@@ -21,8 +21,8 @@ fn credentials(text: &str) -> impl Iterator<Item = (usize, usize)> {
         }
         // A port that is none is a password with an odd character in it, or with its @ escaped:
         // nobody knows where that ends.
-        let (_, port) = authority.rsplit_once(':')?;
-        let is_port = port.contains(']') || port.bytes().all(|c| c.is_ascii_digit());
+        let (_, port) = authority.split_once(':').filter(|_| !authority.starts_with('['))?;
+        let is_port = port.bytes().all(|c| c.is_ascii_digit());
         let length = || rest.find(char::is_whitespace).unwrap_or(rest.len());
         (!is_port).then(|| (start, start + length()))
     })
@@ -69,6 +69,8 @@ mod tests {
             ("https://ada:p%40w@[::1]:1/v1?a=b", "https://[redacted]@[::1]:1/v1?a=b"),
             ("http://ada:p/w@host/v1 is odd", "http://[redacted] is odd"),
             ("http://ada:pw%40host/v1", "http://[redacted]"),
+            ("http://ada:pw%40host:9/v1 is", "http://[redacted] is"),
+            ("http://ada:1%40host:9", "http://[redacted]"),
             ("http://ada:p?w@host/v1", "http://[redacted]"),
             ("http://ada:p#w@host", "http://[redacted]"),
         ] {

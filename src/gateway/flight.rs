@@ -22,6 +22,7 @@ use super::{
     unread,
 };
 use crate::{
+    api::url::without_credentials,
     audit::{
         record::{
             AssignmentReason, Caller, CheckResult, Content, Operation, Origin, Record,
@@ -256,9 +257,30 @@ impl Flight {
             "upstream_not_found" => "answers as if nothing were there: is spec.endpoint right?",
             "upstream_unauthorized" => "refuses the API key of the backend",
             "upstream_model_gone" => "has no such model, or not for the API key of the backend",
-            "upstream_unreachable" => "can not be reached",
             _ => return,
         };
+        self.warn(code, what);
+    }
+
+    /// The backend can not be reached, for a reason that only its operator can mend.
+    pub(super) fn unreachable(&self, error: &dyn std::error::Error) {
+        let mut causes = vec![];
+        let mut next = Some(error);
+        while let Some(error) = next {
+            let cause = error.to_string();
+            // Some say their source themselves.
+            if !causes.iter().any(|known: &String| known.contains(&cause)) {
+                causes.push(cause);
+            }
+            next = error.source();
+        }
+        let causes = causes.join(": ");
+        let causes = without_credentials(&causes);
+        self.warn("upstream_unreachable", &format!("can not be reached: {causes}"));
+    }
+
+    /// Logs what is wrong with the backend, once in a while.
+    fn warn(&self, code: &str, what: &str) {
         let Origin { release, backend, model, .. } = &*self.target.origin;
         let subject = format!("{release} {backend} {code}");
         if self.gateway.refused.is_due(&subject, self.now_millis()) {

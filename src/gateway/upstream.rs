@@ -120,6 +120,8 @@ pub(super) async fn call(
             }
             if let Some(refused) = addresses::refused(&e) {
                 flight.refused_address(refused);
+            } else if e.is_connect() {
+                flight.unreachable(&e);
             }
             unreachable_model(&e)
         })?;
