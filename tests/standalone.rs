@@ -756,6 +756,43 @@ fn a_state_file_that_was_moved_away_is_not_a_new_beginning() {
 }
 
 #[test]
+fn a_state_that_is_lost_where_releases_ran_ends_the_start() {
+    let ending = |place: &Place, what: &str| place.path(&format!("state.json{what}"));
+    for (what, spoil) in [
+        ("both are missing", None),
+        ("the one before is cut", Some("{\"default/r\": ")),
+        ("the one before is empty", Some("")),
+    ] {
+        let mut place = Place::with_a_failure();
+        let before = fs::read(ending(&place, ".before")).unwrap();
+        place.process = None;
+        fs::remove_file(ending(&place, "")).unwrap();
+        match spoil {
+            None => fs::remove_file(ending(&place, ".before")).unwrap(),
+            Some(text) => fs::write(ending(&place, ".before"), text).unwrap(),
+        }
+        let error = format!("{:#}", place.open().err().unwrap());
+        for part in ["state.json ", "state.json.before", "state.json.in-force", "without a canary"]
+        {
+            assert!(error.contains(part), "{what}: {error}");
+        }
+        assert!(!ending(&place, "").exists(), "{what}: nothing is written");
+        // Restored, it goes on; without all of them it begins anew.
+        fs::write(ending(&place, ".before"), before).unwrap();
+        place.restart();
+        place.ticks(3);
+        assert_eq!(place.status().phase, Phase::RolledBack, "{what}");
+        place.process = None;
+        for gone in ["", ".before", ".in-force"] {
+            fs::remove_file(ending(&place, gone)).unwrap();
+        }
+        place.restart();
+        place.ticks(3);
+        assert_eq!(place.status().phase, Phase::Stable, "{what}");
+    }
+}
+
+#[test]
 fn a_state_file_that_is_cut_anywhere_is_refused_and_left_alone() {
     let mut place = Place::with_a_failure();
     let whole = fs::read(place.state_file()).unwrap();

@@ -153,7 +153,7 @@ pub struct Probes<K> {
 /// How the latest probe ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Latest {
-    /// There is none: the breaker has just opened, by attempts that failed.
+    /// No probe was sent yet: the breaker has opened because attempts failed.
     Opened,
     UnderWay,
     Ended {
@@ -209,7 +209,8 @@ impl<K: Ord> Probes<K> {
         self.waiting.remove(&probe).unwrap_or_default()
     }
 
-    /// A probe tells nothing: its application gave up. What waited for it waits for another.
+    /// The application of a probe gave up, so nobody knows how it would have ended. The requests
+    /// that waited for it wait for another probe.
     pub fn give_up(&mut self, probe: u64) {
         self.leave(probe, Latest::Untold);
         let Some(waited) = self.waiting.remove(&probe) else { return };

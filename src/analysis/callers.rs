@@ -207,6 +207,28 @@ mod tests {
     }
 
     #[test]
+    fn costs_and_their_inputs_are_taken_together() {
+        let own = |inputs: &[f64]| {
+            let mut counts = caller(inputs.len() as u64, 0);
+            for x in inputs {
+                counts.cost.count += 1;
+                counts.cost.sum += 2.0 * x;
+                counts.cost_by_input.add(*x, 2.0 * x);
+            }
+            counts
+        };
+        let (a, b) = (own(&[1.0, 4.0]), own(&[3.0]));
+        let mut all = BTreeMap::new();
+        for part in [&a, &b] {
+            add(&mut all, &[("all".to_owned(), part.clone())].into());
+        }
+        let CallerCounts { cost, cost_by_input, .. } = all["all"].clone();
+        let counts = counts(3, 0, &[("a", a), ("b", b.clone())]);
+        let rest = without(&Counts { cost, cost_by_input, ..counts }, "a");
+        assert_eq!((rest.cost_by_input, rest.cost.count), (b.cost_by_input, 1));
+    }
+
+    #[test]
     fn latencies_are_taken_from_the_buckets_that_they_fell_into() {
         let histogram = |pairs: &[(u8, u64)]| pairs.iter().copied().collect::<BTreeMap<_, _>>();
         let mut all = histogram(&[(8, 10), (9, 30), (40, 5)]);

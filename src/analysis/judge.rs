@@ -303,8 +303,10 @@ fn assess_metric(
             keep(before, seen, horizon, &mut status);
             status.message = message;
         }
-        // A verdict that rested on one caller is looked for again, in what others sent.
-        _ if before.is_some_and(bursts::is_asked_again) && !status.looks.is_empty() => {
+        // A verdict that rested on one caller, or on few moments, is looked for again.
+        _ if before.is_some_and(|b| b.caller.is_some() || bursts::waits(b))
+            && !status.looks.is_empty() =>
+        {
             let may_accept = measured.counts_open || !evidence.hides_open();
             look(&test, &measured, critical, may_accept, &mut status);
         }
@@ -510,13 +512,15 @@ pub fn doubt(metrics: &[MetricStatus]) -> Option<&MetricStatus> {
 
 /// The verdict of all metrics together: any Fail fails, all Pass pass, and what is
 /// missing keeps the rest from passing. Built-in comparisons need not pass, but nothing
-/// passes while one of them is in [`doubt`]. Nothing else is decided while both sides are
+/// passes while one of them is in [`doubt`], and nothing ends while a failure waits for another
+/// collection, theirs included. Nothing else is decided while both sides are
 /// beyond a floor.
 pub fn combine(metrics: &[MetricStatus]) -> Verdict {
     if metrics.iter().any(|m| m.verdict == Verdict::Fail) {
         return Verdict::Fail;
     }
-    let doubt = doubt(metrics);
+    let waits = metrics.iter().any(bursts::waits);
+    let doubts = waits || doubt(metrics).is_some();
     let metrics: Vec<&MetricStatus> = metrics.iter().filter(|m| !m.guard).collect();
     let any = |v: Verdict| metrics.iter().any(|m| m.verdict == v);
     if metrics.is_empty() {
@@ -524,10 +528,10 @@ pub fn combine(metrics: &[MetricStatus]) -> Verdict {
     } else if metrics.iter().any(|m| m.floor_on_both_sides.is_some()) {
         Verdict::Undecided
     } else if metrics.iter().all(|m| m.verdict == Verdict::Pass) {
-        doubt.map_or(Verdict::Pass, |_| Verdict::Undecided)
+        if doubts { Verdict::Undecided } else { Verdict::Pass }
     } else if any(Verdict::NoData) {
         Verdict::NoData
-    } else if any(Verdict::Undecided) {
+    } else if any(Verdict::Undecided) || waits {
         Verdict::Undecided
     } else {
         Verdict::Inconclusive

@@ -276,14 +276,16 @@ struct Ending {
 impl Ending {
     fn tell(&self, seen: &Seen, seconds: u64, real: bool) -> String {
         let tick = |ok: bool| if ok { "✓" } else { "✗" };
-        let left = "– not known: you left before the end";
         let good = match self.promoted {
-            true => "✓ the good prompt (v2) was promoted by evidence".to_owned(),
-            false if self.quit => format!("{left}: whether the good prompt (v2) is promoted"),
-            false => "✗ the good prompt (v2) was promoted by evidence".to_owned(),
+            false if self.quit => {
+                "– the good prompt (v2): you left before it was decided".to_owned()
+            }
+            ok => format!("{} the good prompt (v2) was promoted by evidence", tick(ok)),
         };
         let bad = match self.rolled_back {
-            false if self.quit => format!("{left}: whether the bad prompt (v3) is rolled back"),
+            false if self.quit => {
+                "– the bad prompt (v3): you left before it was decided".to_owned()
+            }
             ok => format!("{} the bad prompt (v3) was rolled back: {}", tick(ok), self.why),
         };
         let mut lines = vec![

@@ -1,6 +1,6 @@
 //! One attempt on one variant, from the draw to its record.
 
-use std::{sync::Arc, time::Duration};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use axum::http::{HeaderName, HeaderValue};
 use bytes::Bytes;
@@ -130,7 +130,7 @@ impl Flight {
             not_understood: None,
             content: None,
             conversation: asked.conversation().filter(|_| asked.operation == Operation::Responses),
-            input_kib: drawn.as_ref().and(route.on_trial()).map(|_| asked.input_kib()),
+            input_kib: drawn.as_ref().map(|_| asked.input_kib()),
             pod: None,
             written: None,
             shadow_request_id: None,
@@ -259,34 +259,35 @@ impl Flight {
             "upstream_model_gone" => "has no such model, or not for the API key of the backend",
             _ => return,
         };
-        self.warn(code, what);
+        self.warn(code, || what.into());
     }
 
-    /// The backend can not be reached, for a reason that only its operator can mend.
+    /// As `tell_operator`, of a backend that can not be reached.
     pub(super) fn unreachable(&self, error: &dyn std::error::Error) {
-        let mut causes = vec![];
-        let mut next = Some(error);
-        while let Some(error) = next {
-            let cause = error.to_string();
-            // Some say their source themselves.
-            if !causes.iter().any(|known: &String| known.contains(&cause)) {
-                causes.push(cause);
+        self.warn("upstream_unreachable", || {
+            let mut causes: Vec<String> = vec![];
+            let mut next = Some(error);
+            while let Some(error) = next {
+                let cause = error.to_string();
+                // Some errors name their source themselves.
+                if !causes.iter().any(|known| known.contains(&cause)) {
+                    causes.push(cause);
+                }
+                next = error.source();
             }
-            next = error.source();
-        }
-        let causes = causes.join(": ");
-        let causes = without_credentials(&causes);
-        self.warn("upstream_unreachable", &format!("can not be reached: {causes}"));
+            let causes = causes.join(": ");
+            format!("can not be reached: {}", without_credentials(&causes)).into()
+        });
     }
 
-    /// Logs what is wrong with the backend, once in a while.
-    fn warn(&self, code: &str, what: &str) {
+    /// Logs what is wrong with the backend, once a minute for each `code`.
+    fn warn<'a>(&self, code: &str, what: impl FnOnce() -> Cow<'a, str>) {
         let Origin { release, backend, model, .. } = &*self.target.origin;
         let subject = format!("{release} {backend} {code}");
         if self.gateway.refused.is_due(&subject, self.now_millis()) {
             let uri = self.target.uri(self.operation);
             let (host, path) = (uri.host().unwrap_or_default(), uri.path());
-            tracing::warn!(%release, %backend, %model, %code, "{host} (POST {path}) {what}");
+            tracing::warn!(%release, %backend, %model, %code, "{host} (POST {path}) {}", what());
         }
     }
 

@@ -2,7 +2,7 @@
 //! stays the bytes that it was, so that an unknown field, a number like `1e2` or a very
 //! large integer reaches the model exactly as the application wrote it.
 
-use std::{borrow::Cow, collections::HashSet, fmt, ops::Range};
+use std::{borrow::Cow, collections::HashSet, fmt, marker::PhantomData, ops::Range};
 
 use bytes::Bytes;
 use serde::{
@@ -188,56 +188,38 @@ pub fn elements(array: &[u8]) -> Option<&[u8]> {
 
 /// How many elements a JSON array has; none when it is not one.
 pub fn count(array: &[u8]) -> Option<usize> {
-    struct Count(usize);
-    impl<'de> Deserialize<'de> for Count {
-        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-            struct Counting;
-            impl<'de> Visitor<'de> for Counting {
-                type Value = Count;
-                fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                    f.write_str("an array")
-                }
-                fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Count, A::Error> {
-                    let mut count = 0;
-                    while seq.next_element::<IgnoredAny>()?.is_some() {
-                        count += 1;
-                    }
-                    Ok(Count(count))
-                }
-            }
-            deserializer.deserialize_seq(Counting)
-        }
-    }
-    serde_json::from_slice::<Count>(array).ok().map(|Count(n)| n)
+    let mut n = 0;
+    each(array, |_: IgnoredAny| n += 1).map(|()| n)
 }
 
 /// How many bytes of a conversation, or of any other input, are said by the application and its
 /// users, and not by a model or a tool in an answer before.
 pub fn said(input: &[u8]) -> usize {
-    struct Said(usize);
-    impl<'de> Deserialize<'de> for Said {
-        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-            struct Saying;
-            impl<'de> Visitor<'de> for Saying {
-                type Value = Said;
-                fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                    f.write_str("an array")
-                }
-                fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Said, A::Error> {
-                    let mut said = 0;
-                    while let Some(element) = seq.next_element::<&RawValue>()? {
-                        said += if is_said(element.get()) { element.get().len() } else { 0 };
-                    }
-                    Ok(Said(said))
-                }
+    let mut said = 0;
+    let told = each(input, |element: &RawValue| {
+        said += if is_said(element.get()) { element.get().len() } else { 0 };
+    });
+    told.map_or(input.len(), |()| said)
+}
+
+/// Hands on each element of a JSON array; none when it is not one.
+fn each<'a, T: Deserialize<'a>>(array: &'a [u8], each: impl FnMut(T)) -> Option<()> {
+    struct Each<T, F>(F, PhantomData<T>);
+    impl<'de, T: Deserialize<'de>, F: FnMut(T)> Visitor<'de> for Each<T, F> {
+        type Value = ();
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an array")
+        }
+        fn visit_seq<A: SeqAccess<'de>>(mut self, mut seq: A) -> Result<(), A::Error> {
+            while let Some(element) = seq.next_element()? {
+                (self.0)(element);
             }
-            deserializer.deserialize_seq(Saying)
+            Ok(())
         }
     }
-    match input.first() {
-        Some(b'[') => serde_json::from_slice::<Said>(input).map_or(0, |Said(n)| n),
-        _ => input.len(),
-    }
+    let mut json = serde_json::Deserializer::from_slice(array);
+    json.deserialize_seq(Each(each, PhantomData)).ok()?;
+    json.end().ok()
 }
 
 /// Whether an element of an input is the application's or a user's.

@@ -4,7 +4,7 @@
 //! The corpus is drawn from a seed: what fails can be drawn again.
 
 use std::{
-    fs,
+    fs, io,
     net::SocketAddr,
     sync::{
         Arc, Mutex,
@@ -13,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+use axum::{body::Body, http::Response};
 use futures::{StreamExt, stream};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use serde_json::{Value, json};
@@ -388,6 +389,35 @@ async fn whatever_is_sent_is_answered_in_openais_shape_or_not_at_all() {
 }
 
 #[tokio::test]
+async fn what_a_prompt_adds_to_a_body_is_held_until_the_model_has_it() {
+    let silent =
+        || Response::new(Body::from_stream(stream::pending::<Result<String, io::Error>>()));
+    // Bodies may hold three eighths of this.
+    let bench = Bench::configured(bench_limits(|l| l.memory = 8 << 20), move |_| silent()).await;
+    let mut release = bench.release(0);
+    for variant in release.variants.values_mut() {
+        edit(variant, |v| v.prompt.messages[0].content = "x".repeat(1 << 20));
+    }
+    bench.serve(release);
+    for _ in 0..2 {
+        let refused = loop {
+            let asked = bench.asked.lock().unwrap().len();
+            let all = (0..8).map(|_| timeout(Duration::from_secs(3), bench.chat(json!({}))));
+            let mut refused = vec![];
+            for answer in futures::future::join_all(all).await.into_iter().flatten() {
+                refused.push((answer.status().as_u16(), answer.text().await.unwrap()));
+            }
+            // Those that gave up hold something until that is seen.
+            if bench.asked.lock().unwrap().len() >= asked + 2 {
+                break refused;
+            }
+        };
+        let full = refused.iter().filter(|(s, why)| *s == 503 && why.contains("overloaded"));
+        assert_eq!((full.count(), refused.len()), (6, 6), "{refused:?}");
+    }
+}
+
+#[tokio::test]
 async fn the_oversized_is_refused_before_it_is_read() {
     let bench = Bench::configured(bench_limits(|l| l.body = 100_000), |_| good()).await;
     bench.serve(bench.release(0));
@@ -508,17 +538,23 @@ async fn who_is_slow_loses_the_connection_while_others_are_served() {
     assert_eq!(check(asked.as_bytes(), &answer), Some((200, String::new())));
 }
 
+/// A connection that stays open, on which a client has had an answer.
+async fn a_clients_connection(bench: &Bench) -> Option<TcpStream> {
+    let asked = String::from_utf8(request(valid_body().to_string().as_bytes())).unwrap();
+    let mut stream = TcpStream::connect(bench.address).await.unwrap();
+    stream.write_all(asked.replace("connection: close\r\n", "").as_bytes()).await.unwrap();
+    let mut begun = [0; 15];
+    timeout(PATIENCE, stream.read_exact(&mut begun)).await.unwrap().ok()?;
+    (&begun == b"HTTP/1.1 200 OK").then_some(stream)
+}
+
 #[tokio::test]
 async fn a_connection_too_many_is_told_to_come_again() {
     let bench = Bench::configured(bench_limits(|l| l.connections = 3), |_| good()).await;
     bench.serve(bench.release(0));
-    let hello = b"GET /healthz HTTP/1.1\r\nhost: g\r\n\r\n";
     let mut held = vec![];
     for _ in 0..3 {
-        let mut stream = TcpStream::connect(bench.address).await.unwrap();
-        stream.write_all(hello).await.unwrap();
-        stream.read_exact(&mut [0; 15]).await.unwrap();
-        held.push(stream);
+        held.push(a_clients_connection(&bench).await.expect("there is a place"));
     }
     let mut one_more = TcpStream::connect(bench.address).await.unwrap();
     let mut answer = vec![];
@@ -531,6 +567,29 @@ async fn a_connection_too_many_is_told_to_come_again() {
         while check(bye, &send(bench.address, bye).await) != Some((200, String::new())) {}
     };
     timeout(PATIENCE, served).await.expect("a place is free again");
+}
+
+#[tokio::test]
+async fn strangers_take_no_place_from_clients() {
+    let bench = Bench::configured(bench_limits(|l| l.connections = 8), |_| good()).await;
+    bench.serve(bench.release(0));
+    let hello = b"GET /healthz HTTP/1.1\r\nhost: g\r\n\r\n";
+    let mut strangers = vec![];
+    for _ in 0..20 {
+        let mut stranger = TcpStream::connect(bench.address).await.unwrap();
+        stranger.write_all(hello).await.unwrap();
+        let answered = timeout(PATIENCE, stranger.read_exact(&mut [0; 15])).await.unwrap();
+        answered.expect("the newest stranger is answered");
+        strangers.push(stranger);
+    }
+    // Those that are left stay, and clients get in.
+    let mut held = vec![];
+    for _ in 0..4 {
+        held.push(a_clients_connection(&bench).await.expect("strangers keep no client out"));
+    }
+    for oldest in &mut strangers[..16] {
+        timeout(PATIENCE, oldest.read_to_end(&mut vec![])).await.expect("made room").unwrap();
+    }
 }
 
 #[tokio::test]

@@ -172,6 +172,23 @@ async fn another_backend_that_can_not_be_built_is_left_out() {
 }
 
 #[tokio::test]
+async fn another_backend_that_does_not_exist_is_told_and_keeps_no_revision_from_being_built() {
+    let bench = Bench::new(|_| good()).await;
+    let mut release = bench.release(0);
+    release.other_backends = vec!["nope".to_owned()];
+    bench.serve(release);
+    assert_eq!(ask(&bench, 2).await, ["stable", "stable"]);
+    let text = bench.gateway.notices().text();
+    assert!(
+        text.contains("LLMDeployment nope does not exist: create it, or take it out"),
+        "{text}"
+    );
+    let unbuilt = bench.report().unbuilt;
+    let told = unbuilt.get("fallback/nope").expect("the operator is told, too");
+    assert!(unbuilt.len() == 1 && told.contains("does not exist"), "{unbuilt:?}");
+}
+
+#[tokio::test]
 async fn what_was_turned_away_is_judged_when_the_variant_can_be_asked() {
     let bench = Bench::new(|_| good()).await;
     let mut release = bench.release(50);

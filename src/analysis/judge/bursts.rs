@@ -7,6 +7,9 @@
 //! was beyond it in each of the last three. What is worse all the time is so without its worst
 //! moments; the price is two collections more, at most, for a canary that turns bad between two.
 //! In the first batch of a step there is nothing else to ask, and the rule is silent.
+//!
+//! A failure that does not stand is no pass: it is looked at again with each collection, and
+//! nothing passes or ends until it stands or is none any more.
 
 use super::{Measured, Scope, Window, as_share, minimum};
 use crate::{
@@ -19,9 +22,8 @@ use crate::{
 
 /// So many batches at most are left out.
 const WORST: usize = 5;
-/// One is left out, and one more for so many batches.
+/// One batch is left out, and one more for each so many batches that the step has.
 const EACH: i32 = 5;
-
 /// So many bad batches in a row are no bad moment.
 const IN_A_ROW: i32 = 3;
 
@@ -63,9 +65,9 @@ pub(super) fn batches(
     Some(all)
 }
 
-/// Whether a verdict was taken back: it is looked for again with each collection.
-pub(super) fn is_asked_again(before: &MetricStatus) -> bool {
-    before.caller.is_some() || before.batches.as_ref().is_some_and(|batches| batches.decide)
+/// Whether a failure was taken back, and waits for the next collection.
+pub(super) fn waits(status: &MetricStatus) -> bool {
+    status.batches.as_ref().is_some_and(|batches| batches.decide)
 }
 
 /// Takes back a failure that rests on few batches.
@@ -96,8 +98,8 @@ pub(super) fn attribute(
     if stands(&rest) || stands(&scope.together(&rest, metric, before)) {
         return;
     }
-    let is_last = status.looks.last().is_some_and(|t| *t >= 1.0);
-    status.verdict = if is_last { Verdict::Inconclusive } else { Verdict::Undecided };
+    // Also at the last look: a policy may go on with a step that ends without an answer.
+    status.verdict = Verdict::Undecided;
     let side = |s: Sample| format!("{} of {}", status.unit.value(s.value), s.count);
     status.message = format!(
         "the canary looks worse because of {} of {} moments; of the rest: canary {}, stable {}. \

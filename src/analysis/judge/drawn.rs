@@ -5,7 +5,7 @@ use crate::{
     analysis::buckets,
     api::{
         GoDuration,
-        canary_policy::{Floor, Latency, Margin, Nothing, guards},
+        canary_policy::{Floor, Latency, Margin, Nothing},
         prompt_release::{TurnedAway, Waits},
     },
 };
@@ -24,19 +24,7 @@ fn duration() -> Metric {
 }
 
 fn window(metrics: &[Metric]) -> Window<'_> {
-    Window {
-        metrics,
-        guards: guards().to_vec(),
-        guard_rate: 0.1,
-        horizon: Some(300),
-        harm_alpha: 0.01,
-        open_alpha: 0.001,
-        accept_alpha: 0.05,
-        relative: true,
-        paired: false,
-        pool: None,
-        explained: true,
-    }
+    super::tests::window(metrics, Some(300))
 }
 
 /// Answers after 30 ms.
@@ -257,7 +245,7 @@ fn a_canary_that_always_fails_is_found_however_many_a_breaker_turned_away() {
     };
     let found = judge(&[errors()], &answered(1957), &canary, 0);
     assert_eq!(found[0].verdict, Verdict::Fail, "{}", found[0].message);
-    // Nothing is known where nobody was asked.
+    // Without an attempt and a probe nothing is known.
     let away = TurnedAway { requests: 846, errors: 846, ..TurnedAway::default() };
     let unseen = Counts { turned_away: away, ..canary };
     let unknown = judge(&[errors()], &answered(1957), &unseen, 0);

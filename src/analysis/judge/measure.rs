@@ -1,9 +1,11 @@
 //! What a metric says about both sides, whatever its kind.
 
+mod guarded;
 mod statistics;
 
 use std::collections::BTreeMap;
 
+use self::guarded::Guarded;
 use crate::{
     analysis::{
         buckets,
@@ -24,8 +26,7 @@ use crate::{
     api::{
         canary_policy::{Latency, Metric},
         prompt_release::{
-            Batch, Counts, Groups, MetricStatus, OTHER, PairTable, Paired, Sample, Sums, Unit,
-            Verdict,
+            Batch, Counts, MetricStatus, OTHER, PairTable, Paired, Sample, Sums, Unit, Verdict,
         },
     },
     audit::record::CheckResult,
@@ -204,7 +205,8 @@ impl Measured {
         }
     }
 
-    /// Whether what was counted since an earlier collection can be told from what was before.
+    /// Whether its counts only grow, so that the difference to an earlier collection is what was
+    /// counted since then. Counts of open requests also fall.
     pub(super) fn in_batches(&self) -> bool {
         !self.counts_open && self.pair().is_some()
     }
@@ -502,46 +504,6 @@ impl Measured {
             })
         };
         self.missing.clone().or_else(nothing)
-    }
-}
-
-/// What a built-in comparison counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Guarded {
-    Unfinished,
-    Refused,
-    Unjudged,
-}
-
-impl Guarded {
-    fn of(metric: &Metric) -> Option<Self> {
-        let Metric { unfinished, refusals, unjudged, .. } = metric;
-        unfinished
-            .map(|_| Self::Unfinished)
-            .or(refusals.map(|_| Self::Refused))
-            .or(unjudged.map(|_| Self::Unjudged))
-    }
-
-    fn share(self, counts: &Counts) -> Share {
-        match self {
-            Self::Unfinished => share(counts.ended(), counts.unfinished),
-            Self::Refused => share(counts.requests.saturating_add(counts.refused), counts.refused),
-            Self::Unjudged => share(counts.requests, counts.unjudged),
-        }
-    }
-
-    fn effects(self, stable: &Counts, canary: &Counts) -> Effects {
-        let none: &[u64] = &[];
-        effect::of_parts(stable, canary, |counts| {
-            let Groups { requests, refused, unfinished, .. } = &counts.groups;
-            let Share { n, bad } = self.share(counts);
-            let (parts, failed): ([&[u64]; 3], &[u64]) = match self {
-                Self::Unfinished => ([requests, refused, unfinished], unfinished),
-                Self::Refused => ([requests, refused, none], refused),
-                Self::Unjudged => ([requests, none, none], none),
-            };
-            effect::Part { total: (n as u64, bad as u64), parts, failed: failed.to_vec() }
-        })
     }
 }
 

@@ -24,7 +24,7 @@ fn counts(requests: u64, bad: u64) -> Counts {
     Counts { assigned: requests, requests, errors: bad, ..Counts::default() }
 }
 
-fn window(metrics: &[Metric], horizon: Option<i64>) -> Window<'_> {
+pub(super) fn window(metrics: &[Metric], horizon: Option<i64>) -> Window<'_> {
     Window {
         metrics,
         guards: guards().to_vec(),
@@ -93,6 +93,45 @@ fn what_fails_names_its_commonest_reason() {
         let message = judge(metric, &stable, &canary).message;
         assert!(message.contains(&format!("(mostly {word})")), "{message}");
     }
+}
+
+/// Answers that cost 1 for each of these inputs and `more` beside, which varies.
+fn priced(inputs: impl Iterator<Item = u32>, more: f64) -> Counts {
+    let mut counts = Counts::default();
+    for (i, input) in inputs.enumerate() {
+        let cost = f64::from(input) + more * [0.8, 1.0, 1.2][i % 3];
+        counts.requests += 1;
+        counts.cost.count += 1;
+        counts.cost.sum += cost;
+        counts.cost.squares += cost.powi(2);
+        counts.cost.cubes += cost.powi(3);
+        counts.cost_by_input.add(f64::from(input), cost);
+    }
+    Counts { assigned: counts.requests, ..counts }
+}
+
+#[test]
+fn costs_are_compared_at_equal_inputs_where_every_request_tells_its_input() {
+    let cost = Metric {
+        cost_per_request: Some(Nothing {}),
+        margin: Some(Margin { harm: 0.1, accept: 0.3 }),
+        ..metric()
+    };
+    let stable = priced((0..3_000).map(|i| 1 + i % 40), 5.0);
+    // By chance it was asked what is longer.
+    let unlucky = priced((0..300).map(|i| 12 + i % 40), 5.0);
+    let status = judge(cost.clone(), &stable, &unlucky);
+    assert_eq!(status.verdict, Verdict::Pass, "{}", status.message);
+    assert!(status.difference.unwrap().abs() < 0.01 && status.message.contains("at equal inputs"));
+    assert!(status.canary.value > 1.3 * status.stable.value, "what is shown are the plain means");
+    let mut untold = unlucky.clone();
+    untold.cost_by_input.count -= 1;
+    let plain = judge(cost.clone(), &stable, &untold);
+    assert_eq!(plain.verdict, Verdict::Fail, "{}", plain.message);
+    assert!(!plain.message.contains("at equal inputs"), "{}", plain.message);
+    // Asked the same, it costs more.
+    let worse = judge(cost, &stable, &priced((0..300).map(|i| 1 + i % 40), 15.0));
+    assert_eq!(worse.verdict, Verdict::Fail, "{}", worse.message);
 }
 
 #[test]

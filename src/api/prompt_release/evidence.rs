@@ -118,13 +118,8 @@ fn is_none(count: &u64) -> bool {
 impl Counts {
     /// So many requests that were turned away count as a probe that has ended.
     pub fn judge(&mut self, turned_away: u64, failed: bool) {
-        let errors = if failed { turned_away } else { 0 };
-        let away = &mut self.turned_away;
-        away.waiting = away.waiting.saturating_sub(turned_away);
-        away.requests += turned_away;
-        away.errors += errors;
         self.requests += turned_away;
-        self.errors += errors;
+        self.errors += self.turned_away.judge(turned_away, failed);
     }
 
     /// Drawn requests that have ended with an outcome of this side, or that their
@@ -188,6 +183,15 @@ impl TurnedAway {
     /// Nobody was turned away and nothing was probed.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
+    }
+
+    /// So many of those that wait count as a probe that has ended: how many of them failed.
+    fn judge(&mut self, waited: u64, failed: bool) -> u64 {
+        let errors = if failed { waited } else { 0 };
+        self.waiting = self.waiting.saturating_sub(waited);
+        self.requests += waited;
+        self.errors += errors;
+        errors
     }
 
     /// A probe has ended.
@@ -323,13 +327,8 @@ pub struct CallerCounts {
 impl CallerCounts {
     /// So many requests that were turned away count as a probe that has ended.
     pub fn judge(&mut self, turned_away: u64, failed: bool) {
-        let errors = if failed { turned_away } else { 0 };
-        let away = &mut self.turned_away;
-        away.waiting = away.waiting.saturating_sub(turned_away);
-        away.requests += turned_away;
-        away.errors += errors;
         self.requests += turned_away;
-        self.errors += errors;
+        self.errors += self.turned_away.judge(turned_away, failed);
     }
 
     /// Requests that have ended, or that the application gave up.

@@ -89,36 +89,17 @@ impl State {
                 releases
             }
             None => match read(&file.previous())? {
-                None => {
-                    if let Some(left) = left_behind(&file) {
-                        anyhow::bail!(
-                            "{path} and {before} are missing, but {left} is there, so releases ran \
-                             here: restore one of them; or, to begin anew, move {left} away, too: \
-                             then what the manifests name is released to all users without a canary",
-                            path = file.path().display(),
-                            before = file.previous().display(),
-                            left = left.display(),
-                        );
-                    }
-                    Releases::new()
-                }
+                None if in_force(&file).exists() => anyhow::bail!(lost(&file)),
+                None => Releases::new(),
                 Some(bytes) => {
-                    let releases = parse(&bytes).with_context(|| {
-                        format!(
-                            "{path} does not exist, and {before} is cut short or not a state file of \
-                             this version: restore one of them; or, to begin anew, move {before} \
-                             away: then what the manifests name is released to all users without \
-                             a canary",
-                            path = file.path().display(),
-                            before = file.previous().display(),
-                        )
-                    })?;
+                    let releases = parse(&bytes).with_context(|| lost(&file))?;
                     let note = format!(
                         "{} does not exist: goes on from {}, which is the state before its last \
-                         change ({} releases); to start anew stop the process and remove both",
+                         change ({} releases); to start anew stop the process and remove both, and {}",
                         file.path().display(),
                         file.previous().display(),
-                        releases.len()
+                        releases.len(),
+                        in_force(&file).display()
                     );
                     events.push(Event { warning: true, reason: "StateRestored", note });
                     releases
@@ -294,10 +275,21 @@ fn was_emptied(file: &Durable, releases: &Releases) -> bool {
     releases.is_empty() && previous(file).is_some_and(|releases| !releases.is_empty())
 }
 
-/// A file that an earlier run wrote beside its state.
-fn left_behind(file: &Durable) -> Option<PathBuf> {
-    let in_force = beside(file.path(), IN_FORCE);
-    in_force.exists().then_some(in_force)
+/// The manifests in force, which every run keeps beside its state.
+fn in_force(file: &Durable) -> PathBuf {
+    beside(file.path(), IN_FORCE)
+}
+
+/// What to do when there is no state file, and nothing to go on from, where releases ran.
+fn lost(file: &Durable) -> String {
+    format!(
+        "{} does not exist and {} can not be read as a state, but releases ran here: restore one of \
+         them; or, to begin anew, move away what is left of these two and of {}: then what the \
+         manifests name is released to all users without a canary",
+        file.path().display(),
+        file.previous().display(),
+        in_force(file).display(),
+    )
 }
 
 fn previous(file: &Durable) -> Option<Releases> {
@@ -312,15 +304,11 @@ fn refused(file: &Durable) -> String {
             file.previous().display(),
             releases.len()
         ),
-        None => {
-            let left = left_behind(file);
-            let and = left.map(|left| format!("without {}, too, ", left.display()));
-            format!(
-                "{}the next start begins anew: what the manifests name is released to all users \
-                 without a canary",
-                and.unwrap_or_default()
-            )
-        }
+        None => format!(
+            "without {}, too, the next start begins anew: what the manifests name is released to \
+             all users without a canary",
+            in_force(file).display()
+        ),
     };
     let path = file.path().display();
     format!(

@@ -201,10 +201,10 @@ impl Builder<'_> {
         let names = input.other_backends.iter().filter(|name| **name != *saved.backend_name);
         let mut all = vec![];
         for name in names {
-            // A fallback has no place among the revisions: it may have that of the baseline.
+            // It may have the revision of the baseline, which is built.
             let told = |fault: Fault, kept: bool| Problem {
                 part: Part::Fallback,
-                revision: String::new(),
+                revision: format!("fallback/{name}"),
                 backend: name.clone(),
                 fault,
                 kept,

@@ -66,7 +66,7 @@ pub(super) enum Part {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
     pub(super) part: Part,
-    /// The variant's revision; empty for the route as a whole.
+    /// The variant's revision, or `fallback/` and the backend; empty for the route as a whole.
     pub revision: String,
     pub(super) backend: String,
     /// Why.
@@ -113,12 +113,11 @@ impl Problem {
         };
         let on = if self.backend.is_empty() { "" } else { " on LLMDeployment " };
         let Self { backend, fault, .. } = self;
-        let revision = short(&self.revision);
-        let space = if revision.is_empty() { "" } else { " " };
-        format!(
-            "{what}{space}{revision}{on}{backend} can not be built, so {then}: {}",
-            fault.message
-        )
+        let revision = match self.part {
+            Part::Fallback => String::new(),
+            _ => format!(" {}", short(&self.revision)),
+        };
+        format!("{what}{revision}{on}{backend} can not be built, so {then}: {}", fault.message)
     }
 }
 

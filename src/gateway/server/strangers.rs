@@ -1,6 +1,7 @@
 //! Connections that have shown no key yet. They have a share of the memory of their own, and
-//! half of the places: when one of them is full, the oldest of them makes room for the next. So a client with a key,
-//! which shows it at once, always gets in, however many strangers are connected.
+//! half of the places. When one of these is full, the oldest connection makes room for the
+//! next. So a client with a key, which shows it at once, always gets in, however many
+//! strangers are connected.
 
 use std::{
     collections::BTreeMap,

@@ -1,5 +1,8 @@
 use super::super::*;
-use crate::api::canary_policy::{Floor, Margin, Nothing};
+use crate::api::{
+    canary_policy::{Floor, Margin, Nothing},
+    prompt_release::Batches,
+};
 
 fn errors() -> Metric {
     Metric {
@@ -13,25 +16,17 @@ fn errors() -> Metric {
 /// What becomes of a step after each of these batches: the canary's requests and failures in it.
 /// Stable has as many requests and one failure of each hundred.
 fn judged(metric: &Metric, batches: &[(u64, u64)]) -> Vec<MetricStatus> {
-    judged_with(metric, batches, true)
+    judged_with((metric, 2_000), batches, true)
 }
 
 /// As `judged`; without its batches a status looks as if each were the first.
-fn judged_with(metric: &Metric, batches: &[(u64, u64)], kept: bool) -> Vec<MetricStatus> {
+fn judged_with(
+    (metric, horizon): (&Metric, i64),
+    batches: &[(u64, u64)],
+    kept: bool,
+) -> Vec<MetricStatus> {
     let metrics = std::slice::from_ref(metric);
-    let window = Window {
-        metrics,
-        guards: vec![],
-        guard_rate: 0.1,
-        horizon: Some(2_000),
-        harm_alpha: 0.01,
-        open_alpha: 0.001,
-        accept_alpha: 0.05,
-        relative: true,
-        paired: false,
-        pool: None,
-        explained: true,
-    };
+    let window = Window { guards: vec![], ..tests::window(metrics, Some(horizon)) };
     let (mut canary, mut stable) = (Counts::default(), Counts::default());
     let mut status: Vec<MetricStatus> = vec![];
     let mut all = vec![];
@@ -84,9 +79,36 @@ fn one_bad_moment_rolls_nobody_back_and_a_canary_that_turns_bad_is_found() {
 fn what_is_bad_all_the_time_is_found_as_soon_as_without_the_rule() {
     assert_eq!(failed_after(&judged(&errors(), &[BAD])), Some(0), "there is nothing else to ask");
     for batch in [(100, 15), (20, 2), (20, 6), (7, 1), (7, 3)] {
-        let [with, without] = [true, false]
-            .map(|kept| failed_after(&judged_with(&errors(), &[batch; 60], kept)).unwrap());
+        let [with, without] = [true, false].map(|kept| {
+            failed_after(&judged_with((&errors(), 2_000), &[batch; 60], kept)).unwrap()
+        });
         assert!(with <= without + 1, "{batch:?}: {with} instead of {without}");
+    }
+}
+
+#[test]
+fn a_bad_moment_at_the_last_look_ends_nothing_until_the_next_collection() {
+    for horizon in [150, 200, 400] {
+        let turned = judged_with((&errors(), horizon), &[GOOD, (300, 150), BAD], true);
+        assert_eq!(combine(&turned[1..2]), Verdict::Undecided, "{}", turned[1].message);
+        assert_eq!(failed_after(&turned), Some(2), "{horizon}: it stands without its worst");
+        // It was a moment: the step ends with what all of it says.
+        let once = [&[GOOD, (300, 20)][..], &[GOOD; 20]].concat();
+        let once = judged_with((&errors(), horizon), &once, true);
+        assert_eq!(failed_after(&once), None, "{horizon}");
+        assert!(once.iter().all(|status| combine(std::slice::from_ref(status)) != Verdict::Fail));
+    }
+    // Nor does a built-in comparison that waits let others pass.
+    let waits = Batches { decide: true, ..Batches::default() };
+    let guard = MetricStatus {
+        guard: true,
+        verdict: Verdict::Undecided,
+        batches: Some(waits),
+        ..MetricStatus::default()
+    };
+    for verdict in [Verdict::Pass, Verdict::Inconclusive] {
+        let other = MetricStatus { verdict, ..MetricStatus::default() };
+        assert_eq!(combine(&[other, guard.clone()]), Verdict::Undecided);
     }
 }
 

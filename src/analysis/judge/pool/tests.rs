@@ -97,6 +97,22 @@ fn the_last_step_has_to_prove_it_and_all_steps_count() {
 }
 
 #[test]
+fn a_bad_moment_is_one_of_its_own_step_and_rolls_nobody_back() {
+    let policy = policy(STEPS, ERRORS);
+    let mut canary = Canary::new(&policy);
+    canary.look(0, &counts(760, 8), &counts(40, 0));
+    canary.leave(0, counts(760, 8), counts(40, 0));
+    assert!(canary.status[0].batches.is_none());
+    let batches = |canary: &Canary<'_>| canary.status[0].batches.clone().unwrap();
+    canary.look(1, &counts(150, 1), &counts(50, 0));
+    assert_eq!(canary.look(1, &counts(300, 3), &counts(100, 30)), Verdict::Undecided);
+    assert_eq!((batches(&canary).count, batches(&canary).decide), (2, true));
+    assert!(canary.status[0].message.contains("moments"), "{}", canary.status[0].message);
+    // It goes on: two of three are not the exception.
+    assert_eq!(canary.look(1, &counts(450, 4), &counts(150, 60)), Verdict::Fail);
+}
+
+#[test]
 fn what_was_good_before_hides_nothing_that_is_worse_in_the_last_step() {
     let policy = policy(STEPS, ERRORS);
     let mut canary = Canary::new(&policy);
@@ -189,7 +205,7 @@ fn the_last_step_waits_for_what_is_open_when_all_steps_have_their_samples() {
     assert!(has(2, 457, &early) && !has(2, 456, &early));
     // The second step has counted nothing: 100 requests at 25 % are 150.
     assert!(has(2, 550, &[seen(0, 40)]) && !has(2, 549, &[seen(0, 40)]));
-    // What came before the test began anew is none of it.
+    // The test has begun anew: evidence from before does not count in it.
     assert!(has(2, 400, &[]) && !has(2, 399, &[]));
     let late = [seen(0, 40), seen(1, 200)];
     assert!(has(2, 250, &late) && !has(2, 249, &late));
