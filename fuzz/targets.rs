@@ -108,7 +108,7 @@ pub fn schema(data: &[u8]) {
         "tools": [{"type": "function", "function": {"name": "f", "parameters": schema}}]});
     let Ok(prompt) = serde_json::from_value(prompt) else { return };
     let Ok(template) = Template::compile(&prompt) else { return };
-    let renders = template.render(&value).is_ok();
+    let renders = template.fill(&value).is_ok();
     let text = value.to_string();
     assert!(!renders || template.accepts(&text), "what is checked twice is the same");
     let _ = template.tools().judge("f", &text);

@@ -39,6 +39,7 @@ fn end_with_the_reader() {
     std::panic::set_hook(Box::new(move |panic| {
         let says = panic.payload_as_str().unwrap_or_default();
         if says.starts_with("failed printing to stdout") {
+            demo::clear_away();
             if says.contains("Broken pipe") {
                 std::process::exit(0);
             }

@@ -29,6 +29,7 @@ pub mod notices;
 pub mod peers;
 mod phases;
 mod prepare;
+pub mod renderer;
 mod room;
 pub mod routes;
 mod seldom;
@@ -69,6 +70,7 @@ use self::{
     limits::Limits,
     notices::Notices,
     peers::Peers,
+    renderer::{Program, Renderer},
     routes::{
         ReleaseInput, RouteTable, World,
         problems::{self, ByRelease},
@@ -116,6 +118,8 @@ pub struct GatewayConfig {
     pub peers: Arc<Peers>,
     /// What is wrong with what it is told and serves.
     pub notices: Arc<Notices>,
+    /// What fills in templates.
+    pub renderer: Program,
 }
 
 impl GatewayConfig {
@@ -135,6 +139,7 @@ impl GatewayConfig {
             request_keys: RequestKeys::default(),
             peers: Arc::default(),
             notices: Arc::default(),
+            renderer: Program::default(),
         }
     }
 }
@@ -173,6 +178,7 @@ pub struct Gateway {
     panics: Arc<server::Panics>,
     /// What connections, bodies and answers hold.
     budget: Arc<Budget>,
+    renderer: Renderer,
     started: Instant,
     /// Milliseconds after the start when a leader last asked.
     leader_seen: AtomicI64,
@@ -205,6 +211,7 @@ impl Gateway {
         let clients = Clients::new(config.addresses.clone(), config.proxies.clone());
         let instance = rand::random::<u64>();
         Arc::new(Self {
+            renderer: Renderer::new(config.renderer.clone(), budget.clone()),
             budget,
             refused: Seldom::default(),
             asked: Asked::default(),

@@ -9,3 +9,5 @@ mod hostile;
 mod hostile_models;
 #[path = "gateway/smuggling.rs"]
 mod smuggling;
+#[path = "gateway/templates.rs"]
+mod templates;

@@ -644,7 +644,9 @@ fn a_second_process_on_the_same_state_is_told_who_has_it() {
 fn a_state_that_can_not_be_written_ends_the_start_with_the_path_and_the_remedy() {
     let folder = TempDir::new().unwrap();
     fs::write(folder.path().join("file"), "").unwrap();
-    for state in ["file/state.json", "file/deep/state.json", "."] {
+    let made = std::process::Command::new("mkfifo").arg(folder.path().join("pipe")).status();
+    assert!(made.unwrap().success());
+    for state in ["file/state.json", "file/deep/state.json", ".", "pipe"] {
         let path = folder.path().join(state);
         let opened =
             Standalone::open(folder.path(), path.clone(), gateway(), Timestamp::UNIX_EPOCH);
@@ -821,6 +823,22 @@ fn what_another_version_wrote_into_the_state_is_kept_aside() {
     place.restart();
     let news = place.seconds(2);
     assert!(!news.iter().any(|n| n.starts_with("StateOfAnotherVersion")), "{news:?}");
+}
+
+#[test]
+fn a_route_whose_release_is_there_twice_says_so_to_who_asks_for_it() {
+    let mut place = Place::new();
+    place.process = None;
+    fs::remove_file(place.state_file()).unwrap();
+    for file in ["state.json.before", "state.json.in-force"] {
+        let _ = fs::remove_file(place.path(file));
+    }
+    place.write("copy.yaml", &release("v2"));
+    place.restart();
+    place.seconds(3);
+    assert_eq!(place.served(), [""; 0]);
+    let told = place.gateway.notices().of_route("r", |_| true).unwrap();
+    assert!(told.contains("DefinedTwice") && told.contains("copy.yaml"), "{told}");
 }
 
 #[test]

@@ -9,7 +9,10 @@ use super::{
     process::{block_on, listen_on, stop_signal},
     releases, simulated_model, snapshots, standalone,
 };
-use crate::api::crd;
+use crate::{
+    api::crd,
+    gateway::renderer::{self, Confines},
+};
 
 /// Releases prompts and models by evidence.
 #[derive(Parser)]
@@ -53,6 +56,16 @@ enum Command {
         #[arg(long, default_value = "127.0.0.1:9000")]
         listen: SocketAddr,
     },
+    /// Fill in templates for the gateway that starts it, as its standard input says.
+    #[command(hide = true)]
+    FillIn {
+        /// The most memory, in bytes.
+        #[arg(long)]
+        memory: u64,
+        /// How far others go first.
+        #[arg(long, default_value_t = 0)]
+        nice: i32,
+    },
     /// Print the version.
     Version,
 }
@@ -73,6 +86,9 @@ pub fn run() -> ExitCode {
             simulated_model::serve(listener, stop_signal()).await?;
             Ok(true)
         }),
+        Command::FillIn { memory, nice } => {
+            renderer::run(Confines { memory, nice }).map(|()| true).map_err(Into::into)
+        }
         Command::Plan(options) => policies::plan(&options),
         Command::Simulate(options) => policies::simulate(&options).map(|()| true),
         Command::Version => {

@@ -12,7 +12,7 @@ use std::{
     fs,
     io::IsTerminal,
     path::PathBuf,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, OnceLock},
     time::{Duration, Instant},
 };
 
@@ -477,6 +477,17 @@ impl Story {
 /// A folder of our own that goes away with us.
 struct Scratch(PathBuf);
 
+/// The folder of this process, for an end without a way back.
+static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+
+/// Removes the folder, if there is one.
+pub(super) fn clear_away() {
+    if let Some(folder) = FOLDER.get() {
+        // Only a temporary folder: nothing is lost when it stays.
+        let _ = fs::remove_dir_all(folder);
+    }
+}
+
 impl Scratch {
     fn new() -> anyhow::Result<Self> {
         let name = format!("serinus-demo-{:016x}", rand::random::<u64>());
@@ -485,13 +496,13 @@ impl Scratch {
         #[cfg(unix)]
         std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
         builder.create(&path).with_context(|| path.display().to_string())?;
+        let _ = FOLDER.set(path.clone());
         Ok(Self(path))
     }
 }
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        // Only a temporary folder: nothing is lost when it stays.
-        let _ = fs::remove_dir_all(&self.0);
+        clear_away();
     }
 }

@@ -16,26 +16,32 @@ const LEAST: u64 = 16 << 20;
 const UNLIMITED_SHARE: u64 = 2;
 
 /// What requests and connections may cost.
-#[derive(clap::Args)]
+#[derive(Debug, clap::Args)]
 #[group(id = "limits")]
 pub struct Options {
     /// The largest request body, in bytes.
-    #[arg(long, default_value_t = Limits::default().body, value_name = "BYTES")]
+    #[arg(long, default_value_t = Limits::default().body, value_name = "BYTES", value_parser = at_least_one)]
     max_body_bytes: usize,
     /// Messages that one request may have.
-    #[arg(long, default_value_t = Limits::default().messages, value_name = "COUNT")]
+    #[arg(long, default_value_t = Limits::default().messages, value_name = "COUNT", value_parser = at_least_one)]
     max_messages: usize,
     /// Open connections of applications.
-    #[arg(long, default_value_t = Limits::default().connections, value_name = "COUNT")]
+    #[arg(long, default_value_t = Limits::default().connections, value_name = "COUNT", value_parser = at_least_one)]
     max_connections: usize,
     /// The longest that one answer may take, in seconds.
-    #[arg(long, default_value_t = Limits::default().answer_time.as_secs(), value_name = "SECONDS")]
+    #[arg(long, default_value_t = Limits::default().answer_time.as_secs(), value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     max_answer_seconds: u64,
     /// Memory of the whole process, in MiB: connections, bodies and answers share what is
     /// left of it, and more is turned away with 503. Default: the limit of the container
     /// (cgroups), or half of the machine's memory.
     #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(64..=16_777_216))]
     memory: Option<u64>,
+}
+
+/// With none nothing is served.
+fn at_least_one(text: &str) -> Result<usize, String> {
+    let count: usize = text.parse().map_err(|e| format!("{e}"))?;
+    if count == 0 { Err("must be at least 1".to_owned()) } else { Ok(count) }
 }
 
 impl Options {
@@ -143,5 +149,19 @@ mod tests {
         assert_eq!(cgroup("4:memory:/a\n1:cpu:/b\n0::/\n"), Some(first));
         assert_eq!(meminfo("MemTotal:       16384 kB\nMemFree: 1 kB\n"), Some(16 << 20));
         assert!(available().is_some_and(|bytes| bytes > 0));
+    }
+
+    #[test]
+    fn a_limit_of_nothing_is_refused() {
+        #[derive(Debug, clap::Parser)]
+        struct All {
+            #[command(flatten)]
+            all: Options,
+        }
+        let parse = |flag: &str| <All as clap::Parser>::try_parse_from(["serinus", flag]);
+        for flag in ["max-body-bytes", "max-messages", "max-connections", "max-answer-seconds"] {
+            assert!(parse(&format!("--{flag}=0")).is_err(), "{flag}");
+            assert!(parse(&format!("--{flag}=1")).is_ok(), "{flag}");
+        }
     }
 }

@@ -4,8 +4,8 @@
 //!
 //! A holder takes bytes before it holds them, and gives them back when it is dropped. Each
 //! class has a most, so that no class can starve another: connections of strangers an
-//! eighth, those of known clients three eighths, bodies three eighths, answers half. What
-//! is not held by the other classes is theirs. Nor can one client starve another
+//! eighth, those of known clients three eighths, bodies three eighths, answers half, processes that fill in
+//! templates three eighths. What is not held by the other classes is theirs. Nor can one client starve another
 //! (`account`).
 //!
 //! What is taken is an estimate: bytes times what copies and parsing cost. A body of up to
@@ -55,16 +55,19 @@ pub(super) enum Class {
     Bodies,
     /// Requests under way and their answers.
     Answers,
+    /// Processes that fill in templates.
+    Templates,
 }
 
 impl Class {
-    const ALL: [Self; 4] = [Self::Strangers, Self::Connections, Self::Bodies, Self::Answers];
+    const ALL: [Self; 5] =
+        [Self::Strangers, Self::Connections, Self::Bodies, Self::Answers, Self::Templates];
 
     /// Of eight parts of the budget.
     fn eighths(self) -> usize {
         match self {
             Self::Strangers => 1,
-            Self::Connections | Self::Bodies => 3,
+            Self::Connections | Self::Bodies | Self::Templates => 3,
             Self::Answers => 4,
         }
     }
@@ -75,6 +78,7 @@ impl Class {
             Self::Connections => "connections",
             Self::Bodies => "bodies",
             Self::Answers => "answers",
+            Self::Templates => "templates",
         }
     }
 
@@ -83,6 +87,7 @@ impl Class {
             Self::Strangers | Self::Connections => "connections",
             Self::Bodies => "request bodies",
             Self::Answers => "requests and answers",
+            Self::Templates => "templates",
         }
     }
 
@@ -103,10 +108,10 @@ pub(super) fn most(class: Class, total: usize) -> usize {
 pub struct Budget {
     total: usize,
     used: AtomicUsize,
-    by_class: [AtomicUsize; 4],
-    refused: [AtomicU64; 4],
+    by_class: [AtomicUsize; 5],
+    refused: [AtomicU64; 5],
     /// As `refused`, where there is room, but not for this client.
-    over_share: [AtomicU64; 4],
+    over_share: [AtomicU64; 5],
     accounts: Mutex<Accounts>,
 }
 
@@ -136,6 +141,11 @@ impl Budget {
     pub fn new(total: usize) -> Arc<Self> {
         let (used, by_class, refused, over_share, accounts) = Default::default();
         Arc::new(Self { total, used, by_class, refused, over_share, accounts })
+    }
+
+    /// All of it, in bytes.
+    pub(super) fn total(&self) -> usize {
+        self.total
     }
 
     /// The account of a client, which all of its requests share.
@@ -295,7 +305,8 @@ mod tests {
     fn no_class_takes_what_another_one_is_promised_and_all_is_given_back() {
         let budget = Budget::new(8000);
         let mut held = vec![];
-        for class in Class::ALL {
+        // No template is filled in.
+        for class in Class::ALL.into_iter().filter(|class| *class != Class::Templates) {
             while let Ok(more) = budget.take(class, 100) {
                 held.push(more);
             }
@@ -303,11 +314,11 @@ mod tests {
         let of = |class: Class| budget.by_class[class as usize].load(Ordering::Relaxed);
         // Answers get what the others leave, and always an eighth.
         let all = Class::ALL.map(of);
-        assert_eq!(all, [1000, 3000, 3000, 1000]);
+        assert_eq!(all, [1000, 3000, 3000, 1000, 0]);
         assert!(budget.is_short());
         assert_eq!(budget.take(Class::Answers, 1).unwrap_err().code, "overloaded");
         drop(held);
-        assert_eq!((budget.used.load(Ordering::Relaxed), Class::ALL.map(of)), (0, [0; 4]));
+        assert_eq!((budget.used.load(Ordering::Relaxed), Class::ALL.map(of)), (0, [0; 5]));
         assert!(budget.take(Class::Answers, 4000).is_ok());
         assert!(budget.take(Class::Answers, 4001).is_err(), "half is the most");
     }

@@ -225,8 +225,8 @@ impl Identities {
 
 /// Marks credentials, so that headers which are printed for debugging do not tell them.
 pub(super) fn conceal(headers: &mut HeaderMap) {
-    for name in KEY_HEADERS.iter().chain(&[header::AUTHORIZATION.as_str()]) {
-        if let Some(value) = headers.get_mut(*name) {
+    for (name, value) in headers.iter_mut() {
+        if *name == header::AUTHORIZATION || KEY_HEADERS.contains(&name.as_str()) {
             value.set_sensitive(true);
         }
     }
@@ -238,6 +238,13 @@ pub(super) fn credential(headers: &HeaderMap) -> Option<&str> {
 }
 
 fn shown(headers: &HeaderMap) -> Result<&str, ApiError> {
+    for name in KEY_HEADERS.iter().chain(&[header::AUTHORIZATION.as_str()]) {
+        // What is in front may have looked at the other one.
+        if headers.get_all(*name).iter().nth(1).is_some() {
+            let message = format!("the request has more than one header {name}: send one");
+            return Err(ApiError::new(400, "ambiguous_credentials", message).at(*name));
+        }
+    }
     if let Some(value) = headers.get(header::AUTHORIZATION) {
         let text = value.to_str().map_err(|_| unknown())?;
         let (scheme, credential) = text.split_once(' ').unwrap_or_default();

@@ -35,9 +35,20 @@ impl Notice {
         message: impl Into<String>,
     ) -> Self {
         let words: String = message.into();
-        let message = words.split_whitespace().collect::<Vec<_>>().join(" ");
-        Self { place: place.into(), reason: reason.into(), message, route: None }
+        let mut message = on_one_line(&words.split_whitespace().collect::<Vec<_>>().join(" "));
+        if message.len() > LONGEST {
+            message.truncate(message.floor_char_boundary(LONGEST));
+            message.push('…');
+        }
+        let place = on_one_line(&place.into());
+        Self { place, reason: reason.into(), message, route: None }
     }
+}
+
+/// The name of a file may have line breaks, and what moves a terminal's cursor.
+fn on_one_line(text: &str) -> String {
+    let safe = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.into() };
+    text.chars().map(safe).collect()
 }
 
 impl std::fmt::Display for Notice {
@@ -46,6 +57,8 @@ impl std::fmt::Display for Notice {
     }
 }
 
+/// The longest message, in bytes: it may quote what is wrong.
+const LONGEST: usize = 2_000;
 /// More lines than this are counted and not shown.
 const SHOWN: usize = 500;
 
@@ -140,6 +153,13 @@ impl Collector for Notices {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_notice_is_one_line_whatever_a_file_is_called() {
+        let notice = Notice::new("a\nb: X: \u{1b}[2Jc.yaml", "Reason", "é\r\nof\u{7}\tit");
+        assert_eq!(Notice::new("a", "R", "é".repeat(9_000)).message.len(), LONGEST + "…".len());
+        assert_eq!(notice.to_string(), "a\\nb: X: \\u{1b}[2Jc.yaml: Reason: é of\\u{7} it");
+    }
 
     #[test]
     fn why_a_route_is_not_served_is_told_to_those_who_may_use_it_and_to_nobody_else() {

@@ -129,7 +129,7 @@ impl Attempts<'_> {
         if let Some(response) = self.kept_answer(&mut assigned).await {
             return response;
         }
-        if assigned.reason.is_evidence() && self.is_known_to_another(&assigned.target) {
+        if assigned.reason.is_evidence() && self.is_known_to_another(&assigned.target).await {
             assigned.reason = AssignmentReason::Repeated;
             if let Some(drawn) = assigned.drawn.take() {
                 drawn.exclude();
@@ -204,7 +204,8 @@ impl Attempts<'_> {
         // Most releases have no cache.
         route.cache?;
         let Assigned { target, group, unique, drawn, .. } = assigned;
-        let body = prepare::body(target, &request.asked).ok()?.body;
+        let prepared = prepare::body(&gateway.renderer, target, &request.asked).await;
+        let body = prepared.ok()?.body;
         let entry = Caching::of(gateway, route, target, request, &body)?.find().await?;
         if let Some(drawn) = drawn.take() {
             drawn.exclude();
@@ -232,20 +233,24 @@ impl Attempts<'_> {
     /// evidence only where the cache knows it of no variant: with a rule that looked at the
     /// variant's own answers alone, a canary would be judged by other requests than stable,
     /// whose cache is warm.
-    fn is_known_to_another(&self, own: &Arc<Target>) -> bool {
+    async fn is_known_to_another(&self, own: &Arc<Target>) -> bool {
         let Self { gateway, route, request, .. } = self;
         if route.cache.is_none() {
             return false;
         }
         let candidate = route.candidate.as_ref().map(|candidate| &candidate.target);
-        let mut others = candidate.into_iter().chain([&route.baseline]);
-        others.any(|other| {
-            !Arc::ptr_eq(other, own)
-                && prepare::body(other, &request.asked).is_ok_and(|prepared| {
-                    Caching::of(gateway, route, other, request, &prepared.body)
-                        .is_some_and(|caching| caching.is_known())
-                })
-        })
+        for other in candidate.into_iter().chain([&route.baseline]) {
+            if Arc::ptr_eq(other, own) {
+                continue;
+            }
+            let prepared = prepare::body(&gateway.renderer, other, &request.asked).await;
+            let Ok(prepared) = prepared else { continue };
+            let caching = Caching::of(gateway, route, other, request, &prepared.body);
+            if caching.is_some_and(|caching| caching.is_known()) {
+                return true;
+            }
+        }
+        false
     }
 
     /// Whether stable and the canary wait for the same backend.
@@ -274,7 +279,7 @@ impl Attempts<'_> {
         failure: &Failure,
         (group, bound): (Option<u8>, bool),
     ) -> Option<Assigned> {
-        if failure.client_fault {
+        if failure.client_fault || failure.prompt_fault {
             return None;
         }
         if failure.repeatable && self.repeated < target.retries {
@@ -310,10 +315,11 @@ impl Attempts<'_> {
         if earlier.is_some() {
             flight.follows();
         }
-        let prepared = match prepare::body(target, asked) {
+        let prepared = match prepare::body(&gateway.renderer, target, asked).await {
             Ok(prepared) => prepared,
-            Err(error) => {
-                let failure = Failure { client_fault: true, ..Failure::of(error) };
+            Err(refused) => {
+                let failure = Failure::before(refused);
+                flight.crowded = failure.crowded;
                 return Err(Box::new((flight, failure)));
             }
         };

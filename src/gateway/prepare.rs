@@ -7,7 +7,10 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::routes::Target;
+use super::{
+    renderer::{Refused, Renderer},
+    routes::Target,
+};
 use crate::{
     api::{
         Variant,
@@ -19,6 +22,7 @@ use crate::{
         error::ApiError,
         request::{self, Malformed, Request},
     },
+    prompt::Template,
 };
 
 /// Characters that are kept of the name of a user or a conversation.
@@ -207,11 +211,41 @@ pub(super) struct Prepared {
     pub input: Range<usize>,
 }
 
+/// A message of the release's prompt.
+type Message<'a> = (Role, Cow<'a, str>);
+
 /// The body that goes upstream.
 ///
 /// # Errors
-/// The variables do not fit the prompt, or the request does not fit the operation.
-pub(super) fn body(target: &Target, asked: &Asked) -> Result<Prepared, ApiError> {
+/// The variables do not fit the prompt, the prompt can not be filled in, or the request does
+/// not fit the operation.
+pub(super) async fn body(
+    renderer: &Renderer,
+    target: &Target,
+    asked: &Asked,
+) -> Result<Prepared, Refused> {
+    let prompt = match asked.operation {
+        Operation::Embeddings => vec![],
+        _ => filled(renderer, target, &asked.variables).await?,
+    };
+    around(&prompt, target, asked).map_err(Refused::Request)
+}
+
+async fn filled<'a>(
+    renderer: &Renderer,
+    target: &'a Target,
+    variables: &Value,
+) -> Result<Vec<Message<'a>>, Refused> {
+    let messages = target.template.fill(variables).map_err(|e| Refused::inputs(&e))?;
+    let texts = match Template::left(&messages, variables) {
+        Some(work) => renderer.fill_in(&target.turns, &work).await?,
+        None => vec![],
+    };
+    Ok(Template::whole(messages, texts))
+}
+
+/// The application's own request, with the prompt laid over it.
+fn around(prompt: &[Message<'_>], target: &Target, asked: &Asked) -> Result<Prepared, ApiError> {
     let Asked { operation, request, .. } = asked;
     let overlay = target.overlay(*operation);
     let mut out = Out { bytes: Vec::with_capacity(request.len() + 512), fields: 0 };
@@ -255,9 +289,9 @@ pub(super) fn body(target: &Target, asked: &Asked) -> Result<Prepared, ApiError>
     }
     let start = out.bytes.len();
     match operation {
-        Operation::Chat => messages(target, asked, "messages", &mut out)?,
-        Operation::Responses => messages(target, asked, "input", &mut out)?,
-        Operation::Completions => completion(target, asked, &mut out)?,
+        Operation::Chat => messages(prompt, asked, "messages", &mut out)?,
+        Operation::Responses => messages(prompt, asked, "input", &mut out)?,
+        Operation::Completions => completion(prompt, asked, &mut out)?,
         Operation::Embeddings => {}
     }
     // After the comma, the name, its quotes and the colon.
@@ -340,21 +374,13 @@ impl Out {
     }
 }
 
-fn rendered<'a>(target: &'a Target, asked: &Asked) -> Result<Vec<(Role, Cow<'a, str>)>, ApiError> {
-    target
-        .template
-        .render(&asked.variables)
-        .map_err(|e| ApiError::new(400, "invalid_variables", e.to_string()).at(e.param()))
-}
-
 /// The prompt's messages, and the application's own after them.
 fn messages(
-    target: &Target,
+    messages: &[Message<'_>],
     asked: &Asked,
     field: &'static str,
     out: &mut Out,
 ) -> Result<(), ApiError> {
-    let messages = rendered(target, asked)?;
     out.name(field.as_bytes());
     out.bytes.push(b'[');
     for (index, (role, content)) in messages.iter().enumerate() {
@@ -399,8 +425,7 @@ fn messages(
 
 /// The texts of the prompt's messages, an empty line between them, before each of the
 /// application's own prompts.
-fn completion(target: &Target, asked: &Asked, out: &mut Out) -> Result<(), ApiError> {
-    let messages = rendered(target, asked)?;
+fn completion(messages: &[Message<'_>], asked: &Asked, out: &mut Out) -> Result<(), ApiError> {
     let texts: Vec<&str> = messages.iter().map(|(_, text)| text.as_ref()).collect();
     let before = texts.join("\n\n");
     let joined = |own: &str| match (before.is_empty(), own.is_empty()) {

@@ -26,6 +26,7 @@ use super::{
     breaker::Breaker,
     clients::Client,
     prepare::Overlay,
+    renderer::Turns,
     room::Room,
     tally::Tally,
 };
@@ -72,6 +73,8 @@ pub struct Target {
     pub retries: u32,
     /// The compiled prompt.
     pub template: Arc<Template>,
+    /// When its templates are filled in.
+    pub(super) turns: Arc<Turns>,
     /// Its streams may be asked for their usage.
     pub takes_stream_options: bool,
     /// What the backend calls the limit of an answer's tokens.
@@ -103,6 +106,7 @@ impl Target {
             role,
             model: self.model.clone(),
             template: self.template.clone(),
+            turns: self.turns.clone(),
             prices: self.prices.clone(),
             breaker: self.breaker.clone(),
             room: self.room.clone(),

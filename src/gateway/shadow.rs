@@ -22,7 +22,7 @@ use super::{
     prepare::{self, Asked},
     routes::{Route, Shadow, Target},
     tally::Drawn,
-    upstream::{self, Next, Started},
+    upstream::{self, Failure, Next, Started},
 };
 use crate::{
     analysis::breaker::Passage,
@@ -123,8 +123,8 @@ impl Copy {
         copy.follows();
         let (tell, told) = oneshot::channel();
         flight.copied(copy.request_id.clone(), tell);
-        let task =
-            run(copy, asked.clone(), room, Stable { told, patience: self.route.baseline.timeout });
+        let stable = Stable { told, patience: self.route.baseline.timeout };
+        let task = run(self.gateway.clone(), copy, asked.clone(), room, stable);
         self.gateway.shadows.tasks.spawn(task);
     }
 }
@@ -145,9 +145,15 @@ struct Stable {
     patience: Duration,
 }
 
-async fn run(mut flight: Flight, asked: Arc<Asked>, room: Room, stable: Stable) {
+async fn run(
+    gateway: Arc<Gateway>,
+    mut flight: Flight,
+    asked: Arc<Asked>,
+    room: Room,
+    stable: Stable,
+) {
     let Room { _slot, permit } = room;
-    let answered = ask(&mut flight, &asked).await;
+    let answered = ask(&gateway, &mut flight, &asked).await;
     flight.ended();
     drop((permit, asked));
     let told = tokio::time::timeout(stable.patience, stable.told).await;
@@ -173,8 +179,13 @@ enum Fault {
 }
 
 /// Asks the shadow and reads its answer to the end.
-async fn ask(flight: &mut Flight, asked: &Asked) -> Result<(), Fault> {
-    let body = prepare::body(&flight.target, asked).map_err(|_| Fault::Client)?;
+async fn ask(gateway: &Gateway, flight: &mut Flight, asked: &Asked) -> Result<(), Fault> {
+    let prepared = prepare::body(&gateway.renderer, &flight.target, asked).await;
+    let body = prepared.map_err(|refused| {
+        let failure = Failure::before(refused);
+        flight.crowded = failure.crowded;
+        if failure.client_fault { Fault::Client } else { Fault::Model }
+    })?;
     let body = flight.sends(body, asked).map_err(|_| {
         flight.crowded = true;
         Fault::Model

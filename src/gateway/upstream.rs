@@ -21,6 +21,7 @@ use super::{
     fault::Fault,
     flight::Flight,
     prepare::Asked,
+    renderer::Refused,
 };
 use crate::{
     audit::secrets::Secrets,
@@ -53,6 +54,8 @@ pub(super) struct Failure {
     pub body: Option<(StatusCode, Bytes)>,
     /// The request itself is at fault.
     pub client_fault: bool,
+    /// The prompt is, whichever backend it is for.
+    pub prompt_fault: bool,
     /// Asking the same again may help, and does nothing twice.
     pub repeatable: bool,
     /// The model has done nothing: it was not reached, or refused.
@@ -64,12 +67,22 @@ pub(super) struct Failure {
 }
 
 impl Failure {
+    /// What could not be prepared.
+    pub(super) fn before(refused: Refused) -> Self {
+        match refused {
+            Refused::Request(error) => Self { client_fault: true, ..Self::of(error) },
+            Refused::Prompt(error) => Self { prompt_fault: true, ..Self::of(error) },
+            Refused::Crowd(error) => Self { crowded: true, ..Self::of(error) },
+        }
+    }
+
     /// A failure before the model was asked.
     pub(super) fn of(error: ApiError) -> Self {
         Self {
             error,
             body: None,
             client_fault: false,
+            prompt_fault: false,
             repeatable: false,
             untouched: true,
             crowded: false,

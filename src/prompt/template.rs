@@ -1,28 +1,21 @@
 //! A prompt, compiled once and rendered for every request.
 
-use std::{
-    borrow::Cow,
-    io,
-    sync::{Arc, LazyLock},
-};
+use std::{borrow::Cow, sync::Arc};
 
-use minijinja::{Environment, ErrorKind, UndefinedBehavior, value::Serde};
+use minijinja::value::Serde;
 use serde_json::{Map, Value};
 
-use super::{plain::Plain, schema::Schema, tools::Tools};
+use super::{
+    engine::{self, ENGINE, LARGEST, Work, describe},
+    plain::Plain,
+    schema::Schema,
+    tags::short_tags,
+    tools::Tools,
+};
 use crate::api::{
     PromptVersionSpec,
     prompt_version::{self, Role},
 };
-
-/// Rendering stops after so many template instructions: a template can loop.
-const FUEL: u64 = 1_000_000;
-
-/// So many bytes, without its texts, one tag of a template may have: the engine reads a chain of
-/// operators by recursion, and works out what is constant in it.
-const LONGEST_TAG: usize = 2_000;
-/// The messages of a prompt are at most so long, filled in.
-const LARGEST: usize = 32 << 20;
 
 /// Why a prompt can not be used, or not for these inputs.
 #[derive(Debug, thiserror::Error)]
@@ -95,22 +88,9 @@ impl PromptError {
     }
 }
 
-/// Fills in what names no template.
-static ENGINE: LazyLock<Environment<'static>> = LazyLock::new(engine);
-
-fn engine() -> Environment<'static> {
-    let mut engine = Environment::new();
-    engine.set_undefined_behavior(UndefinedBehavior::Strict);
-    engine.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
-    engine.set_fuel(Some(FUEL));
-    engine
-}
-
 /// A compiled prompt.
 #[derive(Debug)]
 pub struct Template {
-    /// Holds the messages that are templates, if there are any.
-    environment: Option<Box<Environment<'static>>>,
     messages: Vec<(Role, Message)>,
     variables: Option<Arc<Schema>>,
     response: Option<Arc<Schema>>,
@@ -121,8 +101,17 @@ pub struct Template {
 enum Message {
     /// Filled in without the engine.
     Plain(Plain),
-    /// The name of its template in the environment.
-    Template(String),
+    /// A template's source.
+    Template(Box<str>),
+}
+
+/// A message of one request.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Filled<'a> {
+    /// Its text.
+    Text(Cow<'a, str>),
+    /// The source of a template, which an engine has to fill in.
+    Template(&'a str),
 }
 
 impl Template {
@@ -131,33 +120,19 @@ impl Template {
     /// # Errors
     /// The first message or schema that is not valid.
     pub fn compile(prompt: &PromptVersionSpec) -> Result<Self, PromptError> {
-        let mut environment = None;
         let mut messages = Vec::with_capacity(prompt.messages.len());
         for (index, message) in prompt.messages.iter().enumerate() {
-            let failed =
-                |e: minijinja::Error| PromptError::Template { index, message: describe(&e) };
-            short_tags(&message.content)
-                .map_err(|message| PromptError::Template { index, message })?;
-            let name = index.to_string();
-            let template = ENGINE.template_from_named_str(&name, &message.content);
-            let template = template.map_err(failed)?;
-            let plain = Plain::of(&message.content, |values| template.render(Serde(values)).ok());
-            let message = (
-                message.role,
-                match plain {
-                    Some(plain) => Message::Plain(plain),
-                    None => {
-                        let content = message.content.clone();
-                        let environment = environment.get_or_insert_with(|| Box::new(engine()));
-                        environment.add_template_owned(name.clone(), content).map_err(failed)?;
-                        Message::Template(name)
-                    }
-                },
-            );
-            messages.push(message);
+            let source = &message.content;
+            let failed = |message| PromptError::Template { index, message };
+            short_tags(source).map_err(failed)?;
+            let template = ENGINE.template_from_named_str("message", source);
+            let template = template.map_err(|e| failed(describe(&e)))?;
+            let plain = Plain::of(source, |values| template.render(Serde(values)).ok());
+            let message =
+                plain.map_or_else(|| Message::Template(source.as_str().into()), Message::Plain);
+            messages.push((prompt.messages[index].role, message));
         }
         Ok(Self {
-            environment,
             messages,
             variables: schema("variables", prompt.variables.as_ref())?,
             response: schema("responseFormat", response_format(prompt)?)?,
@@ -165,11 +140,11 @@ impl Template {
         })
     }
 
-    /// Checks the inputs and renders every message.
+    /// Checks the inputs and fills in every message that is no template.
     ///
     /// # Errors
     /// Names the variable at fault.
-    pub fn render(&self, variables: &Value) -> Result<Vec<(Role, Cow<'_, str>)>, PromptError> {
+    pub fn fill(&self, variables: &Value) -> Result<Vec<(Role, Filled<'_>)>, PromptError> {
         if let Some(schema) = &self.variables {
             let fits = schema.check(variables).map_err(|e| PromptError::Variables {
                 path: String::new(),
@@ -179,30 +154,47 @@ impl Template {
                 return Err(schema.describe(variables));
             }
         }
-        let mut rendered = Vec::with_capacity(self.messages.len());
+        let mut filled = Vec::with_capacity(self.messages.len());
         let mut left = LARGEST;
         for (index, (role, message)) in self.messages.iter().enumerate() {
-            let failed = |e: minijinja::Error| PromptError::Render { index, message: describe(&e) };
-            let text = match message {
-                Message::Plain(plain) => match plain.fill(variables, left) {
-                    Some(text) => text,
-                    None => {
-                        let name = index.to_string();
-                        let template = ENGINE.template_from_named_str(&name, plain.source());
-                        let text = template.and_then(|template| fill(&template, variables, left));
-                        Cow::Owned(text.map_err(failed)?)
-                    }
-                },
-                Message::Template(name) => {
-                    let engine = self.environment.as_deref().unwrap_or(&ENGINE);
-                    let template = engine.get_template(name).map_err(failed)?;
-                    Cow::Owned(fill(&template, variables, left).map_err(failed)?)
+            let message = match message {
+                Message::Plain(plain) => {
+                    let text = in_place(plain, variables, left)
+                        .map_err(|e| PromptError::Render { index, message: describe(&e) })?;
+                    left = left.saturating_sub(text.len());
+                    Filled::Text(text)
                 }
+                Message::Template(source) => Filled::Template(source),
             };
-            left = left.saturating_sub(text.len());
-            rendered.push((*role, text));
+            filled.push((*role, message));
         }
-        Ok(rendered)
+        Ok(filled)
+    }
+
+    /// What an engine has yet to do of messages that were filled in, if anything.
+    pub fn left<'a>(messages: &[(Role, Filled<'a>)], variables: &'a Value) -> Option<Work<'a>> {
+        let (mut templates, mut most) = (vec![], LARGEST);
+        for (index, (_, message)) in messages.iter().enumerate() {
+            match message {
+                Filled::Text(text) => most = most.saturating_sub(text.len()),
+                Filled::Template(source) => templates.push((index, Cow::Borrowed(*source))),
+            }
+        }
+        let variables = Cow::Borrowed(variables);
+        (!templates.is_empty()).then_some(Work { templates, variables, most })
+    }
+
+    /// All texts, with what an engine has filled in.
+    pub fn whole<'a>(
+        messages: Vec<(Role, Filled<'a>)>,
+        texts: Vec<String>,
+    ) -> Vec<(Role, Cow<'a, str>)> {
+        let mut texts = texts.into_iter();
+        let mut text = |filled| match filled {
+            Filled::Text(text) => text,
+            Filled::Template(_) => Cow::Owned(texts.next().unwrap_or_default()),
+        };
+        messages.into_iter().map(|(role, filled)| (role, text(filled))).collect()
     }
 
     /// The tools that the model may call.
@@ -223,6 +215,21 @@ impl Template {
     }
 }
 
+/// Names between words, filled in here: the engine writes what is no text.
+fn in_place<'a>(
+    plain: &'a Plain,
+    variables: &Value,
+    most: usize,
+) -> Result<Cow<'a, str>, minijinja::Error> {
+    match plain.fill(variables, most) {
+        Some(text) => Ok(text),
+        None => {
+            let template = ENGINE.template_from_named_str("message", plain.source())?;
+            engine::fill(&template, variables, most).map(Cow::Owned)
+        }
+    }
+}
+
 /// Keywords by which a schema may name more variables than its properties do.
 const OPEN: [&str; 11] = [
     "$ref",
@@ -238,14 +245,21 @@ const OPEN: [&str; 11] = [
     "unevaluatedProperties",
 ];
 
-/// Compiles a prompt, and finds variables that it uses and does not declare: a request
-/// would fail on each of them. Only of a prompt that declares some, and only before it is
-/// released: a saved copy serves as it did.
+/// Compiles a prompt, and finds what each request would fail on: filters and tests that there
+/// are none of, and variables that it uses and does not declare, of a prompt that declares some.
+/// Only before it is released: a saved copy serves as it did.
 ///
 /// # Errors
 /// What keeps it from being released.
 pub fn check(prompt: &PromptVersionSpec) -> Result<(), PromptError> {
     Template::compile(prompt)?;
+    for (index, message) in prompt.messages.iter().enumerate() {
+        // It has compiled before.
+        let template = ENGINE.template_from_named_str("message", &message.content);
+        if let Some(message) = template.ok().and_then(|template| engine::unknown(&template)) {
+            return Err(PromptError::Template { index, message });
+        }
+    }
     let Some(schema) = &prompt.variables else { return Ok(()) };
     let Some(Value::Object(properties)) = schema.get("properties") else { return Ok(()) };
     let more = schema.get("additionalProperties").is_some_and(|more| *more != Value::Bool(false));
@@ -277,100 +291,6 @@ pub fn check(prompt: &PromptVersionSpec) -> Result<(), PromptError> {
     Ok(())
 }
 
-/// Fills in a template, up to so many bytes.
-fn fill(
-    template: &minijinja::Template<'_, '_>,
-    variables: &Value,
-    most: usize,
-) -> Result<String, minijinja::Error> {
-    let mut filled = Bounded { bytes: vec![], most, full: false };
-    let told = template.render_captured_to(Serde(variables), &mut filled).map(|_| ());
-    let of = |detail| minijinja::Error::new(ErrorKind::InvalidOperation, detail);
-    if filled.full {
-        let most = LARGEST >> 20;
-        return Err(of(format!("filled in, the prompt has more than {most} MiB: send less")));
-    }
-    told?;
-    String::from_utf8(filled.bytes).map_err(|_| of("what it writes is no text".to_owned()))
-}
-
-/// Takes so many bytes and no more.
-struct Bounded {
-    bytes: Vec<u8>,
-    most: usize,
-    full: bool,
-}
-
-impl io::Write for Bounded {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if bytes.len() > self.most.saturating_sub(self.bytes.len()) {
-            self.full = true;
-            return Err(io::Error::other("full"));
-        }
-        self.bytes.extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// Whether no tag of a template is longer than [`LONGEST_TAG`]; why not.
-fn short_tags(source: &str) -> Result<(), String> {
-    let mut rest = source;
-    while let Some(open) = rest.find('{') {
-        let tag = &rest[open..];
-        let Some(end) = ["{{", "{%", "{#"].iter().position(|mark| tag.starts_with(mark)) else {
-            rest = &rest[open + 1..];
-            continue;
-        };
-        let inside = &tag[2..];
-        let close = ["}}", "%}", "#}"][end];
-        let (length, outside) = match close {
-            "#}" => (0, inside.find(close).map_or(inside.len(), |at| at + 2)),
-            _ => tag_length(inside, close),
-        };
-        if length > LONGEST_TAG {
-            let line = source[..source.len() - inside.len()].matches('\n').count() + 1;
-            return Err(format!(
-                "the tag in line {line} has more than {LONGEST_TAG} bytes beside its texts: \
-                 divide it"
-            ));
-        }
-        rest = &inside[outside..];
-        let word = inside[..outside].trim_start_matches(['-', '+']).trim_start();
-        if close == "%}" && word.starts_with("raw") {
-            rest = rest.find("endraw").map_or("", |at| &rest[at..]);
-        }
-    }
-    Ok(())
-}
-
-/// How many bytes a tag has beside its texts, and how many with its end.
-fn tag_length(inside: &str, close: &str) -> (usize, usize) {
-    let (mut length, mut text, mut escaped) = (0, None, false);
-    for (at, byte) in inside.bytes().enumerate() {
-        match text {
-            Some(quote) => {
-                if !escaped && byte == quote {
-                    text = None;
-                }
-                escaped = !escaped && byte == b'\\';
-            }
-            None if inside.as_bytes()[at..].starts_with(close.as_bytes()) => {
-                return (length, at + close.len());
-            }
-            None => {
-                text = matches!(byte, b'"' | b'\'').then_some(byte);
-                escaped = false;
-                length += 1;
-            }
-        }
-    }
-    (length, inside.len())
-}
-
 fn schema(
     field: &'static str,
     schema: Option<&Map<String, Value>>,
@@ -392,20 +312,33 @@ fn response_format(prompt: &PromptVersionSpec) -> Result<Option<&Map<String, Val
     }
 }
 
-fn describe(error: &minijinja::Error) -> String {
-    let line = error.line().map_or(String::new(), |line| format!(" in line {line}"));
-    error.detail().map_or_else(|| format!("{}{line}", error.kind()), |d| format!("{d}{line}"))
-}
-
 #[cfg(test)]
 mod tests {
+    use minijinja::{Environment, UndefinedBehavior};
     use rand::{RngExt, SeedableRng, rngs::StdRng};
     use serde_json::json;
 
     use super::*;
+    use crate::prompt::engine::{Done, Engine};
 
     fn template(value: Value) -> Result<Template, PromptError> {
         Template::compile(&serde_json::from_value(value).unwrap())
+    }
+
+    fn render<'a>(
+        template: &'a Template,
+        variables: &Value,
+    ) -> Result<Vec<(Role, Cow<'a, str>)>, PromptError> {
+        let filled = template.fill(variables)?;
+        let texts = Template::left(&filled, variables)
+            .map_or(Done::Texts(vec![]), |work| Engine::default().fill_in(&work));
+        match texts {
+            Done::Texts(texts) => Ok(Template::whole(filled, texts)),
+            Done::Failed { index, message } => Err(PromptError::Render { index, message }),
+            Done::OutOfFuel => {
+                Err(PromptError::Render { index: 0, message: "out of fuel".to_owned() })
+            }
+        }
     }
 
     fn one(content: &str) -> Value {
@@ -422,45 +355,14 @@ mod tests {
     }
 
     #[test]
-    fn a_tag_that_is_long_is_refused_before_the_engine_reads_it() {
-        let of = |content: &str| template(one(content)).map(|_| ());
-        for long in [
-            format!("{{{{ {}1 }}}}", "-".repeat(20_000)),
-            format!("{{{{ 1{} }}}}", "+1".repeat(30_000)),
-            format!("{{{{ 1{} }}}}", "~1".repeat(30_000)),
-            format!("{{{{ 2{} }}}}", "**2".repeat(18_000)),
-            format!("{{% if {}1 %}}x{{% endif %}}", "-".repeat(30_000)),
-            format!("{{% for i in range({}1) %}}{{% endfor %}}", "-".repeat(30_000)),
-            format!("{{{{ {}", "-".repeat(30_000)),
-            format!("{{% raw %}}{{% endraw %}}\n{{{{- {}1 -}}}}", "not ".repeat(9_000)),
-            format!("{{% if true %}}\n{{{{ \"}}}}\"{} }}}}", "~1".repeat(2_000)),
-        ] {
-            let error = of(&long).unwrap_err().to_string();
-            assert!(error.contains("has more than 2000 bytes beside its texts"), "{error}");
-            assert!(error.len() < 300, "{error}");
-        }
-        let text = "x".repeat(9_000);
-        for fine in [
-            format!("{{{{ {}1 }}}}", "-".repeat(1_900)),
-            format!("{{{{ 2{} }}}}", "**1".repeat(600)),
-            format!(
-                "{{{{ \"{text}\" }}}} {{# {text} #}} {{% raw %}}{{{{ {text} }}}}{{% endraw %}}"
-            ),
-            format!("{text} {{ {text} }} {{{{ 'it\\'s {text}' }}}}"),
-        ] {
-            assert_eq!(of(&fine).map_err(|e| e.to_string()), Ok(()), "{}", &fine[..60]);
-        }
-    }
-
-    #[test]
     fn what_is_filled_in_is_bounded_by_what_comes_out() {
         let long = json!({"a": "x".repeat(4 << 20)});
         for content in ["{{ a }} ".repeat(1_000), "{% if true %}{{ a }}{% endif %}".repeat(1_000)] {
             let template = template(one(&content)).unwrap();
-            let error = template.render(&long).unwrap_err().to_string();
+            let error = render(&template, &long).unwrap_err().to_string();
             assert!(error.contains("more than 32 MiB"), "{error}");
             let short = json!({"a": "x".repeat(10 << 10)});
-            let text = &template.render(&short).unwrap()[0].1;
+            let text = &render(&template, &short).unwrap()[0].1;
             assert!(text.len() >= 1_000 * (10 << 10));
         }
     }
@@ -468,13 +370,14 @@ mod tests {
     #[test]
     fn messages_are_rendered_in_order_without_escaping() {
         let template = template(greeting()).unwrap();
-        let rendered = template.render(&json!({"product": "a < b", "question": "why?"})).unwrap();
+        let values = json!({"product": "a < b", "question": "why?"});
+        let rendered = render(&template, &values).unwrap();
         assert_eq!(rendered, [(Role::System, "About a < b.".into()), (Role::User, "why?".into())]);
     }
 
     #[test]
     fn an_undefined_variable_is_an_error_that_names_its_message() {
-        let error = template(greeting()).unwrap().render(&json!({"product": "x"})).unwrap_err();
+        let error = render(&template(greeting()).unwrap(), &json!({"product": "x"})).unwrap_err();
         assert_eq!(error.reason(), "RenderFailed");
         assert!(error.to_string().contains("message 1"), "{error}");
     }
@@ -531,7 +434,7 @@ mod tests {
             let (Ok(template), Ok(expected)) = (template, expected) else { continue };
             plain += usize::from(matches!(template.messages[0].1, Message::Plain(_)));
             for values in &values {
-                let ours = template.render(values).ok().map(|m| m[0].1.to_string());
+                let ours = render(&template, values).ok().map(|m| m[0].1.to_string());
                 assert_eq!(ours, expected.render(Serde(values)).ok(), "{source:?} with {values}");
                 rendered += usize::from(ours.is_some());
             }
@@ -541,9 +444,9 @@ mod tests {
 
     #[test]
     fn inputs_that_do_not_match_name_the_field() {
-        let error = template(greeting()).unwrap().render(&json!({"product": 7})).unwrap_err();
+        let error = render(&template(greeting()).unwrap(), &json!({"product": 7})).unwrap_err();
         assert_eq!(error.param(), "serinus.variables.product");
-        let error = template(greeting()).unwrap().render(&json!({})).unwrap_err();
+        let error = render(&template(greeting()).unwrap(), &json!({})).unwrap_err();
         assert!(error.to_string().contains("product"), "{error}");
     }
 
@@ -597,11 +500,50 @@ mod tests {
     }
 
     #[test]
+    fn a_filter_or_a_test_that_there_is_none_of_is_found_before_the_release() {
+        let check = |content: &str| {
+            check(&serde_json::from_value(one(content)).unwrap()).map_err(|e| e.to_string())
+        };
+        for fine in [
+            "{{ a | upper | default('x') | join(', ') | tojson }}",
+            "{% if a is defined and b is not none and c is divisibleby(3) %}x{% endif %}",
+            "{% filter upper %}{{ a | length }}{% endfilter %}{% set b | trim %} x {% endset %}",
+            "{% macro m(x) %}{{ x | first }}{% endmacro %}{{ m(a) }} a | nothing",
+            "{% raw %}{{ a | nothing }}{% endraw %}{# {{ a | nothing }} #}{{ 'a | nothing' }}",
+            "{{ a is in(b) }}{{ a is eq(1) }}{{ a | select('odd') | list }}",
+        ] {
+            assert_eq!(check(fine), Ok(()), "{fine}");
+        }
+        for (wrong, what) in [
+            ("{{ a | uper }}", "filter named uper"),
+            ("{{ a | upper | b.c }}", "filter named b.c"),
+            ("{% if a is definde %}x{% endif %}", "test named definde"),
+            ("{% if true %}{% else %}{{ a | no }}{% endif %}", "filter named no"),
+            ("{% filter nothing %}x{% endfilter %}", "filter named nothing"),
+            ("{% for x in a | no %}{{ x }}{% endfor %}", "filter named no"),
+            ("{% macro m(x) %}{{ x | no }}{% endmacro %}", "filter named no"),
+        ] {
+            let message = check(wrong).unwrap_err();
+            let says = "spec.messages[0].content is not a valid template: there is no ";
+            assert_eq!(message.strip_prefix(says), Some(what), "{wrong}: {message}");
+        }
+    }
+
+    #[test]
+    fn values_are_written_as_json() {
+        let template = template(one("{{ a | tojson }} {% if a %}{{ b | tojson }}{% endif %}"));
+        let values = json!({"a": {"x": [1, "é\"", null, 1.5]}, "b": true});
+        let rendered = render(template.as_ref().unwrap(), &values).unwrap();
+        // As Python's json.dumps writes it, which Jinja uses.
+        assert_eq!(rendered[0].1, r#"{"x": [1, "é\"", null, 1.5]} true"#);
+    }
+
+    #[test]
     fn a_template_that_never_ends_is_stopped() {
         let endless = json!({"prompt": "p", "messages": [{"role": "user",
             "content": "{% for a in range(100000) %}{% for b in range(100000) %}x{% endfor %}{% endfor %}"}]});
         assert_eq!(
-            template(endless).unwrap().render(&json!({})).unwrap_err().reason(),
+            render(&template(endless).unwrap(), &json!({})).unwrap_err().reason(),
             "RenderFailed"
         );
     }

@@ -19,6 +19,7 @@ use serinus::{
         Gateway, GatewayConfig,
         cache::{Cache, CacheConfig},
         identity::{Identities, TokenFile},
+        renderer::Program,
         routes::ReleaseInput,
         server::{Door, Face, serve},
         tls::ServerTls,
@@ -40,6 +41,11 @@ fn people() -> Arc<TokenFile> {
     TokenFile::open(file.path().to_owned()).unwrap()
 }
 
+/// A test is not the program.
+fn renderer() -> Program {
+    Program { path: env!("CARGO_BIN_EXE_serinus").into(), ..Program::default() }
+}
+
 /// A gateway that asks nobody who they are.
 pub fn open() -> GatewayConfig {
     let _ = rustls::crypto::ring::default_provider().install_default();
@@ -47,6 +53,7 @@ pub fn open() -> GatewayConfig {
         control_loss_timeout: Duration::from_secs(600),
         identities: Identities::off(),
         people: Some(people()),
+        renderer: renderer(),
         cache: Cache::new(CacheConfig { memory: 16 << 20, shared: None }).ok(),
         ..GatewayConfig::new(|| Timestamp::UNIX_EPOCH)
     }

@@ -39,6 +39,32 @@ fn chat_as(bench: &Bench, key: &str) -> reqwest::RequestBuilder {
 }
 
 #[tokio::test]
+async fn two_credentials_are_none() {
+    let identities = Identities::default();
+    identities.set_keys(Keys::new([client_key(KEY, "a", "r")]).0);
+    let bench = Bench::configured(GatewayConfig { identities, ..open() }, |_| good()).await;
+    bench.serve(bench.release(0));
+    let bearer = |key: &str| format!("Bearer {key}");
+    for (name, first, second) in [
+        ("authorization", bearer(KEY), bearer(OTHER)),
+        ("authorization", bearer(OTHER), bearer(KEY)),
+        ("authorization", bearer(KEY), bearer(KEY)),
+        ("api-key", KEY.to_owned(), OTHER.to_owned()),
+    ] {
+        let url = format!("http://{}/v1/chat/completions", bench.address);
+        let body = json!({"model": "r", "serinus": {"variables": {"question": "why?"}}});
+        let request = bench.client.post(url).header(name, first).header(name, second);
+        let answer = request.json(&body).send().await.unwrap();
+        assert_eq!(answer.status(), 400);
+        let body: Value = answer.json().await.unwrap();
+        assert_eq!(body["error"]["code"], "ambiguous_credentials");
+        assert_eq!(body["error"]["param"], name);
+    }
+    assert!(bench.asked().is_empty());
+    assert_eq!(chat_as(&bench, KEY).send().await.unwrap().status(), 200);
+}
+
+#[tokio::test]
 async fn a_key_permits_its_routes_and_hides_the_others() {
     let identities = Identities::default();
     let keys = [client_key(KEY, "a", "r"), client_key(OTHER, "b", "s-*")];

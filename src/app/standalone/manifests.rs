@@ -379,9 +379,6 @@ fn settle(
 ) -> Option<Held> {
     let (file, object) = definitions.first()?;
     let kept = old.map(|old| Held { missing: None, ..old.clone() });
-    let mut notice = |reason: &str, message: String| {
-        wrong.push(Notice::new(name(id), reason, message));
-    };
     if definitions.len() > 1 {
         let files: BTreeSet<&str> = definitions.iter().map(|(file, _)| file.as_str()).collect();
         let files = files.into_iter().collect::<Vec<_>>().join(" and ");
@@ -391,7 +388,12 @@ fn settle(
             Some(_) => "neither is read, and what was in force before stays",
             None => "neither is used",
         };
-        notice("DefinedTwice", format!("is defined twice, in {files}: {then}; remove one"));
+        let what = format!("is defined twice, in {files}: {then}; remove one");
+        let mut twice = Notice::new(name(id), "DefinedTwice", what);
+        if let (Object::Release(release), None, false) = (object, &kept, alike) {
+            twice.route = Some((id.1.clone(), release.route()));
+        }
+        wrong.push(twice);
         if !alike {
             return kept;
         }
@@ -399,7 +401,8 @@ fn settle(
     if let Some(kept) = kept
         && let Err(error) = object.check_update(&kept.object)
     {
-        notice("Immutable", format!("{file}: {error}; what was in force before stays"));
+        let what = format!("{file}: {error}; what was in force before stays");
+        wrong.push(Notice::new(name(id), "Immutable", what));
         return Some(kept);
     }
     Some(Held { object: object.clone(), file: file.clone(), missing: None })

@@ -22,7 +22,9 @@ pub fn secret_variable(name: &str, key: &str) -> String {
 }
 
 fn from_environment(name: &str, key: &str) -> Option<SecretText> {
-    std::env::var(secret_variable(name, key)).ok().map(SecretText::from)
+    let set = std::env::var(secret_variable(name, key)).ok();
+    // `KEY= serinus standalone` sets none.
+    set.filter(|text| !text.is_empty()).map(SecretText::from)
 }
 
 /// One key of a Secret.

@@ -78,6 +78,8 @@ impl State {
     /// what to do.
     pub(super) fn open(path: PathBuf, now: Timestamp) -> anyhow::Result<(Self, Vec<Event>)> {
         anyhow::ensure!(!path.is_dir(), "{} is a folder: name a file with --state", path.display());
+        let is_special = std::fs::metadata(&path).is_ok_and(|there| !there.is_file());
+        anyhow::ensure!(!is_special, "{} is no file: name one with --state", path.display());
         let lock = Lock::take(&path, now)?;
         let file = Durable::new(path).keeping_previous();
         let mut events = vec![];

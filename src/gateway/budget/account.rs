@@ -29,7 +29,7 @@ pub(in crate::gateway) struct Account {
     /// Who it is, as its owner may read.
     who: Box<str>,
     used: AtomicUsize,
-    by_class: [AtomicUsize; 4],
+    by_class: [AtomicUsize; 5],
 }
 
 impl Account {

@@ -332,7 +332,9 @@ fn build_target(
         server_port: chat.port_u16().unwrap_or(default_port),
     };
     let limits = &backend.limits;
-    let breaker = built_before(old, revision).map(|t| t.breaker.clone()).unwrap_or_default();
+    let before = built_before(old, revision);
+    let breaker = before.map(|t| t.breaker.clone()).unwrap_or_default();
+    let turns = before.map(|t| t.turns.clone()).unwrap_or_default();
     let shared = backends.get(&input.namespace, &variant.backend_name, limits);
     let pods = input.endpoints.get(&variant.backend_name).filter(|_| backend.endpoint.is_none());
     let trust = trust(backend, chat.host().unwrap_or_default(), input)?;
@@ -353,6 +355,7 @@ fn build_target(
         between_tokens_timeout: limits.between_tokens_timeout.0,
         retries: u32::try_from(limits.retries).unwrap_or(0),
         template: Arc::new(template),
+        turns,
         takes_stream_options: backend.takes_stream_options(),
         token_limit: backend.token_limit(),
         prices: Prices::of(backend),

@@ -56,6 +56,10 @@ impl KeyFile {
 }
 
 fn read(path: &Path) -> io::Result<Stored> {
+    // A pipe would be waited for.
+    if fs::metadata(path).is_ok_and(|there| !there.is_file()) {
+        return Err(told(path, "it is no file: move it away, and a new key is made"));
+    }
     let text = match fs::read_to_string(path) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Stored::new()),
