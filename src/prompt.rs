@@ -9,6 +9,6 @@ mod template;
 mod tools;
 
 pub use digest::{REVISION_DIGITS, digest, revision, short, stands_for};
-pub use engine::{Done, Engine, Work};
+pub use engine::{Done, Engine, LARGEST, Work};
 pub use template::{Filled, PromptError, Template, check};
 pub use tools::{Tools, Verdict};

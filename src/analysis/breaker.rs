@@ -209,8 +209,8 @@ impl<K: Ord> Probes<K> {
         self.waiting.remove(&probe).unwrap_or_default()
     }
 
-    /// The application of a probe gave up, so nobody knows how it would have ended. The requests
-    /// that waited for it wait for another probe.
+    /// A probe's application has left before the answer, so its end is not known. The requests
+    /// that waited for this probe wait for another one.
     pub fn give_up(&mut self, probe: u64) {
         self.leave(probe, Latest::Untold);
         let Some(waited) = self.waiting.remove(&probe) else { return };

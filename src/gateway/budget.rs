@@ -4,9 +4,9 @@
 //!
 //! A holder takes bytes before it holds them, and gives them back when it is dropped. Each
 //! class has a most, so that no class can starve another: connections of strangers an
-//! eighth, those of known clients three eighths, bodies three eighths, answers half, processes that fill in
-//! templates three eighths. What is not held by the other classes is theirs. Nor can one client starve another
-//! (`account`).
+//! eighth, those of known clients three eighths, bodies three eighths, answers half, processes
+//! that fill in templates three eighths. What is not held by the other classes is theirs. Nor
+//! can one client starve another (`account`).
 //!
 //! What is taken is an estimate: bytes times what copies and parsing cost. A body of up to
 //! [`SMALL`] bytes is within what its request takes, so that an ordinary request costs two

@@ -227,6 +227,11 @@ impl Flight {
         self.told = Some(told);
     }
 
+    /// So much of the attempt was done before: a slow template is part of what users wait for.
+    pub(super) fn began_before(&mut self, took: Duration) {
+        self.started = self.started.checked_sub(took).unwrap_or(self.started);
+    }
+
     /// The answer has ended, though it is not recorded yet.
     pub(super) fn ended(&mut self) {
         self.took.get_or_insert_with(|| self.started.elapsed());
@@ -257,6 +262,7 @@ impl Flight {
             "upstream_not_found" => "answers as if nothing were there: is spec.endpoint right?",
             "upstream_unauthorized" => "refuses the API key of the backend",
             "upstream_model_gone" => "has no such model, or not for the API key of the backend",
+            "prompt_too_costly" => "was not asked: a template of the prompt takes too much",
             _ => return,
         };
         self.warn(code, || what.into());

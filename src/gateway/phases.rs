@@ -2,7 +2,10 @@
 //! send, try elsewhere, answer. Checking and recording follow the answer (`flight`);
 //! copies live a life of their own (`shadow`).
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use axum::{
     body::Body,
@@ -19,7 +22,8 @@ use super::{
     flight::Flight,
     forward::{self, Forward},
     identity::Client,
-    prepare::{self, Asked},
+    prepare::{self, Asked, Prepared},
+    renderer::{Effort, Refused},
     routes::{Route, Target},
     shadow,
     upstream::{self, Failure, Started},
@@ -126,8 +130,18 @@ struct Attempts<'a> {
 
 impl Attempts<'_> {
     async fn run(mut self, mut assigned: Assigned) -> Response<Body> {
-        if let Some(response) = self.kept_answer(&mut assigned).await {
-            return response;
+        // Most releases have no cache.
+        let mut prepared = None;
+        if self.route.cache.is_some() {
+            let begun = Instant::now();
+            let own = self.prepared(&assigned.target, Effort::Whole).await;
+            let took = begun.elapsed();
+            if let Ok(own) = &own
+                && let Some(response) = self.kept_answer(&mut assigned, own).await
+            {
+                return response;
+            }
+            prepared = Some((own, took));
         }
         if assigned.reason.is_evidence() && self.is_known_to_another(&assigned.target).await {
             assigned.reason = AssignmentReason::Repeated;
@@ -149,7 +163,7 @@ impl Attempts<'_> {
             let (group, bound) = (assigned.group, assigned.bound);
             let is_candidate = !Arc::ptr_eq(&assigned.target, &self.route.baseline)
                 && assigned.reason != AssignmentReason::OtherBackend;
-            let failed = self.attempt(assigned, earlier).await;
+            let failed = self.attempt(assigned, earlier, prepared.take()).await;
             let (mut flight, failure) = match failed {
                 Ok(response) => {
                     if let Some(mut canary) = canary {
@@ -198,15 +212,19 @@ impl Attempts<'_> {
         }
     }
 
+    async fn prepared(&self, target: &Target, effort: Effort) -> Result<Prepared, Refused> {
+        prepare::body(&self.gateway.renderer, target, &self.request.asked, effort).await
+    }
+
     /// The answer that the same request got before.
-    async fn kept_answer(&self, assigned: &mut Assigned) -> Option<Response<Body>> {
+    async fn kept_answer(
+        &self,
+        assigned: &mut Assigned,
+        prepared: &Prepared,
+    ) -> Option<Response<Body>> {
         let Self { gateway, route, request, .. } = self;
-        // Most releases have no cache.
-        route.cache?;
         let Assigned { target, group, unique, drawn, .. } = assigned;
-        let prepared = prepare::body(&gateway.renderer, target, &request.asked).await;
-        let body = prepared.ok()?.body;
-        let entry = Caching::of(gateway, route, target, request, &body)?.find().await?;
+        let entry = Caching::of(gateway, route, target, request, &prepared.body)?.find().await?;
         if let Some(drawn) = drawn.take() {
             drawn.exclude();
         }
@@ -243,8 +261,8 @@ impl Attempts<'_> {
             if Arc::ptr_eq(other, own) {
                 continue;
             }
-            let prepared = prepare::body(&gateway.renderer, other, &request.asked).await;
-            let Ok(prepared) = prepared else { continue };
+            // Whoever draws one variant does not wait for the slow templates of the other.
+            let Ok(prepared) = self.prepared(other, Effort::Little).await else { continue };
             let caching = Caching::of(gateway, route, other, request, &prepared.body);
             if caching.is_some_and(|caching| caching.is_known()) {
                 return true;
@@ -302,11 +320,13 @@ impl Attempts<'_> {
         Some(self.again(alternative, AssignmentReason::OtherBackend, group))
     }
 
-    /// One attempt. An error means that nothing was sent to the application yet.
+    /// One attempt, of which the body may be there already, with the time that it took. An error
+    /// means that nothing was sent to the application yet.
     async fn attempt(
         &self,
         mut assigned: Assigned,
         earlier: Option<TraceContext>,
+        prepared: Option<(Result<Prepared, Refused>, Duration)>,
     ) -> Result<Response<Body>, Box<(Flight, Failure)>> {
         let Self { gateway, route, request, .. } = self;
         let Request { asked, passed } = request;
@@ -315,13 +335,16 @@ impl Attempts<'_> {
         if earlier.is_some() {
             flight.follows();
         }
-        let prepared = match prepare::body(&gateway.renderer, target, asked).await {
-            Ok(prepared) => prepared,
-            Err(refused) => {
-                let failure = Failure::before(refused);
-                flight.crowded = failure.crowded;
-                return Err(Box::new((flight, failure)));
+        let prepared = match prepared {
+            Some((prepared, took)) => {
+                flight.began_before(took);
+                prepared
             }
+            None => self.prepared(target, Effort::Whole).await,
+        };
+        let prepared = match prepared {
+            Ok(prepared) => prepared,
+            Err(refused) => return Err(Box::new((flight, Failure::before(refused)))),
         };
         let body = match flight.sends(prepared, asked) {
             Ok(body) => body,

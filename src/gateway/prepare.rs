@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::{
-    renderer::{Refused, Renderer},
+    renderer::{Effort, Refused, Renderer},
     routes::Target,
 };
 use crate::{
@@ -223,10 +223,11 @@ pub(super) async fn body(
     renderer: &Renderer,
     target: &Target,
     asked: &Asked,
+    effort: Effort,
 ) -> Result<Prepared, Refused> {
     let prompt = match asked.operation {
         Operation::Embeddings => vec![],
-        _ => filled(renderer, target, &asked.variables).await?,
+        _ => filled(renderer, target, &asked.variables, effort).await?,
     };
     around(&prompt, target, asked).map_err(Refused::Request)
 }
@@ -235,10 +236,11 @@ async fn filled<'a>(
     renderer: &Renderer,
     target: &'a Target,
     variables: &Value,
+    effort: Effort,
 ) -> Result<Vec<Message<'a>>, Refused> {
     let messages = target.template.fill(variables).map_err(|e| Refused::inputs(&e))?;
     let texts = match Template::left(&messages, variables) {
-        Some(work) => renderer.fill_in(&target.turns, &work).await?,
+        Some(work) => renderer.fill_in(&target.turns, &work, effort).await?,
         None => vec![],
     };
     Ok(Template::whole(messages, texts))

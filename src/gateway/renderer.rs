@@ -5,8 +5,8 @@
 //! There are two: one for templates that take next to nothing, which almost all are, and one
 //! for those that were slow within the last minute and for large inputs. Each fills in one
 //! prompt at a time. One that takes too long in the first is tried again in the second, and
-//! then it stays there: whoever writes slow templates waits for other slow ones, and nobody
-//! else does. Of one variant one request is filled in at a time, so that many requests of one
+//! then it stays there. So slow templates wait for slow templates, and the others do not. Of one
+//! variant one request is filled in at a time, so that many requests of one
 //! do not make the others wait.
 //!
 //! Processes start when a template is first filled in, and end when none was for a minute.
@@ -25,17 +25,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::{
-    sync::Semaphore,
-    time::{error::Elapsed, timeout},
-};
+use tokio::{sync::Semaphore, time::timeout};
 
 pub use self::process::{Confines, run};
 use self::{
     lane::{Answer, Fault, Lane},
     process::Order,
 };
-use super::budget::Budget;
+use super::{budget::Budget, seldom::Seldom};
 use crate::{
     openai::error::ApiError,
     prompt::{Done, PromptError, Work},
@@ -78,6 +75,8 @@ pub(super) struct Renderer {
     budget: Arc<Budget>,
     started: Instant,
     lanes: OnceLock<Lanes>,
+    /// Why templates could not be filled in.
+    told: Seldom,
 }
 
 struct Lanes {
@@ -126,10 +125,18 @@ impl Default for Turns {
 pub(super) enum Refused {
     /// The request does not fit the prompt or the operation.
     Request(ApiError),
-    /// The prompt takes too much, whoever asks.
+    /// The prompt takes too much, or needs a process and gets none. Another prompt may need
+    /// none, and another backend changes nothing.
     Prompt(ApiError),
-    /// There are too many others.
-    Crowd(ApiError),
+}
+
+/// How much is done to fill in a template.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Effort {
+    /// As much as any template may take.
+    Whole,
+    /// No wait for one that was slow: somebody else's request needs to know the text.
+    Little,
 }
 
 impl Refused {
@@ -145,9 +152,15 @@ fn costly(why: &str) -> Refused {
     Refused::Prompt(ApiError::new(500, "prompt_too_costly", message))
 }
 
+fn busy() -> Refused {
+    let message = "the templates of other requests are filled in first: try again";
+    Refused::Prompt(ApiError::new(503, "templates_busy", message).retry_after(1))
+}
+
 impl Renderer {
     pub(super) fn new(program: Program, budget: Arc<Budget>) -> Self {
-        Self { program, budget, started: Instant::now(), lanes: OnceLock::new() }
+        let (lanes, told) = Default::default();
+        Self { program, budget, started: Instant::now(), lanes, told }
     }
 
     /// Fills in the templates of a prompt.
@@ -159,12 +172,13 @@ impl Renderer {
         &self,
         turns: &Turns,
         work: &Work<'_>,
+        effort: Effort,
     ) -> Result<Vec<String>, Refused> {
-        let crowd = |_: Elapsed| {
-            let message = "the templates of other requests are filled in first: try again";
-            Refused::Crowd(ApiError::new(503, "templates_busy", message).retry_after(1))
-        };
-        let answered = timeout(PATIENCE, self.answered(turns, work)).await.map_err(crowd)?;
+        if effort == Effort::Little && self.is_slow(turns) {
+            return Err(busy());
+        }
+        let answered = timeout(PATIENCE, self.answered(turns, work, effort)).await;
+        let answered = answered.map_err(|_| busy())?;
         match answered.map_err(|fault| self.refused(fault))?.done {
             Done::Texts(texts) if texts.len() == work.templates.len() => Ok(texts),
             Done::Texts(_) => Err(self.refused(Fault::Unavailable("a message is lost".to_owned()))),
@@ -175,15 +189,22 @@ impl Renderer {
         }
     }
 
-    async fn answered(&self, turns: &Turns, work: &Work<'_>) -> Result<Answer, Fault> {
+    async fn answered(
+        &self,
+        turns: &Turns,
+        work: &Work<'_>,
+        effort: Effort,
+    ) -> Result<Answer, Fault> {
         let lanes = self.lanes.get_or_init(|| self.start());
         let _turn = turns.one.acquire().await;
         let order = |time| Order { time, work }.line();
-        if self.now_millis() >= turns.slow_until.load(Ordering::Relaxed) {
+        if !self.is_slow(turns) {
             let line = order(QUICK_TIME);
             if line.len() < LARGE {
                 match lanes.quick.ask(line).await {
-                    Err(Fault::Time | Fault::Memory) => self.was_slow(turns),
+                    Err(Fault::Time | Fault::Memory) if effort == Effort::Whole => {
+                        self.was_slow(turns);
+                    }
                     answered => return self.noted(turns, answered),
                 }
             }
@@ -200,6 +221,10 @@ impl Renderer {
             self.was_slow(turns);
         }
         answered
+    }
+
+    fn is_slow(&self, turns: &Turns) -> bool {
+        self.now_millis() < turns.slow_until.load(Ordering::Relaxed)
     }
 
     fn was_slow(&self, turns: &Turns) {
@@ -229,12 +254,42 @@ impl Renderer {
                 let most = Share::SLOW.memory(&self.budget) >> 20;
                 costly(&format!("takes more than {most} MiB of memory, or nests too deep"))
             }
-            Fault::Full(error) => Refused::Crowd(error),
+            Fault::Full(error) => Refused::Prompt(error),
             Fault::Unavailable(why) => {
-                tracing::warn!("templates can not be filled in: {why}");
+                if self.told.is_due(&why, self.now_millis()) {
+                    tracing::warn!("templates can not be filled in: {why}");
+                }
                 let message = "templates can not be filled in now: the gateway's log says why";
-                Refused::Crowd(ApiError::new(503, "templates_unavailable", message).retry_after(1))
+                Refused::Prompt(ApiError::new(503, "templates_unavailable", message).retry_after(1))
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::borrow::Cow;
+
+    use serde_json::json;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn nobody_waits_for_a_slow_template_whose_text_another_request_needs_to_know() {
+        let path = "/no/such/program".into();
+        let program = Program { path, arguments: vec![] };
+        let renderer = Renderer::new(program, Budget::new(1 << 20));
+        let templates = vec![(0, Cow::Borrowed("{{ a }}"))];
+        let work = Work { templates, variables: Cow::Owned(json!({"a": 1})), most: 100 };
+        let turns = Turns::default();
+        renderer.was_slow(&turns);
+        // One is filled in, and would be waited for.
+        let turn = turns.one.acquire().await.unwrap();
+        let refused = renderer.fill_in(&turns, &work, Effort::Little).await.unwrap_err();
+        assert!(matches!(refused, Refused::Prompt(error) if error.code == "templates_busy"));
+        assert!(renderer.lanes.get().is_none(), "no process was asked");
+        drop(turn);
+        let refused = renderer.fill_in(&turns, &work, Effort::Whole).await.unwrap_err();
+        assert!(matches!(refused, Refused::Prompt(error) if error.code == "templates_unavailable"));
     }
 }

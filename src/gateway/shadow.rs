@@ -20,9 +20,10 @@ use super::{
     flight::Flight,
     phases::Request,
     prepare::{self, Asked},
+    renderer::{Effort, Refused},
     routes::{Route, Shadow, Target},
     tally::Drawn,
-    upstream::{self, Failure, Next, Started},
+    upstream::{self, Next, Started},
 };
 use crate::{
     analysis::breaker::Passage,
@@ -180,11 +181,10 @@ enum Fault {
 
 /// Asks the shadow and reads its answer to the end.
 async fn ask(gateway: &Gateway, flight: &mut Flight, asked: &Asked) -> Result<(), Fault> {
-    let prepared = prepare::body(&gateway.renderer, &flight.target, asked).await;
-    let body = prepared.map_err(|refused| {
-        let failure = Failure::before(refused);
-        flight.crowded = failure.crowded;
-        if failure.client_fault { Fault::Client } else { Fault::Model }
+    let prepared = prepare::body(&gateway.renderer, &flight.target, asked, Effort::Whole).await;
+    let body = prepared.map_err(|refused| match refused {
+        Refused::Request(_) => Fault::Client,
+        Refused::Prompt(_) => Fault::Model,
     })?;
     let body = flight.sends(body, asked).map_err(|_| {
         flight.crowded = true;

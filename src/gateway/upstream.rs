@@ -54,7 +54,7 @@ pub(super) struct Failure {
     pub body: Option<(StatusCode, Bytes)>,
     /// The request itself is at fault.
     pub client_fault: bool,
-    /// The prompt is, whichever backend it is for.
+    /// The prompt is at fault, whichever backend it is for.
     pub prompt_fault: bool,
     /// Asking the same again may help, and does nothing twice.
     pub repeatable: bool,
@@ -72,7 +72,6 @@ impl Failure {
         match refused {
             Refused::Request(error) => Self { client_fault: true, ..Self::of(error) },
             Refused::Prompt(error) => Self { prompt_fault: true, ..Self::of(error) },
-            Refused::Crowd(error) => Self { crowded: true, ..Self::of(error) },
         }
     }
 

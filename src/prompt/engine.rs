@@ -16,7 +16,7 @@ use serde_json::Value;
 /// Rendering stops after so many template instructions: a template can loop.
 const FUEL: u64 = 1_000_000;
 /// The messages of a prompt are at most so long, filled in.
-pub(super) const LARGEST: usize = 32 << 20;
+pub const LARGEST: usize = 32 << 20;
 /// So many compiled templates an engine keeps at most, with so many bytes of source together.
 const MOST_KEPT: usize = 128;
 const MOST_SOURCE: usize = 1 << 20;

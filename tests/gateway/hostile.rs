@@ -400,18 +400,21 @@ async fn what_a_prompt_adds_to_a_body_is_held_until_the_model_has_it() {
     }
     bench.serve(release);
     for _ in 0..2 {
-        let refused = loop {
-            let asked = bench.asked.lock().unwrap().len();
-            let all = (0..8).map(|_| timeout(Duration::from_secs(3), bench.chat(json!({}))));
-            let mut refused = vec![];
-            for answer in futures::future::join_all(all).await.into_iter().flatten() {
-                refused.push((answer.status().as_u16(), answer.text().await.unwrap()));
-            }
-            // Those that gave up hold something until that is seen.
-            if bench.asked.lock().unwrap().len() >= asked + 2 {
-                break refused;
+        let round = async {
+            loop {
+                let asked = bench.asked.lock().unwrap().len();
+                let all = (0..8).map(|_| timeout(Duration::from_secs(3), bench.chat(json!({}))));
+                let mut refused = vec![];
+                for answer in futures::future::join_all(all).await.into_iter().flatten() {
+                    refused.push((answer.status().as_u16(), answer.text().await.unwrap()));
+                }
+                // Those that gave up hold something until that is seen.
+                if bench.asked.lock().unwrap().len() >= asked + 2 {
+                    break refused;
+                }
             }
         };
+        let refused = timeout(PATIENCE, round).await.expect("what they held is there again");
         let full = refused.iter().filter(|(s, why)| *s == 503 && why.contains("overloaded"));
         assert_eq!((full.count(), refused.len()), (6, 6), "{refused:?}");
     }

@@ -8,8 +8,8 @@
 //! moments; the price is two collections more, at most, for a canary that turns bad between two.
 //! In the first batch of a step there is nothing else to ask, and the rule is silent.
 //!
-//! A failure that does not stand is no pass: it is looked at again with each collection, and
-//! nothing passes or ends until it stands or is none any more.
+//! A failure that does not stand is no pass. The next collection decides: until the failure stands
+//! or has gone, no step passes and none ends.
 
 use super::{Measured, Scope, Window, as_share, minimum};
 use crate::{
@@ -22,7 +22,7 @@ use crate::{
 
 /// So many batches at most are left out.
 const WORST: usize = 5;
-/// One batch is left out, and one more for each so many batches that the step has.
+/// One batch is left out, and one more for every five batches of the step.
 const EACH: i32 = 5;
 /// So many bad batches in a row are no bad moment.
 const IN_A_ROW: i32 = 3;

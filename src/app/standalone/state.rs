@@ -77,9 +77,10 @@ impl State {
     /// Another process has it, it is not ours, or it can not be written: the path, and
     /// what to do.
     pub(super) fn open(path: PathBuf, now: Timestamp) -> anyhow::Result<(Self, Vec<Event>)> {
-        anyhow::ensure!(!path.is_dir(), "{} is a folder: name a file with --state", path.display());
+        // A folder; or a pipe, which would be waited for.
         let is_special = std::fs::metadata(&path).is_ok_and(|there| !there.is_file());
-        anyhow::ensure!(!is_special, "{} is no file: name one with --state", path.display());
+        let name = path.display();
+        anyhow::ensure!(!is_special, "{name} is not a regular file: name one with --state");
         let lock = Lock::take(&path, now)?;
         let file = Durable::new(path).keeping_previous();
         let mut events = vec![];

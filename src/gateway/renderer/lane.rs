@@ -20,7 +20,7 @@ use super::{
 use crate::{
     gateway::budget::{Budget, Class, Held},
     openai::error::ApiError,
-    prompt::Done,
+    prompt::{Done, LARGEST},
 };
 
 /// A process that nobody has asked for so long ends.
@@ -29,8 +29,6 @@ const IDLE: Duration = Duration::from_secs(60);
 const STUCK: Duration = Duration::from_secs(8);
 /// The longest first line of an answer, in bytes.
 const LONGEST_HEAD: u64 = 64 << 10;
-/// The longest texts of an answer together, in bytes.
-const LONGEST_TEXTS: usize = 64 << 20;
 /// How a process ends that gets no memory, or asks for more than there are addresses.
 const ABORTED: i32 = 6;
 const PANICKED: i32 = 101;
@@ -208,7 +206,7 @@ impl Process {
             Some(Failed::OutOfFuel) => return Ok(Answer { done: Done::OutOfFuel, took }),
             None => {}
         }
-        if lengths.iter().try_fold(0_usize, |sum, n| sum.checked_add(*n)) > Some(LONGEST_TEXTS) {
+        if lengths.iter().try_fold(0_usize, |sum, n| sum.checked_add(*n)) > Some(LARGEST) {
             return Err(io::Error::other("its answer is too long"));
         }
         let mut texts = Vec::with_capacity(lengths.len());

@@ -1,4 +1,5 @@
-//! The comparisons that every policy has: who left, who was refused, what nobody understood.
+//! Comparisons that every policy makes: users who left, requests that were refused, answers that
+//! nobody understood.
 
 use super::share;
 use crate::{

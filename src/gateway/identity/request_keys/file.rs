@@ -58,7 +58,7 @@ impl KeyFile {
 fn read(path: &Path) -> io::Result<Stored> {
     // A pipe would be waited for.
     if fs::metadata(path).is_ok_and(|there| !there.is_file()) {
-        return Err(told(path, "it is no file: move it away, and a new key is made"));
+        return Err(told(path, "it is not a regular file: remove it, and a new key is made"));
     }
     let text = match fs::read_to_string(path) {
         Ok(text) => text,
