@@ -2,7 +2,7 @@
 //! that seeing the same counts twice, or after a restart, never counts a request
 //! twice (a grow-only counter: Shapiro et al., Conflict-free Replicated Data Types, 2011).
 
-use std::{collections::BTreeMap, ops::AddAssign};
+use std::{collections::BTreeMap, ops::AddAssign, sync::Arc};
 
 use super::callers;
 use crate::api::prompt_release::{
@@ -18,8 +18,8 @@ const INSTANCES: usize = 128;
 pub fn merge(
     known: &mut Vec<InstanceEvidence>,
     instance: &str,
-    stable: &Counts,
-    canary: &Counts,
+    stable: &Arc<Counts>,
+    canary: &Arc<Counts>,
 ) -> bool {
     let full = known.len() >= INSTANCES;
     match known.iter_mut().find(|e| e.instance == instance) {
@@ -47,12 +47,12 @@ pub fn read_at(known: &[InstanceEvidence], instance: &str) -> Option<[u64; 2]> {
 
 /// Counts of one process grow together: the later ones count. Gateways of an earlier
 /// version do not say when they were read: there, the one with more observations is later.
-fn keep_later(old: &mut Counts, new: &Counts) {
-    let read_at = old.read_at.max(new.read_at);
+fn keep_later(old: &mut Arc<Counts>, new: &Arc<Counts>) {
+    let (known, now) = (observations(old), observations(new));
     // What says nothing new is not written again.
-    let later = observations(new) >= observations(old) && new.read_at >= old.read_at;
-    if later && *new != (Counts { read_at: new.read_at, ..old.clone() }) {
-        *old = Counts { read_at, ..new.clone() };
+    let is_news = || now != known || **new != Counts { read_at: new.read_at, ..(**old).clone() };
+    if now >= known && new.read_at >= old.read_at && is_news() {
+        *old = new.clone();
     }
 }
 
@@ -71,6 +71,11 @@ fn observations(counts: &Counts) -> [u64; 6] {
 pub fn forget_open(known: &mut [InstanceEvidence], reporting: impl Fn(&str) -> bool) {
     for entry in known.iter_mut().filter(|e| !reporting(&e.instance)) {
         for side in [&mut entry.stable, &mut entry.canary] {
+            let is_open = |open: &Waits| !open.is_empty();
+            if !is_open(&side.open) && !side.callers.values().any(|caller| is_open(&caller.open)) {
+                continue;
+            }
+            let side = Arc::make_mut(side);
             side.open = Waits::default();
             for caller in side.callers.values_mut() {
                 caller.open = Waits::default();
@@ -80,11 +85,12 @@ pub fn forget_open(known: &mut [InstanceEvidence], reporting: impl Fn(&str) -> b
 }
 
 /// The sum over all processes: stable, canary.
-pub fn totals(evidence: &[InstanceEvidence]) -> (Counts, Counts) {
-    let (mut stable, mut canary) = (Counts::default(), Counts::default());
-    for entry in evidence {
-        add(&mut stable, &entry.stable);
-        add(&mut canary, &entry.canary);
+pub fn totals(evidence: &[InstanceEvidence]) -> (Arc<Counts>, Arc<Counts>) {
+    let Some((first, others)) = evidence.split_first() else { return Default::default() };
+    let (mut stable, mut canary) = (first.stable.clone(), first.canary.clone());
+    for entry in others {
+        add(Arc::make_mut(&mut stable), &entry.stable);
+        add(Arc::make_mut(&mut canary), &entry.canary);
     }
     (stable, canary)
 }
@@ -206,8 +212,8 @@ pub(super) fn add_sums(total: &mut Sums, part: &Sums) {
 mod tests {
     use super::*;
 
-    fn counts(n: u64) -> Counts {
-        Counts { assigned: n, requests: n, errors: n / 10, ..Counts::default() }
+    fn counts(n: u64) -> Arc<Counts> {
+        Arc::new(Counts { assigned: n, requests: n, errors: n / 10, ..Counts::default() })
     }
 
     #[test]
@@ -225,10 +231,11 @@ mod tests {
         let mut known = vec![];
         let mut copied = counts(10);
         for dropped in [0, 1] {
-            copied.paired = Some(Paired { dropped, ..Paired::default() });
+            let paired = Some(Paired { dropped, ..Paired::default() });
+            Arc::make_mut(&mut copied).paired = paired;
             merge(&mut known, "a", &counts(100), &copied);
         }
-        assert_eq!(totals(&known).1.paired.unwrap().dropped, 1);
+        assert_eq!(totals(&known).1.paired.as_ref().unwrap().dropped, 1);
     }
 
     #[test]

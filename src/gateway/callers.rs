@@ -6,7 +6,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::Mutex,
+    sync::{Arc, Mutex},
 };
 
 use super::{routes::Route, sinks, tally::Tally};
@@ -102,7 +102,7 @@ impl Callers {
 
 /// The counts of a route by revision, with the same callers named on all sides. With one
 /// caller nobody is named: there is nobody to compare it with.
-pub(super) fn counts(route: &Route, read_at: u64) -> BTreeMap<String, Counts> {
+pub(super) fn counts(route: &Route, read_at: u64) -> BTreeMap<String, Arc<Counts>> {
     let mut shares = BTreeMap::<String, f64>::new();
     for tally in route.tallies.values() {
         let drawn = tally.by_caller();
@@ -117,7 +117,7 @@ pub(super) fn counts(route: &Route, read_at: u64) -> BTreeMap<String, Counts> {
     let names: Vec<String> = names.into_iter().take(NAMED).map(|(name, _)| name).collect();
     let of = |tally: &Tally| {
         let callers = if names.len() > 1 { tally.of_callers(&names) } else { BTreeMap::new() };
-        Counts { callers, ..tally.read(read_at) }
+        Arc::new(Counts { callers, ..tally.read(read_at) })
     };
     route.tallies.iter().map(|(revision, tally)| (revision.clone(), of(tally))).collect()
 }

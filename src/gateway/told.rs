@@ -5,7 +5,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use crate::signals::report::{GatewayReport, Mark, ReleaseReport};
@@ -112,11 +112,12 @@ fn says_the_same(state: &mut ReleaseReport, known: &ReleaseReport) -> bool {
     for (revision, counts) in &mut state.counts {
         // All of a report are read at once.
         read_at = counts.read_at;
-        counts.read_at = known.counts.get(revision).map_or(read_at, |known| known.read_at);
+        let before = known.counts.get(revision).map_or(read_at, |known| known.read_at);
+        Arc::make_mut(counts).read_at = before;
     }
     let same = state == known;
     if !same {
-        state.counts.values_mut().for_each(|counts| counts.read_at = read_at);
+        state.counts.values_mut().for_each(|counts| Arc::make_mut(counts).read_at = read_at);
     }
     same
 }
@@ -174,7 +175,8 @@ mod tests {
         let tell = |read_at, requests| {
             let counts = |requests| Counts { read_at, requests, ..Counts::default() };
             let counts = [("a", counts(1)), ("b", counts(requests))];
-            let counts = counts.map(|(revision, counts)| (revision.to_owned(), counts)).into();
+            let counts =
+                counts.map(|(revision, counts)| (revision.to_owned(), counts.into())).into();
             let report = told.tell("i", None, |each| {
                 each("r", ReleaseReport { counts, ..Default::default() });
             });

@@ -150,7 +150,7 @@ pub struct Gateway {
     /// Why it can not build a variant, by revision.
     pub unbuilt: BTreeMap<String, String>,
     /// Its counts by revision, under the applied generation.
-    pub counts: BTreeMap<String, Counts>,
+    pub counts: BTreeMap<String, Arc<Counts>>,
 }
 
 /// What a person can ask for.

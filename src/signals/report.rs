@@ -10,7 +10,7 @@
 //! compare. A report says where it stands (its mark), and who asks `?since=` that mark is told
 //! what has changed: ten thousand idle releases are a hundred bytes a second.
 
-use std::{collections::BTreeMap, fmt, str::FromStr};
+use std::{collections::BTreeMap, fmt, str::FromStr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
@@ -97,7 +97,7 @@ pub struct ReleaseReport {
     /// ends after the generation changed still count under their own generation and are dropped from here.
     /// Not sent when there is one variant only: nothing is judged then.
     #[serde(skip_serializing_if = "nothing_to_compare")]
-    pub counts: BTreeMap<String, Counts>,
+    pub counts: BTreeMap<String, Arc<Counts>>,
 }
 
 impl ReleaseReport {
@@ -146,7 +146,7 @@ fn is_zero(mark: &u64) -> bool {
     *mark == 0
 }
 
-fn nothing_to_compare(counts: &BTreeMap<String, Counts>) -> bool {
+fn nothing_to_compare(counts: &BTreeMap<String, Arc<Counts>>) -> bool {
     counts.len() < 2
 }
 
@@ -156,7 +156,8 @@ mod tests {
 
     fn release(revisions: &[&str]) -> ReleaseReport {
         let counts = |revision: &&str| {
-            ((*revision).to_owned(), Counts { assigned: 7, requests: 5, ..Counts::default() })
+            let counts = Counts { assigned: 7, requests: 5, ..Counts::default() };
+            ((*revision).to_owned(), counts.into())
         };
         ReleaseReport {
             applied: 12,

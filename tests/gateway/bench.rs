@@ -192,7 +192,7 @@ impl Bench {
     }
 
     pub fn counts(&self, revision: &str) -> Counts {
-        self.report().counts[revision].clone()
+        Counts::clone(&self.report().counts[revision])
     }
 
     pub fn asked(&self) -> Vec<Value> {

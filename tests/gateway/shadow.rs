@@ -400,5 +400,5 @@ async fn a_process_that_is_told_to_stop_waits_for_its_copies() {
     // The first of the servers to end is the gateway: the model goes on.
     servers.join_next().await.unwrap().unwrap();
     let counts = gateway.report(false).releases["ns/r"].counts["canary"].clone();
-    assert_eq!(counts.paired.unwrap().errors.neither, 1);
+    assert_eq!(counts.paired.as_ref().unwrap().errors.neither, 1);
 }

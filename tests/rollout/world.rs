@@ -78,7 +78,7 @@ pub struct SimulatedGateway {
     pub silent: bool,
     pub control_loss: bool,
     pub unbuilt: BTreeMap<String, String>,
-    counts: BTreeMap<String, Counts>,
+    counts: BTreeMap<String, Arc<Counts>>,
 }
 
 /// A revision is as long as a real one and starts with the variant's name.
@@ -277,6 +277,7 @@ impl World {
                 let percent = variant.copies.unwrap_or(variant.weight);
                 let fresh = self.traffic(revision, share * f64::from(percent) / 100.0);
                 let counts = self.gateways[i].counts.entry(revision.clone()).or_default();
+                let counts = Arc::make_mut(counts);
                 fresh.add_to(counts);
                 if variant.copies.is_some() {
                     let stable = self.behaviours.get(&variants[0].revision).copied();

@@ -140,8 +140,8 @@ impl<'a> Scope<'a> {
     ) -> ([Counts; 2], Vec<StepEvidence>) {
         let Evidence { stable, canary, earlier, .. } = self.own;
         let step = |step: &StepEvidence| StepEvidence {
-            stable: without(&step.stable),
-            canary: without(&step.canary),
+            stable: without(&step.stable).into(),
+            canary: without(&step.canary).into(),
             ..step.clone()
         };
         ([without(stable), without(canary)], earlier.iter().map(step).collect())

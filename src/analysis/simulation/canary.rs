@@ -295,6 +295,7 @@ impl Run {
 
     fn close(&mut self, index: usize, stable: Counts, canary: Counts) {
         let step = i32::try_from(index).unwrap_or(i32::MAX);
+        let (stable, canary) = (stable.into(), canary.into());
         self.earlier.push(StepEvidence { step, stable, canary, ..StepEvidence::default() });
     }
 

@@ -248,7 +248,7 @@ impl<'a, R: Rng> Drawn<'a, R> {
             let verdict = judge::verdict(&window, &self.status);
             if verdict == Verdict::Pass && window.pool.is_some() {
                 let step = i32::try_from(index).unwrap_or(i32::MAX);
-                let (stable, canary) = (stable.clone(), canary.clone());
+                let (stable, canary) = (stable.clone().into(), canary.clone().into());
                 self.earlier.push(StepEvidence { step, stable, canary, ..StepEvidence::default() });
             }
             let ended = matches!(verdict, Verdict::Pass | Verdict::Fail | Verdict::Inconclusive);

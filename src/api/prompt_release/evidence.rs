@@ -1,6 +1,6 @@
 //! What was counted of both variants.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -488,9 +488,9 @@ pub struct InstanceEvidence {
     #[schemars(length(max = 64))]
     pub instance: String,
     /// The side that is compared with.
-    pub stable: Counts,
+    pub stable: Arc<Counts>,
     /// The side under comparison.
-    pub canary: Counts,
+    pub canary: Arc<Counts>,
 }
 
 /// What an earlier step of the running canary has counted, of all gateway processes
@@ -501,9 +501,9 @@ pub struct StepEvidence {
     /// The index of the step, from 0.
     pub step: i32,
     /// The side that is compared with.
-    pub stable: Counts,
+    pub stable: Arc<Counts>,
     /// The side under comparison.
-    pub canary: Counts,
+    pub canary: Arc<Counts>,
     /// Counts from Prometheus, by the metric's name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 16))]

@@ -200,8 +200,8 @@ fn head(release: &PromptRelease, status: &PromptReleaseStatus, now: Timestamp) -
     let followed =
         format!("generation {}, followed by {} gateways", routing.generation, routing.observed_by);
     rows.push(vec!["Traffic:".to_owned(), format!("{} ({followed})", shares.join(", "))]);
-    if let Some(paired) = evidence::totals(&status.evidence).1.paired {
-        rows.push(vec!["Shadow:".to_owned(), shadow(&paired)]);
+    if let Some(paired) = &evidence::totals(&status.evidence).1.paired {
+        rows.push(vec!["Shadow:".to_owned(), shadow(paired)]);
     }
     rows
 }
@@ -322,7 +322,7 @@ mod tests {
             unpriced: 2,
             ..Paired::default()
         };
-        let canary = Counts { paired: Some(paired), ..Counts::default() };
+        let canary = Counts { paired: Some(paired), ..Counts::default() }.into();
         let mut status = PromptReleaseStatus {
             evidence: vec![InstanceEvidence { canary, ..InstanceEvidence::default() }],
             ..PromptReleaseStatus::default()

@@ -342,8 +342,8 @@ mod tests {
     }
 
     fn counted(instance: &str, requests: u64) -> InstanceEvidence {
-        let canary = Counts { requests, ..Counts::default() };
-        InstanceEvidence { instance: instance.into(), canary, stable: Counts::default() }
+        let canary = Counts { requests, ..Counts::default() }.into();
+        InstanceEvidence { instance: instance.into(), canary, ..InstanceEvidence::default() }
     }
 
     fn seen(instances: &[&str]) -> Vec<Gateway> {

@@ -154,7 +154,7 @@ fn collect(draft: &mut Draft<'_>, control: &str, treatment: &str) {
 pub(super) fn samples(draft: &Draft<'_>, step: &Step) -> u64 {
     let canary = evidence::totals(&draft.status.evidence).1;
     match step.shadow {
-        Some(_) => canary.paired.map_or(0, |paired| paired.errors.pairs()),
+        Some(_) => canary.paired.as_ref().map_or(0, |paired| paired.errors.pairs()),
         None => canary.requests,
     }
 }

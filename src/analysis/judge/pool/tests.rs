@@ -46,6 +46,7 @@ impl<'a> Canary<'a> {
     }
 
     fn leave(&mut self, index: i32, stable: Counts, canary: Counts) {
+        let (stable, canary) = (stable.into(), canary.into());
         self.earlier.push(StepEvidence { step: index, stable, canary, ..StepEvidence::default() });
         self.status = carry_over(&self.status, true);
     }
@@ -191,7 +192,7 @@ fn the_last_step_waits_for_what_is_open_when_all_steps_have_their_samples() {
     let policy = policy(STEPS, ERRORS);
     let window = |index| Window::new(&policy, index);
     let seen = |step, requests| {
-        let canary = counts(requests, 0);
+        let canary = counts(requests, 0).into();
         StepEvidence { step, canary, ..StepEvidence::default() }
     };
     let has = |index, requests, earlier: &[StepEvidence]| {
@@ -297,8 +298,8 @@ fn counts_of_prometheus_are_pooled_too() {
     let counts_before = ExternalCounts { stable: sample(760, 0.01), canary: sample(300, 0.01) };
     let earlier = vec![StepEvidence {
         step: 0,
-        stable: counts(760, 0),
-        canary: counts(300, 0),
+        stable: counts(760, 0).into(),
+        canary: counts(300, 0).into(),
         external: [("retries".to_owned(), counts_before)].into(),
     }];
     let (stable, canary) = (counts(200, 0), counts(200, 0));
