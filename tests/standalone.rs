@@ -443,8 +443,13 @@ fn what_is_there_and_not_valid_is_not_said_to_be_missing() {
     let mut place = Place::new();
     place.ticks(3);
     let prompt = FIXED_PROMPT.replace("name: v1", "name: v3").replace("one", "three");
-    place.write("v3.yaml", &prompt.replace("role: user", "role: nobody"));
+    let invalid = prompt.replace("role: user", "role: nobody");
+    place.write("v3.yaml", &invalid.replace("name: v3", "name: v3, namespace: other"));
     place.write_release(&release("v3"));
+    place.seconds(3);
+    let told = place.gateway.notices().text();
+    assert!(told.contains("PromptVersion v3 does not exist"), "one of another namespace: {told}");
+    place.write("v3.yaml", &invalid);
     place.seconds(3);
     let told = place.gateway.notices().text();
     assert!(told.contains("PromptVersion v3 is not valid: correct v3.yaml"), "{told}");

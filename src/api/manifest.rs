@@ -66,6 +66,8 @@ pub enum ManifestError {
     Invalid {
         /// The kind.
         kind: String,
+        /// Where the object is; empty without one.
+        namespace: String,
         /// The object's name.
         name: String,
         /// What is wrong and what to do.
@@ -127,6 +129,7 @@ impl Object {
         };
         result.map_err(|message| ManifestError::Invalid {
             kind: self.kind().to_owned(),
+            namespace: self.metadata().namespace.clone().unwrap_or_default(),
             name: self.metadata().name.clone().unwrap_or_default(),
             message,
         })
@@ -183,6 +186,7 @@ fn names(value: &Value) -> Result<(), ManifestError> {
     };
     Err(ManifestError::Invalid {
         kind: text("/kind").to_owned(),
+        namespace: namespace.to_owned(),
         name: name.to_owned(),
         message: format!(
             "{field}: Kubernetes has other names: at most {most}, with a letter or digit at both \
@@ -204,9 +208,10 @@ pub fn object(value: Value) -> Result<Object, ManifestError> {
     if api_version != "serinus.dev/v1alpha1" && !is_secret {
         return Err(ManifestError::Kind { api_version, kind });
     }
-    let name = text("/metadata/name");
+    let (name, namespace) = (text("/metadata/name"), text("/metadata/namespace"));
     let invalid = |message: String| ManifestError::Invalid {
         kind: kind.clone(),
+        namespace: namespace.clone(),
         name: if name.is_empty() { "without a name".to_owned() } else { name.clone() },
         message,
     };

@@ -38,7 +38,8 @@ pub struct PromptVersionSpec {
     /// The lineage that this version belongs to, for example support-answer.
     #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
     pub prompt: String,
-    /// The messages, as MiniJinja (Jinja2) templates over the variables. Messages
+    /// The messages, as MiniJinja (Jinja2) templates over the variables, whose texts, lists
+    /// and objects have the methods that Python gives them, as text.upper(). Messages
     /// that the application sends follow after them. 1 to 64.
     #[schemars(length(min = 1, max = 64))]
     pub messages: Vec<PromptMessage>,

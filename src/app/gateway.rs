@@ -77,7 +77,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let (mut following, mut tasks) = (JoinSet::new(), JoinSet::new());
     let notices = Arc::default();
     let identities = options.cluster.build(&options.clients, &client, &notices, &mut following)?;
-    let shared = options.request_ids.build(&client, &mut following)?;
+    let shared = options.request_ids.build(&client, &notices, &mut following)?;
     let tls = options.tls.build()?;
     if let Some(tls) = &tls {
         following.spawn(tls.clone().follow());

@@ -35,7 +35,8 @@ pub struct Setup {
     /// Stable's share of failed checks, and of bad counts from Prometheus.
     #[arg(long, default_value_t = Assumptions::default().check_failures, value_parser = share)]
     check_failures: f64,
-    /// The standard deviation of the cost of a request, over its mean.
+    /// The standard deviation of the cost of a request, over its mean: of what the length of
+    /// the input does not explain, where that is known.
     #[arg(long, default_value_t = Assumptions::default().cost_variation, value_parser = positive)]
     cost_variation: f64,
     /// Stable's mean score.

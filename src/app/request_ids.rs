@@ -9,6 +9,7 @@ use tokio::{sync::watch, task::JoinSet};
 use super::clock;
 use crate::gateway::{
     identity::request_keys::{RequestKeys, file::KeyFile, shared::SharedKeys},
+    notices::Notices,
     peers::{Peers, follow_peers},
 };
 
@@ -45,15 +46,22 @@ pub struct Shared {
 }
 
 impl Options {
-    /// Keys and peers, and in `tasks` what keeps them up to date.
+    /// Keys and peers, and in `tasks` what keeps them up to date and `notices` on what is
+    /// wrong with the keys.
     ///
     /// # Errors
     /// The HTTP client could not be set up.
-    pub fn build(&self, client: &Client, tasks: &mut JoinSet<()>) -> anyhow::Result<Shared> {
+    pub fn build(
+        &self,
+        client: &Client,
+        notices: &Arc<Notices>,
+        tasks: &mut JoinSet<()>,
+    ) -> anyhow::Result<Shared> {
         let keys = RequestKeys::default();
         let named = self.request_id_secret.split_once('/');
         let secret = named.unwrap_or((&self.namespace, &self.request_id_secret));
-        let shared = SharedKeys::new(client.clone(), secret, keys.clone(), clock::now);
+        let shared =
+            SharedKeys::new(client.clone(), secret, (keys.clone(), notices.clone()), clock::now);
         let in_use = shared.in_use();
         tasks.spawn(shared.follow());
         let (peers, watch) = follow_peers(client, &self.namespace, &self.gateway_service)?;
@@ -76,13 +84,11 @@ impl Shared {
 }
 
 /// The keys of a standalone process, in a file beside its state, and in `tasks` what
-/// replaces them by age. When the file can not be used, ids are signed by a key that
-/// the process forgets.
-pub fn standalone(state: &Path, tasks: &mut JoinSet<()>) -> RequestKeys {
+/// replaces them by age. When the file can not be used, which `notices` tell, ids are signed
+/// by a key that the process forgets.
+pub fn standalone(state: &Path, notices: &Arc<Notices>, tasks: &mut JoinSet<()>) -> RequestKeys {
     let keys = RequestKeys::default();
-    match KeyFile::open(state.with_file_name(FILE), keys.clone(), clock::now) {
-        Ok(file) => drop(tasks.spawn(file.follow())),
-        Err(error) => tracing::warn!("keys of request ids: {error}"),
-    }
+    let path = state.with_file_name(FILE);
+    tasks.spawn(KeyFile::open(path, keys.clone(), notices.clone(), clock::now).follow());
     keys
 }

@@ -3,11 +3,13 @@
 //! gateway to an application, a log or a trace.
 //!
 //! Searched for are the text itself, its base64 (at each of the three places of a byte, so
-//! also within `Basic …`) and its hexadecimal digits; each of these as it is, or with any
-//! of its characters escaped (`spelling`). A few bytes of each, its *anchor*, are looked
+//! also within `Basic …`; once more encoded, too) and its hexadecimal digits; each of these
+//! as it is, or with any of its characters escaped (`spelling`). A few bytes of each, its *anchor*, are looked
 //! for with Aho-Corasick; only around these the text is compared. So the search takes time
 //! linear in the text: a character is compared at most once for each anchor that begins in
 //! the length of one secret before it.
+//!
+//! Most of a secret is one, too: a server may cut its message where it likes.
 //!
 //! Not found is a secret that was encrypted, compressed or spelled in words: whoever wants
 //! to tell it can, and has it already.
@@ -39,6 +41,8 @@ pub const SHORTEST_WORD: usize = 16;
 const ANCHOR: usize = 12;
 /// The same of one whose characters are all escaped.
 const ESCAPED_ANCHOR: usize = 4;
+/// With which bytes the spelling of any character may begin.
+const ESCAPES: [u8; 4] = *b"\\%&+";
 /// The longest beginning of a secret that is kept back until it shows whether it is one.
 const LONGEST_KEPT: usize = 16 << 10;
 
@@ -50,8 +54,8 @@ pub struct Secrets {
     anchors: Option<AhoCorasick>,
     /// For each anchor, the texts that it may be of, and where in these it is.
     places: Vec<Vec<(usize, usize)>>,
-    /// With which bytes a text may begin.
-    first: Vec<bool>,
+    /// The texts that may begin with each byte.
+    first: Vec<Vec<usize>>,
     /// The most bytes in which one of them may be spelled.
     longest: usize,
 }
@@ -78,7 +82,7 @@ impl Secrets {
                 if text.len() < SHORTEST || texts.iter().any(|known| **known == *text) {
                     continue;
                 }
-                let found = anchors_of(&text).into_iter();
+                let found = anchors_of(&text, text == secret.as_bytes()).into_iter();
                 anchors.extend(found.map(|(anchor, place)| (anchor, texts.len(), place)));
                 texts.push(text.into());
             }
@@ -95,10 +99,12 @@ impl Secrets {
                 }
             }
         }
-        let mut first = vec![false; 256];
-        let escapes = if texts.is_empty() { &b""[..] } else { b"\\%&+" };
-        for byte in texts.iter().map(|text| text[0]).chain(escapes.iter().copied()) {
-            first[usize::from(byte)] = true;
+        let mut first = vec![vec![]; 256];
+        for (index, text) in texts.iter().enumerate() {
+            let others = ESCAPES.iter().filter(|byte| **byte != text[0]);
+            for byte in std::iter::once(&text[0]).chain(others) {
+                first[usize::from(*byte)].push(index);
+            }
         }
         let longest = texts.iter().map(|text| text.len()).max().unwrap_or(0);
         let mut builder = AhoCorasick::builder();
@@ -123,7 +129,7 @@ impl Secrets {
     /// The bytes without them; none when there are none in it.
     pub fn without(&self, text: &[u8]) -> Option<Vec<u8>> {
         let (mut out, mut copied) = (vec![], 0);
-        while let Some(found) = self.find(text, copied) {
+        while let Some(found) = self.find(text, copied, true) {
             out.extend_from_slice(&text[copied..found.start]);
             out.extend_from_slice(REDACTED.as_bytes());
             copied = found.end;
@@ -135,8 +141,9 @@ impl Secrets {
         Some(out)
     }
 
-    /// Where the first of them is, from `floor` on.
-    fn find(&self, text: &[u8], floor: usize) -> Option<Range<usize>> {
+    /// Where the first of them is, or most of it, from `floor` on. A text that is not whole
+    /// may go on as a secret that it ends within.
+    fn find(&self, text: &[u8], floor: usize, whole: bool) -> Option<Range<usize>> {
         let anchors = self.anchors.as_ref()?;
         let mut from = floor;
         loop {
@@ -144,7 +151,7 @@ impl Secrets {
             let at = from + found.start();
             let places = self.places.get(found.pattern().as_usize())?;
             let around = |(index, place): &(usize, usize)| {
-                self.around(text, (floor, at), &self.texts[*index], *place)
+                around((text, whole), (floor, at), &self.texts[*index], *place)
             };
             if let Some(whole) = places.iter().filter_map(around).max_by_key(Range::len) {
                 return Some(whole);
@@ -153,43 +160,50 @@ impl Secrets {
         }
     }
 
-    /// Where in `text` the secret is whose anchor, which is at `place` in it, is at `at`.
-    fn around(
-        &self,
-        text: &[u8],
-        (floor, at): (usize, usize),
-        secret: &[u8],
-        place: usize,
-    ) -> Option<Range<usize>> {
-        let (before, after) = secret.split_at_checked(place)?;
-        let (mut start, mut end) = (at, at);
-        for wanted in before.iter().rev() {
-            start -= ends(&text[floor..start], *wanted)?;
-        }
-        for wanted in after {
-            match begins(&text[end..], *wanted) {
-                Begins::With(length) => end += length,
-                Begins::Cut | Begins::Otherwise => return None,
-            }
-        }
-        // Half an escape would be left.
-        if text.get(start) == Some(&b'\\') {
-            start -= backslashes_before(&text[floor..start]);
-        }
-        Some(start..end)
-    }
-
     /// How much at the end of `text`, from `floor` on, may be the beginning of one of them.
     /// None of them goes on over the end of a line.
     fn begun(&self, text: &[u8], floor: usize) -> usize {
         let line = memrchr2(b'\n', b'\r', text).map_or(0, |at| at + 1);
         let from = floor.max(line).max(text.len().saturating_sub(self.longest));
         let may_begin = |at: &usize| {
-            self.first[usize::from(text[*at])]
-                && self.texts.iter().any(|secret| cut_after(&text[*at..], secret).is_some())
+            let texts = self.first.get(usize::from(text[*at])).into_iter().flatten();
+            texts.copied().any(|index| cut_after(&text[*at..], &self.texts[index]).is_some())
         };
         (from..text.len()).find(may_begin).map_or(0, |at| text.len() - at)
     }
+}
+
+/// Where in `text`, which may be the whole of it, the secret is whose anchor, which is at
+/// `place` in it, is at `at`.
+fn around(
+    (text, whole): (&[u8], bool),
+    (floor, at): (usize, usize),
+    secret: &[u8],
+    place: usize,
+) -> Option<Range<usize>> {
+    let (before, after) = secret.split_at_checked(place)?;
+    let (mut start, mut end) = (at, at);
+    for wanted in before.iter().rev() {
+        start -= ends(&text[floor..start], *wanted)?;
+    }
+    for (known, wanted) in (place..).zip(after) {
+        match begins(&text[end..], *wanted) {
+            Begins::With(length) => end += length,
+            Begins::Cut if !whole => return None,
+            Begins::Cut | Begins::Otherwise if is_most(known, secret) => break,
+            Begins::Cut | Begins::Otherwise => return None,
+        }
+    }
+    // Half an escape would be left.
+    if text.get(start) == Some(&b'\\') {
+        start -= backslashes_before(&text[floor..start]);
+    }
+    Some(start..end)
+}
+
+/// Whether so many of its first characters tell a secret.
+fn is_most(known: usize, secret: &[u8]) -> bool {
+    known * 2 > secret.len() && known >= SHORTEST_WORD
 }
 
 /// How many characters of `secret` are whole in `text`, which begins with it and ends
@@ -206,12 +220,24 @@ fn cut_after(text: &[u8], secret: &[u8]) -> Option<usize> {
     None
 }
 
-/// What a secret reads like in base64, wherever in the encoded text it stands, and in
-/// hexadecimal digits. What depends on its neighbours is left out.
+/// What a secret reads like in base64, once or twice, wherever in the encoded text it stands,
+/// and in hexadecimal digits. What depends on its neighbours is left out.
 fn encoded(secret: &str) -> Vec<Vec<u8>> {
+    let mut found = base64(secret.as_bytes());
+    found.extend(found.clone().iter().flat_map(|once| base64(once)));
+    for between in ["", ":", " ", "-"] {
+        let digits: Vec<_> = secret.bytes().map(|byte| format!("{byte:02x}")).collect();
+        let lower = digits.join(between);
+        found.push(lower.to_ascii_uppercase().into_bytes());
+        found.push(lower.into_bytes());
+    }
+    found
+}
+
+fn base64(bytes: &[u8]) -> Vec<Vec<u8>> {
     let mut found = vec![];
     for (before, unsure) in [(0, 0), (1, 2), (2, 3)] {
-        let shifted = [&[0; 2][..before], secret.as_bytes()].concat();
+        let shifted = [&[0; 2][..before], bytes].concat();
         let sure = shifted.len() * 8 / 6;
         for text in
             [BASE64_STANDARD_NO_PAD.encode(&shifted), BASE64_URL_SAFE_NO_PAD.encode(&shifted)]
@@ -219,15 +245,13 @@ fn encoded(secret: &str) -> Vec<Vec<u8>> {
             found.extend(text.get(unsure..sure).map(|text| text.as_bytes().to_vec()));
         }
     }
-    let lower: String = secret.bytes().map(|byte| format!("{byte:02x}")).collect();
-    found.push(lower.to_ascii_uppercase().into_bytes());
-    found.push(lower.into_bytes());
+    found.dedup();
     found
 }
 
 /// The anchors of a text, and where in it they are: the first of its letters and digits
-/// that lie side by side, which few escape, and the same all escaped.
-fn anchors_of(text: &[u8]) -> Vec<(Vec<u8>, usize)> {
+/// that lie side by side, which few escape; and where `escaped`, the same all escaped.
+fn anchors_of(text: &[u8], escaped: bool) -> Vec<(Vec<u8>, usize)> {
     let mut runs = vec![];
     let mut at = 0;
     for run in text.split(|byte| !byte.is_ascii_alphanumeric()) {
@@ -240,24 +264,34 @@ fn anchors_of(text: &[u8]) -> Vec<(Vec<u8>, usize)> {
         // No letters to go by: as it is, or not at all.
         return vec![(text.to_vec(), 0)];
     }
-    let plain = text[run.start..run.end.min(run.start + ANCHOR)].to_vec();
-    let few = &plain[..ESCAPED_ANCHOR];
-    let all = |spelled: fn(&u8) -> String| few.iter().map(spelled).collect::<String>().into_bytes();
-    let mut anchors = vec![
-        all(|b| format!("\\u{b:04x}")),
-        all(|b| format!("\\u{b:04X}")),
-        all(|b| format!("\\\\u{b:04x}")),
-        all(|b| format!("\\\\u{b:04X}")),
-        all(|b| format!("%{b:02x}")),
-        all(|b| format!("%{b:02X}")),
-        all(|b| format!("%25{b:02x}")),
-        all(|b| format!("%25{b:02X}")),
-        all(|b| format!("&#{b};")),
-        all(|b| format!("&#x{b:x};")),
-        all(|b| format!("&#x{b:X};")),
-    ];
-    anchors.dedup();
-    anchors.push(plain);
+    // Most of a secret is found by it, too.
+    let most = (text.len() / 2 + 1).max(SHORTEST_WORD).max(run.start + SHORTEST);
+    let plain = text[run.start..run.end.min(run.start + ANCHOR).min(most)].to_vec();
+    let few = plain[..ESCAPED_ANCHOR].to_vec();
+    let mut anchors = vec![plain];
+    let mut all = |spelled: &dyn Fn(u8) -> String| {
+        anchors.push(few.iter().map(|byte| spelled(*byte)).collect::<String>().into_bytes());
+    };
+    if escaped {
+        // JSON within JSON doubles them each time.
+        for backslashes in ["\\", "\\\\", "\\\\\\\\", "\\\\\\\\\\\\\\\\"] {
+            all(&|b| format!("{backslashes}u{b:04x}"));
+            all(&|b| format!("{backslashes}u{b:04X}"));
+        }
+        for again in ["", "25", "2525"] {
+            all(&|b| format!("%{again}{b:02x}"));
+            all(&|b| format!("%{again}{b:02X}"));
+        }
+        for zeros in 0..=5 {
+            let zeros = "0".repeat(zeros);
+            all(&|b| format!("&#{zeros}{b};"));
+            all(&|b| format!("&#x{zeros}{b:x};"));
+            all(&|b| format!("&#x{zeros}{b:X};"));
+        }
+        for width in 4..=8 {
+            all(&|b| format!("&#{b:0width$};"));
+        }
+    }
     anchors.into_iter().map(|anchor| (anchor, run.start)).collect()
 }
 
@@ -298,14 +332,14 @@ impl Passing {
             self.kept.split().freeze()
         };
         let mut floor = 0;
-        if let Some(found) = self.secrets.find(&text, 0) {
+        if let Some(found) = self.secrets.find(&text, 0, false) {
             let mut out = BytesMut::with_capacity(text.len());
             let mut next = Some(found);
             while let Some(found) = next {
                 out.extend_from_slice(&text[floor..found.start]);
                 out.extend_from_slice(REDACTED.as_bytes());
                 floor = found.end;
-                next = self.secrets.find(&text, floor);
+                next = self.secrets.find(&text, floor, false);
             }
             let redacted = out.len();
             out.extend_from_slice(&text[floor..]);
@@ -321,9 +355,10 @@ impl Passing {
         self.kept.is_empty()
     }
 
-    /// The text has ended: what was kept of it is no secret.
+    /// The text has ended: what was kept of it, without most of a secret.
     pub fn end(&mut self) -> Bytes {
-        self.kept.split().freeze()
+        let kept = self.kept.split().freeze();
+        self.secrets.without(&kept).map_or(kept, Bytes::from)
     }
 
     /// How much is kept back.
@@ -351,7 +386,7 @@ impl Passing {
         // Most pieces have nothing to do with one, and are not copied.
         let begun = if self.kept.is_empty() {
             let piece = piece.as_bytes();
-            if secrets.find(piece, 0).is_some() {
+            if secrets.find(piece, 0, false).is_some() {
                 return Heard::Secret;
             }
             let begun = secrets.begun(piece, 0);
@@ -359,7 +394,7 @@ impl Passing {
             begun
         } else {
             self.kept.extend_from_slice(piece.as_bytes());
-            if secrets.find(&self.kept, 0).is_some() {
+            if secrets.find(&self.kept, 0, false).is_some() {
                 return Heard::Secret;
             }
             let begun = secrets.begun(&self.kept, 0);

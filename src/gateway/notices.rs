@@ -71,6 +71,8 @@ pub struct Notices {
     routes: ArcSwap<Vec<Notice>>,
     /// With client keys.
     keys: ArcSwap<Vec<Notice>>,
+    /// With the keys of request ids.
+    request_ids: ArcSwap<Vec<Notice>>,
 }
 
 impl Notices {
@@ -91,8 +93,13 @@ impl Notices {
         change(&self.keys, notices);
     }
 
-    fn all(&self) -> [Arc<Vec<Notice>>; 3] {
-        [self.told.load_full(), self.routes.load_full(), self.keys.load_full()]
+    /// Takes what is wrong with the keys of request ids now, and logs what changed.
+    pub(super) fn set_request_ids(&self, notices: Vec<Notice>) {
+        change(&self.request_ids, notices);
+    }
+
+    fn all(&self) -> [Arc<Vec<Notice>>; 4] {
+        [&self.told, &self.routes, &self.keys, &self.request_ids].map(|notices| notices.load_full())
     }
 
     /// A line each.

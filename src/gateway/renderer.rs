@@ -153,7 +153,10 @@ fn costly(why: &str) -> Refused {
 }
 
 fn busy() -> Refused {
-    let message = "the templates of other requests are filled in first: try again";
+    waited("the templates of other requests are filled in first: try again")
+}
+
+fn waited(message: &str) -> Refused {
     Refused::Prompt(ApiError::new(503, "templates_busy", message).retry_after(1))
 }
 
@@ -255,6 +258,12 @@ impl Renderer {
                 costly(&format!("takes more than {most} MiB of memory, or nests too deep"))
             }
             Fault::Full(error) => Refused::Prompt(error),
+            Fault::Starved => {
+                if self.told.is_due("starved", self.now_millis()) {
+                    tracing::warn!("templates wait for a processor: this machine is too busy");
+                }
+                waited("this gateway's machine has no time to fill in templates: try again")
+            }
             Fault::Unavailable(why) => {
                 if self.told.is_due(&why, self.now_millis()) {
                     tracing::warn!("templates can not be filled in: {why}");

@@ -236,8 +236,9 @@ where
     let io =
         TokioIo::new(Paced::new(stream, turn.clone(), shared.limits(), &shared.gateway.budget));
     let link = Arc::new(Link { turn, connected: place.connected.clone(), from: place.from });
-    let service = service_fn(|request| {
-        let (shared, answering, link) = (shared.clone(), link.turn.begin(), link.clone());
+    let service = service_fn(|request: Request<Incoming>| {
+        let (shared, link) = (shared.clone(), link.clone());
+        let answering = link.turn.begin(request.version());
         async move {
             let (mut response, is_stream) = shared.answer(request, &link).await;
             let held = response.extensions_mut().remove::<Arc<Held>>();

@@ -10,6 +10,7 @@ use minijinja::{
     machinery::{Instruction, get_compiled_template},
     value::Serde,
 };
+use minijinja_contrib::{add_to_environment, pycompat::unknown_method_callback};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -29,6 +30,10 @@ fn environment() -> Environment<'static> {
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
     environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
     environment.set_fuel(Some(FUEL));
+    // The rest of what Jinja2 has and MiniJinja leaves out, but nothing that differs from one
+    // request to the next; and methods as Python has them, `text.upper()`.
+    add_to_environment(&mut environment);
+    environment.set_unknown_method_callback(unknown_method_callback);
     environment
 }
 
@@ -148,24 +153,50 @@ impl io::Write for Bounded {
     }
 }
 
-/// The first filter or test of a template that there is none of, in words: each request would
-/// fail on it.
+/// The first filter, test, function or method of a template that there is none of, in words:
+/// each request would fail on it. Inputs are JSON, and have the methods of texts, lists and
+/// objects.
 pub(super) fn unknown(template: &minijinja::Template<'_, '_>) -> Option<String> {
     let compiled = get_compiled_template(template);
     let all = std::iter::once(&compiled.instructions).chain(compiled.blocks.values());
     let each = all.flat_map(|one| (0..).map_while(|at| one.get(at)));
-    each.into_iter().find_map(|instruction| {
-        let (what, name, example) = match instruction {
-            Instruction::ApplyFilter(name, ..) => ("filter", name, format!("0|{name}")),
-            Instruction::PerformTest(name, ..) => ("test", name, format!("0 is {name}")),
+    let each: Vec<_> = each.collect();
+    // What a template makes itself may be called: macros, and what holds them.
+    let made = |name: &str| {
+        ["loop", "caller", "super"].contains(&name)
+            || each.iter().any(|i| matches!(i, Instruction::StoreLocal(made) if *made == name))
+    };
+    let makes_macros = each.iter().any(|i| matches!(i, Instruction::BuildMacro(..)));
+    each.iter().find_map(|instruction| {
+        let (what, name, examples) = match instruction {
+            Instruction::ApplyFilter(name, ..) => ("filter", name, vec![format!("0|{name}")]),
+            Instruction::PerformTest(name, ..) => ("test", name, vec![format!("0 is {name}")]),
+            Instruction::CallFunction(name, _) if !made(name) => {
+                ("function", name, vec![format!("{name}()")])
+            }
+            Instruction::CallMethod(name, _) if !makes_macros && !OF_LOOPS.contains(name) => {
+                let of = ["''", "[]", "{}", "cycler([0])", "namespace()"];
+                ("method", name, of.iter().map(|of| format!("{of}.{name}()")).collect())
+            }
             _ => return None,
         };
-        let tried = ENGINE.compile_expression(&example).and_then(|tried| tried.eval(()));
-        let kinds = [ErrorKind::UnknownFilter, ErrorKind::UnknownTest];
-        let is_unknown = tried.is_err_and(|error| kinds.contains(&error.kind()));
-        is_unknown.then(|| format!("there is no {what} named {name}"))
+        let is_unknown = |example: &String| {
+            let tried = ENGINE.compile_expression(example).and_then(|tried| tried.eval(()));
+            tried.is_err_and(|error| UNKNOWN.contains(&error.kind()))
+        };
+        examples.iter().all(is_unknown).then(|| format!("there is no {what} named {name}"))
     })
 }
+
+/// The methods of `loop`, which there is only within one.
+const OF_LOOPS: [&str; 2] = ["cycle", "changed"];
+/// What is told of a name that there is none of.
+const UNKNOWN: [ErrorKind; 4] = [
+    ErrorKind::UnknownFilter,
+    ErrorKind::UnknownTest,
+    ErrorKind::UnknownFunction,
+    ErrorKind::UnknownMethod,
+];
 
 /// What is wrong and where.
 pub(super) fn describe(error: &minijinja::Error) -> String {

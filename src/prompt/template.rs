@@ -245,8 +245,8 @@ const OPEN: [&str; 11] = [
     "unevaluatedProperties",
 ];
 
-/// Compiles a prompt, and finds what each request would fail on: filters and tests that there
-/// are none of, and variables that it uses and does not declare, of a prompt that declares some.
+/// Compiles a prompt, and finds what each request would fail on: filters, tests, functions and
+/// methods that there are none of, and variables that it uses and does not declare, of a prompt that declares some.
 /// Only before it is released: a saved copy serves as it did.
 ///
 /// # Errors
@@ -500,7 +500,7 @@ mod tests {
     }
 
     #[test]
-    fn a_filter_or_a_test_that_there_is_none_of_is_found_before_the_release() {
+    fn a_name_that_the_engine_does_not_know_is_found_before_the_release() {
         let check = |content: &str| {
             check(&serde_json::from_value(one(content)).unwrap()).map_err(|e| e.to_string())
         };
@@ -511,6 +511,12 @@ mod tests {
             "{% macro m(x) %}{{ x | first }}{% endmacro %}{{ m(a) }} a | nothing",
             "{% raw %}{{ a | nothing }}{% endraw %}{# {{ a | nothing }} #}{{ 'a | nothing' }}",
             "{{ a is in(b) }}{{ a is eq(1) }}{{ a | select('odd') | list }}",
+            "{% for x in range(3) %}{{ loop.cycle('a', 'b') }}{{ loop.changed(x) }}{% endfor %}",
+            "{% set c = cycler(['a']) %}{{ c.next() }}{{ dict(a=1).a }}{{ debug() }}",
+            "{{ a.upper() }}{{ a.get('x') }}{% for k, v in a.items() %}{{ k }}{% endfor %}",
+            "{% macro m(x) %}{{ caller() }}{% endmacro %}{% call m(1) %}x{% endcall %}",
+            "{% set f = namespace() %}{% macro m() %}{% endmacro %}{% set f.g = m %}{{ f.g() }}",
+            "{% for x in a recursive %}{{ loop(x) }}{% endfor %}",
         ] {
             assert_eq!(check(fine), Ok(()), "{fine}");
         }
@@ -522,6 +528,13 @@ mod tests {
             ("{% filter nothing %}x{% endfilter %}", "filter named nothing"),
             ("{% for x in a | no %}{{ x }}{% endfor %}", "filter named no"),
             ("{% macro m(x) %}{{ x | no }}{% endmacro %}", "filter named no"),
+            ("{{ now() }}", "function named now"),
+            (
+                "{% if false %}{{ raise_exception('x') }}{% endif %}",
+                "function named raise_exception",
+            ),
+            ("{{ a.toUpperCase() }}", "method named toUpperCase"),
+            ("{% for k, v in a.iteritems() %}{{ k }}{% endfor %}", "method named iteritems"),
         ] {
             let message = check(wrong).unwrap_err();
             let says = "spec.messages[0].content is not a valid template: there is no ";
@@ -536,6 +549,15 @@ mod tests {
         let rendered = render(template.as_ref().unwrap(), &values).unwrap();
         // As Python's json.dumps writes it, which Jinja uses.
         assert_eq!(rendered[0].1, r#"{"x": [1, "é\"", null, 1.5]} true"#);
+    }
+
+    #[test]
+    fn texts_lists_and_objects_have_the_methods_that_python_gives_them() {
+        let content = "{{ a.upper() }} {% for k, v in b.items() %}{{ k }}={{ v }} {% endfor %}\
+                       {{ b.get('no', 'none') }} {{ a.split('e')[0] }}";
+        let template = template(one(content)).unwrap();
+        let rendered = render(&template, &json!({"a": "text", "b": {"x": 1, "y": 2}})).unwrap();
+        assert_eq!(rendered[0].1, "TEXT x=1 y=2 none t");
     }
 
     #[test]

@@ -100,10 +100,16 @@ async fn a_template_that_takes_too_much_costs_its_own_requests_and_no_others() {
     }
     assert_eq!(others, [""; 0]);
     assert!(too_costly >= 5, "{too_costly}");
-    // One at a time, none waits for another.
+    // One at a time, none waits for another. A busy machine may have no time for it.
     let mut whys = String::new();
     for (name, content) in names.iter().zip(&costly) {
-        let (status, text) = ask(name).await;
+        let (mut status, mut text) = ask(name).await;
+        for _ in 0..20 {
+            if !text.contains("templates_busy") {
+                break;
+            }
+            (status, text) = ask(name).await;
+        }
         assert!(status == 500 && text.contains("prompt_too_costly"), "{content}: {status} {text}");
         whys.push_str(&text);
         assert_eq!(ask("fine").await.0, 200);

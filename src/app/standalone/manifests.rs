@@ -10,6 +10,7 @@ use std::{
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
+    NAMESPACE,
     folder::{Change, Folder},
     memory::Memory,
     object_key,
@@ -52,8 +53,8 @@ struct Content {
     objects: Vec<Object>,
     /// Why that is not what the file holds now.
     problem: Option<(&'static str, String)>,
-    /// The object that it can not be read for: kind and name.
-    invalid: Option<(String, String)>,
+    /// The object that it can not be read for: kind, namespace and name.
+    invalid: Option<[String; 3]>,
     /// The file is there.
     here: bool,
 }
@@ -151,7 +152,7 @@ impl Manifests {
     fn take(&mut self, name: String, change: Change) {
         let file = self.files.entry(name.clone()).or_default();
         file.here = change != Change::Gone;
-        file.invalid = None;
+        let invalid = file.invalid.take();
         file.problem = match change {
             Change::Content(bytes) => match manifest::parse_bytes(&bytes) {
                 Ok(objects) if objects.is_empty() && !file.objects.is_empty() => {
@@ -164,8 +165,10 @@ impl Manifests {
                     None
                 }
                 Err(why) => {
-                    if let ManifestError::Invalid { kind, name, .. } = &why {
-                        file.invalid = Some((kind.clone(), name.clone()));
+                    if let ManifestError::Invalid { kind, namespace, name, .. } = &why {
+                        let namespace = Some(namespace.as_str()).filter(|n| !n.is_empty());
+                        let namespace = namespace.unwrap_or(NAMESPACE);
+                        file.invalid = Some([kind, namespace, name].map(str::to_owned));
                     }
                     Some(("InvalidManifest", why.to_string()))
                 }
@@ -173,6 +176,10 @@ impl Manifests {
             Change::Unusable(why) => Some(("UnreadableFile", why)),
             Change::Gone => None,
         };
+        // What misses an object is told where it would be.
+        if file.invalid != invalid {
+            self.version += 1;
+        }
         if !file.here && file.objects.is_empty() {
             self.files.remove(&name);
         }
@@ -336,10 +343,10 @@ impl Manifests {
         }
     }
 
-    /// The file that would define an object if that were valid.
-    pub(super) fn invalid(&self, kind: &str, name: &str) -> Option<&str> {
-        let of =
-            |file: &Content| file.invalid.as_ref().is_some_and(|(k, n)| k == kind && n == name);
+    /// The file that would define this object of a namespace if that were valid.
+    pub(super) fn invalid(&self, kind: &str, namespace: &str, name: &str) -> Option<&str> {
+        let wanted = [kind, namespace, name];
+        let of = |file: &Content| file.invalid.as_ref().is_some_and(|found| *found == wanted);
         self.files.iter().find(|(_, file)| of(file)).map(|(file, _)| file.as_str())
     }
 

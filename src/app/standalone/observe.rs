@@ -40,7 +40,7 @@ impl Standalone {
             &status,
             None,
         )
-        .map_err(|problem| self.or_invalid(problem, spec));
+        .map_err(|problem| self.or_invalid(problem, &namespace, spec));
         let policy_name = spec.policy_ref.as_ref().map_or("", |p| p.name.as_str());
         let seen = report.releases.get(&key);
         let route = release.route();
@@ -54,7 +54,7 @@ impl Standalone {
         }
         let running_policy = self.running_policy(&key).map(Arc::new);
         let policy = resolve::policy(spec, self.manifests.policy(&namespace, policy_name))
-            .map_err(|problem| self.or_invalid(problem, spec));
+            .map_err(|problem| self.or_invalid(problem, &namespace, spec));
         let without_data = self.without_data(&namespace, spec, &key, &policy);
         let external = running_policy
             .as_ref()
@@ -89,7 +89,7 @@ impl Standalone {
     }
 
     /// What does not exist may be there, in a file that is not valid.
-    fn or_invalid(&self, problem: Problem, spec: &PromptReleaseSpec) -> Problem {
+    fn or_invalid(&self, problem: Problem, namespace: &str, spec: &PromptReleaseSpec) -> Problem {
         let policy = spec.policy_ref.as_ref().map_or("", |p| p.name.as_str());
         let (kind, name) = match problem.reason {
             "PromptNotFound" => ("PromptVersion", spec.prompt_ref.name.as_str()),
@@ -97,7 +97,7 @@ impl Standalone {
             "PolicyNotFound" => ("CanaryPolicy", policy),
             _ => return problem,
         };
-        let Some(file) = self.manifests.invalid(kind, name) else { return problem };
+        let Some(file) = self.manifests.invalid(kind, namespace, name) else { return problem };
         let message = format!("{kind} {name} is not valid: correct {file}, whose error is told");
         Problem { message, ..problem }
     }

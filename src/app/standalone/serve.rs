@@ -82,6 +82,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         "{} is not a folder: name the folder of your manifests",
         options.folder.display()
     );
+    let notices = Arc::default();
     let gateway = Gateway::new(GatewayConfig {
         identities: options.clients.build(vec![], &mut following)?,
         people,
@@ -90,7 +91,8 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         proxies: Proxies::of_environment(),
         telemetry,
         cache: Some(options.cache.build()?),
-        request_keys: request_ids::standalone(&state, &mut following),
+        request_keys: request_ids::standalone(&state, &notices, &mut following),
+        notices,
         ..GatewayConfig::new(clock::now)
     });
     let prometheus = Arc::new(options.prometheus.build()?);

@@ -3,8 +3,8 @@
 
 /// Backslashes before one escape: JSON within JSON doubles them each time.
 const MOST_BACKSLASHES: usize = 32;
-/// The longest entity that is read, `&#x0000041;`.
-const LONGEST_ENTITY: usize = 12;
+/// The longest entity that is read, `&DiacriticalGrave;`.
+const LONGEST_ENTITY: usize = 18;
 /// How often a percent sign may be encoded again, as `%25`.
 const MOST_AGAIN: usize = 4;
 
@@ -122,17 +122,52 @@ fn entity(text: &[u8], wanted: u8) -> Begins {
         return if text.len() < LONGEST_ENTITY { Begins::Cut } else { otherwise };
     };
     let found = match &name[..end] {
-        b"amp" => Some(u32::from(b'&')),
-        b"lt" => Some(u32::from(b'<')),
-        b"gt" => Some(u32::from(b'>')),
-        b"quot" => Some(u32::from(b'"')),
-        b"apos" => Some(u32::from(b'\'')),
         [b'#', b'x' | b'X', digits @ ..] => value(digits, 16),
         [b'#', digits @ ..] => value(digits, 10),
-        _ => None,
+        name => named(name).map(u32::from),
     };
     let is_it = name[end] == b';' && found == Some(u32::from(wanted));
     if is_it { Begins::With(end + 2) } else { otherwise }
+}
+
+/// The character of ASCII that an entity names (HTML, section 13.5); hyphens, too, which are
+/// others and look alike.
+fn named(name: &[u8]) -> Option<u8> {
+    Some(match name {
+        b"Tab" => b'\t',
+        b"excl" => b'!',
+        b"quot" | b"QUOT" => b'"',
+        b"num" => b'#',
+        b"dollar" => b'$',
+        b"percnt" => b'%',
+        b"amp" | b"AMP" => b'&',
+        b"apos" => b'\'',
+        b"lpar" => b'(',
+        b"rpar" => b')',
+        b"ast" | b"midast" => b'*',
+        b"plus" => b'+',
+        b"comma" => b',',
+        b"hyphen" | b"dash" => b'-',
+        b"period" => b'.',
+        b"sol" => b'/',
+        b"colon" => b':',
+        b"semi" => b';',
+        b"lt" | b"LT" => b'<',
+        b"equals" => b'=',
+        b"gt" | b"GT" => b'>',
+        b"quest" => b'?',
+        b"commat" => b'@',
+        b"lsqb" | b"lbrack" => b'[',
+        b"bsol" => b'\\',
+        b"rsqb" | b"rbrack" => b']',
+        b"Hat" => b'^',
+        b"lowbar" | b"UnderBar" => b'_',
+        b"grave" | b"DiacriticalGrave" => b'`',
+        b"lcub" | b"lbrace" => b'{',
+        b"verbar" | b"vert" | b"VerticalLine" => b'|',
+        b"rcub" | b"rbrace" => b'}',
+        _ => return None,
+    })
 }
 
 /// A number of a few digits; none when there is none, or something else.

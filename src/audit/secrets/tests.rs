@@ -24,6 +24,13 @@ fn spelled(byte: u8, way: usize) -> String {
         8 => format!("&#x{byte:X};"),
         9 if c.is_ascii_punctuation() => format!("\\{c}"),
         10 if c.is_ascii_punctuation() => format!("\\\\\\{c}"),
+        11 => format!("&#{byte:07};"),
+        12 => format!("&#x{byte:05x};"),
+        13 => format!("\\\\\\\\u{byte:04x}"),
+        14 if c == '/' => "&sol;".to_owned(),
+        14 if c == '_' => "&lowbar;".to_owned(),
+        14 if c == '-' => "&hyphen;".to_owned(),
+        15 => format!("%2525{byte:02x}"),
         _ => c.to_string(),
     }
 }
@@ -55,8 +62,16 @@ fn a_secret_is_found_in_whatever_form_a_server_quotes_it() {
     forms.push(BASE64_STANDARD.encode(format!("a:{KEY}:b")));
     forms.push(BASE64_URL_SAFE_NO_PAD.encode(format!("Bearer {KEY}")));
     forms.push(KEY.bytes().map(|byte| format!("{byte:02x}")).collect());
-    forms.extend([1, 2, 4, 5].map(all));
-    forms.extend((0..11).map(few));
+    forms.push(KEY.bytes().map(|byte| format!("{byte:02X}:")).collect());
+    forms.push(KEY.bytes().map(|byte| format!("{byte:02x} ")).collect());
+    for before in ["", "a", "ab", "user:"] {
+        let once = BASE64_STANDARD.encode(format!("{before}{KEY}"));
+        forms.push(BASE64_STANDARD.encode(&once));
+        forms.push(BASE64_URL_SAFE_NO_PAD.encode(format!("Basic {once}")));
+        forms.push(BASE64_STANDARD.encode(format!("b: {once}")));
+    }
+    forms.extend([1, 2, 4, 5, 11, 12, 13, 15].map(all));
+    forms.extend((0..16).map(few));
     for form in forms {
         let text = format!("{{\"error\": \"Incorrect key {form}, sent as header\"}} {form}\n");
         let found = secrets.text(&text);
@@ -105,7 +120,7 @@ fn words_and_short_secrets_are_left_alone() {
 #[test]
 fn a_secret_of_which_every_character_is_spelled_alike_is_found() {
     let secrets = of(&["sk-up-Zk3v9QmX7tR2wLp8Yd4N"]);
-    let spellings: [fn(u8) -> String; 8] = [
+    let spellings: [fn(u8) -> String; 13] = [
         |b| format!("\\u{b:04x}"),
         |b| format!("\\\\u{b:04X}"),
         |b| format!("%{b:02x}"),
@@ -114,6 +129,11 @@ fn a_secret_of_which_every_character_is_spelled_alike_is_found() {
         |b| format!("&#{b};"),
         |b| format!("&#x{b:x};"),
         |b| format!("&#x{b:X};"),
+        |b| format!("&#{b:05};"),
+        |b| format!("&#x{b:06X};"),
+        |b| format!("\\\\\\\\u{b:04x}"),
+        |b| format!("\\\\\\\\\\\\\\\\u{b:04x}"),
+        |b| format!("%2525{b:02x}"),
     ];
     for spelled in spellings {
         let key: String = "sk-up-Zk3v9QmX7tR2wLp8Yd4N".bytes().map(spelled).collect();
@@ -126,9 +146,9 @@ fn a_part_of_a_secret_and_what_is_like_it_stay() {
     let secrets = Arc::new(of(&["sk-live-0123456789abcdef", "org-abcdefgh12345678"]));
     for text in [
         "Incorrect API key provided: sk-live-01234****cdef.",
-        "sk-live-0123456789abcdeX",
-        "org-abcdefgh1234567",
-        "\\u0073k-live-0123456789abcde",
+        "sk-live-0123456X",
+        "org-abcdefgh123",
+        "\\u0073k-live-0123456",
         "%73%6b-%",
         "&#115;&",
         "\\",
@@ -142,6 +162,26 @@ fn a_part_of_a_secret_and_what_is_like_it_stay() {
         secrets.text("sk-live-0123456789abcdefsk-live-0123456789abcdef org-abcdefgh12345678"),
         format!("{REDACTED}{REDACTED} {REDACTED}")
     );
+}
+
+#[test]
+fn most_of_a_secret_is_one_wherever_a_server_cuts_its_message() {
+    let secrets = Arc::new(of(&["sk-live-0123456789abcdef"]));
+    for (text, found) in [
+        ("key sk-live-0123456789abcde", "key [redacted:secret]"),
+        ("key sk-live-01234567…", "key [redacted:secret]…"),
+        ("key sk-live-01234567%", "key [redacted:secret]%"),
+        ("key sk-live-01234567****", "key [redacted:secret]****"),
+        ("\\u0073k-live-0123456789abcde\\", "[redacted:secret]\\"),
+        ("key sk-live-0123456…", "key sk-live-0123456…"),
+    ] {
+        assert_eq!(secrets.text(text), found);
+        for length in [1, 3, 20, 50] {
+            assert_eq!(in_pieces(&secrets, text, length), found, "in {length}s");
+        }
+    }
+    let shown = of(&["abcdefgh1"]);
+    assert_eq!(shown.text("abcdefgh"), "abcdefgh", "of a short one the beginning is a word");
 }
 
 #[test]
@@ -185,7 +225,7 @@ proptest! {
         words in prop::collection::vec(prop_oneof![
             3 => "[ a-z%&\\\\\"\n+]{0,12}",
             1 => (0..KEY.len()).prop_map(|end| KEY[..end].to_owned()),
-            2 => prop::collection::vec(0..11_usize, KEY.len()).prop_map(|ways| {
+            2 => prop::collection::vec(0..16_usize, KEY.len()).prop_map(|ways| {
                 // A few characters as they are, by which it is found.
                 let each = KEY.bytes().zip(ways).enumerate();
                 each.map(|(at, (byte, way))| if (8..21).contains(&at) {

@@ -31,6 +31,8 @@ use crate::signals::{
 pub const SIGNATURE: usize = 16;
 /// A key of this age gets a successor.
 const ROTATE_SECONDS: i64 = 7 * 24 * 3600;
+/// What the notices call keys that can not be used.
+const UNUSABLE: &str = "RequestIdKeysUnusable";
 /// A key verifies for so long after its successor was made.
 const KEEP_SECONDS: i64 = 30 * 24 * 3600;
 

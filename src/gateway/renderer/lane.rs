@@ -61,6 +61,8 @@ pub(super) enum Fault {
     Memory,
     /// The gateway has no memory for a process.
     Full(ApiError),
+    /// It does not get on: the machine has no time for it.
+    Starved,
     /// It can not be started, or was ended by somebody else.
     Unavailable(String),
 }
@@ -158,7 +160,7 @@ impl Setup {
                 Ok(answer)
             }
             Ok(Err(error)) => Err(process.ended(&error).await),
-            Err(_) => Err(Fault::Unavailable("the process does not get on".to_owned())),
+            Err(_) => Err(Fault::Starved),
         }
     }
 

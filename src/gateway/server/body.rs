@@ -384,7 +384,7 @@ mod tests {
             let panics = Arc::default();
             let body = Answer::new(
                 (Body::from_stream(endless), None),
-                turn.begin(),
+                turn.begin(axum::http::Version::HTTP_11),
                 &limits,
                 true,
                 &panics,

@@ -11,7 +11,9 @@
 //!
 //! A client that says nothing more may still listen (it has closed its half of the
 //! connection), or be gone: TCP tells no difference until something is written. So
-//! `100 Continue` is written, which every client passes over: whoever is gone refuses it.
+//! `100 Continue` is written, which every client of HTTP/1.1 passes over: whoever is gone
+//! refuses it. HTTP/1.0 knows no such answers (RFC 9110, section 15.2): its clients are
+//! waited for.
 
 use std::{
     io,
@@ -24,6 +26,7 @@ use std::{
     time::Duration,
 };
 
+use axum::http::Version;
 use memchr::memmem;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -45,6 +48,8 @@ pub(super) struct Turn {
     begun: AtomicUsize,
     /// The whole request is here, so that nothing more is expected of the client.
     received: AtomicBool,
+    /// The client passes over answers like `100 Continue`.
+    takes_interim: AtomicBool,
     /// When the last one ended, in nanoseconds after `born`.
     ended: AtomicU64,
     born: Instant,
@@ -61,6 +66,7 @@ impl Default for Turn {
             answering: AtomicBool::new(false),
             begun: AtomicUsize::new(0),
             received: AtomicBool::new(false),
+            takes_interim: AtomicBool::new(true),
             ended: AtomicU64::new(0),
             born: Instant::now(),
             account: Mutex::default(),
@@ -85,9 +91,10 @@ impl Turn {
         account.as_ref().is_some_and(|account| account.is_over())
     }
 
-    pub(super) fn begin(self: &Arc<Self>) -> Answering {
+    pub(super) fn begin(self: &Arc<Self>, version: Version) -> Answering {
         self.answering.store(true, Ordering::Relaxed);
         self.received.store(false, Ordering::Relaxed);
+        self.takes_interim.store(version >= Version::HTTP_11, Ordering::Relaxed);
         self.begun.fetch_add(1, Ordering::Relaxed);
         Answering(self.clone())
     }
@@ -380,7 +387,7 @@ impl<T: AsyncWrite + Unpin> Paced<T> {
                 None => (0, ASKED_AGAIN.first()),
             };
             // What has begun to answer finds out by itself.
-            let ask = self.spoke != begun;
+            let ask = self.spoke != begun && self.turn.takes_interim.load(Ordering::Relaxed);
             if ask && let Poll::Ready(written) = Pin::new(&mut self.io).poll_write(cx, STILL_THERE)
             {
                 written?;
@@ -570,7 +577,7 @@ mod tests {
             let goes = short || over;
             let (mut client, server) = duplex(16);
             let mut server = Paced::new(server, turn.clone(), &Limits::default(), &budget);
-            let _answering = turn.begin();
+            let _answering = turn.begin(Version::HTTP_11);
             let reading = async {
                 let mut buffer = [0; 8];
                 for _ in 0..8 {
@@ -608,7 +615,7 @@ mod tests {
     async fn while_a_request_is_answered_nobody_waits_for_the_next_one() {
         let (_client, server) = duplex(1024);
         let (mut server, turn) = paced(server);
-        let answering = turn.begin();
+        let answering = turn.begin(Version::HTTP_11);
         let mut byte = [0; 1];
         // Read once for all: nobody reads anew because an answer has ended.
         let mut read = std::pin::pin!(server.read(&mut byte));
@@ -629,7 +636,7 @@ mod tests {
             client.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
             server.read_exact(&mut [0; 18]).await.unwrap();
             tokio::time::sleep(Duration::from_secs(9)).await;
-            drop(turn.begin());
+            drop(turn.begin(Version::HTTP_11));
             client.write_all(next.as_bytes()).await.unwrap();
             let began = Instant::now();
             let error = server.read_to_end(&mut vec![]).await.unwrap_err();
@@ -644,7 +651,7 @@ mod tests {
             let (mut server, turn) = paced(server);
             client.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
             server.read_exact(&mut [0; 18]).await.unwrap();
-            let answering = turn.begin();
+            let answering = turn.begin(Version::HTTP_11);
             if received {
                 turn.received();
             }
@@ -674,11 +681,26 @@ mod tests {
         }
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_client_of_http_1_0_is_asked_nothing() {
+        let (mut client, server) = duplex(1024);
+        let (mut server, turn) = paced(server);
+        let answering = turn.begin(Version::HTTP_10);
+        turn.received();
+        client.shutdown().await.unwrap();
+        let patience = Duration::from_secs(600);
+        assert!(tokio::time::timeout(patience, server.read(&mut [0; 1])).await.is_err());
+        drop((answering, server));
+        let mut told = String::new();
+        client.read_to_string(&mut told).await.unwrap();
+        assert_eq!(told, "");
+    }
+
     #[tokio::test]
     async fn who_leaves_while_an_answer_comes_is_gone() {
         let (mut client, server) = duplex(1024);
         let (mut server, turn) = paced(server);
-        let _answering = turn.begin();
+        let _answering = turn.begin(Version::HTTP_11);
         turn.received();
         server.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
         client.shutdown().await.unwrap();
@@ -709,7 +731,7 @@ mod tests {
         for answering in [false, true] {
             let (mut client, server) = duplex(4096);
             let (mut server, turn) = paced(server);
-            let held = answering.then(|| turn.begin());
+            let held = answering.then(|| turn.begin(Version::HTTP_11));
             server.write_all(BARE).await.unwrap();
             drop((held, server));
             let mut told = String::new();

@@ -5,12 +5,14 @@ use std::{
     io::{self, Write},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
 use jiff::Timestamp;
 
-use super::{RequestKeys, Stored, rotated};
+use super::{RequestKeys, Stored, UNUSABLE, rotated};
+use crate::gateway::notices::{Notice, Notices};
 
 /// How often it is looked whether a new key is due, or an old one signs.
 const LOOK: Duration = Duration::from_secs(60);
@@ -19,31 +21,48 @@ const LOOK: Duration = Duration::from_secs(60);
 pub struct KeyFile {
     path: PathBuf,
     keys: RequestKeys,
+    notices: Arc<Notices>,
     clock: fn() -> Timestamp,
 }
 
 impl KeyFile {
-    /// Reads the file, or makes it, and uses its keys.
-    ///
-    /// # Errors
-    /// The file can not be read or written, or has a line that is no key.
-    pub fn open(path: PathBuf, keys: RequestKeys, clock: fn() -> Timestamp) -> io::Result<Self> {
-        let file = Self { path, keys, clock };
-        file.look()?;
-        Ok(file)
+    /// Reads the file, or makes it, and uses its keys. While it can not be used, which
+    /// `notices` tell, ids are signed by the keys of before, or by one that the process
+    /// forgets.
+    pub fn open(
+        path: PathBuf,
+        keys: RequestKeys,
+        notices: Arc<Notices>,
+        clock: fn() -> Timestamp,
+    ) -> Self {
+        let file = Self { path, keys, notices, clock };
+        file.look();
+        file
     }
 
     /// Uses what the file holds, without end, and replaces keys by age.
     pub async fn follow(self) {
         loop {
             tokio::time::sleep(LOOK).await;
-            if let Err(error) = tokio::task::block_in_place(|| self.look()) {
-                tracing::warn!("keys of request ids: {error}");
-            }
+            tokio::task::block_in_place(|| self.look());
         }
     }
 
-    fn look(&self) -> io::Result<()> {
+    fn look(&self) {
+        let wrong = self.used().err().map(|error| {
+            let place = self.path.display().to_string();
+            let what = "until then a restart forgets who was answered, and votes on earlier \
+                        answers are refused";
+            Notice::new(place, UNUSABLE, format!("the keys of request ids: {error}; {what}"))
+        });
+        self.notices.set_request_ids(wrong.into_iter().collect());
+    }
+
+    /// Uses the keys of the file.
+    ///
+    /// # Errors
+    /// It can not be read or written, or has a line that is no key.
+    fn used(&self) -> io::Result<()> {
         let now = (self.clock)();
         let mut stored = read(&self.path)?;
         if let Some(next) = rotated(&stored, now, rand::random()) {
@@ -58,12 +77,12 @@ impl KeyFile {
 fn read(path: &Path) -> io::Result<Stored> {
     // A pipe would be waited for.
     if fs::metadata(path).is_ok_and(|there| !there.is_file()) {
-        return Err(told(path, "it is not a regular file: remove it, and a new key is made"));
+        return Err(told("it is not a regular file: remove it, and a new key is made"));
     }
     let text = match fs::read_to_string(path) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Stored::new()),
-        Err(error) => return Err(told(path, &error.to_string())),
+        Err(error) => return Err(error),
     };
     let line = |line: &str| {
         let (name, hex) = line.split_once(' ')?;
@@ -72,13 +91,13 @@ fn read(path: &Path) -> io::Result<Stored> {
         Some((name.to_owned(), bytes.collect::<Option<Vec<u8>>>()?))
     };
     let keys = text.lines().filter(|line| !line.is_empty()).map(line).collect::<Option<Stored>>();
-    keys.ok_or_else(|| told(path, "a line is no key: remove the file, and a new key is made"))
+    keys.ok_or_else(|| told("a line is no key: remove the file, and a new key is made"))
 }
 
 /// Written beside, synced and renamed: a kill leaves the old keys or the new ones.
 fn write(path: &Path, stored: &Stored) -> io::Result<()> {
     if let Some(folder) = path.parent() {
-        fs::create_dir_all(folder).map_err(|e| told(folder, &e.to_string()))?;
+        fs::create_dir_all(folder)?;
     }
     let text: String = stored
         .iter()
@@ -88,22 +107,19 @@ fn write(path: &Path, stored: &Stored) -> io::Result<()> {
         })
         .collect();
     let beside = path.with_extension("tmp");
-    let written = || {
-        // A leftover may have another mode.
-        match fs::remove_file(&beside) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&beside, path)
-    };
-    written().map_err(|error| told(path, &error.to_string()))
+    // A leftover may have another mode.
+    match fs::remove_file(&beside) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&beside, path)
 }
 
-fn told(path: &Path, why: &str) -> io::Error {
-    io::Error::other(format!("{}: {why}", path.display()))
+fn told(why: &str) -> io::Error {
+    io::Error::other(why)
 }
 
 #[cfg(test)]
@@ -121,34 +137,48 @@ mod tests {
         Timestamp::from_second(1_800_000_000 + 8 * 24 * 3600).unwrap()
     }
 
+    fn open(path: &Path, keys: &RequestKeys, clock: fn() -> Timestamp) -> KeyFile {
+        KeyFile::open(path.to_owned(), keys.clone(), Arc::default(), clock)
+    }
+
     #[test]
     fn the_file_is_made_once_for_its_user_alone_and_outlives_a_restart() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(".serinus/request-ids.keys");
         let (one, other) = (RequestKeys::default(), RequestKeys::default());
-        KeyFile::open(path.clone(), one.clone(), now).unwrap();
+        open(&path, &one, now);
         let written = fs::read(&path).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        KeyFile::open(path.clone(), other.clone(), now).unwrap();
+        open(&path, &other, now);
         assert_eq!(fs::read(&path).unwrap(), written);
         let signature = one.sign(Purpose::Id, b"x");
         assert!(other.verify(Purpose::Id, b"x", &signature).is_some());
         // A week later there is a second key, and what the first one signed still counts.
-        KeyFile::open(path.clone(), other.clone(), later).unwrap();
+        open(&path, &other, later);
         assert_eq!(fs::read_to_string(&path).unwrap().lines().count(), 2);
         assert!(other.verify(Purpose::Id, b"x", &signature).is_some());
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     }
 
     #[test]
-    fn a_file_that_is_none_of_ours_is_told_and_not_replaced() {
+    fn a_file_that_is_none_of_ours_is_told_as_long_as_it_is_there_and_not_replaced() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("keys");
         for text in ["nonsense\n", "1 zz\n", "1 abc\n", "1 äb\n"] {
             fs::write(&path, text).unwrap();
-            let error = KeyFile::open(path.clone(), RequestKeys::default(), now).err().unwrap();
-            assert!(error.to_string().contains("remove the file"), "{error}");
+            let (keys, other) = (RequestKeys::default(), RequestKeys::default());
+            let file = open(&path, &keys, now);
+            let told = file.notices.text();
+            assert!(told.contains("RequestIdKeysUnusable") && told.contains("remove the file"));
+            assert!(told.contains(&path.display().to_string()), "{told}");
             assert_eq!(fs::read_to_string(&path).unwrap(), text);
+            fs::remove_file(&path).unwrap();
+            file.look();
+            assert_eq!(file.notices.text(), "");
+            open(&path, &other, now);
+            let signature = keys.sign(Purpose::Id, b"x");
+            assert!(other.verify(Purpose::Id, b"x", &signature).is_some(), "its keys are used");
+            fs::remove_file(&path).unwrap();
         }
     }
 }

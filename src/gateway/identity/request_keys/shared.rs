@@ -3,7 +3,7 @@
 //! several that try at once, one writes: the API server refuses a write to what has
 //! changed since it was read, and the others read what the first one wrote.
 
-use std::{collections::BTreeMap, pin::pin, time::Duration};
+use std::{collections::BTreeMap, pin::pin, sync::Arc, time::Duration};
 
 use futures::StreamExt;
 use jiff::Timestamp;
@@ -15,8 +15,11 @@ use kube::{
 };
 use tokio::sync::watch;
 
-use super::{RequestKeys, Stored, fingerprint, rotated};
-use crate::signals::{keyring::of_secret, watch::WatchBackoff};
+use super::{RequestKeys, Stored, UNUSABLE, fingerprint, rotated};
+use crate::{
+    gateway::notices::{Notice, Notices},
+    signals::{keyring::of_secret, watch::WatchBackoff},
+};
 
 /// How often it is looked whether a new key is due, or an old one signs.
 const LOOK: Duration = Duration::from_secs(30);
@@ -24,31 +27,36 @@ const LOOK: Duration = Duration::from_secs(30);
 /// The Secret that holds the keys, and who uses it.
 pub struct SharedKeys {
     keys: RequestKeys,
+    notices: Arc<Notices>,
     api: Api<Secret>,
     namespace: String,
     name: String,
     clock: fn() -> Timestamp,
     /// As it was read last.
     last: Option<Secret>,
+    /// Why it can not be read now.
+    unread: Option<String>,
     used: u64,
     read: watch::Sender<bool>,
 }
 
 impl SharedKeys {
-    /// Nothing is read yet.
+    /// Nothing is read yet. What is wrong with the Secret will be among the notices.
     pub fn new(
         client: Client,
         (namespace, name): (&str, &str),
-        keys: RequestKeys,
+        (keys, notices): (RequestKeys, Arc<Notices>),
         clock: fn() -> Timestamp,
     ) -> Self {
         Self {
             keys,
+            notices,
             api: Api::namespaced(client, namespace),
             namespace: namespace.to_owned(),
             name: name.to_owned(),
             clock,
             last: None,
+            unread: None,
             used: 0,
             read: watch::Sender::new(false),
         }
@@ -72,10 +80,15 @@ impl SharedKeys {
                 Some(event) = changes.next() => match event {
                     Ok(Event::Init) => { self.last = None; false }
                     Ok(Event::InitApply(secret)) => { self.last = Some(secret); false }
-                    Ok(Event::InitDone) => { listed = true; true }
+                    Ok(Event::InitDone) => { (self.unread, listed) = (None, true); true }
                     Ok(Event::Apply(secret)) => { self.last = Some(secret); true }
                     Ok(Event::Delete(_)) => { self.last = None; true }
-                    Err(error) => { self.warn(&format!("can not be read: {error}")); false }
+                    Err(error) => {
+                        let why = format!("can not be read: {error}");
+                        self.tell(vec![self.notice(&why)]);
+                        self.unread = Some(why);
+                        false
+                    }
                 },
             };
             if look {
@@ -86,19 +99,22 @@ impl SharedKeys {
 
     async fn look(&mut self) {
         let now = (self.clock)();
+        let mut wrong: Vec<_> = self.unread.iter().map(|why| self.notice(why)).collect();
         let stored = self.last.as_ref().map(of_secret).unwrap_or_default();
         if let Some(next) = rotated(&stored, now, rand::random()) {
             match self.write(next).await {
                 Ok(written) => self.last = Some(written),
                 // Another replica was faster: the watch brings what it wrote.
                 Err(kube::Error::Api(status)) if status.code == 409 => {}
-                Err(error) => self.warn(&format!("can not be written: {error}")),
+                Err(error) => wrong.push(self.notice(&format!("can not be written: {error}"))),
             }
         }
         let stored = self.last.as_ref().map(of_secret).unwrap_or_default();
         for name in self.keys.set(&stored, now) {
-            self.warn(&format!("{name} is no key: it needs 32 bytes or more"));
+            let why = format!("has a key {name} that is none: it needs 32 bytes or more");
+            wrong.push(self.notice(&why));
         }
+        self.tell(wrong);
         let used = fingerprint(&stored);
         if !stored.is_empty() && std::mem::replace(&mut self.used, used) != used {
             tracing::info!(keys = stored.len(), "keys of request ids");
@@ -123,13 +139,17 @@ impl SharedKeys {
         }
     }
 
-    fn warn(&self, what: &str) {
-        tracing::warn!(
-            namespace = self.namespace,
-            secret = self.name,
-            "the Secret with the keys of request ids {what}; until it is, votes count only on the \
-             gateway that answered, and operators get no report: apply the Secret and the Role serinus-gateway-request-ids of \
-             deploy/rbac-gateway.yaml"
+    fn notice(&self, what: &str) -> Notice {
+        let place = format!("Secret {}/{}", self.namespace, self.name);
+        let message = format!(
+            "the Secret with the keys of request ids {what}; until it can be used, votes count \
+             only on the gateway that answered, and operators get no report: apply the Secret and \
+             the Role serinus-gateway-request-ids of deploy/rbac-gateway.yaml"
         );
+        Notice::new(place, UNUSABLE, message)
+    }
+
+    fn tell(&self, wrong: Vec<Notice>) {
+        self.notices.set_request_ids(wrong);
     }
 }
