@@ -201,7 +201,7 @@ fn around(
     Some(start..end)
 }
 
-/// Whether so many of its first characters tell a secret.
+/// Whether the first `known` characters of a secret are most of it.
 fn is_most(known: usize, secret: &[u8]) -> bool {
     known * 2 > secret.len() && known >= SHORTEST_WORD
 }

@@ -48,6 +48,8 @@ const QUICK_TIME: Duration = Duration::from_millis(100);
 const LONGEST_TIME: Duration = Duration::from_secs(1);
 /// Inputs of more bytes are for the process that may take more memory.
 const LARGE: usize = 1 << 20;
+/// A process that takes so long by the wall clock gets no processor: it is ended.
+const STUCK: Duration = Duration::from_secs(8);
 /// The longest wait for a process.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -245,6 +247,7 @@ impl Renderer {
             budget: self.budget.clone(),
             held: share.of(&self.budget).min(share.memory(&self.budget)),
             confines: Confines { memory: share.memory(&self.budget) as u64, nice: share.nice },
+            stuck: STUCK,
         });
         let [quick, slow] = lane::start([quick, slow]);
         Lanes { quick, slow }

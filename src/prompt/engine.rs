@@ -153,9 +153,10 @@ impl io::Write for Bounded {
     }
 }
 
-/// The first filter, test, function or method of a template that there is none of, in words:
-/// each request would fail on it. Inputs are JSON, and have the methods of texts, lists and
-/// objects.
+/// The first filter, test, function or method that a template uses and that does not exist, in
+/// words: a request that gets there would fail. Inputs are JSON values, so only the methods of
+/// texts, lists and objects exist. A template with macros may hold them anywhere: its methods are
+/// not checked.
 pub(super) fn unknown(template: &minijinja::Template<'_, '_>) -> Option<String> {
     let compiled = get_compiled_template(template);
     let all = std::iter::once(&compiled.instructions).chain(compiled.blocks.values());
@@ -188,9 +189,9 @@ pub(super) fn unknown(template: &minijinja::Template<'_, '_>) -> Option<String> 
     })
 }
 
-/// The methods of `loop`, which there is only within one.
+/// The methods of `loop`, which exists only within a loop.
 const OF_LOOPS: [&str; 2] = ["cycle", "changed"];
-/// What is told of a name that there is none of.
+/// The errors that say that a name does not exist.
 const UNKNOWN: [ErrorKind; 4] = [
     ErrorKind::UnknownFilter,
     ErrorKind::UnknownTest,

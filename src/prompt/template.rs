@@ -245,9 +245,9 @@ const OPEN: [&str; 11] = [
     "unevaluatedProperties",
 ];
 
-/// Compiles a prompt, and finds what each request would fail on: filters, tests, functions and
-/// methods that there are none of, and variables that it uses and does not declare, of a prompt that declares some.
-/// Only before it is released: a saved copy serves as it did.
+/// Compiles a prompt, and finds what requests would fail on: filters, tests, functions and
+/// methods that do not exist, and variables that it uses and does not declare, of a prompt that
+/// declares some. Only before it is released: a saved copy serves as it did.
 ///
 /// # Errors
 /// What keeps it from being released.

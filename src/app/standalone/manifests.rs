@@ -176,7 +176,7 @@ impl Manifests {
             Change::Unusable(why) => Some(("UnreadableFile", why)),
             Change::Gone => None,
         };
-        // What misses an object is told where it would be.
+        // The message of a release that misses this object names this file: it has to change.
         if file.invalid != invalid {
             self.version += 1;
         }

@@ -25,8 +25,6 @@ use crate::{
 
 /// A process that nobody has asked for so long ends.
 const IDLE: Duration = Duration::from_secs(60);
-/// A process that takes so long by the wall clock does not get on: it is ended.
-const STUCK: Duration = Duration::from_secs(8);
 /// The longest first line of an answer, in bytes.
 const LONGEST_HEAD: u64 = 64 << 10;
 /// How a process ends that gets no memory, or asks for more than there are addresses.
@@ -42,6 +40,8 @@ pub(super) struct Setup {
     /// Bytes of the budget.
     pub held: usize,
     pub confines: Confines,
+    /// A process that takes so long by the wall clock gets no processor: it is ended.
+    pub stuck: Duration,
 }
 
 /// What was asked for.
@@ -61,7 +61,7 @@ pub(super) enum Fault {
     Memory,
     /// The gateway has no memory for a process.
     Full(ApiError),
-    /// It does not get on: the machine has no time for it.
+    /// The process got too little time of a processor: the machine is too busy.
     Starved,
     /// It can not be started, or was ended by somebody else.
     Unavailable(String),
@@ -154,7 +154,7 @@ impl Setup {
             Some(process) => process,
             None => self.start()?,
         };
-        match timeout(STUCK, process.ask(line)).await {
+        match timeout(self.stuck, process.ask(line)).await {
             Ok(Ok(answer)) => {
                 *kept = Some(process);
                 Ok(answer)
@@ -243,6 +243,10 @@ mod tests {
 
     /// A lane whose process does what a shell says.
     fn saying(script: &str) -> (Arc<Budget>, Lane) {
+        saying_within(script, Duration::from_secs(60))
+    }
+
+    fn saying_within(script: &str, stuck: Duration) -> (Arc<Budget>, Lane) {
         let arguments = ["-c", script].map(str::to_owned).into();
         let budget = Budget::new(8000);
         let setup = Setup {
@@ -250,6 +254,7 @@ mod tests {
             budget: budget.clone(),
             held: 1000,
             confines: Confines { memory: 1 << 20, nice: 0 },
+            stuck,
         };
         let [lane] = start([setup]);
         (budget, lane)
@@ -315,6 +320,17 @@ mod tests {
             let found = (matches!(fault, Fault::Time), matches!(fault, Fault::Memory));
             assert_eq!(found, (time, memory), "{script}: {fault:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_process_that_gets_no_processor_is_ended_and_is_no_fault_of_the_template() {
+        let (budget, lane) = saying_within("exec sleep 1000", Duration::from_millis(50));
+        for _ in 0..2 {
+            let fault = lane.ask(b"order\n".to_vec()).await.unwrap_err();
+            assert!(matches!(fault, Fault::Starved), "{fault:?}");
+        }
+        // What the process held is free again.
+        assert!(budget.take(Class::Templates, 3000).is_ok());
     }
 
     #[tokio::test]

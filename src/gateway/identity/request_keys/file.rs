@@ -51,8 +51,8 @@ impl KeyFile {
     fn look(&self) {
         let wrong = self.used().err().map(|error| {
             let place = self.path.display().to_string();
-            let what = "until then a restart forgets who was answered, and votes on earlier \
-                        answers are refused";
+            let what = "until the file can be used, a restart loses the key that signs request \
+                        ids, and votes on earlier answers are rejected";
             Notice::new(place, UNUSABLE, format!("the keys of request ids: {error}; {what}"))
         });
         self.notices.set_request_ids(wrong.into_iter().collect());
@@ -77,7 +77,7 @@ impl KeyFile {
 fn read(path: &Path) -> io::Result<Stored> {
     // A pipe would be waited for.
     if fs::metadata(path).is_ok_and(|there| !there.is_file()) {
-        return Err(told("it is not a regular file: remove it, and a new key is made"));
+        return Err(io::Error::other("not a regular file: remove it, and a new key is written"));
     }
     let text = match fs::read_to_string(path) {
         Ok(text) => text,
@@ -91,7 +91,8 @@ fn read(path: &Path) -> io::Result<Stored> {
         Some((name.to_owned(), bytes.collect::<Option<Vec<u8>>>()?))
     };
     let keys = text.lines().filter(|line| !line.is_empty()).map(line).collect::<Option<Stored>>();
-    keys.ok_or_else(|| told("a line is no key: remove the file, and a new key is made"))
+    let invalid = "one of its lines is not a key: remove the file, and a new key is written";
+    keys.ok_or_else(|| io::Error::other(invalid))
 }
 
 /// Written beside, synced and renamed: a kill leaves the old keys or the new ones.
@@ -116,10 +117,6 @@ fn write(path: &Path, stored: &Stored) -> io::Result<()> {
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
     fs::rename(&beside, path)
-}
-
-fn told(why: &str) -> io::Error {
-    io::Error::other(why)
 }
 
 #[cfg(test)]

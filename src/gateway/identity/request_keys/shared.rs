@@ -111,7 +111,8 @@ impl SharedKeys {
         }
         let stored = self.last.as_ref().map(of_secret).unwrap_or_default();
         for name in self.keys.set(&stored, now) {
-            let why = format!("has a key {name} that is none: it needs 32 bytes or more");
+            let why =
+                format!("has the entry {name}, which is too short: a key has 32 bytes or more");
             wrong.push(self.notice(&why));
         }
         self.tell(wrong);
