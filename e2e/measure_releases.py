@@ -149,7 +149,8 @@ def figures(operator: Operator, seconds: float) -> dict:
 def measure(cluster: Cluster, arguments) -> dict:
     model = Model(cluster.folder).start()
     gateway = Gateway(cluster, "gateway").start()
-    operator = Operator(cluster, "operator", [gateway], lease_seconds=15)
+    # As often as they are asked by default.
+    operator = Operator(cluster, "operator", [gateway], lease_seconds=15, pull_milliseconds=1000)
     found = {"releases": arguments.releases}
     try:
         for i in range(arguments.namespaces):

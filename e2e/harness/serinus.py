@@ -52,7 +52,7 @@ class Gateway:
 class Operator:
     def __init__(self, cluster: Cluster, name: str, gateways: list[Gateway],
                  server: str | None = None, lease_seconds: int = 5,
-                 prometheus: str | None = None):
+                 prometheus: str | None = None, pull_milliseconds: int = 300):
         self.name, self.admin = name, free_port()
         config = cluster.kubeconfig(name, cluster.token("serinus-operator"), server)
         # Without gateways it looks for those of the Service.
@@ -60,7 +60,7 @@ class Operator:
         self.process = Process(name, [
             BIN, "operator", f"--identity={name}", "--namespace=serinus-system",
             *([f"--gateway-endpoints={endpoints}"] if gateways else []), f"--admin=127.0.0.1:{self.admin}",
-            f"--lease-seconds={lease_seconds}", "--pull-milliseconds=300",
+            f"--lease-seconds={lease_seconds}", f"--pull-milliseconds={pull_milliseconds}",
             *([f"--prometheus-url={prometheus}", "--prometheus-timeout=1s"] if prometheus else []),
         ], cluster.folder, {"KUBECONFIG": str(config)})
 

@@ -104,10 +104,10 @@ async fn look(
 ) -> Result<Wake, ControllerError> {
     let now = (context.clock)();
     let key = Named::of(&**release).key();
-    let Some(seen) = context.gateways.last(term, |pulled| pulled.of(&key)) else {
+    let Some(told) = context.gateways.last(term, |pulled| pulled.of(&key)) else {
         return Ok(Wake::At(now + FIRST_PULL));
     };
-    let mut snapshot = observe(release, seen, &written.saved, context)?;
+    let mut snapshot = observe(release, told.read(), &written.saved, context)?;
     if heal(release, &mut snapshot, written, context).await? {
         let Snapshot { lost, gateways, departed, .. } = snapshot;
         snapshot = observe(release, Seen { gateways, departed }, &written.saved, context)?;

@@ -19,12 +19,16 @@ use futures::future::join_all;
 use jiff::Timestamp;
 use tokio::time::Instant;
 
-pub use self::{ask::Silence, keys::Read, known::Known};
+pub use self::{
+    ask::Silence,
+    keys::Read,
+    known::{Known, ToldBy},
+};
 use self::{
     ask::{PATIENCE, Question},
     keys::Keys,
 };
-use super::report::{GatewayReport, Mark};
+use super::report::{GatewayReport, Mark, Unread};
 use crate::rollout;
 
 /// Why a gateway is silent is told at a change, and not more often than this.
@@ -34,7 +38,7 @@ const TOLD_AGAIN: Duration = Duration::from_secs(10);
 const REMEMBERED: Duration = Duration::from_secs(900);
 const PROCESSES: usize = 128;
 
-type Answers = BTreeMap<String, Result<GatewayReport, Silence>>;
+type Answers = BTreeMap<String, Result<GatewayReport<Unread>, Silence>>;
 
 /// What the pulls of a term brought.
 #[derive(Clone, Debug, Default)]
@@ -46,6 +50,13 @@ pub struct Pulled {
     /// What processes have counted that are not seen any more, by when they were. A gateway
     /// that a canary brings down must not take along what it has told.
     departed: Vec<(Instant, Known)>,
+}
+
+/// What gateways have told of one release.
+#[derive(Clone, Debug)]
+pub struct Told {
+    gateways: Vec<(String, Result<ToldBy, Silence>)>,
+    departed: Vec<ToldBy>,
 }
 
 /// What the rollout of one release sees of the gateways.
@@ -157,6 +168,22 @@ impl Gateways {
     }
 }
 
+impl Told {
+    /// As the rollout of the release sees it. A gateway whose counts can not be read counts as
+    /// silent: what is missing would not be missing at random.
+    pub fn read(&self) -> Seen {
+        let one = |(address, told): &(String, Result<ToldBy, Silence>)| {
+            let read = told.as_ref().map_err(ToString::to_string).and_then(ToldBy::read);
+            read.unwrap_or_else(|why| {
+                let silent = Some(format!("{address}: {why}"));
+                rollout::Gateway { silent, ..rollout::Gateway::default() }
+            })
+        };
+        let departed = self.departed.iter().filter_map(|told| told.read().ok());
+        Seen { gateways: self.gateways.iter().map(one).collect(), departed: departed.collect() }
+    }
+}
+
 impl Pulled {
     fn marks(&self) -> BTreeMap<String, Mark> {
         let mark = |(address, known): (&String, &Result<Known, _>)| {
@@ -206,17 +233,13 @@ impl Pulled {
         (Self { term, reports: heard, departed }, changes)
     }
 
-    /// The gateways as the rollout of a release (`namespace/name`) sees them.
-    pub fn of(&self, release: &str) -> Seen {
-        let one = |(address, known): (&String, &Result<Known, Silence>)| match known {
-            Ok(known) => known.of(release),
-            Err(why) => {
-                let silent = Some(format!("{address}: {why}"));
-                rollout::Gateway { silent, ..rollout::Gateway::default() }
-            }
+    /// What the gateways have told of a release (`namespace/name`).
+    pub fn of(&self, release: &str) -> Told {
+        let one = |(address, known): (&String, &Result<Known, Silence>)| {
+            (address.clone(), known.as_ref().map(|known| known.of(release)).map_err(Clone::clone))
         };
         let departed = self.departed.iter().filter(|(_, known)| known.has(release));
-        Seen {
+        Told {
             gateways: self.reports.iter().map(one).collect(),
             departed: departed.map(|(_, known)| known.of(release)).collect(),
         }
@@ -286,10 +309,29 @@ mod tests {
 
     #[test]
     fn a_silent_gateway_counts_as_one_that_does_not_follow() {
-        let seen = pulled(&[("a", Some(("i", 3))), ("b", None)]).of("ns/r").gateways;
+        let seen = pulled(&[("a", Some(("i", 3))), ("b", None)]).of("ns/r").read().gateways;
         assert_eq!(seen[0].applied, Some(3));
         let silent = Some("b: this operator has no key to ask it with".to_owned());
         assert_eq!(seen[1], rollout::Gateway { silent, ..rollout::Gateway::default() });
+    }
+
+    #[test]
+    fn counts_that_can_not_be_read_are_silence_about_that_release() {
+        let mut answers = answers(&[("a", Some(("i", 3)))]);
+        let Some(Ok(report)) = answers.get_mut("a") else { panic!("{answers:?}") };
+        let state = report.releases["ns/r"].clone();
+        for (i, counts) in [r#"{"r": {"requests": "many"}}"#, "null", "[]"].iter().enumerate() {
+            let counts = serde_json::from_str(counts).unwrap();
+            report.releases.insert(format!("ns/{i}"), ReleaseReport { counts, ..state.clone() });
+        }
+        let pulled = Pulled::hear(None, 1, answers, Instant::now()).0;
+        for i in 0..3 {
+            let [gateway] = &*pulled.of(&format!("ns/{i}")).read().gateways else { panic!("{i}") };
+            assert_eq!((&gateway.instance, gateway.applied), (&None, None));
+            let why = gateway.silent.as_ref().unwrap();
+            assert!(why.starts_with("a: its counts can not be read: "), "{why}");
+        }
+        assert_eq!(pulled.of("ns/r").read().gateways[0].applied, Some(3));
     }
 
     #[tokio::test(start_paused = true)]
@@ -298,26 +340,26 @@ mod tests {
             let mut answers = answers(&[("a", Some((instance, 3)))]);
             if let Some(Ok(report)) = answers.get_mut("a") {
                 let state = report.releases.get_mut("ns/r").unwrap();
-                state.counts = [("canary".to_owned(), Default::default())].into();
+                state.counts = serde_json::from_str(r#"{"canary": {}}"#).unwrap();
             }
             answers
         };
         let hear = |before, answers| Pulled::hear(Some(before), 1, answers, Instant::now()).0;
         for ends in [answers(&[("a", None)]), answers(&[("a", Some(("j", 3)))]), answers(&[])] {
             let pulled = hear(pulled(&[]), counted("i"));
-            assert!(pulled.of("ns/r").departed.is_empty(), "it is there");
+            assert!(pulled.of("ns/r").read().departed.is_empty(), "it is there");
             let pulled = hear(hear(pulled, ends.clone()), ends.clone());
-            let [departed] = &*pulled.of("ns/r").departed else { panic!("{pulled:?}") };
+            let [departed] = &*pulled.of("ns/r").read().departed else { panic!("{pulled:?}") };
             assert_eq!((departed.instance.as_deref(), departed.applied), (Some("i"), Some(3)));
             assert_eq!(departed.counts.len(), 1);
-            assert!(pulled.of("ns/other").departed.is_empty());
+            assert!(pulled.of("ns/other").read().departed.is_empty());
             // It was silent only, and is known once.
             let pulled = hear(pulled, counted("i"));
-            assert!(pulled.of("ns/r").departed.is_empty());
+            assert!(pulled.of("ns/r").read().departed.is_empty());
             let pulled = hear(pulled, ends.clone());
-            assert_eq!(pulled.of("ns/r").departed.len(), 1);
+            assert_eq!(pulled.of("ns/r").read().departed.len(), 1);
             tokio::time::advance(REMEMBERED).await;
-            assert!(hear(pulled, ends).of("ns/r").departed.is_empty());
+            assert!(hear(pulled, ends).of("ns/r").read().departed.is_empty());
         }
         // Of many processes the last ones.
         let mut pulled = pulled(&[]);

@@ -12,7 +12,8 @@
 
 use std::{collections::BTreeMap, fmt, str::FromStr, sync::Arc};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::value::RawValue;
 
 use crate::{api::prompt_release::Counts, rollout::Gateway};
 
@@ -25,17 +26,27 @@ pub const REPORT_PATH: &str = "/serinus/v1/report";
 /// The form of reports.
 pub const VERSION: u32 = 1;
 
+/// Counts by revision.
+pub type Counted = BTreeMap<String, Arc<Counts>>;
+
+/// [`Counted`] as it was told. Gateways are asked more often than a release is looked at, so who
+/// looks reads it.
+#[derive(Clone, Debug, Default)]
+pub struct Unread(Option<Arc<RawValue>>);
+
 /// One gateway process's state. Counts only grow while the process lives.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
-pub struct GatewayReport {
+#[serde(bound(deserialize = "C: Default + Deserialize<'de>"))]
+#[serde(bound(serialize = "C: Default + PartialEq + Serialize"))]
+pub struct GatewayReport<C = Counted> {
     /// The form that it has.
     pub version: u32,
     /// An id that the process drew when it started: a restart is another instance.
     pub instance: String,
     /// The state of each route, by `namespace/name` of the release: of all, or of those that
     /// have changed.
-    pub releases: BTreeMap<String, ReleaseReport>,
+    pub releases: BTreeMap<String, ReleaseReport<C>>,
     /// Where this report stands; 0 when this process tells everything each time.
     #[serde(skip_serializing_if = "is_zero")]
     pub mark: u64,
@@ -79,7 +90,9 @@ pub struct NotAMark;
 /// One release as one gateway process sees it.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
-pub struct ReleaseReport {
+#[serde(bound(deserialize = "C: Default + Deserialize<'de>"))]
+#[serde(bound(serialize = "C: Default + PartialEq + Serialize"))]
+pub struct ReleaseReport<C = Counted> {
     /// The routing generation that requests are assigned under now.
     pub applied: i64,
     /// Everything goes to stable because no leader was seen for too long; the
@@ -95,9 +108,9 @@ pub struct ReleaseReport {
     pub unbuilt: BTreeMap<String, String>,
     /// Counts by revision, under the applied generation only. Requests whose answer
     /// ends after the generation changed still count under their own generation and are dropped from here.
-    /// Not sent when there is one variant only: nothing is judged then.
-    #[serde(skip_serializing_if = "nothing_to_compare")]
-    pub counts: BTreeMap<String, Arc<Counts>>,
+    /// None when there is one variant only: nothing is judged then.
+    #[serde(skip_serializing_if = "is_default")]
+    pub counts: C,
 }
 
 impl ReleaseReport {
@@ -115,7 +128,48 @@ impl ReleaseReport {
     }
 }
 
-impl GatewayReport {
+impl ReleaseReport<Unread> {
+    /// With its counts.
+    ///
+    /// # Errors
+    /// The counts are none.
+    pub fn read(&self) -> Result<ReleaseReport, serde_json::Error> {
+        Ok(ReleaseReport {
+            applied: self.applied,
+            control_loss: self.control_loss,
+            breaker_open: self.breaker_open,
+            unbuilt: self.unbuilt.clone(),
+            counts: self.counts.read()?,
+        })
+    }
+}
+
+impl Unread {
+    /// Whether there are any.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_none()
+    }
+
+    fn read(&self) -> Result<Counted, serde_json::Error> {
+        self.0.as_ref().map_or(Ok(Counted::new()), |text| serde_json::from_str(text.get()))
+    }
+}
+
+impl PartialEq for Unread {
+    fn eq(&self, other: &Self) -> bool {
+        let text = |unread: &Self| unread.0.as_ref().map(|text| text.get().to_owned());
+        text(self) == text(other)
+    }
+}
+
+impl<'de> Deserialize<'de> for Unread {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = Box::<RawValue>::deserialize(deserializer)?;
+        Ok(Self(Some(text.into())))
+    }
+}
+
+impl<C> GatewayReport<C> {
     /// The report, if this process knows its form; otherwise it must not guess what is meant.
     ///
     /// # Errors
@@ -129,7 +183,7 @@ impl GatewayReport {
     }
 }
 
-impl Default for GatewayReport {
+impl<C> Default for GatewayReport<C> {
     fn default() -> Self {
         Self {
             version: VERSION,
@@ -146,8 +200,8 @@ fn is_zero(mark: &u64) -> bool {
     *mark == 0
 }
 
-fn nothing_to_compare(counts: &BTreeMap<String, Arc<Counts>>) -> bool {
-    counts.len() < 2
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 #[cfg(test)]
@@ -168,7 +222,7 @@ mod tests {
 
     #[test]
     fn an_idle_release_takes_its_name_and_little_more() {
-        let idle = serde_json::to_string(&release(&["stable"])).unwrap();
+        let idle = serde_json::to_string(&release(&[])).unwrap();
         assert_eq!(idle, r#"{"applied":12}"#);
     }
 
@@ -181,6 +235,8 @@ mod tests {
         };
         let text = serde_json::to_string(&sent).unwrap();
         assert_eq!(serde_json::from_str::<GatewayReport>(&text).unwrap(), sent);
+        let unread: GatewayReport<Unread> = serde_json::from_str(&text).unwrap();
+        assert_eq!(unread.releases["ns/r"].read().unwrap(), sent.releases["ns/r"]);
     }
 
     #[test]

@@ -365,7 +365,7 @@ async fn what_no_gateway_said_counts_for_nothing_whoever_stands_in_its_place() {
         expected.iter().map(|(_, a, _)| a.as_str()).chain([gateway.as_str()]).collect();
     let pulled = pull(&operator, &addresses).await;
     assert_eq!(pulled.size(), [addresses.len(), expected.len(), expected.len()]);
-    let seen = pulled.of("ns/r");
+    let seen = pulled.of("ns/r").read();
     assert_eq!(seen.gateways.iter().filter(|g| g.instance.is_some()).count(), 1);
     assert!(seen.gateways.iter().all(|g| g.silent.is_none() == g.instance.is_some()));
 }

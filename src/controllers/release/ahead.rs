@@ -62,6 +62,8 @@ struct Budget {
 #[derive(Debug)]
 struct Kept {
     uid: Option<String>,
+    /// The object's version at which `base` was its status.
+    version: Option<String>,
     /// The status as it is written.
     base: PromptReleaseStatus,
     status: PromptReleaseStatus,
@@ -91,7 +93,7 @@ impl Ahead {
         let mut inner = self.inner();
         let key = Named::of(release);
         let kept = inner.kept.get(&key)?;
-        if kept.uid == release.metadata.uid && release.status.as_ref() == Some(&kept.base) {
+        if kept.is_beyond(release) {
             return Some(kept.status.clone());
         }
         inner.kept.remove(&key);
@@ -123,10 +125,13 @@ impl Ahead {
             inner.kept.remove(&key);
             return Some(status);
         }
-        let uid = release.metadata.uid.clone();
-        match inner.kept.get_mut(&key).filter(|kept| kept.uid == uid && kept.base == *base) {
-            Some(kept) => kept.status = status,
-            None => drop(inner.kept.insert(key, Kept { uid, base: base.clone(), status, since })),
+        match inner.kept.get_mut(&key) {
+            Some(kept) if kept.is_beyond(release) => kept.status = status,
+            _ => {
+                let (uid, version) =
+                    (release.metadata.uid.clone(), release.metadata.resource_version.clone());
+                inner.kept.insert(key, Kept { uid, version, base: base.clone(), status, since });
+            }
         }
         None
     }
@@ -169,6 +174,17 @@ impl Inner {
         }
         self.waiting.insert(key);
         None
+    }
+}
+
+impl Kept {
+    /// Whether it goes on from the status that the object has now. What has the same version is
+    /// the same, which saves comparing everything at each look.
+    fn is_beyond(&self, release: &PromptRelease) -> bool {
+        let version = &release.metadata.resource_version;
+        self.uid == release.metadata.uid
+            && ((version.is_some() && self.version == *version)
+                || release.status.as_ref() == Some(&self.base))
     }
 }
 

@@ -19,7 +19,7 @@ use crate::{
         prompt_release::VariantRef,
         snapshot::{Remembered, Saved, copy_name},
     },
-    controllers::{Context, caches::read_remembered, error::ControllerError, reference},
+    controllers::{Context, error::ControllerError, reference},
     prompt::{revision, stands_for},
     rollout::{Effect, LostSnapshot, Plan, Snapshot, decide::policy_digest, resolve},
     signals::index::Named,
@@ -169,16 +169,17 @@ fn note_for(
     context: &Context,
 ) -> Option<Remembered> {
     status.stable.as_ref().filter(|stable| stable.revision == copy)?;
-    note(release, status, context)
+    let known = context.caches.remembered(&Named::of(release)).map(|(_, remembered)| remembered);
+    note(release, status, known.as_ref())
 }
 
+/// What is to be noted, when `known` is what was noted last.
 fn note(
     release: &PromptRelease,
     status: &PromptReleaseStatus,
-    context: &Context,
+    known: Option<&Remembered>,
 ) -> Option<Remembered> {
-    let known = context.caches.remembered(&Named::of(release)).map(|(_, remembered)| remembered);
-    let since = claims_since(release, known.as_ref());
+    let since = claims_since(release, known);
     let mut note = Remembered::of(release.route(), since, status)?;
     // A status that was not written after its note left a note of what never was.
     if let Some(known) = known.filter(|known| known.stable != note.stable) {
@@ -194,7 +195,9 @@ async fn remember(
     written: &mut Written,
     context: &Context,
 ) -> Result<(), ControllerError> {
-    let Some(note) = note(release, status, context) else { return Ok(()) };
+    let last = context.caches.remembered(&Named::of(release));
+    let known = last.as_ref().map(|(_, known)| known);
+    let Some(note) = note(release, status, known) else { return Ok(()) };
     let (namespace, name) = (release.namespace().unwrap_or_default(), release.name_any());
     let stable = &note.stable.revision;
     let up_to_date = |known: &Remembered| {
@@ -203,14 +206,13 @@ async fn remember(
     let is_noted = match context.caches.copy(&namespace, &name, stable) {
         _ if written.remembered.as_ref().is_some_and(up_to_date) => true,
         Some(copy) => {
-            let last = context.caches.remembered(&Named::of(release));
-            let is_last = last.is_some_and(|(last, _)| last.name_any() == copy.name_any());
-            is_last && read_remembered(&copy).as_ref().is_some_and(up_to_date)
+            let mut last = last.iter();
+            last.any(|(last, known)| last.name_any() == copy.name_any() && up_to_date(known))
         }
         // It was written a moment ago, and the status that is there came after its note.
         None if written.saved.contains_key(stable) => {
             let before = release.status.as_ref();
-            let before = before.and_then(|status| self::note(release, status, context));
+            let before = before.and_then(|status| self::note(release, status, known));
             before.as_ref().is_some_and(up_to_date)
         }
         // Its origin is gone, too: there is nothing to write on.

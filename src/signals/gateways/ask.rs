@@ -9,7 +9,7 @@ use crate::{
     api::{conditions::truncate, keys::SIGNATURE_HEADER},
     signals::{
         proof::{Announced, DIGEST_HEADER, ReportKey, Request, Unproven},
-        report::{GatewayReport, LEADER_HEADER, Mark, REPORT_PATH},
+        report::{GatewayReport, LEADER_HEADER, Mark, REPORT_PATH, Unread},
     },
 };
 
@@ -98,7 +98,10 @@ pub(super) struct Question<'a> {
 
 impl Question<'_> {
     /// Asks with a key.
-    pub(super) async fn ask(&self, key: Option<&ReportKey>) -> Result<GatewayReport, Silence> {
+    pub(super) async fn ask(
+        &self,
+        key: Option<&ReportKey>,
+    ) -> Result<GatewayReport<Unread>, Silence> {
         let key = key.ok_or(Silence::NoKey)?;
         let leader = self.term.to_string();
         let since = self.since.map(|mark| format!("?since={mark}")).unwrap_or_default();
@@ -122,7 +125,7 @@ impl Question<'_> {
         if status != StatusCode::OK {
             return Err(Silence::Refused(message(&body)));
         }
-        let report: GatewayReport = serde_json::from_slice(&body)
+        let report: GatewayReport<Unread> = serde_json::from_slice(&body)
             .map_err(|error| Silence::Unreadable(truncate(&error.to_string(), 200)))?;
         report.known().map_err(Silence::Unreadable)
     }

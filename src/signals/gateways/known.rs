@@ -8,7 +8,7 @@ use std::{
 use super::ask::Silence;
 use crate::{
     rollout,
-    signals::report::{GatewayReport, Mark, ReleaseReport},
+    signals::report::{GatewayReport, Mark, ReleaseReport, Unread},
 };
 
 /// One gateway process, as its last report left it. What did not change since the report
@@ -20,7 +20,14 @@ pub struct Known {
     /// Where its last report stood; none when it tells everything each time.
     pub mark: Option<Mark>,
     /// By `namespace/name`.
-    pub releases: BTreeMap<Arc<str>, Arc<ReleaseReport>>,
+    pub releases: BTreeMap<Arc<str>, Arc<ReleaseReport<Unread>>>,
+}
+
+/// What one process has told of a release, if it knows it.
+#[derive(Clone, Debug)]
+pub struct ToldBy {
+    instance: Arc<str>,
+    state: Option<Arc<ReleaseReport<Unread>>>,
 }
 
 /// What a report has changed.
@@ -39,7 +46,7 @@ impl Known {
     /// The report tells changes of something else than `before`.
     pub(super) fn hear(
         before: Option<Self>,
-        report: GatewayReport,
+        report: GatewayReport<Unread>,
     ) -> Result<(Self, News), Silence> {
         let mut before = before.unwrap_or_default();
         let process = *before.instance != *report.instance;
@@ -75,7 +82,7 @@ impl Known {
     }
 
     /// Whether a report is one of this process that [`Known::hear`] takes in.
-    pub(super) fn goes_on_with(&self, report: &GatewayReport) -> bool {
+    pub(super) fn goes_on_with(&self, report: &GatewayReport<Unread>) -> bool {
         *self.instance == *report.instance && report.since.is_none_or(|since| self.stood_at(since))
     }
 
@@ -95,14 +102,31 @@ impl Known {
         self.releases.contains_key(release)
     }
 
-    /// As the rollout of a release sees it.
-    pub(super) fn of(&self, release: &str) -> rollout::Gateway {
-        ReleaseReport::as_gateway(&self.instance, self.releases.get(release).map(|r| &**r))
+    /// What it has told of a release.
+    pub(super) fn of(&self, release: &str) -> ToldBy {
+        ToldBy { instance: self.instance.clone(), state: self.releases.get(release).cloned() }
+    }
+}
+
+impl ToldBy {
+    /// As the rollout of the release sees it.
+    ///
+    /// # Errors
+    /// Why its counts can not be read.
+    pub(super) fn read(&self) -> Result<rollout::Gateway, String> {
+        let state = self.state.as_ref().map(|state| state.read()).transpose();
+        let state = state.map_err(|error| format!("its counts can not be read: {error}"))?;
+        Ok(ReleaseReport::as_gateway(&self.instance, state.as_ref()))
     }
 }
 
 impl News {
-    fn note(&mut self, release: &str, before: Option<&ReleaseReport>, now: &ReleaseReport) {
+    fn note<C>(
+        &mut self,
+        release: &str,
+        before: Option<&ReleaseReport<C>>,
+        now: &ReleaseReport<C>,
+    ) {
         let same = before.is_some_and(|old| {
             (old.applied, old.control_loss, old.breaker_open, &old.unbuilt)
                 == (now.applied, now.control_loss, now.breaker_open, &now.unbuilt)
@@ -122,7 +146,7 @@ mod tests {
         since: Option<u64>,
         mark: u64,
         releases: &[(&str, i64)],
-    ) -> GatewayReport {
+    ) -> GatewayReport<Unread> {
         let one = |(release, applied): &(&str, i64)| {
             ((*release).to_owned(), ReleaseReport { applied: *applied, ..Default::default() })
         };
@@ -164,14 +188,13 @@ mod tests {
         let all = report("i", None, 3, &[("ns/a", 1)]);
         let (known, _) = Known::hear(None, all).unwrap();
         let mut counted = report("i", Some(3), 4, &[("ns/a", 1)]);
-        let counts = [("r".to_owned(), Default::default())].into();
+        let counts = serde_json::from_str(r#"{"r": {"requests": 7}}"#).unwrap();
         counted.releases.get_mut("ns/a").unwrap().counts = counts;
         let (known, news) = Known::hear(Some(known), counted).unwrap();
-        assert_eq!((known.of("ns/a").counts.len(), news), (1, News::default()));
+        let seen = known.of("ns/a").read().unwrap();
+        assert_eq!((seen.counts["r"].requests, news), (7, News::default()));
         assert_eq!(known.counted().releases, known.releases);
-        assert!(
-            Known { releases: known.releases, ..Known::default() }.of("ns/b").counts.is_empty()
-        );
+        assert!(known.of("ns/b").read().unwrap().counts.is_empty());
     }
 
     #[test]
