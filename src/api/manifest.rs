@@ -13,10 +13,12 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use kube::core::cel::{CompiledSchema, compile_schema, validate_compiled};
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
 use super::{CanaryPolicy, LLMDeployment, PromptRelease, PromptVersion, SecretText, crd};
+
+pub mod yaml;
 
 /// One object of ours.
 #[derive(Clone, Debug, PartialEq)]
@@ -50,7 +52,7 @@ pub enum ManifestError {
     NotText(usize),
     /// Not YAML.
     #[error("not valid YAML: {0}")]
-    Yaml(#[from] serde_yaml_ng::Error),
+    Yaml(#[from] yaml::YamlError),
     /// Not of our group and kinds.
     #[error(
         "{api_version} {kind} is not a Serinus kind; expected serinus.dev/v1alpha1 and one of LLMDeployment, PromptVersion, CanaryPolicy, PromptRelease; or v1 Secret"
@@ -153,15 +155,9 @@ pub fn parse(text: &str) -> Result<Vec<Object>, ManifestError> {
     // Some editors begin a file with a byte order mark, which the parser takes for a column. In
     // files that were joined it begins a line.
     let text = text.strip_prefix('\u{feff}').unwrap_or(text).replace("\n\u{feff}", "\n");
-    let documents = || serde_yaml_ng::Deserializer::from_str(&text);
-    for (document, again) in documents().zip(documents()) {
-        // Of a key that is there twice, this one tells; the other takes the last.
-        serde_yaml_ng::Value::deserialize(document)?;
-        let value = Value::deserialize(again)?;
-        if !value.is_null() {
-            names(&value)?;
-            objects.push(object(value)?);
-        }
+    for value in yaml::documents(&text)?.into_iter().filter(|value| !value.is_null()) {
+        names(&value)?;
+        objects.push(object(value)?);
     }
     Ok(objects)
 }

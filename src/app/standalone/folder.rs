@@ -19,8 +19,9 @@ use jiff::{SignedDuration, Timestamp};
 use rustix::fs::OFlags;
 use xxhash_rust::xxh3::xxh3_128;
 
-/// A larger file is not read. An object of Kubernetes has 1.5 MiB at most.
-const LARGEST: u64 = 16 << 20;
+/// A larger file is not read. An object of Kubernetes has 1.5 MiB at most, and the densest
+/// YAML of this size is read within two seconds: nothing is decided meanwhile.
+const LARGEST: u64 = 2 << 20;
 /// A changed file is taken when it has been the same for so long: three looks have seen it.
 const SETTLED: SignedDuration = SignedDuration::from_millis(400);
 /// A file whose last change is younger may have changed again without a new time: the
