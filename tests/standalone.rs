@@ -460,6 +460,88 @@ fn what_is_there_and_not_valid_is_not_said_to_be_missing() {
 }
 
 #[test]
+fn a_file_without_a_manifest_is_told_and_is_no_empty_folder() {
+    for (text, reason) in [
+        ("", "EmptyFile"),
+        ("# later\n", "EmptyFile"),
+        ("---\n---\n", "EmptyFile"),
+        ("oops: [", "InvalidManifest"),
+        ("kind: nothing of ours\n", "InvalidManifest"),
+    ] {
+        let mut place = Place::new();
+        place.process = None;
+        fs::remove_file(place.path("fixed.yaml")).unwrap();
+        place.write("release.yaml", text);
+        place.restart();
+        let news = place.seconds(5);
+        let told: Vec<_> = news.iter().filter(|n| n.contains("release.yaml")).collect();
+        assert!(told.len() == 1 && told[0].starts_with(reason), "{text:?}: {news:?}");
+        assert!(!place.gateway.notices().text().contains("EmptyFolder"), "{text:?}: {news:?}");
+        fs::remove_file(place.path("release.yaml")).unwrap();
+        let news = place.seconds(5);
+        assert!(news.iter().any(|n| n.contains("put files *.yaml there")), "{text:?}: {news:?}");
+    }
+}
+
+/// Nothing here is timed: what is read with the square of its length does not end.
+#[test]
+fn a_manifest_that_is_dense_or_deep_is_told_and_the_others_are_read() {
+    let tags: String = (0..60_000).map(|i| format!("%TAG !a{i}! tag:x\n")).collect();
+    for (what, text) in [
+        ("maps", "{a: ".repeat(500_000)),
+        ("lists", "[".repeat(2_000_000)),
+        ("lists that a quote closes", format!("[{}", "[?\"],a\",".repeat(200_000))),
+        ("tags", format!("{tags}--- 1\n")),
+        ("aliases", format!("a: &a {}\nb: [{}]\n", "x".repeat(500_000), "*a, ".repeat(300_000))),
+    ] {
+        let mut place = Place::new();
+        place.ticks(3);
+        place.write("z.yaml", &text);
+        place.write_release(&release("v2"));
+        let news = place.seconds(5);
+        assert!(
+            news.iter().any(|n| n.starts_with("InvalidManifest") && n.contains("z.yaml")),
+            "{what}: {:?}",
+            place.gateway.notices().text()
+        );
+        assert_eq!(place.status().phase, Phase::Progressing, "{what}");
+    }
+}
+
+#[test]
+fn a_fallback_or_a_secret_that_is_there_and_not_valid_is_not_said_to_be_missing() {
+    let mut place = Place::new();
+    let backend = "apiVersion: serinus.dev/v1alpha1\nkind: LLMDeployment\nmetadata: {name: other}\n\
+                   spec: {provider: openai, model: o, endpoint: {url: http://127.0.0.1:1/v1}}\n";
+    let named = "backendRef: {name: model}, fallbackBackendRefs: [{name: other}]";
+    place.write_release(&release("v1").replace("backendRef: {name: model}", named));
+    place.seconds(3);
+    let told = place.gateway.notices().text();
+    assert!(told.contains("LLMDeployment other does not exist"), "{told}");
+    place.write("b.yaml", &backend.replace("provider: openai", "provider: 1"));
+    place.seconds(3);
+    let told = place.gateway.notices().text();
+    assert!(told.contains("LLMDeployment other is not valid: correct b.yaml"), "{told}");
+    assert!(!told.contains("does not exist"), "{told}");
+    let keyed = backend.replace("/v1}", "/v1, apiKeySecretRef: {name: no-such, key: token}}");
+    place.write("b.yaml", &keyed);
+    place.write(
+        "key.yaml",
+        "apiVersion: v1\nkind: Secret\nmetadata: {name: no-such}\ndata: {token: \"?\"}\n",
+    );
+    place.seconds(3);
+    let told = place.gateway.notices().text();
+    assert!(told.contains("Secret no-such is not valid: correct key.yaml"), "{told}");
+    place.write(
+        "key.yaml",
+        "apiVersion: v1\nkind: Secret\nmetadata: {name: no-such}\nstringData: {token: t}\n",
+    );
+    place.seconds(3);
+    let told = place.gateway.notices().text();
+    assert!(!told.contains("no-such") && !told.contains("other"), "{told}");
+}
+
+#[test]
 fn a_policy_that_is_missing_is_said_before_it_is_needed() {
     let mut place = Place::new();
     place.write_release(&release("v1").replace("quick", "quik"));

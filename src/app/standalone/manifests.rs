@@ -160,6 +160,10 @@ impl Manifests {
                                the file to delete that";
                     Some(("EmptyFile", why.to_owned()))
                 }
+                Ok(objects) if objects.is_empty() => {
+                    let why = "holds no manifest: write one, or remove the file";
+                    Some(("EmptyFile", why.to_owned()))
+                }
                 Ok(objects) => {
                     file.objects = objects;
                     None
@@ -295,12 +299,14 @@ impl Manifests {
                 all.push(of(name, reason, message.clone()));
             }
         }
-        if self.objects.is_empty() && self.looked_at.is_some() {
-            let message = "holds no manifest: put files *.yaml there (folders inside are not read)";
-            all.push(of(&folder, "EmptyFolder", message.to_owned()));
-        } else if self.folder.is_empty() && self.looked_at.is_some() {
-            let message = "holds no manifest any more: nothing is deleted, because that is how a \
-                           volume looks that is not mounted; to end all releases stop the process";
+        // Of a file that is there and defines nothing, it is said why.
+        if self.folder.is_empty() && self.looked_at.is_some() {
+            let message = if self.objects.is_empty() {
+                "holds no manifest: put files *.yaml there (folders inside are not read)"
+            } else {
+                "holds no manifest any more: nothing is deleted, because that is how a volume looks \
+                 that is not mounted; to end all releases stop the process"
+            };
             all.push(of(&folder, "EmptyFolder", message.to_owned()));
         }
         all.extend(self.folder.not_read().map(|inside| {

@@ -97,9 +97,28 @@ impl Standalone {
             "PolicyNotFound" => ("CanaryPolicy", policy),
             _ => return problem,
         };
-        let Some(file) = self.manifests.invalid(kind, namespace, name) else { return problem };
-        let message = format!("{kind} {name} is not valid: correct {file}, whose error is told");
+        let invalid = self.not_valid(kind, namespace, name);
+        let message = invalid.unwrap_or(problem.message);
         Problem { message, ..problem }
+    }
+
+    /// Which file to correct, when an object is there and its manifest is not valid.
+    fn not_valid(&self, kind: &str, namespace: &str, name: &str) -> Option<String> {
+        let file = self.manifests.invalid(kind, namespace, name)?;
+        Some(format!("{kind} {name} is not valid: correct {file}, whose error is told"))
+    }
+
+    /// Why there is no key of a Secret.
+    fn no_secret(&self, namespace: &str, missing: &SecretKeyRef) -> String {
+        self.not_valid("Secret", namespace, &missing.name).unwrap_or_else(|| {
+            format!(
+                "no Secret {} with the key {}: add one to the folder, or set the environment \
+                 variable {} and start again",
+                missing.name,
+                missing.key,
+                secrets::secret_variable(&missing.name, &missing.key)
+            )
+        })
     }
 
     /// Why a backend can not be asked.
@@ -112,7 +131,7 @@ impl Standalone {
         let missing = secrets
             .iter()
             .find(|wanted| secrets::secret(&self.manifests, namespace, wanted).is_none())?;
-        Some(format!("SecretNotFound: {}", no_secret(missing)))
+        Some(format!("SecretNotFound: {}", self.no_secret(namespace, missing)))
     }
 
     /// What users of the route had from a release that was deleted, while this one has
@@ -180,6 +199,12 @@ impl Standalone {
                     Some((name.to_owned(), Arc::new(spec)))
                 })
                 .collect();
+            let unread = other_backends.iter().filter(|name| !backends.contains_key(*name));
+            let unread = unread.filter_map(|name| {
+                let why = self.not_valid("LLMDeployment", &namespace, name)?;
+                Some((name.clone(), why))
+            });
+            let faults = Faults { backends: unread.collect(), ..Faults::default() };
             let mut input = ReleaseInput {
                 name: release.metadata.name.clone().unwrap_or_default(),
                 namespace,
@@ -192,7 +217,7 @@ impl Standalone {
                 backends,
                 secrets: HashMap::new(),
                 grants: Grants::default(),
-                faults: Faults::default(),
+                faults,
                 other_backends,
                 cache: release.spec.cache.clone(),
                 // Outside a cluster a Service is a name to resolve.
@@ -203,7 +228,10 @@ impl Standalone {
                 match secrets::secret(&self.manifests, &input.namespace, &wanted) {
                     Some(text) => _ = input.secrets.insert(wanted, text),
                     None => {
-                        let fault = Fault::new(Fault::SECRET_NOT_FOUND, no_secret(&wanted));
+                        let fault = Fault::new(
+                            Fault::SECRET_NOT_FOUND,
+                            self.no_secret(&input.namespace, &wanted),
+                        );
                         input.faults.secrets.insert(wanted, fault);
                     }
                 }
@@ -212,14 +240,4 @@ impl Standalone {
         });
         inputs.collect()
     }
-}
-
-fn no_secret(missing: &SecretKeyRef) -> String {
-    format!(
-        "no Secret {} with the key {}: add one to the folder, or set the environment variable {} \
-         and start again",
-        missing.name,
-        missing.key,
-        secrets::secret_variable(&missing.name, &missing.key)
-    )
 }

@@ -210,10 +210,13 @@ impl Builder<'_> {
                 kept,
             };
             let Some(backend) = input.backends.get(name) else {
-                let message = format!(
-                    "LLMDeployment {name} does not exist: create it, or take it out of \
-                     spec.fallbackBackendRefs"
-                );
+                let unread = input.faults.backends.get(name).cloned();
+                let message = unread.unwrap_or_else(|| {
+                    format!(
+                        "LLMDeployment {name} does not exist: create it, or take it out of \
+                         spec.fallbackBackendRefs"
+                    )
+                });
                 self.problems.push(told(Fault::new(Fault::BACKEND_NOT_FOUND, message), false));
                 continue;
             };

@@ -73,6 +73,8 @@ pub struct Faults {
     pub copies: HashMap<String, String>,
     /// Why a Secret can not be used.
     pub secrets: HashMap<SecretKeyRef, Fault>,
+    /// Why a backend that may be there can not be read, by its name.
+    pub backends: BTreeMap<String, String>,
 }
 
 impl ReleaseInput {
