@@ -47,6 +47,17 @@ fn escaped() -> String {
     KEY.bytes().map(|byte| format!("\\u{byte:04x}")).collect()
 }
 
+/// The base64 in lines, as it is within JSON.
+fn in_lines() -> String {
+    let text = base64();
+    let lines = text.as_bytes().chunks(20).map(String::from_utf8_lossy);
+    lines.collect::<Vec<_>>().join("\\n")
+}
+
+fn numbers() -> String {
+    KEY.bytes().map(|byte| format!("0x{byte:02x}")).collect::<Vec<_>>().join(", ")
+}
+
 fn whole(status: u16, body: String) -> Response<Body> {
     let quoting = format!("{KEY}; {EXTRA}");
     Response::builder()
@@ -84,6 +95,8 @@ fn quotes(body: &Value) -> Response<Body> {
         "200 coded" => {
             Response::builder().header("content-encoding", KEY).body(Body::from("{}")).unwrap()
         }
+        "400 lines" => whole(400, error(&in_lines())),
+        "400 numbers" => whole(400, error(&numbers())),
         "400 text" => whole(400, format!("<html>Authorization: Bearer {KEY} x-extra: {EXTRA}")),
         "200 error" => whole(200, error(KEY)),
         "200" => says(&json!({"answer": KEY}).to_string(), "stop"),
@@ -122,6 +135,8 @@ async fn a_model_that_quotes_its_request_does_not_hand_out_our_secrets() {
         "400 slash",
         "400 percent",
         "400 base64",
+        "400 lines",
+        "400 numbers",
         "400 text",
         "200 error",
         "200",
@@ -144,7 +159,14 @@ async fn a_model_that_quotes_its_request_does_not_hand_out_our_secrets() {
             .filter_map(|e| Some(e["choices"][0]["delta"]["content"].as_str()?.to_owned()))
             .collect();
         for told in [&headers, &text, &words] {
-            for secret in [KEY, &percent_encoded(), &escaped(), "0123456789"] {
+            for secret in [
+                KEY,
+                &percent_encoded(),
+                &escaped(),
+                &in_lines()[20..],
+                &numbers()[40..],
+                "0123456789",
+            ] {
                 assert!(!told.contains(secret), "{scenario}: {told}");
             }
             assert!(!told.contains(&base64()[12..28]), "{scenario}: {told}");

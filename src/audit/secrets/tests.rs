@@ -1,4 +1,7 @@
-use base64::prelude::BASE64_STANDARD;
+use base64::{
+    Engine,
+    prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD},
+};
 use proptest::prelude::*;
 
 use super::*;
@@ -31,6 +34,12 @@ fn spelled(byte: u8, way: usize) -> String {
         14 if c == '_' => "&lowbar;".to_owned(),
         14 if c == '-' => "&hyphen;".to_owned(),
         15 => format!("%2525{byte:02x}"),
+        16 => format!("\\x{byte:02x}"),
+        17 => format!("\\\\{byte:03o}"),
+        18 => format!("={byte:02X}"),
+        19 => format!("&amp;#{byte};"),
+        20 => format!("%u{byte:04x}"),
+        21 => format!("\\u0026#x{byte:x};"),
         _ => c.to_string(),
     }
 }
@@ -70,8 +79,9 @@ fn a_secret_is_found_in_whatever_form_a_server_quotes_it() {
         forms.push(BASE64_URL_SAFE_NO_PAD.encode(format!("Basic {once}")));
         forms.push(BASE64_STANDARD.encode(format!("b: {once}")));
     }
-    forms.extend([1, 2, 4, 5, 11, 12, 13, 15].map(all));
-    forms.extend((0..16).map(few));
+    forms.extend([1, 2, 4, 5, 11, 12, 13].map(all));
+    forms.extend((15..22).map(all));
+    forms.extend((0..22).map(few));
     for form in forms {
         let text = format!("{{\"error\": \"Incorrect key {form}, sent as header\"}} {form}\n");
         let found = secrets.text(&text);
@@ -213,9 +223,244 @@ fn the_search_takes_no_longer_for_an_answer_made_to_slow_it() {
     // Steps, not time: around each anchor no more is compared than the secret is long.
     let secret = "0123456789abcdef".repeat(8);
     let secrets = of(&[&secret]);
-    for piece in ["0123456789ab", "\\", "%25", "&#48;", "\\u0030", "0"] {
+    for piece in [
+        "0123456789ab",
+        "\\",
+        "%25",
+        "&#48;",
+        "\\u0030",
+        "0",
+        "\0",
+        "&amp;#48;",
+        "x30",
+        "30 ",
+        "48,",
+        "30  |",
+        "MDEyMzQ1\n",
+        "=30",
+    ] {
         let text = piece.repeat((1 << 20) / piece.len());
-        assert_eq!(secrets.text(&text), text, "{piece}");
+        assert!(secrets.text(&text) == text, "{piece}");
+    }
+}
+
+/// A key as they are made, whose bytes have hexadecimal digits of all kinds.
+const LONG: &str = "sk-proj-Zq7/xT+9bVn2Lw8Rk4Yd1Hs6Gf3Jm0PcAeUiOy5tBz";
+
+fn each(key: &str, spelled: impl Fn(u8) -> String) -> String {
+    key.bytes().map(spelled).collect()
+}
+
+fn joined(key: &str, between: &str, spelled: impl Fn(u8) -> String) -> String {
+    key.bytes().map(spelled).collect::<Vec<_>>().join(between)
+}
+
+/// In lines of this length.
+fn folded(text: &str, length: usize, line_break: &str) -> String {
+    let lines = text.as_bytes().chunks(length).map(String::from_utf8_lossy);
+    lines.collect::<Vec<_>>().join(line_break)
+}
+
+/// That of each form of a key nothing is left, however the text is cut.
+fn all_are_found(key: &str, forms: &[String]) {
+    let secrets = Arc::new(of(&[key]));
+    for form in forms {
+        let text = format!("{{\"error\": \"bad: {form}, sent\"}} ({form})\n");
+        let found = secrets.text(&text);
+        let expected = text.replace(form, REDACTED);
+        // Of a text that was encoded with others, these may be left, and a prefix.
+        assert_eq!(found.matches(REDACTED).count(), 2, "{form} in {found}");
+        assert!(found.len() < expected.len() + 2 * 80, "{form} in {found}");
+        for length in [1, 2, 3, 7, 64, 100] {
+            assert_eq!(in_pieces(&secrets, &text, length), found, "{form} in {length}s");
+        }
+    }
+}
+
+#[test]
+fn base64_is_found_across_the_ends_of_its_lines() {
+    let mut forms = vec![];
+    for line_break in ["\n", "\r\n", "\\n", "\\r\\n", "\\\\n", "\n    ", "%0D%0A", "&#10;"] {
+        for before in ["", "a", "Bearer ", "{\"headers\":{\"authorization\":\"Bearer "] {
+            let text = BASE64_STANDARD.encode(format!("{before}{LONG}\"}}}}"));
+            for length in [16, 20, 21, 63, 64, 76] {
+                forms.push(folded(&text, length, line_break));
+            }
+            let twice = BASE64_STANDARD.encode(&text);
+            forms.push(folded(&twice, 76, line_break));
+        }
+    }
+    all_are_found(LONG, &forms);
+}
+
+#[test]
+fn hexadecimal_digits_are_found_in_lines_in_lists_and_in_dumps() {
+    for key in [LONG, KEY, "kZ-mN-0123456789-jklo"] {
+        let mut forms = vec![];
+        for between in ["", " ", ":", "-", ",", ", ", "  ", "\n", "\\n", ",\n    "] {
+            forms.push(joined(key, between, |b| format!("0x{b:02x}")));
+            forms.push(joined(key, between, |b| format!("0x{b:02X}")));
+        }
+        let once = joined(key, "", |b| format!("{b:02x}"));
+        let spaced = joined(key, " ", |b| format!("{b:02X}"));
+        for line_break in ["\n", "\r\n", "\\n", "\\\\n"] {
+            for length in [16, 32, 60, 64, 76] {
+                forms.push(folded(&once, length, line_break));
+            }
+            for length in [24, 48, 47] {
+                forms.push(folded(&spaced, length, line_break));
+            }
+        }
+        // Words of two bytes.
+        forms.push(folded(&once, 4, " "));
+        all_are_found(key, &forms);
+        let secrets = Arc::new(of(&[key]));
+        for shift in 0..16 {
+            let bytes = ["x".repeat(shift).as_bytes(), key.as_bytes()].concat();
+            for (line_break, side) in [("\n", "|"), ("\\n", "|"), ("\n", "")] {
+                let rows = bytes.chunks(16).enumerate().map(|(row, bytes)| {
+                    let digits = bytes.iter().map(|b| format!("{b:02x}")).collect::<Vec<_>>();
+                    let (first, second) = digits.split_at(digits.len().min(8));
+                    let digits = format!("{}  {}", first.join(" "), second.join(" "));
+                    let text = String::from_utf8_lossy(bytes).replace('"', "\\\"");
+                    format!("{:08x}  {digits:49} {side}{text}{side}", row * 16)
+                });
+                let dump = rows.collect::<Vec<_>>().join(line_break);
+                let text = format!("{{\"error\": \"bad: {dump}\"}}");
+                let found = secrets.text(&text);
+                assert_eq!(found.matches(REDACTED).count(), 1, "{found}");
+                assert!(!found.contains(&key[key.len() - 8..]), "{found}");
+                assert!(found.ends_with("\"}"), "{found}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_was_encoded_in_two_ways_is_found() {
+    let mut forms = vec![];
+    let escaped = [
+        LONG.replace('/', "%2F").replace('+', "%2B"),
+        each(LONG, |b| format!("%{b:02X}")),
+        each(LONG, |b| format!("%{b:02x}")),
+        each(LONG, |b| format!("\\u{b:04x}")),
+        each(LONG, |b| format!("\\\\u{b:04x}")),
+        LONG.replace('/', "\\/"),
+        each(LONG, |b| format!("{b:02x}")),
+        each(LONG, |b| format!("{b:02X}")),
+        each(LONG, |b| format!("{}\0", char::from(b))),
+    ];
+    for before in ["", "a", "ab", "Bearer "] {
+        for text in &escaped {
+            let text = BASE64_STANDARD.encode(format!("{before}{text}\0}}"));
+            forms.push(folded(&text, 76, "\\n"));
+            forms.push(text);
+        }
+        let base64 = BASE64_STANDARD.encode(format!("{before}{LONG}}}"));
+        forms.push(joined(&base64, "", |b| format!("{b:02x}")));
+        forms.push(joined(&base64, " ", |b| format!("{b:02X}")));
+        forms.push(base64.replace('/', "%2F").replace('+', "%2B").replace('=', "%3D"));
+    }
+    all_are_found(LONG, &forms);
+}
+
+#[test]
+fn entities_without_an_end_and_escaped_once_more_are_found() {
+    let mut forms = vec![];
+    for ampersand in ["&", "&amp;", "&amp;amp;", "\\u0026", "\\u0026amp;", "&#38;", "&#x26;"] {
+        forms.push(each(LONG, |b| format!("{ampersand}#{b};")));
+        forms.push(each(LONG, |b| format!("{ampersand}#{b:05};")));
+        forms.push(each(LONG, |b| format!("{ampersand}#x{b:X};")));
+        forms.push(each(LONG, |b| format!("{ampersand}#{b}")));
+        forms.push(each(LONG, |b| format!("{ampersand}#x{b:x}")));
+        forms.push(LONG.replace('/', &format!("{ampersand}sol;")));
+        forms.push(LONG.replace('/', &format!("{ampersand}#47;")));
+    }
+    all_are_found(LONG, &forms);
+}
+
+#[test]
+fn escapes_of_programming_languages_and_mails_and_lists_of_numbers_are_found() {
+    for key in [LONG, KEY] {
+        let mut forms = vec![
+            each(key, |b| format!("%u{b:04x}")),
+            each(key, |b| format!("%u{b:04X}")),
+            each(key, |b| format!("={b:02X}")),
+            key.replace('=', "=3D").replace('+', "=2B"),
+            key.replace('+', "=\r\n+"),
+        ];
+        for backslashes in ["\\", "\\\\", "\\\\\\\\"] {
+            forms.push(each(key, |b| format!("{backslashes}x{b:02x}")));
+            forms.push(each(key, |b| format!("{backslashes}x{b:02X}")));
+            forms.push(each(key, |b| format!("{backslashes}{b:03o}")));
+            forms.push(each(key, |b| format!("{backslashes}u{{{b:x}}}")));
+            forms.push(each(key, |b| format!("{backslashes}U{b:08x}")));
+        }
+        for between in [",", ", ", ",\n    ", ",\\n  ", ",\r\n\t"] {
+            forms.push(format!(
+                "{{\"type\":\"Buffer\",\"data\":[{}]}}",
+                joined(key, between, |b| b.to_string())
+            ));
+        }
+        all_are_found(key, &forms);
+    }
+}
+
+#[test]
+fn a_text_of_wide_characters_is_read_as_one_of_narrow_ones() {
+    let secrets = Arc::new(of(&[LONG]));
+    let units: [fn(u8) -> Vec<u8>; 4] =
+        [|b| vec![b, 0], |b| vec![0, b], |b| vec![b, 0, 0, 0], |b| vec![0, 0, 0, b]];
+    let wide =
+        |text: &str, unit: fn(u8) -> Vec<u8>| -> Vec<u8> { text.bytes().flat_map(unit).collect() };
+    for form in [
+        LONG.to_owned(),
+        BASE64_STANDARD.encode(format!("Bearer {LONG}.")),
+        each(LONG, |b| format!("\\u{b:04x}")),
+        each(LONG, |b| format!("%{b:02X}")),
+    ] {
+        for unit in units {
+            let text = wide(&format!("{{\"message\": \"bad {form}\"}}"), unit);
+            let found = secrets.without(&text).unwrap();
+            let narrow: Vec<u8> = found.iter().copied().filter(|byte| *byte != 0).collect();
+            let narrow = String::from_utf8(narrow).unwrap();
+            assert_eq!(narrow.matches(REDACTED).count(), 1, "{narrow}");
+            assert!(!narrow.contains("Lw8Rk4Yd"), "{narrow}");
+            // It can still be read.
+            assert_eq!(found, wide(&narrow, unit));
+            for length in [1, 2, 3, 5, 64] {
+                let (mut passing, mut out) = (Passing::new(secrets.clone()), vec![]);
+                for piece in text.chunks(length) {
+                    out.extend(passing.next(Bytes::copy_from_slice(piece)));
+                }
+                out.extend(passing.end());
+                assert_eq!(out, found, "{narrow} in {length}s");
+            }
+        }
+    }
+    let zeros = [b"sk-proj-".as_slice(), &[0; 1 << 16]].concat();
+    let mut passing = Passing::new(secrets);
+    assert_eq!(passing.next(zeros.clone().into()), zeros, "no text is as wide");
+}
+
+#[test]
+fn numbers_dumps_and_base64_of_others_stay() {
+    let secrets = Arc::new(of(&[LONG, "org-abcdefgh12345678"]));
+    let other = LONG.replace("Zq7", "Aq7");
+    for text in [
+        joined(&other, ", ", |b| b.to_string()),
+        joined(&other, ", ", |b| format!("0x{b:02x}")),
+        joined(&other, "", |b| format!("{b:02x}")),
+        each(&other, |b| format!("\\x{b:02x}")),
+        each(&other, |b| format!("&amp;#{b};")),
+        folded(&BASE64_STANDARD.encode(&other), 20, "\n"),
+        "In 1973 the 73 6b  of them were 115, 107, 45 and x=73 &amp;#039; \\x73".to_owned(),
+        "\0\0 \0a".to_owned(),
+    ] {
+        assert_eq!(secrets.text(&text), text);
+        for length in [1, 3, 50] {
+            assert_eq!(in_pieces(&secrets, &text, length), text, "in {length}s");
+        }
     }
 }
 
@@ -225,7 +470,7 @@ proptest! {
         words in prop::collection::vec(prop_oneof![
             3 => "[ a-z%&\\\\\"\n+]{0,12}",
             1 => (0..KEY.len()).prop_map(|end| KEY[..end].to_owned()),
-            2 => prop::collection::vec(0..16_usize, KEY.len()).prop_map(|ways| {
+            2 => prop::collection::vec(0..22_usize, KEY.len()).prop_map(|ways| {
                 // A few characters as they are, by which it is found.
                 let each = KEY.bytes().zip(ways).enumerate();
                 each.map(|(at, (byte, way))| if (8..21).contains(&at) {
