@@ -16,6 +16,11 @@ impl SecretText {
         Self(text.into())
     }
 
+    /// Whether there is nothing in it but white space: no key, then.
+    pub fn is_blank(&self) -> bool {
+        self.0.trim().is_empty()
+    }
+
     /// The text itself, for the one place that sends or hashes it.
     pub fn expose(&self) -> &str {
         &self.0
@@ -43,5 +48,12 @@ mod tests {
         let secret = SecretText::from("sk-planted".to_owned());
         assert_eq!(format!("{secret:?} {:?}", Some(&secret)), r#"[secret] Some([secret])"#);
         assert_eq!(secret.expose(), "sk-planted");
+    }
+
+    #[test]
+    fn white_space_is_no_secret() {
+        for (text, is_blank) in [("", true), (" \t\n", true), ("\u{a0}", true), (" k ", false)] {
+            assert_eq!(SecretText::from(text.to_owned()).is_blank(), is_blank, "{text:?}");
+        }
     }
 }

@@ -15,8 +15,10 @@ use serinus::{
 use crate::bench::{Bench, edit, good, variant};
 
 /// Each way in which a variant can be impossible to build, and the word for it.
-const FAULTS: [(&str, &str); 11] = [
+const FAULTS: [(&str, &str); 13] = [
     ("no API key", "SecretNotFound"),
+    ("an empty API key", "SecretInvalid"),
+    ("a blank API key", "SecretInvalid"),
     ("an API key with a line break", "SecretInvalid"),
     ("an API key for other hosts", "SecretNotGranted"),
     ("no authority", "SecretNotFound"),
@@ -49,6 +51,10 @@ fn spoil(release: &mut ReleaseInput, revision: &str, fault: &str) {
     let api_key = json!({"name": "key", "key": "token"});
     let (field, value) = match fault {
         "no API key" => ("apiKeySecretRef", api_key),
+        "an empty API key" | "a blank API key" => {
+            know("key", "token", if fault == "an empty API key" { "" } else { " \t" });
+            ("apiKeySecretRef", api_key)
+        }
         "an API key with a line break" => {
             know("key", "token", "a\nb");
             ("apiKeySecretRef", api_key)
@@ -238,6 +244,36 @@ async fn stables_rotated_key_is_applied_beside_a_canary_that_can_not_be_built() 
         }
         assert_eq!(*keys.lock().unwrap(), ["Bearer first", "Bearer second"], "{fault}");
     }
+}
+
+#[tokio::test]
+async fn a_key_that_was_replaced_by_nothing_stays_the_one_before() {
+    let keys = Arc::new(std::sync::Mutex::new(vec![]));
+    let seen = keys.clone();
+    let model = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = model.local_addr().unwrap();
+    let router = axum::Router::new().fallback(move |headers: axum::http::HeaderMap| {
+        seen.lock().unwrap().push(headers["authorization"].to_str().unwrap().to_owned());
+        async { good() }
+    });
+    let mut bench = Bench::new(|_| good()).await;
+    bench.servers.spawn(async move { axum::serve(model, router).await.unwrap() });
+    let mut release = bench.release(0);
+    edit(release.variants.get_mut("stable").unwrap(), |v| {
+        endpoint(v, "url", json!(format!("http://{address}/v1")));
+        endpoint(v, "apiKeySecretRef", json!({"name": "stable", "key": "token"}));
+    });
+    for (key, is_told) in [("first", false), ("", true), ("  ", true), ("second", false)] {
+        release.secrets.insert(secret("stable", "token"), SecretText::from(key.to_owned()));
+        bench.serve(release.clone());
+        assert_eq!(bench.chat(json!({"user": "u"})).await.status(), 200, "{key:?}");
+        let told = bench.gateway.notices().text();
+        assert_eq!(told.contains("SecretInvalid"), is_told, "{key:?}: {told}");
+        let what_to_do = "the key token of the Secret stable is empty";
+        assert_eq!(told.contains(what_to_do), is_told, "{key:?}: {told}");
+    }
+    let first = "Bearer first";
+    assert_eq!(*keys.lock().unwrap(), [first, first, first, "Bearer second"]);
 }
 
 #[tokio::test]

@@ -23,8 +23,8 @@ pub fn secret_variable(name: &str, key: &str) -> String {
 
 fn from_environment(name: &str, key: &str) -> Option<SecretText> {
     let set = std::env::var(secret_variable(name, key)).ok();
-    // `KEY= serinus standalone` sets none.
-    set.filter(|text| !text.is_empty()).map(SecretText::from)
+    // `KEY= serinus standalone` sets none, and nor does `KEY=" "`.
+    set.map(SecretText::from).filter(|text| !text.is_blank())
 }
 
 /// One key of a Secret.

@@ -396,15 +396,23 @@ fn escaped(text: &str) -> String {
         .collect()
 }
 
-/// One key of a Secret that a backend names.
+/// One key of a Secret that a backend names. A blank one is none.
 fn secret<'a>(input: &'a ReleaseInput, wanted: &SecretKeyRef) -> Result<&'a SecretText, Fault> {
     let SecretKeyRef { name, key } = wanted;
-    input.secrets.get(wanted).ok_or_else(|| {
+    let text = input.secrets.get(wanted).ok_or_else(|| {
         input.faults.secrets.get(wanted).cloned().unwrap_or_else(|| {
             let message = format!("there is no Secret {name} with the key {key}: create it");
             Fault::new(Fault::SECRET_NOT_FOUND, message)
         })
-    })
+    })?;
+    if text.is_blank() {
+        let message = format!(
+            "the key {key} of the Secret {name} is empty or has only white space: write the \
+             value there, or take its reference out of the LLMDeployment"
+        );
+        return Err(Fault::new(Fault::SECRET_INVALID, message));
+    }
+    Ok(text)
 }
 
 /// What is sent to a host, which the Secret must name.
