@@ -1,7 +1,7 @@
 //! Standalone mode in virtual time: the same manifests, the same decisions, one file.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test says so when something is wrong")]
 
-use std::{fs, path::PathBuf, sync::Arc, time::Duration};
+use std::{fs, os::unix::fs::symlink, path::PathBuf, sync::Arc, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
 use serinus::{
@@ -251,11 +251,11 @@ fn ways_to_be_unreadable() -> Vec<(&'static str, Spoil)> {
         ("zeros", |path| fs::write(path, [0; 4096]).unwrap()),
         ("a dangling link", |path| {
             fs::remove_file(path).unwrap();
-            std::os::unix::fs::symlink("/nowhere/to/be/found", path).unwrap();
+            symlink("/nowhere/to/be/found", path).unwrap();
         }),
         ("a loop of links", |path| {
             fs::remove_file(path).unwrap();
-            std::os::unix::fs::symlink(path, path).unwrap();
+            symlink(path, path).unwrap();
         }),
         ("a folder", |path| {
             fs::remove_file(path).unwrap();
@@ -272,7 +272,7 @@ fn ways_to_be_unreadable() -> Vec<(&'static str, Spoil)> {
         }),
         ("a device", |path| {
             fs::remove_file(path).unwrap();
-            std::os::unix::fs::symlink("/dev/zero", path).unwrap();
+            symlink("/dev/zero", path).unwrap();
         }),
         ("huge", |path| {
             fs::File::options().write(true).open(path).unwrap().set_len(1 << 40).unwrap();
@@ -725,6 +725,42 @@ fn a_second_process_on_the_same_state_is_told_who_has_it() {
     assert_eq!(place.status().phase, Phase::Progressing);
     assert!(place.open().is_err());
     place.restart();
+}
+
+#[test]
+fn a_state_behind_links_is_kept_where_they_lead() {
+    let disk = TempDir::new().unwrap();
+    let mut place = Place::with_a_failure();
+    let (status, file) = (place.status(), place.state_file());
+    place.process = None;
+    // The container is made anew; what is on the disk stays.
+    fs::rename(&file, disk.path().join("real.json")).unwrap();
+    symlink("real.json", disk.path().join("state.json")).unwrap();
+    symlink(disk.path().join("state.json"), &file).unwrap();
+    fs::remove_file(place.path("state.json.before")).unwrap();
+    place.restart();
+    place.ticks(3);
+    assert_eq!(place.status().failed_revision, status.failed_revision);
+    let link = fs::read_link(&file).unwrap();
+    assert_eq!(link, disk.path().join("state.json"), "it is the link that it was");
+    let kept = fs::read_to_string(disk.path().join("real.json")).unwrap();
+    assert_eq!(kept, fs::read_to_string(&file).unwrap());
+    assert!(disk.path().join("real.json.before").exists(), "written beside the file");
+    // Whoever names the same file by another path is told who has it.
+    let open = |path| Standalone::open(place.folder.path(), path, gateway(), place.now);
+    let error = format!("{:#}", open(disk.path().join("real.json")).err().unwrap());
+    assert!(error.contains(&format!("process {}", std::process::id())), "{error}");
+    // A link to nothing yet is a new state there.
+    let (new, link) = (disk.path().join("new.json"), disk.path().join("link.json"));
+    symlink(&new, &link).unwrap();
+    let folder = TempDir::new().unwrap();
+    let opened = Standalone::open(folder.path(), link.clone(), gateway(), place.now);
+    opened.unwrap().tick(place.now).unwrap();
+    assert!(new.exists() && link.is_symlink());
+    symlink(disk.path().join("b"), disk.path().join("a")).unwrap();
+    symlink(disk.path().join("a"), disk.path().join("b")).unwrap();
+    let error = format!("{:#}", open(disk.path().join("a")).err().unwrap());
+    assert!(error.contains("is a link that leads nowhere") && error.contains("--state"), "{error}");
 }
 
 #[test]

@@ -17,6 +17,21 @@ pub(super) fn beside(path: &Path, ending: &str) -> PathBuf {
     path.with_file_name(name)
 }
 
+/// Links within links that are followed, as Linux does.
+const MOST_LINKS: usize = 40;
+
+/// The file that a link leads to, whether it exists yet or not; any other path as it is. What is
+/// written by renaming would replace the link, and miss the file.
+pub(super) fn followed(path: PathBuf) -> anyhow::Result<PathBuf> {
+    let mut at = path.clone();
+    for _ in 0..MOST_LINKS {
+        // What else is wrong with it is told by who reads it.
+        let Ok(target) = fs::read_link(&at) else { return Ok(at) };
+        at = at.parent().unwrap_or(Path::new("")).join(target);
+    }
+    anyhow::bail!("{} is a link that leads nowhere: name a file with --state", path.display())
+}
+
 /// A file that is replaced as a whole.
 pub(super) struct Durable {
     path: PathBuf,

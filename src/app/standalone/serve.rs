@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use super::Standalone;
+use super::{Standalone, durable::followed};
 use crate::{
     app::{
         addresses, cache, clock, identity, limits,
@@ -76,6 +76,8 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     }
     let (telemetry, behind) = options.telemetry.start()?;
     let state = options.state.unwrap_or_else(|| options.folder.join(".serinus/state.json"));
+    // What is beside the state lies on the same disk.
+    let state = followed(state)?;
     // Before anything is written beside the state.
     anyhow::ensure!(
         options.folder.is_dir(),
