@@ -4,6 +4,8 @@ use std::{fs, path::Path, time::Duration};
 
 use anyhow::Context;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
 use crate::gateway::limits::Limits;
 
 /// The program, routes and counts, of a gateway that is not small.
@@ -14,6 +16,9 @@ const TELEMETRY: u64 = 32 << 20;
 const LEAST: u64 = 16 << 20;
 /// Of memory without a limit, a gateway takes a half for granted.
 const UNLIMITED_SHARE: u64 = 2;
+
+/// Files that a process has open beside connections, if it may have many.
+const FILES: u64 = 128;
 
 /// What requests and connections may cost.
 #[derive(Debug, clap::Args)]
@@ -52,10 +57,22 @@ impl Options {
     pub fn build(&self, cache: u64) -> anyhow::Result<Limits> {
         let defaults = Limits::default();
         let memory = self.memory.map(|mib| mib << 20).or_else(available);
+        let (connections, operators) =
+            places(open_files(), (self.max_connections, defaults.operators));
+        if connections < self.max_connections {
+            tracing::warn!(
+                connections,
+                wanted = self.max_connections,
+                "this process may not open more files, and each connection of an application may \
+                 need one to a model, too: raise the hard limit of open files (ulimit -Hn) or \
+                 lower --max-connections"
+            );
+        }
         let limits = Limits {
             body: self.max_body_bytes,
             messages: self.max_messages,
-            connections: self.max_connections,
+            connections,
+            operators,
             answer_time: Duration::from_secs(self.max_answer_seconds),
             ..defaults
         };
@@ -80,6 +97,24 @@ impl Options {
         );
         Ok(Limits { memory: budget, body: limits.body.min(largest), ..limits })
     }
+}
+
+/// How many files this process may have open, from now on as many as it may at all. Shells and
+/// service managers start programs with a lower limit, for those that can not cope with more.
+fn open_files() -> u64 {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: maximum, maximum };
+    let files = if setrlimit(Resource::Nofile, raised).is_ok() { maximum } else { current };
+    files.unwrap_or(u64::MAX)
+}
+
+/// How many connections of applications and of operators there may be with so many open files.
+/// Each application may need one to a model.
+fn places(files: u64, (connections, operators): (usize, usize)) -> (usize, usize) {
+    let part = |most: u64| most.min(files / 8);
+    let operators = operators.min(usize::try_from(part(operators as u64)).unwrap_or(operators));
+    let left = files.saturating_sub(part(FILES) + operators as u64) / 2;
+    (connections.min(usize::try_from(left).unwrap_or(connections)).max(1), operators.max(1))
 }
 
 /// What is left for requests. An eighth is for what the allocator does not give back.
@@ -138,6 +173,24 @@ mod tests {
         assert_eq!(budget, Limits::default().memory);
         assert!(Limits::largest_body(budget) >= Limits::default().body);
         assert_eq!(for_requests(128 << 20, 128 << 20), LEAST);
+    }
+
+    #[test]
+    fn connections_leave_files_for_models_for_operators_and_for_the_process() {
+        let wanted = (10_000, 256);
+        assert_eq!(places(u64::MAX, wanted), wanted);
+        assert_eq!(places(1 << 20, wanted), wanted);
+        assert_eq!(places(20_000, wanted), (9_808, 256));
+        assert_eq!(places(1_024, wanted), (384, 128));
+        assert_eq!(places(256, wanted), (96, 32));
+        assert_eq!(places(1_024, (100, 256)), (100, 128));
+        for files in 0..2_000 {
+            let (connections, operators) = places(files, wanted);
+            assert!(connections > 0 && operators > 0);
+            let open = (2 * connections + operators) as u64;
+            let own = FILES.min(files / 8);
+            assert!(files < 16 || open + own <= files, "{open} of {files}");
+        }
     }
 
     #[test]

@@ -16,8 +16,10 @@ pub struct Limits {
     pub messages: usize,
     /// Bytes of a request's line and headers. There may be 100 headers.
     pub headers: usize,
-    /// Open connections; a further one is told to try again.
+    /// Open connections of applications; a further one is told to try again.
     pub connections: usize,
+    /// The same of operators, kubelets and Prometheus.
+    pub operators: usize,
     /// How long a request's headers may take, from their first byte, and how long the
     /// handshake of TLS.
     pub header_time: Duration,
@@ -53,6 +55,7 @@ impl Default for Limits {
             messages: 2048,
             headers: 16 << 10,
             connections: 10_000,
+            operators: 256,
             header_time: Duration::from_secs(10),
             body_time: Duration::from_secs(15),
             body_rate: 8 << 10,

@@ -132,8 +132,12 @@ pub async fn serve(
 
 /// Takes connections, without end.
 async fn accept(door: &Door, shared: &Arc<Shared>, connections: &TaskTracker) {
-    let room = Arc::new(Semaphore::new(shared.limits().connections.min(Semaphore::MAX_PERMITS)));
-    let strangers = Strangers::new(shared.gateway.budget.clone(), shared.limits().connections);
+    let places = match shared.face {
+        Face::Applications => shared.limits().connections,
+        Face::Operators => shared.limits().operators,
+    };
+    let room = Arc::new(Semaphore::new(places.min(Semaphore::MAX_PERMITS)));
+    let strangers = Strangers::new(shared.gateway.budget.clone(), places);
     loop {
         let (stream, from) = match door.listener.accept().await {
             Ok((stream, from)) => (stream, from.ip()),
