@@ -39,7 +39,7 @@ pub(super) const CONNECTION: usize = 24 << 10;
 pub(super) const REQUEST: usize = 48 << 10;
 /// Bodies and answers up to here are within what a request takes.
 pub(super) const SMALL: usize = 4 << 10;
-/// A body is held as it came and as it is sent on, and is parsed.
+/// A body is held as it came and as it is sent on, and its fields are found.
 pub(super) const BODY_COPIES: usize = 3;
 /// A whole answer grows by doubling, and is parsed.
 pub(super) const ANSWER_COPIES: usize = 2;
@@ -239,6 +239,25 @@ impl Held {
         Ok(())
     }
 
+    /// Gives back all but `bytes`, if it holds more.
+    pub(super) fn shrink_to(&mut self, bytes: usize) {
+        let less = self.bytes.saturating_sub(bytes);
+        self.give_back(less);
+        self.bytes -= less;
+    }
+
+    /// Whether a client that is alone, and holds nothing else of the class, may hold `bytes`.
+    pub(super) fn may_ever_be(&self, bytes: usize) -> bool {
+        bytes <= most_of_one(self.class, self.budget.total)
+    }
+
+    fn give_back(&self, bytes: usize) {
+        self.budget.give_back(self.class, bytes);
+        if let Some(account) = &self.account {
+            account.give_back(self.class, bytes);
+        }
+    }
+
     /// `bytes` that are held as long as anybody has a part of them.
     pub(super) fn keep(self, bytes: Bytes) -> Bytes {
         if self.bytes == 0 { bytes } else { Bytes::from_owner(Kept { bytes, _held: self }) }
@@ -247,10 +266,7 @@ impl Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.budget.give_back(self.class, self.bytes);
-        if let Some(account) = &self.account {
-            account.give_back(self.class, self.bytes);
-        }
+        self.give_back(self.bytes);
     }
 }
 
@@ -341,5 +357,11 @@ mod tests {
         let mut held = budget.take(Class::Bodies, 2000).unwrap();
         assert!(held.grow_to(1000).is_ok() && held.grow_to(3001).is_err());
         assert_eq!(budget.used.load(Ordering::Relaxed), 2000);
+        held.shrink_to(3000);
+        assert_eq!(budget.used.load(Ordering::Relaxed), 2000);
+        held.shrink_to(500);
+        assert_eq!(budget.used.load(Ordering::Relaxed), 500);
+        drop(held);
+        assert_eq!(budget.used.load(Ordering::Relaxed), 0);
     }
 }

@@ -11,7 +11,7 @@ use super::{
     Gateway,
     assign::Assigned,
     backends::Taken,
-    budget::{Class, Held, SMALL},
+    budget::{Account, Class, Held},
     check::check,
     feedback::{Issued, Kind},
     identity::credential,
@@ -152,16 +152,15 @@ impl Flight {
         self.passed.account.nothing(Class::Answers)
     }
 
+    /// On whose account it holds what it holds.
+    pub(super) fn account(&self) -> Arc<Account> {
+        self.passed.account.clone()
+    }
+
     /// What is sent; kept where the configuration asks for it.
-    ///
-    /// # Errors
-    /// The prompt makes it longer than what came, by more than memory allows.
-    pub(super) fn sends(&mut self, prepared: Prepared, asked: &Asked) -> Result<Bytes, ApiError> {
-        let Prepared { body, input } = prepared;
-        let more = body.len().saturating_sub(asked.request.len());
-        if more > SMALL {
-            self.written = Some(self.passed.account.take(Class::Bodies, more)?);
-        }
+    pub(super) fn sends(&mut self, prepared: Prepared, asked: &Asked) -> Bytes {
+        let Prepared { body, input, held } = prepared;
+        self.written = Some(held);
         self.tools = asked.request.raw("tools").map(Into::into);
         if let Some(most) = self.gateway.config.telemetry.tracing.content_of(self.trace.as_ref()) {
             let input = body[input].iter().copied().take(most).collect();
@@ -169,7 +168,7 @@ impl Flight {
             self.content =
                 Some(Box::new(Content { input, user, conversation, ..Content::default() }));
         }
-        Ok(body)
+        body
     }
 
     /// An answer, or an event of a stream, calls tools; kept where the rest is.

@@ -98,9 +98,12 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
+    use crate::gateway::budget::{Budget, Class};
 
     fn of(operation: Operation, body: &'static str) -> Option<String> {
-        let asked = Asked::read(operation, None, Bytes::from_static(body.as_bytes()), 100).unwrap();
+        let held = Budget::new(1 << 20).nothing(Class::Bodies);
+        let body = Bytes::from_static(body.as_bytes());
+        let asked = Asked::read(operation, None, body, 100, held).unwrap();
         continued(&asked).map(|continued| match continued {
             Continued::Kept(id) => id.into_owned(),
             Continued::Sealed => "sealed".to_owned(),

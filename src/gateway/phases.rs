@@ -50,7 +50,8 @@ pub(super) async fn serve(
     body: Bytes,
 ) -> Response<Body> {
     let most = gateway.config.limits.messages;
-    let asked = Asked::read(operation, deployment, body, most);
+    let held = asker.account.nothing(Class::Bodies);
+    let asked = Asked::read(operation, deployment, body, most, held);
     match answer(&gateway, asked, &asker, headers).await {
         Ok(response) => response,
         Err(error) => error_response(&error),
@@ -213,7 +214,8 @@ impl Attempts<'_> {
     }
 
     async fn prepared(&self, target: &Target, effort: Effort) -> Result<Prepared, Refused> {
-        prepare::body(&self.gateway.renderer, target, &self.request.asked, effort).await
+        let Request { asked, passed } = self.request;
+        prepare::body(&self.gateway.renderer, target, asked, &passed.account, effort).await
     }
 
     /// The answer that the same request got before.
@@ -344,16 +346,13 @@ impl Attempts<'_> {
         };
         let prepared = match prepared {
             Ok(prepared) => prepared,
-            Err(refused) => return Err(Box::new((flight, Failure::before(refused)))),
-        };
-        let body = match flight.sends(prepared, asked) {
-            Ok(body) => body,
-            Err(error) => {
-                let failure = Failure { crowded: true, ..Failure::of(error) };
-                flight.crowded = true;
+            Err(refused) => {
+                let failure = Failure::before(refused);
+                flight.crowded = failure.crowded;
                 return Err(Box::new((flight, failure)));
             }
         };
+        let body = flight.sends(prepared, asked);
         let caching = Caching::of(gateway, route, target, request, &body);
         let missed = caching.is_some();
         let permit = match target.room.enter().await {

@@ -1,14 +1,15 @@
 //! The body that goes upstream: the application's own, with the prompt laid over it.
 //! What the prompt does not set is copied byte for byte.
 
-use std::{borrow::Cow, ops::Range};
+use std::{borrow::Cow, ops::Range, sync::Arc};
 
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::{
-    renderer::{Effort, Refused, Renderer},
+    budget::{Account, BODY_COPIES, Class, Held, SMALL},
+    renderer::{Effort, Refused, Renderer, costly},
     routes::Target,
 };
 use crate::{
@@ -41,6 +42,8 @@ pub(super) struct Asked {
     pub request: Request,
     /// The inputs of the prompt, an object.
     pub variables: Value,
+    /// What these take beside the body that they came in.
+    _held: Held,
     pub stream: bool,
     /// The application wants to see the usage at the end of a stream.
     pub wants_usage: bool,
@@ -75,7 +78,7 @@ struct StreamOptions {
 }
 
 impl Asked {
-    /// Reads a body with at most so many messages.
+    /// Reads a body with at most so many messages; what it takes beside the body is `held`.
     ///
     /// # Errors
     /// What is wrong with it, in OpenAI's shape.
@@ -84,6 +87,7 @@ impl Asked {
         deployment: Option<String>,
         body: Bytes,
         most_messages: usize,
+        mut held: Held,
     ) -> Result<Self, ApiError> {
         let request = Request::parse(body).map_err(|error| match &error {
             Malformed::Twice(name) => {
@@ -92,7 +96,7 @@ impl Asked {
             Malformed::NotAnObject(_) => ApiError::new(400, "invalid_json", error.to_string()),
             Malformed::TooDeep(_) => ApiError::new(400, "json_too_deep", error.to_string()),
         })?;
-        let variables = variables(&request)?;
+        let variables = variables(&request, &mut held)?;
         for (field, wanted) in [("messages", Operation::Chat), ("tools", operation)] {
             let given = request.raw(field).filter(|_| operation == wanted);
             if given.is_some_and(|raw| request::elements(raw).is_none()) {
@@ -114,7 +118,7 @@ impl Asked {
         let options: StreamOptions =
             options.and_then(|raw| serde_json::from_slice(raw).ok()).unwrap_or_default();
         let wants_usage = options.include_usage == Some(true);
-        Ok(Self { operation, deployment, request, variables, stream, wants_usage })
+        Ok(Self { operation, deployment, request, variables, _held: held, stream, wants_usage })
     }
 
     /// The name of the route that is asked for.
@@ -187,13 +191,24 @@ fn bounded(operation: Operation, request: &Request, most: usize) -> Result<(), A
     Ok(())
 }
 
-fn variables(request: &Request) -> Result<Value, ApiError> {
+fn variables(request: &Request, held: &mut Held) -> Result<Value, ApiError> {
     let invalid =
         |message: &str| ApiError::new(400, "invalid_variables", message).at("serinus.variables");
     let Some(ours) = request.raw("serinus") else { return Ok(Value::Object(Map::new())) };
     // A value is a byte and a comma at least: most requests need not be counted.
     if ours.len() / 2 > MOST_VALUES && request::values(ours) > MOST_VALUES {
         return Err(invalid(&format!("the variables hold more than {MOST_VALUES} values")));
+    }
+    let takes = request::parsed(ours);
+    if !held.may_ever_be(takes + request.len() * BODY_COPIES) {
+        return Err(invalid(&format!(
+            "the variables take {} MiB of memory, which is more than this gateway has for one \
+             client (--memory): send fewer values",
+            takes >> 20
+        )));
+    }
+    if takes > SMALL {
+        held.grow_to(takes)?;
     }
     let ours: Ours = serde_json::from_slice(ours)
         .map_err(|_| invalid("serinus must be an object with variables"))?;
@@ -209,6 +224,8 @@ pub(super) struct Prepared {
     pub body: Bytes,
     /// Where in it the messages, the prompt or the input is.
     pub input: Range<usize>,
+    /// What it takes beyond the body that came.
+    pub held: Held,
 }
 
 /// A message of the release's prompt.
@@ -217,27 +234,84 @@ type Message<'a> = (Role, Cow<'a, str>);
 /// The body that goes upstream.
 ///
 /// # Errors
-/// The variables do not fit the prompt, the prompt can not be filled in, or the request does
-/// not fit the operation.
+/// The variables do not fit the prompt, the prompt can not be filled in, there is no room for
+/// what it becomes, or the request does not fit the operation.
 pub(super) async fn body(
     renderer: &Renderer,
     target: &Target,
     asked: &Asked,
+    account: &Arc<Account>,
     effort: Effort,
 ) -> Result<Prepared, Refused> {
+    let mut held = account.nothing(Class::Bodies);
     let prompt = match asked.operation {
         Operation::Embeddings => vec![],
-        _ => filled(renderer, target, &asked.variables, effort).await?,
+        _ => filled(renderer, target, asked, &mut held, effort).await?,
     };
-    around(&prompt, target, asked).map_err(Refused::Request)
+    fits_before_each(&prompt, asked).map_err(Refused::Request)?;
+    let made = |(_, text): &Message<'_>| if let Cow::Owned(text) = text { text.len() } else { 0 };
+    let texts: usize = prompt.iter().map(made).sum();
+    make_room(&mut held, texts.saturating_add(written(&prompt, asked)), asked)?;
+    let (body, input) = around(&prompt, target, asked).map_err(Refused::Request)?;
+    let more = body.len().saturating_sub(asked.request.len());
+    held.shrink_to(if more > SMALL { more } else { 0 });
+    Ok(Prepared { body, input, held })
+}
+
+/// Takes what is about to be written. What finds no room in an idle gateway never does.
+fn make_room(held: &mut Held, bytes: usize, asked: &Asked) -> Result<(), Refused> {
+    if bytes <= SMALL {
+        return Ok(());
+    }
+    let own = asked.request.len().saturating_mul(BODY_COPIES);
+    if !held.may_ever_be(bytes.saturating_add(own)) {
+        return Err(costly("becomes more than this gateway's memory holds for one client"));
+    }
+    held.grow_to(bytes).map_err(Refused::Room)
+}
+
+/// The prompt before each of the application's own, which may be many.
+fn fits_before_each(prompt: &[Message<'_>], asked: &Asked) -> Result<(), ApiError> {
+    let own = asked.request.raw("prompt").filter(|_| asked.operation == Operation::Completions);
+    let own = own.filter(|raw| raw.starts_with(b"[")).and_then(request::count).unwrap_or(0);
+    let before: usize = prompt.iter().map(|(_, text)| text.len()).sum();
+    if own.saturating_mul(before) > LARGEST_PROMPTS {
+        let message = "the release's prompt before each of so many is too much: send fewer";
+        return Err(ApiError::new(400, "prompt_too_large", message).at("prompt"));
+    }
+    Ok(())
+}
+
+/// How many bytes the prompt takes in a body, at most.
+fn written(prompt: &[Message<'_>], asked: &Asked) -> usize {
+    /// The names around a message.
+    const AROUND: usize = 48;
+    let once = prompt.iter().map(|(_, text)| escaped(text) + AROUND);
+    let once = once.fold(0_usize, usize::saturating_add);
+    let prompts = asked.request.raw("prompt").filter(|_| asked.operation == Operation::Completions);
+    let times = prompts.filter(|raw| raw.starts_with(b"[")).map_or(1, request::values);
+    once.saturating_mul(times)
+}
+
+/// How many bytes a text takes as JSON, at most.
+fn escaped(text: &str) -> usize {
+    let byte = |byte: u8| match byte {
+        b'"' | b'\\' => 2,
+        0..0x20 => 6,
+        _ => 1,
+    };
+    text.bytes().map(byte).sum()
 }
 
 async fn filled<'a>(
     renderer: &Renderer,
     target: &'a Target,
-    variables: &Value,
+    asked: &Asked,
+    held: &mut Held,
     effort: Effort,
 ) -> Result<Vec<Message<'a>>, Refused> {
+    let variables = &asked.variables;
+    make_room(held, target.template.length(variables), asked)?;
     let messages = target.template.fill(variables).map_err(|e| Refused::inputs(&e))?;
     let texts = match Template::left(&messages, variables) {
         Some(work) => renderer.fill_in(&target.turns, &work, effort).await?,
@@ -247,7 +321,13 @@ async fn filled<'a>(
 }
 
 /// The application's own request, with the prompt laid over it.
-fn around(prompt: &[Message<'_>], target: &Target, asked: &Asked) -> Result<Prepared, ApiError> {
+///
+/// Also where in it the messages, the prompt or the input is.
+fn around(
+    prompt: &[Message<'_>],
+    target: &Target,
+    asked: &Asked,
+) -> Result<(Bytes, Range<usize>), ApiError> {
     let Asked { operation, request, .. } = asked;
     let overlay = target.overlay(*operation);
     let mut out = Out { bytes: Vec::with_capacity(request.len() + 512), fields: 0 };
@@ -300,7 +380,7 @@ fn around(prompt: &[Message<'_>], target: &Target, asked: &Asked) -> Result<Prep
     let named = prompted.map_or(0, |name| name.len() + 4);
     let input = (start + named).min(out.bytes.len())..out.bytes.len();
     out.bytes.push(b'}');
-    Ok(Prepared { body: Bytes::from(out.bytes), input })
+    Ok((Bytes::from(out.bytes), input))
 }
 
 /// The name under which a field of the application goes to the backend; none when it goes
@@ -444,10 +524,6 @@ fn completion(messages: &[Message<'_>], asked: &Asked, out: &mut Out) -> Result<
         None => out.json(&before),
         Some(raw) if raw.starts_with(b"[") => {
             let own: Vec<String> = serde_json::from_slice(raw).map_err(refused)?;
-            if own.len().saturating_mul(before.len()) > LARGEST_PROMPTS {
-                let message = "the release's prompt before each of so many is too much: send fewer";
-                return Err(ApiError::new(400, "prompt_too_large", message).at("prompt"));
-            }
             for (index, text) in own.iter().enumerate() {
                 out.bytes.push(if index == 0 { b'[' } else { b',' });
                 out.json(&joined(text));

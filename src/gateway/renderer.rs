@@ -130,6 +130,8 @@ pub(super) enum Refused {
     /// The prompt takes too much, or needs a process and gets none. Another prompt may need
     /// none, and another backend changes nothing.
     Prompt(ApiError),
+    /// There is no room for it now.
+    Room(ApiError),
 }
 
 /// How much is done to fill in a template.
@@ -149,7 +151,7 @@ impl Refused {
     }
 }
 
-fn costly(why: &str) -> Refused {
+pub(super) fn costly(why: &str) -> Refused {
     let message = format!("a template of the prompt {why}: make it simpler, or send less");
     Refused::Prompt(ApiError::new(500, "prompt_too_costly", message))
 }

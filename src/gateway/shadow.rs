@@ -181,15 +181,18 @@ enum Fault {
 
 /// Asks the shadow and reads its answer to the end.
 async fn ask(gateway: &Gateway, flight: &mut Flight, asked: &Asked) -> Result<(), Fault> {
-    let prepared = prepare::body(&gateway.renderer, &flight.target, asked, Effort::Whole).await;
-    let body = prepared.map_err(|refused| match refused {
+    let account = flight.account();
+    let prepared =
+        prepare::body(&gateway.renderer, &flight.target, asked, &account, Effort::Whole).await;
+    let prepared = prepared.map_err(|refused| match refused {
         Refused::Request(_) => Fault::Client,
         Refused::Prompt(_) => Fault::Model,
+        Refused::Room(_) => {
+            flight.crowded = true;
+            Fault::Model
+        }
     })?;
-    let body = flight.sends(body, asked).map_err(|_| {
-        flight.crowded = true;
-        Fault::Model
-    })?;
+    let body = flight.sends(prepared, asked);
     let called = upstream::call(flight, asked, body).await;
     flight.written = None;
     let started = called

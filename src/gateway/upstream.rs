@@ -72,6 +72,7 @@ impl Failure {
         match refused {
             Refused::Request(error) => Self { client_fault: true, ..Self::of(error) },
             Refused::Prompt(error) => Self { prompt_fault: true, ..Self::of(error) },
+            Refused::Room(error) => Self { crowded: true, ..Self::of(error) },
         }
     }
 

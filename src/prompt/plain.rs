@@ -3,7 +3,7 @@
 //! much for the instructions of a template), and filling it in would be a good part of
 //! what preparing a request costs.
 
-use std::{borrow::Cow, ops::Range};
+use std::{borrow::Cow, io, ops::Range};
 
 use serde_json::{Map, Value};
 
@@ -49,6 +49,23 @@ impl Plain {
         (length <= most).then(|| Cow::Owned(pieces.concat()))
     }
 
+    /// How many bytes are made when it is filled in, none of words alone. Of a variable that is no
+    /// text, as many as the engine may write: six of each byte of its JSON.
+    pub(super) fn length(&self, variables: &Value) -> usize {
+        if let [Part::Words(_)] = &*self.parts {
+            return 0;
+        }
+        let lengths = self.parts.iter().map(|part| match part {
+            Part::Words(words) => words.len(),
+            Part::Variable(name) => match variables.get(self.at(name)) {
+                None => 0,
+                Some(Value::String(text)) => text.len(),
+                Some(value) => json_length(value).saturating_mul(6),
+            },
+        });
+        lengths.fold(0_usize, usize::saturating_add)
+    }
+
     /// The message as it was written.
     pub(super) fn source(&self) -> &str {
         &self.source
@@ -64,6 +81,25 @@ impl Plain {
     fn at(&self, range: &Range<u32>) -> &str {
         self.source.get(range.start as usize..range.end as usize).unwrap_or_default()
     }
+}
+
+/// How many bytes a value takes as JSON.
+fn json_length(value: &Value) -> usize {
+    struct Counted(usize);
+    impl io::Write for Counted {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0 += bytes.len();
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut counted = Counted(0);
+    // Counting does not fail.
+    let _ = serde_json::to_writer(&mut counted, value);
+    counted.0
 }
 
 fn parts(source: &str) -> Option<Vec<Part>> {

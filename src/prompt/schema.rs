@@ -24,6 +24,7 @@ use self::{
     metered::{Metered, Seen, size, within},
 };
 use super::PromptError;
+use crate::openai::request::parsed;
 
 /// Steps that any check may take: about 10 ms.
 const STEPS: u64 = 200_000;
@@ -35,6 +36,8 @@ const BACKTRACKS: usize = 10_000;
 const SHALLOW: u32 = 24;
 /// The stack for those that are deeper, in bytes.
 const STACK: usize = 32 << 20;
+/// So much memory may a model's JSON take when it is read, in bytes: more than any model writes.
+const MOST_READ: usize = 16 << 20;
 /// Characters of what is told about a value: it may quote the value.
 const LONGEST_MESSAGE: usize = 1000;
 
@@ -94,6 +97,11 @@ fn short(mut text: String) -> String {
         text.push('…');
     }
     text
+}
+
+/// What a model has written as JSON; none where it is no JSON, or takes too much to be read.
+pub(super) fn read(json: &str) -> Option<Value> {
+    (parsed(json.as_bytes()) <= MOST_READ).then(|| serde_json::from_str(json).ok()).flatten()
 }
 
 impl Schema {
@@ -158,6 +166,7 @@ impl Schema {
 
 #[cfg(test)]
 mod tests {
+    use jsonschema::json::Node;
     use serde_json::json;
 
     use super::*;
@@ -229,6 +238,44 @@ mod tests {
         assert!(never.check(&numbers) != Ok(true));
     }
 
+    /// anyOf and oneOf keep what each of their branches complains about.
+    #[test]
+    fn to_say_what_is_wrong_takes_no_more_than_to_find_it() {
+        let tree = |keyword: &str| {
+            let lists = json!({"type": "array", "items": {"$ref": "#/$defs/n"}});
+            let n = json!({keyword: [{"type": "integer"}, lists]});
+            of(&json!({"$defs": {"n": n}, "$ref": "#/$defs/n"}))
+        };
+        let flat =
+            json!({"anyOf": [{"anyOf": [{"items": {"type": "integer"}}, {"type": "null"}]}]});
+        let words = format!("{}\"a\"", "\"a\",".repeat(90_000));
+        let long = format!("\"{}\"", "b".repeat(10 << 20));
+        let told = |schema: &Schema, value: &Value| {
+            assert!(schema.check(value) != Ok(true));
+            let PromptError::Variables { message, .. } = schema.describe(value) else {
+                panic!("of another kind")
+            };
+            message
+        };
+        for (schema, depths) in
+            [(tree("anyOf"), 1..=100), (tree("oneOf"), 1..=100), (of(&flat), 1..=1)]
+        {
+            for depth in [*depths.start(), *depths.end()] {
+                let message = told(&schema, &lists(depth, &words));
+                assert_eq!(message, "they do not match the prompt's schema");
+            }
+            // What is wrong with little, or with something long, is said.
+            for inner in ["\"a\"", &long] {
+                let message = told(&schema, &lists(2, inner));
+                assert!(message.starts_with(&format!("[[{}", &inner[..3])), "{message}");
+            }
+        }
+        let long = lists(100, &long);
+        let quoted = Seen(&long);
+        let quoted = metered::within(10_000, of(&flat).bounds.weight, || quoted.to_value());
+        assert!(quoted.unwrap().to_string().len() < 2_000);
+    }
+
     #[test]
     fn expressions_that_go_back_and_forth_end() {
         for pattern in ["^(a+)+$", "^(?=(a+)+$)(a|aa)+b$", "^(?:(a*)*\\1)*$", "(?<!a)(a|a)*\\1b"] {
@@ -263,6 +310,17 @@ mod tests {
             value = json!({"op": op, "l": value, "r": 2});
         }
         assert_eq!(tree.check(&value), Ok(true));
+    }
+
+    #[test]
+    fn what_a_model_writes_is_read_as_long_as_it_takes_no_more_than_it_may() {
+        assert_eq!(read(r#"{"a": [1]}"#), Some(json!({"a": [1]})));
+        assert!(read(&json!(vec!["long text, as models write it"; 50_000]).to_string()).is_some());
+        assert_eq!(read("{"), None);
+        for dense in ["[],", r#"{"":0},"#, "[1],"] {
+            let json = format!("[{}0]", dense.repeat(100_000));
+            assert!(serde_json::from_str::<Value>(&json).is_ok() && read(&json).is_none());
+        }
     }
 
     #[test]

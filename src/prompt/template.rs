@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use super::{
     engine::{self, ENGINE, LARGEST, Work, describe},
     plain::Plain,
-    schema::Schema,
+    schema::{self, Schema},
     tags::short_tags,
     tools::Tools,
 };
@@ -171,6 +171,16 @@ impl Template {
         Ok(filled)
     }
 
+    /// How many bytes [`Self::fill`] makes. Where a variable that is no text is put between words,
+    /// as many as it may.
+    pub fn length(&self, variables: &Value) -> usize {
+        let lengths = self.messages.iter().map(|(_, message)| match message {
+            Message::Plain(plain) => plain.length(variables),
+            Message::Template(_) => 0,
+        });
+        lengths.fold(0_usize, usize::saturating_add).min(LARGEST)
+    }
+
     /// What an engine has yet to do of messages that were filled in, if anything.
     pub fn left<'a>(messages: &[(Role, Filled<'a>)], variables: &'a Value) -> Option<Work<'a>> {
         let (mut templates, mut most) = (vec![], LARGEST);
@@ -208,10 +218,10 @@ impl Template {
     }
 
     /// Whether `answer` is JSON that matches the response format; true without one. What
-    /// takes too long to find out is no match.
+    /// takes too much to find out is no match.
     pub fn accepts(&self, answer: &str) -> bool {
         let Some(schema) = &self.response else { return true };
-        serde_json::from_str::<Value>(answer).is_ok_and(|value| schema.check(&value) == Ok(true))
+        schema::read(answer).is_some_and(|value| schema.check(&value) == Ok(true))
     }
 }
 

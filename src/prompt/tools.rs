@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-use super::schema::Schema;
+use super::schema::{self, Schema};
 
 /// Of an application's own tools only so much is read, in bytes.
 const LARGEST: usize = 256 << 10;
@@ -98,7 +98,7 @@ impl Tools {
     /// Whether a call of `name` with these arguments fits. A call without a name is one of
     /// some tool.
     pub fn judge(&self, name: &str, arguments: &str) -> Verdict {
-        let Ok(value) = serde_json::from_str::<Value>(arguments) else { return Verdict::Unfit };
+        let Some(value) = schema::read(arguments) else { return Verdict::Unfit };
         let Some(tool) = self.tools.iter().find(|tool| tool.name == name) else {
             let must_be_known = !name.is_empty() && !self.tools.is_empty() && !self.others;
             return if must_be_known { Verdict::Unfit } else { Verdict::Fit };

@@ -421,6 +421,62 @@ async fn what_a_prompt_adds_to_a_body_is_held_until_the_model_has_it() {
 }
 
 #[tokio::test]
+async fn variables_are_held_as_what_they_are_and_not_as_their_text() {
+    let silent =
+        || Response::new(Body::from_stream(stream::pending::<Result<String, io::Error>>()));
+    // A client may hold 2.25 MiB of bodies.
+    let bench = Bench::configured(bench_limits(|l| l.memory = 8 << 20), move |_| silent()).await;
+    bench.serve(bench.release(0));
+    let chat = |inner: &str, times: usize| {
+        let values: Vec<Value> = vec![serde_json::from_str(inner).unwrap(); times];
+        bench.chat(json!({"serinus": {"variables": {"question": "why?", "x": values}}}))
+    };
+    for inner in [r#"{"":0}"#, "[1]", "\"\"", "0"] {
+        let refused = chat(inner, 30_000).await;
+        assert_eq!(refused.status(), 400, "{inner}");
+        let why = refused.text().await.unwrap();
+        assert!(why.contains("invalid_variables") && why.contains("send fewer values"), "{why}");
+    }
+    let asked = bench.asked.lock().unwrap().len();
+    let second = async {
+        while bench.asked.lock().unwrap().len() == asked {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        chat(r#"{"":0}"#, 3_000).await
+    };
+    tokio::select! {
+        _ = chat(r#"{"":0}"#, 3_000) => panic!("the model is silent"),
+        second = second => {
+            let status = second.status().as_u16();
+            let why = second.text().await.unwrap();
+            assert!(status == 429 && why.contains("client_share_full"), "{status} {why}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_a_prompt_becomes_finds_room_before_it_is_made() {
+    let bench = Bench::configured(bench_limits(|l| l.memory = 8 << 20), |_| good()).await;
+    let mut release = bench.release(0);
+    for variant in release.variants.values_mut() {
+        edit(variant, |v| v.prompt.messages[0].content = "{{question}}, ".repeat(1_000));
+    }
+    bench.serve(release);
+    let ask =
+        |question: Value| bench.chat(json!({"serinus": {"variables": {"question": question}}}));
+    assert_eq!(ask(json!("why?")).await.status(), 200);
+    // 3 MB, a megabyte that is written as six, and what an engine would write.
+    for question in [json!("x".repeat(3_000)), json!("\u{1}".repeat(1_000)), json!(vec![1; 1_000])]
+    {
+        let refused = ask(question).await;
+        assert_eq!(refused.status(), 500);
+        let why = refused.text().await.unwrap();
+        assert!(why.contains("prompt_too_costly") && why.contains("send less"), "{why}");
+    }
+    assert_eq!(ask(json!("why?")).await.status(), 200);
+}
+
+#[tokio::test]
 async fn the_oversized_is_refused_before_it_is_read() {
     let bench = Bench::configured(bench_limits(|l| l.body = 100_000), |_| good()).await;
     bench.serve(bench.release(0));

@@ -23,6 +23,11 @@ use serde_json::{Map, Number, Value, map};
 const MOST_STACK: usize = 512 << 10;
 /// Bytes of a text that an expression passes over in a step.
 const BYTES_A_STEP: usize = 32;
+/// What it costs to say that a value is wrong: with where it is and what was expected, it is kept
+/// until all is said, and anyOf and oneOf keep it once for each of their branches.
+const COMPLAINT: u64 = 500;
+/// So much of a value is kept in a complaint, in bytes of JSON.
+const QUOTED: usize = 1000;
 
 /// What a step costs more with a certain schema, because it does more than look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -171,9 +176,12 @@ impl<'a> Node<'a, Metered> for Seen<'a> {
         Node::<SerdeJson>::equals_value(&self.0, expected)
     }
 
+    /// Only for what is said of a value.
     fn to_value(&self) -> Cow<'a, Value> {
-        spend(|_| 1);
-        Cow::Borrowed(self.0)
+        spend(|_| COMPLAINT);
+        let mut room = QUOTED;
+        let quoted = quoted(self.0, &mut room);
+        if room > 0 { Cow::Borrowed(self.0) } else { Cow::Owned(quoted) }
     }
 
     fn identity(&self) -> Option<NodeIdentity> {
@@ -186,6 +194,51 @@ impl Seen<'_> {
     fn counts_characters(&self) {
         let length = self.0.as_str().map_or(0, str::len);
         spend(|_| 1 + (length / BYTES_A_STEP / 8) as u64);
+    }
+}
+
+/// The beginning of a value, in at most about so many bytes of JSON; `room` is 0 when there is
+/// more of it.
+fn quoted(value: &Value, room: &mut usize) -> Value {
+    match value {
+        Value::String(text) if text.len() >= *room => {
+            let start = text.char_indices().take_while(|(at, c)| at + c.len_utf8() <= *room);
+            let start: String = start.map(|(_, c)| c).collect();
+            *room = 0;
+            Value::String(start + "…")
+        }
+        Value::Array(list) => {
+            let mut start = vec![];
+            for value in list {
+                if *room == 0 {
+                    break;
+                }
+                start.push(quoted(value, room));
+            }
+            *room = room.saturating_sub(2);
+            Value::Array(start)
+        }
+        Value::Object(map) => {
+            let mut start = Map::new();
+            for (key, value) in map {
+                if *room == 0 {
+                    break;
+                }
+                *room = room.saturating_sub(key.len() + 3);
+                start.insert(key.chars().take(QUOTED).collect(), quoted(value, room));
+            }
+            *room = room.saturating_sub(2);
+            Value::Object(start)
+        }
+        Value::String(text) => {
+            *room -= text.len();
+            *room = room.saturating_sub(3);
+            value.clone()
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) => {
+            *room = room.saturating_sub(2);
+            value.clone()
+        }
     }
 }
 
