@@ -5,6 +5,7 @@ pub mod endpoints;
 pub mod gateways;
 pub mod index;
 pub mod keyring;
+pub mod links;
 pub mod prometheus;
 pub mod proof;
 pub mod report;

@@ -3,7 +3,6 @@
 use std::{fs, path::Path, time::Duration};
 
 use anyhow::Context;
-
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::gateway::limits::Limits;
@@ -108,8 +107,8 @@ fn open_files() -> u64 {
     files.unwrap_or(u64::MAX)
 }
 
-/// How many connections of applications and of operators there may be with so many open files.
-/// Each application may need one to a model.
+/// How many applications and operators may be connected when a process may have `files` open.
+/// Each connection of an application may need one to a model, too.
 fn places(files: u64, (connections, operators): (usize, usize)) -> (usize, usize) {
     let part = |most: u64| most.min(files / 8);
     let operators = operators.min(usize::try_from(part(operators as u64)).unwrap_or(operators));

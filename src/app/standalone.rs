@@ -137,7 +137,7 @@ impl Standalone {
             "{} is not a folder: name the folder of your manifests",
             folder.display()
         );
-        let state_file = durable::followed(state_file)?;
+        let state_file = durable::followed(&state_file)?;
         let in_force = durable::beside(&state_file, state::IN_FORCE);
         let (state, before) = State::open(state_file, now)?;
         Ok(Self {

@@ -226,7 +226,7 @@ fn in_sets(mut anchors: Vec<(Vec<u8>, Place)>) -> Vec<Anchors> {
     for (patterns, places) in patterns.chunks(MOST_AT_ONCE).zip(places.chunks(MOST_AT_ONCE)) {
         let mut builder = AhoCorasick::builder();
         builder.match_kind(MatchKind::LeftmostFirst).kind(Some(AhoCorasickKind::ContiguousNFA));
-        // Only of too many patterns there is none.
+        // Building fails for millions of patterns, and these are few.
         let built = builder.build(patterns).ok();
         sets.extend(built.map(|find| Anchors { find, places: places.to_vec() }));
     }

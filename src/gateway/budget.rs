@@ -39,7 +39,7 @@ pub(super) const CONNECTION: usize = 24 << 10;
 pub(super) const REQUEST: usize = 48 << 10;
 /// Bodies and answers up to here are within what a request takes.
 pub(super) const SMALL: usize = 4 << 10;
-/// A body is held as it came and as it is sent on, and its fields are found.
+/// A body is held as it came and as it is sent on, and is parsed.
 pub(super) const BODY_COPIES: usize = 3;
 /// A whole answer grows by doubling, and is parsed.
 pub(super) const ANSWER_COPIES: usize = 2;

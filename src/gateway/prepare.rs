@@ -1,23 +1,22 @@
 //! The body that goes upstream: the application's own, with the prompt laid over it.
 //! What the prompt does not set is copied byte for byte.
 
+mod overlay;
+
 use std::{borrow::Cow, ops::Range, sync::Arc};
 
 use bytes::Bytes;
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
+pub(super) use self::overlay::Overlay;
 use super::{
     budget::{Account, BODY_COPIES, Class, Held, SMALL},
     renderer::{Effort, Refused, Renderer, costly},
     routes::Target,
 };
 use crate::{
-    api::{
-        Variant,
-        llm_deployment::TokenLimit,
-        prompt_version::{self, Parameters, Role},
-    },
+    api::prompt_version::Role,
     openai::{
         Operation,
         error::ApiError,
@@ -47,19 +46,6 @@ pub(super) struct Asked {
     pub stream: bool,
     /// The application wants to see the usage at the end of a stream.
     pub wants_usage: bool,
-}
-
-/// What a prompt sets in every request of one operation, as JSON.
-#[derive(Debug, Default)]
-pub(super) struct Overlay {
-    /// Fields that it replaces or adds.
-    fields: Vec<(&'static str, Box<[u8]>)>,
-    /// Other names of such a field, which models refuse beside it.
-    aliases: Vec<&'static str>,
-    /// The format of a response, which goes into `text` beside what the application says there.
-    format: Option<Box<[u8]>>,
-    /// Tools before the application's own, without brackets.
-    tools: Box<[u8]>,
 }
 
 #[derive(Default, Deserialize)]
@@ -199,7 +185,8 @@ fn variables(request: &Request, held: &mut Held) -> Result<Value, ApiError> {
     if ours.len() / 2 > MOST_VALUES && request::values(ours) > MOST_VALUES {
         return Err(invalid(&format!("the variables hold more than {MOST_VALUES} values")));
     }
-    let takes = request::parsed(ours);
+    // Their text is counted with the body.
+    let takes = request::parsed(ours).saturating_sub(ours.len());
     if !held.may_ever_be(takes + request.len() * BODY_COPIES) {
         return Err(invalid(&format!(
             "the variables take {} MiB of memory, which is more than this gateway has for one \
@@ -251,7 +238,10 @@ pub(super) async fn body(
     fits_before_each(&prompt, asked).map_err(Refused::Request)?;
     let made = |(_, text): &Message<'_>| if let Cow::Owned(text) = text { text.len() } else { 0 };
     let texts: usize = prompt.iter().map(made).sum();
-    make_room(&mut held, texts.saturating_add(written(&prompt, asked)), asked)?;
+    // The application's variables are not sent on.
+    let variables = asked.request.raw("serinus").map_or(0, <[u8]>::len);
+    let written = written(&prompt, asked).saturating_sub(variables);
+    make_room(&mut held, texts.saturating_add(written), asked)?;
     let (body, input) = around(&prompt, target, asked).map_err(Refused::Request)?;
     let more = body.len().saturating_sub(asked.request.len());
     held.shrink_to(if more > SMALL { more } else { 0 });
@@ -282,7 +272,7 @@ fn fits_before_each(prompt: &[Message<'_>], asked: &Asked) -> Result<(), ApiErro
     Ok(())
 }
 
-/// How many bytes the prompt takes in a body, at most.
+/// At least as many bytes as the prompt takes in a body.
 fn written(prompt: &[Message<'_>], asked: &Asked) -> usize {
     /// The names around a message.
     const AROUND: usize = 48;
@@ -293,7 +283,7 @@ fn written(prompt: &[Message<'_>], asked: &Asked) -> usize {
     once.saturating_mul(times)
 }
 
-/// How many bytes a text takes as JSON, at most.
+/// At least as many bytes as a text takes as JSON.
 fn escaped(text: &str) -> usize {
     let byte = |byte: u8| match byte {
         b'"' | b'\\' => 2,
@@ -545,85 +535,4 @@ fn role_name(role: Role) -> &'static str {
         Role::User => "user",
         Role::Assistant => "assistant",
     }
-}
-
-impl Overlay {
-    /// What the prompt of `variant` sets, in the names of `operation` and of a backend that
-    /// calls the limit of tokens `token_limit`. A parameter that an operation does not know
-    /// is left out.
-    pub(super) fn new(variant: &Variant, token_limit: TokenLimit, operation: Operation) -> Self {
-        if operation == Operation::Embeddings {
-            return Self::default();
-        }
-        let Parameters {
-            temperature,
-            top_p,
-            max_tokens,
-            stop,
-            seed,
-            frequency_penalty,
-            presence_penalty,
-        } = &variant.prompt.parameters;
-        let responses = operation == Operation::Responses;
-        let schema = variant.prompt.response_format.as_ref().map(named_schema);
-        let (limit, aliases) = match operation {
-            Operation::Responses => ("max_output_tokens", vec![]),
-            Operation::Chat => (token_limit.as_str(), vec![token_limit.other().as_str()]),
-            _ => (TokenLimit::MaxTokens.as_str(), vec![]),
-        };
-        let aliases = if max_tokens.is_some() { aliases } else { vec![] };
-        let mut fields: Vec<(&'static str, Option<Value>)> = vec![
-            ("temperature", temperature.map(Value::from)),
-            ("top_p", top_p.map(Value::from)),
-            (limit, max_tokens.map(Value::from)),
-        ];
-        let format = schema.clone().filter(|_| responses).map(|schema| {
-            let mut format = Map::from_iter([("type".to_owned(), json!("json_schema"))]);
-            format.extend(schema);
-            Value::Object(format).to_string().into_bytes().into()
-        });
-        if !responses {
-            fields.extend([
-                ("stop", (!stop.is_empty()).then(|| json!(stop))),
-                ("seed", seed.map(Value::from)),
-                ("frequency_penalty", frequency_penalty.map(Value::from)),
-                ("presence_penalty", presence_penalty.map(Value::from)),
-                (
-                    "response_format",
-                    schema.map(|schema| json!({"type": "json_schema", "json_schema": schema})),
-                ),
-            ]);
-        }
-        let fields = fields
-            .into_iter()
-            .filter_map(|(name, value)| Some((name, value?.to_string().into_bytes().into())))
-            .collect();
-        let tools = match operation {
-            Operation::Completions => vec![],
-            _ => variant.prompt.tools.iter().map(|tool| tool_of(tool, responses)).collect(),
-        };
-        Self { fields, aliases, format, tools: tools.join(",").into_bytes().into() }
-    }
-}
-
-/// The schema of an answer in OpenAI's form: with a name, and with what the prompt says
-/// beside the schema, whether the model must keep to it (`strict`).
-fn named_schema(format: &Map<String, Value>) -> Map<String, Value> {
-    let mut schema = format.clone();
-    let mut named = Map::from_iter([("name".to_owned(), json!("answer"))]);
-    // In the order of the rest.
-    if let Some(strict) = schema.shift_remove(prompt_version::STRICT) {
-        named.insert("strict".to_owned(), strict);
-    }
-    named.insert("schema".to_owned(), Value::Object(schema));
-    named
-}
-
-/// A tool in chat's form, or in that of responses, which has the function's fields at its top.
-fn tool_of(tool: &Map<String, Value>, responses: bool) -> String {
-    let function = tool.get("function").and_then(Value::as_object).filter(|_| responses);
-    let Some(function) = function else { return Value::Object(tool.clone()).to_string() };
-    let mut flat = Map::from_iter([("type".to_owned(), json!("function"))]);
-    flat.extend(function.clone());
-    Value::Object(flat).to_string()
 }

@@ -179,7 +179,11 @@ impl Told {
                 rollout::Gateway { silent, ..rollout::Gateway::default() }
             })
         };
-        let departed = self.departed.iter().filter_map(|told| told.read().ok());
+        let departed = self.departed.iter().filter_map(|told| {
+            let read = told.read();
+            // Nobody waits for a process that is gone, so no status would say it.
+            read.inspect_err(|why| tracing::warn!("a gateway that is gone: {why}")).ok()
+        });
         Seen { gateways: self.gateways.iter().map(one).collect(), departed: departed.collect() }
     }
 }

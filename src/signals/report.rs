@@ -151,14 +151,17 @@ impl Unread {
     }
 
     fn read(&self) -> Result<Counted, serde_json::Error> {
-        self.0.as_ref().map_or(Ok(Counted::new()), |text| serde_json::from_str(text.get()))
+        self.text().map_or(Ok(Counted::new()), serde_json::from_str)
+    }
+
+    fn text(&self) -> Option<&str> {
+        self.0.as_deref().map(RawValue::get)
     }
 }
 
 impl PartialEq for Unread {
     fn eq(&self, other: &Self) -> bool {
-        let text = |unread: &Self| unread.0.as_ref().map(|text| text.get().to_owned());
-        text(self) == text(other)
+        self.text() == other.text()
     }
 }
 

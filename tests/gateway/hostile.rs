@@ -17,10 +17,14 @@ use axum::{body::Body, http::Response};
 use futures::{StreamExt, stream};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use serde_json::{Value, json};
-use serinus::gateway::{GatewayConfig, limits::Limits};
+use serinus::gateway::{
+    GatewayConfig,
+    limits::Limits,
+    server::{Face, serve},
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpListener, TcpStream},
     time::timeout,
 };
 
@@ -647,6 +651,24 @@ async fn strangers_take_no_place_from_clients() {
         held.push(a_clients_connection(&bench).await.expect("strangers keep no client out"));
     }
     for oldest in &mut strangers[..16] {
+        timeout(PATIENCE, oldest.read_to_end(&mut vec![])).await.expect("made room").unwrap();
+    }
+}
+
+#[tokio::test]
+async fn idle_connections_keep_no_operator_out() {
+    let mut bench = Bench::configured(bench_limits(|l| l.operators = 4), |_| good()).await;
+    let admin = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = admin.local_addr().unwrap();
+    let (gateway, forever) = (bench.gateway.clone(), std::future::pending());
+    bench.servers.spawn(serve(admin, Face::Operators, gateway, forever, Duration::ZERO));
+    let mut idle = vec![];
+    for _ in 0..20 {
+        idle.push(TcpStream::connect(address).await.unwrap());
+    }
+    let asked = bench.client.get(format!("http://{address}/healthz")).send();
+    assert_eq!(timeout(PATIENCE, asked).await.unwrap().unwrap().status(), 200);
+    for oldest in &mut idle[..16] {
         timeout(PATIENCE, oldest.read_to_end(&mut vec![])).await.expect("made room").unwrap();
     }
 }

@@ -211,24 +211,32 @@ async fn what_was_turned_away_is_judged_when_the_variant_can_be_asked() {
     assert_eq!((canary.turned_away.waiting, canary.requests), (0, 2 * turned));
 }
 
+/// A release whose stable variant has an API key, and the keys that its model is sent.
+async fn with_a_model_that_notes_keys(
+    weight: i32,
+) -> (Bench, ReleaseInput, Arc<std::sync::Mutex<Vec<String>>>) {
+    let keys = Arc::<std::sync::Mutex<Vec<String>>>::default();
+    let seen = keys.clone();
+    let model = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = model.local_addr().unwrap();
+    let router = axum::Router::new().fallback(move |headers: axum::http::HeaderMap| {
+        seen.lock().unwrap().push(headers["authorization"].to_str().unwrap().to_owned());
+        async { good() }
+    });
+    let mut bench = Bench::new(|_| good()).await;
+    bench.servers.spawn(async move { axum::serve(model, router).await.unwrap() });
+    let mut release = bench.release(weight);
+    edit(release.variants.get_mut("stable").unwrap(), |v| {
+        endpoint(v, "url", json!(format!("http://{address}/v1")));
+        endpoint(v, "apiKeySecretRef", json!({"name": "stable", "key": "token"}));
+    });
+    (bench, release, keys)
+}
+
 #[tokio::test]
 async fn stables_rotated_key_is_applied_beside_a_canary_that_can_not_be_built() {
     for (fault, _) in FAULTS {
-        let keys = Arc::new(std::sync::Mutex::new(vec![]));
-        let seen = keys.clone();
-        let model = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = model.local_addr().unwrap();
-        let router = axum::Router::new().fallback(move |headers: axum::http::HeaderMap| {
-            seen.lock().unwrap().push(headers["authorization"].to_str().unwrap().to_owned());
-            async { good() }
-        });
-        let mut bench = Bench::new(|_| good()).await;
-        bench.servers.spawn(async move { axum::serve(model, router).await.unwrap() });
-        let mut release = bench.release(50);
-        edit(release.variants.get_mut("stable").unwrap(), |v| {
-            endpoint(v, "url", json!(format!("http://{address}/v1")));
-            endpoint(v, "apiKeySecretRef", json!({"name": "stable", "key": "token"}));
-        });
+        let (bench, mut release, keys) = with_a_model_that_notes_keys(50).await;
         for key in ["first", "second"] {
             if key == "second" {
                 spoil(&mut release, "canary", fault);
@@ -248,21 +256,7 @@ async fn stables_rotated_key_is_applied_beside_a_canary_that_can_not_be_built() 
 
 #[tokio::test]
 async fn a_key_that_was_replaced_by_nothing_stays_the_one_before() {
-    let keys = Arc::new(std::sync::Mutex::new(vec![]));
-    let seen = keys.clone();
-    let model = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = model.local_addr().unwrap();
-    let router = axum::Router::new().fallback(move |headers: axum::http::HeaderMap| {
-        seen.lock().unwrap().push(headers["authorization"].to_str().unwrap().to_owned());
-        async { good() }
-    });
-    let mut bench = Bench::new(|_| good()).await;
-    bench.servers.spawn(async move { axum::serve(model, router).await.unwrap() });
-    let mut release = bench.release(0);
-    edit(release.variants.get_mut("stable").unwrap(), |v| {
-        endpoint(v, "url", json!(format!("http://{address}/v1")));
-        endpoint(v, "apiKeySecretRef", json!({"name": "stable", "key": "token"}));
-    });
+    let (bench, mut release, keys) = with_a_model_that_notes_keys(0).await;
     for (key, is_told) in [("first", false), ("", true), ("  ", true), ("second", false)] {
         release.secrets.insert(secret("stable", "token"), SecretText::from(key.to_owned()));
         bench.serve(release.clone());

@@ -9,6 +9,8 @@ use std::{
 
 use anyhow::Context;
 
+use crate::signals::links;
+
 /// A file beside `path`: its name and one more ending.
 pub(super) fn beside(path: &Path, ending: &str) -> PathBuf {
     let mut name = path.file_name().map_or_else(OsString::new, OsString::from);
@@ -17,19 +19,12 @@ pub(super) fn beside(path: &Path, ending: &str) -> PathBuf {
     path.with_file_name(name)
 }
 
-/// Links within links that are followed, as Linux does.
-const MOST_LINKS: usize = 40;
-
-/// The file that a link leads to, whether it exists yet or not; any other path as it is. What is
-/// written by renaming would replace the link, and miss the file.
-pub(super) fn followed(path: PathBuf) -> anyhow::Result<PathBuf> {
-    let mut at = path.clone();
-    for _ in 0..MOST_LINKS {
-        // What else is wrong with it is told by who reads it.
-        let Ok(target) = fs::read_link(&at) else { return Ok(at) };
-        at = at.parent().unwrap_or(Path::new("")).join(target);
-    }
-    anyhow::bail!("{} is a link that leads nowhere: name a file with --state", path.display())
+/// The file that is meant, where `path` is a link to it.
+///
+/// # Errors
+/// It leads to none: what to do.
+pub(super) fn followed(path: &Path) -> anyhow::Result<PathBuf> {
+    links::followed(path).context("name a regular file with --state")
 }
 
 /// A file that is replaced as a whole.

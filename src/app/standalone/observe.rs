@@ -105,7 +105,7 @@ impl Standalone {
     /// Which file to correct, when an object is there and its manifest is not valid.
     fn not_valid(&self, kind: &str, namespace: &str, name: &str) -> Option<String> {
         let file = self.manifests.invalid(kind, namespace, name)?;
-        Some(format!("{kind} {name} is not valid: correct {file}, whose error is told"))
+        Some(format!("{kind} {name} is not valid: correct {file} as its own message says"))
     }
 
     /// Why there is no key of a Secret.

@@ -77,7 +77,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let (telemetry, behind) = options.telemetry.start()?;
     let state = options.state.unwrap_or_else(|| options.folder.join(".serinus/state.json"));
     // What is beside the state lies on the same disk.
-    let state = followed(state)?;
+    let state = followed(&state)?;
     // Before anything is written beside the state.
     anyhow::ensure!(
         options.folder.is_dir(),

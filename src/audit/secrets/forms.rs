@@ -14,7 +14,8 @@ use super::{SHORTEST, SHORTEST_WORD};
 const ANCHOR: usize = 12;
 /// The same of an encoded one, at two places: a line break is in one of them at most.
 const LINES_ANCHORS: [usize; 3] = [8, 5, 4];
-/// A text without so many letters or digits side by side is looked for as a whole.
+/// An anchor has at least so many letters or digits in a row. A text that has no such row is
+/// its own anchor.
 const SHORTEST_ANCHOR: usize = 4;
 
 /// With which bytes the spelling of any character may begin.

@@ -17,7 +17,7 @@ const LONGEST_ENTITY: usize = 18;
 const MOST_AGAIN: usize = 4;
 /// So much may be between two numbers of a list, or be a line break and its indentation.
 const MOST_BETWEEN: usize = 32;
-/// A line of a dump ends within so many bytes behind its numbers.
+/// Behind the numbers of a dump's line, the rest of the line has at most so many bytes.
 const LONGEST_COLUMN: usize = 96;
 /// The most bytes of one part of a text, with what is before it.
 pub(super) const LONGEST: usize = 192;

@@ -9,33 +9,46 @@ use memchr::memchr;
 /// So many zeros may be between two characters; more of them are no text.
 const MOST_ZEROS: usize = 3;
 
+/// The place of one byte in so many is kept: those of all would take eight times the text.
+const EACH: usize = 64;
+
 /// A text without its zeros.
 #[derive(Debug)]
-pub(super) struct Narrow {
+pub(super) struct Narrow<'a> {
     pub(super) text: Vec<u8>,
-    /// Where each byte is in what it was made of.
+    source: &'a [u8],
+    /// Where the bytes 0, `EACH`, two times `EACH` and so on are in the source.
     places: Vec<usize>,
 }
 
 /// The text without zeros; none where it has none.
-pub(super) fn narrow(text: &[u8]) -> Option<Narrow> {
-    memchr(0, text)?;
-    let mut narrow = Narrow { text: vec![], places: vec![] };
-    let mut zeros = 0;
-    for (place, byte) in text.iter().enumerate() {
-        zeros = if *byte == 0 { zeros + 1 } else { 0 };
-        if !(1..=MOST_ZEROS).contains(&zeros) {
-            narrow.text.push(*byte);
+pub(super) fn narrow(source: &[u8]) -> Option<Narrow<'_>> {
+    memchr(0, source)?;
+    let mut narrow = Narrow { text: vec![], source, places: vec![] };
+    for (place, byte) in kept(source, 0) {
+        if narrow.text.len().is_multiple_of(EACH) {
             narrow.places.push(place);
         }
+        narrow.text.push(byte);
     }
     Some(narrow)
 }
 
-impl Narrow {
-    /// Where this byte was; the end of all behind the last.
+/// The bytes of a text that are read, with their places; so many zeros are before it.
+fn kept(text: &[u8], mut zeros: usize) -> impl Iterator<Item = (usize, u8)> {
+    text.iter().copied().enumerate().filter(move |(_, byte)| {
+        zeros = if *byte == 0 { zeros + 1 } else { 0 };
+        !(1..=MOST_ZEROS).contains(&zeros)
+    })
+}
+
+impl Narrow<'_> {
+    /// Where this byte was; none behind the last.
     pub(super) fn place(&self, at: usize) -> Option<usize> {
-        self.places.get(at).copied()
+        let near = *self.places.get(at / EACH)?;
+        // Of a zero that is read it is known that others are before it.
+        let (place, _) = kept(&self.source[near..], MOST_ZEROS).nth(at % EACH)?;
+        Some(near + place)
     }
 
     /// Where these bytes were, and how far each is from the next.
@@ -53,5 +66,26 @@ pub(super) fn push(out: &mut Vec<u8>, text: &str, width: usize) {
             out.resize(out.len() + width - 1, 0);
         }
         out.push(byte);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_are_those_of_the_source_whatever_zeros_there_are() {
+        let mut source = vec![];
+        for run in 0..300_usize {
+            source.extend(vec![0; run % 11]);
+            source.extend([b'a'; 5].iter().take(run % 6));
+        }
+        let narrow = narrow(&source).unwrap();
+        let expected: Vec<usize> = kept(&source, 0).map(|(place, _)| place).collect();
+        assert!(expected.iter().any(|place| source[*place] == 0) && expected.len() > 10 * EACH);
+        let places = (0..expected.len()).map(|at| narrow.place(at).unwrap());
+        assert_eq!(places.collect::<Vec<_>>(), expected);
+        assert_eq!(narrow.place(expected.len()), None);
+        assert!(narrow.places.len() <= expected.len() / EACH + 1);
     }
 }

@@ -409,15 +409,19 @@ mod tests {
     async fn what_is_decided_is_written_at_once_and_what_is_kept_goes_on() {
         let (ahead, there) = (Ahead::default(), seen(&["a"]));
         ahead.inner().canaries.left = 0.0;
-        let object = release("one", running(1));
+        let mut object = release("one", running(1));
+        object.metadata.resource_version = Some("7".to_owned());
         assert_eq!(ahead.status(&object), None);
         assert!(!ahead.is_due(&object, &running(2), &[], &there));
         assert_eq!(ahead.status(&object), Some(running(2)));
         // A person changes the spec: nothing is lost. Another status: that one counts.
         let mut edited = object.clone();
         edited.spec.suspend = true;
+        edited.metadata.resource_version = Some("8".to_owned());
         assert_eq!(ahead.status(&edited), Some(running(2)));
-        assert_eq!(ahead.status(&release("one", running(3))), None);
+        let mut written = release("one", running(3));
+        written.metadata.resource_version = Some("9".to_owned());
+        assert_eq!(ahead.status(&written), None);
         assert_eq!(ahead.status(&object), None, "and is not taken up again");
 
         let decided: [fn(&mut PromptReleaseStatus); 6] = [

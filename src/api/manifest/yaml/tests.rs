@@ -168,7 +168,7 @@ fn words_and_tags_mean_what_they_meant() {
     for word in words {
         let (value, key) = (format!("a: {word}\n"), format!("? {word}\n: a\n"));
         assert_eq!(documents(&value).ok(), as_before(&value), "{value}");
-        // A key that is not written is told apart from none by nobody.
+        // As a key, nothing and a tag alone mean that there is no key.
         if !word.is_empty() && !word.starts_with('!') {
             assert_eq!(documents(&key).ok(), as_before(&key), "{key}");
         }

@@ -12,7 +12,10 @@ use std::{
 use jiff::Timestamp;
 
 use super::{RequestKeys, Stored, UNUSABLE, rotated};
-use crate::gateway::notices::{Notice, Notices};
+use crate::{
+    gateway::notices::{Notice, Notices},
+    signals::links::followed,
+};
 
 /// How often it is looked whether a new key is due, or an old one signs.
 const LOOK: Duration = Duration::from_secs(60);
@@ -97,6 +100,7 @@ fn read(path: &Path) -> io::Result<Stored> {
 
 /// Written beside, synced and renamed: a kill leaves the old keys or the new ones.
 fn write(path: &Path, stored: &Stored) -> io::Result<()> {
+    let path = &followed(path)?;
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder)?;
     }
@@ -155,6 +159,18 @@ mod tests {
         assert_eq!(fs::read_to_string(&path).unwrap().lines().count(), 2);
         assert!(other.verify(Purpose::Id, b"x", &signature).is_some());
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_link_stays_one_and_the_file_that_it_leads_to_gets_the_keys() {
+        let (folder, disk) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (link, file) = (folder.path().join("keys"), disk.path().join("keys"));
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        for (clock, count) in [(now as fn() -> Timestamp, 1), (later, 2)] {
+            open(&link, &RequestKeys::default(), clock);
+            assert!(link.is_symlink());
+            assert_eq!(fs::read_to_string(&file).unwrap().lines().count(), count);
+        }
     }
 
     #[test]
