@@ -1,8 +1,10 @@
 """Without a cluster: the demo, and standalone mode killed at random instants."""
 
 import random
+import socket
 import subprocess
 
+import httpx
 import pytest
 
 from harness import manifests as m
@@ -38,6 +40,36 @@ def test_standalone_killed_at_random_instants_comes_to_the_same_end(tmp_path):
         assert not wrong, wrong[:3]
         assert here.history() == [("kept-v1", "Initial"), ("kept-v2", "Promoted"), ("kept-v3", "RolledBack")]
     finally:
+        here.process.stop()
+        model.process.stop()
+
+
+def test_strangers_do_not_take_the_files_of_a_process_that_may_open_few(tmp_path):
+    """Users, probes and manifests need files, too, however many connections are idle."""
+    model, strangers = Model(tmp_path).start(), []
+    here = Standalone(tmp_path)
+    here.process.command = ["prlimit", "--nofile=256:256", *here.process.command]
+    key = {"authorization": f"Bearer {m.KEY}"}
+    body = {"model": "kept", "messages": [], "serinus": {"variables": {"question": "why"}}}
+
+    def served() -> bool:
+        return httpx.post(f"{here.url}/v1/chat/completions", json=body, headers=key).status_code == 200
+
+    try:
+        here.apply("fixed", m.backend("model", model.url), m.policy("quick"), m.prompt("kept-v1"), m.prompt("kept-v2"))
+        here.apply("release", m.release("kept", "kept-v1"))
+        here.start()
+        wait_for("the first release", served)
+        for port in (here.port, here.admin):
+            strangers += [socket.create_connection(("127.0.0.1", port)) for _ in range(400)]
+        wait_for("a user among strangers", served)
+        assert httpx.get(f"http://127.0.0.1:{here.admin}/readyz").status_code == 200
+        here.apply("release", m.release("kept", "kept-v2"))
+        wait_for("the canary", lambda: here.status()["canary"]["prompt"] == "kept-v2")
+        assert here.process.alive, here.process.tail()
+    finally:
+        for stranger in strangers:
+            stranger.close()
         here.process.stop()
         model.process.stop()
 
