@@ -4,7 +4,7 @@
 //!
 //! `cargo bench --bench verdicts` prints the tables of docs/statistics.md. RUNS=2000 is a
 //! quick look; ONLY=time, speed, errors, pooled, traffic, users, bursts, inputs, plan, selection or coverage prints one of
-//! them, CELL=… of errors, the selection, users and pools what has these words in its name. A cell of the
+//! them, CELL=… of errors, the selection, users, bursts and pools what has these words in its name. A cell of the
 //! selection takes up to two minutes, and longer where canaries are held.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a bench prints and stops when wrong")]
 
@@ -113,9 +113,9 @@ fn assumed() -> Assumptions {
     Assumptions { score_deviation: 0.4, ..Assumptions::default() }
 }
 
-/// One metric in one step, with few users or such of whom some send most.
+/// One metric in one step, or in three that are pooled, with few users or such of whom some send most.
 fn few_users(runs: usize) {
-    println!("\n## Few and uneven users: one step, no bake, {runs} runs a cell\n");
+    println!("\n## Few and uneven users: one step or three, no bake, {runs} runs a cell\n");
     println!(
         "| cell | equal: rolled back | at the harm margin: rolled back | at the accept margin: promoted | equal: promoted | 30 points more, or three times the cost: rolled back |"
     );
@@ -132,15 +132,29 @@ fn few_users(runs: usize) {
     for (metric, text, error_rate, margins) in metrics {
         for (count, uneven) in [(300, 0.0), (300, 1.1), (2_000, 0.0), (2_000, 1.1)] {
             for alike in [0.0, 0.1, 0.3] {
-                for (weight, samples) in [(5, 600), (50, 600), (50, 1_200)] {
+                for steps in [
+                    vec![(5, 600)],
+                    vec![(50, 600)],
+                    vec![(50, 1_200)],
+                    vec![(5, 40), (25, 90), (50, 600)],
+                    vec![(5, 300), (25, 300), (50, 600)],
+                ] {
+                    let named: Vec<String> =
+                        steps.iter().map(|(weight, n)| format!("{weight} %: {n}")).collect();
                     let name = format!(
-                        "{metric}, {count} users, Zipf {uneven}, alike {alike}, {weight} %, {samples}"
+                        "{metric}, {count} users, Zipf {uneven}, alike {alike}, {}",
+                        named.join(", ")
                     );
                     if !name.contains(&only) {
                         continue;
                     }
+                    let steps: Vec<String> = steps
+                        .iter()
+                        .map(|(w, n)| format!("{{weight: {w}, samples: {n}, deadline: 1000h}}"))
+                        .collect();
                     let text = format!(
-                        "{{steps: [{{weight: {weight}, samples: {samples}, deadline: 1000h}}], bake: {{duration: 0s}}, analysis: {{metrics: [{text}]}}}}"
+                        "{{steps: [{}], progressDeadline: 100000h, bake: {{duration: 0s}}, analysis: {{metrics: [{text}]}}}}",
+                        steps.join(", ")
                     );
                     let stable = Assumptions { error_rate, ..assumed() };
                     let course = Course::Users(Users { count, uneven, alike });
@@ -254,54 +268,72 @@ fn cell_of_inputs(
     )
 }
 
-/// Bursts of errors that come to each side at times of its own, and the same policies without
-/// them.
+/// Bursts of errors, or of slow answers, that come to each side at times of its own, and the
+/// same policies without them.
 fn bursts(runs: usize) {
-    println!("\n## Bursts on one side at a time: one step, no bake, errors, {runs} runs a cell\n");
+    println!("\n## Bursts on one side at a time: one step, no bake, {runs} runs a cell\n");
     println!(
         "| stable | weight, samples | equal, bursts: rolled back | equal, bursts: promoted | equal: promoted | at the harm margin: rolled back | +12 points: median (9 of 10) | +20 points |"
     );
     println!("|---|---|---|---|---|---|---|---|");
+    let only = std::env::var("CELL").unwrap_or_default();
+    let failing = |share, error_rate| Course::BurstsApart { share, error_rate };
+    let slow = |share, slow| Course::SlowApart { share, slow };
     let mut tasks: Vec<Box<dyn FnOnce() -> String + Send>> = vec![];
-    for (name, error_rate, course) in [
-        (
-            "1 %, a tenth of the time 30 %",
-            0.01,
-            Course::BurstsApart { share: 0.1, error_rate: 0.3 },
-        ),
-        ("1 %, a twentieth 50 %", 0.01, Course::BurstsApart { share: 0.05, error_rate: 0.5 }),
-        ("5 %, a fifth 15 %", 0.05, Course::BurstsApart { share: 0.2, error_rate: 0.15 }),
+    for (name, metric, error_rate, course) in [
+        ("errors 1 %, a tenth of the time 30 %", METRICS[0], 0.01, failing(0.1, 0.3)),
+        ("errors 1 %, a twentieth 50 %", METRICS[0], 0.01, failing(0.05, 0.5)),
+        ("errors 5 %, a fifth 15 %", METRICS[0], 0.05, failing(0.2, 0.15)),
+        ("slow, a tenth of the time 30 %", METRICS[4], 0.01, slow(0.1, 0.3)),
+        ("slow, a twentieth 50 %", METRICS[4], 0.01, slow(0.05, 0.5)),
+        ("slow, a fifth 15 %", METRICS[4], 0.01, slow(0.2, 0.15)),
     ] {
         for (weight, samples) in [(5, 300), (25, 1_000), (50, 600)] {
-            tasks.push(Box::new(move || {
-                let policy = policy(&format!(
-                    "{{steps: [{{weight: {weight}, samples: {samples}, deadline: 1000h}}], bake: {{duration: 0s}}, analysis: {{metrics: [{}]}}}}",
-                    METRICS[0]
-                ));
-                let stable = Assumptions { error_rate, ..assumed() };
-                let of = |course: Course, errors: f64| {
-                    let worse = Worse { errors, ..Worse::default() };
-                    let truth = Truth { course, ..Truth::steady("", stable, worse) };
-                    of_serinus(&Setting { policy: &policy, rate: 5.0 }, &truth, runs, 20_261)
-                };
-                let steady = |errors: f64| of(Course::Steady, errors);
-                let apart = of(course, 0.0);
-                let found = |c: &Characteristics| {
-                    format!("{}, {:.1} %", requests(c.rollback_after), c.rollback.value * 100.0)
-                };
-                format!(
-                    "| {name} | {weight} %, {samples} | {} | {} | {} | {} | {} | {} |",
-                    percent(apart.rollback),
-                    percent(apart.promotion),
-                    percent(steady(0.0).promotion),
-                    percent(steady(0.02).rollback),
-                    found(&steady(0.12)),
-                    found(&steady(0.20)),
-                )
-            }));
+            let name = format!("{name} | {weight} %, {samples}");
+            if !name.contains(&only) {
+                continue;
+            }
+            let text = format!(
+                "{{steps: [{{weight: {weight}, samples: {samples}, deadline: 1000h}}], bake: {{duration: 0s}}, analysis: {{metrics: [{metric}]}}}}"
+            );
+            let stable = Assumptions { error_rate, ..assumed() };
+            tasks.push(Box::new(move || cell_of_bursts(&name, &text, (stable, course), runs)));
         }
     }
     in_parallel(tasks).iter().for_each(|row| println!("{row}"));
+}
+
+fn cell_of_bursts(
+    name: &str,
+    text: &str,
+    (stable, course): (Assumptions, Course),
+    runs: usize,
+) -> String {
+    let policy = policy(text);
+    let metric = &policy.analysis.metrics[0];
+    let of = |course: Course, by: f64| {
+        let worse = match metric.error_rate {
+            Some(_) => Worse { errors: by, ..Worse::default() },
+            // A share of all answers, a tenth of which are slow anyway.
+            None => Worse { slow: by / 0.9, ..Worse::default() },
+        };
+        let truth = Truth { course, ..Truth::steady("", stable, worse) };
+        of_serinus(&Setting { policy: &policy, rate: 5.0 }, &truth, runs, 20_261)
+    };
+    let steady = |by: f64| of(Course::Steady, by);
+    let apart = of(course, 0.0);
+    let found = |c: &Characteristics| {
+        format!("{}, {:.1} %", requests(c.rollback_after), c.rollback.value * 100.0)
+    };
+    format!(
+        "| {name} | {} | {} | {} | {} | {} | {} |",
+        percent(apart.rollback),
+        percent(apart.promotion),
+        percent(steady(0.0).promotion),
+        percent(steady(metric.margin().harm).rollback),
+        found(&steady(0.12)),
+        found(&steady(0.20)),
+    )
 }
 
 /// A policy of one to eight metrics and one to three steps, its traffic, and what is assumed.

@@ -8,10 +8,13 @@
 //! moments; the price is two collections more, at most, for a canary that turns bad between two.
 //! In the first batch of a step there is nothing else to ask, and the rule is silent.
 //!
+//! A batch of a latency is what ended from one collection to the next: what is open stays in what
+//! is left, however long it has waited.
+//!
 //! A failure that does not stand is no pass. The next collection decides: until the failure stands
 //! or has gone, no step passes and none ends.
 
-use super::{Measured, Scope, Window, as_share, minimum};
+use super::{Measured, Scope, Window, as_share, measure::share_sample, minimum};
 use crate::{
     analysis::stats::proportion::Share,
     api::{
@@ -33,9 +36,14 @@ pub(super) fn batches(
     own: &Measured,
     before: Option<&MetricStatus>,
 ) -> Option<Batches> {
-    let [canary, stable] = own.pair().filter(|_| own.in_batches())?;
+    let [canary, stable] = own.grown()?;
     let in_step = before.and_then(|b| b.in_step).filter(|_| window.pool.is_some());
+    let known = before.and_then(|b| b.batches.clone());
     let past = match (in_step, before) {
+        _ if own.counts_open => {
+            let closed = known.as_ref().and_then(|batches| batches.closed).unwrap_or_default();
+            [closed.canary, closed.stable]
+        }
         (Some(step), _) => [step.canary, step.stable],
         (None, Some(before)) => [before.canary, before.stable],
         (None, None) => Default::default(),
@@ -47,8 +55,11 @@ pub(super) fn batches(
     };
     let latest = Batch { canary: since(canary, past[0]), stable: since(stable, past[1]) };
     // A step that has counted nothing has no batches yet.
-    let known = before.and_then(|b| b.batches.clone()).filter(|_| past[0].count > 0);
+    let known = known.filter(|_| past[0].count > 0);
     let mut all = Batches { decide: false, ..known.unwrap_or_default() };
+    all.closed = own
+        .counts_open
+        .then(|| Batch { canary: share_sample(canary), stable: share_sample(stable) });
     if latest.canary.count > 0 {
         all.count = all.count.saturating_add(1);
         let is_bad = latest.canary.value - latest.stable.value > metric.margin().harm;
@@ -56,9 +67,10 @@ pub(super) fn batches(
         all.worst.push(latest);
     }
     // How many more failed than at stable's share.
+    let share = share_sample(stable).value;
     let excess = |batch: &Batch| {
         let Share { n, bad } = as_share(batch.canary);
-        bad - n * stable.value()
+        bad - n * share
     };
     all.worst.sort_by(|a, b| excess(b).total_cmp(&excess(a)));
     all.worst.truncate(WORST);

@@ -84,6 +84,9 @@ pub(super) struct Measured {
     pub counts_everybody: bool,
     /// It counts open requests for as long as they have been.
     pub counts_open: bool,
+    /// Of a latency, canary's and stable's requests that are not open any more, and how many of
+    /// them were slow.
+    closed: Option<[Share; 2]>,
     /// Some of it was judged by the probes of a breaker.
     pub probed: bool,
     /// Canary's and stable's independent observations that no breaker turned away, where one did.
@@ -194,6 +197,7 @@ impl Measured {
             effects: Effects::NONE,
             counts_everybody: false,
             counts_open: false,
+            closed: None,
             probed: false,
             seen: None,
             mostly: None,
@@ -205,10 +209,11 @@ impl Measured {
         }
     }
 
-    /// Whether its counts only grow, so that the difference to an earlier collection is what was
-    /// counted since then. Counts of open requests also fall.
-    pub(super) fn in_batches(&self) -> bool {
-        !self.counts_open && self.pair().is_some()
+    /// Canary's and stable's counts that only grow, so that the difference to an earlier
+    /// collection is what was counted since then. Those of open requests also fall.
+    pub(super) fn grown(&self) -> Option<[Share; 2]> {
+        let pair = self.pair()?;
+        if self.counts_open { self.closed } else { Some(pair) }
     }
 
     /// A share without what was counted in these batches.
@@ -476,6 +481,7 @@ impl Measured {
         }
         let mut measured = Self::shares(canary.slower_than(last), control);
         (measured.counts_everybody, measured.counts_open) = (true, true);
+        measured.closed = Some([canary.closed(last), stable.closed(last)]);
         (measured.threshold, measured.frozen) = (Some(buckets::bound(last)), frozen);
         let grouped = [(stable_groups, stable.total()), (canary_groups, canary.total())];
         measured.effects = effect::of_waits(grouped, last);
@@ -530,7 +536,7 @@ fn share(n: u64, bad: u64) -> Share {
     Share { n: n as f64, bad: bad.min(n) as f64 }
 }
 
-fn share_sample(share: Share) -> Sample {
+pub(super) fn share_sample(share: Share) -> Sample {
     Sample { count: share.n as i64, value: if share.n > 0.0 { share.value() } else { 0.0 } }
 }
 
@@ -555,14 +561,14 @@ type Grouped<'a> = &'a BTreeMap<u8, Vec<u64>>;
 
 /// The wait of each drawn request for its first token.
 fn first_tokens(counts: &Counts) -> (Waits<'_>, Grouped<'_>) {
-    let left = [&counts.waited.ttft, &counts.open.ttft];
-    (Waits { ended: &counts.ttft, left }, &counts.groups.ttft)
+    let (left, open) = (&counts.waited.ttft, &counts.open.ttft);
+    (Waits { ended: &counts.ttft, left, open }, &counts.groups.ttft)
 }
 
 /// The wait of each drawn request for its whole answer.
 fn durations(counts: &Counts) -> (Waits<'_>, Grouped<'_>) {
-    let left = [&counts.waited.duration, &counts.open.duration];
-    (Waits { ended: &counts.duration, left }, &counts.groups.duration)
+    let (left, open) = (&counts.waited.duration, &counts.open.duration);
+    (Waits { ended: &counts.duration, left, open }, &counts.groups.duration)
 }
 
 /// The interval that a threshold bounds, which went through decimal text.

@@ -305,9 +305,10 @@ impl Run {
         source: &Source,
         rng: &mut impl Rng,
         (time, share): (f64, f64),
-        (stable, canary): (u64, u64),
+        requests: (u64, u64),
         to: [&mut Counts; 2],
     ) {
+        let (stable, canary) = source.busy(rng, requests);
         self.canary_requests += match &self.users {
             Some(users) => source.collect_of_users(rng, users, stable + canary, share, to),
             None => {

@@ -64,6 +64,16 @@ pub enum Course {
         /// The error rate then.
         error_rate: f64,
     },
+    /// Now and then more answers of one side are slow, at times of its own: on average the sides
+    /// are alike.
+    SlowApart {
+        /// The share of time in which a side has slow answers.
+        share: f64,
+        /// The share of its answers that are slow then.
+        slow: f64,
+    },
+    /// Requests come unevenly: between two collections there are many or hardly any.
+    Uneven,
     /// Each user sends so many requests, which all go well or all fail.
     Conversations {
         /// Requests a user.
@@ -175,6 +185,17 @@ impl Source {
         let mass = |i: u8| below(i) - if i == 0 { 0.0 } else { below(i - 1) };
         let latencies = (0..buckets::BUCKETS).map(mass).collect();
         Self { truth: truth.clone(), wanted, latencies }
+    }
+
+    /// How many requests of both sides there are in a stretch of time that has these on average.
+    pub(super) fn busy(&self, rng: &mut impl Rng, requests: (u64, u64)) -> (u64, u64) {
+        if self.truth.course != Course::Uneven {
+            return requests;
+        }
+        // Exponential, and a part of a request by chance.
+        let factor = -(1.0 - rng.random::<f64>()).ln();
+        let mut whole = |n: u64| (n as f64 * factor + rng.random::<f64>()).floor() as u64;
+        (whole(requests.0), whole(requests.1))
     }
 
     /// What is assumed of stable.
@@ -357,15 +378,21 @@ impl Source {
             Course::BurstsApart { share, error_rate } => [(); 2].map(|()| burst(share, error_rate)),
             _ => [s.error_rate; 2],
         };
+        let slow = match self.truth.course {
+            Course::SlowApart { share, slow } => {
+                [(); 2].map(|()| if rng.random::<f64>() < share { slow } else { 0.0 })
+            }
+            _ => [0.0; 2],
+        };
         let part = if self.truth.course == Course::Drift { time.clamp(0.0, 1.0) } else { 1.0 };
-        let of = |errors: f64, part: f64| Now {
+        let of = |errors: f64, slow: f64, part: f64| Now {
             errors: (errors + part * w.errors).clamp(0.0, 1.0),
             checks: (s.check_failures + part * w.checks).clamp(0.0, 1.0),
-            slow: (part * w.slow).clamp(0.0, 1.0),
+            slow: (slow + part * w.slow).clamp(0.0, 1.0),
             cost: 1.0 + part * w.cost,
             score: (s.score - part * w.score).clamp(0.0, 1.0),
         };
-        (of(stable, 0.0), of(canary, part))
+        (of(stable, slow[0], 0.0), of(canary, slow[1], part))
     }
 
     fn side(&self, rng: &mut impl Rng, now: Now, n: u64, counts: &mut Counts) {
@@ -620,5 +647,56 @@ mod tests {
         let dear = costs(Course::Dear { share: 0.02, times: 20.0 }, 100_000);
         let of = |times: f64| dear.iter().filter(|cost| (**cost - times).abs() < 1e-9).count();
         assert!((1_800..2_200).contains(&of(20.0)) && of(20.0) + of(1.0) == 100_000);
+    }
+
+    #[test]
+    fn requests_that_come_unevenly_are_as_many_on_average_and_seldom_as_many() {
+        let truth = |course| Truth {
+            course,
+            ..Truth::steady("", Assumptions::default(), Worse::default())
+        };
+        let mut rng = StdRng::seed_from_u64(15);
+        let uneven = Source::new(&truth(Course::Uneven), &[]);
+        let drawn: Vec<(u64, u64)> =
+            (0..20_000).map(|_| uneven.busy(&mut rng, (190, 10))).collect();
+        let mean = |of: fn(&(u64, u64)) -> u64| {
+            drawn.iter().map(of).sum::<u64>() as f64 / drawn.len() as f64
+        };
+        assert!((mean(|d| d.0) / 190.0 - 1.0).abs() < 0.03, "{}", mean(|d| d.0));
+        assert!((mean(|d| d.1) / 10.0 - 1.0).abs() < 0.03, "{}", mean(|d| d.1));
+        // Of an exponential distribution, a tenth lies below 0.105 and a tenth above 2.303.
+        let few = drawn.iter().filter(|d| d.0 < 20).count();
+        let many = drawn.iter().filter(|d| d.0 > 437).count();
+        assert!((1_700..2_300).contains(&few) && (1_700..2_300).contains(&many), "{few} {many}");
+        assert_eq!(Source::new(&truth(Course::Steady), &[]).busy(&mut rng, (190, 10)), (190, 10));
+    }
+
+    #[test]
+    fn a_side_that_is_slow_now_and_then_is_as_slow_as_the_other_on_average() {
+        let metric = serde_json::from_value(serde_json::json!({
+            "name": "slow", "duration": {"quantile": 0.9}, "margin": {"harm": 0.05, "accept": 0.1}
+        }));
+        let course = Course::SlowApart { share: 0.1, slow: 0.3 };
+        let truth = Truth { course, ..Truth::steady("", Assumptions::default(), Worse::default()) };
+        let (source, mut rng) =
+            (Source::new(&truth, &[metric.unwrap()]), StdRng::seed_from_u64(15));
+        let bucket = buckets::index(SLOW);
+        let slow = |counts: &Counts| counts.duration.get(&bucket).copied().unwrap_or_default();
+        let (mut all, mut bursts, mut together) = ([0; 2], [0; 2], 0);
+        for _ in 0..5_000 {
+            let (mut stable, mut canary) = (Counts::default(), Counts::default());
+            source.collect(&mut rng, 0.5, (100, 100), (&mut stable, &mut canary));
+            let now = [slow(&stable), slow(&canary)];
+            let is_burst = now.map(|n| n > 5);
+            for side in [0, 1] {
+                all[side] += now[side];
+                bursts[side] += usize::from(is_burst[side]);
+            }
+            together += usize::from(is_burst == [true; 2]);
+        }
+        // A tenth of 5,000, of the 99 that do not fail 30 %; in a hundredth both.
+        assert!(bursts.iter().all(|n| (430..570).contains(n)), "{bursts:?}");
+        assert!(all.iter().all(|n| (12_700..17_000).contains(n)), "{all:?}");
+        assert!((25..80).contains(&together), "{together}");
     }
 }

@@ -26,8 +26,10 @@ pub type Histogram = BTreeMap<u8, u64>;
 pub struct Waits<'a> {
     /// Waits that ended.
     pub ended: &'a Histogram,
-    /// Waits that were left: several kinds.
-    pub left: [&'a Histogram; 2],
+    /// Waits that were left.
+    pub left: &'a Histogram,
+    /// Waits that go on.
+    pub open: &'a Histogram,
 }
 
 impl Waits<'_> {
@@ -38,11 +40,27 @@ impl Waits<'_> {
     }
 
     fn histograms(&self) -> impl Iterator<Item = &Histogram> {
-        std::iter::once(self.ended).chain(self.left)
+        std::iter::once(self.ended).chain(self.censored())
+    }
+
+    fn censored(&self) -> impl Iterator<Item = &Histogram> {
+        [self.left, self.open].into_iter()
     }
 
     fn left_in(&self, interval: u8) -> f64 {
-        self.left.iter().filter_map(|h| h.get(&interval)).map(|n| *n as f64).sum()
+        self.censored().filter_map(|h| h.get(&interval)).map(|n| *n as f64).sum()
+    }
+
+    /// Those that do not go on and are known to be faster or slower than interval `last`. Later
+    /// there may be more of them, and never fewer.
+    pub fn closed(&self, last: u8) -> Share {
+        let sum = |counts: &mut dyn Iterator<Item = (&u8, &u64)>| {
+            counts.fold(0.0, |sum, (_, n)| sum + *n as f64)
+        };
+        let after = last.saturating_add(1);
+        let fast = sum(&mut self.ended.range(..after));
+        let bad = sum(&mut self.ended.range(after..).chain(self.left.range(after..)));
+        Share { n: fast + bad, bad }
     }
 
     /// How many are known to have waited longer than interval `last`.
@@ -56,7 +74,7 @@ impl Waits<'_> {
     /// tell as much had all been seen to their end, and the slow ones among them. Nobody
     /// (n = 0) when no request is known to be faster or slower.
     pub fn slower_than(&self, last: u8) -> Share {
-        if self.left.iter().all(|h| h.range(..=last).next().is_none()) {
+        if self.censored().all(|h| h.range(..=last).next().is_none()) {
             return Share { n: self.total(), bad: self.beyond(last) };
         }
         let (mut at_risk, mut survival, mut greenwood) = (self.total(), 1.0, 0.0);

@@ -80,6 +80,10 @@ pub struct Batches {
     /// In so many of the latest ones in a row it was worse by more than the harm margin.
     #[serde(default)]
     pub bad_in_a_row: i32,
+    /// Of a latency, all requests of the step that are not open any more, and the share of them
+    /// that was slow.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub closed: Option<Batch>,
     /// Without these the canary would be rolled back no more; nothing is decided on them.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub decide: bool,

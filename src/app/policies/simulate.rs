@@ -14,6 +14,7 @@ use crate::{
             peers::{ArgoRollouts, Flagger, Kayenta, Rule},
             plot,
             truth::{Course, Truth, Worse},
+            users::Users,
         },
     },
     api::{CanaryPolicySpec, canary_policy::Metric},
@@ -110,6 +111,9 @@ fn cases(policy: &CanaryPolicySpec, rate: f64, stable: Assumptions) -> Vec<Case>
     cases
 }
 
+/// Few users who are not alike: the busiest sends a fifth of all requests.
+const UNEVEN: Users = Users { count: 300, uneven: 1.1, alike: 0.3 };
+
 /// The truths that a policy is asked about: of what it measures.
 fn truths(policy: &CanaryPolicySpec, stable: Assumptions) -> Vec<Truth> {
     let metrics = &policy.analysis.metrics;
@@ -131,6 +135,8 @@ fn truths(policy: &CanaryPolicySpec, stable: Assumptions) -> Vec<Truth> {
     ];
     if measures(|m| m.time_to_first_token.is_some() || m.duration.is_some()) {
         truths.push(steady("a tenth more answers slow", Worse { slow: 0.10, ..none }));
+        let apart = Course::SlowApart { share: 0.1, slow: 0.3 };
+        truths.push(course("slow on one side at a time", none, apart));
     }
     if measures(|m| m.check_failures.is_some()) {
         truths.push(steady("a tenth more checks fail", Worse { checks: 0.10, ..none }));
@@ -154,6 +160,8 @@ fn truths(policy: &CanaryPolicySpec, stable: Assumptions) -> Vec<Truth> {
             Course::BurstsApart { share: 0.1, error_rate: 0.3 },
         ),
         course("ten alike turns a user", none, Course::Conversations { turns: 10 }),
+        course("equal, 300 users, a few with most requests", none, Course::Users(UNEVEN)),
+        course("equal, requests come unevenly", none, Course::Uneven),
         course("restarts lose a tenth", none, Course::Restarts { share: 0.1 }),
     ]);
     truths

@@ -1,7 +1,10 @@
 use super::super::*;
-use crate::api::{
-    canary_policy::{Floor, Margin, Nothing},
-    prompt_release::Batches,
+use crate::{
+    analysis::buckets,
+    api::{
+        canary_policy::{Floor, Latency, Margin, Nothing},
+        prompt_release::Batches,
+    },
 };
 
 fn errors() -> Metric {
@@ -13,8 +16,17 @@ fn errors() -> Metric {
     }
 }
 
+fn durations() -> Metric {
+    Metric {
+        name: "slow".into(),
+        duration: Some(Latency { quantile: 0.9 }),
+        margin: Some(Margin { harm: 0.05, accept: 0.1 }),
+        ..Metric::default()
+    }
+}
+
 /// What becomes of a step after each of these batches: the canary's requests and failures in it.
-/// Stable has as many requests and one failure of each hundred.
+/// Stable has as many requests and one failure of each hundred. What fails is slow, too.
 fn judged(metric: &Metric, batches: &[(u64, u64)]) -> Vec<MetricStatus> {
     judged_with((metric, 2_000), batches, true)
 }
@@ -35,6 +47,9 @@ fn judged_with(
             side.assigned += n;
             side.requests += n;
             side.errors += bad;
+            for (seconds, count) in [(0.2, n - bad), (20.0, bad)] {
+                *side.duration.entry(buckets::index(seconds)).or_default() += count;
+            }
         }
         let external = Externals::new();
         let (stable, canary) = (&stable, &canary);
@@ -52,38 +67,81 @@ fn failed_after(judged: &[MetricStatus]) -> Option<usize> {
     judged.iter().position(|status| status.verdict == Verdict::Fail)
 }
 
+/// Errors, and latencies whose threshold was chosen in a batch before. After so many good
+/// batches three bad ones are still more than the margin of both together.
+fn kinds() -> [(Metric, Vec<(u64, u64)>, usize); 2] {
+    [(errors(), vec![], 30), (durations(), vec![GOOD], 10)]
+}
+
 const GOOD: (u64, u64) = (100, 1);
 const BAD: (u64, u64) = (100, 50);
 
 #[test]
 fn one_bad_moment_rolls_nobody_back_and_a_canary_that_turns_bad_is_found() {
-    let once = judged(&errors(), &[GOOD, GOOD, GOOD, BAD, GOOD, GOOD]);
-    assert_eq!(failed_after(&once), None, "{:?}", once.last());
-    let held = &once[3];
-    assert!(held.message.contains("because of 1 of 4 moments"), "{}", held.message);
-    assert!(held.message.contains("canary 1.0 % of 300"), "{}", held.message);
-    assert!(held.batches.as_ref().unwrap().decide);
-    // It is one of the difference again, as soon as it does not decide.
-    let diluted = judged(&errors(), &[&[GOOD, BAD][..], &[GOOD; 18]].concat());
-    assert_eq!(failed_after(&diluted), None);
-    assert!(!diluted.last().unwrap().batches.as_ref().unwrap().decide);
-    // Two collections later at most, however many were good before.
-    for good in 0..30 {
-        let turned = [&vec![GOOD; good][..], &[BAD; 3]].concat();
-        let found = failed_after(&judged(&errors(), &turned)).unwrap();
-        assert!((good..good + 3).contains(&found), "{good}: {found}");
+    for (metric, first, most) in kinds() {
+        let judged = |batches: &[(u64, u64)]| {
+            judged(&metric, &[&first[..], batches].concat())[first.len()..].to_vec()
+        };
+        let once = judged(&[GOOD, GOOD, GOOD, BAD, GOOD, GOOD]);
+        assert_eq!(failed_after(&once), None, "{:?}", once.last());
+        let (held, moments) = (&once[3], 4 + first.len());
+        let expected = format!("because of {} of {moments} moments", 1 + moments / 5);
+        assert!(held.message.contains(&expected), "{}", held.message);
+        assert!(held.message.contains("canary 1.0 % of"), "{}", held.message);
+        assert!(held.batches.as_ref().unwrap().decide);
+        // It is one of the difference again, as soon as it does not decide.
+        let diluted = judged(&[&[GOOD, BAD][..], &[GOOD; 18]].concat());
+        assert_eq!(failed_after(&diluted), None);
+        assert!(!diluted.last().unwrap().batches.as_ref().unwrap().decide);
+        // Two collections later at most, however many were good before.
+        for good in 0..most {
+            let turned = [&vec![GOOD; good][..], &[BAD; 3]].concat();
+            let found = failed_after(&judged(&turned)).unwrap();
+            assert!((good..good + 3).contains(&found), "{} {good}: {found}", metric.name);
+        }
     }
 }
 
 #[test]
 fn what_is_bad_all_the_time_is_found_as_soon_as_without_the_rule() {
-    assert_eq!(failed_after(&judged(&errors(), &[BAD])), Some(0), "there is nothing else to ask");
-    for batch in [(100, 15), (20, 2), (20, 6), (7, 1), (7, 3)] {
-        let [with, without] = [true, false].map(|kept| {
-            failed_after(&judged_with((&errors(), 2_000), &[batch; 60], kept)).unwrap()
-        });
-        assert!(with <= without + 1, "{batch:?}: {with} instead of {without}");
+    for (metric, ..) in kinds() {
+        for batch in [(100, 15), (20, 2), (20, 6), (7, 1), (7, 3)] {
+            let [with, without] = [true, false]
+                .map(|kept| failed_after(&judged_with((&metric, 2_000), &[batch; 60], kept)));
+            // Two points more than its margin are not found in 420 answers.
+            let Some(without) = without else { continue };
+            let with = with.unwrap();
+            assert!(with <= without + 1, "{} {batch:?}: {with} not {without}", metric.name);
+        }
     }
+    assert_eq!(failed_after(&judged(&errors(), &[BAD])), Some(0), "there is nothing else to ask");
+}
+
+#[test]
+fn requests_that_are_open_are_in_no_moment_that_is_left_out() {
+    let metrics = [durations()];
+    let window = Window { guards: vec![], ..tests::window(&metrics, Some(2_000)) };
+    let (fast, long) = (buckets::index(0.2), buckets::index(20.0));
+    let side = |ended: u64, open: u64| Counts {
+        assigned: ended + open,
+        requests: ended,
+        duration: [(fast, ended)].into(),
+        open: crate::api::prompt_release::Waits {
+            duration: [(long, open)].into(),
+            ..Default::default()
+        },
+        ..Counts::default()
+    };
+    let external = Externals::new();
+    let mut status: Vec<MetricStatus> = vec![];
+    // From the third collection on a third of the canary's requests hang.
+    for (n, open) in [(100, 0), (200, 0), (270, 30), (340, 60)] {
+        let (stable, canary) = (side(n + open, 0), side(n, open));
+        let (stable, canary) = (&stable, &canary);
+        let evidence = Evidence { stable, canary, external: &external, pending: 0, earlier: &[] };
+        status = assess(&window, &evidence, &status);
+    }
+    assert_eq!(status[0].verdict, Verdict::Fail, "{}", status[0].message);
 }
 
 #[test]

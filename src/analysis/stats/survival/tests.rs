@@ -8,7 +8,7 @@ fn histogram(counts: &[(u8, u64)]) -> Histogram {
 
 fn slower(ended: &[(u8, u64)], left: &[(u8, u64)], last: u8) -> Share {
     let (ended, left) = (histogram(ended), histogram(left));
-    Waits { ended: &ended, left: [&left, &Histogram::new()] }.slower_than(last)
+    Waits { ended: &ended, left: &left, open: &Histogram::new() }.slower_than(last)
 }
 
 #[test]
@@ -51,7 +51,7 @@ fn who_left_early_tells_nothing() {
 fn the_quantile_lies_where_requests_are_known_to_be_beyond() {
     let of = |ended: &[(u8, u64)], left: &[(u8, u64)]| {
         let (ended, left) = (histogram(ended), histogram(left));
-        Waits { ended: &ended, left: [&left, &Histogram::new()] }.quantile(0.9, 10.0, 75)
+        Waits { ended: &ended, left: &left, open: &Histogram::new() }.quantile(0.9, 10.0, 75)
     };
     assert_eq!(of(&[(10, 880), (20, 30), (30, 90)], &[]), Some(20));
     // A third of stable's users give up in interval 50: the last interval beyond which
@@ -75,7 +75,7 @@ fn the_estimate_is_right_and_as_uncertain_as_it_says() {
             let into = if wait <= seen { &mut ended } else { &mut left };
             *into.entry(wait.min(seen)).or_default() += 1;
         }
-        let share = Waits { ended: &ended, left: [&left, &Histogram::new()] }.slower_than(last);
+        let share = Waits { ended: &ended, left: &left, open: &Histogram::new() }.slower_than(last);
         shares.push(share.bad / share.n);
         said += share.bad / share.n * (1.0 - share.bad / share.n) / share.n / f64::from(runs);
     }
@@ -92,7 +92,7 @@ proptest::proptest! {
         left in proptest::collection::btree_map(0..75_u8, proptest::num::u64::ANY, 0..8),
         last in 0..75_u8,
     ) {
-        let waits = Waits { ended: &ended, left: [&left, &Histogram::new()] };
+        let waits = Waits { ended: &ended, left: &left, open: &Histogram::new() };
         let share = waits.slower_than(last);
         proptest::prop_assert!(share.n >= 0.0 && share.n.is_finite());
         proptest::prop_assert!(share.bad >= 0.0 && share.bad <= share.n * (1.0 + 1e-9), "{share:?}");
