@@ -34,6 +34,7 @@ pub(super) use self::{
     effect::of_split,
     looks::planned_looks,
     measure::{HARM_FREEDOM, answers_for},
+    pool::Worth,
 };
 use self::{
     floor::BeyondFloor,

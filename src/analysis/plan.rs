@@ -248,7 +248,15 @@ fn plan_step(
     let (earlier, share) = pool.map_or((0, own), Pool::together);
     let (mut metrics, mut requests) = (vec![], samples as f64);
     for metric in window.metrics.iter().filter(|m| m.margin.is_some()) {
-        let alone = Question { window: &window, metric, assumed, share: own, first, reach: None };
+        let alone = Question {
+            window: &window,
+            metric,
+            assumed,
+            share: own,
+            worth: None,
+            first,
+            reach: None,
+        };
         let in_step = window.wanted(metric).map_or(0, |wanted| wanted as i64);
         let in_step = alone.horizon(if pool.is_some() { in_step } else { samples });
         requests = requests.max(in_step as f64 * alone.requests_each());
@@ -260,7 +268,8 @@ fn plan_step(
             false => 0.0,
         });
         let first = first && earlier == 0;
-        let question = Question { share, first, reach, ..alone };
+        let worth = pool.map(Pool::worth);
+        let question = Question { share, worth, first, reach, ..alone };
         let patient = Question { reach: None, ..question };
         let horizon = question.horizon(samples + earlier);
         let needs = question.needs(target);
@@ -307,7 +316,8 @@ pub(super) fn requests(policy: &CanaryPolicySpec, index: usize, assumed: &Assump
     let share = f64::from(step.percent().unwrap_or(1).clamp(1, 100)) / 100.0;
     let samples = window.horizon.unwrap_or(0);
     let of = |metric| {
-        let question = Question { window: &window, metric, assumed, share, first, reach: None };
+        let question =
+            Question { window: &window, metric, assumed, share, worth: None, first, reach: None };
         let pooled = window.pool.as_ref().map(|pool| pool.wanted(metric) as i64);
         question.horizon(pooled.unwrap_or(samples)) as f64 * question.requests_each()
     };

@@ -55,6 +55,17 @@ pub struct Pool {
     at: usize,
 }
 
+/// What means over several steps are worth, for each sample of the canary.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(in crate::analysis) struct Worth {
+    /// Samples of a canary in one step that tell as much.
+    pub canary: f64,
+    /// The same of stable.
+    pub stable: f64,
+    /// Stable's samples.
+    pub seen: f64,
+}
+
 /// What was seen of one metric in an earlier step of the pool.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Seen {
@@ -218,6 +229,22 @@ impl Pool {
         // The parts of a whole need not sum up to 1 exactly.
         let time = if (end - 1.0).abs() < 1e-9 { 1.0 } else { end };
         Clock { time, steps }
+    }
+
+    /// What the means over the steps up to this one are worth, for each of the canary's samples
+    /// in them (`stratified::means`).
+    pub(in crate::analysis) fn worth(&self) -> Worth {
+        let steps = || self.steps[..=self.at].iter();
+        let sides = |s: &Planned| [s.samples, s.samples * (1.0 - s.share) / s.share];
+        let size = |s: &Planned| stratified::size(sides(s)[0], sides(s)[1]);
+        let all: f64 = steps().map(size).sum();
+        let samples: f64 = steps().map(|s| s.samples).sum();
+        let worth = |side: usize| {
+            let of = |s: &Planned| (size(s) / all).powi(2) / sides(s)[side];
+            1.0 / steps().map(of).sum::<f64>() / samples
+        };
+        let stable = steps().map(|s| sides(s)[1]).sum::<f64>() / samples;
+        Worth { canary: worth(0), stable: worth(1), seen: stable }
     }
 
     /// The samples of the steps before this one, and the share of the traffic that the canary

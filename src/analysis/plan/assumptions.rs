@@ -107,7 +107,7 @@ impl Assumptions {
         let (mean, square, cube) = (raw(1.0), raw(2.0), raw(3.0));
         let variance = (square - mean.powi(2)).max(0.0);
         let third = cube - 3.0 * mean * square + 2.0 * mean.powi(3);
-        Mean { n, mean: 1.0, variance, third }
+        Mean { n, mean: 1.0, variance, third, unequal: 1.0 }
     }
 
     /// The share of scores that are 0 or 1, all others being a score in the middle: a
@@ -120,7 +120,7 @@ impl Assumptions {
     /// The moments of `n` scores with this mean.
     pub(super) fn scores(&self, n: f64, mean: f64) -> Mean {
         let variance = self.thumbs(mean) * mean * (1.0 - mean);
-        Mean { n, mean, variance, third: variance * (1.0 - 2.0 * mean) }
+        Mean { n, mean, variance, third: variance * (1.0 - 2.0 * mean), unequal: 1.0 }
     }
 
     /// The same of a sample whose mean is larger by `luck`: with the mean, the others move as

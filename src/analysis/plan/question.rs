@@ -4,7 +4,7 @@ use super::{Assumptions, MOST_SAMPLES, WANTED};
 use crate::{
     analysis::{
         judge::{
-            ACCEPT_SPENDING, HARM_FREEDOM, HARM_SPENDING, MINIMUM, MINIMUM_OF_MEANS, Window,
+            ACCEPT_SPENDING, HARM_FREEDOM, HARM_SPENDING, MINIMUM, MINIMUM_OF_MEANS, Window, Worth,
             answers_for, planned_looks,
         },
         stats::{
@@ -29,6 +29,8 @@ pub(super) struct Question<'a> {
     pub assumed: &'a Assumptions,
     /// The share of the route's requests that are samples of the canary.
     pub share: f64,
+    /// What means over the steps are worth, where they are pooled.
+    pub worth: Option<Worth>,
     /// No step has judged before: stable's answers have yet to choose the thresholds of
     /// latencies.
     pub first: bool,
@@ -165,6 +167,10 @@ impl Question<'_> {
             let noise = variance.sqrt().max(1e-9);
             return (z(0.0), ((z(noise) - z(-noise)) / 2.0).max(0.05));
         }
+        // How many values there are on each side, and as how many they count.
+        let seen = [n, n * self.worth.map_or(ratio, |worth| worth.seen)];
+        let worth = self.worth.map_or(seen, |worth| [n * worth.canary, n * worth.stable]);
+        let (n, ratio) = (worth[0], worth[1] / worth[0]);
         if self.metric.score.is_some() {
             let (stable, worse) = (self.assumed.score, (self.assumed.score - truth).max(0.0));
             let s = self.assumed.scores(n * ratio, stable);
@@ -181,12 +187,14 @@ impl Question<'_> {
             let luck = if accepting { -variance.sqrt() } else { variance.sqrt() };
             return (z(0.0), (z(luck) - z(0.0)).abs().max(0.05));
         }
-        let (stable, one, more) = (self.assumed.cost(n * ratio), self.assumed.cost(n), 1.0 + truth);
+        let more = 1.0 + truth;
+        let [one, stable] =
+            [0, 1].map(|side| mean::Mean { n: worth[side], ..self.assumed.cost(seen[side]) });
         let canary = mean::Mean {
-            n,
             mean: more,
             variance: one.variance * more.powi(2),
             third: one.third * more.powi(3),
+            ..one
         };
         let doubt = if accepting { Doubt::Canary } else { Doubt::Stable };
         (mean::ratio(canary, stable, delta, doubt), 1.0)

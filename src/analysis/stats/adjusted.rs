@@ -70,7 +70,7 @@ impl Moments {
         // As in `Mean::from_sums`: beyond it is rounding.
         let most = variance.powf(1.5) * n.sqrt();
         let mean = self.y - s * (self.x - at);
-        Mean { n, mean, variance, third: third.clamp(-most, most) }
+        Mean { n, mean, variance, third: third.clamp(-most, most), unequal: 1.0 }
     }
 }
 

@@ -16,6 +16,10 @@ pub struct Mean {
     pub variance: f64,
     /// Their third central moment.
     pub third: f64,
+    /// The third cumulant of the mean over that of as many values that count alike; 1 where they
+    /// do. Of a mean over strata a few values may count for much, which says nothing of how far
+    /// the rare ones are.
+    pub unequal: f64,
 }
 
 impl Mean {
@@ -31,7 +35,7 @@ impl Mean {
         let third = cubes / count - 3.0 * mean * squares / count + 2.0 * mean.powi(3);
         // No n values have a larger skewness than this: beyond it is rounding.
         let most = variance.powf(1.5) * count.sqrt();
-        Some(Self { n: count, mean, variance, third: third.clamp(-most, most) })
+        Some(Self { n: count, mean, variance, third: third.clamp(-most, most), unequal: 1.0 })
             .filter(|m| m.mean.is_finite() && m.variance.is_finite() && m.third.is_finite())
     }
 
@@ -63,7 +67,13 @@ impl Mean {
             third: (self.third * n + d.powi(3) * n * (n - 1.0) / (n + 1.0).powi(2)
                 - 3.0 * d / (n + 1.0) * self.variance * (n - 1.0).max(0.0))
                 / (n + 1.0),
+            unequal: self.unequal,
         }
+    }
+
+    /// The third cumulant of the mean.
+    pub(super) fn third_of_mean(self) -> f64 {
+        self.unequal * self.third / self.n.powi(2)
     }
 
     /// What of it counts when each observation tells as much as 1 / `effect` independent ones.
@@ -130,7 +140,7 @@ fn combined(canary: Mean, stable: Mean, factor: f64, delta: f64) -> f64 {
 /// z, and the third cumulant of the difference over its standard error cubed.
 fn studentised(canary: Mean, stable: Mean, factor: f64, delta: f64) -> (f64, f64) {
     let variance = canary.variance / canary.n + factor * factor * stable.variance / stable.n;
-    let third = canary.third / canary.n.powi(2) - factor.powi(3) * stable.third / stable.n.powi(2);
+    let third = canary.third_of_mean() - factor.powi(3) * stable.third_of_mean();
     let z = standardise(canary.mean - factor * stable.mean - delta, variance);
     (z, if variance > 0.0 { third / variance.powf(1.5) } else { 0.0 })
 }
@@ -172,7 +182,7 @@ mod tests {
     #[test]
     fn without_skewness_it_is_welchs_test() {
         // scipy 1.17: stats.ttest_ind_from_stats(10.5, 2, 60, 10, 3, 40, equal_var=False)
-        let side = |n, mean, sd: f64| Mean { n, mean, variance: sd * sd, third: 0.0 };
+        let side = |n, mean, sd: f64| Mean { n, mean, variance: sd * sd, third: 0.0, unequal: 1.0 };
         let z = means(side(60.0, 10.5, 2.0), side(40.0, 10.0, 3.0), 0.0);
         assert!((z - 0.925_820).abs() < 1e-5, "{z}");
     }

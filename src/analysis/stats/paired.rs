@@ -70,7 +70,7 @@ pub fn shares(pairs: Pairs, delta: f64) -> f64 {
 pub fn mean(differences: Mean, delta: f64) -> f64 {
     let variance = differences.variance / differences.n;
     let z = standardise(differences.mean - delta, variance);
-    let third = differences.third / differences.n.powi(2);
+    let third = differences.third_of_mean();
     corrected(z, if variance > 0.0 { third / variance.powf(1.5) } else { 0.0 })
 }
 

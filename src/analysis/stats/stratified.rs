@@ -119,12 +119,12 @@ pub fn means(strata: impl IntoIterator<Item = [Mean; 2]>) -> Option<[Mean; 2]> {
         let freedom: f64 = parts().map(|(m, _)| (m.n - 1.0).max(0.0)).sum();
         let variance: f64 = parts().map(|(m, _)| (m.n - 1.0).max(0.0) * m.variance).sum();
         let third: f64 = parts().map(|(m, _)| m.n * m.third).sum();
-        // As many equally weighted values have this variance of the mean, and this third moment.
+        // As many equally weighted values have this variance of the mean.
         let squares: f64 = parts().map(|(m, w)| w * w / m.n).sum();
         let cubes: f64 = parts().map(|(m, w)| w.powi(3) / m.n.powi(2)).sum();
         let worth = 1.0 / squares;
         let variance = if freedom > 0.0 { variance / freedom } else { 0.0 };
-        Mean { n: worth, mean, variance, third: third / n * cubes * worth.powi(2) }
+        Mean { n: worth, mean, variance, third: third / n, unequal: cubes * worth.powi(2) }
     };
     (all > 0.0).then(|| [side(0), side(1)])
 }
@@ -184,7 +184,7 @@ mod tests {
             [share(400.0, 2_000.0), share(400.0, 2_000.0)],
         ];
         assert!(Shares::new(strata).z(0.0).abs() < 0.1);
-        let values = |n: f64, mean: f64| Mean { n, mean, variance: 1.0, third: 0.0 };
+        let values = |n: f64, mean: f64| Mean { n, mean, variance: 1.0, third: 0.0, unequal: 1.0 };
         let [c, s] = means([
             [values(100.0, 1.0), values(1_900.0, 1.0)],
             [values(2_000.0, 9.0), values(2_000.0, 9.0)],
@@ -195,12 +195,13 @@ mod tests {
 
     #[test]
     fn a_mean_over_strata_has_the_variance_that_its_weights_give_it() {
-        let values = |n: f64| Mean { n, mean: 1.0, variance: 4.0, third: 8.0 };
+        let values = |n: f64| Mean { n, mean: 1.0, variance: 4.0, third: 8.0, unequal: 1.0 };
         let [c, _] = means([[values(50.0), values(50.0)], [values(150.0), values(50.0)]]).unwrap();
         // Sizes 25 and 37.5, so weights 0.4 and 0.6.
         assert!((c.variance / c.n - 4.0 * (0.16 / 50.0 + 0.36 / 150.0)).abs() < 1e-12);
         let third = 8.0 * (0.064 / 2_500.0 + 0.216 / 22_500.0);
-        assert!((c.third / c.n.powi(2) - third).abs() < 1e-12);
+        assert!((c.third_of_mean() - third).abs() < 1e-12);
+        assert_eq!(c.third, 8.0, "how far the rare ones are does not depend on the weights");
         let one = means([[values(50.0), values(70.0)]]).unwrap();
         assert_eq!(one, [values(50.0), values(70.0)]);
         assert_eq!(means([]), None);
