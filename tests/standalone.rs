@@ -602,6 +602,48 @@ fn a_backend_whose_secret_is_missing_waits_for_it() {
 }
 
 #[test]
+fn a_stable_that_can_not_be_built_is_no_dead_end() {
+    let mut place = Place::new();
+    fs::remove_file(place.path("release.yaml")).unwrap();
+    let named = "v1, apiKeySecretRef: {name: sec, key: token}}}";
+    let bad = FIXED.replacen("v1}}", named, 1).replacen("name: model}", "name: bad}", 1);
+    let bad = bad.split("---").next().unwrap();
+    let other = bad.replace("model: m,", "model: other,");
+    let secret =
+        "apiVersion: v1\nkind: Secret\nmetadata: {name: sec}\nstringData: {token: \"a\\nb\"}\n";
+    let told = |place: &Place| place.status().conditions[0].message.clone();
+    let bad_release = release("v1").replace("name: model}", "name: bad}");
+    // The same model under another name is no other revision.
+    place.write("bad.yaml", &format!("{bad}---\n{secret}"));
+    place.restart();
+    place.write_release(&bad_release);
+    place.seconds(5);
+    place.write_release(&release("v1"));
+    place.seconds(5);
+    assert!(told(&place).contains("mend bad"), "{}", told(&place));
+    let mut place = Place::new();
+    fs::remove_file(place.path("release.yaml")).unwrap();
+    place.write("bad.yaml", &format!("{other}---\n{secret}"));
+    place.restart();
+    place.write_release(&bad_release);
+    place.seconds(5);
+    assert!(told(&place).contains("line break"), "{}", told(&place));
+    // Its author names a backend that works.
+    place.write_release(&release("v1"));
+    place.seconds(10);
+    let told = told(&place);
+    assert!(told.contains("can not build") && told.contains("promote"), "{told}");
+    let revision = told.rsplit("promote ").next().unwrap().split(' ').next().unwrap().to_owned();
+    let promote =
+        format!("metadata: {{name: r, annotations: {{serinus.dev/promote: {revision} by=ada}}}}");
+    place.write_release(&release("v1").replace("metadata: {name: r}", &promote));
+    place.seconds(5);
+    let status = place.status();
+    assert_eq!((status.phase, &*status.routing.observed_by), (Phase::Stable, "1/1"));
+    assert_eq!(status.stable.unwrap().backend, "model");
+}
+
+#[test]
 fn a_file_of_the_same_size_and_time_with_another_content_is_noticed() {
     let mut place = Place::new();
     let path = place.path("release.yaml");
@@ -868,6 +910,35 @@ fn a_release_that_only_the_state_knows_is_said() {
     place.write_release(&release("v2"));
     place.seconds(3);
     assert_eq!(place.status().phase, Phase::RolledBack);
+}
+
+#[test]
+fn what_is_removed_beside_the_manifests_is_written_again() {
+    let mut place = Place::new();
+    place.ticks(3);
+    let own = place.state_file();
+    let files: Vec<PathBuf> = ["", ".in-force", ".before"]
+        .map(|ending| PathBuf::from(format!("{}{ending}", own.display())))
+        .to_vec();
+    let names = |place: &mut Place| {
+        place.ticks(2);
+        files.iter().filter(|file| file.exists()).count()
+    };
+    assert_eq!(names(&mut place), 3);
+    let status = place.status();
+    // `git clean`, at rest: nothing else changes.
+    files.iter().for_each(|file| fs::remove_file(file).unwrap());
+    assert_eq!(names(&mut place), 3);
+    for file in &files {
+        fs::remove_file(file).unwrap();
+        assert_eq!(names(&mut place), 3, "{}", file.display());
+    }
+    // A typo at the next start changes nothing.
+    place.write_release("spec: [\n");
+    place.restart();
+    place.ticks(4);
+    let now = place.status();
+    assert_eq!((now.stable, now.phase, place.served().len()), (status.stable, status.phase, 1));
 }
 
 #[test]

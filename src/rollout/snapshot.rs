@@ -74,6 +74,14 @@ impl Snapshot {
         Some(format!("{some} of {all} gateways can not build {}: {first}", short(revision)))
     }
 
+    /// Why no gateway serves the route: none can build `stable`, nor has built it before.
+    pub fn unserved(&self, stable: &str) -> Option<String> {
+        // Without a route it is at no generation, or at 0.
+        let serves_not =
+            |g: &Gateway| g.applied.unwrap_or_default() == 0 && g.unbuilt.contains_key(stable);
+        self.unbuilt(stable).filter(|_| self.gateways.iter().all(serves_not))
+    }
+
     /// As `unbuilt`, of what is asked only when `stable` fails.
     pub fn unbuilt_beside(&self, stable: &str) -> Option<String> {
         let all = self.gateways.iter().flat_map(|gateway| gateway.unbuilt.keys());

@@ -259,6 +259,82 @@ fn a_canary_that_one_gateway_can_not_build_waits_without_traffic_until_it_can() 
     assert!(said(&world).contains(&why) && world.status.conditions[0].status == "True");
 }
 
+#[test]
+fn a_canary_whose_snapshot_is_lost_does_not_come_and_go_when_gateways_start_anew() {
+    let policy: CanaryPolicySpec =
+        serde_json::from_value(serde_json::json!({"steps": [{"weight": 20, "samples": 100_000}]}))
+            .unwrap();
+    let mut world = World::new(policy, 2, 60.0);
+    world.decide();
+    world.release("b");
+    let canary = revision("b");
+    let goes_on = |world: &mut World, knows_it: bool| {
+        for _ in 0..50 {
+            // A gateway says what it can not build of what is routed.
+            let routed = world.status.routing.variants.iter().any(|v| v.revision == canary);
+            for gateway in &mut world.gateways {
+                gateway.unbuilt.clear();
+                if routed && !knows_it {
+                    gateway.unbuilt.insert(canary.clone(), "it has no copy".to_owned());
+                }
+            }
+            world.decide();
+            world.pass(SignedDuration::from_secs(5));
+        }
+    };
+    goes_on(&mut world, true);
+    world.lost.insert(canary.clone(), "there is no PromptVersion b".to_owned());
+    goes_on(&mut world, true);
+    assert_eq!(world.phase(), Phase::Progressing, "gateways that have it go on");
+    let before = world.status.routing.generation;
+    goes_on(&mut world, false);
+    assert_eq!(world.status.routing.generation, before + 1, "it leaves once");
+    let said = world.status.conditions[0].message.clone();
+    assert!(said.contains("there is no PromptVersion b") && said.contains("abort"), "{said}");
+    world.lost.clear();
+    goes_on(&mut world, true);
+    assert_eq!(world.phase(), Phase::Progressing);
+}
+
+#[test]
+fn where_no_gateway_can_build_stable_a_person_may_put_another_revision_in_its_place() {
+    let policy: CanaryPolicySpec = serde_json::from_value(
+        serde_json::json!({"steps": [{"weight": 5, "samples": 100}], "bake": {"duration": "1h"}}),
+    )
+    .unwrap();
+    let mut world = World::new(policy, 2, 60.0);
+    world.decide();
+    world.pass(SignedDuration::from_secs(15));
+    let serves_nobody = |world: &mut World, which: &[usize]| {
+        for at in which {
+            let gateway = &mut world.gateways[*at];
+            gateway.applied = Some(0);
+            gateway.unbuilt.insert(revision("a"), "the key is not valid".to_owned());
+        }
+    };
+    serves_nobody(&mut world, &[0]);
+    world.release("b");
+    world.decide();
+    let said = |world: &World| world.status.conditions[0].message.clone();
+    assert!(said(&world).contains("1/2 gateways apply"), "one serves: {}", said(&world));
+    serves_nobody(&mut world, &[0, 1]);
+    for _ in 0..20 {
+        world.decide();
+    }
+    let stable = |world: &World| world.status.stable.as_ref().unwrap().prompt.clone();
+    let (told, canary) = (said(&world), revision("b"));
+    assert!(told.contains("the key is not valid") && told.contains("promote b"), "{told}");
+    assert!(world.status.canary.is_none() && stable(&world) == "a");
+    world.request(Action::Promote, "b", "ada");
+    world.decide();
+    assert_eq!(stable(&world), "b", "{}", said(&world));
+    assert!(world.status.previous.is_none(), "there is nobody to keep a share for");
+    let routed: Vec<_> = world.status.routing.variants.iter().map(|v| &*v.revision).collect();
+    assert_eq!(routed, [&*canary]);
+    let last = world.status.history.last().unwrap();
+    assert!(last.message.contains("ada") && last.requests[0].accepted, "{last:?}");
+}
+
 /// A gateway that a canary brings down takes along what only it knew, not what it had told.
 #[test]
 fn what_a_gateway_had_told_counts_when_it_is_gone_before_the_next_look() {

@@ -55,6 +55,16 @@ impl Durable {
         beside(&self.path, "before")
     }
 
+    /// Whether somebody removed it, or the content before, and it can be written again: its folder is there, or the
+    /// one around that.
+    pub(super) fn is_gone(&self) -> bool {
+        let missing = |path: &Path| matches!(path.try_exists(), Ok(false));
+        let may_be_made =
+            |folder: &Path| folder.is_dir() || folder.parent().is_some_and(Path::is_dir);
+        (missing(&self.path) || (self.keeps_previous && missing(&self.previous())))
+            && self.path.parent().is_some_and(may_be_made)
+    }
+
     /// What the file holds; none when it does not exist.
     pub(super) fn read(&self) -> anyhow::Result<Option<Vec<u8>>> {
         read(&self.path)

@@ -274,12 +274,12 @@ impl Manifests {
         self.findings = findings;
     }
 
-    /// Keeps what is in force for the next start, if that has changed.
+    /// Keeps what is in force for the next start, if that has changed or the file is gone.
     ///
     /// # Errors
     /// It can not be written; it is tried again by the next call.
     pub(super) fn keep(&mut self) -> anyhow::Result<()> {
-        if self.remember {
+        if self.remember || (!self.objects.is_empty() && self.memory.is_gone()) {
             let objects = self.objects.values().map(|held| (held.file.as_str(), &held.object));
             self.memory.write(objects)?;
             self.remember = false;

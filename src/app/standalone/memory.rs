@@ -43,6 +43,11 @@ impl Memory {
         Ok((memory, objects))
     }
 
+    /// Whether somebody removed the file.
+    pub(super) fn is_gone(&self) -> bool {
+        self.0.is_gone()
+    }
+
     /// Replaces the file.
     ///
     /// # Errors

@@ -209,12 +209,12 @@ impl State {
     }
 
     /// Replaces the file, if something has changed; says whether. What could not be
-    /// written is written at the next call.
+    /// written is written at the next call, and a file that somebody removed is written again.
     ///
     /// # Errors
     /// The file can not be written, or another process has it now.
     pub(super) fn write_changes(&mut self) -> anyhow::Result<bool> {
-        if self.changed {
+        if self.changed || self.file.is_gone() {
             self.lock.keep(self.file.path())?;
             self.file.write(&serde_json::to_vec(&self.releases)?)?;
         }

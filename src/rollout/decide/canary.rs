@@ -129,8 +129,10 @@ fn stopped(draft: &Draft<'_>, policy: &CanaryPolicySpec) -> Option<(&'static str
     let stable = draft.status.stable.as_ref()?;
     if let Some(why) = draft.snapshot.why_not_ready(&stable.revision) {
         let message = format!(
-            "stable's LLMDeployment {} is not ready, so nothing can be compared: {why}",
-            stable.backend
+            "stable's LLMDeployment {} is not ready, so nothing can be compared: {why}; promote {} to \
+             give the canary to all users all the same",
+            stable.backend,
+            short(&canary.variant.revision)
         );
         return Some((reasons::BACKEND_NOT_READY, message));
     }
@@ -189,7 +191,14 @@ fn without_backend(
     let revision = canary.variant.revision.as_str();
     let routed = draft.status.routing.variants.iter().any(|v| v.revision == revision);
     let held = canary.held.as_deref() == Some(reasons::BACKEND_NOT_READY);
-    match draft.snapshot.why_not_ready(revision) {
+    // Gateways do not say of a canary without traffic that they have no copy of it.
+    let lost = || {
+        let lost = draft.snapshot.lost.iter().find(|lost| lost.variant.revision == revision)?;
+        (held && !routed).then(|| {
+            format!("its ReleaseSnapshot is gone and can not be written again: {}", lost.why)
+        })
+    };
+    match draft.snapshot.why_not_ready(revision).or_else(lost) {
         Some(why) => {
             if !held || routed {
                 set_weight(draft, 0);

@@ -166,7 +166,15 @@ pub(super) fn settle_or_start(draft: &mut Draft<'_>) {
 
 /// Stable serves, unless a gateway can not build it.
 fn say_who_serves(draft: &mut Draft<'_>, stable: &VariantRef) {
-    if let Some(why) = draft.snapshot.unbuilt(&stable.revision) {
+    if let Some(mut why) = draft.snapshot.unbuilt(&stable.revision) {
+        let named = draft.snapshot.target.as_ref().map(|t| t.variant.backend_name.as_str());
+        if let Some(named) = named.ok().filter(|named| *named != stable.backend) {
+            why = format!(
+                "{why}. {named}, which the spec names, is the same model at the same address as \
+                 {}, and no other revision: mend {}",
+                stable.backend, stable.backend
+            );
+        }
         return draft.say_as(Readiness::NotReady, reasons::NOT_BUILT, why);
     }
     let mut message = format!("{} on {} serves", stable.prompt, stable.backend);
@@ -221,6 +229,42 @@ fn failed_before(draft: &mut Draft<'_>) {
     draft.say(reason, message);
 }
 
+/// No gateway can build stable, so users get nothing and nothing can be compared. What the
+/// spec names now takes its place when a person says so.
+fn without_stable(draft: &mut Draft<'_>, stable: &VariantRef, target: &Target, why: &str) {
+    let new = reference(target);
+    if let Some(why) = draft.snapshot.why_not_ready(&new.revision) {
+        let message = format!("waits for LLMDeployment {}: {why}", new.backend);
+        return draft.say_as(Readiness::InProgress, reasons::BACKEND_NOT_READY, message);
+    }
+    for action in [Action::Promote, Action::Approve] {
+        let Some(request) = requests::take(draft, action, &new.revision) else { continue };
+        let message = format!(
+            "promoted without a comparison at the request of {}: no gateway could build {}",
+            request.by,
+            short(&stable.revision)
+        );
+        draft.save_target(target);
+        draft.route(&[(&new, VariantRole::Stable, 100)], RoutingSettings::default());
+        draft.remember(new.clone(), Outcome::Promoted, reasons::PROMOTED, &message, vec![request]);
+        let note = format!("{} serves now: {message}", short(&new.revision));
+        draft.announce(false, reasons::PROMOTED, note);
+        draft.status.stable = Some(new);
+        draft.status.failed_revision = None;
+        draft.status.phase = Phase::Promoting;
+        draft.prune();
+        draft.wake_now();
+        return draft.say(reasons::PROMOTED, message);
+    }
+    let message = format!(
+        "{why}; so nobody is answered, and {0} can not be compared with it: mend that, or promote \
+         {0} to give it to all users",
+        short(&new.revision)
+    );
+    draft.status.phase = Phase::Held;
+    draft.say_as(Readiness::Stalled, reasons::NOT_BUILT, message);
+}
+
 fn start(draft: &mut Draft<'_>, target: &Target) {
     let stable = draft.status.stable.clone().unwrap_or_default();
     let without = &draft.snapshot.without_data;
@@ -244,6 +288,9 @@ fn start(draft: &mut Draft<'_>, target: &Target) {
     if draft.snapshot.spec.suspend {
         let message = format!("spec.suspend is true: {} waits", short(&target.revision));
         return draft.say_as(Readiness::InProgress, reasons::SUSPENDED, message);
+    }
+    if let Some(why) = draft.snapshot.unserved(&stable.revision) {
+        return without_stable(draft, &stable, target, &why);
     }
     if !draft.confirmed() && !draft.snapshot.gateways.is_empty() {
         draft.wake(draft.now + jiff::SignedDuration::from_secs(CONFIRM_SECONDS));

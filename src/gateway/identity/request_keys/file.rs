@@ -5,7 +5,7 @@ use std::{
     io::{self, Write},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -18,11 +18,13 @@ use crate::{
 };
 
 /// How often it is looked whether a new key is due, or an old one signs.
-const LOOK: Duration = Duration::from_secs(60);
+const LOOK: Duration = Duration::from_secs(5);
 
 /// The keys in a file, a line each: its name and the key in hexadecimal.
 pub struct KeyFile {
     path: PathBuf,
+    /// What the file held last: it is written again when somebody removes the file.
+    held: Mutex<Stored>,
     keys: RequestKeys,
     notices: Arc<Notices>,
     clock: fn() -> Timestamp,
@@ -38,7 +40,7 @@ impl KeyFile {
         notices: Arc<Notices>,
         clock: fn() -> Timestamp,
     ) -> Self {
-        let file = Self { path, keys, notices, clock };
+        let file = Self { path, held: Mutex::default(), keys, notices, clock };
         file.look();
         file
     }
@@ -67,24 +69,29 @@ impl KeyFile {
     /// It can not be read or written, or has a line that is no key.
     fn used(&self) -> io::Result<()> {
         let now = (self.clock)();
-        let mut stored = read(&self.path)?;
-        if let Some(next) = rotated(&stored, now, rand::random()) {
-            write(&self.path, &next)?;
-            stored = next;
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = read(&self.path)?;
+        let known = found.clone().unwrap_or_else(|| held.clone());
+        let next = rotated(&known, now, rand::random());
+        let stored = next.unwrap_or(known);
+        if found.as_ref() != Some(&stored) {
+            write(&self.path, &stored)?;
         }
         self.keys.set(&stored, now);
+        *held = stored;
         Ok(())
     }
 }
 
-fn read(path: &Path) -> io::Result<Stored> {
+/// The keys of the file; none when there is no file.
+fn read(path: &Path) -> io::Result<Option<Stored>> {
     // A pipe would be waited for.
     if fs::metadata(path).is_ok_and(|there| !there.is_file()) {
-        return Err(io::Error::other("not a regular file: remove it, and a new key is written"));
+        return Err(io::Error::other("not a regular file: remove it, and it is written again"));
     }
     let text = match fs::read_to_string(path) {
         Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Stored::new()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
     };
     let line = |line: &str| {
@@ -94,15 +101,17 @@ fn read(path: &Path) -> io::Result<Stored> {
         Some((name.to_owned(), bytes.collect::<Option<Vec<u8>>>()?))
     };
     let keys = text.lines().filter(|line| !line.is_empty()).map(line).collect::<Option<Stored>>();
-    let invalid = "one of its lines is not a key: remove the file, and a new key is written";
-    keys.ok_or_else(|| io::Error::other(invalid))
+    let invalid = "one of its lines is not a key: remove the file, and it is written again";
+    keys.map(Some).ok_or_else(|| io::Error::other(invalid))
 }
 
 /// Written beside, synced and renamed: a kill leaves the old keys or the new ones.
 fn write(path: &Path, stored: &Stored) -> io::Result<()> {
     let path = &followed(path)?;
-    if let Some(folder) = path.parent() {
-        fs::create_dir_all(folder)?;
+    // The folder alone: one around it that is gone was moved, and comes back.
+    match path.parent().map(fs::create_dir) {
+        Some(Err(error)) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
     }
     let text: String = stored
         .iter()
@@ -171,6 +180,29 @@ mod tests {
             assert!(link.is_symlink());
             assert_eq!(fs::read_to_string(&file).unwrap().lines().count(), count);
         }
+    }
+
+    #[test]
+    fn a_file_that_is_removed_is_written_again_with_the_keys_in_use() {
+        let around = tempfile::tempdir().unwrap();
+        let (watched, away) = (around.path().join("watched"), around.path().join("away"));
+        fs::create_dir(&watched).unwrap();
+        let path = watched.join(".serinus/request-ids.keys");
+        let keys = RequestKeys::default();
+        let file = open(&path, &keys, now);
+        let (written, signature) = (fs::read(&path).unwrap(), keys.sign(Purpose::Id, b"x"));
+        fs::remove_dir_all(path.parent().unwrap()).unwrap();
+        file.look();
+        assert_eq!(fs::read(&path).unwrap(), written);
+        assert!(keys.verify(Purpose::Id, b"x", &signature).is_some());
+        // A folder that was moved is not made anew in its place.
+        fs::rename(&watched, &away).unwrap();
+        file.look();
+        assert!(!watched.exists() && file.notices.text().contains(UNUSABLE));
+        assert!(keys.verify(Purpose::Id, b"x", &signature).is_some());
+        fs::rename(&away, &watched).unwrap();
+        file.look();
+        assert_eq!((fs::read(&path).unwrap(), file.notices.text()), (written, String::new()));
     }
 
     #[test]
