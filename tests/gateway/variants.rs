@@ -15,12 +15,13 @@ use serinus::{
 use crate::bench::{Bench, edit, good, variant};
 
 /// Each way in which a variant can be impossible to build, and the word for it.
-const FAULTS: [(&str, &str); 13] = [
+const FAULTS: [(&str, &str); 14] = [
     ("no API key", "SecretNotFound"),
     ("an empty API key", "SecretInvalid"),
     ("a blank API key", "SecretInvalid"),
     ("an API key with a line break", "SecretInvalid"),
     ("an API key for other hosts", "SecretNotGranted"),
+    ("an API key for its host and not for its proxy", "SecretNotGranted"),
     ("no authority", "SecretNotFound"),
     ("a garbled authority", "SecretInvalid"),
     ("no client certificate", "SecretNotFound"),
@@ -64,6 +65,16 @@ fn spoil(release: &mut ReleaseInput, revision: &str, fault: &str) {
             release.grants = Grants::none();
             release.grants.allow("key", "api.openai.com");
             release.grants.allow("stable", "127.0.0.1");
+            ("apiKeySecretRef", api_key)
+        }
+        "an API key for its host and not for its proxy" => {
+            know("key", "token", "k");
+            release.grants = Grants::none();
+            release.grants.allow("key", "127.0.0.1");
+            release.grants.allow("stable", "127.0.0.1");
+            let proxy = json!({"url": "http://127.0.0.2:3128"});
+            let proxy = Some(serde_json::from_value(proxy).unwrap());
+            edit(release.variants.get_mut(revision).unwrap(), |v| v.backend.proxy = proxy);
             ("apiKeySecretRef", api_key)
         }
         "no authority" => ("tls", authority),

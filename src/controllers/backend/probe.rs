@@ -1,5 +1,6 @@
 //! Is there an HTTP server at the address? No key is sent: the operator reads no
-//! Secrets, so also a refusal to answer without one is an answer.
+//! Secrets, so also a refusal to answer without one is an answer. Where the backend names
+//! certificates in Secrets, whose server it is remains for gateways to check.
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
@@ -19,6 +20,8 @@ pub struct Probe {
     direct: reqwest::Client,
     /// Through those of the environment.
     environment: reqwest::Client,
+    /// The same two for servers whose certificate only gateways can check.
+    unchecked: [reqwest::Client; 2],
     addresses: Arc<Addresses>,
 }
 
@@ -38,9 +41,11 @@ impl Probe {
     /// The HTTP client could not be set up.
     pub fn new(addresses: Addresses) -> Result<Self, reqwest::Error> {
         let addresses = Arc::new(addresses);
-        let direct = builder(&addresses).no_proxy().build()?;
-        let environment = builder(&addresses).build()?;
-        Ok(Self { direct, environment, addresses })
+        let direct = || builder(&addresses).no_proxy();
+        let environment = || builder(&addresses);
+        let unchecked = [unchecked(direct()).build()?, unchecked(environment()).build()?];
+        let (direct, environment) = (direct().build()?, environment().build()?);
+        Ok(Self { direct, environment, unchecked, addresses })
     }
 
     /// Asks `{base}/models`, on the way that gateways take. Answers a sentence, good or bad.
@@ -61,7 +66,10 @@ impl Probe {
         // The client resolves names only, and none of those that a proxy resolves.
         let host = url.host_str().unwrap_or_default();
         self.addresses.check_named(host).map_err(|e| format!("{base} is not asked: {e}"))?;
+        let own = backend.endpoint.as_ref().and_then(|e| e.tls.as_ref());
         let client = match way(backend, host) {
+            Way::Direct if own.is_some() => self.unchecked[0].clone(),
+            Way::Environment if own.is_some() => self.unchecked[1].clone(),
             Way::Direct => self.direct.clone(),
             Way::Environment => self.environment.clone(),
             Way::Proxy(proxy) if has_credentials(&proxy) => {
@@ -69,7 +77,9 @@ impl Probe {
                             and name it in spec.proxy.credentialsSecretRef"
                     .to_owned());
             }
-            Way::Proxy(proxy) => self.through(&proxy).map_err(|e| format!("{proxy}: {e}"))?,
+            Way::Proxy(proxy) => {
+                self.through(&proxy, own.is_some()).map_err(|e| format!("{proxy}: {e}"))?
+            }
             Way::Unknown => {
                 let message = "is behind a proxy that wants credentials, and is not probed";
                 return Ok(format!("{base} {message}"));
@@ -82,9 +92,19 @@ impl Probe {
             }
             match client.get(url.clone()).timeout(PATIENCE).send().await {
                 Ok(answer) if answer.status().as_u16() < 500 => {
-                    return Ok(format!("{base} answers"));
+                    let checked = match own {
+                        Some(_) => "; its certificate is checked by gateways, which read Secrets",
+                        None => "",
+                    };
+                    return Ok(format!("{base} answers{checked}"));
                 }
                 Ok(answer) => last = format!("{base}/models answered {}", answer.status().as_u16()),
+                Err(error)
+                    if own.is_some_and(|tls| tls.client_certificate_secret_ref.is_some())
+                        && is_alert(&error) =>
+                {
+                    return Ok(format!("{base} wants the certificate that gateways show it"));
+                }
                 Err(error) if error.is_timeout() => {
                     last = format!("{base} did not answer within {} s", PATIENCE.as_secs());
                 }
@@ -94,12 +114,14 @@ impl Probe {
         Err(last)
     }
 
-    fn through(&self, proxy: &str) -> Result<reqwest::Client, String> {
+    fn through(&self, proxy: &str, is_unchecked: bool) -> Result<reqwest::Client, String> {
         let url: reqwest::Url = proxy.parse().map_err(|e| format!("{e}"))?;
         let host = url.host_str().unwrap_or_default();
         self.addresses.check_host(host).map_err(|e| e.to_string())?;
         let proxy = reqwest::Proxy::all(url).map_err(|e| e.to_string())?;
-        builder(&self.addresses).no_proxy().proxy(proxy).build().map_err(|e| e.to_string())
+        let client = builder(&self.addresses).no_proxy().proxy(proxy);
+        let client = if is_unchecked { unchecked(client) } else { client };
+        client.build().map_err(|e| e.to_string())
     }
 }
 
@@ -107,6 +129,28 @@ fn builder(addresses: &Arc<Addresses>) -> reqwest::ClientBuilder {
     reqwest::Client::builder()
         .redirect(reqwest::redirect::Policy::none())
         .dns_resolver(Resolver::new(addresses.clone()))
+}
+
+/// Whom the server's certificate is to be signed by stands in a Secret, which the operator does
+/// not read. Nothing is sent that somebody else may not know.
+fn unchecked(client: reqwest::ClientBuilder) -> reqwest::ClientBuilder {
+    client.tls_danger_accept_invalid_certs(true)
+}
+
+/// Whether the server ended the handshake, as it does without a certificate that it wants.
+fn is_alert(error: &reqwest::Error) -> bool {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        // What is within it is no source of it.
+        let within = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        let tls = within.and_then(|within| within.downcast_ref()).or(error.downcast_ref());
+        if matches!(tls, Some(rustls::Error::AlertReceived(_))) {
+            return true;
+        }
+        cause =
+            within.map(|within| within as &(dyn std::error::Error + 'static)).or(error.source());
+    }
+    false
 }
 
 /// As `gateway::clients::proxy` decides it.
@@ -129,4 +173,75 @@ fn root_cause(error: &dyn std::error::Error) -> String {
         cause = source;
     }
     cause.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+    use rustls::{RootCertStore, ServerConfig, server::WebPkiClientVerifier};
+    use tokio::{io::AsyncWriteExt, net::TcpListener, task::JoinSet};
+    use tokio_rustls::TlsAcceptor;
+
+    use super::*;
+
+    /// Serves one after the other, with a certificate of an authority that nobody knows, and
+    /// perhaps to those alone who show one of it.
+    async fn server(wants_certificate: bool) -> (SocketAddr, JoinSet<()>) {
+        let mut params = CertificateParams::new(vec![]).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        let certificate = params.signed_by(&key, &authority).unwrap();
+        let mut roots = RootCertStore::empty();
+        roots.add(authority.der().clone()).unwrap();
+        let verifier = WebPkiClientVerifier::builder(Arc::new(roots)).build().unwrap();
+        let config = match wants_certificate {
+            true => ServerConfig::builder().with_client_cert_verifier(verifier),
+            false => ServerConfig::builder().with_no_client_auth(),
+        };
+        let key = key.serialize_der().try_into().unwrap();
+        let config = config.with_single_cert(vec![certificate.der().clone()], key).unwrap();
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut serving = JoinSet::new();
+        serving.spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let Ok(mut stream) = acceptor.accept(stream).await else { continue };
+                let answer = b"HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\n\r\n";
+                let _ = stream.write_all(answer).await;
+                let _ = stream.shutdown().await;
+            }
+        });
+        (address, serving)
+    }
+
+    #[tokio::test]
+    async fn a_server_whose_certificates_are_in_secrets_is_asked_without_these() {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let probe = Probe::new(Addresses::default()).unwrap();
+        let authority = serde_json::json!({"caSecretRef": {"name": "ca", "key": "ca.crt"}});
+        let both = serde_json::json!({"caSecretRef": {"name": "ca", "key": "ca.crt"},
+            "clientCertificateSecretRef": {"name": "own"}});
+        for (wants, tls, expected) in [
+            (false, serde_json::Value::Null, Err("can not be reached")),
+            (false, authority.clone(), Ok("checked by gateways")),
+            (true, both, Ok("wants the certificate")),
+            (true, authority, Err("can not be reached")),
+        ] {
+            let (address, _serving) = server(wants).await;
+            let base = format!("https://localhost:{}/v1", address.port());
+            let spec = serde_json::json!({"provider": "openai", "model": "m",
+                "endpoint": {"url": base, "tls": tls}});
+            let found = probe.ask(&base, &serde_json::from_value(spec).unwrap()).await;
+            match (&found, expected) {
+                (Ok(text), Ok(part)) | (Err(text), Err(part)) if text.contains(part) => {}
+                _ => panic!("{wants} {tls}: {found:?}", tls = base),
+            }
+        }
+    }
 }

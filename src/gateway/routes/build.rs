@@ -319,8 +319,7 @@ fn build_target(
         .collect::<Result<Vec<Uri>, Fault>>()?;
     let uris: [Uri; 4] = uris.try_into().map_err(|_| no_address(&base))?;
     let chat = uris[0].clone();
-    let host = chat.authority().map_or("", |authority| authority.as_str());
-    let headers = headers(backend, host, input)?;
+    let headers = headers(backend, &chat, input)?;
     let default_port = if chat.scheme_str() == Some("https") { 443 } else { 80 };
     let origin = Origin {
         release: key.to_owned(),
@@ -464,13 +463,24 @@ fn way(
         .map_err(|e| Fault::new(Fault::ADDRESS_INVALID, e))
 }
 
+/// The host of a proxy that can read what is sent through it: requests without TLS, and those
+/// with TLS to whoever has a certificate of the authorities that the backend names.
+fn reading_proxy(backend: &LLMDeploymentSpec, uri: &Uri) -> Option<String> {
+    let url: Uri = backend.proxy.as_ref()?.url.as_ref()?.parse().ok()?;
+    let tls = backend.endpoint.as_ref().and_then(|e| e.tls.as_ref());
+    let names_authorities = tls.is_some_and(|tls| tls.ca_secret_ref.is_some());
+    let is_private = uri.scheme_str() == Some("https") && !names_authorities;
+    (!is_private).then(|| url.host().unwrap_or_default().to_owned())
+}
+
 /// What every request says of itself. A key that is named and not known is no key at all:
 /// without it the model would refuse every request.
 fn headers(
     backend: &LLMDeploymentSpec,
-    host: &str,
+    uri: &Uri,
     input: &ReleaseInput,
 ) -> Result<HeaderMap, Fault> {
+    let host = uri.authority().map_or("", Authority::as_str);
     let endpoint = backend.endpoint.as_ref();
     let mut headers = HeaderMap::new();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -501,8 +511,10 @@ fn headers(
     let Some(wanted) = endpoint.and_then(|e| e.api_key_secret_ref.as_ref()) else {
         return Ok(headers);
     };
-    let name = host.parse::<Authority>();
-    let key = granted(input, wanted, name.as_ref().map_or(host, |name| name.host()))?;
+    let key = granted(input, wanted, uri.host().unwrap_or_default())?;
+    if let Some(proxy) = reading_proxy(backend, uri) {
+        input.grants.check(&wanted.name, &proxy)?;
+    }
     let (name, text) = match endpoint.and_then(|e| e.api_key_header.as_deref()) {
         None => (header::AUTHORIZATION, format!("Bearer {}", key.expose())),
         Some(name) => (named(name)?, key.expose().to_owned()),
@@ -518,4 +530,35 @@ fn headers(
     value.set_sensitive(true);
     headers.insert(name, value);
     Ok(headers)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_proxy_reads_what_is_not_encrypted_for_somebody_else() {
+        let reads = |url: &str, tls: serde_json::Value, proxy: serde_json::Value| {
+            let spec = json!({"provider": "openai", "model": "m", "proxy": proxy,
+                "endpoint": {"url": url, "tls": tls}});
+            let backend: LLMDeploymentSpec = serde_json::from_value(spec).unwrap();
+            reading_proxy(&backend, &url.parse().unwrap())
+        };
+        let proxy = json!({"url": "http://proxy.evil:3128"});
+        let own = json!({"caSecretRef": {"name": "ca", "key": "ca.crt"}});
+        let (plain, tls) = ("http://api.openai.com/v1", "https://api.openai.com/v1");
+        let evil = Some("proxy.evil".to_owned());
+        assert_eq!(reads(plain, json!(null), proxy.clone()), evil);
+        assert_eq!(reads(plain, own.clone(), proxy.clone()), evil);
+        assert_eq!(
+            reads(tls, own.clone(), proxy.clone()),
+            evil,
+            "it may show a certificate of that"
+        );
+        assert_eq!(reads(tls, json!(null), proxy), None);
+        assert_eq!(reads(plain, own.clone(), json!({"direct": true})), None);
+        assert_eq!(reads(tls, own, json!(null)), None);
+    }
 }
