@@ -4,10 +4,20 @@
 //! A decoder is fed as bytes come and gives out as much as the caller asks for, so that
 //! what a few bytes unfold to never lies in memory at once: who reads counts, and stops.
 //! A chain of codings is a chain of readers. No input yet is `WouldBlock`.
+//!
+//! What a reader counts is no bound on the work: empty gzip members, zstd frames and blocks
+//! of deflate are decoded to nothing. So what each coding reads is bounded by what it gives
+//! out, and what passes between two codings by what came. A byte that is read costs at most
+//! some 40 ns (deflate blocks of 11 bytes with tables of their own), so bytes are the measure.
+//! Work is cut into turns, so that a long body neither holds its thread nor outlives its time.
 
 use std::{
     io::{self, BufRead, BufReader, Read},
-    sync::mpsc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+        mpsc,
+    },
 };
 
 use axum::http::{HeaderMap, header};
@@ -22,10 +32,23 @@ const MOST_CODINGS: usize = 3;
 /// Bytes between two codings of a chain.
 const BETWEEN: usize = 16 << 10;
 /// The largest header of gzip, which may hold a file's name and a comment.
-const LARGEST_HEADER: usize = 64 << 10;
+const LARGEST_HEADER: usize = 8 << 10;
+/// So much of a header of gzip is looked at in one step.
+const HEADER_STEP: usize = 512;
 /// The window of zstd that every recipient must have, and more than which none should send
 /// (RFC 9659): 2^23 bytes.
 const WINDOW_LOG: u32 = 23;
+/// Bytes that a coding may read, or that may pass between two codings, whatever follows from
+/// them: headers, padding, frames that hold metadata.
+const FREE: u64 = 1 << 20;
+/// A coding reads at most so many bytes for each that it gives out. The smallest events of a
+/// stream, each a gzip member of its own (18 bytes), stay below.
+const MOST_READ: u64 = 4;
+/// At most so many bytes pass between two codings for each that came: what is compressed
+/// already hardly shrinks again.
+const MOST_BETWEEN: u64 = 16;
+/// Bytes read and written by all codings of a body before others have their turn.
+const TURN: u64 = 128 << 10;
 
 /// A content coding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,6 +102,26 @@ pub(super) struct Decoder {
     /// None when all was fed.
     feed: Option<mpsc::Sender<Bytes>>,
     decoded: Box<dyn Read + Send>,
+    work: Arc<Work>,
+}
+
+/// What a decoder has done, as all of its codings count it.
+struct Work {
+    /// Bytes of the encoded body.
+    came: AtomicU64,
+    /// Bytes that may still be read and written in this turn.
+    left: AtomicU64,
+}
+
+impl Work {
+    fn is_spent(&self) -> bool {
+        self.left.load(Ordering::Relaxed) == 0
+    }
+
+    fn spend(&self, bytes: u64) {
+        let left = self.left.load(Ordering::Relaxed);
+        self.left.store(left.saturating_sub(bytes), Ordering::Relaxed);
+    }
 }
 
 /// What a decoder has for its reader.
@@ -88,28 +131,40 @@ pub(super) enum Decoded {
     Bytes(usize),
     /// Nothing before more is fed.
     Hungry,
+    /// Nothing yet, and much was done: others have their turn before it is read again.
+    Working,
     /// Nothing any more.
     End,
 }
 
 impl Decoder {
-    /// `codings` in the order in which they were applied.
+    /// `codings` in the order in which they were applied; at most `largest` bytes pass
+    /// between two of them.
     ///
     /// # Errors
     /// There is no memory for it.
-    pub(super) fn new(codings: &[Coding]) -> io::Result<Self> {
+    pub(super) fn new(codings: &[Coding], largest: usize) -> io::Result<Self> {
         let (feed, fed) = mpsc::channel();
+        let work = Arc::new(Work { came: AtomicU64::new(0), left: AtomicU64::new(TURN) });
         let mut decoded: Box<dyn Read + Send> = Box::new(Fed { fed, piece: Bytes::new() });
-        for coding in codings.iter().rev() {
-            let inner = BufReader::with_capacity(BETWEEN, decoded);
-            decoded = Box::new(Decoding { inner, format: Format::new(*coding)?, full: false });
+        for (at, coding) in codings.iter().enumerate().rev() {
+            decoded = Box::new(Decoding {
+                inner: BufReader::with_capacity(BETWEEN, decoded),
+                format: Format::new(*coding)?,
+                full: false,
+                read: 0,
+                written: 0,
+                largest: (at > 0).then_some(largest as u64),
+                work: work.clone(),
+            });
         }
-        Ok(Self { feed: Some(feed), decoded })
+        Ok(Self { feed: Some(feed), decoded, work })
     }
 
     /// The next piece of the encoded body.
     pub(super) fn feed(&self, piece: Bytes) {
         if let Some(feed) = &self.feed {
+            self.work.came.fetch_add(piece.len() as u64, Ordering::Relaxed);
             // The other end lives as long as this one.
             let _ = feed.send(piece);
         }
@@ -123,13 +178,17 @@ impl Decoder {
     /// Some of the decoded body.
     ///
     /// # Errors
-    /// It is not encoded as was said, or broken off.
+    /// It is not encoded as was said, or broken off, or costs more than any honest body.
     pub(super) fn read(&mut self, into: &mut [u8]) -> io::Result<Decoded> {
         match self.decoded.read(into) {
             Ok(0) => Ok(Decoded::End),
             Ok(read) => Ok(Decoded::Bytes(read)),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Decoded::Hungry),
-            Err(error) => Err(error),
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
+            Err(_) if self.work.is_spent() => {
+                self.work.left.store(TURN, Ordering::Relaxed);
+                Ok(Decoded::Working)
+            }
+            Err(_) => Ok(Decoded::Hungry),
         }
     }
 }
@@ -161,17 +220,36 @@ struct Decoding<R> {
     format: Format,
     /// There was no room for more: some may be left of what was read.
     full: bool,
+    /// Bytes that it has read and written.
+    read: u64,
+    written: u64,
+    /// The most that it may write, if another coding reads that.
+    largest: Option<u64>,
+    work: Arc<Work>,
 }
 
-fn step(
-    format: &mut Format,
-    full: &mut bool,
-    input: &[u8],
-    into: &mut [u8],
-) -> io::Result<(usize, usize)> {
-    let (read, written) = format.step(input, into)?;
-    *full = written == into.len();
-    Ok((read, written))
+impl<R> Decoding<R> {
+    /// Counts the work of a step.
+    fn count(&mut self, read: usize, written: usize) -> io::Result<()> {
+        self.read += read as u64;
+        self.written += written as u64;
+        self.work.spend((read + written) as u64);
+        if self.read > FREE + MOST_READ.saturating_mul(self.written) {
+            return Err(broken(
+                "it is over 1 MiB longer than 4 times what it holds; send it as one gzip member or \
+                 zstd frame, or without content-encoding",
+            ));
+        }
+        let came = self.work.came.load(Ordering::Relaxed);
+        let most = FREE + MOST_BETWEEN.saturating_mul(came);
+        if self.largest.is_some_and(|largest| self.written > largest.min(most)) {
+            return Err(broken(
+                "what lies between its codings is over 1 MiB longer than 16 times the body, or \
+                 larger than a body may be; send it with one content-encoding",
+            ));
+        }
+        Ok(())
+    }
 }
 
 impl<R: BufRead> Read for Decoding<R> {
@@ -180,12 +258,17 @@ impl<R: BufRead> Read for Decoding<R> {
             return Ok(0);
         }
         if self.full {
-            let (_, written) = step(&mut self.format, &mut self.full, &[], into)?;
+            let (_, written) = self.format.step(&[], into)?;
+            self.full = written == into.len();
+            self.count(0, written)?;
             if written > 0 {
                 return Ok(written);
             }
         }
         loop {
+            if self.work.is_spent() {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
             let input = self.inner.fill_buf()?;
             if input.is_empty() {
                 return if self.format.may_end() {
@@ -194,8 +277,10 @@ impl<R: BufRead> Read for Decoding<R> {
                     Err(io::ErrorKind::UnexpectedEof.into())
                 };
             }
-            let (read, written) = step(&mut self.format, &mut self.full, input, into)?;
+            let (read, written) = self.format.step(input, into)?;
+            self.full = written == into.len();
             self.inner.consume(read);
+            self.count(read, written)?;
             if written > 0 {
                 return Ok(written);
             }
@@ -298,6 +383,8 @@ fn inflate(
 /// Gzip (RFC 1952): one or more members.
 #[derive(Default)]
 struct Gzip {
+    /// Serves all members: a new one takes ten times as long as a small member.
+    raw: Option<Decompress>,
     /// Complete members.
     members: u64,
     /// What is read of a header or a trailer.
@@ -306,23 +393,23 @@ struct Gzip {
     member: Option<Member>,
 }
 
+#[derive(Default)]
 struct Member {
-    raw: Decompress,
     crc: Crc,
     ended: bool,
 }
 
 impl Gzip {
     fn step(&mut self, input: &[u8], output: &mut [u8]) -> io::Result<(usize, usize)> {
-        match &mut self.member {
-            None => self.header(input).map(|read| (read, 0)),
-            Some(member) if !member.ended => {
-                let (read, written, ended) = inflate(&mut member.raw, input, output)?;
+        match (&mut self.member, &mut self.raw) {
+            (None, _) | (_, None) => self.header(input).map(|read| (read, 0)),
+            (Some(member), Some(raw)) if !member.ended => {
+                let (read, written, ended) = inflate(raw, input, output)?;
                 member.crc.update(&output[..written]);
                 member.ended = ended;
                 Ok((read, written))
             }
-            Some(_) => self.trailer(input).map(|read| (read, 0)),
+            (Some(_), Some(_)) => self.trailer(input).map(|read| (read, 0)),
         }
     }
 
@@ -332,12 +419,17 @@ impl Gzip {
         if self.members > 0 && before == 0 && input.iter().all(|byte| *byte == 0) {
             return Ok(input.len());
         }
+        // Headers are short, and what follows is not read here.
+        let input = &input[..input.len().min(HEADER_STEP)];
         self.held.extend_from_slice(input);
         match header_length(&self.held)? {
             Some(length) => {
                 self.held.clear();
-                let raw = Decompress::new(false);
-                self.member = Some(Member { raw, crc: Crc::new(), ended: false });
+                match &mut self.raw {
+                    Some(raw) => raw.reset(false),
+                    raw @ None => *raw = Some(Decompress::new(false)),
+                }
+                self.member = Some(Member::default());
                 Ok(length - before)
             }
             None if self.held.len() > LARGEST_HEADER => Err(broken("its header is too large")),

@@ -4,7 +4,8 @@
 //! The corpus is drawn from a seed: what fails can be drawn again.
 
 use std::{
-    fs, io,
+    fs,
+    io::{self, Write},
     net::SocketAddr,
     sync::{
         Arc, Mutex,
@@ -14,6 +15,7 @@ use std::{
 };
 
 use axum::{body::Body, http::Response};
+use flate2::{Compression, write::GzEncoder};
 use futures::{StreamExt, stream};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use serde_json::{Value, json};
@@ -282,6 +284,36 @@ async fn what_would_swell_is_refused_before_it_does() {
     }
     assert_eq!(bench.chat(json!({})).await.status(), 200);
     assert!(bench.asked().len() == 1);
+}
+
+/// Compressed until little is left: `text` behind very many gzip members that hold nothing.
+pub fn behind_nothing(text: &[u8]) -> Vec<u8> {
+    let gzip = |text: &[u8]| {
+        let mut to = GzEncoder::new(vec![], Compression::default());
+        to.write_all(text).unwrap();
+        to.finish().unwrap()
+    };
+    let members = [gzip(b"").repeat(200_000), gzip(text)].concat();
+    gzip(&gzip(&members))
+}
+
+#[tokio::test]
+async fn a_body_that_is_long_and_holds_nothing_is_refused_with_what_to_do() {
+    let bench = Bench::configured(open(), |_| good()).await;
+    bench.serve(bench.release(0));
+    for path in ["/v1/chat/completions", "/serinus/v1/feedback"] {
+        let body = behind_nothing(valid_body().to_string().as_bytes());
+        assert!(body.len() < 1000, "{}", body.len());
+        let request = bench.client.post(format!("http://{}{path}", bench.address));
+        let request = request.header("content-encoding", "gzip, gzip, gzip").body(body);
+        let answer = request.send().await.unwrap();
+        assert_eq!(answer.status(), 400, "{path}");
+        let error: Value = answer.json().await.unwrap();
+        assert_eq!(error["error"]["code"], "invalid_encoding", "{path}: {error}");
+        assert!(error["error"]["message"].as_str().unwrap().contains("send it"), "{error}");
+    }
+    assert_eq!(bench.chat(json!({})).await.status(), 200);
+    assert_eq!(bench.asked().len(), 1);
 }
 
 #[tokio::test]

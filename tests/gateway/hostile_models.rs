@@ -15,7 +15,10 @@ use tokio::{
     time::timeout,
 };
 
-use crate::bench::{Bench, edit, event, good, streamed};
+use crate::{
+    bench::{Bench, edit, event, good, streamed},
+    hostile::behind_nothing,
+};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -250,6 +253,33 @@ async fn an_event_of_many_lines_passes() {
     let answer = bench.chat(json!({"stream": true})).await;
     let text = timeout(PATIENCE, answer.text()).await.unwrap().unwrap();
     assert!(text.len() > 16 << 20 && text.ends_with("data: [DONE]\n\n"));
+}
+
+#[tokio::test]
+async fn an_answer_that_is_long_and_holds_nothing_is_none() {
+    let bench = Bench::new(|request| {
+        let text = format!("{}data: [DONE]\n\n", event("hi", Some("stop")));
+        let (status, kind, text) = match request["user"].as_str() {
+            Some("stream") => (200, "text/event-stream", text),
+            Some("error") => (500, "application/json", r#"{"error":{"message":"no"}}"#.to_owned()),
+            Some("whole") => (200, "application/json", r#"{"choices":[]}"#.to_owned()),
+            _ => return good(),
+        };
+        Response::builder()
+            .status(status)
+            .header("content-type", kind)
+            .header("content-encoding", "gzip, gzip, gzip")
+            .body(behind_nothing(text.as_bytes()).into())
+            .unwrap()
+    })
+    .await;
+    bench.serve(bench.release(0));
+    for kind in ["whole", "stream", "error"] {
+        let (status, code) =
+            outcome(bench.chat(json!({"user": kind, "stream": kind == "stream"})).await).await;
+        assert_eq!((status, code.as_str()), (502, "upstream_invalid"), "{kind}");
+    }
+    assert_eq!(bench.chat(json!({})).await.status(), 200);
 }
 
 #[tokio::test]

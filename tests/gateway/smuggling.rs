@@ -191,6 +191,52 @@ async fn a_request_that_ends_its_connection_is_answered_each_time() {
     }
 }
 
+/// The connection ends with the answer, however long that took, and not when its idle time is
+/// over.
+#[tokio::test]
+async fn a_slow_answer_to_a_client_that_has_said_all_ends_its_connection() {
+    let (release, released) = tokio::sync::watch::channel(false);
+    let bench = Bench::new(move |_| {
+        let mut released = released.clone();
+        let slow = futures::stream::once(async move {
+            let _ = released.wait_for(|released| *released).await;
+            good().into_body()
+        });
+        let slow = futures::StreamExt::flat_map(slow, axum::body::Body::into_data_stream);
+        axum::http::Response::new(axum::body::Body::from_stream(slow))
+    })
+    .await;
+    bench.serve(bench.release(0));
+    let n = BODY.len();
+    for version in ["1.1", "1.0"] {
+        for pipelined in [1, 2] {
+            release.send_replace(false);
+            let request = format!(
+                "POST /v1/chat/completions HTTP/{version}\r\nhost: g\r\nconnection: keep-alive\r\n\
+                 content-length: {n}\r\n\r\n{BODY}"
+            );
+            let asked = bench.asked().len();
+            let mut stream = TcpStream::connect(bench.address).await.unwrap();
+            stream.write_all(request.repeat(pipelined).as_bytes()).await.unwrap();
+            stream.shutdown().await.unwrap();
+            while bench.asked().len() == asked {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            let mut text = String::new();
+            if version == "1.1" && pipelined == 1 {
+                // The gateway knows that nothing more is said.
+                let mut asked = [0; 25];
+                timeout(PATIENCE, stream.read_exact(&mut asked)).await.unwrap().unwrap();
+                assert!(asked.starts_with(b"HTTP/1.1 100 Continue"));
+            }
+            release.send_replace(true);
+            timeout(PATIENCE, stream.read_to_string(&mut text)).await.unwrap().unwrap();
+            let good = answers(&text).iter().filter(|(status, ..)| *status == 200).count();
+            assert_eq!(good, pipelined, "{version}: {text}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_client_that_has_said_all_is_answered_and_one_that_is_gone_ends_the_work() {
     struct Ends(tokio::sync::mpsc::UnboundedSender<()>);

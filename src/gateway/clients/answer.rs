@@ -20,6 +20,8 @@ use crate::{
 
 /// So much is decoded at a time.
 const PIECE: usize = 32 << 10;
+/// The most that passes between two codings of an answer.
+const LARGEST_BETWEEN: usize = 64 << 20;
 
 /// The body of an answer.
 pub(in crate::gateway) struct Answered {
@@ -104,24 +106,28 @@ impl Answered {
 fn coding(headers: &axum::http::HeaderMap) -> Coding {
     let decoder = match encoding::codings(headers) {
         Ok(codings) if codings.is_empty() => return Coding::Identity,
-        Ok(codings) => Decoder::new(&codings),
+        Ok(codings) => Decoder::new(&codings, LARGEST_BETWEEN),
         Err(unreadable) => return Coding::Unreadable(unreadable),
     };
     match decoder {
-        Ok(decoder) => {
-            let piece = vec![0; PIECE].into();
-            Coding::Encoded(Box::new(Encoded { decoder, piece, begun: false, ended: false }))
-        }
+        Ok(decoder) => Coding::Encoded(Box::new(Encoded::new(decoder))),
         Err(_) => Coding::Unreadable(encoding::Unreadable::Unknown("?".to_owned())),
     }
 }
 
 impl Encoded {
-    fn poll(
+    fn new(decoder: Decoder) -> Self {
+        Self { decoder, piece: vec![0; PIECE].into(), begun: false, ended: false }
+    }
+
+    fn poll<B>(
         &mut self,
-        body: &mut Incoming,
+        body: &mut B,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Unread>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, Unread>>>
+    where
+        B: Body<Data = Bytes, Error: Into<Unread>> + Unpin,
+    {
         loop {
             if self.ended {
                 return Poll::Ready(None);
@@ -132,6 +138,12 @@ impl Encoded {
                     return Poll::Ready(Some(Ok(Frame::data(decoded))));
                 }
                 Ok(Decoded::End) => self.ended = true,
+                Ok(Decoded::Working) => {
+                    // Others on this thread wait meanwhile, and who waits for this looks at
+                    // the time.
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
                 Ok(Decoded::Hungry) => match ready!(Pin::new(&mut *body).poll_frame(cx)) {
                     Some(Ok(frame)) => {
                         if let Ok(data) = frame.into_data() {
@@ -197,5 +209,47 @@ impl Body for Answered {
             Coding::Identity if self.passing.is_none() => self.body.size_hint(),
             _ => SizeHint::default(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use http_body_util::{BodyExt, Full, combinators::MapErr};
+
+    use super::*;
+
+    /// Decodes all of a body.
+    struct All(Encoded, MapErr<Full<Bytes>, fn(std::convert::Infallible) -> Unread>);
+
+    impl All {
+        fn of(text: &[u8]) -> Self {
+            let body = zstd::encode_all(text, 3).unwrap();
+            let decoder = Decoder::new(&[encoding::Coding::Zstd], LARGEST_BETWEEN).unwrap();
+            Self(Encoded::new(decoder), Full::from(body).map_err(|never| match never {}))
+        }
+    }
+
+    impl Future for All {
+        type Output = Result<usize, Unread>;
+
+        fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+            let Self(encoded, body) = &mut *self;
+            let mut length = 0;
+            while let Some(frame) = ready!(encoded.poll(body, cx)) {
+                length += frame?.data_ref().map_or(0, Bytes::len);
+            }
+            Poll::Ready(Ok(length))
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_time_of_an_answer_ends_while_it_is_decoded() {
+        let short = tokio::time::timeout(Duration::ZERO, All::of(&[b'x'; 10_000])).await;
+        assert!(matches!(short, Ok(Ok(10_000))), "{short:?}");
+        let long = tokio::time::timeout(Duration::ZERO, All::of(&vec![b'x'; 8 << 20])).await;
+        assert!(long.is_err(), "{long:?}");
+        assert!(All::of(&vec![b'x'; 8 << 20]).await.is_ok(), "the next turn comes by itself");
     }
 }

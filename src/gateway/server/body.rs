@@ -29,9 +29,9 @@ use crate::{
 /// So much of a body that nobody wants is read all the same, so that its sender comes to
 /// read the answer.
 const UNWANTED: usize = 1 << 20;
-/// So much of a compressed body is decoded before others have their turn.
+/// So much of a compressed body is decoded into one piece.
 const DECODED_AT_ONCE: usize = 128 << 10;
-/// How long that may take.
+/// How long reading what is unwanted may take.
 const UNWANTED_TIME: Duration = Duration::from_secs(1);
 
 /// Reads a request's body as a whole. Its memory is `held` as long as the body is.
@@ -102,20 +102,26 @@ pub(super) async fn decoded(
     if codings.is_empty() {
         return Ok(whole);
     }
-    let mut decoder = Decoder::new(codings).map_err(|_| Class::Bodies.refusal())?;
+    let mut decoder = Decoder::new(codings, limits.body).map_err(|_| Class::Bodies.refusal())?;
     decoder.feed(whole);
     decoder.end();
     let (mut bytes, mut piece) = (BytesMut::new(), vec![0; DECODED_AT_ONCE]);
-    while let Decoded::Bytes(read) = decoder.read(&mut piece).map_err(|e| undecodable(&e))? {
+    loop {
+        let read = match decoder.read(&mut piece).map_err(|e| undecodable(&e))? {
+            Decoded::Bytes(read) => read,
+            Decoded::Working => {
+                // Others on this thread wait meanwhile.
+                tokio::task::yield_now().await;
+                continue;
+            }
+            Decoded::End | Decoded::Hungry => return Ok(held.keep(bytes.freeze())),
+        };
         if bytes.len() + read > limits.body {
             return Err(too_large(limits));
         }
         make_room(bytes.len() + read, &mut held)?;
         bytes.extend_from_slice(&piece[..read]);
-        // Others on this thread wait meanwhile.
-        tokio::task::yield_now().await;
     }
-    Ok(held.keep(bytes.freeze()))
 }
 
 /// Makes sure that there is room for a body of `length` bytes.
@@ -163,7 +169,7 @@ fn broken() -> ApiError {
 }
 
 fn undecodable(error: &std::io::Error) -> ApiError {
-    let message = format!("the body is not encoded as its content-encoding says: {error}");
+    let message = format!("the body can not be decoded as its content-encoding says: {error}");
     ApiError::new(400, "invalid_encoding", message).at("content-encoding")
 }
 
@@ -368,6 +374,36 @@ mod tests {
         assert_eq!(ask("br", b"{}".to_vec()).await.err(), Some((415, "unsupported_encoding")));
         assert_eq!(ask("identity", b"{}".to_vec()).await.ok().unwrap(), "{}");
         assert!(room.take(Class::Bodies, 6 << 20).is_ok(), "given back");
+    }
+
+    #[tokio::test]
+    async fn a_long_body_is_decoded_in_turns_and_one_that_holds_nothing_is_refused() {
+        let limits = Limits::default();
+        let budget = Budget::new(limits.memory);
+        let ask = async |codings: &[Coding], body: Vec<u8>| {
+            let mut turns = 1;
+            let held = budget.nothing(Class::Bodies);
+            let decoding = decoded(body.into(), codings, &limits, held);
+            let mut decoding = std::pin::pin!(decoding);
+            let whole = std::future::poll_fn(|cx| {
+                let polled = decoding.as_mut().poll(cx);
+                turns += usize::from(polled.is_pending());
+                polled
+            });
+            (whole.await.map(|bytes| bytes.len()).map_err(|e| (e.status, e.code, e.message)), turns)
+        };
+        let zstd = |text: &[u8]| zstd::encode_all(text, 3).unwrap();
+        let (whole, turns) = ask(&[Coding::Zstd], zstd(&vec![b'x'; 8 << 20])).await;
+        assert_eq!(whole, Ok(8 << 20));
+        assert!(turns >= 8, "{turns}");
+        let (whole, turns) = ask(&[Coding::Zstd], zstd(&vec![b'x'; 10_000])).await;
+        assert_eq!((whole, turns), (Ok(10_000), 1), "a short one is decoded at once");
+        let (whole, turns) =
+            ask(&[Coding::Zstd, Coding::Zstd], zstd(&zstd(b"").repeat(1 << 20))).await;
+        let (status, code, message) = whole.unwrap_err();
+        assert_eq!((status, code), (400, "invalid_encoding"));
+        assert!(message.contains("send it"), "{message}");
+        assert!((8..64).contains(&turns), "{turns}");
     }
 
     #[tokio::test(start_paused = true)]

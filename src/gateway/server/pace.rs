@@ -27,6 +27,7 @@ use std::{
 };
 
 use axum::http::Version;
+use futures::task::AtomicWaker;
 use memchr::memmem;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -53,6 +54,8 @@ pub(super) struct Turn {
     /// When the last one ended, in nanoseconds after `born`.
     ended: AtomicU64,
     born: Instant,
+    /// Woken when an answer ends: a connection whose client says nothing more ends then.
+    half_closed: AtomicWaker,
     /// Of the client that asked last.
     account: Mutex<Option<Arc<Account>>>,
 }
@@ -69,6 +72,7 @@ impl Default for Turn {
             takes_interim: AtomicBool::new(true),
             ended: AtomicU64::new(0),
             born: Instant::now(),
+            half_closed: AtomicWaker::new(),
             account: Mutex::default(),
         }
     }
@@ -128,6 +132,7 @@ impl Drop for Answering {
         let after = u64::try_from(self.0.born.elapsed().as_nanos()).unwrap_or(u64::MAX);
         self.0.ended.store(after, Ordering::Relaxed);
         self.0.answering.store(false, Ordering::Relaxed);
+        self.0.half_closed.wake();
     }
 }
 
@@ -366,6 +371,8 @@ impl<T: AsyncWrite + Unpin> Paced<T> {
 
     /// The client says nothing more. Pending as long as it may wait for its answer.
     fn half_closed(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // Nothing else looks at a connection from which nothing more can come.
+        self.turn.half_closed.register(cx.waker());
         if self.turn.is_unread() {
             let looked_at = || Box::pin(sleep_until(Instant::now() + LOOKED_AT));
             ready!(self.unread.get_or_insert_with(looked_at).as_mut().poll(cx));
@@ -678,6 +685,35 @@ mod tests {
             let asked =
                 if received { "HTTP/1.1 100 Continue\r\n\r\n".repeat(3) } else { String::new() };
             assert_eq!(told, asked);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_end_of_an_answer_ends_a_connection_whose_client_says_nothing_more() {
+        for version in [Version::HTTP_11, Version::HTTP_10] {
+            // Before each time at which the client is asked, and after the last.
+            for after in [0, 1, 299, 301, 1499, 1501, 100_000].map(Duration::from_millis) {
+                for received in [true, false] {
+                    let (mut client, server) = duplex(1024);
+                    let (mut server, turn) = paced(server);
+                    let answering = turn.begin(version);
+                    if received {
+                        turn.received();
+                    }
+                    client.shutdown().await.unwrap();
+                    let began = Instant::now();
+                    let answer = async move {
+                        tokio::time::sleep(after).await;
+                        drop(answering);
+                    };
+                    // Read once for all: only who is woken looks again.
+                    let mut byte = [0; 1];
+                    let both = async { tokio::join!(server.read(&mut byte), answer).0 };
+                    let read = tokio::time::timeout(after * 2 + LOOKED_AT * 2, both).await;
+                    assert_eq!(read.unwrap().unwrap(), 0);
+                    assert_eq!(began.elapsed(), after, "{version:?}, received: {received}");
+                }
+            }
         }
     }
 
