@@ -10,6 +10,7 @@ pub mod error;
 pub mod exported;
 pub mod kube;
 pub mod policy;
+pub mod problems;
 pub mod prompt;
 pub mod pulse;
 pub mod release;
@@ -63,16 +64,22 @@ pub struct Context {
 }
 
 impl Context {
-    /// Brings the metric of releases by phase up to date.
-    pub fn count_phases(&self) {
-        let mut counts = BTreeMap::new();
-        if self.cluster.leadership().term().is_some() {
-            for release in self.caches.releases.state() {
-                let phase = release.status.as_ref().map(|s| s.phase).unwrap_or_default();
-                *counts.entry(format!("{phase:?}")).or_insert(0) += 1;
-            }
+    /// Brings the metrics of releases by phase and of those that are not well up to date.
+    pub fn count_releases(&self) {
+        let leads = self.cluster.leadership().term().is_some();
+        let releases = if leads { self.caches.releases.state() } else { vec![] };
+        let mut phases = BTreeMap::new();
+        for release in &releases {
+            let phase = release.status.as_ref().map(|s| s.phase).unwrap_or_default();
+            *phases.entry(format!("{phase:?}")).or_insert(0) += 1;
         }
-        self.exported.phases(counts);
+        self.exported.phases(phases);
+        self.exported.problems(problems::count(releases.iter().map(AsRef::as_ref)));
+    }
+
+    /// What is wrong with releases, a line each. Looks at all of them: for people who ask.
+    pub fn problems(&self) -> String {
+        problems::text(self.caches.releases.state().iter().map(AsRef::as_ref))
     }
 }
 

@@ -113,6 +113,7 @@ fn every_reason_is_explained() {
     let text = fs::read_to_string(root().join("docs/reasons.md")).unwrap();
     let missing: Vec<&&str> = serinus::rollout::decide::REASONS
         .iter()
+        .chain(&serinus::rollout::resolve::REASONS)
         .chain(&serinus::signals::prometheus::REASONS)
         .filter(|reason| !text.contains(&format!("`{reason}`")))
         .collect();

@@ -137,6 +137,23 @@ pub fn truncate(text: &str, bytes: usize) -> String {
     text[..end].to_owned()
 }
 
+/// `text` on one line of at most `bytes`, and an ellipsis where it was longer.
+pub fn on_one_line(text: &str, bytes: usize) -> String {
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let mut line = printable(&words.join(" "));
+    if line.len() > bytes {
+        line = truncate(&line, bytes);
+        line.push('…');
+    }
+    line
+}
+
+/// `text` with its control characters escaped: line breaks, and what moves a terminal's cursor.
+pub fn printable(text: &str) -> String {
+    let safe = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.into() };
+    text.chars().map(safe).collect()
+}
+
 /// Finds the condition of a type.
 pub fn find<'a>(conditions: &'a [Condition], type_: &str) -> Option<&'a Condition> {
     conditions.iter().find(|c| c.type_ == type_)

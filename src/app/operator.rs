@@ -3,7 +3,13 @@
 use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use axum::{Router, extract::State, http::StatusCode, response::IntoResponse, routing::get};
+use axum::{
+    Router,
+    extract::{RawQuery, State},
+    http::StatusCode,
+    response::IntoResponse,
+    routing::get,
+};
 use futures::channel::mpsc::unbounded;
 use k8s_openapi::api::{
     apps::v1::Deployment,
@@ -36,6 +42,7 @@ use crate::{
             follow_gateways,
         },
     },
+    gateway::server::is_verbose,
     signals::{
         endpoints::{SERVICE_LABEL, endpoints},
         gateways::{Gateways, Read},
@@ -239,7 +246,21 @@ async fn serve_admin(listener: tokio::net::TcpListener, context: Arc<Context>) {
     }
 }
 
-async fn readyz(State(context): State<Arc<Context>>) -> (StatusCode, &'static str) {
+/// With `?verbose`, also a line for each release that is not well.
+async fn readyz(
+    State(context): State<Arc<Context>>,
+    RawQuery(query): RawQuery,
+) -> (StatusCode, String) {
+    let (status, word) = ready(&context);
+    if !query.is_some_and(|query| query.split('&').any(is_verbose)) {
+        return (status, word.to_owned());
+    }
+    let problems = context.problems();
+    let problems = if problems.is_empty() { "no problems\n" } else { &problems };
+    (status, format!("{word}\n{problems}"))
+}
+
+fn ready(context: &Context) -> (StatusCode, &'static str) {
     let works = |term| context.pulse.is_felt(term);
     if !context.caches.are_ready() {
         (StatusCode::SERVICE_UNAVAILABLE, "the caches are not filled yet")
@@ -251,7 +272,7 @@ async fn readyz(State(context): State<Arc<Context>>) -> (StatusCode, &'static st
 }
 
 async fn metrics(State(context): State<Arc<Context>>) -> impl IntoResponse {
-    context.count_phases();
+    context.count_releases();
     (
         [("content-type", "application/openmetrics-text; version=1.0.0; charset=utf-8")],
         context.exported.text(),

@@ -44,6 +44,7 @@ pub struct Exported {
     writes: Family<Kind, Counter>,
     transitions: Family<Transition, Counter>,
     phases: Family<Phase, Gauge>,
+    problems: Family<Reason, Gauge>,
     leader: Gauge,
     gateways: Gauge,
     gateways_silent: Gauge,
@@ -65,6 +66,7 @@ impl Default for Exported {
             writes: Family::default(),
             transitions: Family::default(),
             phases: Family::default(),
+            problems: Family::default(),
             leader: Gauge::default(),
             gateways: Gauge::default(),
             gateways_silent: Gauge::default(),
@@ -78,6 +80,11 @@ impl Default for Exported {
         r.register("writes", "Writes to the API server", this.writes.clone());
         r.register("transitions", "What happened to releases", this.transitions.clone());
         r.register("releases", "Releases by phase; told by the leader", this.phases.clone());
+        r.register(
+            "operator_problems",
+            "Releases that are not well, by the reason of their Ready condition; told by the leader",
+            this.problems.clone(),
+        );
         r.register("leader", "1 while this operator leads", this.leader.clone());
         r.register("gateways", "Gateways that should follow", this.gateways.clone());
         r.register(
@@ -145,6 +152,14 @@ impl Exported {
         self.prometheus_queries.inc_by(u64::try_from(round.sent).unwrap_or(u64::MAX));
         for reason in &round.failed {
             self.prometheus_failures.get_or_create(&Reason { reason }).inc();
+        }
+    }
+
+    /// Counts of releases that are not well. Reasons without releases are left out.
+    pub(super) fn problems(&self, counts: impl IntoIterator<Item = (&'static str, i64)>) {
+        self.problems.clear();
+        for (reason, count) in counts {
+            self.problems.get_or_create(&Reason { reason }).set(count);
         }
     }
 

@@ -17,7 +17,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::json;
 
 use self::{events::Events, leadership::Leadership};
-use super::{error::ControllerError, exported::Exported, superseded::Superseded};
+use super::{error::ControllerError, exported::Exported, problems::News, superseded::Superseded};
 use crate::api::{
     PromptRelease, ReleaseSnapshot, ReleaseSnapshotSpec,
     conditions::truncate,
@@ -309,11 +309,29 @@ impl Cluster {
         }
     }
 
+    /// Tells people that something is wrong with a release, or that it is over.
+    pub async fn tell(&self, release: &PromptRelease, news: &News) {
+        let (name, namespace) = (release.name_any(), release.namespace());
+        let News { stands, warning, reason, note } = news;
+        if *stands {
+            tracing::warn!(name, namespace, reason, "{note}");
+        } else {
+            tracing::info!(name, namespace, reason, "{note}");
+        }
+        self.publish(release, *warning, reason, note).await;
+    }
+
     /// Tells people. What could not be told is logged: the status has it too.
     pub async fn announce<K: Kind>(&self, object: &K, warning: bool, reason: &str, note: &str) {
-        self.exported.announced(reason);
         let name = object.name_any();
         tracing::info!(name, namespace = object.namespace(), reason, "{note}");
+        self.publish(object, warning, reason, note).await;
+    }
+
+    /// Writes an Event.
+    async fn publish<K: Kind>(&self, object: &K, warning: bool, reason: &str, note: &str) {
+        self.exported.announced(reason);
+        let name = object.name_any();
         let event = Event {
             type_: if warning { EventType::Warning } else { EventType::Normal },
             reason: reason.to_owned(),

@@ -28,7 +28,7 @@ use self::{
     keep::{Written, heal, keep, prune},
     observe::observe,
 };
-use super::{Context, Reconciled, caches::Use, error::ControllerError};
+use super::{Context, Reconciled, caches::Use, error::ControllerError, problems::news};
 use crate::{
     api::PromptRelease,
     rollout::{Effect, Snapshot, decide},
@@ -123,9 +123,13 @@ async fn look(
         status.leader_term = Some(context.cluster.term()?);
         let due = context.ahead.due(release, status, &plan.effects, &snapshot.gateways);
         if let Some(status) = due {
+            let news = news(release.status.as_ref(), &status, &plan.effects);
             release.to_mut().status = Some(status);
             // Mostly nothing is written: what writing takes is no part of every look.
             *release = Cow::Owned(Box::pin(context.cluster.write_status(&**release)).await?);
+            if let Some(news) = news {
+                Box::pin(context.cluster.tell(&release, &news)).await;
+            }
         }
     }
     for effect in plan.effects {

@@ -2,9 +2,9 @@
 //! with `?verbose`, metrics, and the answer to a request for a route that is not served.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fmt::Write,
-    sync::Arc,
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard},
 };
 
 use arc_swap::ArcSwap;
@@ -12,6 +12,11 @@ use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeMetric},
     metrics::{MetricType, gauge::ConstGauge},
+};
+
+use crate::{
+    api::conditions::{on_one_line, printable},
+    rollout::decide::{ROUTE_TAKEN, reason_label},
 };
 
 /// Something that is wrong and lasts.
@@ -34,21 +39,11 @@ impl Notice {
         reason: impl Into<String>,
         message: impl Into<String>,
     ) -> Self {
-        let words: String = message.into();
-        let mut message = on_one_line(&words.split_whitespace().collect::<Vec<_>>().join(" "));
-        if message.len() > LONGEST {
-            message.truncate(message.floor_char_boundary(LONGEST));
-            message.push('…');
-        }
-        let place = on_one_line(&place.into());
-        Self { place, reason: reason.into(), message, route: None }
+        let message = on_one_line(&message.into(), LONGEST);
+        // The name of a file may have line breaks, and so may a status that somebody wrote.
+        let (place, reason) = (printable(&place.into()), printable(&reason.into()));
+        Self { place, reason, message, route: None }
     }
-}
-
-/// The name of a file may have line breaks, and what moves a terminal's cursor.
-fn on_one_line(text: &str) -> String {
-    let safe = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.into() };
-    text.chars().map(safe).collect()
 }
 
 impl std::fmt::Display for Notice {
@@ -73,6 +68,48 @@ pub struct Notices {
     keys: ArcSwap<Vec<Notice>>,
     /// With the keys of request ids.
     request_ids: ArcSwap<Vec<Notice>>,
+    /// With releases for which the operator has decided no routing.
+    unserved: RwLock<Unserved>,
+}
+
+/// Releases without a routing, and why the operator gives them none. All of 10,000 may be
+/// such, so a change costs the same with many of them as with one.
+#[derive(Debug, Default)]
+struct Unserved {
+    /// By `namespace/name` of the release.
+    of: BTreeMap<String, Arc<Notice>>,
+    /// The releases that ask for a route.
+    by_route: HashMap<String, BTreeSet<String>>,
+}
+
+impl Unserved {
+    fn set(&mut self, release: String, notice: Option<Arc<Notice>>) {
+        let before = self.of.remove(&release);
+        if let Some((_, route)) = before.as_ref().and_then(|before| before.route.as_ref())
+            && let Some(asking) = self.by_route.get_mut(route)
+        {
+            asking.remove(&release);
+            if asking.is_empty() {
+                self.by_route.remove(route);
+            }
+        }
+        let Some(notice) = notice else { return };
+        if let Some((_, route)) = &notice.route {
+            self.by_route.entry(route.clone()).or_default().insert(release.clone());
+        }
+        self.of.insert(release, notice);
+    }
+
+    /// Why `route` is not served. Of several releases that ask for it, those that wait for
+    /// another one to leave it say the least.
+    fn of_route(&self, route: &str, may_use: impl Fn(&str) -> bool) -> Option<&Notice> {
+        let asking = self.by_route.get(route)?.iter();
+        let notices = asking.filter_map(|release| self.of.get(release)).map(Arc::as_ref);
+        let told = notices.filter(|notice| {
+            notice.route.as_ref().is_some_and(|(namespace, _)| may_use(namespace))
+        });
+        told.min_by_key(|notice| notice.reason == ROUTE_TAKEN)
+    }
 }
 
 impl Notices {
@@ -98,18 +135,36 @@ impl Notices {
         change(&self.request_ids, notices);
     }
 
+    /// Takes why releases, by `namespace/name`, have no routing now; none: they have one, or are
+    /// gone. The operator logs what changes.
+    pub(super) fn set_unserved(
+        &self,
+        releases: impl IntoIterator<Item = (String, Option<Arc<Notice>>)>,
+    ) {
+        let mut unserved = self.unserved.write().unwrap_or_else(PoisonError::into_inner);
+        for (release, notice) in releases {
+            unserved.set(release, notice);
+        }
+    }
+
+    fn unserved(&self) -> RwLockReadGuard<'_, Unserved> {
+        self.unserved.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn all(&self) -> [Arc<Vec<Notice>>; 4] {
         [&self.told, &self.routes, &self.keys, &self.request_ids].map(|notices| notices.load_full())
     }
 
     /// A line each.
     pub fn text(&self) -> String {
-        let all = self.all();
+        let (all, unserved) = (self.all(), self.unserved());
         let mut text = String::new();
-        for notice in all.iter().flat_map(|notices| notices.iter()).take(SHOWN) {
+        let notices = all.iter().flat_map(|notices| notices.iter());
+        for notice in notices.chain(unserved.of.values().map(Arc::as_ref)).take(SHOWN) {
             let _ = writeln!(text, "{notice}");
         }
-        let more = all.iter().map(|notices| notices.len()).sum::<usize>().saturating_sub(SHOWN);
+        let count = all.iter().map(|notices| notices.len()).sum::<usize>() + unserved.of.len();
+        let more = count.saturating_sub(SHOWN);
         if more > 0 {
             let _ = writeln!(text, "and {more} more: the metric serinus_gateway_problems has all");
         }
@@ -122,8 +177,11 @@ impl Notices {
         let named = notices.iter().flat_map(|notices| notices.iter()).find(|notice| {
             let of = notice.route.as_ref();
             of.is_some_and(|(namespace, own)| own == route && may_use(namespace))
-        })?;
-        Some(named.to_string())
+        });
+        match named {
+            Some(named) => Some(named.to_string()),
+            None => self.unserved().of_route(route, may_use).map(Notice::to_string),
+        }
     }
 }
 
@@ -146,6 +204,10 @@ impl Collector for Notices {
         let all = self.all();
         for notice in all.iter().flat_map(|notices| notices.iter()) {
             *counts.entry(notice.reason.clone()).or_default() += 1;
+        }
+        for notice in self.unserved().of.values() {
+            // It comes from a status: only words of ours become labels.
+            *counts.entry(reason_label(&notice.reason).to_owned()).or_default() += 1;
         }
         let help = "What is wrong now with manifests, releases and the state, by reason";
         let mut metric = encoder.encode_descriptor("problems", help, None, MetricType::Gauge)?;
@@ -185,16 +247,49 @@ mod tests {
     }
 
     #[test]
+    fn why_a_release_has_no_routing_is_told_by_its_route_until_it_has_one() {
+        let notices = Notices::default();
+        let of = |namespace: &str, name: &str, reason: &str| {
+            let key = format!("{namespace}/{name}");
+            let notice = Notice::new(format!("PromptRelease {key}"), reason, "create it");
+            let route = Some((namespace.to_owned(), "r".to_owned()));
+            (key, Some(Arc::new(Notice { route, ..notice })))
+        };
+        let told = |namespace: &'static str| notices.of_route("r", |own| own == namespace);
+        let said = |key: &str, reason: &str| format!("PromptRelease {key}: {reason}: create it");
+        notices.set_unserved([of("shop", "a", "RouteTaken"), of("shop", "b", "PromptNotFound")]);
+        notices.set_unserved([of("other", "c", "RouteTaken")]);
+        assert_eq!(told("shop"), Some(said("shop/b", "PromptNotFound")), "it says more");
+        assert_eq!(told("other"), Some(said("other/c", "RouteTaken")));
+        assert_eq!((told("third"), notices.of_route("s", |_| true)), (None, None));
+        // Another reason takes the place of the one before.
+        notices.set_unserved([of("shop", "b", "PromptInvalid"), ("shop/a".to_owned(), None)]);
+        assert_eq!(told("shop"), Some(said("shop/b", "PromptInvalid")));
+        assert_eq!(notices.text().lines().count(), 2);
+        let gone = ["shop/b", "other/c", "never/known"].map(|key| (key.to_owned(), None));
+        notices.set_unserved(gone);
+        assert_eq!((told("shop"), notices.text()), (None, String::new()));
+        assert!(notices.unserved().by_route.is_empty(), "nothing is left of what is served");
+    }
+
+    #[test]
     fn problems_are_counted_by_reason() {
         let notices = Arc::new(Notices::default());
         let mut registry = prometheus_client::registry::Registry::default();
         registry.register_collector(Box::new(notices.clone()));
         let of = |place: &str| Notice::new(place, "InvalidManifest", "no");
         notices.set(vec![of("a"), of("b"), Notice::new("c", "EmptyFile", "no")]);
+        let unserved = |name: &str, reason: &str| {
+            (format!("ns/{name}"), Some(Arc::new(Notice::new(name, reason, "no"))))
+        };
+        notices.set_unserved([unserved("d", "PromptNotFound"), unserved("e", "x\"y")]);
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
-        for line in ["problems{reason=\"EmptyFile\"} 1", "problems{reason=\"InvalidManifest\"} 2"] {
-            assert!(text.contains(line), "{text}");
+        let counts =
+            [("EmptyFile", 1), ("InvalidManifest", 2), ("PromptNotFound", 1), ("Other", 1)];
+        for (reason, count) in counts {
+            let line = format!("problems{{reason=\"{reason}\"}} {count}");
+            assert!(text.contains(&line), "{line} is not in {text}");
         }
     }
 }

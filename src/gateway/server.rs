@@ -33,10 +33,11 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub(super) use self::guard::Panics;
+pub use self::plain::is_verbose;
 use self::{
     body::Answer,
     pace::{Paced, Turn},
-    plain::{is_verbose, json_answer, model, refuse, text, with_type},
+    plain::{json_answer, model, refuse, text, with_type},
     strangers::{Connected, Strangers},
 };
 use super::{

@@ -34,6 +34,7 @@ use self::{
 };
 use super::{
     Gateway,
+    notices::Notice,
     routes::{Fault, Faults, Grants, ReleaseInput},
 };
 use crate::{
@@ -198,17 +199,24 @@ impl Followed {
                 self.read_secrets_again(&mut changed).await;
                 self.miss(&mut changed);
             }
-            let mut inputs = BTreeMap::new();
+            let (mut inputs, mut unserved) = (BTreeMap::new(), vec![]);
             for (namespace, name) in changed {
                 let Ok(input) = self.input(&namespace, &name) else { continue };
-                self.uses.set((namespace.clone(), name.clone()), input.as_ref().map(things));
+                let why = self.why_unserved(&namespace, &name);
+                let on = input.as_ref().map(things);
+                // Also what is told of a release without a route must end when it is gone.
+                let on = on.or_else(|| why.is_some().then(BTreeSet::new));
+                self.uses.set((namespace.clone(), name.clone()), on);
                 let input = match input {
                     Some(input) => Some(Arc::new(self.with_secrets(input).await)),
                     None => None,
                 };
-                inputs.insert(format!("{namespace}/{name}"), input);
+                let key = format!("{namespace}/{name}");
+                unserved.push((key.clone(), why));
+                inputs.insert(key, input);
             }
             gateway.change(inputs);
+            gateway.notices().set_unserved(unserved);
             tokio::select! {
                 () = touched.some.notified() => tokio::time::sleep(SETTLE).await,
                 () = tokio::time::sleep(SECRET_AGE) => {}
@@ -244,7 +252,7 @@ impl Followed {
         let Some(release) = self.releases.get(&ObjectRef::new(name).within(namespace)) else {
             return Ok(None);
         };
-        let Release { uid, route, created, routing, trial, other_backends, cache, unread } =
+        let Release { uid, route, created, routing, trial, other_backends, cache, unread, .. } =
             release.what.clone().ok_or(Unreadable)?;
         if routing.variants.is_empty() {
             return Ok(None);
@@ -296,6 +304,12 @@ impl Followed {
             .filter_map(|(name, spec)| Some((name.to_owned(), self.pods(namespace, name, &spec)?)))
             .collect();
         Ok(Some(input))
+    }
+
+    /// Why the operator gives a release no routing, as its status says.
+    fn why_unserved(&self, namespace: &str, name: &str) -> Option<Arc<Notice>> {
+        let release = self.releases.get(&ObjectRef::new(name).within(namespace))?;
+        release.what.as_ref()?.unserved.clone()
     }
 
     /// Where a backend's pods are; none where its name must be resolved.

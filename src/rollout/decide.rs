@@ -12,6 +12,7 @@ mod draft;
 mod idle;
 mod look;
 mod lost;
+mod problem;
 mod reasons;
 mod requests;
 mod step;
@@ -22,7 +23,14 @@ use self::draft::Draft;
 use super::snapshot::{Plan, Snapshot};
 use crate::api::{conditions::Readiness, prompt_release::Phase};
 
-pub use self::{draft::policy_digest, reasons::REASONS};
+/// Another release has the route.
+pub const ROUTE_TAKEN: &str = reasons::ROUTE_TAKEN;
+
+pub use self::{
+    draft::policy_digest,
+    problem::{is_told, problem},
+    reasons::{REASONS, reason_label},
+};
 
 /// Whether a policy can decide, as a condition's status, reason and message.
 pub fn decidable(undecidable: Option<&str>) -> (bool, (&str, &str)) {

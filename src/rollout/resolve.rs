@@ -13,6 +13,10 @@ use crate::{
     prompt::{self, revision, stands_for},
 };
 
+/// Every reason that is given here.
+pub const REASONS: [&str; 5] =
+    ["PromptNotFound", "BackendNotFound", "BackendInvalid", "PromptInvalid", "PolicyNotFound"];
+
 /// The variant that the spec names, under the revision by which `status` knows it. `examined`
 /// is what [`examine`] said of this prompt on this backend, if that is known.
 ///

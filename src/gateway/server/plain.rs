@@ -10,7 +10,7 @@ use super::paths;
 use crate::openai::error::ApiError;
 
 /// Whether a part of a query asks for words: `verbose`, `verbose=true`, `verbose=1`.
-pub(super) fn is_verbose(part: &str) -> bool {
+pub fn is_verbose(part: &str) -> bool {
     part.split_once('=').map_or(part == "verbose", |(name, value)| {
         name == "verbose" && !matches!(value, "false" | "0")
     })

@@ -12,10 +12,13 @@ use kube::{Resource, ResourceExt};
 use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 use serde_json::Value;
 
-use crate::api::{
-    LLMDeployment, LLMDeploymentSpec, PromptRelease, ReleaseSnapshot,
-    prompt_release::{ResponseCache, RoutedVariant, Routing, RoutingSettings, VariantRole},
-    snapshot::{PackedVariant, Saved},
+use crate::{
+    api::{
+        LLMDeployment, LLMDeploymentSpec, PromptRelease, ReleaseSnapshot, conditions,
+        prompt_release::{ResponseCache, RoutedVariant, Routing, RoutingSettings, VariantRole},
+        snapshot::{PackedVariant, Saved},
+    },
+    gateway::notices::Notice,
 };
 
 /// An object of which only `T` is kept.
@@ -105,6 +108,21 @@ pub(super) struct Release {
     pub cache: Option<ResponseCache>,
     /// Routed variants that can not be read, by revision, and why.
     pub unread: BTreeMap<String, String>,
+    /// Why the operator gives it no routing. Of a release that is routed, or well, nothing is
+    /// retained of its conditions.
+    pub unserved: Option<Arc<Notice>>,
+}
+
+fn why_unserved(release: &PromptRelease) -> Option<Arc<Notice>> {
+    let status = release.status.as_ref().filter(|status| status.routing.variants.is_empty())?;
+    let ready = conditions::find(&status.conditions, conditions::types::READY)?;
+    if ready.status == "True" {
+        return None;
+    }
+    let namespace = release.namespace()?;
+    let place = format!("PromptRelease {namespace}/{}", release.name_any());
+    let notice = Notice::new(place, ready.reason.as_str(), ready.message.as_str());
+    Some(Arc::new(Notice { route: Some((namespace, release.route())), ..notice }))
 }
 
 impl Part for Release {
@@ -112,6 +130,7 @@ impl Part for Release {
 
     fn of(release: PromptRelease) -> Self {
         Self {
+            unserved: why_unserved(&release),
             uid: release.uid().unwrap_or_default(),
             route: release.route(),
             created: release.creation_timestamp().map(|t| t.0.to_string()).unwrap_or_default(),
@@ -155,6 +174,7 @@ impl Part for Release {
             },
             cache: ResponseCache::deserialize(&spec["cache"]).ok(),
             unread,
+            unserved: None,
         })
     }
 }
@@ -210,6 +230,39 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn of_conditions_only_why_a_release_has_no_routing_is_retained() {
+        let unserved = |ready: &str, variants: &serde_json::Value| {
+            let release = json!({
+                "apiVersion": "serinus.dev/v1alpha1",
+                "kind": "PromptRelease",
+                "metadata": {"name": "r", "namespace": "ns"},
+                "spec": {
+                    "route": "chat", "promptRef": {"name": "p"}, "backendRef": {"name": "b"},
+                },
+                "status": {
+                    "routing": {"generation": 1, "variants": variants},
+                    "conditions": [{
+                        "type": "Ready", "status": ready, "reason": "PromptNotFound",
+                        "message": "PromptVersion p does not\nexist",
+                        "lastTransitionTime": "2026-01-01T00:00:00Z",
+                    }],
+                },
+            });
+            let kept: Kept<Release> = serde_json::from_str(&release.to_string()).unwrap();
+            kept.what.unwrap().unserved
+        };
+        let (none, some) = (json!([]), json!([{"revision": "1", "role": "stable", "weight": 100}]));
+        let told = unserved("False", &none).unwrap();
+        assert_eq!(
+            told.to_string(),
+            "PromptRelease ns/r: PromptNotFound: PromptVersion p does not exist"
+        );
+        assert_eq!(told.route, Some(("ns".to_owned(), "chat".to_owned())));
+        assert_eq!(unserved("Unknown", &none), Some(told), "it waits, and is not served either");
+        assert_eq!((unserved("True", &none), unserved("False", &some)), (None, None));
+    }
 
     #[test]
     fn a_list_holds_the_rest_when_one_object_can_not_be_read() {

@@ -1,5 +1,7 @@
 //! The words for why: conditions, Events, history and metric labels use only these.
 
+use crate::rollout::resolve;
+
 macro_rules! reasons {
     ($($name:ident = $word:literal),* $(,)?) => {
         $(pub(super) const $name: &str = $word;)*
@@ -52,4 +54,11 @@ reasons! {
     WARMED_UP = "WarmedUp",
     WARMING_UP = "WarmingUp",
     WAITING_FOR_GATEWAYS = "WaitingForGateways",
+}
+
+/// `reason` as a label of a metric. It comes from a status, which another version or a person
+/// may have written: what is no word of ours is `Other`.
+pub fn reason_label(reason: &str) -> &'static str {
+    let mut words = REASONS.iter().chain(&resolve::REASONS).copied();
+    words.find(|word| *word == reason).unwrap_or("Other")
 }
