@@ -5,6 +5,9 @@ import random
 import signal
 import time
 
+import httpx
+
+from harness import rights
 from harness.processes import wait_for
 from harness.proxy import FaultyProxy
 from harness.serinus import Operator
@@ -103,6 +106,86 @@ def test_without_any_operator_gateways_send_everything_to_stable(world):
         wait_for("a leader", lambda: world.leader)
         wait_for("the promotion", lambda: ("orphan-v2", "Promoted") in world.history("orphan"), 120)
     assert not users.errors(), users.errors()[:5]
+
+
+def ready_in_words(operator: Operator) -> tuple[int, str]:
+    answer = httpx.get(f"http://127.0.0.1:{operator.admin}/readyz?verbose")
+    return answer.status_code, answer.text
+
+
+def answered_by(users: Traffic, seconds: float) -> set[str]:
+    """The revisions of the last seconds, when there were enough requests to tell."""
+    seen = [s.revision for s in users.since(time.monotonic() - seconds) if s.ok]
+    return set(seen) if len(seen) >= 60 else set()
+
+
+def test_leaders_that_may_not_write_give_no_sign_of_life_and_let_leadership_go(world):
+    stable = world.first("norights")["status"]["stable"]["revision"]
+    # That others are at rest, and have nothing to write, shows nothing.
+    world.first("norights-beside")
+    leader = world.leader
+    other = next(o for o in world.operators if o is not leader)
+    with Traffic(world.gateways, "norights") as users:
+        world.next("norights", "v2", "firstTokenMs=20")
+        world.wait_phase("norights", "Progressing", seconds=30)
+        wait_for("users on the canary", lambda: len(answered_by(users, 4)) == 2)
+        with rights.taken(world.cluster, "promptreleases/status"):
+            time.sleep(2)  # what was under way is over
+            status = world.cluster.release("norights")["status"]
+            assert status["phase"] == "Progressing", "take the right away earlier"
+
+            def lost():
+                code, words = ready_in_words(leader)
+                return words if code == 503 else None
+            words = wait_for("a leader that is not ready", lost, 75)
+            assert "default/norights: not decided since" in words and "forbidden" in words, words
+            wait_for("its end", lambda: not leader.process.alive, 45)
+            wait_for("another leader", lambda: other.leads, 30)
+            # It can not write either, so it does not keep the canary running.
+            wait_for("control loss", lambda: answered_by(users, 4) == {stable}, 60)
+            began = time.monotonic()
+            time.sleep(4)
+            assert {s.revision for s in users.since(began)} == {stable}
+            assert other.leads, "give the right back earlier"
+            assert world.cluster.release("norights")["status"] == status, "nothing was written"
+        wait_for("the canary", lambda: len(answered_by(users, 4)) == 2, 45)
+        assert ready_in_words(other)[0] == 200
+        leader.start()
+        wait_for("the promotion", lambda: ("norights-v2", "Promoted") in world.history("norights"), 120)
+        world.wait_phase("norights", "Stable", seconds=60)
+        wait_for("readiness", lambda: [ready_in_words(o)[0] for o in world.operators] == [200, 200])
+    assert not users.errors(), users.errors()[:5]
+
+
+def test_one_release_that_can_not_be_written_has_no_judge_and_costs_no_leadership(world):
+    stable = world.first("poisoned")["status"]["stable"]["revision"]
+    world.first("poisoned-beside")
+    leader = world.leader
+    with Traffic(world.gateways, "poisoned") as users:
+        world.next("poisoned", "v2", "firstTokenMs=20")
+        world.wait_phase("poisoned", "Progressing", seconds=30)
+        wait_for("users on the canary", lambda: len(answered_by(users, 4)) == 2)
+        # As if a leader had written it that no one can come after.
+        world.cluster.kubectl("patch", "promptrelease", "poisoned", "--subresource=status", "--type=merge",
+                              "-p", json.dumps({"status": {"leaderTerm": 9_000_000_000_000_000}}))
+        wait_for("all users on stable", lambda: answered_by(users, 4) == {stable}, 60)
+        began = time.monotonic()
+        while time.monotonic() < began + 60:
+            code, words = ready_in_words(leader)
+            assert code == 200 and leader.leads, words
+            time.sleep(1)
+        assert "default/poisoned: not decided since" in words and "its users go to stable" in words, words
+        assert "default/poisoned-beside" not in words, words
+        assert leader.metric("serinus_releases_unwritten") == 1
+        assert {s.revision for s in users.since(began)} == {stable}
+        events = world.cluster.kubectl("get", "events.events.k8s.io", "-n", "default")
+        assert "DecisionNotWritten" in events, events
+        # All others go on.
+        world.next("poisoned-beside", "v2", "firstTokenMs=20")
+        world.wait_phase("poisoned-beside", "Progressing", seconds=30)
+    assert not users.errors(), users.errors()[:5]
+    world.cluster.kubectl("delete", "promptrelease", "poisoned")
+    wait_for("no problems", lambda: "no problems" in ready_in_words(leader)[1], 30)
 
 
 def test_a_stolen_lease_and_a_leader_that_was_asleep_never_make_two_writers(world):

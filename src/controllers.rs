@@ -55,7 +55,7 @@ pub struct Context {
     pub clock: fn() -> Timestamp,
     /// For probing backends.
     pub probe: backend::probe::Probe,
-    /// Whether releases are looked at.
+    /// Whether decisions about releases are made and written.
     pub pulse: Pulse,
     /// Progress of canaries that is not written yet.
     pub ahead: release::Ahead,
@@ -64,10 +64,11 @@ pub struct Context {
 }
 
 impl Context {
-    /// Brings the metrics of releases by phase and of those that are not well up to date.
+    /// Brings the metrics of releases by phase, of those that are not well and of those that can
+    /// not be written up to date.
     pub fn count_releases(&self) {
-        let leads = self.cluster.leadership().term().is_some();
-        let releases = if leads { self.caches.releases.state() } else { vec![] };
+        let term = self.cluster.leadership().term();
+        let releases = if term.is_some() { self.caches.releases.state() } else { vec![] };
         let mut phases = BTreeMap::new();
         for release in &releases {
             let phase = release.status.as_ref().map(|s| s.phase).unwrap_or_default();
@@ -75,6 +76,7 @@ impl Context {
         }
         self.exported.phases(phases);
         self.exported.problems(problems::count(releases.iter().map(AsRef::as_ref)));
+        self.exported.unwritten(term.map_or(0, |term| self.pulse.failures(term).len()));
     }
 
     /// What is wrong with releases, a line each. Looks at all of them: for people who ask.

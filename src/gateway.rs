@@ -47,7 +47,7 @@ pub mod watch;
 pub mod workers;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicI64, Ordering},
@@ -55,6 +55,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use arc_swap::ArcSwap;
 use jiff::Timestamp;
 
 use self::{
@@ -72,7 +73,7 @@ use self::{
     peers::Peers,
     renderer::{Program, Renderer},
     routes::{
-        ReleaseInput, RouteTable, World,
+        ReleaseInput, Route, RouteTable, World,
         problems::{self, ByRelease},
     },
     seldom::Seldom,
@@ -84,7 +85,7 @@ use self::{
 use crate::{
     signals::{
         addresses::Addresses,
-        report::{GatewayReport, Mark, ReleaseReport},
+        report::{GatewayReport, ReleaseReport, Wanted},
         spending::CostReport,
     },
     telemetry::Telemetry,
@@ -182,10 +183,19 @@ pub struct Gateway {
     started: Instant,
     /// Milliseconds after the start when a leader last asked.
     leader_seen: AtomicI64,
+    /// The releases that the leader who asked last does not judge, by `namespace/name`.
+    unjudged: ArcSwap<BTreeSet<String>>,
     knows_routes: tokio::sync::watch::Sender<bool>,
     /// Whether enough of what it was told to serve is served.
     start: Start,
     draining: AtomicBool,
+}
+
+/// What nobody judges.
+struct Unjudged {
+    /// Nothing is judged.
+    all: bool,
+    releases: Arc<BTreeSet<String>>,
 }
 
 impl Gateway {
@@ -232,6 +242,7 @@ impl Gateway {
             shadows: Shadows::default(),
             started: Instant::now(),
             leader_seen: AtomicI64::new(0),
+            unjudged: ArcSwap::default(),
             knows_routes: tokio::sync::watch::Sender::new(false),
             start: Start::default(),
             draining: AtomicBool::new(false),
@@ -274,32 +285,46 @@ impl Gateway {
         }
     }
 
-    /// As `report`, to an operator: only what has changed since a mark that it names.
-    fn report_since(&self, leader: bool, since: Option<&Mark>) -> GatewayReport {
-        self.told.tell(&self.instance, since, |state| self.states(self.asked(leader), state))
+    /// As `report`, to an operator: only what has changed since a mark that it names. A leader
+    /// names the releases that it does not judge, too.
+    fn report_since(&self, leader: bool, wanted: Wanted) -> GatewayReport {
+        let Wanted { since, unjudged } = wanted;
+        let asked = || self.asked(leader.then_some(unjudged));
+        self.told.tell(&self.instance, since.as_ref(), |state| self.states(&asked(), state))
     }
 
     /// What this process has counted. `leader` says that a leader asks, which is the
     /// gateway's sign that a judge is alive.
     pub fn report(&self, leader: bool) -> GatewayReport {
-        let (control_loss, mut releases) = (self.asked(leader), BTreeMap::new());
-        self.states(control_loss, &mut |release, state| {
+        let asked = self.asked(leader.then(BTreeSet::new));
+        let mut releases = BTreeMap::new();
+        self.states(&asked, &mut |release, state| {
             releases.insert(release.to_owned(), state);
         });
         GatewayReport { instance: self.instance.clone(), releases, ..GatewayReport::default() }
     }
 
-    /// Takes note of who asks for a report, and answers whether no leader had asked for too long.
-    fn asked(&self, leader: bool) -> bool {
-        let control_loss = self.control_loss();
-        if leader {
+    /// Takes note of a question by a leader, with the releases that it does not judge; answers
+    /// what had no judge until then.
+    fn asked(&self, by_leader: Option<BTreeSet<String>>) -> Unjudged {
+        let all = self.leader_is_lost();
+        let before = self.unjudged.load_full();
+        if let Some(unjudged) = by_leader {
+            if *before != unjudged {
+                let releases: Vec<&str> = unjudged.iter().map(String::as_str).collect();
+                let releases = releases.join(", ");
+                tracing::warn!(
+                    "releases that the leader does not judge (all to stable): [{releases}]"
+                );
+                self.unjudged.store(Arc::new(unjudged));
+            }
             self.leader_seen.store(self.millis(), Ordering::Relaxed);
         }
-        control_loss
+        Unjudged { all, releases: before }
     }
 
     /// Hands the state of each release to `each`.
-    fn states(&self, control_loss: bool, each: &mut dyn FnMut(&str, ReleaseReport)) {
+    fn states(&self, unjudged: &Unjudged, each: &mut dyn FnMut(&str, ReleaseReport)) {
         let (read_at, problems) = (self.now_millis().max(1), self.table.problems());
         let mut unbuilt: BTreeMap<&String, _> =
             problems.iter().map(|(r, p)| (r, p.unbuilt())).collect();
@@ -308,7 +333,7 @@ impl Gateway {
             let compared = route.tallies.len() > 1;
             let state = ReleaseReport {
                 applied: route.generation,
-                control_loss,
+                control_loss: unjudged.all || unjudged.releases.contains(&route.release),
                 breaker_open: route.on_trial().is_some_and(|target| target.breaker.is_open()),
                 counts: if compared { callers::counts(&route, read_at) } else { BTreeMap::new() },
                 unbuilt: unbuilt.remove(&route.release).unwrap_or_default(),
@@ -327,8 +352,13 @@ impl Gateway {
         CostReport { instance, since: self.since, totals }
     }
 
+    /// Nobody judges the release of this route.
+    fn control_loss(&self, route: &Route) -> bool {
+        self.leader_is_lost() || self.unjudged.load().contains(&route.release)
+    }
+
     /// No leader was seen for too long.
-    fn control_loss(&self) -> bool {
+    fn leader_is_lost(&self) -> bool {
         let silent = self.millis() - self.leader_seen.load(Ordering::Relaxed);
         u128::try_from(silent).unwrap_or(0) > self.config.control_loss_timeout.as_millis()
     }

@@ -1,6 +1,7 @@
 """What deploy/ permits the service accounts of operators and gateways."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -68,3 +69,20 @@ def unused(uses: Iterable[Use]) -> list[str]:
         covering = [g for g in grants if g.covers(use)]
         needed.update([g for g in covering if g.names] or covering)
     return [str(g) for g in grants if g not in needed]
+
+
+@contextmanager
+def taken(cluster, resource: str, role: str = "serinus-operator") -> Iterator[None]:
+    """Takes a resource out of a ClusterRole of the operator, and gives it back in the end."""
+    whole = (DEPLOY / "rbac-operator.yaml").read_text()
+    found = [o for o in yaml.safe_load_all(whole) if o]
+    rules = [rule for o in found if (o["kind"], o["metadata"]["name"]) == ("ClusterRole", role)
+             for rule in o["rules"] if resource in rule["resources"]]
+    assert rules, f"{role} has no right to {resource}"
+    for rule in rules:
+        rule["resources"].remove(resource)
+    cluster.apply(found)
+    try:
+        yield
+    finally:
+        cluster.apply(whole)

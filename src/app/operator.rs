@@ -11,6 +11,7 @@ use axum::{
     routing::get,
 };
 use futures::channel::mpsc::unbounded;
+use jiff::{SignedDuration, Unit};
 use k8s_openapi::api::{
     apps::v1::Deployment,
     core::v1::Secret,
@@ -246,29 +247,64 @@ async fn serve_admin(listener: tokio::net::TcpListener, context: Arc<Context>) {
     }
 }
 
-/// With `?verbose`, also a line for each release that is not well.
+/// Whether this process can do its work; with `?verbose` also what it can not do, and a line for
+/// each release that is not well.
 async fn readyz(
     State(context): State<Arc<Context>>,
     RawQuery(query): RawQuery,
 ) -> (StatusCode, String) {
-    let (status, word) = ready(&context);
-    if !query.is_some_and(|query| query.split('&').any(is_verbose)) {
-        return (status, word.to_owned());
+    let term = context.cluster.leadership().term();
+    let lost = term.filter(|term| !context.pulse.works(*term));
+    let (status, mut words) = if !context.caches.are_ready() {
+        (StatusCode::SERVICE_UNAVAILABLE, "the caches are not filled yet".to_owned())
+    } else if let Some(term) = lost {
+        let seconds = context.pulse.silence(term).as_secs();
+        let words = format!(
+            "this operator leads and has made or written no decision for {seconds} s; \
+             /readyz?verbose says why"
+        );
+        (StatusCode::SERVICE_UNAVAILABLE, words)
+    } else {
+        (StatusCode::OK, "ready".to_owned())
+    };
+    if query.is_some_and(|query| query.split('&').any(is_verbose)) {
+        words.push('\n');
+        words.push_str(&undone(&context, term));
     }
-    let problems = context.problems();
-    let problems = if problems.is_empty() { "no problems\n" } else { &problems };
-    (status, format!("{word}\n{problems}"))
+    (status, words)
 }
 
-fn ready(context: &Context) -> (StatusCode, &'static str) {
-    let works = |term| context.pulse.is_felt(term);
-    if !context.caches.are_ready() {
-        (StatusCode::SERVICE_UNAVAILABLE, "the caches are not filled yet")
-    } else if context.cluster.leadership().term().is_some_and(|term| !works(term)) {
-        (StatusCode::SERVICE_UNAVAILABLE, "this operator leads and looks at no release")
-    } else {
-        (StatusCode::OK, "ready")
+/// What the leader can not do, since when, and the last error; and a line for each release that
+/// is not well.
+fn undone(context: &Context, term: Option<i64>) -> String {
+    let mut lines = vec![];
+    match term {
+        None => lines.push("this operator does not lead".to_owned()),
+        Some(term) => lines.extend(unwritten(context, term)),
     }
+    let problems = context.problems();
+    lines.extend(problems.lines().map(str::to_owned));
+    if term.is_some() && lines.is_empty() {
+        lines.push("no problems".to_owned());
+    }
+    lines.join("\n") + "\n"
+}
+
+/// A line for each release of which the leader can make or write no decision.
+fn unwritten(context: &Context, term: i64) -> Vec<String> {
+    let (now, sign) = ((context.clock)(), context.pulse.sign(term));
+    let mut lines = vec![];
+    if !sign.leads {
+        lines.push("gateways are not told that a leader asks".to_owned());
+    }
+    lines.extend(context.pulse.refused(term));
+    for (release, failure) in context.pulse.failures(term) {
+        let passed = SignedDuration::try_from(failure.since.elapsed()).unwrap_or_default();
+        let (key, since) = (release.key(), (now - passed).round(Unit::Second).unwrap_or(now));
+        let stable = if sign.unjudged.contains(&key) { ", its users go to stable" } else { "" };
+        lines.push(format!("{key}: not decided since {since}{stable}: {}", failure.why));
+    }
+    lines
 }
 
 async fn metrics(State(context): State<Arc<Context>>) -> impl IntoResponse {

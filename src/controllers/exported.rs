@@ -45,6 +45,7 @@ pub struct Exported {
     transitions: Family<Transition, Counter>,
     phases: Family<Phase, Gauge>,
     problems: Family<Reason, Gauge>,
+    unwritten: Gauge,
     leader: Gauge,
     gateways: Gauge,
     gateways_silent: Gauge,
@@ -67,6 +68,7 @@ impl Default for Exported {
             transitions: Family::default(),
             phases: Family::default(),
             problems: Family::default(),
+            unwritten: Gauge::default(),
             leader: Gauge::default(),
             gateways: Gauge::default(),
             gateways_silent: Gauge::default(),
@@ -84,6 +86,11 @@ impl Default for Exported {
             "operator_problems",
             "Releases that are not well, by the reason of their Ready condition; told by the leader",
             this.problems.clone(),
+        );
+        r.register(
+            "releases_unwritten",
+            "Releases whose last decision could not be made or written; told by the leader",
+            this.unwritten.clone(),
         );
         r.register("leader", "1 while this operator leads", this.leader.clone());
         r.register("gateways", "Gateways that should follow", this.gateways.clone());
@@ -161,6 +168,11 @@ impl Exported {
         for (reason, count) in counts {
             self.problems.get_or_create(&Reason { reason }).set(count);
         }
+    }
+
+    /// How many releases the leader could not decide about.
+    pub(super) fn unwritten(&self, count: usize) {
+        self.unwritten.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     /// Counts of releases by phase. Phases without releases are left out.

@@ -102,20 +102,36 @@ impl Cluster {
     /// # Errors
     /// Somebody wrote the object meanwhile, or the API server failed.
     pub async fn write_status<K: Kind>(&self, object: &K) -> Result<K, ControllerError> {
-        self.term()?;
-        let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
-        let post =
-            PostParams { field_manager: Some(keys::FIELD_MANAGER.to_owned()), dry_run: false };
-        let kind = K::kind(&()).into_owned();
-        let written =
-            self.api::<K>(&namespace).replace_status(&name, &post, object).await.map_err(|e| {
-                ControllerError::api(format!("the status of {kind} {namespace}/{name}"), e)
-            })?;
+        let written = self.replace_status(object, false).await?;
         self.exported.wrote("status");
         if written.resource_version() != object.resource_version() {
             self.superseded.add(object);
         }
         Ok(written)
+    }
+
+    /// Whether the API server would take this status now, from who may write it, by rights,
+    /// schema, term and version. Nothing is changed (a dry run).
+    ///
+    /// # Errors
+    /// It would not, or failed.
+    pub async fn would_take_status<K: Kind>(&self, object: &K) -> Result<(), ControllerError> {
+        self.replace_status(object, true).await?;
+        Ok(())
+    }
+
+    async fn replace_status<K: Kind>(
+        &self,
+        object: &K,
+        dry_run: bool,
+    ) -> Result<K, ControllerError> {
+        self.term()?;
+        let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
+        let post = PostParams { field_manager: Some(keys::FIELD_MANAGER.to_owned()), dry_run };
+        let kind = K::kind(&()).into_owned();
+        self.api::<K>(&namespace).replace_status(&name, &post, object).await.map_err(|e| {
+            ControllerError::api(format!("the status of {kind} {namespace}/{name}"), e)
+        })
     }
 
     /// The objects of a kind that have a label, where this operator watches.

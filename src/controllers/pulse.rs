@@ -1,12 +1,18 @@
-//! Whether a leader does its work: releases are looked at, and not only the Lease renewed.
+//! Whether a leader does its work: decisions about releases are made and written, and not
+//! only the Lease renewed (docs/decisions/0020).
 //!
-//! A process whose releases are stuck leads on, and keeps others from doing what it does
-//! not do. So the last look at any release is noted; while there are releases, one of them
-//! is asked to be looked at from time to time; and a leader that has not looked at any for
-//! [`Pulse::LOST`] gives no sign of life to gateways, is not ready, and ends, so that
-//! another process leads.
+//! A reconcile that failed is no sign of that. A sign is a status that the API server took,
+//! or a look that had nothing to write while no release waits for a write that failed. When
+//! one does, or nothing was written yet in this term, a status is written on trial (a dry
+//! run) for a release that does not fail: this tells "this release" from "all releases".
+//!
+//! While releases exist, one of them is looked at from time to time. A leader without a sign
+//! for [`Pulse::LOST`] asks gateways no more as a leader, is not ready, and ends after
+//! [`Pulse::ENDS`], so that another process leads. A leader that works, but for some releases,
+//! tells gateways which: their users go to stable.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -15,79 +21,343 @@ use futures::channel::mpsc::UnboundedSender;
 use kube::runtime::reflector::ObjectRef;
 use tokio::time::Instant;
 
-use super::Context;
-use crate::api::PromptRelease;
+use super::{Context, error::ControllerError};
+use crate::{
+    api::{PromptRelease, conditions::truncate},
+    signals::{gateways::Sign, index::Named},
+};
 
-/// When a release was last looked at.
+/// So much of an error is kept.
+const LONGEST: usize = 500;
+/// The reason of the Event about a release of which no decision can be written.
+const UNWRITTEN: &str = "DecisionNotWritten";
+/// A write on trial or an Event that takes longer is given up: this watch must not hang.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Whether decisions about releases are made and written.
 #[derive(Debug, Default)]
-pub struct Pulse {
-    last: Mutex<Option<Beat>>,
+pub struct Pulse(Mutex<Option<Term>>);
+
+/// What is known of the current term.
+#[derive(Debug)]
+struct Term {
+    number: i64,
+    began: Instant,
+    /// The last sign, or when the term began.
+    sign: Instant,
+    /// Whether it was shown in this term that it can write, or there is nothing to look at.
+    shown: bool,
+    /// When the API server last took a status, if only on trial.
+    taken: Option<Instant>,
+    /// Releases whose last attempt failed.
+    failing: BTreeMap<Named, Failure>,
+    /// Why the last write on trial was refused.
+    refused: Option<String>,
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Beat {
-    term: i64,
-    at: Instant,
+/// How a reconcile of a release ended that did not fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Done {
+    /// A status was written.
+    Wrote,
+    /// There was nothing to write.
+    Nothing,
+    /// What there is to write waits for its turn.
+    Later,
+}
+
+/// What can not be done about a release.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// When it failed first after it had been done last.
+    pub since: Instant,
+    /// The last error.
+    pub why: String,
+    /// It is about this release alone, whatever can be written.
+    own: bool,
+    told: bool,
 }
 
 impl Pulse {
     /// How often a release is asked to be looked at.
     pub const EVERY: Duration = Duration::from_secs(10);
-    /// After so long without a look the leader does not do its work: a write that hangs is
+    /// When one release fails for so long while others can be written, its canary counts as
+    /// one without a judge: seven attempts.
+    pub const UNJUDGED: Duration = Duration::from_secs(15);
+    /// After so long without a sign the leader does not do its work: a write that hangs is
     /// given up earlier.
     pub const LOST: Duration = Duration::from_secs(45);
     /// After so long it is not expected to do so again.
     pub const ENDS: Duration = Duration::from_secs(60);
+    /// More releases than this are not named to gateways: the question that names them has
+    /// to fit into one line. With more of them no leader asks, so that all go to stable.
+    pub const MOST: usize = 64;
 
-    /// A release was looked at in this term, or there is none.
-    pub fn beat(&self, term: i64) {
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        *last = Some(Beat { term, at: Instant::now() });
-    }
-
-    /// For how long no release was looked at in this term, which begins with the first
-    /// question.
-    pub fn silence(&self, term: i64) -> Duration {
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Calls `with` with what is known of a term, which begins with the first call; of an
+    /// earlier term nothing is known.
+    fn with<T>(&self, number: i64, with: impl FnOnce(&mut Term, Instant) -> T) -> Option<T> {
+        let mut term = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
-        let beat = last.filter(|beat| beat.term == term).unwrap_or(Beat { term, at: now });
-        *last = Some(beat);
-        now - beat.at
+        if term.as_ref().is_none_or(|term| term.number < number) {
+            *term = Some(Term::begin(number, now));
+        }
+        term.as_mut().filter(|term| term.number == number).map(|term| with(term, now))
     }
 
-    /// Whether the leader of this term does its work.
-    pub fn is_felt(&self, term: i64) -> bool {
+    /// A reconcile of a release ended well.
+    pub fn done(&self, term: i64, release: &Named, done: Done) {
+        self.with(term, |term, now| {
+            // What waits for its turn was not tried.
+            if done != Done::Later {
+                term.failing.remove(release);
+            }
+            if done == Done::Wrote {
+                term.taken = Some(now);
+                term.sign(now);
+            } else if term.failing.is_empty() {
+                term.sign = now;
+            }
+        });
+    }
+
+    /// A reconcile of a release failed.
+    pub fn failed(&self, term: i64, release: &Named, error: &ControllerError) {
+        if matches!(error, ControllerError::NotLeading | ControllerError::CachesNotReady) {
+            return;
+        }
+        let own = matches!(error, ControllerError::Copy { .. });
+        let why = truncate(&error.to_string(), LONGEST);
+        self.with(term, |term, now| {
+            let known = term.failing.remove(release);
+            let (since, told) = known.map_or((now, false), |known| (known.since, known.told));
+            term.failing.insert(release.clone(), Failure { since, why, own, told });
+        });
+    }
+
+    /// A status was written on trial, or refused.
+    pub fn tried(&self, term: i64, tried: Result<(), String>) {
+        self.with(term, |term, now| {
+            term.refused = tried.err();
+            if term.refused.is_none() {
+                term.taken = Some(now);
+                term.sign(now);
+            }
+        });
+    }
+
+    /// There is nothing to look at.
+    pub fn idle(&self, term: i64) {
+        self.with(term, Term::sign);
+    }
+
+    /// Nothing can be looked at before the caches are filled: this is no sign, and no fault.
+    pub fn waits(&self, term: i64) {
+        self.with(term, |term, now| term.sign = now);
+    }
+
+    /// Forgets releases that do not exist any more.
+    pub fn keep(&self, term: i64, exists: impl Fn(&Named) -> bool) {
+        self.with(term, |term, _| term.failing.retain(|release, _| exists(release)));
+    }
+
+    /// For how long there was no sign in this term.
+    pub fn silence(&self, term: i64) -> Duration {
+        self.with(term, |term, now| now - term.sign).unwrap_or_default()
+    }
+
+    /// Whether the leader of this term does its work. A new leader is given time.
+    pub fn works(&self, term: i64) -> bool {
         self.silence(term) < Self::LOST
+    }
+
+    /// What the leader of this term tells gateways when it asks them. A new leader has to
+    /// show first that it can write: otherwise leaders that can not, one after the other,
+    /// would keep canaries running.
+    pub fn sign(&self, term: i64) -> Sign {
+        let sign = self.with(term, |term, now| {
+            let unjudged = term.failing.iter().filter(|(_, failure)| term.is_alone(failure, now));
+            let unjudged: BTreeSet<_> = unjudged.map(|(release, _)| release.key()).collect();
+            let works = term.shown && now - term.sign < Self::LOST;
+            Sign { leads: works && unjudged.len() <= Self::MOST, unjudged }
+        });
+        sign.unwrap_or_default()
+    }
+
+    /// Whether a write on trial is to show if this leader can write: something fails, or
+    /// nothing was written in this term in which there was time for a look.
+    fn wants_trial(&self, term: i64) -> bool {
+        let wants = self.with(term, |term, now| match term.taken {
+            None => now - term.began >= Self::EVERY,
+            Some(taken) => !term.failing.is_empty() && now - taken >= Self::EVERY,
+        });
+        wants.unwrap_or_default()
+    }
+
+    /// Whether a write on trial for this release tells whether others can be written.
+    fn is_fit_for_trial(&self, term: i64, release: &Named) -> bool {
+        let fit = self.with(term, |term, _| term.failing.get(release).is_none_or(|f| f.own));
+        fit.unwrap_or_default()
+    }
+
+    /// The releases whose last attempt failed.
+    pub fn failures(&self, term: i64) -> Vec<(Named, Failure)> {
+        let all = |term: &mut Term, _| term.failing.clone().into_iter().collect();
+        self.with(term, all).unwrap_or_default()
+    }
+
+    /// Why the last write on trial was refused, if it was.
+    pub fn refused(&self, term: i64) -> Option<String> {
+        self.with(term, |term, _| term.refused.clone()).flatten()
+    }
+
+    /// The last errors in one sentence.
+    fn why(&self, term: i64) -> String {
+        let failures = self.failures(term);
+        let first = failures.iter().min_by_key(|(_, failure)| failure.since);
+        let first = first.map(|(release, failure)| format!("{}: {}", release.key(), failure.why));
+        first.or_else(|| self.refused(term)).unwrap_or_else(|| "no look has ended".to_owned())
+    }
+
+    /// Releases without a judge that were not told yet.
+    fn news(&self, term: i64) -> Vec<(Named, Failure)> {
+        let news = self.with(term, |term, now| {
+            let mut news = vec![];
+            let taken = term.taken;
+            for (release, failure) in &mut term.failing {
+                if !failure.told && failure.is_alone(taken, now) {
+                    failure.told = true;
+                    news.push((release.clone(), failure.clone()));
+                }
+            }
+            news
+        });
+        news.unwrap_or_default()
     }
 }
 
-/// Asks for a look while this process leads, and ends when there was none for too long.
+impl Term {
+    fn begin(number: i64, now: Instant) -> Self {
+        Self {
+            number,
+            began: now,
+            sign: now,
+            shown: false,
+            taken: None,
+            failing: BTreeMap::new(),
+            refused: None,
+        }
+    }
+
+    fn sign(&mut self, now: Instant) {
+        (self.sign, self.shown) = (now, true);
+    }
+
+    fn is_alone(&self, failure: &Failure, now: Instant) -> bool {
+        failure.is_alone(self.taken, now)
+    }
+}
+
+impl Failure {
+    /// Whether it lasts, and since it began something else was taken. When nothing is, the
+    /// whole leader gives no sign.
+    fn is_alone(&self, taken: Option<Instant>, now: Instant) -> bool {
+        now - self.since >= Pulse::UNJUDGED && taken.is_some_and(|taken| taken > self.since)
+    }
+}
+
+/// Asks for a look while this process leads, writes on trial when that has to show whether it
+/// can write, and ends when there was no sign of its work for too long.
 pub async fn watch_over(
     context: Arc<Context>,
     triggers: UnboundedSender<ObjectRef<PromptRelease>>,
 ) {
     let mut ticks = tokio::time::interval(Pulse::EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut turn = 0;
+    let (pulse, mut turn) = (&context.pulse, 0);
     loop {
         ticks.tick().await;
         let Some(term) = context.cluster.leadership().term() else { continue };
-        let releases = context.caches.releases.state();
-        // Before the caches are filled there is nothing to look at, and no sign of life.
-        if !context.caches.are_ready() || releases.is_empty() {
-            context.pulse.beat(term);
+        if !context.caches.are_ready() {
+            pulse.waits(term);
             continue;
         }
-        let silence = context.pulse.silence(term);
-        if silence >= Pulse::ENDS {
-            let (seconds, all) = (silence.as_secs(), releases.len());
+        let releases = context.caches.releases.state();
+        if releases.is_empty() {
+            pulse.keep(term, |_| false);
+            pulse.idle(term);
+            continue;
+        }
+        let silence = pulse.silence(term);
+        if silence >= Pulse::LOST {
+            let (seconds, all, why) = (silence.as_secs(), releases.len(), pulse.why(term));
             tracing::error!(
-                "this operator leads and has looked at none of {all} releases for {seconds} s: it ends, so that another one leads"
+                "this operator leads {all} releases and has written no decision for {seconds} s, so gateways hear of no leader: {why}"
             );
+        }
+        if silence >= Pulse::ENDS {
+            tracing::error!("this operator ends, so that another one leads");
             return;
         }
+        pulse.keep(term, |release| context.caches.release(release).is_some());
         turn = (turn + 1) % releases.len();
         let _ = triggers.unbounded_send(ObjectRef::from_obj(releases[turn].as_ref()));
+        if pulse.wants_trial(term) {
+            try_to_write(&context, term, &releases, turn).await;
+        }
+        let news = pulse.news(term);
+        for (release, Failure { why, .. }) in &news {
+            let release = release.key();
+            tracing::error!(
+                release,
+                "no decision about this release can be made or written, so gateways send its users to stable: {why}"
+            );
+        }
+        if tokio::time::timeout(PATIENCE, announce(&context, &news)).await.is_err() {
+            tracing::warn!("Events about {} releases could not be written in time", news.len());
+        }
+    }
+}
+
+/// Writes on trial the status of a release that does not fail, as it is, in this term.
+async fn try_to_write(context: &Context, term: i64, releases: &[Arc<PromptRelease>], turn: usize) {
+    let pulse = &context.pulse;
+    let in_turn = releases.iter().cycle().skip(turn).take(releases.len());
+    let mut fit = in_turn.filter(|release| {
+        release.status.is_some() && pulse.is_fit_for_trial(term, &Named::of(release.as_ref()))
+    });
+    let Some(release) = fit.next() else {
+        // Without a failure nothing waits for a write either.
+        if pulse.failures(term).is_empty() {
+            pulse.idle(term);
+        }
+        return;
+    };
+    let mut release = PromptRelease::clone(release);
+    if let Some(status) = &mut release.status {
+        status.leader_term = Some(term);
+    }
+    let trial = context.cluster.would_take_status(&release);
+    let tried = match tokio::time::timeout(PATIENCE, trial).await {
+        Ok(Ok(())) => Ok(()),
+        // Somebody wrote it meanwhile, or nobody leads: this tells nothing.
+        Ok(Err(ControllerError::Conflict { .. } | ControllerError::NotLeading)) => return,
+        Ok(Err(error)) => Err(truncate(&format!("on trial: {error}"), LONGEST)),
+        Err(_) => Err(format!("a write on trial had no answer within {} s", PATIENCE.as_secs())),
+    };
+    if let Err(why) = &tried {
+        tracing::warn!("this operator can not write: {why}");
+    }
+    pulse.tried(term, tried);
+}
+
+/// Writes an Event for each release that has no judge.
+async fn announce(context: &Context, news: &[(Named, Failure)]) {
+    for (release, Failure { why, .. }) in news {
+        let Some(release) = context.caches.release(release) else { continue };
+        let note = format!(
+            "no decision can be made or written, so a canary gets no users until one is: {why}"
+        );
+        context.cluster.announce(release.as_ref(), true, UNWRITTEN, &note).await;
     }
 }
 
@@ -95,19 +365,216 @@ pub async fn watch_over(
 mod tests {
     use super::*;
 
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn named(name: &str) -> Named {
+        Named::new("shop", name)
+    }
+
+    fn refused() -> ControllerError {
+        let status = kube::core::Status::failure("no right to it", "Forbidden").with_code(403);
+        ControllerError::api("the status", kube::Error::Api(Box::new(status)))
+    }
+
+    fn fenced() -> ControllerError {
+        ControllerError::Fenced { what: "the status".to_owned() }
+    }
+
+    /// A leader that has written in its term.
+    fn proven(term: i64) -> Pulse {
+        let pulse = Pulse::default();
+        pulse.done(term, &named("first"), Done::Wrote);
+        pulse
+    }
+
+    /// For `seconds`, each second: what happens.
+    async fn each_second(seconds: u64, mut happens: impl FnMut()) {
+        for _ in 0..seconds {
+            tokio::time::advance(SECOND).await;
+            happens();
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_leader_without_a_look_has_no_pulse() {
-        let pulse = Pulse::default();
-        assert!(pulse.is_felt(3), "its term has begun just now");
-        tokio::time::advance(Pulse::LOST - Duration::from_secs(1)).await;
-        assert!(pulse.is_felt(3));
-        pulse.beat(3);
-        tokio::time::advance(Duration::from_secs(2)).await;
-        assert!(pulse.is_felt(3), "it has looked since");
+        let pulse = proven(3);
+        tokio::time::advance(Pulse::LOST - SECOND).await;
+        assert!(pulse.works(3) && pulse.sign(3).leads);
+        pulse.done(3, &named("a"), Done::Nothing);
+        tokio::time::advance(2 * SECOND).await;
+        assert!(pulse.works(3), "it has looked since");
         tokio::time::advance(Pulse::LOST).await;
-        assert!(!pulse.is_felt(3));
-        assert!(pulse.is_felt(4), "another term begins anew");
-        pulse.beat(3);
-        assert!(pulse.is_felt(3));
+        assert!(!pulse.works(3) && !pulse.sign(3).leads);
+        assert!(pulse.works(4), "another term begins anew");
+        pulse.done(3, &named("a"), Done::Wrote);
+        assert!(!pulse.sign(4).leads, "what ends late is of the term before");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_leader_of_which_every_attempt_fails_has_no_pulse_and_says_why() {
+        for error in [refused, fenced] {
+            let pulse = proven(1);
+            each_second(44, || pulse.failed(1, &named("canary"), &error())).await;
+            assert!(pulse.works(1) && pulse.sign(1).leads, "this could still pass");
+            // What other releases have nothing to write for, or not yet, shows nothing.
+            each_second(1, || {
+                pulse.failed(1, &named("canary"), &error());
+                pulse.done(1, &named("at rest"), Done::Nothing);
+                pulse.done(1, &named("waits"), Done::Later);
+                pulse.done(1, &named("canary"), Done::Later);
+            })
+            .await;
+            assert!(!pulse.works(1) && !pulse.sign(1).leads);
+            assert!(pulse.sign(1).unjudged.is_empty(), "it is not about one release");
+            let failures = pulse.failures(1);
+            let [(release, failure)] = failures.as_slice() else { panic!("{failures:?}") };
+            assert_eq!(
+                (release.key(), failure.why.clone()),
+                ("shop/canary".into(), error().to_string())
+            );
+            assert_eq!(failure.since.elapsed(), 44 * SECOND);
+            assert!(pulse.why(1).contains("shop/canary"));
+            tokio::time::advance(Pulse::ENDS - Pulse::LOST).await;
+            assert!(pulse.silence(1) >= Pulse::ENDS);
+            pulse.done(1, &named("canary"), Done::Wrote);
+            assert!(pulse.works(1) && pulse.sign(1).leads && pulse.failures(1).is_empty());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_leader_at_rest_keeps_its_pulse() {
+        let pulse = proven(1);
+        each_second(600, || {
+            assert!(!pulse.wants_trial(1), "nothing fails: nothing is tried");
+            pulse.done(1, &named("a"), Done::Nothing);
+            assert!(pulse.works(1) && pulse.sign(1).leads);
+        })
+        .await;
+        // Nor does a conflict that is over with the next attempt cost anything.
+        pulse.failed(1, &named("a"), &ControllerError::Conflict { what: "a".to_owned() });
+        pulse.done(1, &named("a"), Done::Nothing);
+        assert_eq!(pulse.sign(1), Sign { leads: true, ..Sign::default() });
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_release_that_always_fails_takes_leadership_from_nobody_and_has_no_judge() {
+        let pulse = proven(1);
+        tokio::time::advance(600 * SECOND).await;
+        pulse.done(1, &named("at rest"), Done::Nothing);
+        let mut trials = 0;
+        let mut second = 0;
+        each_second(300, || {
+            second += 1;
+            pulse.failed(1, &named("poisoned"), &fenced());
+            pulse.done(1, &named("at rest"), Done::Nothing);
+            if second % Pulse::EVERY.as_secs() == 0 && pulse.wants_trial(1) {
+                assert!(!pulse.is_fit_for_trial(1, &named("poisoned")));
+                assert!(pulse.is_fit_for_trial(1, &named("at rest")));
+                pulse.tried(1, Ok(()));
+                trials += 1;
+            }
+            let sign = pulse.sign(1);
+            assert!(pulse.works(1) && sign.leads, "after {second} s");
+            assert_eq!(sign.unjudged.contains("shop/poisoned"), second > 15, "after {second} s");
+        })
+        .await;
+        assert_eq!(trials, 30);
+        let news = pulse.news(1);
+        assert_eq!(news.len(), 1);
+        assert!(pulse.news(1).is_empty(), "this is told once");
+        pulse.done(1, &named("poisoned"), Done::Wrote);
+        assert_eq!(pulse.sign(1), Sign { leads: true, ..Sign::default() });
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn when_nothing_can_be_written_on_trial_either_the_pulse_is_lost() {
+        let pulse = proven(1);
+        let mut second = 0;
+        each_second(45, || {
+            second += 1;
+            pulse.failed(1, &named("canary"), &refused());
+            pulse.done(1, &named("at rest"), Done::Nothing);
+            if second % 10 == 0 && pulse.wants_trial(1) {
+                pulse.tried(1, Err("on trial: no right to it".to_owned()));
+            }
+        })
+        .await;
+        assert!(!pulse.works(1) && !pulse.sign(1).leads && pulse.sign(1).unjudged.is_empty());
+        assert_eq!(pulse.refused(1).as_deref(), Some("on trial: no right to it"));
+    }
+
+    /// Otherwise leaders that can not write would keep canaries running, one after the other.
+    #[tokio::test(start_paused = true)]
+    async fn a_new_leader_gives_no_sign_before_it_has_written() {
+        let pulse = proven(1);
+        for term in 2..5 {
+            pulse.done(term, &named("at rest"), Done::Nothing);
+            let mut signs = 0;
+            each_second(60, || {
+                signs += usize::from(pulse.sign(term).leads);
+                pulse.failed(term, &named("canary"), &refused());
+                pulse.done(term, &named("at rest"), Done::Nothing);
+            })
+            .await;
+            assert_eq!(signs, 0, "in term {term}");
+            assert!(pulse.silence(term) >= Pulse::ENDS);
+        }
+        // With nothing to write, a write on trial shows it.
+        pulse.done(5, &named("at rest"), Done::Nothing);
+        assert!(!pulse.wants_trial(5), "there was no time for a look yet");
+        tokio::time::advance(Pulse::EVERY).await;
+        assert!(pulse.wants_trial(5) && pulse.works(5) && !pulse.sign(5).leads);
+        pulse.tried(5, Ok(()));
+        assert!(pulse.sign(5).leads && !pulse.wants_trial(5));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_new_leader_at_rest_that_can_not_write_stays_and_gives_no_sign() {
+        let pulse = Pulse::default();
+        let mut second = 0;
+        each_second(120, || {
+            second += 1;
+            pulse.done(1, &named("at rest"), Done::Nothing);
+            if second % 10 == 0 && pulse.wants_trial(1) {
+                pulse.tried(1, Err("on trial: no right to it".to_owned()));
+            }
+            assert!(pulse.works(1) && !pulse.sign(1).leads, "after {second} s");
+        })
+        .await;
+        assert!(pulse.refused(1).is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_copy_that_can_not_be_read_is_one_releases_fault_also_when_it_is_alone() {
+        let pulse = proven(1);
+        let mut second = 0;
+        each_second(120, || {
+            second += 1;
+            let error =
+                ControllerError::Copy { name: "a-1".to_owned(), reason: "no JSON".to_owned() };
+            pulse.failed(1, &named("a"), &error);
+            if second % 10 == 0 && pulse.wants_trial(1) && pulse.is_fit_for_trial(1, &named("a")) {
+                pulse.tried(1, Ok(()));
+            }
+        })
+        .await;
+        assert!(pulse.works(1) && pulse.sign(1).unjudged.contains("shop/a"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_release_that_is_gone_fails_no_more_and_more_than_can_be_named_are_all() {
+        let pulse = proven(1);
+        let fail = |count: usize| {
+            (0..count).for_each(|i| pulse.failed(1, &named(&i.to_string()), &refused()));
+        };
+        fail(Pulse::MOST + 1);
+        tokio::time::advance(Pulse::UNJUDGED).await;
+        pulse.tried(1, Ok(()));
+        assert!(pulse.works(1) && !pulse.sign(1).leads);
+        pulse.keep(1, |release| release.name != "0");
+        assert!(pulse.sign(1).leads);
+        assert_eq!(pulse.sign(1).unjudged.len(), Pulse::MOST);
+        pulse.keep(1, |_| false);
+        assert_eq!(pulse.sign(1), Sign { leads: true, ..Sign::default() });
     }
 }

@@ -28,7 +28,9 @@ use self::{
     keep::{Written, heal, keep, prune},
     observe::observe,
 };
-use super::{Context, Reconciled, caches::Use, error::ControllerError, problems::news};
+use super::{
+    Context, Reconciled, caches::Use, error::ControllerError, problems::news, pulse::Done,
+};
 use crate::{
     api::PromptRelease,
     rollout::{Effect, Snapshot, decide},
@@ -58,24 +60,33 @@ pub async fn run(
 async fn reconcile(release: Arc<PromptRelease>, context: Arc<Context>) -> Reconciled {
     let term = context.cluster.term()?;
     if release.metadata.deletion_timestamp.is_some() {
-        context.pulse.beat(term);
+        context.pulse.done(term, &Named::of(release.as_ref()), Done::Nothing);
         return Ok(Action::await_change());
     }
     if context.gateways.last(term, |_| ()).is_none() {
         return Ok(Action::requeue(FIRST_PULL));
     }
-    let looked = looks(&release, term, &context).await;
-    // Also with an error: it was told, and is tried again.
-    context.pulse.beat(term);
+    let mut written = Written::default();
+    let looked = looks(&release, term, &mut written, &context).await;
+    let (pulse, named) = (&context.pulse, Named::of(release.as_ref()));
+    match &looked {
+        // What comes after the status decides nothing: it is told, and is tried again.
+        Err(error) if !written.status => pulse.failed(term, &named, error),
+        _ => pulse.done(term, &named, written.done()),
+    }
     looked
 }
 
 /// Looks until there is nothing more to decide now.
-async fn looks(release: &PromptRelease, term: i64, context: &Context) -> Reconciled {
+async fn looks(
+    release: &PromptRelease,
+    term: i64,
+    written: &mut Written,
+    context: &Context,
+) -> Reconciled {
     let mut release = Cow::Borrowed(release);
-    let mut written = Written::default();
     for _ in 0..DECISIONS_AT_ONCE {
-        let wake = look(&mut release, term, &mut written, context).await?;
+        let wake = look(&mut release, term, written, context).await?;
         match wake {
             Wake::Now => {}
             Wake::At(at) => return Ok(until(at, (context.clock)())),
@@ -117,16 +128,19 @@ async fn look(
     let copies = context.caches.copies_of(&Named::of(&**release));
     keep(release, &plan, written, context).await?;
     let changed = plan.status != snapshot.status;
+    written.later = false;
     if changed || context.ahead.has(release) {
         let mut status = plan.status;
         status.observed_generation = snapshot.generation;
         status.leader_term = Some(context.cluster.term()?);
         let due = context.ahead.due(release, status, &plan.effects, &snapshot.gateways);
+        written.later = due.is_none();
         if let Some(status) = due {
             let news = news(release.status.as_ref(), &status, &plan.effects);
             release.to_mut().status = Some(status);
             // Mostly nothing is written: what writing takes is no part of every look.
             *release = Cow::Owned(Box::pin(context.cluster.write_status(&**release)).await?);
+            written.status = true;
             if let Some(news) = news {
                 Box::pin(context.cluster.tell(&release, &news)).await;
             }
@@ -150,8 +164,9 @@ async fn look(
 
 /// Asks the gateways once per `interval` while this process leads, and has the
 /// releases looked at that a gateway tells something new about. What only counts
-/// tells is looked at when a release's own interval is over. To be asked is a gateway's sign
-/// that somebody judges: a leader that looks at no release does not ask.
+/// tells is looked at when a release's own interval is over. To be asked by a leader is a
+/// gateway's sign that somebody judges: a process that leads and writes no decision asks, so
+/// that it can go on by what is so now, but not as a leader.
 pub async fn follow_gateways(
     context: Arc<Context>,
     addresses: impl Fn() -> std::collections::BTreeSet<String>,
@@ -163,10 +178,11 @@ pub async fn follow_gateways(
     loop {
         ticks.tick().await;
         let Some(term) = context.cluster.leadership().term() else { continue };
-        if !context.caches.are_ready() || !context.pulse.is_felt(term) {
+        if !context.caches.are_ready() {
             continue;
         }
-        let changes = context.gateways.pull(term, &addresses()).await;
+        let sign = context.pulse.sign(term);
+        let changes = context.gateways.pull(term, &sign, &addresses()).await;
         if let Some(size) = context.gateways.last(term, Pulled::size) {
             context.exported.gateways(size);
         }

@@ -67,7 +67,7 @@ pub(super) fn assign(
     if route.on_trial().is_none() && route.missing.is_none() {
         return Ok(baseline_or_other(gateway, route, AssignmentReason::Forced));
     }
-    if gateway.control_loss() {
+    if gateway.control_loss(route) {
         let promoted = route.candidate.as_ref().filter(|c| c.promoted);
         let stable = promoted.map_or(&route.baseline, |c| &c.target);
         return Ok(Assigned::new(stable, AssignmentReason::ControlLoss));

@@ -1,6 +1,7 @@
 //! Pulls every gateway's report: once per interval for all releases together, and after the
 //! first only what has changed, so that the cost grows with what happens and not with
-//! releases. Being asked is also the gateways' sign that a judge is alive.
+//! releases. Being asked by a leader is also the gateways' sign that a judge is alive, except
+//! for the releases that the question names.
 //!
 //! An answer that does not prove to be a gateway's is none ([`super::proof`]): who stands
 //! where a gateway should be is silent, whatever it says.
@@ -68,6 +69,15 @@ pub struct Seen {
     pub departed: Vec<rollout::Gateway>,
 }
 
+/// What gateways are told by being asked.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sign {
+    /// A leader asks, of which decisions are written.
+    pub leads: bool,
+    /// The releases (`namespace/name`) for which it makes or writes none all the same.
+    pub unjudged: BTreeSet<String>,
+}
+
 /// What changed since the pull before.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Changes {
@@ -103,15 +113,15 @@ impl Gateways {
     }
 
     /// Asks every gateway (`host:port` of its admin address) and keeps the answers.
-    pub async fn pull(&self, term: i64, addresses: &BTreeSet<String>) -> Changes {
+    pub async fn pull(&self, term: i64, sign: &Sign, addresses: &BTreeSet<String>) -> Changes {
         let marks = self.last(term, Pulled::marks).unwrap_or_default();
-        let mut answers = self.ask(term, addresses, &marks).await;
+        let mut answers = self.ask(term, sign, addresses, &marks).await;
         let doubtful = |(address, report): (&String, &Result<_, Silence>)| {
             report.as_ref().is_err_and(Silence::is_about_keys).then(|| address.clone())
         };
         let doubtful: BTreeSet<String> = answers.iter().filter_map(doubtful).collect();
         if !doubtful.is_empty() && self.keys.refresh().await {
-            answers.extend(self.ask(term, &doubtful, &marks).await);
+            answers.extend(self.ask(term, sign, &doubtful, &marks).await);
         }
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let before = last.take().filter(|last| last.term == term);
@@ -130,6 +140,7 @@ impl Gateways {
     async fn ask(
         &self,
         term: i64,
+        sign: &Sign,
         addresses: &BTreeSet<String>,
         marks: &BTreeMap<String, Mark>,
     ) -> Answers {
@@ -138,7 +149,7 @@ impl Gateways {
         let (client, key) = (&self.client, key.as_ref());
         let asked = addresses.iter().map(|address| async move {
             let since = marks.get(address);
-            (address.clone(), Question { client, address, term, now, since }.ask(key).await)
+            (address.clone(), Question { client, address, term, sign, now, since }.ask(key).await)
         });
         join_all(asked).await.into_iter().collect()
     }

@@ -10,7 +10,12 @@
 //! compare. A report says where it stands (its mark), and who asks `?since=` that mark is told
 //! what has changed: ten thousand idle releases are a hundred bytes a second.
 
-use std::{collections::BTreeMap, fmt, str::FromStr, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    str::FromStr,
+    sync::Arc,
+};
 
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
@@ -79,6 +84,48 @@ impl FromStr for Mark {
     fn from_str(text: &str) -> Result<Self, NotAMark> {
         let (instance, at) = text.split_once('.').ok_or(NotAMark)?;
         Ok(Self { instance: instance.to_owned(), at: at.parse().map_err(|_| NotAMark)? })
+    }
+}
+
+/// What a question says besides that it asks: its query, if there is something.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// Only what has changed since then is wanted.
+    pub since: Option<Mark>,
+    /// The releases (`namespace/name`) that the leader who asks does not judge. An earlier
+    /// version reads neither this nor the mark before it, and tells everything.
+    pub unjudged: BTreeSet<String>,
+}
+
+impl Wanted {
+    /// Reads a query. What it does not know means nothing.
+    pub fn of_query(query: &str) -> Self {
+        let value = |name: &str| {
+            query.split('&').find_map(|part| part.strip_prefix(name)?.strip_prefix('='))
+        };
+        let unjudged = value("unjudged").into_iter().flat_map(|names| names.split(','));
+        Self {
+            since: value("since").and_then(|mark| mark.parse().ok()),
+            unjudged: unjudged.filter(|name| !name.is_empty()).map(str::to_owned).collect(),
+        }
+    }
+}
+
+/// As a query, with its question mark. Names of objects need no escapes.
+impl fmt::Display for Wanted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut before = '?';
+        if let Some(since) = &self.since {
+            write!(f, "{before}since={since}")?;
+            before = '&';
+        }
+        for (i, release) in self.unjudged.iter().enumerate() {
+            match i {
+                0 => write!(f, "{before}unjudged={release}")?,
+                _ => write!(f, ",{release}")?,
+            }
+        }
+        Ok(())
     }
 }
 
@@ -220,6 +267,24 @@ mod tests {
             applied: 12,
             counts: revisions.iter().map(counts).collect(),
             ..ReleaseReport::default()
+        }
+    }
+
+    #[test]
+    fn what_a_question_wants_arrives_as_it_was() {
+        let since = Some(Mark { instance: "0123456789abcdef".to_owned(), at: 12 });
+        let some: BTreeSet<String> = ["shop/answers", "shop/b.c-d"].map(str::to_owned).into();
+        for since in [None, since] {
+            for unjudged in [BTreeSet::new(), some.clone()] {
+                let wanted = Wanted { since: since.clone(), unjudged };
+                let query = wanted.to_string();
+                assert_eq!(Wanted::of_query(query.strip_prefix('?').unwrap_or("")), wanted);
+            }
+        }
+        let wanted = Wanted { since: None, unjudged: some };
+        assert_eq!(wanted.to_string(), "?unjudged=shop/answers,shop/b.c-d");
+        for odd in ["", "unjudged=", "unjudged", "since=x", "later=1&&sinceful=i.1"] {
+            assert_eq!(Wanted::of_query(odd), Wanted::default(), "{odd}");
         }
     }
 

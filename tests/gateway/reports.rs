@@ -29,7 +29,7 @@ use serinus::{
         server::{Face, serve},
     },
     signals::{
-        gateways::{Gateways, Known, Pulled, Silence},
+        gateways::{Gateways, Known, Pulled, Sign, Silence},
         keyring::Stored,
         proof::{self, ASKED_HEADER, DIGEST_HEADER, ReportKey},
         report::{GatewayReport, LEADER_HEADER, REPORT_PATH},
@@ -81,7 +81,7 @@ fn operator(byte: u8, clock: fn() -> Timestamp) -> (Gateways, Arc<AtomicUsize>) 
 
 async fn pull(operator: &Gateways, addresses: &[&str]) -> Pulled {
     let addresses: BTreeSet<String> = addresses.iter().map(|a| (*a).to_owned()).collect();
-    operator.pull(7, &addresses).await;
+    operator.pull(7, &Sign { leads: true, ..Sign::default() }, &addresses).await;
     operator.last(7, Pulled::clone).unwrap()
 }
 
@@ -200,6 +200,36 @@ async fn after_the_first_report_only_what_has_changed_is_told() {
     }
     let future = format!("?since={}.{}", mark.instance, mark.at + 1_000);
     assert!(told(future).await.since.is_none());
+}
+
+#[tokio::test]
+async fn a_release_that_the_leader_does_not_judge_goes_to_stable_until_it_does() {
+    let (bench, address) = gateway().await;
+    bench.serve(bench.release(99));
+    let (operator, _) = operator(1, start);
+    let addresses: BTreeSet<String> = [address].into();
+    let unjudged: BTreeSet<String> = ["ns/other".to_owned(), "ns/r".to_owned()].into();
+    let other: BTreeSet<String> = ["ns/other".to_owned()].into();
+    let mut user = 0;
+    for (leads, unjudged, is_lost) in [
+        (true, BTreeSet::new(), false),
+        (true, unjudged.clone(), true),
+        // Who is no leader says nothing of this.
+        (false, BTreeSet::new(), true),
+        (true, other, false),
+        (false, unjudged, false),
+    ] {
+        let sign = Sign { leads, unjudged };
+        operator.pull(7, &sign, &addresses).await;
+        assert_eq!(bench.report().control_loss, is_lost, "{sign:?}");
+        let mut canary = 0;
+        for _ in 0..10 {
+            user += 1;
+            let answer = bench.chat(json!({"user": format!("{user}")})).await;
+            canary += usize::from(answer.headers()["x-serinus-revision"] == "canary");
+        }
+        assert_eq!(canary == 0, is_lost, "{sign:?}: {canary} of 10");
+    }
 }
 
 /// Every way in which a question can be wrong: no report, and no sign of a leader.

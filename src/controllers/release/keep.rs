@@ -19,7 +19,7 @@ use crate::{
         prompt_release::VariantRef,
         snapshot::{Remembered, Saved, copy_name},
     },
-    controllers::{Context, error::ControllerError, reference},
+    controllers::{Context, error::ControllerError, pulse::Done, reference},
     prompt::{revision, stands_for},
     rollout::{Effect, LostSnapshot, Plan, Snapshot, decide::policy_digest, resolve},
     signals::index::Named,
@@ -33,7 +33,21 @@ const FAR_BEYOND: i64 = 500;
 #[derive(Default)]
 pub(super) struct Written {
     pub saved: BTreeMap<String, Saved>,
+    /// A status was written.
+    pub status: bool,
+    /// The status that was decided last is not written yet (docs/decisions/0015).
+    pub later: bool,
     remembered: Option<Remembered>,
+}
+
+impl Written {
+    pub(super) fn done(&self) -> Done {
+        match (self.status, self.later) {
+            (true, _) => Done::Wrote,
+            (false, true) => Done::Later,
+            (false, false) => Done::Nothing,
+        }
+    }
 }
 
 /// What of a release's snapshots is gone.

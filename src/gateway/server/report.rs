@@ -12,7 +12,7 @@ use crate::{
     openai::error::ApiError,
     signals::{
         proof::{ASKED_HEADER, Proof, Request},
-        report::LEADER_HEADER,
+        report::{LEADER_HEADER, Wanted},
     },
 };
 
@@ -38,8 +38,8 @@ impl Shared {
         let admitted = gateway.asked.admit(&proof, (gateway.config.clock)());
         let (status, body) = match admitted {
             Ok(()) => {
-                let since = head.uri.query().and_then(|q| q.strip_prefix("since=")?.parse().ok());
-                let report = gateway.report_since(!request.leader.is_empty(), since.as_ref());
+                let wanted = Wanted::of_query(head.uri.query().unwrap_or_default());
+                let report = gateway.report_since(!request.leader.is_empty(), wanted);
                 (200, serde_json::to_vec(&report))
             }
             Err(error) => {

@@ -8,8 +8,9 @@ use reqwest::{Response, StatusCode};
 use crate::{
     api::{conditions::truncate, keys::SIGNATURE_HEADER},
     signals::{
+        gateways::Sign,
         proof::{Announced, DIGEST_HEADER, ReportKey, Request, Unproven},
-        report::{GatewayReport, LEADER_HEADER, Mark, REPORT_PATH, Unread},
+        report::{GatewayReport, LEADER_HEADER, Mark, REPORT_PATH, Unread, Wanted},
     },
 };
 
@@ -86,11 +87,12 @@ impl Silence {
     }
 }
 
-/// A leader's question to one gateway.
+/// A question to one gateway by who holds the Lease.
 pub(super) struct Question<'a> {
     pub client: &'a reqwest::Client,
     pub address: &'a str,
     pub term: i64,
+    pub sign: &'a Sign,
     pub now: Timestamp,
     /// Only what has changed since then is wanted.
     pub since: Option<&'a Mark>,
@@ -103,9 +105,9 @@ impl Question<'_> {
         key: Option<&ReportKey>,
     ) -> Result<GatewayReport<Unread>, Silence> {
         let key = key.ok_or(Silence::NoKey)?;
-        let leader = self.term.to_string();
-        let since = self.since.map(|mark| format!("?since={mark}")).unwrap_or_default();
-        let target = format!("{REPORT_PATH}{since}");
+        let leader = if self.sign.leads { self.term.to_string() } else { String::new() };
+        let unjudged = if self.sign.leads { self.sign.unjudged.clone() } else { <_>::default() };
+        let target = format!("{REPORT_PATH}{}", Wanted { since: self.since.cloned(), unjudged });
         let request = Request { method: "GET", target: &target, leader: &leader };
         let asking = key.ask(&request, self.now, rand::random());
         let mut sent = self.client.get(format!("http://{}{target}", self.address));
