@@ -185,7 +185,7 @@ def test_one_release_that_can_not_be_written_has_no_judge_and_costs_no_leadershi
         world.wait_phase("poisoned-beside", "Progressing", seconds=30)
     assert not users.errors(), users.errors()[:5]
     world.cluster.kubectl("delete", "promptrelease", "poisoned")
-    wait_for("no problems", lambda: "no problems" in ready_in_words(leader)[1], 30)
+    wait_for("nothing undecided", lambda: "not decided since" not in ready_in_words(leader)[1], 30)
 
 
 def test_a_stolen_lease_and_a_leader_that_was_asleep_never_make_two_writers(world):

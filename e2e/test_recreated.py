@@ -133,6 +133,76 @@ def test_another_release_on_the_route_is_held_and_said_until_somebody_approves(w
     world.wait_phase("route-b", "Stable")
 
 
+def test_a_route_whose_owner_is_away_for_a_moment_is_not_given_to_another_namespace(world):
+    """The same manifests elsewhere, another content elsewhere, and approvals in advance."""
+    cluster = world.cluster
+    def elsewhere(o, **annotations):
+        o = json.loads(json.dumps(o))
+        o["metadata"]["namespace"] = "waiting"
+        o["metadata"]["annotations"] = annotations
+        return o
+    cluster.kubectl("create", "namespace", "waiting")
+    world.first("owned")
+    owner = cluster.release("owned")
+    same, other = m.release("owned", "owned-v1"), m.release("owned-too", "owned-v2", route="owned")
+    mine = m.release("mine", "owned-v2")
+    cluster.apply([elsewhere(o) for o in (
+        m.backend("model", world.model.url), m.policy("quick"), m.prompt("owned-v1", "firstTokenMs=20"),
+        m.prompt("owned-v2", "firstTokenMs=21"), same, other, mine)])
+    status = lambda name: cluster.release(name, "waiting").get("status", {})
+    ready = lambda name: next((c for c in status(name).get("conditions", []) if c["type"] == "Ready"), {"reason": ""})
+    wait_for("its own route", lambda: status("mine").get("phase") == "Stable")
+    revision = status("mine")["stable"]["revision"]
+    for name in ("owned", "owned-too"):
+        wait_for("the refusal", lambda: ready(name)["reason"] == "RouteTaken")
+    ask = {"serinus.dev/approve": f"{revision} by=thief"}
+    cluster.apply([elsewhere(other, **ask)])
+    refused = lambda: [r for r in status("owned-too").get("requests", []) if not r["accepted"]]
+    assert "default/owned" in wait_for("the refusal", refused)[0]["message"]
+    # Replaced: away for less than the operator needs to see it.
+    cluster.kubectl("replace", "--force", "-f", "-", stdin=json.dumps(bare(owner)))
+    back(world, "owned", owner["metadata"]["uid"], "Stable")
+    # Away for longer: an approval is too early, the owner has its route again.
+    cluster.kubectl("delete", "promptrelease", "owned")
+    held = lambda name: ready(name)["reason"] == "FirstReleaseHeld"
+    wait_for("the hold", lambda: held("owned") or held("owned-too"))
+    first, second = ("owned", "owned-too") if held("owned") else ("owned-too", "owned")
+    assert "default/owned" in ready(first)["message"]
+    cluster.patch("promptrelease", "owned-too", {"metadata": {"annotations": {
+        "serinus.dev/approve": f"{revision} by=thief at=once"}}}, "waiting")
+    wait_for("the refusal", lambda: any("at=once" in r["value"] for r in refused()))
+    time.sleep(5)
+    assert not [n for n in ("owned", "owned-too") if status(n).get("routing", {}).get("variants")]
+    uid = owner["metadata"]["uid"]
+    cluster.apply(bare(owner))
+    back(world, "owned", uid, "Stable")
+    for name in ("owned", "owned-too"):
+        wait_for("the refusal", lambda: ready(name)["reason"] == "RouteTaken")
+    # Who has rights in the owner's namespace may give the route away at once.
+    cluster.kubectl("delete", "promptrelease", "owned")
+    wait_for("the hold", lambda: held(first))
+    wait_for("the note", lambda: any("absentSince" in c["metadata"].get("annotations", {}).get(
+        "serinus.dev/remembered", "") for c in copies(world, "owned")))
+    cluster.kubectl("delete", "releasesnapshots", "-l", "serinus.dev/release=owned")
+    wait_for("the route", lambda: status(first).get("phase") == "Stable")
+    assert ready(second)["reason"] == "RouteTaken"
+    cluster.kubectl("delete", "namespace", "waiting", "--wait=false")
+
+
+def test_what_failed_on_a_route_is_known_when_the_release_had_another_one_meanwhile(world):
+    _, failed = failed_once(world, "moved")
+    release = world.cluster.release("moved")
+    for spec in ({**release["spec"], "route": "moved-elsewhere"}, release["spec"]):
+        world.cluster.kubectl("delete", "promptrelease", "moved")
+        time.sleep(4)  # its absence is noted
+        world.cluster.apply({**bare(release), "spec": spec})
+        world.wait_phase("moved", "Stable", "Held")
+    status = world.cluster.release("moved")["status"]
+    message = next(c["message"] for c in status["conditions"] if c["type"] == "Ready")
+    assert (status["phase"], status["routing"]["variants"]) == ("Held", []), status
+    assert failed[:10] in message and "failed there" in message
+
+
 def test_copies_that_somebody_deletes_are_made_again(world):
     steps = [{"weight": 20, "samples": 1_000_000}]
     world.cluster.apply(m.policy("long", steps=steps))

@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test says so when something is wrong")]
 #[path = "rollout/properties.rs"]
 mod properties;
+#[path = "rollout/routes.rs"]
+mod routes;
 #[path = "rollout/timelines.rs"]
 mod timelines;
 #[path = "rollout/world.rs"]

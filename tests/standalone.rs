@@ -668,26 +668,45 @@ fn what_is_immutable_stays_so_over_a_restart() {
     assert_eq!(place.kept(), before);
 }
 
+/// A release of the namespace `other` that asks for the route `r`.
+fn other(prompt: &str) -> String {
+    format!("{FIXED}---\n{}", release(prompt))
+        .replace("metadata: {name: ", "metadata: {namespace: other, name: ")
+        .replace("spec: {promptRef", "spec: {route: r, promptRef")
+}
+
+/// The same, which asks to be given it.
+fn other_that_asks(prompt: &str, approve: &str) -> String {
+    other(prompt).replace(
+        "metadata: {namespace: other, name: r}",
+        &format!(
+            "metadata: {{namespace: other, name: r, annotations: {{serinus.dev/approve: {approve}}}}}"
+        ),
+    )
+}
+
+fn move_away(place: &Place) {
+    fs::rename(place.path("release.yaml"), place.path("away")).unwrap();
+}
+
+fn move_back(place: &Place) {
+    fs::rename(place.path("away"), place.path("release.yaml")).unwrap();
+}
+
 #[test]
 fn a_route_whose_owner_is_away_comes_back_to_it_and_nobody_is_forgotten() {
-    let other = |prompt: &str| {
-        format!("{FIXED}---\n{}", release(prompt))
-            .replace("metadata: {name: ", "metadata: {namespace: other, name: ")
-            .replace("spec: {promptRef", "spec: {route: r, promptRef")
-    };
     let mut place = Place::new();
     place.seconds(3);
     place.write("other.yaml", &other("v2"));
     let news = place.seconds(3);
     assert!(news.iter().any(|n| n.contains("RouteTaken")), "{news:?}");
-    let away = |place: &Place| fs::rename(place.path("release.yaml"), place.path("away")).unwrap();
-    away(&place);
+    move_away(&place);
     place.seconds(5);
     assert_eq!(place.served(), ["default/r"]);
-    fs::rename(place.path("away"), place.path("release.yaml")).unwrap();
+    move_back(&place);
     place.seconds(3);
-    // Away for long: what is new to the route's users waits for a person.
-    away(&place);
+    // Away for long: what another namespace has waits, and so does its approval.
+    move_away(&place);
     let news = place.seconds(40);
     assert!(
         news.iter().any(|n| n.contains("FirstReleaseHeld") && n.contains("default/r")),
@@ -695,42 +714,112 @@ fn a_route_whose_owner_is_away_comes_back_to_it_and_nobody_is_forgotten() {
     );
     assert!(place.served().is_empty());
     let held = news.iter().find(|n| n.contains("FirstReleaseHeld")).unwrap();
-    let revision = held.split("approve ").nth(1).unwrap().split(' ').next().unwrap();
-    let annotated = other("v2").replace(
-        "metadata: {namespace: other, name: r}",
-        &format!("metadata: {{namespace: other, name: r, annotations: {{serinus.dev/approve: {revision} by=ada}}}}"),
-    );
-    place.write("other.yaml", &annotated);
+    let revision = held.split("approval of ").nth(1).unwrap().split(' ').next().unwrap();
+    place.write("other.yaml", &other_that_asks("v2", &format!("{revision} by=ada")));
+    let news = place.seconds(3);
+    assert!(news.iter().any(|n| n.contains("RequestIgnored") && n.contains("from ")), "{news:?}");
+    place.now += SignedDuration::from_hours(1);
+    place.seconds(3);
+    assert!(place.served().is_empty(), "what was refused is not carried out later");
+    place.write("other.yaml", &other_that_asks("v2", &format!("{revision} by=ada at=later")));
     place.seconds(3);
     assert_eq!(place.served(), ["other/r"]);
     // The owner is back. Who was given the route keeps it, though it is younger.
-    fs::rename(place.path("away"), place.path("release.yaml")).unwrap();
+    move_back(&place);
     let news = place.seconds(3);
     assert_eq!(place.served(), ["other/r"]);
     assert!(news.iter().any(|n| n.contains("RouteTaken") && n.contains("other/r")), "{news:?}");
     place.restart();
     place.seconds(3);
     assert_eq!(place.served(), ["other/r"]);
-    // And when that one leaves, the first owner goes on without an approval.
+    // And when that one leaves, the first owner is held in the same way.
     fs::remove_file(place.path("other.yaml")).unwrap();
-    place.seconds(40);
+    let news = place.seconds(40);
+    assert!(place.served().is_empty());
+    let held = |n: &String| n.contains("FirstReleaseHeld") && n.contains("other/r of another");
+    assert!(news.iter().any(held), "{news:?}");
+    place.restart();
+    place.now += SignedDuration::from_hours(1);
+    place.seconds(3);
+    assert!(place.served().is_empty());
+    let revision = place.status().stable.unwrap().revision;
+    let asks = format!("{{name: r, annotations: {{serinus.dev/approve: {revision} by=ada}}}}");
+    place.write_release(&release("v1").replace("{name: r}", &asks));
+    place.seconds(3);
     assert_eq!(place.served(), ["default/r"]);
 }
 
 #[test]
-fn an_owner_who_is_back_before_anybody_was_given_the_route_has_it_again() {
-    let other = format!("{FIXED}---\n{}", release("v2"))
-        .replace("metadata: {name: ", "metadata: {namespace: other, name: ")
-        .replace("spec: {promptRef", "spec: {route: r, promptRef");
+fn who_waits_for_a_route_in_another_namespace_can_not_approve_itself_in_advance() {
     let mut place = Place::new();
     place.seconds(3);
-    place.write("other.yaml", &other);
-    fs::rename(place.path("release.yaml"), place.path("away")).unwrap();
-    place.seconds(120);
-    assert!(place.served().is_empty(), "the other waits for a person");
-    fs::rename(place.path("away"), place.path("release.yaml")).unwrap();
+    // It finds its revision by a route of its own.
+    let mine = release("v2").replace("{name: r}", "{namespace: other, name: mine}");
+    place.write("mine.yaml", &mine);
+    place.write("other.yaml", &other("v2"));
     place.seconds(3);
+    let releases = place.process().releases();
+    let mine = releases.into_iter().find(|r| r.metadata.name.as_deref() == Some("mine")).unwrap();
+    let revision = mine.status.unwrap().stable.unwrap().revision;
+    place.write("other.yaml", &other_that_asks("v2", &format!("{revision} by=thief")));
+    let news = place.seconds(3);
+    let refused = |n: &String| n.starts_with("RequestIgnored") && n.contains("default/r");
+    assert!(news.iter().any(refused), "{news:?}");
+    move_away(&place);
+    place.seconds(40);
+    assert_eq!(place.served(), ["other/mine"]);
+    place.now += SignedDuration::from_hours(2);
+    place.restart();
+    place.seconds(3);
+    assert_eq!(place.served(), ["other/mine"]);
+    move_back(&place);
+    place.seconds(3);
+    assert_eq!(place.served(), ["default/r", "other/mine"]);
+}
+
+#[test]
+fn an_owner_who_is_back_before_anybody_was_given_the_route_has_it_again() {
+    // Also when the other one has the same content.
+    for prompt in ["v2", "v1"] {
+        let mut place = Place::new();
+        place.seconds(3);
+        place.write("other.yaml", &other(prompt));
+        move_away(&place);
+        place.seconds(120);
+        assert!(place.served().is_empty(), "the other waits for a person");
+        move_back(&place);
+        place.seconds(3);
+        assert_eq!(place.served(), ["default/r"]);
+    }
+}
+
+#[test]
+fn a_release_that_comes_back_with_a_route_of_another_namespace_is_held() {
+    let mut place = Place::new();
+    let mine = |route: &str| {
+        format!("{FIXED}---\n{}", release("v2"))
+            .replace("metadata: {name: ", "metadata: {namespace: other, name: ")
+            .replace("spec: {promptRef", &format!("spec: {{route: {route}, promptRef"))
+    };
+    place.write("other.yaml", &mine("own"));
+    place.seconds(3);
+    assert_eq!(place.served(), ["default/r", "other/r"]);
+    move_away(&place);
+    fs::remove_file(place.path("other.yaml")).unwrap();
+    place.seconds(40);
+    assert!(place.served().is_empty());
+    place.write("other.yaml", &mine("r"));
+    let news = place.seconds(3);
+    assert!(place.served().is_empty());
+    assert!(news.iter().any(|n| n.contains("FirstReleaseHeld")), "{news:?}");
+    // What it served is kept for when it has its own route again.
+    fs::remove_file(place.path("other.yaml")).unwrap();
+    move_back(&place);
+    place.seconds(40);
     assert_eq!(place.served(), ["default/r"]);
+    place.write("other.yaml", &mine("own"));
+    place.seconds(3);
+    assert_eq!(place.served(), ["default/r", "other/r"]);
 }
 
 #[test]

@@ -15,6 +15,9 @@ use super::{
 
 /// The longest message of a remembered outcome.
 const LONGEST_MESSAGE: usize = 512;
+/// A note keeps what was served on so many routes before: a release changes its route only
+/// when somebody creates it anew.
+const EARLIER_ROUTES: usize = 8;
 
 /// One prompt version on one model backend: the unit that is compared.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
@@ -78,6 +81,56 @@ fn saved_policy<'de, D: Deserializer<'de>>(from: D) -> Result<CanaryPolicySpec, 
     serde_json::from_value(policy).map_err(D::Error::custom)
 }
 
+/// What a release served last on a route that it does not have any more.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EarlierRoute {
+    /// The route.
+    pub route: String,
+    /// The revision that served on it last.
+    pub revision: String,
+    /// The revision that failed last on it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed: Option<String>,
+    /// Until when it was served there.
+    pub until: Timestamp,
+}
+
+impl EarlierRoute {
+    /// Adds `left` to the routes of before, the last one first. Of each route the last entry
+    /// counts.
+    pub fn add(earlier: &mut Vec<Self>, left: Self) {
+        earlier.retain(|other| other.route != left.route);
+        earlier.insert(0, left);
+        earlier.truncate(EARLIER_ROUTES);
+    }
+}
+
+/// What users of a route got last from one release.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LastServed {
+    /// The revision that served last.
+    pub revision: String,
+    /// The revision that failed last.
+    pub failed: Option<String>,
+    /// Until when the release served; none when its absence is not noted yet.
+    pub until: Option<Timestamp>,
+}
+
+impl LastServed {
+    /// For comparing who served last: an absence that is not noted yet begins now.
+    pub fn end(&self) -> Timestamp {
+        self.until.unwrap_or(Timestamp::MAX)
+    }
+}
+
+impl From<&EarlierRoute> for LastServed {
+    fn from(earlier: &EarlierRoute) -> Self {
+        let EarlierRoute { revision, failed, until, .. } = earlier.clone();
+        Self { revision, failed, until: Some(until) }
+    }
+}
+
 /// What a release of the same name goes on from when it has no status of its own.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -102,6 +155,9 @@ pub struct Remembered {
     /// Since when no such release exists.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub absent_since: Option<Timestamp>,
+    /// What a release of this name served on other routes before.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub earlier: Vec<EarlierRoute>,
 }
 
 impl Remembered {
@@ -128,7 +184,36 @@ impl Remembered {
             history,
             requests: status.requests.clone(),
             absent_since: None,
+            earlier: vec![],
         })
+    }
+
+    /// This note after `known`, which was written before: it takes over what `known` says
+    /// of other routes. `created` is when the release was created that has this route: the
+    /// one before did not exist any more.
+    #[must_use]
+    pub fn after(mut self, known: &Self, created: Timestamp) -> Self {
+        self.earlier = known.earlier.clone();
+        self.earlier.retain(|other| other.route != self.route);
+        if known.route != self.route {
+            let left = EarlierRoute {
+                route: known.route.clone(),
+                revision: known.stable.revision.clone(),
+                failed: known.failed.clone(),
+                until: known.absent_since.unwrap_or(created),
+            };
+            EarlierRoute::add(&mut self.earlier, left);
+        }
+        self
+    }
+
+    /// What users of `route` got last from a release of this name, if there was one.
+    pub fn on_route(&self, route: &str) -> Option<LastServed> {
+        if self.route == route {
+            let (revision, failed) = (self.stable.revision.clone(), self.failed.clone());
+            return Some(LastServed { revision, failed, until: self.absent_since });
+        }
+        self.earlier.iter().find(|earlier| earlier.route == route).map(LastServed::from)
     }
 
     /// Whether both say the same, whenever it was noted.
@@ -207,6 +292,42 @@ mod tests {
         known.absent_since = Some(Timestamp::UNIX_EPOCH);
         assert!(!known.says_the_same_as(&later));
         let text = serde_json::to_string(&known).unwrap();
+        assert!(!text.contains("earlier"), "it had no other route: {text}");
         assert_eq!(serde_json::from_str::<Remembered>(&text).unwrap(), known);
+    }
+
+    #[test]
+    fn what_failed_on_a_route_is_remembered_while_the_release_has_another_one() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let note = |route: &str, revision: &str, failed: Option<&str>| {
+            let status = PromptReleaseStatus {
+                stable: Some(VariantRef { revision: revision.into(), ..VariantRef::default() }),
+                failed_revision: failed.map(str::to_owned),
+                ..PromptReleaseStatus::default()
+            };
+            Remembered::of(route.into(), at(1), &status).unwrap()
+        };
+        let gone = Remembered { absent_since: Some(at(5)), ..note("old", "v1", Some("v2")) };
+        let moved = note("new", "v2", None).after(&gone, at(9));
+        let last = |revision: &str, failed: Option<&str>, until| {
+            let (revision, failed) = (revision.to_owned(), failed.map(str::to_owned));
+            Some(LastServed { revision, failed, until })
+        };
+        assert_eq!(moved.on_route("old"), last("v1", Some("v2"), Some(at(5))));
+        assert_eq!(moved.on_route("new"), last("v2", None, None));
+        assert_eq!(moved.on_route("none"), None);
+        let text = serde_json::to_string(&moved).unwrap();
+        assert_eq!(serde_json::from_str::<Remembered>(&text).unwrap(), moved);
+        // On the same route it stays, and back on the old one there is nothing earlier of it.
+        let later = note("new", "v3", None).after(&moved, at(9));
+        assert_eq!(later.earlier, moved.earlier);
+        let back = note("old", "v1", None).after(&moved, at(9));
+        assert_eq!(back.on_route("old"), last("v1", None, None));
+        assert_eq!(back.on_route("new"), last("v2", None, Some(at(9))), "its absence is not noted");
+        // However many there are.
+        let many =
+            (0..100).fold(gone, |known, i| note(&format!("r{i}"), "v", None).after(&known, at(i)));
+        assert_eq!(many.earlier.len(), EARLIER_ROUTES);
+        assert_eq!(many.earlier[0].route, "r98");
     }
 }

@@ -30,7 +30,7 @@ pub use self::{
 use self::{
     manifests::{Event, Manifests},
     notices::Notices,
-    state::State,
+    state::{Kept, State},
 };
 use crate::{
     api::{
@@ -308,13 +308,15 @@ impl Standalone {
         for release in releases {
             let name = key(release);
             let kept = self.state.get(&name);
+            let route = release.route();
+            let served = kept.and_then(|kept| kept.on_route(&name, &route));
             let claim = Claim {
                 created: kept.map_or_else(String::new, |k| k.created.to_string()),
-                serves: kept.is_some_and(|k| !k.status.routing.variants.is_empty()),
-                served: kept.is_some_and(|k| k.status.stable.is_some()),
+                serves: kept.is_some_and(Kept::serves),
+                served: served.map(|served| served.end()),
                 release: name,
             };
-            claims.entry(release.route()).or_default().push(claim);
+            claims.entry(route).or_default().push(claim);
         }
         claims
     }

@@ -4,7 +4,6 @@
 use std::sync::Arc;
 
 use futures::channel::mpsc::{UnboundedReceiver, unbounded};
-use jiff::Timestamp;
 use kube::{
     Client, ResourceExt,
     runtime::{reflector::Store, watcher},
@@ -16,7 +15,7 @@ use crate::{
         CanaryPolicy, LLMDeployment, PromptRelease, PromptVersion, ReleaseSnapshot, conditions,
         keys,
         prompt_release::Phase,
-        snapshot::{Remembered, Saved, copy_name},
+        snapshot::{LastServed, Remembered, Saved, copy_name},
     },
     signals::{
         index::{Change, Index, Named},
@@ -46,7 +45,8 @@ pub enum Use {
 pub enum CopyKey {
     /// The release that it was saved for.
     Release(Named),
-    /// It carries what is remembered of a release that served this route.
+    /// It carries what is remembered of a release that served this route last, or before it
+    /// had another one.
     Route(String),
 }
 
@@ -175,7 +175,7 @@ impl Caches {
 
     /// The release that served `route` last and does not exist any more, or not with that
     /// route; not counting `other_than`.
-    pub fn served_before(&self, route: &str, other_than: &Named) -> Option<(Named, Remembered)> {
+    pub fn served_before(&self, route: &str, other_than: &Named) -> Option<(Named, LastServed)> {
         let copies = self.by_release.having(&CopyKey::Route(route.to_owned()));
         let mut owners: Vec<Named> = copies
             .iter()
@@ -188,11 +188,16 @@ impl Caches {
             .collect();
         owners.sort();
         owners.dedup();
-        let known = owners.into_iter().filter_map(|o| Some((self.remembered(&o)?.1, o)));
-        let of_route = known.filter(|(remembered, _)| remembered.route == route);
+        let served = owners.into_iter().filter_map(|owner| {
+            let mut served = self.remembered(&owner)?.1.on_route(route)?;
+            // The one that exists was created after the one with this route was gone.
+            let exists = self.release(&owner).filter(|release| !is_deleted(release));
+            let created = exists.and_then(|release| release.creation_timestamp());
+            served.until = served.until.or(created.map(|created| created.0));
+            Some((owner, served))
+        });
         // One that nobody has noted the absence of is away since just now.
-        let last = of_route.max_by_key(|(r, _)| r.absent_since.unwrap_or(Timestamp::MAX))?;
-        Some((last.1, last.0))
+        served.max_by_key(|(_, served)| served.end())
     }
 
     /// The content of a saved copy of a release.
@@ -253,8 +258,12 @@ fn uses_of(release: &PromptRelease) -> Vec<Use> {
 }
 
 fn keys_of_copy(copy: &ReleaseSnapshot) -> Vec<CopyKey> {
-    let route = read_remembered(copy).map(|remembered| CopyKey::Route(remembered.route));
-    std::iter::once(CopyKey::Release(owner(copy))).chain(route).collect()
+    let remembered = read_remembered(copy);
+    let routes = remembered.into_iter().flat_map(|remembered| {
+        let earlier = remembered.earlier.into_iter().map(|earlier| earlier.route);
+        std::iter::once(remembered.route).chain(earlier).map(CopyKey::Route)
+    });
+    std::iter::once(CopyKey::Release(owner(copy))).chain(routes).collect()
 }
 
 /// The release that a copy was saved for.
@@ -350,6 +359,13 @@ mod tests {
         let release = CopyKey::Release(Named::new("ns", "r"));
         let keys = keys_of_copy(&copy(&note.to_string()));
         assert_eq!(keys, [release.clone(), CopyKey::Route("chat".into())]);
+        let mut moved = note.clone();
+        moved["earlier"] = serde_json::json!([{
+            "route": "old", "revision": "0", "failed": "2", "until": "2026-01-01T00:00:00Z",
+        }]);
+        let keys = keys_of_copy(&copy(&moved.to_string()));
+        let routes = ["chat", "old"].map(|route| CopyKey::Route(route.into()));
+        assert_eq!(keys[1..], routes);
         for unreadable in ["", "{}", "[1", "{\"route\": 7}"] {
             assert_eq!(
                 keys_of_copy(&copy(unreadable)),

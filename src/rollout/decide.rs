@@ -9,6 +9,7 @@ mod bake;
 mod canary;
 mod columns;
 mod draft;
+mod elsewhere;
 mod idle;
 mod look;
 mod lost;
@@ -20,7 +21,7 @@ mod step;
 use jiff::Timestamp;
 
 use self::draft::Draft;
-use super::snapshot::{Plan, Snapshot};
+use super::snapshot::{Action, Plan, Snapshot};
 use crate::api::{conditions::Readiness, prompt_release::Phase};
 
 /// Another release has the route.
@@ -28,6 +29,7 @@ pub const ROUTE_TAKEN: &str = reasons::ROUTE_TAKEN;
 
 pub use self::{
     draft::policy_digest,
+    elsewhere::OWNER_KEEPS_ROUTE,
     problem::{is_told, problem},
     reasons::{REASONS, reason_label},
 };
@@ -46,8 +48,17 @@ pub fn decidable(undecidable: Option<&str>) -> (bool, (&str, &str)) {
 /// Decides what happens next.
 pub fn decide(snapshot: &Snapshot, now: Timestamp) -> Plan {
     let mut draft = Draft::new(snapshot, now);
+    if draft.status.stable.is_none() {
+        requests::recall(&mut draft);
+    }
     if let Some(holder) = &snapshot.route_held_by {
         draft.refuse_route(holder);
+        let why = format!("the route is held by the PromptRelease {holder}");
+        requests::refuse_all(&mut draft, &Action::ALL, &why);
+        return draft.finish();
+    }
+    if elsewhere::keeps_the_route(&mut draft) {
+        requests::refuse_the_rest(&mut draft);
         return draft.finish();
     }
     draft.observe_gateways();

@@ -4,7 +4,7 @@
 use super::snapshot::{Action, Plan, Snapshot};
 use crate::api::{
     CanaryPolicySpec,
-    prompt_release::{CanaryStatus, PromptReleaseStatus, VariantRole},
+    prompt_release::{CanaryStatus, HandledRequest, PromptReleaseStatus, VariantRole},
 };
 
 /// Every invariant that the step from `snapshot.status` to `plan.status` breaks.
@@ -43,12 +43,21 @@ pub fn broken(snapshot: &Snapshot, plan: &Plan) -> Vec<String> {
     check(before.stable.is_none() || after.stable.is_some(), "stable is never empty once set");
     check(
         snapshot.route_held_by.is_some()
+            || snapshot.served_elsewhere().is_some()
             || before.stable.is_some()
             || snapshot
                 .remembered
                 .as_ref()
                 .is_none_or(|r| after.stable.as_ref() == Some(&r.stable)),
         "what served before the status was lost serves on",
+    );
+    check(
+        variants.is_empty() || snapshot.route_held_by.is_none(),
+        "what has not got the route serves nothing",
+    );
+    check(
+        variants.is_empty() || was_given_by(snapshot, after),
+        "a route goes to another namespace by an approval that its owner had time to come back before",
     );
     check(after.routing.generation >= before.routing.generation, "generations never go back");
     check(
@@ -72,6 +81,18 @@ pub fn broken(snapshot: &Snapshot, plan: &Plan) -> Vec<String> {
         "stable is in routing",
     );
     broken
+}
+
+/// The route that a release of another namespace served last was given to this one.
+fn was_given_by(snapshot: &Snapshot, after: &PromptReleaseStatus) -> bool {
+    let Some(before) = snapshot.served_elsewhere() else { return true };
+    let gives = |handled: &HandledRequest| {
+        handled.accepted
+            && (handled.action == Action::Approve.as_str()
+                || handled.action == Action::Promote.as_str())
+            && before.kept_until().is_some_and(|until| until <= handled.at)
+    };
+    after.requests.iter().any(gives)
 }
 
 fn routing_unchanged(before: &PromptReleaseStatus, after: &PromptReleaseStatus) -> bool {

@@ -1,7 +1,11 @@
 //! From what the spec names to what can be released, or why not. The same for the
 //! cluster and for standalone mode.
 
-use super::snapshot::{Problem, Target, WithoutData};
+use std::cmp::Reverse;
+
+use jiff::Timestamp;
+
+use super::snapshot::{Problem, Target, WithoutData, namespace_of};
 use crate::{
     api::{
         CanaryPolicySpec, LLMDeploymentSpec, PromptReleaseSpec, PromptReleaseStatus,
@@ -226,19 +230,35 @@ pub struct Claim {
     pub created: String,
     /// Its status routes requests.
     pub serves: bool,
-    /// It has served the route before, as far as anybody remembers: it was deleted and is back.
-    pub served: bool,
+    /// Until when it served the route before, as far as anybody remembers: it was deleted and
+    /// is back.
+    pub served: Option<Timestamp>,
 }
 
-/// Which of several releases holds a route: the release that serves it; while none does,
-/// one that served it before; then the oldest, then the first by name. So a route belongs
-/// to somebody: who is away for a moment finds it again, and who has it does not lose it to
-/// a release with an older date. The answer for `release` is the holder when that is
-/// another one.
-pub fn route_holder(release: &str, all: &[Claim]) -> Option<String> {
+/// The release that served a route last, of those that do not ask for it now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gone {
+    /// `namespace/name`.
+    pub release: String,
+    /// Until when it served the route.
+    pub until: Timestamp,
+}
+
+/// Which of several releases holds a route: the release that serves it; while none does, one
+/// of the namespace that had the route last, and of these who served it last; then the
+/// oldest, then the first by name. So a route belongs to somebody: who is away for a moment
+/// finds it again, and who has it does not lose it to a release with an older date. The
+/// answer for `release` is the holder when that is another one.
+pub fn route_holder(release: &str, all: &[Claim], gone: Option<&Gone>) -> Option<String> {
+    let served = all.iter().filter(|claim| claim.served.is_some());
+    let last = served.min_by_key(|c| (Reverse(c.served), c.created.clone(), c.release.clone()));
+    let gone = gone.filter(|gone| last.is_none_or(|last| Some(gone.until) > last.served));
+    let last = gone.map(|gone| &gone.release).or(last.map(|last| &last.release));
+    let namespace = last.map(|release| namespace_of(release));
     let rank = |claim: &&Claim| {
         let Claim { release, created, serves, served } = (*claim).clone();
-        (!serves, !served, created, release)
+        let elsewhere = namespace != Some(namespace_of(&release));
+        (!serves, elsewhere, Reverse(served), created, release)
     };
     let holder = all.iter().min_by_key(rank)?;
     (holder.release != release).then(|| holder.release.clone())
@@ -255,23 +275,39 @@ mod tests {
             release: release.into(),
             created: created.into(),
             serves: false,
-            served: false,
+            served: None,
         };
         let (old, young) = (claim("x/old", "2026-01-01"), claim("a/young", "2026-01-02"));
         let serves = |claim: &Claim| Claim { serves: true, ..claim.clone() };
-        let served = |claim: &Claim| Claim { served: true, ..claim.clone() };
-        for (a, b, holder) in [
-            (old.clone(), young.clone(), "x/old"),
-            (old.clone(), serves(&young), "a/young"),
-            (old.clone(), served(&young), "a/young"),
-            (served(&old), serves(&young), "a/young"),
-            (serves(&old), serves(&young), "x/old"),
-            (served(&old), served(&young), "x/old"),
+        let until = |claim: &Claim, second| Claim {
+            served: Some(Timestamp::from_second(second).unwrap()),
+            ..claim.clone()
+        };
+        let gone = |release: &str, second| Gone {
+            release: release.into(),
+            until: Timestamp::from_second(second).unwrap(),
+        };
+        for (a, b, gone, holder) in [
+            (old.clone(), young.clone(), None, "x/old"),
+            (old.clone(), serves(&young), None, "a/young"),
+            (old.clone(), until(&young, 1), None, "a/young"),
+            (until(&old, 1), serves(&young), None, "a/young"),
+            (serves(&old), serves(&young), None, "x/old"),
+            (until(&old, 1), until(&young, 1), None, "x/old"),
+            // Who served it last was not the older one.
+            (until(&old, 1), until(&young, 2), None, "a/young"),
+            (until(&old, 2), until(&young, 1), None, "x/old"),
+            // Another release of the namespace that had it, before one that only waits.
+            (old.clone(), young.clone(), Some(gone("a/before", 1)), "a/young"),
+            (until(&old, 1), young.clone(), Some(gone("a/before", 2)), "a/young"),
+            (until(&old, 2), young.clone(), Some(gone("a/before", 1)), "x/old"),
+            (serves(&old), young.clone(), Some(gone("a/before", 1)), "x/old"),
+            (old.clone(), young.clone(), Some(gone("third/before", 1)), "x/old"),
         ] {
             for all in [[a.clone(), b.clone()], [b.clone(), a.clone()]] {
                 for own in ["x/old", "a/young"] {
                     let other = (own != holder).then(|| holder.to_owned());
-                    assert_eq!(route_holder(own, &all), other, "{all:?}");
+                    assert_eq!(route_holder(own, &all, gone.as_ref()), other, "{all:?} {gone:?}");
                 }
             }
         }

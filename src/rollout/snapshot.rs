@@ -42,8 +42,9 @@ pub struct Snapshot {
     /// What is known of a release of this name and route that has no status any more, when
     /// this one has none: it was deleted and created again, or restored.
     pub remembered: Option<Box<Remembered>>,
-    /// What users of the route got from a release that was deleted since, when this one
-    /// has served nothing yet.
+    /// What users of the route got last, when this release does not serve it: from a release
+    /// that does not exist any more, or has another route. One of the same namespace is here
+    /// only when this release has served nothing on the route.
     pub served_before: Option<ServedBefore>,
     /// Snapshots of what serves or runs that are gone and can not be made again.
     pub lost: Vec<LostSnapshot>,
@@ -59,6 +60,12 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// The release of another namespace that served the route last.
+    pub fn served_elsewhere(&self) -> Option<&ServedBefore> {
+        let own = namespace_of(&self.release);
+        self.served_before.as_ref().filter(|before| namespace_of(&before.release) != own)
+    }
+
     /// Why a revision can not answer now: its backend is not ready, or a gateway can not
     /// build it.
     pub fn why_not_ready(&self, revision: &str) -> Option<String> {
@@ -98,6 +105,15 @@ pub struct ServedBefore {
     pub revision: String,
     /// The revision that failed last in it.
     pub failed: Option<String>,
+    /// Since when it is gone; none when that is not noted yet.
+    pub since: Option<Timestamp>,
+    /// What makes that forgotten at once, as a command for who has rights in its namespace.
+    pub forget: Option<String>,
+}
+
+/// The namespace of a release's `namespace/name`.
+pub fn namespace_of(release: &str) -> &str {
+    release.split_once('/').map_or("", |(namespace, _)| namespace)
 }
 
 /// A ReleaseSnapshot that somebody has deleted, and whose origin is gone, too.

@@ -15,7 +15,7 @@ use serinus::{
 use super::world::{Behaviour, World, revision};
 
 #[derive(Clone, Debug)]
-enum Event {
+pub enum Event {
     Pass(u16),
     Release(u8),
     Request(usize, u8),
@@ -38,7 +38,7 @@ fn name(i: u8) -> &'static str {
     NAMES[usize::from(i) % NAMES.len()]
 }
 
-fn event() -> impl Strategy<Value = Event> {
+pub fn event() -> impl Strategy<Value = Event> {
     let share = prop_oneof![Just(0.01), 0.0..1.0_f64];
     let behaviour = (share.clone(), share.clone(), share, 0.0..0.2_f64, 0.0..1.0_f64).prop_map(
         |(errors, check_failures, slow, cost, score)| Behaviour {
@@ -68,7 +68,7 @@ fn event() -> impl Strategy<Value = Event> {
     ]
 }
 
-fn policy() -> impl Strategy<Value = CanaryPolicySpec> {
+pub fn policy() -> impl Strategy<Value = CanaryPolicySpec> {
     let weights = prop::collection::btree_set(1..=99_i32, 1..4);
     let inconclusive = prop_oneof![
         Just(OnInconclusive::Hold),
@@ -116,7 +116,7 @@ fn policy() -> impl Strategy<Value = CanaryPolicySpec> {
     )
 }
 
-fn happen(world: &mut World, event: Event) {
+pub fn happen(world: &mut World, event: Event) {
     match event {
         Event::Pass(seconds) => world.pass(SignedDuration::from_secs(seconds.into())),
         Event::Release(n) => world.release(name(n)),

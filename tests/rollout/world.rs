@@ -189,13 +189,18 @@ impl World {
             }),
             route_held_by: self.route_held_by.clone(),
             remembered: self.remembered.clone().filter(|_| self.status.stable.is_none()),
-            served_before: self.served_before.clone(),
+            served_before: self.elsewhere(),
             lost: self.lost(),
             not_ready: self.not_ready.clone(),
             gateways: self.gateways.iter().map(SimulatedGateway::view).collect(),
             departed: self.departed.clone(),
             external: Default::default(),
         }
+    }
+
+    /// What another release served on the route, while this one does not serve it.
+    fn elsewhere(&self) -> Option<ServedBefore> {
+        self.served_before.clone().filter(|_| self.status.routing.variants.is_empty())
     }
 
     /// What serves or runs and has no snapshot any more.

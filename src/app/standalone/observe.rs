@@ -15,7 +15,11 @@ use crate::{
         snapshot::{PackedVariant, Saved},
     },
     gateway::routes::{Fault, Faults, Grants, ReleaseInput, World},
-    rollout::{Problem, Request, ServedBefore, Snapshot, WithoutData, resolve},
+    rollout::{
+        Problem, Request, ServedBefore, Snapshot, WithoutData,
+        resolve::{self, Gone},
+        snapshot::namespace_of,
+    },
     signals::report::{GatewayReport, ReleaseReport},
 };
 
@@ -45,7 +49,10 @@ impl Standalone {
         let seen = report.releases.get(&key);
         let route = release.route();
         let claims = claims.get(&route).map_or(&[][..], Vec::as_slice);
-        let route_held_by = resolve::route_holder(&key, claims);
+        let several = claims.len() > 1;
+        let gone = several.then(|| self.state.served_before(&route, &key)).flatten();
+        let gone = gone.map(|(by, last)| Gone { release: by.to_owned(), until: last.end() });
+        let route_held_by = resolve::route_holder(&key, claims, gone.as_ref());
         let mut not_ready = BTreeMap::new();
         if let (Ok(target), Some(backend)) = (&target, backend)
             && let Some(why) = self.unusable(&namespace, backend)
@@ -75,7 +82,7 @@ impl Standalone {
             route_held_by,
             // The state of a release outlives its manifest under the release's own name.
             remembered: None,
-            served_before: self.served_before(kept, &route),
+            served_before: self.served_before(&key, kept, &route),
             // Content is in the state file, together with the status that names it.
             lost: vec![],
             not_ready,
@@ -134,17 +141,27 @@ impl Standalone {
         Some(format!("SecretNotFound: {}", self.no_secret(namespace, missing)))
     }
 
-    /// What users of the route had from a release that was deleted, while this one has
-    /// served nothing.
-    fn served_before(&self, kept: Option<&Kept>, route: &str) -> Option<ServedBefore> {
-        if kept.is_some_and(|kept| kept.status.stable.is_some()) {
+    /// What users of the route had from another release, while this one does not serve it:
+    /// of the same namespace only while this one has served nothing.
+    fn served_before(&self, key: &str, kept: Option<&Kept>, route: &str) -> Option<ServedBefore> {
+        if kept.is_some_and(Kept::serves) {
             return None;
         }
-        let (release, before) = self.state.served_before(route)?;
+        let own = kept.and_then(|kept| kept.on_route(key, route));
+        let (release, last) = self.state.served_before(route, key)?;
+        let has_served = kept.is_some_and(|kept| kept.status.stable.is_some());
+        if own.is_some_and(|own| own.end() >= last.end())
+            || (has_served && namespace_of(release) == namespace_of(key))
+        {
+            return None;
+        }
         Some(ServedBefore {
             release: release.to_owned(),
-            revision: before.status.stable.as_ref()?.revision.clone(),
-            failed: before.status.failed_revision.clone(),
+            revision: last.revision,
+            failed: last.failed,
+            since: last.until,
+            // One person writes the folder, and may give the route back by the owner's manifest.
+            forget: None,
         })
     }
 

@@ -18,8 +18,12 @@ use super::{
     manifests::Event,
 };
 use crate::{
-    api::{PromptRelease, PromptReleaseSpec, PromptReleaseStatus, snapshot::Saved},
+    api::{
+        PromptRelease, PromptReleaseSpec, PromptReleaseStatus,
+        snapshot::{EarlierRoute, LastServed, Saved},
+    },
     prompt::short,
+    rollout::snapshot::namespace_of,
 };
 
 /// Of releases that were deleted the last so many are remembered.
@@ -44,6 +48,9 @@ pub(super) struct Kept {
     /// Since when it has no manifest. What it was remains, so that it goes on from there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deleted: Option<Timestamp>,
+    /// What it served on routes that it lost, or left.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    earlier: Vec<EarlierRoute>,
 }
 
 impl Kept {
@@ -54,8 +61,29 @@ impl Kept {
         }
     }
 
-    fn serves(&self) -> bool {
+    pub(super) fn serves(&self) -> bool {
         !self.status.routing.variants.is_empty()
+    }
+
+    /// What users of `route` got from it last.
+    pub(super) fn on_route(&self, key: &str, route: &str) -> Option<LastServed> {
+        if self.serves() && self.has_route(key, route) {
+            let revision = self.status.stable.as_ref()?.revision.clone();
+            let failed = self.status.failed_revision.clone();
+            return Some(LastServed { revision, failed, until: self.deleted });
+        }
+        self.earlier.iter().find(|earlier| earlier.route == route).map(LastServed::from)
+    }
+
+    /// Notes what it served on its route until `until`.
+    fn leave_route(&mut self, key: &str, until: Timestamp) {
+        let route = self.spec.route.clone();
+        let route = route.or_else(|| key.split_once('/').map(|(_, name)| name.to_owned()));
+        let (Some(route), Some(stable), true) = (route, &self.status.stable, self.serves()) else {
+            return;
+        };
+        let (revision, failed) = (stable.revision.clone(), self.status.failed_revision.clone());
+        EarlierRoute::add(&mut self.earlier, EarlierRoute { route, revision, failed, until });
     }
 }
 
@@ -126,6 +154,15 @@ impl State {
         let taken = self.releases.iter().any(|(other, kept)| {
             other != key && kept.deleted.is_none() && kept.serves() && kept.has_route(other, &route)
         });
+        let known = self.releases.get(key).filter(|kept| kept.deleted.is_some());
+        let own = known.and_then(|kept| kept.on_route(key, &route)).map(|own| own.end());
+        // Only one that comes back is asked of: the others are decided from what they are.
+        let elsewhere = known
+            .and_then(|_| self.served_before(&route, key))
+            .filter(|(other, last)| {
+                namespace_of(other) != namespace_of(key) && own.is_none_or(|own| own < last.end())
+            })
+            .map(|(other, _)| other.to_owned());
         let changed = &mut self.changed;
         let kept = self.releases.entry(key.to_owned()).or_insert_with(|| {
             *changed = true;
@@ -137,8 +174,14 @@ impl State {
                 status: PromptReleaseStatus::default(),
                 saved: BTreeMap::new(),
                 deleted: None,
+                earlier: vec![],
             }
         });
+        let goes_on = !taken && elsewhere.is_none() && kept.has_route(key, &route);
+        let has_left = kept.deleted.filter(|_| !goes_on);
+        if let Some(deleted) = has_left {
+            kept.leave_route(key, deleted);
+        }
         if kept.spec != release.spec {
             self.changed = true;
             kept.spec = release.spec.clone();
@@ -153,6 +196,14 @@ impl State {
             return Some(format!(
                 "was deleted at {deleted:.0} and is back: another release serves the route \
                  {route} now and keeps it; delete that one to serve again"
+            ));
+        }
+        if let Some(other) = elsewhere {
+            kept.status.routing.variants.clear();
+            kept.status.routing.generation += 1;
+            return Some(format!(
+                "was deleted at {deleted:.0} and is back: {other} of another namespace served the \
+                 route {route} last"
             ));
         }
         let stable = kept.status.stable.as_ref();
@@ -193,13 +244,18 @@ impl State {
         self.releases.get(key)
     }
 
-    /// The release that was deleted last of those that had served `route`.
-    pub(super) fn served_before(&self, route: &str) -> Option<(&str, &Kept)> {
-        let deleted = self.releases.iter().filter(|(_, kept)| kept.deleted.is_some());
-        let served = deleted
-            .filter(|(key, kept)| kept.status.stable.is_some() && kept.has_route(key, route));
-        let last = served.max_by_key(|(_, kept)| kept.deleted)?;
-        Some((last.0, last.1))
+    /// The release that served `route` last, of those that do not ask for it now; not
+    /// counting `other_than`.
+    pub(super) fn served_before(
+        &self,
+        route: &str,
+        other_than: &str,
+    ) -> Option<(&str, LastServed)> {
+        let others = self.releases.iter().filter(|(key, kept)| {
+            *key != other_than && (kept.deleted.is_some() || !kept.has_route(key, route))
+        });
+        let served = others.filter_map(|(key, kept)| Some((&**key, kept.on_route(key, route)?)));
+        served.max_by_key(|(_, served)| served.end())
     }
 
     /// One that is about to change.

@@ -173,6 +173,12 @@ impl Tidy {
     }
 
     fn copy_changed(&mut self, change: &Change<CopyKey>) {
+        for key in &change.left {
+            // Nobody remembers who served the route: who waits for it may have it now.
+            if let CopyKey::Route(route) = key {
+                self.triggers.send_all(&Use::Route(route.clone()));
+            }
+        }
         for key in change.left.iter().chain(&change.joined) {
             let CopyKey::Release(release) = key else { continue };
             if self.context.caches.release(release).is_some() {

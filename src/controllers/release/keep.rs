@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 
 use kube::ResourceExt;
 
-use super::observe::claims_since;
+use super::observe::{claims_since, created};
 use crate::{
     api::{
         PromptRelease, PromptReleaseStatus, ReleaseSnapshot, Variant,
@@ -195,9 +195,12 @@ fn note(
 ) -> Option<Remembered> {
     let since = claims_since(release, known);
     let mut note = Remembered::of(release.route(), since, status)?;
+    let Some(known) = known else { return Some(note) };
+    note = note.after(known, created(release));
     // A status that was not written after its note left a note of what never was.
-    if let Some(known) = known.filter(|known| known.stable != note.stable) {
-        note.generation = note.generation.max(known.generation + 1);
+    // On another route it goes on from nothing, and its generations begin anew.
+    if known.stable != note.stable || known.route != note.route {
+        note.generation = note.generation.max(known.generation.saturating_add(1));
     }
     Some(note)
 }

@@ -9,12 +9,15 @@ use crate::{
     analysis::external::Externals,
     api::{
         CanaryPolicy, CanaryPolicySpec, LLMDeployment, LLMDeploymentSpec, PromptRelease,
-        PromptReleaseStatus, conditions,
+        PromptReleaseStatus, conditions, keys,
         prompt_release::VariantRef,
-        snapshot::{Remembered, Saved},
+        snapshot::{LastServed, Remembered, Saved},
     },
     controllers::{Context, caches::Use, error::ControllerError, reference},
-    rollout::{Request, ServedBefore, Snapshot, resolve},
+    rollout::{
+        Request, ServedBefore, Snapshot,
+        resolve::{self, Gone},
+    },
     signals::{gateways::Seen, index::Named},
 };
 
@@ -176,34 +179,57 @@ pub(super) fn running_policy(
     copy.map_or(Ok(None), |copy| context.examined.policy(&copy))
 }
 
-/// What there was before a release that has served nothing: the same release, whose object
-/// was deleted or restored without its status, or another one on its route.
+/// What there was before a release that does not serve its route: the same release, whose
+/// object was deleted or restored without its status, or another one.
 fn before(
     release: &PromptRelease,
     status: &PromptReleaseStatus,
     context: &Context,
 ) -> (Option<Box<Remembered>>, Option<ServedBefore>) {
-    if status.stable.is_some() {
+    if !status.routing.variants.is_empty() {
         return (None, None);
     }
-    let (named, route) = (Named::of(release), release.route());
-    let own = context.caches.remembered(&named).map(|(_, remembered)| remembered);
-    if let Some(own) = own.filter(|own| own.route == route) {
-        return (Some(Box::new(own)), None);
+    let (caches, named, route) = (&context.caches, Named::of(release), release.route());
+    let known = caches.remembered(&named).map(|(_, remembered)| remembered);
+    let own = known.as_ref().and_then(|known| known.on_route(&route));
+    let other = caches.served_before(&route, &named);
+    let other = other.filter(|(_, other)| own.as_ref().is_none_or(|own| own.end() < other.end()));
+    let served_before = |(by, served): (Named, LastServed)| ServedBefore {
+        forget: caches.release(&by).is_none().then(|| forget(&by)),
+        release: by.key(),
+        revision: served.revision,
+        failed: served.failed,
+        since: served.until,
+    };
+    let goes_on = known.filter(|known| status.stable.is_none() && known.route == route);
+    if goes_on.is_some() || status.stable.is_some() {
+        let elsewhere = other.filter(|(by, _)| by.namespace != named.namespace);
+        return (goes_on.map(Box::new), elsewhere.map(served_before));
     }
-    let before = context.caches.served_before(&route, &named);
-    let before = before.map(|(other, remembered)| ServedBefore {
-        release: format!("{}/{}", other.namespace, other.name),
-        revision: remembered.stable.revision,
-        failed: remembered.failed,
-    });
-    (None, before)
+    // The same release, when it had this route before another one.
+    let last = other.or(own.map(|own| (named, own)));
+    (None, last.map(served_before))
+}
+
+/// What makes a release that does not exist forgotten at once.
+fn forget(release: &Named) -> String {
+    format!(
+        "kubectl delete releasesnapshots -n {} -l {}={}",
+        release.namespace,
+        keys::RELEASE_LABEL,
+        release.name
+    )
+}
+
+/// When the object was created.
+pub(super) fn created(release: &PromptRelease) -> Timestamp {
+    release.creation_timestamp().map_or(Timestamp::UNIX_EPOCH, |created| created.0)
 }
 
 /// Since when a release claims its route: one that was deleted and created again keeps its
 /// place before those that came meanwhile.
 pub(super) fn claims_since(release: &PromptRelease, known: Option<&Remembered>) -> Timestamp {
-    let created = release.creation_timestamp().map_or(Timestamp::UNIX_EPOCH, |t| t.0);
+    let created = created(release);
     match known {
         Some(known) if release.has_route(&known.route) => created.min(known.since),
         _ => created,
@@ -221,13 +247,16 @@ fn route_held_by(release: &PromptRelease, key: &str, context: &Context) -> Optio
         .map(|other| {
             let named = Named::of(other.as_ref());
             let known = context.caches.remembered(&named).map(|(_, remembered)| remembered);
+            let served = known.as_ref().and_then(|known| known.on_route(&route));
             resolve::Claim {
                 release: named.key(),
                 created: claims_since(other, known.as_ref()).to_string(),
                 serves: other.status.as_ref().is_some_and(|s| !s.routing.variants.is_empty()),
-                served: known.is_some_and(|known| known.route == route),
+                served: served.map(|served| served.end()),
             }
         })
         .collect();
-    resolve::route_holder(key, &claims)
+    let gone = context.caches.served_before(&route, &Named::of(release));
+    let gone = gone.map(|(by, served)| Gone { release: by.key(), until: served.end() });
+    resolve::route_holder(key, &claims, gone.as_ref())
 }

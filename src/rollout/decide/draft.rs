@@ -363,9 +363,9 @@ impl<'a> Draft<'a> {
         self.effects.push(Effect::Prune { keep: refs.chain(running).collect() });
     }
 
-    /// Of two releases of one route one is not accepted. What it served before the
-    /// route was taken is remembered: it serves again when the route is free.
-    pub(super) fn refuse_route(&mut self, holder: &str) {
+    /// Serves nothing any more. What it served before is remembered: it serves again when
+    /// it has the route.
+    pub(super) fn leave_route(&mut self) {
         if !self.status.routing.variants.is_empty() {
             self.route(&[], RoutingSettings::default());
         }
@@ -375,6 +375,11 @@ impl<'a> Draft<'a> {
         }
         self.status.analysis.clear();
         self.status.earlier_steps.clear();
+    }
+
+    /// Of two releases of one route one is not accepted.
+    pub(super) fn refuse_route(&mut self, holder: &str) {
+        self.leave_route();
         self.status.phase = Phase::Pending;
         let message = format!(
             "the route is held by the PromptRelease {holder}: choose another route, or delete one of them"

@@ -3,6 +3,7 @@
 use super::{
     canary,
     draft::{Draft, reference},
+    elsewhere,
     reasons::{self, REASONS},
     requests,
 };
@@ -63,7 +64,7 @@ const GENERATIONS_SINCE: i64 = 1_000;
 /// A release that was deleted and created again, or restored without its status, is not new:
 /// what served serves on, and what failed stays out.
 pub(super) fn go_on(draft: &mut Draft<'_>, remembered: &Remembered) {
-    let Remembered { stable, failed, history, requests, generation, .. } = remembered.clone();
+    let Remembered { stable, failed, history, generation, .. } = remembered.clone();
     let out = failed.as_deref().map(|f| format!(", {} failed and stays out", short(f)));
     let note = format!(
         "is back without its status: it goes on where it was, {} ({} on {}) serves{}",
@@ -75,7 +76,6 @@ pub(super) fn go_on(draft: &mut Draft<'_>, remembered: &Remembered) {
     draft.status.stable = Some(stable);
     draft.status.failed_revision = failed;
     draft.status.history = history;
-    draft.status.requests = requests;
     draft.status.routing.generation = generation.saturating_add(GENERATIONS_SINCE);
     draft.announce(false, reasons::RETURNED, note.clone());
     serve_again(draft);
@@ -86,6 +86,9 @@ pub(super) fn go_on(draft: &mut Draft<'_>, remembered: &Remembered) {
 /// that served them before, and not a revision that failed.
 fn may_not_be_first(draft: &mut Draft<'_>, target: &Target) -> bool {
     let revision = target.revision.as_str();
+    if let Some(before) = draft.snapshot.served_elsewhere() {
+        return elsewhere::holds(draft, before, revision);
+    }
     let before = draft.snapshot.served_before.clone();
     let failed = draft.status.failed_revision.as_deref();
     if failed == Some(revision) {

@@ -31,6 +31,7 @@ pub(super) fn take(
 fn named(draft: &Draft<'_>, text: &str) -> Result<String, String> {
     let mut known = known_revisions(&draft.status);
     known.extend(draft.snapshot.target.as_ref().ok().map(|t| t.revision.as_str()));
+    known.extend(draft.snapshot.remembered.iter().map(|r| r.stable.revision.as_str()));
     revisions::named(&known, text).map_err(|why| format!("{why}{}", running(draft)))
 }
 
@@ -38,6 +39,29 @@ fn running(draft: &Draft<'_>) -> String {
     match &draft.status.canary {
         Some(canary) => format!("; the running canary is {}", canary.variant.revision),
         None => "; no canary runs".to_owned(),
+    }
+}
+
+/// Takes over what was handled before the status was lost: the annotations are restored
+/// together with the object.
+pub(super) fn recall(draft: &mut Draft<'_>) {
+    let Some(remembered) = &draft.snapshot.remembered else { return };
+    for handled in &remembered.requests {
+        if draft.status.requests.iter().all(|known| known.action != handled.action) {
+            draft.status.requests.push(handled.clone());
+        }
+    }
+}
+
+/// Notes every request for one of `actions` as refused: it is not carried out later, when
+/// what keeps it from being possible is over.
+pub(super) fn refuse_all(draft: &mut Draft<'_>, actions: &[Action], why: &str) {
+    for action in actions {
+        if let Some(request) = pending(draft, *action) {
+            let named = named(draft, request.revision());
+            let revision = named.unwrap_or_else(|_| request.revision().to_owned());
+            refuse(draft, &request, &revision, why.to_owned());
+        }
     }
 }
 
@@ -57,15 +81,19 @@ pub(super) fn refuse_the_rest(draft: &mut Draft<'_>) {
                 Err(why) => why.clone(),
             };
             let revision = named.unwrap_or_else(|_| request.revision().to_owned());
-            let text = format!(
-                "{} of {revision} by {} is refused and not kept: {why}",
-                action.as_str(),
-                request.by()
-            );
-            note(draft, &request, &revision, Some(why));
-            draft.announce(true, reasons::REQUEST_IGNORED, text);
+            refuse(draft, &request, &revision, why);
         }
     }
+}
+
+fn refuse(draft: &mut Draft<'_>, request: &Request, revision: &str, why: String) {
+    let text = format!(
+        "{} of {revision} by {} is refused and not kept: {why}",
+        request.action.as_str(),
+        request.by()
+    );
+    note(draft, request, revision, Some(why));
+    draft.announce(true, reasons::REQUEST_IGNORED, text);
 }
 
 /// Whether an approval of this revision can be carried out by the next decision.

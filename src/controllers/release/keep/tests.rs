@@ -223,3 +223,32 @@ async fn what_can_not_be_written_again_is_lost_and_asks_nothing() {
     assert_eq!((lost.name.as_str(), &lost.variant), (&*copy_name("answers", REVISION), &stable()));
     assert!(lost.why.contains("PromptVersion p does not exist"), "{}", lost.why);
 }
+
+#[tokio::test]
+async fn a_note_says_what_was_served_on_the_route_that_a_release_of_its_name_had_before() {
+    let world = World::new().await;
+    let at = |second| Timestamp::from_second(second).unwrap();
+    let before = PromptReleaseStatus {
+        stable: Some(VariantRef { revision: "good".into(), ..stable() }),
+        failed_revision: Some("bad".into()),
+        ..serving()
+    };
+    let known = Remembered::of("elsewhere".into(), at(1), &before).unwrap();
+    for (absent_since, until) in [
+        (Some(at(5)), at(5)),
+        // The object of now was created when the one of before was gone.
+        (None, "2026-01-01T00:00:00Z".parse().unwrap()),
+    ] {
+        let known = Remembered { absent_since, generation: 7, ..known.clone() };
+        let noted = note(&world.release, &serving(), Some(&known)).unwrap();
+        assert_eq!((noted.route.as_str(), noted.absent_since), ("answers", None));
+        assert_eq!(noted.generation, 8, "of two notes it is the later one");
+        let last = noted.on_route("elsewhere").unwrap();
+        assert_eq!((last.revision.as_str(), last.failed.as_deref()), ("good", Some("bad")));
+        assert_eq!(last.until, Some(until));
+        assert_eq!(noted.on_route("answers").unwrap().revision, REVISION);
+        // It is not lost when the note is written again.
+        let again = note(&world.release, &serving(), Some(&noted)).unwrap();
+        assert!(again.says_the_same_as(&noted), "{again:?}");
+    }
+}
