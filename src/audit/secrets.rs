@@ -4,15 +4,21 @@
 //!
 //! Searched for are the text itself, its base64 (at each of the three places of a byte, so
 //! also within `Basic …`; once more encoded, too, or of an escaped text; lines may break),
-//! and the numbers of its bytes (`forms`); each of these as it is, or with any of its
-//! characters escaped (`spelling`). Where characters have several bytes, these are read as
-//! one (`wide`).
+//! and the numbers of its bytes (`forms`). In the text and its base64, any of the characters
+//! may be escaped; in what was encoded twice, those that are no letters or digits
+//! (`spelling`). Where characters have several bytes, these are read as one (`wide`).
 //!
 //! A few bytes of each text, its *anchors*, are looked for with Aho-Corasick; only around
-//! these the text is compared. So the search takes time linear in the text: behind an anchor
-//! at most one secret is compared, whose parts have at most `spelling::LONGEST` bytes each.
-//! Anchors are short and looked for in sets so small that the library finds them with
-//! vector instructions: a few passes of these take less time than one of its automatons.
+//! these the text is compared. An anchor is as it is. A text that has an escape before the
+//! end of its anchor is found by the first of its escapes: what is before that one is as it
+//! is, so that its character and the one before show which of the texts it may be in.
+//!
+//! So the search takes time linear in the text. Behind an anchor, each text that has it is
+//! compared once; at an escape, each text at most `search::MOST_TRIED` times. One comparison
+//! follows at most 16 ways to read each part (`spelling::Few`), and these have at most
+//! `spelling::LONGEST` bytes each. Anchors are short and looked for in sets so small that the
+//! library finds them with vector instructions: a few passes of these take less time than one
+//! of its automatons.
 //!
 //! Most of a secret is one, too: a server may cut its message where it likes.
 //!
@@ -26,15 +32,16 @@ mod spelling;
 mod tests;
 mod wide;
 
-use std::{borrow::Cow, fmt, sync::Arc};
+use std::{borrow::Cow, cmp::Reverse, fmt, iter, sync::Arc};
 
 use aho_corasick::{AhoCorasick, AhoCorasickKind, MatchKind};
 use bytes::{Bytes, BytesMut};
 use memchr::memrchr_iter;
 
 use self::{
-    forms::{Start, Text},
+    forms::Text,
     search::{Search, cut_after},
+    spelling::escapes,
 };
 
 /// What stands in the place of a secret.
@@ -56,13 +63,41 @@ pub struct Secrets {
     texts: Vec<Text>,
     /// What finds the anchors, some in each.
     anchors: Vec<Anchors>,
-    /// The texts that may begin with each byte.
+    /// Where each character is in the texts that are found by their escapes.
+    escaped: Vec<Vec<Escaped>>,
+    /// Whether one of these may be escaped where a byte and the next are.
+    escapes: Pairs,
+    /// The texts that may begin with each byte, and those that may with each escaped character.
     first: Vec<Vec<usize>>,
+    first_escaped: Vec<Vec<usize>>,
     /// Whether one may begin with a byte and the next: most bytes of an answer show at once
     /// that none does.
-    pairs: Vec<[bool; 256]>,
+    pairs: Pairs,
     /// The most bytes in which one of them may be spelled.
     longest: usize,
+}
+
+/// Which bytes may follow which, in a bit for each pair.
+#[derive(Default)]
+struct Pairs(Vec<[u64; 4]>);
+
+impl Pairs {
+    /// Of the bytes that may follow, none are given where any may.
+    fn add(&mut self, byte: u8, following: Option<&[u8]>) {
+        self.0.resize(256, [0; 4]);
+        let bits = &mut self.0[usize::from(byte)];
+        match following {
+            Some(following) => {
+                following.iter().for_each(|next| bits[usize::from(next >> 6)] |= 1 << (next & 63));
+            }
+            None => *bits = [u64::MAX; 4],
+        }
+    }
+
+    fn has(&self, byte: u8, next: u8) -> bool {
+        let bits = self.0.get(usize::from(byte));
+        bits.is_some_and(|bits| bits[usize::from(next >> 6)] >> (next & 63) & 1 == 1)
+    }
 }
 
 /// Some of the anchors, and what each may be of.
@@ -76,7 +111,16 @@ struct Anchors {
 struct Place {
     text: usize,
     index: usize,
-    start: Start,
+}
+
+/// Of which text an escaped character may be the first that is escaped, and where in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Escaped {
+    /// The character before it; none before the first.
+    before: Option<u8>,
+    text: usize,
+    /// The longest beginning of a text comes first.
+    index: Reverse<usize>,
 }
 
 impl fmt::Debug for Secrets {
@@ -102,33 +146,54 @@ impl Secrets {
                     continue;
                 }
                 let place = |anchor: forms::Anchor| {
-                    let (index, start) = (anchor.place, anchor.start);
-                    (anchor.bytes, Place { text: texts.len(), index, start })
+                    (anchor.bytes, Place { text: texts.len(), index: anchor.place })
                 };
                 anchors.extend(forms::anchors(&text).into_iter().map(place));
                 texts.push(text);
             }
         }
-        let (mut first, mut pairs) = (vec![vec![]; 256], vec![[false; 256]; 256]);
+        let (mut first, mut first_escaped) = (vec![vec![]; 256], vec![vec![]; 256]);
+        let (mut pairs, mut escapes) = (Pairs::default(), Pairs::default());
+        let mut escaped = vec![vec![]; 256];
         for (index, text) in texts.iter().enumerate() {
-            for (byte, following) in text.first() {
-                first[usize::from(byte)].push(index);
-                let pairs = &mut pairs[usize::from(byte)];
-                match following {
-                    Some(following) => {
-                        following.iter().for_each(|byte| pairs[usize::from(*byte)] = true);
-                    }
-                    None => *pairs = [true; 256],
+            if text.is_found_by_escapes() {
+                let before = iter::once(None).chain(text.bytes.iter().copied().map(Some));
+                for (at, (byte, before)) in text.bytes.iter().zip(before).enumerate() {
+                    let place = Escaped { before, text: index, index: Reverse(at) };
+                    escaped[usize::from(*byte)].push(place);
                 }
             }
+            for (byte, following) in text.first() {
+                first[usize::from(byte)].push(index);
+                pairs.add(byte, following.as_deref());
+            }
+            for (byte, following) in text.first_escaped() {
+                pairs.add(byte, following.as_deref());
+                first_escaped[usize::from(text.bytes[0])].push(index);
+            }
         }
+        for byte in (0..=u8::MAX).filter(|byte| !escaped[usize::from(*byte)].is_empty()) {
+            for (sign, following) in forms::escapes(byte) {
+                escapes.add(sign, following.as_deref());
+            }
+        }
+        // A line break of quoted-printable.
+        escapes.add(b'=', Some(b"\r\n\\%&"));
+        first_escaped.iter_mut().for_each(Vec::dedup);
+        escaped.iter_mut().for_each(|places| places.sort_unstable());
         let longest = texts.iter().map(Text::longest).max().unwrap_or(0).min(LONGEST_KEPT);
-        Self { anchors: in_sets(anchors), texts, first, pairs, longest }
+        let anchors = in_sets(anchors);
+        Self { texts, anchors, escaped, escapes, first, first_escaped, pairs, longest }
     }
 
     /// Whether there is nothing to search for.
     pub fn is_empty(&self) -> bool {
         self.texts.is_empty()
+    }
+
+    /// Whether a plus sign may stand for a character of one.
+    fn has_blanks(&self) -> bool {
+        self.escaped.get(usize::from(b' ')).is_some_and(|places| !places.is_empty())
     }
 
     /// The text without them.
@@ -195,13 +260,22 @@ impl Secrets {
             |at: &usize| matches!(text[floor..*at + floor], [.., b'\n'] | [.., b'\n', b'\r']);
         let line = memrchr_iter(b'\n', &text[floor..]).find(empty);
         let from = line.map_or(floor, |at| floor + at + 1);
+        let is_cut = |rest: &[u8], texts: Option<&Vec<usize>>| {
+            let mut texts = texts.into_iter().flatten();
+            texts.any(|index| cut_after(rest, &self.texts[*index]).is_some())
+        };
         let may_begin = |at: &usize| {
-            let next = text.get(at + 1).map(|next| usize::from(*next));
-            if !next.is_none_or(|next| self.pairs[usize::from(text[*at])][next]) {
+            let (byte, rest) = (text[*at], &text[*at..]);
+            if rest.get(1).is_some_and(|next| !self.pairs.has(byte, *next)) {
                 return false;
             }
-            let texts = self.first.get(usize::from(text[*at])).into_iter().flatten();
-            texts.copied().any(|index| cut_after(&text[*at..], &self.texts[index]).is_some())
+            if is_cut(rest, self.first.get(usize::from(byte))) {
+                return true;
+            }
+            let mut begins = false;
+            let of = |byte: u8| self.first_escaped.get(usize::from(byte));
+            let ends = escapes(rest, &mut |byte, _| begins = begins || is_cut(rest, of(byte)));
+            begins || ends
         };
         (from..text.len()).find(may_begin).map_or(0, |at| text.len() - at)
     }

@@ -18,6 +18,10 @@ const LINES_ANCHORS: [usize; 3] = [8, 5, 4];
 /// its own anchor.
 const SHORTEST_ANCHOR: usize = 4;
 
+/// What is between the hexadecimal digits of two bytes in a list.
+const LISTS: [&str; 9] =
+    [",", ", ", "  ", "\",\"", "\", \"", "\\\",\\\"", "\\\", \\\"", "','", "', '"];
+
 /// With which bytes the spelling of any character may begin.
 const ESCAPES: &[u8] = b"\\%&+=";
 /// With which bytes that begins which may be between two parts.
@@ -41,11 +45,24 @@ pub(super) enum Form {
 pub(super) struct Text {
     pub(super) bytes: Box<[u8]>,
     pub(super) form: Form,
+    /// Whether it is the secret itself, or what this reads like when it is encoded once: of
+    /// these, any character may be escaped. Of what was encoded twice, only those that are
+    /// no letters and digits are.
+    pub(super) is_near: bool,
 }
 
 impl Text {
-    fn new(bytes: impl Into<Box<[u8]>>, form: Form) -> Self {
-        Self { bytes: bytes.into(), form }
+    fn near(bytes: impl Into<Box<[u8]>>, form: Form) -> Self {
+        Self { bytes: bytes.into(), form, is_near: true }
+    }
+
+    fn far(bytes: impl Into<Box<[u8]>>, form: Form) -> Self {
+        Self { is_near: false, ..Self::near(bytes, form) }
+    }
+
+    /// Whether it is found by the first of its characters that is escaped, too.
+    pub(super) fn is_found_by_escapes(&self) -> bool {
+        self.is_near && !self.is_numbers()
     }
 
     /// Whether the first `known` parts are most of it.
@@ -61,16 +78,16 @@ impl Text {
     /// About the most bytes in which it is spelled.
     pub(super) fn longest(&self) -> usize {
         let each = match self.form {
-            Form::Characters => 10,
-            Form::Lines => 2,
+            Form::Characters | Form::Lines if self.is_near => 20,
+            Form::Characters | Form::Lines => 2,
             Form::Hex => 8,
             Form::Decimal => 12,
         };
         self.bytes.len() * each + 64
     }
 
-    /// The bytes with which it may begin, each with those that may follow; none where any
-    /// may.
+    /// The bytes with which it may begin where it is not escaped, each with those that may
+    /// follow; none where any may.
     pub(super) fn first(&self) -> Vec<(u8, Option<Vec<u8>>)> {
         let (first, second) = (self.bytes[0], self.bytes.get(1).copied().unwrap_or_default());
         let ahead = |following: &[u8]| Some(following.to_vec());
@@ -89,27 +106,43 @@ impl Text {
                 vec![(digits[0], following)]
             }
             Form::Characters | Form::Lines => {
-                let plain = (first, ahead(&[ESCAPES, GAPS, &[second]].concat()));
-                // A letter of an encoded text is not escaped.
-                if self.form == Form::Lines && first.is_ascii_alphanumeric() {
-                    return vec![plain];
-                }
-                let escaped = ESCAPES.iter().map(|byte| (*byte, None));
-                escaped
-                    .chain([plain].into_iter().filter(|(byte, _)| !ESCAPES.contains(byte)))
-                    .collect()
+                vec![(first, ahead(&[ESCAPES, GAPS, &[second]].concat()))]
             }
         }
     }
+
+    /// The bytes with which an escape of its first character may begin, in the same way.
+    pub(super) fn first_escaped(&self) -> Vec<(u8, Option<Vec<u8>>)> {
+        let first = self.bytes[0];
+        if self.is_numbers() || !self.is_near && first.is_ascii_alphanumeric() {
+            return vec![];
+        }
+        escapes(first)
+    }
 }
 
-/// Where the part begins whose anchor was met.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Start {
-    /// With the anchor.
-    Here,
-    /// The anchor is within an escape, which begins with it or before it.
-    Within,
+/// The bytes with which an escape of this one may begin, each with those that may follow;
+/// none where any may. Nearly all escapes in an answer are of others: `\n`, `%20`.
+pub(super) fn escapes(byte: u8) -> Vec<(u8, Option<Vec<u8>>)> {
+    let ahead = |following: &[u8]| Some(following.to_vec());
+    let digits = format!("{byte:02x}{byte:02X}");
+    let digits = [digits.as_bytes()[0], digits.as_bytes()[2]];
+    let mark = if byte.is_ascii_punctuation() { byte } else { b'u' };
+    let mut found = vec![
+        (
+            b'\\',
+            if byte == b'\\' {
+                None
+            } else {
+                ahead(&[b"\\uUx01234567".as_slice(), &[mark]].concat())
+            },
+        ),
+        (b'%', ahead(&[b"2u".as_slice(), &digits].concat())),
+        (b'=', ahead(&digits)),
+        (b'&', if byte.is_ascii_punctuation() { None } else { ahead(b"#a") }),
+    ];
+    found.extend((byte == b' ').then_some((b'+', None)));
+    found
 }
 
 /// A few bytes by which a text is looked for.
@@ -118,21 +151,20 @@ pub(super) struct Anchor {
     pub(super) bytes: Vec<u8>,
     /// Which part of the text is there.
     pub(super) place: usize,
-    pub(super) start: Start,
 }
 
 /// A secret, and what it reads like when it is encoded, once or twice.
 pub(super) fn texts(secret: &str) -> Vec<Text> {
     let bytes = secret.as_bytes();
     let once = base64(bytes);
-    let lines = |text: &Vec<u8>| Text::new(text.clone(), Form::Lines);
-    let mut found = vec![Text::new(bytes, Form::Characters)];
-    found.extend(once.iter().map(lines));
-    found.extend(once.iter().flat_map(|once| base64(once)).map(|twice| lines(&twice)));
-    found.extend(spelled(secret).iter().flat_map(|text| base64(text)).map(|text| lines(&text)));
-    found.push(Text::new(bytes, Form::Hex));
-    found.extend(once.into_iter().map(|once| Text::new(once, Form::Hex)));
-    found.push(Text::new(bytes, Form::Decimal));
+    let spelled = spelled(secret);
+    let twice = once.iter().chain(&spelled).flat_map(|text| base64(text));
+    let mut found = vec![Text::near(bytes, Form::Characters)];
+    found.extend(once.iter().map(|once| Text::near(once.as_slice(), Form::Lines)));
+    found.extend(twice.map(|text| Text::far(text, Form::Lines)));
+    found.push(Text::near(bytes, Form::Hex));
+    found.extend(once.into_iter().map(|once| Text::far(once, Form::Hex)));
+    found.push(Text::near(bytes, Form::Decimal));
     found
 }
 
@@ -184,7 +216,7 @@ pub(super) fn anchors(text: &Text) -> Vec<Anchor> {
     match text.form {
         Form::Characters => of_characters(&text.bytes),
         Form::Lines => of_lines(&text.bytes),
-        Form::Hex => of_hex(&text.bytes),
+        Form::Hex => of_hex(&text.bytes, text.is_near),
         Form::Decimal => {
             // Of three digits, where it can be: others are in many lists.
             let place = text.bytes.iter().take(SHORTEST).position(|byte| *byte >= 100);
@@ -195,11 +227,11 @@ pub(super) fn anchors(text: &Text) -> Vec<Anchor> {
 }
 
 fn anchor(bytes: impl Into<Vec<u8>>, place: usize) -> Anchor {
-    Anchor { bytes: bytes.into(), place, start: Start::Here }
+    Anchor { bytes: bytes.into(), place }
 }
 
-/// The first of its letters and digits that lie side by side, which few escape; and how
-/// one of these is escaped.
+/// The first of its letters and digits that lie side by side. Where one of these is escaped,
+/// the text is found by that escape.
 fn of_characters(text: &[u8]) -> Vec<Anchor> {
     let mut runs = vec![];
     let mut at = 0;
@@ -215,31 +247,7 @@ fn of_characters(text: &[u8]) -> Vec<Anchor> {
     }
     // Most of a secret is found by it, too.
     let most = (text.len() / 2 + 1).max(SHORTEST_WORD).max(run.start + SHORTEST);
-    let mut found =
-        vec![anchor(&text[run.start..run.end.min(run.start + ANCHOR).min(most)], run.start)];
-    // One whose digits have no letters is written in one way.
-    let few = run.start..run.start + SHORTEST_ANCHOR;
-    let place = few.clone().find(|at| text[*at] & 15 < 10).unwrap_or(few.start);
-    found.extend(escapes(text[place]).into_iter().map(|bytes| Anchor {
-        bytes: bytes.into_bytes(),
-        place,
-        start: Start::Within,
-    }));
-    found
-}
-
-/// How an escape of this character begins, or goes on behind its backslashes.
-fn escapes(byte: u8) -> Vec<String> {
-    // Numbers with zeros before them, and what was escaped twice, whatever it is.
-    let mut found =
-        ["&#0", "&#x0", "&#X0", "amp;#", "u0026#", "&#38;#", "&#x26;#"].map(str::to_owned).to_vec();
-    found.extend([format!("&#{byte}"), format!("\\{byte:03o}")]);
-    for hex in [format!("{byte:02x}"), format!("{byte:02X}")] {
-        for before in ["u00", "u{", "U000000", "x", "%", "%25", "%2525", "=", "&#x", "&#X"] {
-            found.push(format!("{before}{hex}"));
-        }
-    }
-    found
+    vec![anchor(&text[run.start..run.end.min(run.start + ANCHOR).min(most)], run.start)]
 }
 
 /// Two places of letters and digits side by side.
@@ -267,14 +275,20 @@ fn of_lines(text: &[u8]) -> Vec<Anchor> {
     if found.is_empty() { vec![anchor(text, 0)] } else { found }
 }
 
-/// Two places of two bytes, as they are separated.
-fn of_hex(text: &[u8]) -> Vec<Anchor> {
+/// Two places of two bytes, as they are separated; and the first two in a list.
+fn of_hex(text: &[u8], in_lists: bool) -> Vec<Anchor> {
     let mut found = vec![];
     for place in [0, 2] {
         let Some([first, second]) = text.get(place..place + 2) else { continue };
         for between in ["", " ", ":", "-"] {
             found.push(anchor(format!("{first:02x}{between}{second:02x}"), place));
             found.push(anchor(format!("{first:02X}{between}{second:02X}"), place));
+        }
+    }
+    if let (true, [first, second, ..]) = (in_lists, text) {
+        for between in LISTS {
+            found.push(anchor(format!("{first:02x}{between}{second:02x}"), 0));
+            found.push(anchor(format!("{first:02X}{between}{second:02X}"), 0));
         }
     }
     found.extend(["0x", "0X"].map(|before| anchor(format!("{before}{:02x}", text[0]), 0)));

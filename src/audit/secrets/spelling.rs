@@ -3,14 +3,14 @@
 //! quoted-printable, or as an entity of HTML, whose ampersand may be escaped once more. And
 //! what may be between two parts of a text that was encoded: line breaks, separators.
 //!
-//! All of these have a bound, so that one part of a text is read in at most `LONGEST` bytes.
+//! One text can be read in several ways (`%2541` is an `A` that was encoded twice, or `%41`
+//! that was encoded once), and all of them are followed. Each has a bound, so that one part
+//! of a text is read in at most `LONGEST` bytes.
 
-use super::forms::Form;
+use super::forms::{Form, Text};
 
 /// Backslashes before one escape: JSON within JSON doubles them each time.
 const MOST_BACKSLASHES: usize = 32;
-/// The longest escape of one character that is looked for backwards.
-const LONGEST_ESCAPE: usize = MOST_BACKSLASHES + 16;
 /// The longest entity that is read, `&DiacriticalGrave;`.
 const LONGEST_ENTITY: usize = 18;
 /// How often a percent sign or an ampersand may be encoded again, as `%25` or `&amp;`.
@@ -24,7 +24,7 @@ pub(super) const LONGEST: usize = 192;
 
 /// What a text begins with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Begins {
+enum Begins {
     /// With the character, in so many bytes.
     With(usize),
     /// The text ends before that shows.
@@ -33,37 +33,122 @@ pub(super) enum Begins {
     Otherwise,
 }
 
-/// Whether `text` goes on with the part `wanted` of a text of this form, which is the part
-/// number `index` in it.
-pub(super) fn goes_on(text: &[u8], wanted: u8, form: Form, index: usize) -> Begins {
-    let plain = |from: usize| match text.get(from..) {
-        Some(rest) => begins(rest, wanted).behind(from),
-        None => Begins::Otherwise,
-    };
-    match form {
-        Form::Characters => match plain(0) {
-            Begins::Otherwise if index > 0 => soft_break(text).map_or(Begins::Otherwise, plain),
-            found => found,
-        },
-        Form::Lines => match plain(0) {
-            Begins::Otherwise if index > 0 => match between(text, b" \t") {
-                0 => Begins::Otherwise,
-                length => plain(length),
-            },
-            found => found,
-        },
+/// A few numbers, each of them once; further ones are left out.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Few {
+    numbers: [usize; 16],
+    count: usize,
+}
+
+impl Few {
+    pub(super) fn push(&mut self, number: usize) {
+        if self.count < self.numbers.len() && !self.as_slice().contains(&number) {
+            self.numbers[self.count] = number;
+            self.count += 1;
+        }
+    }
+
+    /// This one, and no other.
+    pub(super) fn move_to(&mut self, number: usize) {
+        (self.numbers[0], self.count) = (number, 1);
+    }
+
+    pub(super) fn as_slice(&self) -> &[usize] {
+        &self.numbers[..self.count]
+    }
+}
+
+/// How `text` goes on with the part of `secret` that has this index, in each way. Returns
+/// whether it ends before that shows.
+pub(super) fn goes_on(
+    text: &[u8],
+    secret: &Text,
+    index: usize,
+    found: &mut impl FnMut(usize),
+) -> bool {
+    let wanted = secret.bytes[index];
+    let begins = match secret.form {
+        Form::Characters | Form::Lines => {
+            let mut spelled = |from: usize, is_allowed: bool| {
+                readings(&text[from..], &mut |byte, length| {
+                    if is_allowed && byte == wanted {
+                        found(from + length);
+                    }
+                })
+            };
+            let mut is_cut = spelled(0, true);
+            if index > 0 && secret.form == Form::Lines {
+                let gap = between(text, b" \t");
+                is_cut |= gap > 0 && spelled(gap, true);
+            }
+            if index > 0 && text.first() == Some(&b'=') {
+                // Behind the sign, a line break may have begun.
+                is_cut |= spelled(1, false);
+                for gap in soft_breaks(text) {
+                    is_cut |= spelled(gap, true);
+                }
+            }
+            return is_cut;
+        }
         Form::Hex => {
-            let length = if index == 0 { 0 } else { between(text, b" \t:,-") };
+            let length = if index == 0 { 0 } else { between(text, b" \t:,-\"'") };
             match hex_pair(&text[length..], wanted).behind(length) {
                 Begins::Otherwise if index > 0 => next_row(text, wanted),
-                found => found,
+                begins => begins,
             }
         }
         Form::Decimal => {
             let length = if index == 0 { 0 } else { between(text, b" \t,") };
             decimal(&text[length..], wanted).behind(length)
         }
+    };
+    if let Begins::With(length) = begins {
+        found(length);
     }
+    begins == Begins::Cut
+}
+
+/// The same where nothing follows `text`.
+pub(super) fn goes_on_and_ends(
+    text: &[u8],
+    secret: &Text,
+    index: usize,
+    found: &mut impl FnMut(usize),
+) {
+    // A number's end shows by what follows it.
+    let ended = [text, b"\0"].concat();
+    goes_on(&ended, secret, index, &mut |length| {
+        if length <= text.len() {
+            found(length);
+        }
+    });
+}
+
+/// The characters for which an escape at the beginning of `text` may stand.
+pub(super) fn escaped(text: &[u8], is_whole: bool, found: &mut impl FnMut(u8)) {
+    let mut read = |text: &[u8], most: usize| {
+        escapes(text, &mut |byte, length| {
+            if length <= most && !(length == 1 && byte == text[0]) {
+                found(byte);
+            }
+        })
+    };
+    if read(text, text.len()) && is_whole {
+        read(&[text, b"\0"].concat(), text.len());
+    }
+}
+
+/// The characters that may be behind a line break of quoted-printable at the beginning of
+/// `text`.
+pub(super) fn behind_break(text: &[u8], found: &mut impl FnMut(u8)) {
+    for length in soft_breaks(text) {
+        readings(&text[length..], &mut |byte, _| found(byte));
+    }
+}
+
+/// Whether `text` can begin with this byte only where that is a character as it is.
+pub(super) fn is_plain(byte: u8) -> bool {
+    !matches!(byte, b'\\' | b'%' | b'&' | b'=' | b'+' | b'\r' | b'\n' | b'\t' | b' ')
 }
 
 impl Begins {
@@ -89,7 +174,7 @@ fn between(text: &[u8], separators: &[u8]) -> usize {
             }
             [b'\r', ..] => 1,
             [byte, ..] if separators.contains(byte) => 1,
-            [b'\\', ..] => match escaped_break(rest) {
+            [b'\\', ..] => match escaped_break(rest).or_else(|| escaped_quote(rest, separators)) {
                 Some(length) => length,
                 None => break,
             },
@@ -101,18 +186,57 @@ fn between(text: &[u8], separators: &[u8]) -> usize {
     length
 }
 
+/// How many bytes of line breaks, escaped or not, and of blanks `text` ends with.
+pub(super) fn between_before(text: &[u8]) -> usize {
+    let mut rest = text;
+    while text.len() - rest.len() < MOST_BETWEEN {
+        rest = match rest {
+            [before @ .., b'\n' | b'\r' | b'\t' | b' '] => before,
+            [before @ .., b'\\', b'n' | b'r' | b't'] => {
+                &before[..before.len() - backslashes_before(before)]
+            }
+            [before @ .., b'%', b'0', b'A' | b'a' | b'D' | b'd']
+            | [before @ .., b'&', b'#', b'1', b'0' | b'3', b';'] => before,
+            _ => break,
+        };
+    }
+    text.len() - rest.len()
+}
+
 /// The length of `\n`, `\r` or `\t` at the beginning of `text`, whose backslash may be
 /// doubled.
 fn escaped_break(text: &[u8]) -> Option<usize> {
-    let count = text.iter().take(MOST_BACKSLASHES).take_while(|byte| **byte == b'\\').count();
+    let count = backslashes(text);
     (count > 0 && matches!(text.get(count), Some(b'n' | b'r' | b't'))).then_some(count + 1)
 }
 
-/// The length of a line break of quoted-printable.
-fn soft_break(text: &[u8]) -> Option<usize> {
-    let rest = text.strip_prefix(b"=")?;
-    let length = between(rest, b"");
-    (length > 0).then_some(length + 1)
+/// The same of a quotation mark that is one of these separators.
+fn escaped_quote(text: &[u8], separators: &[u8]) -> Option<usize> {
+    let count = backslashes(text);
+    let next = text.get(count).filter(|next| matches!(next, b'"' | b'\''))?;
+    (count > 0 && separators.contains(next)).then_some(count + 1)
+}
+
+/// The length of a line break of quoted-printable, also with the breaks and escaped ones
+/// that follow it.
+fn soft_breaks(text: &[u8]) -> impl Iterator<Item = usize> {
+    let rest = text.strip_prefix(b"=").unwrap_or_default();
+    let one = match rest {
+        [b'\n', ..] => 1,
+        [b'\r', b'\n', ..] => 2,
+        _ => 0,
+    };
+    [one, between(rest, b"")].into_iter().filter(|length| *length > 0).map(|length| length + 1)
+}
+
+/// How many backslashes `text` begins with.
+fn backslashes(text: &[u8]) -> usize {
+    text.iter().take(MOST_BACKSLASHES).take_while(|byte| **byte == b'\\').count()
+}
+
+/// How many backslashes `text` ends with.
+pub(super) fn backslashes_before(text: &[u8]) -> usize {
+    text.iter().rev().take(MOST_BACKSLASHES).take_while(|byte| **byte == b'\\').count()
 }
 
 fn hex_pair(text: &[u8], wanted: u8) -> Begins {
@@ -192,199 +316,121 @@ fn decimal(text: &[u8], wanted: u8) -> Begins {
     }
 }
 
-/// Where an escape begins whose anchor is behind this text; the anchor begins with `first`.
-pub(super) fn escape_before(text: &[u8], first: u8) -> usize {
-    let again = |mut before: &[u8], again: &[u8], signs: [&[u8]; 2]| {
-        for _ in 0..MOST_AGAIN {
-            before = before.strip_suffix(again).unwrap_or(before);
+/// The characters with which `text` may begin, as they are or escaped. Returns whether it
+/// ends before another one shows.
+fn readings(text: &[u8], found: &mut impl FnMut(u8, usize)) -> bool {
+    let Some(first) = text.first() else { return true };
+    found(*first, 1);
+    escapes(text, found)
+}
+
+/// The same of those that are escaped. A backslash is an escape of its own.
+pub(super) fn escapes(text: &[u8], found: &mut impl FnMut(u8, usize)) -> bool {
+    match text {
+        [b'\\', ..] => behind_backslashes(text, found),
+        [b'%', ..] => percent(text, found),
+        [b'&', ..] => entities(text, 1, found),
+        // Quoted-printable.
+        [b'=', digits @ ..] => number(digits, (16, 2), 1, found),
+        [b'+', ..] => {
+            found(b' ', 1);
+            false
         }
-        let sign = signs.into_iter().find(|sign| before.ends_with(sign));
-        sign.map_or(0, |sign| text.len() - before.len() + sign.len())
-    };
-    match first {
-        b'a' => match again(text, b"amp;", [b"&", b"u0026"]) {
-            length if text[text.len() - length..].starts_with(b"u") => {
-                length + backslashes_before(&text[..text.len() - length])
-            }
-            length => length,
-        },
-        b'u' if text.last() != Some(&b'\\') => again(text, b"25", [b"%"; 2]),
-        b'u' | b'U' | b'x' | b'\\' => backslashes_before(text),
-        _ => 0,
+        _ => false,
     }
 }
 
-/// Whether `text` begins with the character `wanted`.
-fn begins(text: &[u8], wanted: u8) -> Begins {
-    let Some(first) = text.first() else { return Begins::Cut };
-    match first {
-        b'\\' => escaped(text, wanted),
-        b'%' => percent(text, wanted),
-        b'&' => entities(text, wanted),
-        b'=' => quoted(text, wanted),
-        b'+' if wanted == b' ' => Begins::With(1),
-        byte if *byte == wanted => Begins::With(1),
-        _ => Begins::Otherwise,
+fn behind_backslashes(text: &[u8], found: &mut impl FnMut(u8, usize)) -> bool {
+    let count = backslashes(text);
+    // One backslash is written as so many, and others may be of what follows it.
+    for times in (0..).map(|again| 1 << again).take_while(|times| *times < count) {
+        found(b'\\', times);
     }
-}
-
-/// The number of bytes by which `wanted` is spelled at the end of `text`; none when the
-/// text ends otherwise.
-pub(super) fn ends(text: &[u8], wanted: u8) -> Option<usize> {
-    let last = *text.last()?;
-    // An escape ends like a digit, a name or a semicolon; the longest one is meant.
-    if last.is_ascii_hexdigit() || matches!(last, b';' | b'}') {
-        let from = text.len().saturating_sub(LONGEST_ESCAPE);
-        let is_it = |at: &usize| {
-            let rest = &text[*at..];
-            matches!(rest[0], b'\\' | b'%' | b'&' | b'=')
-                && match begins(rest, wanted) {
-                    Begins::With(length) => length == rest.len(),
-                    // A number's end shows by what follows it.
-                    Begins::Cut => at_end(rest, |text| begins(text, wanted)) == Some(rest.len()),
-                    Begins::Otherwise => false,
-                }
-        };
-        if let Some(at) = (from..text.len() - 1).find(is_it) {
-            return Some(text.len() - at);
-        }
-    }
-    match wanted {
-        b'\\' => Some(backslashes_before(text)).filter(|count| *count > 0),
-        b' ' if last == b'+' => Some(1),
-        _ if last != wanted => None,
-        _ if wanted.is_ascii_alphanumeric() => Some(1),
-        _ => Some(1 + backslashes_before(&text[..text.len() - 1])),
-    }
-}
-
-/// The length of a line break of quoted-printable at the end of `text`.
-pub(super) fn soft_break_before(text: &[u8]) -> usize {
-    let from = text.len().saturating_sub(MOST_BETWEEN);
-    let ends = |at: &usize| soft_break(&text[*at..]) == Some(text.len() - at);
-    memchr::memrchr_iter(b'=', &text[from..])
-        .map(|at| from + at)
-        .find(ends)
-        .map_or(0, |at| text.len() - at)
-}
-
-/// What `text` begins with where nothing follows it: how many of its bytes.
-pub(super) fn at_end(text: &[u8], begins: impl Fn(&[u8]) -> Begins) -> Option<usize> {
-    match begins(&[text, b";"].concat()) {
-        Begins::With(length) => Some(length.min(text.len())),
-        Begins::Cut | Begins::Otherwise => None,
-    }
-}
-
-/// How many backslashes `text` ends with.
-pub(super) fn backslashes_before(text: &[u8]) -> usize {
-    text.iter().rev().take(MOST_BACKSLASHES).take_while(|byte| **byte == b'\\').count()
-}
-
-fn escaped(text: &[u8], wanted: u8) -> Begins {
-    let count = text.iter().take(MOST_BACKSLASHES).take_while(|byte| **byte == b'\\').count();
+    found(b'\\', count);
     let rest = &text[count..];
-    let Some(next) = rest.first() else { return Begins::Cut };
-    let otherwise = if wanted == b'\\' { Begins::With(count) } else { Begins::Otherwise };
-    if rest.starts_with(b"u0026") {
-        // An ampersand that JSON escaped may begin an entity.
-        match entity_behind(&rest[5..], wanted) {
-            Begins::Otherwise => {}
-            found => return found.behind(count + 5),
+    match rest {
+        [] => true,
+        [b'u' | b'x', b'{', digits @ ..] => braced(digits, count + 2, found),
+        [b'u', digits @ ..] => {
+            let is_cut = number(digits, (16, 4), count + 1, found);
+            // An ampersand that JSON escaped may begin an entity.
+            is_cut | (digits.starts_with(b"0026") && entities(text, count + 5, found))
         }
+        [b'U', digits @ ..] => number(digits, (16, 8), count + 1, found),
+        [b'x', digits @ ..] => number(digits, (16, 2), count + 1, found),
+        [b'0'..=b'3', ..] => number(rest, (8, 3), count, found),
+        [b'4'..=b'7', ..] => number(rest, (8, 2), count, found),
+        [mark, ..] if mark.is_ascii_punctuation() => {
+            found(*mark, count + 1);
+            false
+        }
+        _ => false,
     }
-    let found = match rest {
-        [b'u', b'{', rest @ ..] => braced(rest, wanted).behind(2),
-        [b'u', rest @ ..] => digits(rest, (16, 4), wanted).behind(1),
-        [b'U', rest @ ..] => digits(rest, (16, 8), wanted).behind(1),
-        [b'x', rest @ ..] => digits(rest, (16, 2), wanted).behind(1),
-        [b'0'..=b'3', ..] => digits(rest, (8, 3), wanted),
-        _ => Begins::Otherwise,
-    };
-    if found != Begins::Otherwise {
-        return found.behind(count);
-    }
-    if *next == wanted && wanted.is_ascii_punctuation() {
-        return Begins::With(count + 1);
-    }
-    otherwise
 }
 
-/// Whether `text` begins with the number of `wanted`, in so many digits of this radix.
-fn digits(text: &[u8], (radix, length): (u32, usize), wanted: u8) -> Begins {
+/// A number of so many digits of this radix, which `from` bytes are before.
+fn number(
+    text: &[u8],
+    (radix, length): (u32, usize),
+    from: usize,
+    found: &mut impl FnMut(u8, usize),
+) -> bool {
     let digits = &text[..text.len().min(length)];
     match value(digits, radix) {
-        Some(found) if digits.len() == length && found == u32::from(wanted) => Begins::With(length),
-        None if digits.is_empty() => Begins::Cut,
-        Some(_) if digits.len() < length => Begins::Cut,
-        _ => Begins::Otherwise,
+        Some(value) if digits.len() == length => {
+            if let Ok(byte) = u8::try_from(value) {
+                found(byte, from + length);
+            }
+            false
+        }
+        Some(_) => true,
+        None => digits.is_empty(),
     }
 }
 
 /// The same of digits that a brace closes.
-fn braced(text: &[u8], wanted: u8) -> Begins {
+fn braced(text: &[u8], from: usize, found: &mut impl FnMut(u8, usize)) -> bool {
     let length = text.iter().take(9).take_while(|byte| byte.is_ascii_hexdigit()).count();
-    match text.get(length) {
-        Some(b'}') if value(&text[..length], 16) == Some(u32::from(wanted)) => {
-            Begins::With(length + 1)
-        }
-        None if length < 9 => Begins::Cut,
-        _ => Begins::Otherwise,
+    let byte = value(&text[..length], 16).and_then(|value| u8::try_from(value).ok());
+    if let (Some(b'}'), Some(byte)) = (text.get(length), byte) {
+        found(byte, from + length + 1);
     }
+    length < 9 && length == text.len()
 }
 
-/// Quoted-printable.
-fn quoted(text: &[u8], wanted: u8) -> Begins {
-    match digits(&text[1..], (16, 2), wanted) {
-        Begins::Otherwise if wanted == b'=' => Begins::With(1),
-        found => found.behind(1),
-    }
-}
-
-fn percent(text: &[u8], wanted: u8) -> Begins {
-    let mut rest = &text[1..];
-    for _ in 0..MOST_AGAIN {
-        rest = rest.strip_prefix(b"25").unwrap_or(rest);
-    }
-    let length = text.len() - rest.len();
-    let found = match rest {
-        [b'u', rest @ ..] => digits(rest, (16, 4), wanted).behind(1),
-        rest => digits(rest, (16, 2), wanted),
-    };
-    match found {
-        Begins::Otherwise if wanted == b'%' => Begins::With(length),
-        found => found.behind(length),
-    }
-}
-
-/// An entity whose ampersand may itself be one.
-fn entities(text: &[u8], wanted: u8) -> Begins {
-    match entity_behind(&text[1..], wanted) {
-        Begins::Otherwise if wanted == b'&' => Begins::With(1),
-        found => found.behind(1),
-    }
-}
-
-/// An entity whose first ampersand was read.
-fn entity_behind(mut text: &[u8], wanted: u8) -> Begins {
-    let mut length = 0;
+/// Percent-encoding, whose percent sign may itself be encoded.
+fn percent(text: &[u8], found: &mut impl FnMut(u8, usize)) -> bool {
+    let (mut at, mut is_cut) = (1, false);
     for _ in 0..=MOST_AGAIN {
-        match entity(text, wanted) {
-            Begins::Otherwise => {}
-            found => return found.behind(length),
+        is_cut |= match &text[at..] {
+            [b'u', digits @ ..] => number(digits, (16, 4), at + 1, found),
+            digits => number(digits, (16, 2), at, found),
+        };
+        if !text[at..].starts_with(b"25") {
+            break;
         }
+        at += 2;
+    }
+    is_cut
+}
+
+/// An entity whose ampersand may itself be one, and ends at `at`.
+fn entities(text: &[u8], mut at: usize, found: &mut impl FnMut(u8, usize)) -> bool {
+    let mut is_cut = false;
+    for _ in 0..=MOST_AGAIN {
+        let rest = &text[at..];
+        is_cut |= entity(rest, at, found);
         let ampersand = [b"amp;".as_slice(), b"#38;", b"#x26;", b"#X26;"];
-        let Some(again) = ampersand.into_iter().find(|again| text.starts_with(again)) else {
+        let Some(again) = ampersand.into_iter().find(|again| rest.starts_with(again)) else {
             break;
         };
-        length += again.len();
-        text = &text[again.len()..];
+        at += again.len();
     }
-    Begins::Otherwise
+    is_cut
 }
 
 /// The rest of an entity, behind its ampersand. A number may do without the semicolon.
-fn entity(text: &[u8], wanted: u8) -> Begins {
+fn entity(text: &[u8], from: usize, found: &mut impl FnMut(u8, usize)) -> bool {
     let (sign, radix) = match text {
         [b'#', b'x' | b'X', ..] => (2, 16),
         [b'#', ..] => (1, 10),
@@ -393,17 +439,18 @@ fn entity(text: &[u8], wanted: u8) -> Begins {
     let part = |byte: &&u8| char::from(**byte).is_digit(radix);
     let length = text[sign..].iter().take(LONGEST_ENTITY).take_while(part).count();
     let end = sign + length;
-    let Some(next) = text.get(end) else {
-        return if text.len() < LONGEST_ENTITY { Begins::Cut } else { Begins::Otherwise };
-    };
+    let Some(next) = text.get(end) else { return text.len() < LONGEST_ENTITY };
     let name = &text[sign..end];
-    let found = if sign == 0 { named(name).map(u32::from) } else { value(name, radix) };
-    match next {
-        _ if found != Some(u32::from(wanted)) => Begins::Otherwise,
-        b';' => Begins::With(end + 1),
-        _ if sign > 0 => Begins::With(end),
-        _ => Begins::Otherwise,
+    let value = if sign == 0 { named(name).map(u32::from) } else { value(name, radix) };
+    if let Some(byte) = value.and_then(|value| u8::try_from(value).ok()) {
+        if sign > 0 {
+            found(byte, from + end);
+        }
+        if *next == b';' {
+            found(byte, from + end + 1);
+        }
     }
+    false
 }
 
 /// The character of ASCII that an entity names (HTML, section 13.5); hyphens, too, which are
@@ -451,7 +498,6 @@ fn value(digits: &[u8], radix: u32) -> Option<u32> {
     if digits.is_empty() || digits.len() > 8 {
         return None;
     }
-    digits.iter().try_fold(0_u32, |sum, digit| {
-        sum.checked_mul(radix)?.checked_add(char::from(*digit).to_digit(radix)?)
-    })
+    let digit = |digit: &u8| char::from(*digit).to_digit(radix);
+    digits.iter().try_fold(0_u32, |sum, byte| Some(sum * radix + digit(byte)?))
 }

@@ -40,9 +40,20 @@ fn spelled(byte: u8, way: usize) -> String {
         19 => format!("&amp;#{byte};"),
         20 => format!("%u{byte:04x}"),
         21 => format!("\\u0026#x{byte:x};"),
+        22 => format!("\\u{{{byte:x}}}"),
+        23 => format!("\\u{{{byte:06X}}}"),
+        24 => format!("\\\\x{{{byte:x}}}"),
+        25 => format!("\\U{byte:08x}"),
+        26 => format!("\\{byte:03o}"),
+        27 => format!("&amp;amp;#X{byte:04X};"),
+        28 => format!("\\\\\\\\\\\\\\\\u{byte:04x}"),
+        29 => format!("\\{byte:o}"),
         _ => c.to_string(),
     }
 }
+
+/// How many ways there are.
+const WAYS: usize = 30;
 
 /// Through pieces of this length.
 fn in_pieces(secrets: &Arc<Secrets>, text: &str, length: usize) -> String {
@@ -89,6 +100,168 @@ fn a_secret_is_found_in_whatever_form_a_server_quotes_it() {
         assert!(!found.contains("0123456789"), "{found}");
         for length in [1, 2, 3, 7, 64] {
             assert_eq!(in_pieces(&secrets, &text, length), found, "{form} in {length}s");
+        }
+    }
+}
+
+/// Keys with a long row of letters and digits and without any, long ones and short ones,
+/// one that repeats itself, and one that reads like escapes.
+const KEYS: [&str; 10] = [
+    KEY,
+    "sk-0123456789abcdefABCDEFxyzXYZ",
+    "sk-live-51Habcdefghijkl0987654321mnopqrstuvwxyzKLMNOPQRSTUV0246813579abcdefXYZ",
+    "Zm9+b2J+hcmJ+hei+Bxd+XV4+IGZ+vbyB/iYXI/9yZW/Q1NjM/nZGZ==",
+    "a+b+c+d+e+f+g+h1i+j2k+l3m",
+    "Zq7/xT+9",
+    "12345678",
+    "a1a1a1a1a1a1a1a1a1a1a2",
+    "000000000000000000000001",
+    "k=32-%25%2541&amp;&#38;\\\\u0041\\n\"=3D 7+7",
+];
+
+/// Numbers that are the same each time.
+fn numbers(mut seed: u64) -> impl FnMut(usize) -> usize {
+    move |below| {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (seed >> 33) as usize % below
+    }
+}
+
+/// That nothing but the key is taken from a text that quotes it like this.
+fn is_taken(secrets: &Arc<Secrets>, quoted: &str) {
+    let expected = format!("{{\"error\": \"key {REDACTED}, sent\"}}\n");
+    let text = expected.replace(REDACTED, quoted);
+    assert_eq!(secrets.text(&text), expected, "{quoted}");
+    for length in [1, 2, 7] {
+        assert_eq!(in_pieces(secrets, &text, length), expected, "{quoted} in {length}s");
+    }
+}
+
+#[test]
+fn a_secret_is_found_whichever_one_of_its_characters_is_escaped() {
+    for key in KEYS {
+        let secrets = Arc::new(of(&[key]));
+        for (at, byte) in key.bytes().enumerate() {
+            for way in 0..WAYS {
+                let (before, after) = (&key[..at], &key[at + 1..]);
+                is_taken(&secrets, &format!("{before}{}{after}", spelled(byte, way)));
+            }
+            is_taken(&secrets, &format!("{}{}", &key[..at], each(&key[at..], |b| spelled(b, 1))));
+            is_taken(&secrets, &format!("{}{}", each(&key[..at], |b| spelled(b, 4)), &key[at..]));
+            if at > 0 {
+                is_taken(&secrets, &format!("{}=\r\n{}", &key[..at], &key[at..]));
+                is_taken(&secrets, &format!("{}=\n{}", &key[..at], &key[at..]));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_secret_is_found_in_any_mix_of_plain_and_escaped_characters() {
+    for (seed, key) in KEYS.into_iter().enumerate() {
+        let (secrets, mut number) = (Arc::new(of(&[key])), numbers(seed as u64));
+        for _ in 0..100 {
+            let (escaped, one) = (1 + number(10), number(WAYS));
+            for is_one in [true, false] {
+                let mix = each(key, |byte| {
+                    let way = if is_one { one } else { number(WAYS) };
+                    spelled(byte, if number(10) < escaped { way } else { WAYS })
+                });
+                is_taken(&secrets, &mix);
+            }
+        }
+    }
+}
+
+#[test]
+fn base64_is_found_whichever_of_its_characters_are_escaped() {
+    for key in [KEY, LONG] {
+        let (secrets, mut number) = (Arc::new(of(&[key])), numbers(7));
+        for before in ["", "a", "ab", "Bearer "] {
+            let text = BASE64_STANDARD.encode(format!("{before}{key}"));
+            for way in 0..WAYS {
+                let marks =
+                    each(&text, |b| spelled(b, if b.is_ascii_alphanumeric() { WAYS } else { way }));
+                let mut some = |text: &str| {
+                    each(text, |b| spelled(b, if number(3) == 0 { way } else { WAYS }))
+                };
+                let (first, second) = text.split_at(text.len() / 2);
+                let lines = format!("{}\\n{}", some(first), some(second));
+                let some = some(&text);
+                for quoted in [each(&text, |b| spelled(b, way)), marks, some, lines] {
+                    let text = format!("{{\"error\": \"key {quoted}, sent\"}}\n");
+                    let found = secrets.text(&text);
+                    assert_eq!(found.matches(REDACTED).count(), 1, "{quoted} in {found}");
+                    // What is encoded together with the bytes around the key may be left.
+                    assert!(found.len() < 80 + 16 * 16, "{quoted} in {found}");
+                    for length in [1, 2, 7] {
+                        assert_eq!(in_pieces(&secrets, &text, length), found, "in {length}s");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn most_of_a_secret_is_one_whichever_of_its_characters_are_escaped() {
+    let key = "sk-live-0123456789abcdef";
+    let (secrets, mut number) = (Arc::new(of(&[key])), numbers(3));
+    for known in 0..key.len() {
+        for _ in 0..40 {
+            let text = each(&key[..known], |b| spelled(b, number(2 * WAYS)));
+            let expected = if known >= SHORTEST_WORD { REDACTED } else { &text };
+            for behind in ["", " and", "*"] {
+                let text = format!("key {text}{behind}");
+                let expected = format!("key {expected}{behind}");
+                assert_eq!(secrets.text(&text), expected);
+                for length in [1, 2, 7] {
+                    assert_eq!(in_pieces(&secrets, &text, length), expected, "in {length}s");
+                }
+            }
+        }
+    }
+    let mut passing = Passing::new(secrets);
+    assert_eq!(passing.hear("it is \\u0073k-l"), Heard::Begun(9));
+    assert!(!passing.shows_most());
+    assert_eq!(passing.hear("ive-&#48;1234&"), Heard::Begun(23));
+    assert!(passing.shows_most());
+    assert_eq!(passing.hear("#53;6789%61bcde\\x6"), Heard::Begun(41));
+    assert_eq!(passing.hear("6."), Heard::Secret);
+}
+
+#[test]
+fn ordinary_escapes_and_those_of_other_secrets_stay() {
+    // Of a key that repeats itself, most is in others.
+    let repeat = |key: &str| key.contains("a1a1") || key.contains("0000");
+    let keys = KEYS.into_iter().filter(|key| key.len() > SHORTEST_WORD && !repeat(key));
+    let secrets = Arc::new(Secrets::new(keys.clone()));
+    let mut texts = vec![
+        r#"{"a": "one\ntwo \"three\"\tfour\\five \/six\u002F \u4e2d\u6587 \u00e4\u000a"}"#
+            .to_owned(),
+        "https://a.example/?q=a%20b%2Fc&lt=3&amp;d=%E4%B8%AD&x=3D&y=1+1=2".to_owned(),
+        "if (a&&b || c%2==0) { s = \"&amp;&quot;&#39;&#x27;\"; r'\\d+\\.\\w\\-\\1' }".to_owned(),
+        "C:\\users\\x41\\073 \\101 $\\sum_{k=0}\\%$ 100%, 50%25 \\\\ \\\\\\\\ &&&& %%%% ===="
+            .to_owned(),
+        "a line=\r\nand a half=20of=\nan=C3=A4 mail, a1=\na1 0=\n0".to_owned(),
+        "sk-\\u0030sk-%30sk-&#48; k=3=3D-%25%25 a+\\u0062+c \\u0030\\u0030\\u0030 a\\u0031a1"
+            .to_owned(),
+    ];
+    let mut number = numbers(5);
+    for key in keys {
+        for other in [3, key.len() / 3] {
+            // In another place than in its base64, which is not most of the key.
+            let text = key
+                .bytes()
+                .enumerate()
+                .map(|(at, byte)| spelled(if at == other { b'!' } else { byte }, number(2 * WAYS)));
+            texts.push(text.collect());
+        }
+    }
+    for text in texts {
+        assert_eq!(secrets.text(&text), text);
+        for length in [1, 2, 7, 64] {
+            assert_eq!(in_pieces(&secrets, &text, length), text, "in {length}s");
         }
     }
 }
@@ -222,7 +395,8 @@ fn a_secret_in_the_words_of_several_events_is_heard() {
 fn the_search_takes_no_longer_for_an_answer_made_to_slow_it() {
     // Steps, not time: around each anchor no more is compared than the secret is long.
     let secret = "0123456789abcdef".repeat(8);
-    let secrets = of(&[&secret]);
+    let repeated = "0000000000000001".repeat(8);
+    let secrets = of(&[&secret, &repeated]);
     for piece in [
         "0123456789ab",
         "\\",
@@ -238,6 +412,11 @@ fn the_search_takes_no_longer_for_an_answer_made_to_slow_it() {
         "30  |",
         "MDEyMzQ1\n",
         "=30",
+        "0\\u0030",
+        "0=\n",
+        "\\\"",
+        "&amp;",
+        "\\u{30}",
     ] {
         let text = piece.repeat((1 << 20) / piece.len());
         assert!(secrets.text(&text) == text, "{piece}");
@@ -247,7 +426,7 @@ fn the_search_takes_no_longer_for_an_answer_made_to_slow_it() {
 /// A key as they are made, whose bytes have hexadecimal digits of all kinds.
 const LONG: &str = "sk-proj-Zq7/xT+9bVn2Lw8Rk4Yd1Hs6Gf3Jm0PcAeUiOy5tBz";
 
-fn each(key: &str, spelled: impl Fn(u8) -> String) -> String {
+fn each(key: &str, spelled: impl FnMut(u8) -> String) -> String {
     key.bytes().map(spelled).collect()
 }
 
@@ -297,6 +476,13 @@ fn base64_is_found_across_the_ends_of_its_lines() {
 fn hexadecimal_digits_are_found_in_lines_in_lists_and_in_dumps() {
     for key in [LONG, KEY, "kZ-mN-0123456789-jklo"] {
         let mut forms = vec![];
+        for between in [",", ", ", "  "] {
+            forms.push(joined(key, between, |b| format!("{b:02x}")));
+            forms.push(joined(key, between, |b| format!("{b:02X}")));
+        }
+        for between in ["\",\"", "\", \"", "\\\", \\\"", "', '", "','"] {
+            forms.push(joined(key, between, |b| format!("{b:02x}")));
+        }
         for between in ["", " ", ":", "-", ",", ", ", "  ", "\n", "\\n", ",\n    "] {
             forms.push(joined(key, between, |b| format!("0x{b:02x}")));
             forms.push(joined(key, between, |b| format!("0x{b:02X}")));
@@ -470,14 +656,8 @@ proptest! {
         words in prop::collection::vec(prop_oneof![
             3 => "[ a-z%&\\\\\"\n+]{0,12}",
             1 => (0..KEY.len()).prop_map(|end| KEY[..end].to_owned()),
-            2 => prop::collection::vec(0..22_usize, KEY.len()).prop_map(|ways| {
-                // A few characters as they are, by which it is found.
-                let each = KEY.bytes().zip(ways).enumerate();
-                each.map(|(at, (byte, way))| if (8..21).contains(&at) {
-                    char::from(byte).to_string()
-                } else {
-                    spelled(byte, way)
-                }).collect::<String>()
+            2 => prop::collection::vec(0..WAYS, KEY.len()).prop_map(|ways| {
+                KEY.bytes().zip(ways).map(|(byte, way)| spelled(byte, way)).collect::<String>()
             }),
         ], 0..8),
         mut cuts in prop::collection::vec(0..600_usize, 0..9),
