@@ -142,7 +142,7 @@ async fn look(
             *release = Cow::Owned(Box::pin(context.cluster.write_status(&**release)).await?);
             written.status = true;
             if let Some(news) = news {
-                Box::pin(context.cluster.tell(&release, &news)).await;
+                Box::pin(context.cluster.tell(release, &news)).await;
             }
         }
     }

@@ -67,9 +67,12 @@ fn failed_after(judged: &[MetricStatus]) -> Option<usize> {
     judged.iter().position(|status| status.verdict == Verdict::Fail)
 }
 
+/// A metric, batches before those that a test is about, and how many good ones may be among these.
+type Kind = (Metric, Vec<(u64, u64)>, usize);
+
 /// Errors, and latencies whose threshold was chosen in a batch before. After so many good
 /// batches three bad ones are still more than the margin of both together.
-fn kinds() -> [(Metric, Vec<(u64, u64)>, usize); 2] {
+fn kinds() -> [Kind; 2] {
     [(errors(), vec![], 30), (durations(), vec![GOOD], 10)]
 }
 
