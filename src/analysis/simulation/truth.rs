@@ -306,14 +306,22 @@ impl Source {
             }
         }
         let scored = binomial(rng, answered, self.truth.stable.feedback);
+        // Two scores that are as far apart as the assumed deviation wants, so that a user's are
+        // as alike as they would be at the ends.
+        let far = self.truth.stable.thumbs(now.score).sqrt();
+        let (high, low) = (now.score + (1.0 - now.score) * far, now.score * (1.0 - far));
         for name in &self.wanted.scores {
             let good = binomial(rng, scored, user.likes[side]);
             let sums = counts.scores.entry(name.clone()).or_default();
-            add_many(sums, 1.0, good);
-            add_many(sums, 0.0, scored - good);
+            add_many(sums, high, good);
+            add_many(sums, low, scored - good);
             let grouped = counts.groups.scores.entry(name.clone()).or_default();
             add_to(&mut grouped.counts, user.group, scored);
-            add_to(&mut grouped.sums, user.group, good as f64);
+            add_to(
+                &mut grouped.sums,
+                user.group,
+                high * good as f64 + low * (scored - good) as f64,
+            );
         }
     }
 
@@ -698,5 +706,36 @@ mod tests {
         assert!(bursts.iter().all(|n| (430..570).contains(n)), "{bursts:?}");
         assert!(all.iter().all(|n| (12_700..17_000).contains(n)), "{all:?}");
         assert!((25..80).contains(&together), "{together}");
+    }
+
+    #[test]
+    fn scores_of_users_vary_as_is_assumed() {
+        for (score, score_deviation) in [(0.6, 0.2), (0.8, 0.4), (0.95, 0.1)] {
+            let users = 2_000.0;
+            let stable = Assumptions {
+                score,
+                score_deviation,
+                users,
+                feedback: 1.0,
+                error_rate: 0.0,
+                ..Assumptions::default()
+            };
+            let metric = serde_json::from_value(serde_json::json!({
+                "name": "m", "score": {"name": "m", "minSamples": 20},
+                "margin": {"harm": 0.1, "accept": 0.2}
+            }));
+            let truth = Truth::steady("", stable, Worse::default());
+            let source = Source::new(&truth, &[metric.unwrap()]);
+            let mut rng = StdRng::seed_from_u64(15);
+            let users = source.population(&mut rng).unwrap();
+            let (mut on_stable, mut canary) = (Counts::default(), Counts::default());
+            let to = [&mut on_stable, &mut canary];
+            source.collect_of_users(&mut rng, &users, 40_000, 0.5, to);
+            let sums = &on_stable.scores["m"];
+            let mean = sums.sum / sums.count as f64;
+            let deviation = (sums.squares / sums.count as f64 - mean * mean).sqrt();
+            assert!((mean - score).abs() < 0.02, "{mean} for {score}");
+            assert!((deviation / score_deviation - 1.0).abs() < 0.06, "{deviation}");
+        }
     }
 }
