@@ -58,7 +58,7 @@ pub(in crate::gateway) enum Unread {
     #[error(transparent)]
     Unreadable(#[from] encoding::Unreadable),
     /// It is not encoded as its headers say, or cut short.
-    #[error("it can not be decoded: {0}")]
+    #[error(transparent)]
     Broken(#[from] io::Error),
 }
 
