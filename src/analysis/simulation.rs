@@ -5,6 +5,7 @@
 pub mod canary;
 pub mod characteristics;
 pub mod drawn;
+mod draws;
 pub mod peers;
 pub mod plot;
 pub mod truth;

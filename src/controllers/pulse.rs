@@ -3,8 +3,8 @@
 //!
 //! A reconcile that failed is no sign of that. A sign is a status that the API server took,
 //! or a look that had nothing to write while no release waits for a write that failed. When
-//! one does, or nothing was written yet in this term, a status is written on trial (a dry
-//! run) for a release that does not fail: this tells "this release" from "all releases".
+//! one does, or nothing was written yet in this term, a status of a release that does
+//! not fail is sent as a dry run: this tells "this release" from "all releases".
 //!
 //! While releases exist, one of them is looked at from time to time. A leader without a sign
 //! for [`Pulse::LOST`] asks gateways no more as a leader, is not ready, and ends after
@@ -31,7 +31,7 @@ use crate::{
 const LONGEST: usize = 500;
 /// The reason of the Event about a release of which no decision can be written.
 const UNWRITTEN: &str = "DecisionNotWritten";
-/// A write on trial or an Event that takes longer is given up: this watch must not hang.
+/// A dry run or an Event that takes longer is given up: this watch must not hang.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Whether decisions about releases are made and written.
@@ -47,11 +47,11 @@ struct Term {
     sign: Instant,
     /// Whether it was shown in this term that it can write, or there is nothing to look at.
     shown: bool,
-    /// When the API server last took a status, if only on trial.
+    /// When the API server last took a status, if only in a dry run.
     taken: Option<Instant>,
     /// Releases whose last attempt failed.
     failing: BTreeMap<Named, Failure>,
-    /// Why the last write on trial was refused.
+    /// Why the last dry run was refused.
     refused: Option<String>,
 }
 
@@ -134,7 +134,7 @@ impl Pulse {
         });
     }
 
-    /// A status was written on trial, or refused.
+    /// A dry run was taken, or refused.
     pub fn tried(&self, term: i64, tried: Result<(), String>) {
         self.with(term, |term, now| {
             term.refused = tried.err();
@@ -183,9 +183,9 @@ impl Pulse {
         sign.unwrap_or_default()
     }
 
-    /// Whether a write on trial is to show if this leader can write: something fails, or
+    /// Whether a dry run is to show if this leader can write: something fails, or
     /// nothing was written in this term in which there was time for a look.
-    fn wants_trial(&self, term: i64) -> bool {
+    fn wants_dry_run(&self, term: i64) -> bool {
         let wants = self.with(term, |term, now| match term.taken {
             None => now - term.began >= Self::EVERY,
             Some(taken) => !term.failing.is_empty() && now - taken >= Self::EVERY,
@@ -193,8 +193,8 @@ impl Pulse {
         wants.unwrap_or_default()
     }
 
-    /// Whether a write on trial for this release tells whether others can be written.
-    fn is_fit_for_trial(&self, term: i64, release: &Named) -> bool {
+    /// Whether a dry run for this release tells whether others can be written.
+    fn is_fit_for_dry_run(&self, term: i64, release: &Named) -> bool {
         let fit = self.with(term, |term, _| term.failing.get(release).is_none_or(|f| f.own));
         fit.unwrap_or_default()
     }
@@ -205,7 +205,7 @@ impl Pulse {
         self.with(term, all).unwrap_or_default()
     }
 
-    /// Why the last write on trial was refused, if it was.
+    /// Why the last dry run was refused, if it was.
     pub fn refused(&self, term: i64) -> Option<String> {
         self.with(term, |term, _| term.refused.clone()).flatten()
     }
@@ -265,7 +265,7 @@ impl Failure {
     }
 }
 
-/// Asks for a look while this process leads, writes on trial when that has to show whether it
+/// Asks for a look while this process leads, sends a dry run when that has to show whether it
 /// can write, and ends when there was no sign of its work for too long.
 pub async fn watch_over(
     context: Arc<Context>,
@@ -301,8 +301,8 @@ pub async fn watch_over(
         pulse.keep(term, |release| context.caches.release(release).is_some());
         turn = (turn + 1) % releases.len();
         let _ = triggers.unbounded_send(ObjectRef::from_obj(releases[turn].as_ref()));
-        if pulse.wants_trial(term) {
-            try_to_write(&context, term, &releases, turn).await;
+        if pulse.wants_dry_run(term) {
+            dry_run(&context, term, &releases, turn).await;
         }
         let news = pulse.news(term);
         for (release, Failure { why, .. }) in &news {
@@ -318,12 +318,12 @@ pub async fn watch_over(
     }
 }
 
-/// Writes on trial the status of a release that does not fail, as it is, in this term.
-async fn try_to_write(context: &Context, term: i64, releases: &[Arc<PromptRelease>], turn: usize) {
+/// Sends the status of a release that does not fail, as it is, as a dry run in this term.
+async fn dry_run(context: &Context, term: i64, releases: &[Arc<PromptRelease>], turn: usize) {
     let pulse = &context.pulse;
     let in_turn = releases.iter().cycle().skip(turn).take(releases.len());
     let mut fit = in_turn.filter(|release| {
-        release.status.is_some() && pulse.is_fit_for_trial(term, &Named::of(release.as_ref()))
+        release.status.is_some() && pulse.is_fit_for_dry_run(term, &Named::of(release.as_ref()))
     });
     let Some(release) = fit.next() else {
         // Without a failure nothing waits for a write either.
@@ -336,13 +336,13 @@ async fn try_to_write(context: &Context, term: i64, releases: &[Arc<PromptReleas
     if let Some(status) = &mut release.status {
         status.leader_term = Some(term);
     }
-    let trial = context.cluster.would_take_status(&release);
-    let tried = match tokio::time::timeout(PATIENCE, trial).await {
+    let dry_run = context.cluster.would_take_status(&release);
+    let tried = match tokio::time::timeout(PATIENCE, dry_run).await {
         Ok(Ok(())) => Ok(()),
         // Somebody wrote it meanwhile, or nobody leads: this tells nothing.
         Ok(Err(ControllerError::Conflict { .. } | ControllerError::NotLeading)) => return,
-        Ok(Err(error)) => Err(truncate(&format!("on trial: {error}"), LONGEST)),
-        Err(_) => Err(format!("a write on trial had no answer within {} s", PATIENCE.as_secs())),
+        Ok(Err(error)) => Err(truncate(&format!("in a dry run: {error}"), LONGEST)),
+        Err(_) => Err(format!("a dry run had no answer within {} s", PATIENCE.as_secs())),
     };
     if let Err(why) = &tried {
         tracing::warn!("this operator can not write: {why}");
@@ -445,7 +445,7 @@ mod tests {
     async fn a_leader_at_rest_keeps_its_pulse() {
         let pulse = proven(1);
         each_second(600, || {
-            assert!(!pulse.wants_trial(1), "nothing fails: nothing is tried");
+            assert!(!pulse.wants_dry_run(1), "nothing fails: nothing is tried");
             pulse.done(1, &named("a"), Done::Nothing);
             assert!(pulse.works(1) && pulse.sign(1).leads);
         })
@@ -461,24 +461,24 @@ mod tests {
         let pulse = proven(1);
         tokio::time::advance(600 * SECOND).await;
         pulse.done(1, &named("at rest"), Done::Nothing);
-        let mut trials = 0;
+        let mut dry_runs = 0;
         let mut second = 0;
         each_second(300, || {
             second += 1;
             pulse.failed(1, &named("poisoned"), &fenced());
             pulse.done(1, &named("at rest"), Done::Nothing);
-            if second % Pulse::EVERY.as_secs() == 0 && pulse.wants_trial(1) {
-                assert!(!pulse.is_fit_for_trial(1, &named("poisoned")));
-                assert!(pulse.is_fit_for_trial(1, &named("at rest")));
+            if second % Pulse::EVERY.as_secs() == 0 && pulse.wants_dry_run(1) {
+                assert!(!pulse.is_fit_for_dry_run(1, &named("poisoned")));
+                assert!(pulse.is_fit_for_dry_run(1, &named("at rest")));
                 pulse.tried(1, Ok(()));
-                trials += 1;
+                dry_runs += 1;
             }
             let sign = pulse.sign(1);
             assert!(pulse.works(1) && sign.leads, "after {second} s");
             assert_eq!(sign.unjudged.contains("shop/poisoned"), second > 15, "after {second} s");
         })
         .await;
-        assert_eq!(trials, 30);
+        assert_eq!(dry_runs, 30);
         let news = pulse.news(1);
         assert_eq!(news.len(), 1);
         assert!(pulse.news(1).is_empty(), "this is told once");
@@ -487,20 +487,20 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn when_nothing_can_be_written_on_trial_either_the_pulse_is_lost() {
+    async fn when_not_even_a_dry_run_is_taken_the_pulse_is_lost() {
         let pulse = proven(1);
         let mut second = 0;
         each_second(45, || {
             second += 1;
             pulse.failed(1, &named("canary"), &refused());
             pulse.done(1, &named("at rest"), Done::Nothing);
-            if second % 10 == 0 && pulse.wants_trial(1) {
-                pulse.tried(1, Err("on trial: no right to it".to_owned()));
+            if second % 10 == 0 && pulse.wants_dry_run(1) {
+                pulse.tried(1, Err("in a dry run: no right to it".to_owned()));
             }
         })
         .await;
         assert!(!pulse.works(1) && !pulse.sign(1).leads && pulse.sign(1).unjudged.is_empty());
-        assert_eq!(pulse.refused(1).as_deref(), Some("on trial: no right to it"));
+        assert_eq!(pulse.refused(1).as_deref(), Some("in a dry run: no right to it"));
     }
 
     /// Otherwise leaders that can not write would keep canaries running, one after the other.
@@ -519,13 +519,13 @@ mod tests {
             assert_eq!(signs, 0, "in term {term}");
             assert!(pulse.silence(term) >= Pulse::ENDS);
         }
-        // With nothing to write, a write on trial shows it.
+        // With nothing to write, a dry run shows it.
         pulse.done(5, &named("at rest"), Done::Nothing);
-        assert!(!pulse.wants_trial(5), "there was no time for a look yet");
+        assert!(!pulse.wants_dry_run(5), "there was no time for a look yet");
         tokio::time::advance(Pulse::EVERY).await;
-        assert!(pulse.wants_trial(5) && pulse.works(5) && !pulse.sign(5).leads);
+        assert!(pulse.wants_dry_run(5) && pulse.works(5) && !pulse.sign(5).leads);
         pulse.tried(5, Ok(()));
-        assert!(pulse.sign(5).leads && !pulse.wants_trial(5));
+        assert!(pulse.sign(5).leads && !pulse.wants_dry_run(5));
     }
 
     #[tokio::test(start_paused = true)]
@@ -535,8 +535,8 @@ mod tests {
         each_second(120, || {
             second += 1;
             pulse.done(1, &named("at rest"), Done::Nothing);
-            if second % 10 == 0 && pulse.wants_trial(1) {
-                pulse.tried(1, Err("on trial: no right to it".to_owned()));
+            if second % 10 == 0 && pulse.wants_dry_run(1) {
+                pulse.tried(1, Err("in a dry run: no right to it".to_owned()));
             }
             assert!(pulse.works(1) && !pulse.sign(1).leads, "after {second} s");
         })
@@ -553,7 +553,10 @@ mod tests {
             let error =
                 ControllerError::Copy { name: "a-1".to_owned(), reason: "no JSON".to_owned() };
             pulse.failed(1, &named("a"), &error);
-            if second % 10 == 0 && pulse.wants_trial(1) && pulse.is_fit_for_trial(1, &named("a")) {
+            if second % 10 == 0
+                && pulse.wants_dry_run(1)
+                && pulse.is_fit_for_dry_run(1, &named("a"))
+            {
                 pulse.tried(1, Ok(()));
             }
         })

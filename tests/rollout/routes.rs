@@ -64,6 +64,13 @@ fn is_held(world: &World) -> String {
     message
 }
 
+/// A person asks for it, and the release serves.
+fn gets_the_route_by(world: &mut World, action: Action) {
+    world.request(action, "a", "ada");
+    settle(world);
+    assert_eq!(serves(world), [revision("a")]);
+}
+
 #[test]
 fn a_request_that_is_there_while_the_route_is_taken_is_refused_and_never_carried_out() {
     for owner in ["prod/chat", "default/chat"] {
@@ -86,9 +93,7 @@ fn a_request_that_is_there_while_the_route_is_taken_is_refused_and_never_carried
         settle(&mut world);
         is_held(&world);
         // Asked anew it counts.
-        world.request(Action::Approve, "a", "ada");
-        settle(&mut world);
-        assert_eq!(serves(&world), [revision("a")]);
+        gets_the_route_by(&mut world, Action::Approve);
     }
 }
 
@@ -128,9 +133,7 @@ fn an_approval_in_another_namespace_counts_when_the_owner_was_gone_for_an_hour()
         world.now += SignedDuration::from_secs(1);
         settle(&mut world);
         assert!(is_held(&world).contains("approve a"));
-        world.request(action, "a", "ada");
-        settle(&mut world);
-        assert_eq!(serves(&world), [revision("a")]);
+        gets_the_route_by(&mut world, action);
         assert!(world.status.requests[0].accepted);
     }
 }
@@ -141,9 +144,7 @@ fn an_approval_in_the_same_namespace_counts_at_once() {
     world.served_before = gone(&world, "default/chat", "b");
     settle(&mut world);
     is_held(&world);
-    world.request(Action::Approve, "a", "ada");
-    settle(&mut world);
-    assert_eq!(serves(&world), [revision("a")]);
+    gets_the_route_by(&mut world, Action::Approve);
 }
 
 #[test]

@@ -76,12 +76,10 @@ pub(super) fn watch(draft: &mut Draft<'_>) {
         let message = format!("aborted at the request of {}", request.by);
         return draft.withdraw(Outcome::RolledBack, reasons::ABORTED, &message, false);
     }
-    for action in [Action::Promote, Action::Approve] {
-        if canary.held.is_some()
-            && let Some(request) = requests::take(draft, action, &revision)
-        {
-            return end(draft, &format!("ended at the request of {}", request.by));
-        }
+    if canary.held.is_some()
+        && let Some(request) = requests::take_approval(draft, &revision)
+    {
+        return end(draft, &format!("ended at the request of {}", request.by));
     }
     if let Ok(target) = &draft.snapshot.target
         && target.revision != revision

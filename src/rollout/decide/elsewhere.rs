@@ -13,7 +13,7 @@ use super::{draft::Draft, reasons, requests};
 use crate::{
     api::{conditions::Readiness, prompt_release::Phase},
     prompt::short,
-    rollout::snapshot::{Action, ServedBefore},
+    rollout::snapshot::ServedBefore,
 };
 
 /// A release that is gone for less than this is away for a moment: longer than a
@@ -23,9 +23,6 @@ pub const OWNER_KEEPS_ROUTE: SignedDuration = SignedDuration::from_hours(1);
 
 /// When to look again while it is not noted yet since when the owner is gone.
 const UNNOTED: SignedDuration = SignedDuration::from_secs(5);
-
-/// What gives a release its route.
-const APPROVALS: [Action; 2] = [Action::Approve, Action::Promote];
 
 impl ServedBefore {
     /// From when on an approval in another namespace counts; none when it is not known yet
@@ -59,17 +56,15 @@ pub(super) fn holds(draft: &mut Draft<'_>, before: &ServedBefore, revision: &str
     };
     let release = &before.release;
     if is_over {
-        for action in APPROVALS {
-            if requests::take(draft, action, revision).is_some() {
-                return false;
-            }
+        if requests::take_approval(draft, revision).is_some() {
+            return false;
         }
     } else {
         let why = format!(
             "the route was served by {release} of another namespace, which keeps it for a while: \
              ask again {from}"
         );
-        requests::refuse_all(draft, &APPROVALS, &why);
+        requests::refuse_all(draft, &requests::APPROVALS, &why);
     }
     if until.is_none() {
         draft.wake(draft.now + UNNOTED);

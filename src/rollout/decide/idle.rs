@@ -108,10 +108,8 @@ fn may_not_be_first(draft: &mut Draft<'_>, target: &Target) -> bool {
     if served == revision {
         return false;
     }
-    for action in [Action::Approve, Action::Promote] {
-        if requests::take(draft, action, revision).is_some() {
-            return false;
-        }
+    if requests::take_approval(draft, revision).is_some() {
+        return false;
     }
     let failure = if failed_there { ", and failed there" } else { "" };
     let message = format!(
@@ -240,8 +238,7 @@ fn without_stable(draft: &mut Draft<'_>, stable: &VariantRef, target: &Target, w
         let message = format!("waits for LLMDeployment {}: {why}", new.backend);
         return draft.say_as(Readiness::InProgress, reasons::BACKEND_NOT_READY, message);
     }
-    for action in [Action::Promote, Action::Approve] {
-        let Some(request) = requests::take(draft, action, &new.revision) else { continue };
+    if let Some(request) = requests::take_approval(draft, &new.revision) {
         let message = format!(
             "promoted without a comparison at the request of {}: no gateway could build {}",
             request.by,

@@ -27,6 +27,14 @@ pub(super) fn take(
     (named == revision).then(|| note(draft, &request, &named, None))
 }
 
+/// What a person asks with who gives a route to a revision that nothing compares.
+pub(super) const APPROVALS: [Action; 2] = [Action::Approve, Action::Promote];
+
+/// Takes a pending approval of `revision`, in either word.
+pub(super) fn take_approval(draft: &mut Draft<'_>, revision: &str) -> Option<HandledRequest> {
+    APPROVALS.into_iter().find_map(|action| take(draft, action, revision))
+}
+
 /// The revision of this release that `text` begins, or why there is none.
 fn named(draft: &Draft<'_>, text: &str) -> Result<String, String> {
     let mut known = known_revisions(&draft.status);
