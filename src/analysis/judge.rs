@@ -40,6 +40,7 @@ use self::{
     floor::BeyondFloor,
     looks::{due, due_at},
     measure::{Comparison, Freedom, Measured},
+    pool::Seen,
     together::Scope,
 };
 use super::{
@@ -111,7 +112,8 @@ pub fn has_samples(window: &Window<'_>, canary: &Counts, earlier: &[StepEvidence
     let seen = if window.paired { pairs } else { canary.requests } as f64;
     let horizon = window.horizon.map(|horizon| horizon as f64);
     let horizon = window.pool.as_ref().map(|pool| pool.horizon(earlier)).or(horizon);
-    horizon.is_some_and(|horizon| seen >= horizon)
+    // Requests are whole, sums of parts are not.
+    horizon.is_some_and(|horizon| seen + 1e-6 >= horizon)
 }
 
 /// How many of the canary's requests a window that had its samples `since` seconds ago
@@ -313,6 +315,17 @@ fn assess_metric(
         }
         _ => keep(before, seen, horizon, &mut status),
     }
+    // A test that ended in an earlier step accepts nothing any more, and its steps end with their
+    // samples.
+    let ended = status.looks.last().is_some_and(|t| *t >= 1.0);
+    if let Some(in_step) = status.in_step.as_mut().filter(|_| ended && full)
+        && status.verdict == Verdict::Undecided
+    {
+        in_step.closed = true;
+        status.verdict = Verdict::Inconclusive;
+        status.message =
+            "no answer from all planned samples; this step has its own, too".to_owned();
+    }
     status
 }
 
@@ -324,8 +337,10 @@ fn clock(
     own: &Measured,
 ) -> Option<pool::Clock> {
     let pool = window.pool.as_ref().filter(|_| metric.margin.is_some())?;
-    let seen = window.seen(metric, &scope.own, own);
-    Some(pool.clock(metric, &scope.seen(window, metric, before), seen, own.variance()))
+    let samples = window.seen(metric, &scope.own, own);
+    let now = Seen { step: pool.here(), samples, variance: own.variance() };
+    let speaks_against = own.difference().is_some_and(|d| d > metric.margin().accept);
+    Some(pool.clock(metric, &scope.seen(window, metric, before), now, speaks_against))
 }
 
 /// Whether a look that is due by its samples is taken.

@@ -11,6 +11,12 @@
 //! compared with Student's distribution ([`Effect::freedom`]): three users who send most
 //! requests are three observations of what users are like.
 //!
+//! Over steps that are pooled it is the effect of what is compared: each step's requests have the
+//! weight that they have in the difference of all steps ([`Side::over`]). A user is in the same
+//! group in each step, so what makes the steps alike is in it. Few failures of uneven users tell
+//! it too small too often (at the accept margin 8.5 to 9.5 % were promoted in the worst cells), so
+//! it is at least that of all steps' requests with the same weight, which rests on more of them.
+//!
 //! Of latencies the groups are counted in intervals of four buckets, because no gateway knows
 //! the threshold. Of pairs only the numbers of requests are known.
 
@@ -21,7 +27,8 @@ use crate::{
         callers::coarse,
         stats::{
             adjusted::Adjusted,
-            clustered::{Grouped, Sums, beyond_noise, design_effect, dispersion, freedom},
+            clustered::{Grouped, beyond_noise, design_effect, dispersion, freedom},
+            stratified,
         },
     },
     api::prompt_release::{Counts, Groups, Sums as Moments},
@@ -29,6 +36,8 @@ use crate::{
 
 /// Failures in fewer groups than this do not tell.
 const TELLING: usize = 8;
+/// Every value tells, once there are so many in a group.
+const LEAST_VALUES: f64 = 3.0;
 
 /// The design effect of one side.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -62,6 +71,78 @@ impl Effects {
     }
 }
 
+/// What is compared: each step's counts, stable's and the canary's, and all of them together.
+pub(super) struct Strata<'a> {
+    pub each: Vec<[&'a Counts; 2]>,
+    pub whole: [&'a Counts; 2],
+}
+
+impl<'a> Strata<'a> {
+    /// One step alone.
+    pub(super) fn one(stable: &'a Counts, canary: &'a Counts) -> Self {
+        Self { each: vec![[stable, canary]], whole: [stable, canary] }
+    }
+
+    fn effects(&self, kind: Kind, part: impl Fn(&Counts) -> Part) -> Effects {
+        of_both(kind, self.each.iter().map(|sides| sides.map(&part)).collect())
+    }
+}
+
+/// What is observed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Share,
+    Mean,
+}
+
+/// One side in one step.
+struct Part {
+    /// How many observations, with and without a sticky key, their mean, and the variance of one.
+    all: f64,
+    mean: f64,
+    variance: f64,
+    /// Those with a key by groups, and their sums.
+    counts: Vec<f64>,
+    sums: Vec<f64>,
+    /// By groups, of what there is more the more they tell: failures, or values.
+    telling: Vec<f64>,
+}
+
+impl Part {
+    fn of_share(all: f64, p: f64, counts: &[u64], failed: &[u64]) -> Self {
+        let (counts, failed) = (as_numbers(counts), as_numbers(failed));
+        let telling = failed.clone();
+        Self { all, mean: p, variance: p * (1.0 - p), counts, sums: failed, telling }
+    }
+
+    fn of_mean(moments: &Moments, counts: &[u64], sums: Vec<f64>) -> Self {
+        let n = moments.count.max(1) as f64;
+        let mean = moments.sum / n;
+        let variance = (moments.squares / n - mean.powi(2)).max(0.0);
+        let counts = as_numbers(counts);
+        let telling = counts.clone();
+        Self { all: moments.count as f64, mean, variance, counts, sums, telling }
+    }
+}
+
+fn as_numbers(list: &[u64]) -> Vec<f64> {
+    list.iter().map(|n| *n as f64).collect()
+}
+
+/// The weight of each step in the difference of all.
+fn weights(kind: Kind, steps: &[[Part; 2]]) -> Vec<f64> {
+    let of = |[stable, canary]: &[Part; 2]| {
+        let size = stratified::size(canary.all, stable.all);
+        let n = canary.all + stable.all;
+        let p = (canary.mean * canary.all + stable.mean * stable.all + 0.5) / (n + 1.0);
+        match kind {
+            Kind::Share => size / (p * (1.0 - p)),
+            Kind::Mean => size,
+        }
+    };
+    steps.iter().map(of).collect()
+}
+
 /// What the groups of one side say.
 struct Side {
     /// Measured from enough failures.
@@ -73,26 +154,51 @@ struct Side {
     /// The part of the requests that have a sticky key.
     keyed: f64,
     /// How many requests the groups have.
-    counts: Vec<u64>,
+    counts: Vec<f64>,
 }
 
 impl Side {
-    fn new(grouped: Grouped<'_>, variance: f64, telling: usize, all: u64) -> Self {
-        let most = dispersion(grouped.counts);
+    /// A side over all `steps`, in which a step has a weight w (with all weights summing up to 1)
+    /// and each of its n observations w / n. Its variance is compared with that of independent
+    /// observations, Σ w² / n times the variance of one. Scaled by 1 / Σ w² / n, each step's
+    /// observations count as one observation each where there is one step.
+    fn over(kind: Kind, steps: &[(f64, &Part)]) -> Self {
+        let all: f64 = steps.iter().map(|(weight, _)| weight).sum();
+        let used = || steps.iter().filter(|(weight, part)| *weight > 0.0 && part.all > 0.0);
+        let worth = 1.0 / used().map(|(w, part)| (w / all).powi(2) / part.all).sum::<f64>();
+        let groups = steps.iter().map(|(_, part)| part.counts.len()).max().unwrap_or_default();
+        let [mut counts, mut sums, mut telling] = [0, 1, 2].map(|_| vec![0.0; groups]);
+        let mut variance = 0.0;
+        for (weight, part) in used() {
+            let each = weight / all / part.all * worth;
+            let with_key: f64 = part.counts.iter().sum();
+            let mean = part.sums.iter().sum::<f64>() / with_key.max(1.0);
+            for (i, n) in part.counts.iter().enumerate() {
+                let sum = part.sums.get(i).copied().unwrap_or_default();
+                counts[i] += each * n;
+                sums[i] += each * (sum - n * mean);
+                telling[i] += part.telling.get(i).copied().unwrap_or_default();
+            }
+            variance += each * each * part.all * part.variance / worth;
+        }
+        let least = if kind == Kind::Share { 1.0 } else { LEAST_VALUES };
+        let telling = telling.iter().filter(|n| **n >= least).count();
+        let most = dispersion(&counts);
+        let grouped = Grouped { counts: &counts, sums: &sums };
         let hint = design_effect(grouped, variance).unwrap_or(1.0).min(most.max(1.0));
-        let with_key = grouped.counts.iter().fold(0_u64, |n, c| n.saturating_add(*c)) as f64;
-        let keyed = (with_key / all.max(1) as f64).min(1.0);
-        let counts = grouped.counts.to_vec();
+        let keyed = (counts.iter().sum::<f64>() / worth).min(1.0);
+        let keyed = if keyed.is_finite() { keyed } else { 0.0 };
         Self { measured: (telling >= TELLING).then_some(hint), hint, most, keyed, counts }
     }
 
-    /// The larger of both estimates; both are of the same groups.
+    /// The larger of both estimates, of the same groups.
     fn or_more(self, other: Self) -> Self {
         let measured = match (self.measured, other.measured) {
             (Some(one), Some(another)) => Some(one.max(another)),
             (one, another) => one.or(another),
         };
-        Self { measured, hint: self.hint.max(other.hint), ..self }
+        let (hint, most) = (self.hint.max(other.hint), self.most.max(other.most));
+        Self { measured, hint, most, ..self }
     }
 
     fn effect(&self, other: &Self) -> Effect {
@@ -110,14 +216,34 @@ impl Side {
     }
 }
 
-fn of_both(stable: &Side, canary: &Side) -> Effects {
-    Effects { canary: canary.effect(stable), stable: stable.effect(canary) }
+/// Both sides of each step, stable's and the canary's.
+fn sides(kind: Kind, steps: &[[Part; 2]]) -> [Side; 2] {
+    let weights = weights(kind, steps);
+    [0, 1].map(|side| {
+        let parts = || steps.iter().map(|step| &step[side]);
+        let alike = || Side::over(kind, &parts().map(|part| (part.all, part)).collect::<Vec<_>>());
+        // One side of a step may have nothing.
+        if steps.len() == 1 || weights.iter().all(|weight| *weight <= 0.0) {
+            return alike();
+        }
+        let weighted: Vec<_> = weights.iter().copied().zip(parts()).collect();
+        Side::over(kind, &weighted).or_more(alike())
+    })
 }
 
-pub(super) fn of_errors(stable: &Counts, canary: &Counts) -> Effects {
-    let side = |c: &Counts| of_shares((c.requests, c.errors), &c.groups.requests, &c.groups.errors);
-    let Effects { canary: c, stable: s } = of_both(&side(stable), &side(canary));
-    Effects { canary: c.times(of_probes(canary)), stable: s.times(of_probes(stable)) }
+fn of_both(kind: Kind, steps: Vec<[Part; 2]>) -> Effects {
+    of_sides(sides(kind, &steps))
+}
+
+fn of_sides([stable, canary]: [Side; 2]) -> Effects {
+    Effects { canary: canary.effect(&stable), stable: stable.effect(&canary) }
+}
+
+pub(super) fn of_errors(strata: &Strata<'_>) -> Effects {
+    let of = |c: &Counts| of_shares((c.requests, c.errors), &c.groups.requests, &c.groups.errors);
+    let Effects { canary, stable } = strata.effects(Kind::Share, of);
+    let [of_stable, of_canary] = strata.whole.map(of_probes);
+    Effects { canary: canary.times(of_canary), stable: stable.times(of_stable) }
 }
 
 /// Of the errors of a part of the requests. What makes users alike is known of all requests
@@ -161,40 +287,37 @@ pub(super) fn seen(counts: &Counts, factor: f64) -> f64 {
 }
 
 /// One side of a share that is counted in parts.
-pub(super) struct Part<'a> {
+pub(super) struct Counted<'a> {
     /// How many there are, and how many of them are bad.
     pub total: (u64, u64),
     /// Lists over groups that add up to all.
     pub parts: [&'a [u64]; 3],
     /// The bad ones over groups; empty when these are not known by group.
-    pub failed: Vec<u64>,
+    pub failed: &'a [u64],
 }
 
 /// Of a share that is counted in parts.
-pub(super) fn of_parts<'a>(
-    stable: &'a Counts,
-    canary: &'a Counts,
-    part: impl Fn(&'a Counts) -> Part<'a>,
+pub(super) fn of_parts(
+    strata: &Strata<'_>,
+    counted: impl for<'c> Fn(&'c Counts) -> Counted<'c>,
 ) -> Effects {
-    let side = |counts: &'a Counts| {
-        let Part { total, parts: [a, b, c], failed } = part(counts);
-        of_shares(total, &sum(&sum(a, b), c), &failed)
-    };
-    of_both(&side(stable), &side(canary))
+    strata.effects(Kind::Share, |counts| {
+        let Counted { total, parts: [a, b, c], failed } = counted(counts);
+        of_shares(total, &sum(&sum(a, b), c), failed)
+    })
 }
 
-pub(super) fn of_checks(stable: &Counts, canary: &Counts) -> Effects {
-    let side = |c: &Counts| {
+pub(super) fn of_checks(strata: &Strata<'_>) -> Effects {
+    strata.effects(Kind::Share, |c| {
         of_shares((c.checked, c.check_failures), &c.groups.checked, &c.groups.check_failures)
-    };
-    of_both(&side(stable), &side(canary))
+    })
 }
 
 /// Of costs, or of what is left of them at equal inputs.
-pub(super) fn of_cost(stable: &Counts, canary: &Counts, adjusted: Option<&Adjusted>) -> Effects {
-    let side = |c: &Counts| {
+pub(super) fn of_cost(strata: &Strata<'_>, adjusted: Option<&Adjusted>) -> Effects {
+    strata.effects(Kind::Mean, |c| {
         let Some(adjusted) = adjusted else {
-            return of_means(&c.cost, &c.groups.costs, &c.groups.cost);
+            return Part::of_mean(&c.cost, &c.groups.costs, c.groups.cost.clone());
         };
         let (slope, at, x) = (adjusted.slope(), adjusted.at(), &c.cost_by_input);
         let n = c.cost.count as f64;
@@ -208,78 +331,70 @@ pub(super) fn of_cost(stable: &Counts, canary: &Counts, adjusted: Option<&Adjust
         };
         let inputs = c.groups.input.iter().zip(&c.groups.costs);
         let explained = inputs.map(|(input, n)| slope * (input - *n as f64 * at));
-        let sums: Vec<f64> =
-            c.groups.cost.iter().zip(explained).map(|(cost, part)| cost - part).collect();
-        of_means(&left, &c.groups.costs, &sums)
-    };
-    of_both(&side(stable), &side(canary))
+        let sums = c.groups.cost.iter().zip(explained).map(|(cost, part)| cost - part).collect();
+        Part::of_mean(&left, &c.groups.costs, sums)
+    })
 }
 
-pub(super) fn of_score(name: &str, stable: &Counts, canary: &Counts) -> Effects {
-    let side = |c: &Counts| {
+pub(super) fn of_score(strata: &Strata<'_>, name: &str) -> Effects {
+    strata.effects(Kind::Mean, |c| {
         let grouped = c.groups.scores.get(name).cloned().unwrap_or_default();
         let all = c.scores.get(name).copied().unwrap_or_default();
-        of_means(&all, &grouped.counts, &grouped.sums)
-    };
-    of_both(&side(stable), &side(canary))
+        Part::of_mean(&all, &grouped.counts, grouped.sums)
+    })
 }
 
-/// Of the share that is slower than bucket `last`. Waits are counted by groups in intervals
-/// of four buckets: a threshold inside an interval is moved to its lower and to its upper end,
-/// and the larger effect counts. Requests that are still open are in no group.
-pub(super) fn of_waits([stable, canary]: [(&BTreeMap<u8, Vec<u64>>, f64); 2], last: u8) -> Effects {
+/// Of the share that is slower than bucket `last`; `waits` are those of a side by groups, and
+/// how many there are. They are counted in intervals of four buckets: a threshold inside an
+/// interval is moved to its lower and to its upper end, and the larger effect counts. Requests that
+/// are still open are in no group.
+pub(super) fn of_waits(
+    strata: &Strata<'_>,
+    last: u8,
+    waits: impl for<'c> Fn(&'c Counts) -> (&'c BTreeMap<u8, Vec<u64>>, f64),
+) -> Effects {
     let slow = last.saturating_add(1);
     let below = coarse(slow);
     let above = if coarse(last) == below { below.saturating_add(1) } else { below };
-    let side = |(waits, all): (&BTreeMap<u8, Vec<u64>>, f64)| {
-        let from = |from: u8| {
-            let lists = waits.range(from..).map(|(_, list)| list);
-            lists.fold(vec![], |total: Vec<u64>, list| sum(&total, list))
-        };
-        let counts = from(0);
-        let n: f64 = counts.iter().map(|n| *n as f64).sum();
-        let beyond = |bound: u8| {
-            let slow = from(bound);
-            let p = slow.iter().map(|n| *n as f64).sum::<f64>() / n.max(1.0);
+    let beyond = |bound: u8| {
+        let of = |counts: &Counts| {
+            let (waits, all) = waits(counts);
+            let from = |from: u8| {
+                let lists = waits.range(from..).map(|(_, list)| list);
+                lists.fold(vec![], |total: Vec<u64>, list| sum(&total, list))
+            };
+            let (counts, slow) = (from(0), from(bound));
+            let total = |list: &[u64]| list.iter().map(|n| *n as f64).sum::<f64>();
+            let p = total(&slow) / total(&counts).max(1.0);
+            let part = Part::of_share(all, p, &counts, &slow);
             // What all or none are does not tell how alike they are.
-            let varies = p > 0.0 && p < 1.0;
-            let telling = slow.iter().filter(|n| **n > 0 && varies).count();
-            let grouped = Grouped { counts: &counts, sums: Sums::Counts(&slow) };
-            Side::new(grouped, p * (1.0 - p), telling, all as u64)
+            if p > 0.0 && p < 1.0 { part } else { Part { telling: vec![], ..part } }
         };
-        beyond(below).or_more(beyond(above))
+        let steps: Vec<_> = strata.each.iter().map(|step| step.map(of)).collect();
+        sides(Kind::Share, &steps)
     };
-    of_both(&side(stable), &side(canary))
+    let ([stable, canary], [of_stable, of_canary]) = (beyond(below), beyond(above));
+    of_sides([stable.or_more(of_stable), canary.or_more(of_canary)])
 }
 
 /// Of copies of requests: their users' numbers of requests.
 pub(super) fn of_pairs(canary: &Counts) -> Effect {
-    Effect { factor: dispersion(&canary.groups.requests), ..Effect::NONE }
+    Effect { factor: dispersion(&as_numbers(&canary.groups.requests)), ..Effect::NONE }
 }
 
 /// Of the split between the variants: users and not requests are drawn. The estimate from
 /// 32 groups is uncertain, and one that is too small at one look would be enough for a
 /// false alarm: so its upper limit counts (31 over the 5 % quantile of chi-square).
 pub(in crate::analysis) fn of_split(stable: &Groups, canary: &Groups, share: f64) -> f64 {
-    let counts = sum(&stable.requests, &canary.requests);
-    let grouped = Grouped { counts: &counts, sums: Sums::Counts(&canary.requests) };
+    let counts = as_numbers(&sum(&stable.requests, &canary.requests));
+    let grouped = Grouped { counts: &counts, sums: &as_numbers(&canary.requests) };
     let measured = design_effect(grouped, share * (1.0 - share)).unwrap_or(1.0);
     let effect = beyond_noise(measured, &counts).max(dispersion(&counts));
     if counts.is_empty() { 1.0 } else { 1.6 * effect }
 }
 
-fn of_shares((n, bad): (u64, u64), counts: &[u64], failed: &[u64]) -> Side {
-    let p = bad.min(n) as f64 / n.max(1) as f64;
-    let telling = failed.iter().filter(|f| **f > 0).count();
-    Side::new(Grouped { counts, sums: Sums::Counts(failed) }, p * (1.0 - p), telling, n)
-}
-
-fn of_means(moments: &Moments, counts: &[u64], sums: &[f64]) -> Side {
-    let n = moments.count.max(1) as f64;
-    let variance = (moments.squares / n - (moments.sum / n).powi(2)).max(0.0);
-    // Every value tells, once there are some in each group.
-    let telling = counts.iter().filter(|c| **c >= 3).count();
-    Side::new(Grouped { counts, sums: Sums::Values(sums) }, variance, telling, moments.count)
+fn of_shares((n, bad): (u64, u64), counts: &[u64], failed: &[u64]) -> Part {
+    Part::of_share(n as f64, bad.min(n) as f64 / n.max(1) as f64, counts, failed)
 }
 
 /// Position by position; the shorter list is filled up with zeros.
@@ -287,3 +402,6 @@ fn sum(a: &[u64], b: &[u64]) -> Vec<u64> {
     let at = |list: &[u64], i: usize| list.get(i).copied().unwrap_or_default();
     (0..a.len().max(b.len())).map(|i| at(a, i).saturating_add(at(b, i))).collect()
 }
+
+#[cfg(test)]
+mod tests;

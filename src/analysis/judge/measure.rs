@@ -12,7 +12,7 @@ use crate::{
         external::External,
         judge::{
             Evidence, Scope,
-            effect::{self, Effects},
+            effect::{self, Effects, Strata},
         },
         stats::{
             adjusted::{Adjusted, Moments, Products},
@@ -112,10 +112,21 @@ impl Measured {
         paired: bool,
         before: Option<&MetricStatus>,
     ) -> Self {
+        let strata = Strata::one(evidence.stable, evidence.canary);
+        Self::plain(metric, evidence, paired, before).with_effects(metric, &strata)
+    }
+
+    /// The same, where it does not matter how alike users are.
+    pub(super) fn plain(
+        metric: &Metric,
+        evidence: &Evidence<'_>,
+        paired: bool,
+        before: Option<&MetricStatus>,
+    ) -> Self {
         let Evidence { stable, canary, .. } = *evidence;
         let none = Paired::default();
         let pairs = canary.paired.as_ref().unwrap_or(&none);
-        let mut measured = if let Some(latency) = &metric.time_to_first_token {
+        if let Some(latency) = &metric.time_to_first_token {
             Self::latency((latency, metric), [stable, canary].map(first_tokens), before)
         } else if let Some(latency) = &metric.duration {
             Self::latency((latency, metric), [stable, canary].map(durations), before)
@@ -137,11 +148,48 @@ impl Measured {
             Self::pairs(pairs.errors)
         } else {
             Self::errors(stable, canary)
-        };
-        if matches!(measured.comparison, Comparison::Pairs(_) | Comparison::Differences(..)) {
-            measured.effects.canary = effect::of_pairs(canary);
         }
-        measured
+    }
+
+    /// By how much less than independent requests these tell, which were counted in `strata`.
+    pub(super) fn with_effects(mut self, metric: &Metric, strata: &Strata<'_>) -> Self {
+        let last = self.threshold.map(interval_of);
+        let waits = |of: fn(&Counts) -> (Waits<'_>, Grouped<'_>)| {
+            let waits = last.map(|last| {
+                effect::of_waits(strata, last, |counts| {
+                    let (waits, groups) = of(counts);
+                    (groups, waits.total())
+                })
+            });
+            waits.unwrap_or(Effects::NONE)
+        };
+        let [_, canary] = strata.whole;
+        self.effects =
+            if matches!(self.comparison, Comparison::Pairs(_) | Comparison::Differences(..)) {
+                Effects { canary: effect::of_pairs(canary), ..Effects::NONE }
+            } else if metric.time_to_first_token.is_some() {
+                waits(first_tokens)
+            } else if metric.duration.is_some() {
+                waits(durations)
+            } else if metric.check_failures.is_some() {
+                effect::of_checks(strata)
+            } else if metric.cost_per_request.is_some() {
+                effect::of_cost(strata, self.adjusted.as_ref())
+            } else if let Some(score) = &metric.score {
+                effect::of_score(strata, &score.name)
+            } else if metric.prometheus.is_some() {
+                Effects::NONE
+            } else if let Some(guarded) = Guarded::of(metric) {
+                guarded.effects(strata)
+            } else {
+                effect::of_errors(strata)
+            };
+        let Effects { canary: of_canary, stable: of_stable } = self.effects;
+        self.seen = self.probed.then(|| {
+            let [stable, canary] = strata.whole;
+            [effect::seen(canary, of_canary.factor), effect::seen(stable, of_stable.factor)]
+        });
+        self
     }
 
     /// The same metric on a part of the requests, against the same threshold. What makes
@@ -244,8 +292,7 @@ impl Measured {
     }
 
     /// The same metric over this step and those before, of which `parts` are the measures and
-    /// `whole` that of all counts together: by how much users are alike, and how many there are.
-    /// The values are those of the steps, weighted by their sizes, the same on both sides.
+    /// `whole` that of all counts together. The values are those of the steps, weighted by their sizes, the same on both sides.
     pub(super) fn pooled_with(&self, parts: &[Self], whole: Self) -> Self {
         let each = || parts.iter().chain([self]);
         let size = |m: &Self| stratified::size(m.canary.count as f64, m.stable.count as f64);
@@ -274,10 +321,8 @@ impl Measured {
             adjusted,
             stable: sample(|m| m.stable),
             canary: sample(|m| m.canary),
-            effects: whole.effects,
             mostly: whole.mostly,
             probed: whole.probed,
-            seen: whole.seen,
             ..self.clone()
         }
     }
@@ -308,12 +353,7 @@ impl Measured {
             share(canary.requests, canary.errors),
             share(stable.requests, stable.errors),
         );
-        measured.effects = effect::of_errors(stable, canary);
         measured.probed = stable.turned_away.requests > 0 || canary.turned_away.requests > 0;
-        let Effects { canary: of_canary, stable: of_stable } = measured.effects;
-        measured.seen = measured.probed.then(|| {
-            [effect::seen(canary, of_canary.factor), effect::seen(stable, of_stable.factor)]
-        });
         measured.mostly = commonest(&canary.failures, |_| true);
         measured
     }
@@ -323,7 +363,6 @@ impl Measured {
             share(canary.checked, canary.check_failures),
             share(stable.checked, stable.check_failures),
         );
-        measured.effects = effect::of_checks(stable, canary);
         measured.mostly = commonest(&canary.flaws, |word| !is_unjudged(word));
         measured
     }
@@ -339,7 +378,6 @@ impl Measured {
 
     fn guarded(guarded: Guarded, stable: &Counts, canary: &Counts) -> Self {
         let mut measured = Self::shares(guarded.share(canary), guarded.share(stable));
-        measured.effects = guarded.effects(stable, canary);
         measured.counts_everybody = !matches!(guarded, Guarded::Unjudged);
         measured.mostly = match guarded {
             Guarded::Refused => commonest(&canary.refusals, |_| true),
@@ -363,7 +401,6 @@ impl Measured {
         measured.adjusted = moments(canary)
             .zip(moments(stable))
             .and_then(|(canary, stable)| Adjusted::new(vec![[canary, stable]]));
-        measured.effects = effect::of_cost(stable, canary, measured.adjusted.as_ref());
         let unpriced = |requests: u64, sums: &Sums| requests > 50 && sums.count == 0;
         if unpriced(stable.requests, &stable.cost) || unpriced(canary.requests, &canary.cost) {
             measured.missing = Some(
@@ -376,9 +413,7 @@ impl Measured {
 
     fn score(name: &str, stable: &Counts, canary: &Counts) -> Self {
         let sums = |counts: &Counts| counts.scores.get(name).copied().unwrap_or_default();
-        let mut measured = Self::means(Unit::Score, &sums(canary), &sums(stable));
-        measured.effects = effect::of_score(name, stable, canary);
-        measured
+        Self::means(Unit::Score, &sums(canary), &sums(stable))
     }
 
     fn pairs(table: PairTable) -> Self {
@@ -450,7 +485,7 @@ impl Measured {
     /// more is counted for that.
     fn latency(
         (latency, metric): (&Latency, &Metric),
-        [(stable, stable_groups), (canary, canary_groups)]: [(Waits<'_>, Grouped<'_>); 2],
+        [(stable, _), (canary, _)]: [(Waits<'_>, Grouped<'_>); 2],
         before: Option<&MetricStatus>,
     ) -> Self {
         let known = before.and_then(|b| b.threshold).map(interval_of);
@@ -483,8 +518,6 @@ impl Measured {
         (measured.counts_everybody, measured.counts_open) = (true, true);
         measured.closed = Some([canary.closed(last), stable.closed(last)]);
         (measured.threshold, measured.frozen) = (Some(buckets::bound(last)), frozen);
-        let grouped = [(stable_groups, stable.total()), (canary_groups, canary.total())];
-        measured.effects = effect::of_waits(grouped, last);
         measured.floored = floored;
         measured.waits = canary.total() > 0.0 || frozen.is_some();
         measured

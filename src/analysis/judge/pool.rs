@@ -16,14 +16,21 @@
 //! harmful, and none is observed beyond its accept margin in this step. So the samples of a step
 //! bound what is risked before more users get the canary, and no step but the last has to
 //! prove anything. A step whose own requests show sooner that a metric is within its margin
-//! does not wait for the rest ([`shown`]). What a step sees beyond its samples is taken from the
-//! last one, and what it sees less is seen there.
+//! does not wait for the rest ([`shown`]). What a step sees less than its samples is seen in the last
+//! one. What it sees beyond them, because the canary looked worse or another metric's samples came
+//! later, takes at most half of the time of the steps after it: these see their own
+//! samples, and no test ends before the last step, but for a metric that all the planned samples
+//! leave beyond its accept margin.
 //!
 //! **The end.** The canary is promoted when every metric is accepted over all steps
 //! together, each step has been passed, and nothing speaks against it in the last. All metrics
 //! may be accepted early: the steps that are left then end after a tenth of their samples
 //! (at least [`LEAST`]).
 
+mod clock;
+
+pub(super) use self::clock::{Clock, Seen};
+use self::clock::{Course, Lap};
 use super::{Window, measure::Measured};
 use crate::{
     analysis::stats::{normal::upper_quantile, stratified},
@@ -38,7 +45,6 @@ use crate::{
 const LEAST: f64 = 20.0;
 /// The smallest part of its own samples that it ends with then.
 const LEAST_PART: f64 = 0.1;
-
 /// A step whose evidence is pooled, as it is planned.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Planned {
@@ -48,6 +54,12 @@ struct Planned {
     share: f64,
 }
 
+impl Planned {
+    fn size(&self) -> f64 {
+        self.samples * (1.0 - self.share)
+    }
+}
+
 /// The steps whose evidence counts together, and which of these is the window.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Pool {
@@ -55,47 +67,17 @@ pub struct Pool {
     at: usize,
 }
 
-/// What means over several steps are worth, for each sample of the canary.
+/// What a difference over several steps is worth, for each sample of the canary; of both sides
+/// the canary's first.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(in crate::analysis) struct Worth {
-    /// Samples of a canary in one step that tell as much.
-    pub canary: f64,
-    /// The same of stable.
-    pub stable: f64,
+    /// Samples in one step that tell as much as those of all.
+    pub sides: [f64; 2],
     /// Stable's samples.
     pub seen: f64,
-}
-
-/// What was seen of one metric in an earlier step of the pool.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Seen {
-    /// The step's index in the policy.
-    pub step: usize,
-    /// Canary samples.
-    pub samples: f64,
-    /// The variance of one observation, in any unit that all steps share.
-    pub variance: f64,
-}
-
-/// Where one metric is on its two clocks.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct Clock {
-    /// The share of the planned sizes that was seen, 1 or more at the end.
-    pub time: f64,
-    /// When each step began, how long it was, and the information of a unit of time in it.
-    steps: Vec<[f64; 3]>,
-}
-
-impl Clock {
-    /// The information at each of `times`, relative to that at the last.
-    pub(super) fn information(&self, times: &[f64]) -> Vec<f64> {
-        let at = |time: f64| {
-            let of = |[start, long, rate]: &[f64; 3]| (time - start).clamp(0.0, *long) * rate;
-            self.steps.iter().map(of).sum::<f64>()
-        };
-        let all = times.last().map_or(1.0, |time| at(*time));
-        times.iter().map(|time| at(*time) / all).collect()
-    }
+    /// How many others of its user a sample has if there is one user: with more users as many
+    /// times less. Users of a step with a small weight are among those of one with a larger.
+    pub alike: [f64; 2],
 }
 
 impl Pool {
@@ -138,6 +120,11 @@ impl Pool {
         pools.filter(|pool| pool.at > 0).count()
     }
 
+    /// The index of the window in the policy.
+    pub(super) fn here(&self) -> usize {
+        self.steps.get(self.at).map_or(0, |step| step.index)
+    }
+
     /// How many steps it has.
     pub(super) fn len(&self) -> usize {
         self.steps.len()
@@ -154,7 +141,7 @@ impl Pool {
     }
 
     /// How many canary requests the window judges, after those of the `earlier` steps: the last
-    /// one sees what these did not, and less where they saw more.
+    /// one sees what these did not.
     pub(super) fn horizon(&self, earlier: &[StepEvidence]) -> f64 {
         let Some(here) = self.steps.get(self.at) else { return 0.0 };
         if !self.is_last() {
@@ -163,12 +150,15 @@ impl Pool {
         // As in `clock`: a step that counted nothing since the first one that did is seen later.
         let is_of = |e: &StepEvidence, step: &Planned| usize::try_from(e.step) == Ok(step.index);
         let first = self.steps.iter().position(|s| earlier.iter().any(|e| is_of(e, s)));
-        let left = |step: &Planned| {
+        let first = first.unwrap_or(self.at);
+        let all = self.size(first);
+        let mut course = Course::default();
+        for step in &self.steps[first..self.at] {
             let seen = earlier.iter().find(|e| is_of(e, step));
             let seen = seen.map_or(0.0, |e| e.canary.requests as f64);
-            (step.samples - seen) * (1.0 - step.share) / (1.0 - here.share)
-        };
-        here.samples + self.steps[first.unwrap_or(self.at)..self.at].iter().map(left).sum::<f64>()
+            course.lap(step.size() / all, seen / step.samples.max(1.0), false);
+        }
+        (1.0 - course.end) / (course.scale() * here.size() / all) * here.samples
     }
 
     /// How many canary samples of a metric the window wants. Scores come by themselves: their
@@ -183,6 +173,11 @@ impl Pool {
         scores.map_or(step.samples, |scores| (scores * step.samples / all).ceil())
     }
 
+    /// The size that all steps from the `first` of the pool on are planned to have.
+    fn size(&self, first: usize) -> f64 {
+        self.steps[first..].iter().map(Planned::size).sum()
+    }
+
     /// The size that all steps from `first` on are planned to have for a metric.
     fn planned(&self, first: usize, metric: &Metric) -> f64 {
         let steps = self.steps.iter().filter(|s| s.index >= first);
@@ -192,7 +187,7 @@ impl Pool {
     /// How many samples the window takes when every metric is accepted at `time` of a test
     /// that began with step `first`.
     pub(super) fn taken_until(&self, first: usize, time: f64) -> f64 {
-        let size = |step: &Planned| step.samples * (1.0 - step.share);
+        let size = Planned::size;
         let counted = || self.steps.iter().filter(|step| step.index >= first);
         let Some(here) = self.steps.get(self.at) else { return 0.0 };
         let before: f64 = counted().filter(|s| s.index < here.index).map(size).sum();
@@ -202,49 +197,75 @@ impl Pool {
     }
 
     /// Where a metric is. `earlier` are the steps before, of which the first one began the
-    /// test; `samples` were seen in the window, with this variance of one.
+    /// test; `now` is what was seen in the window, and whether that `speaks_against` the canary.
     pub(super) fn clock(
         &self,
         metric: &Metric,
         earlier: &[Seen],
-        samples: f64,
-        variance: f64,
+        now: Seen,
+        speaks_against: bool,
     ) -> Clock {
-        let here = self.steps.get(self.at).map_or(0, |s| s.index);
+        let here = self.here();
         let first = earlier.first().map_or(here, |seen| seen.step);
         let all = self.planned(first, metric).max(1e-9);
-        let now = Seen { step: here, samples, variance };
-        let (mut end, mut steps) = (0.0, vec![]);
+        let (mut course, mut sizes, mut steps) = (Course::default(), 0.0, vec![]);
         for step in self.steps.iter().filter(|s| (first..=here).contains(&s.index)) {
             let wanted = self.wanted_in(step, metric);
             let planned = wanted * (1.0 - step.share) / all;
             let seen = earlier.iter().find(|s| s.step == step.index).copied();
             let seen = if step.index == here { Some(now) } else { seen };
-            let long = seen.map_or(0.0, |s| s.samples / wanted.max(1e-9) * planned);
-            let long = if long.is_finite() { long } else { 0.0 };
-            let rate = seen.map_or(0.0, |s| 1.0 / s.variance.max(1e-9));
-            steps.push([end, long, rate]);
-            end += long;
+            let part = seen.map_or(0.0, |s| s.samples / wanted.max(1e-9));
+            let part = if part.is_finite() { part } else { 0.0 };
+            sizes += part * planned;
+            let ends = step.index == here && (self.is_last() || speaks_against && sizes >= 1.0);
+            let (start, scale) = (course.end, course.scale());
+            let long = course.lap(planned, part, ends);
+            let information = seen.map_or(0.0, |s| 1.0 / s.variance.max(1e-9));
+            let standing = (part * planned - long / scale) * information;
+            steps.push(Lap { start, long, rate: information / scale, standing });
         }
+        let end = course.end;
         // The parts of a whole need not sum up to 1 exactly.
         let time = if (end - 1.0).abs() < 1e-9 { 1.0 } else { end };
         Clock { time, steps }
     }
 
-    /// What the means over the steps up to this one are worth, for each of the canary's samples
-    /// in them (`stratified::means`).
+    /// What the difference over the steps up to this one is worth (`stratified`,
+    /// `Side::over` in `judge::effect`).
     pub(in crate::analysis) fn worth(&self) -> Worth {
         let steps = || self.steps[..=self.at].iter();
         let sides = |s: &Planned| [s.samples, s.samples * (1.0 - s.share) / s.share];
-        let size = |s: &Planned| stratified::size(sides(s)[0], sides(s)[1]);
-        let all: f64 = steps().map(size).sum();
+        let all: f64 = steps().map(Planned::size).sum();
         let samples: f64 = steps().map(|s| s.samples).sum();
         let worth = |side: usize| {
-            let of = |s: &Planned| (size(s) / all).powi(2) / sides(s)[side];
-            1.0 / steps().map(of).sum::<f64>() / samples
+            let of = |s: &Planned| (s.size() / all).powi(2) / sides(s)[side];
+            1.0 / steps().map(of).sum::<f64>()
         };
-        let stable = steps().map(|s| sides(s)[1]).sum::<f64>() / samples;
-        Worth { canary: worth(0), stable: worth(1), seen: stable }
+        let alike = |side: usize| {
+            let share = |s: &Planned| if side == 0 { s.share } else { 1.0 - s.share };
+            let mut shares: Vec<f64> = steps().map(share).collect();
+            shares.sort_by(f64::total_cmp);
+            // Of users with a place below `place` of the side: all their samples, by weights that
+            // sum up to 1.
+            let of_user = |place: f64, weight: &dyn Fn(&Planned) -> f64| {
+                let of = |s: &Planned| weight(s) / share(s);
+                steps().filter(|s| share(s) >= place).map(of).sum::<f64>()
+            };
+            let squares = |weight: &dyn Fn(&Planned) -> f64| {
+                let widths = shares.iter().scan(0.0, |last, place| {
+                    let width = place - *last;
+                    *last = *place;
+                    Some(width * of_user(*place, weight).powi(2))
+                });
+                widths.sum::<f64>()
+            };
+            let total: f64 = steps().map(|s| sides(s)[side]).sum();
+            let of_difference = squares(&|s| s.size() / all) * worth(side);
+            of_difference.max(squares(&|s| sides(s)[side] / total) * total)
+        };
+        let seen = steps().map(|s| sides(s)[1]).sum::<f64>() / samples;
+        let sides = [0, 1].map(|side| worth(side) / samples);
+        Worth { sides, seen, alike: [0, 1].map(|side| alike(side) / samples) }
     }
 
     /// The samples of the steps before this one, and the share of the traffic that the canary

@@ -4,6 +4,7 @@ use std::cell::OnceCell;
 
 use super::{
     Evidence, Measured, Window,
+    effect::Strata,
     pool::{Seen, variance_of},
 };
 use crate::{
@@ -86,11 +87,13 @@ impl<'a> Scope<'a> {
             let [stable, canary] = self.whole();
             let whole = Evidence { stable, canary, earlier: &[], ..self.own };
             let known = MetricStatus { threshold: own.threshold, ..MetricStatus::default() };
-            Measured::of(metric, &whole, false, Some(&known))
+            Measured::plain(metric, &whole, false, Some(&known))
         };
         let counted_elsewhere = metric.prometheus.is_some();
         let whole = if counted_elsewhere { own.clone() } else { of_all() };
-        own.pooled_with(&parts, whole)
+        let earlier = self.own.earlier.iter().map(|step| [&*step.stable, &*step.canary]);
+        let each = earlier.chain([self.own_counts()]).collect();
+        own.pooled_with(&parts, whole).with_effects(metric, &Strata { each, whole: self.whole() })
     }
 
     /// What each earlier step measured.
@@ -108,7 +111,7 @@ impl<'a> Scope<'a> {
             let StepEvidence { stable, canary, .. } = step;
             let evidence =
                 Evidence { stable, canary, external: &external, pending: 0, earlier: &[] };
-            Measured::of(metric, &evidence, false, Some(&before))
+            Measured::plain(metric, &evidence, false, Some(&before))
         };
         self.own.earlier.iter().enumerate().map(of).collect()
     }

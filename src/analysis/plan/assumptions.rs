@@ -57,14 +57,21 @@ impl Default for Assumptions {
 }
 
 impl Assumptions {
-    /// How many of `requests` of the route tell as much as one of a user alone: the design
-    /// effect of clusters (Kish, Survey Sampling, 1965, section 5.4). Both sides have the same,
-    /// for a side has its share of the users. It grows with the requests of each user. So `n` users
-    /// of a side never tell more than n / r independent requests, where r is the correlation.
-    pub fn effect(&self, requests: f64) -> f64 {
-        let others = (requests / self.users - 1.0).max(0.0);
+    /// How many observations tell as much as one of a user alone, when a user has so many of them
+    /// on average: the design effect of clusters (Kish, Survey Sampling, 1965, section 5.4). Which
+    /// user sends a request is chance: numbers of requests are Poisson variables, and each
+    /// observation has as many others of its user as users have on average. So `n` users of a
+    /// side never tell more than n / r independent requests, where r is the correlation.
+    pub fn effect(&self, of_one_user: f64) -> f64 {
+        let others = if self.users.is_finite() { of_one_user.max(0.0) } else { 0.0 };
         let of_users = 1.0 + others * self.intraclass_correlation.clamp(0.0, 1.0);
         self.design_effect.max(of_users).max(1.0)
+    }
+
+    /// The effect if all observations of a user were alike, of the side where it is larger.
+    pub(super) fn most(&self, of_one_user: [f64; 2]) -> f64 {
+        let all = Self { intraclass_correlation: 1.0, ..*self };
+        of_one_user.map(|n| all.effect(n)).into_iter().fold(1.0, f64::max)
     }
 
     /// With how many degrees of freedom the judge knows that effect on a side with `share` of the
@@ -163,10 +170,10 @@ mod tests {
     fn requests_of_few_users_tell_less_the_more_they_are() {
         let (users, intraclass_correlation) = (300.0, 0.3);
         let few = Assumptions { users, intraclass_correlation, ..Assumptions::default() };
-        assert_eq!([300.0, 3_000.0].map(|n| few.effect(n)), [1.0, 1.0 + 9.0 * 0.3]);
-        assert!(1e9 / few.effect(1e9) < 300.0 / 0.3 + 1.0);
+        assert_eq!([0.0, 0.5, 10.0].map(|n| few.effect(n)), [1.0, 1.15, 4.0]);
+        assert!(1e9 / few.effect(1e9 / 300.0) < 300.0 / 0.3 + 1.0);
         let turns = Assumptions { design_effect: 5.0, ..few };
-        assert_eq!(turns.effect(3_000.0), 5.0);
+        assert_eq!(turns.effect(10.0), 5.0);
         assert_eq!(Assumptions::default().effect(1e9), 1.0);
     }
 }

@@ -8,6 +8,7 @@ use crate::{
             answers_for, planned_looks,
         },
         stats::{
+            clustered::beyond_noise,
             mean::{self, Doubt},
             proportion::{self, Share},
             sequential::{critical_values, first_crossings},
@@ -16,6 +17,7 @@ use crate::{
         },
     },
     api::canary_policy::{Latency, Metric},
+    rollout::assignment::GROUPS,
 };
 
 /// A drift so far beyond the last bound is as good as certain, and keeps the integration
@@ -29,7 +31,7 @@ pub(super) struct Question<'a> {
     pub assumed: &'a Assumptions,
     /// The share of the route's requests that are samples of the canary.
     pub share: f64,
-    /// What means over the steps are worth, where they are pooled.
+    /// What the difference over the steps is worth, where they are pooled.
     pub worth: Option<Worth>,
     /// No step has judged before: stable's answers have yet to choose the thresholds of
     /// latencies.
@@ -109,23 +111,34 @@ impl Question<'_> {
         if all { 1.0 } else { self.answered() }
     }
 
-    /// How many independent observations `horizon` samples are worth.
+    /// How many independent observations of the canary `horizon` samples are worth.
     fn observations(&self, horizon: i64) -> f64 {
-        let n = horizon as f64;
-        n * self.each() / self.effect(horizon)
+        horizon as f64 * self.each() / self.effects(horizon)[0]
     }
 
-    fn effect(&self, horizon: i64) -> f64 {
-        self.assumed.effect(horizon as f64 * self.requests_each() / self.share)
+    /// How many observations of the canary and of stable tell as much as one of a user alone.
+    fn effects(&self, horizon: i64) -> [f64; 2] {
+        self.of_one_user(horizon).map(|n| self.assumed.effect(n))
+    }
+
+    /// How many others of its user an observation has, on both sides.
+    fn of_one_user(&self, horizon: i64) -> [f64; 2] {
+        let n = horizon as f64 * self.each();
+        let alike = self.worth.map_or([1.0 / self.share; 2], |worth| worth.alike);
+        alike.map(|alike| n * alike / self.assumed.users)
     }
 
     /// With how many degrees of freedom the difference's variance is known.
     fn freedom(&self, horizon: i64) -> f64 {
-        if self.effect(horizon) <= 1.0 {
+        let [canary, stable] = self.effects(horizon);
+        // The judge sees that users come back when their requests are spread unevenly enough.
+        let seen = self.assumed.most(self.of_one_user(horizon));
+        if beyond_noise(seen, &[1.0; GROUPS]) <= 1.0 {
             return f64::INFINITY;
         }
         let side = |share: f64| self.assumed.freedom(share);
-        freedom_of_sum([(1.0, side(self.share)), (1.0 / self.ratio(), side(1.0 - self.share))])
+        let of_stable = stable / canary / self.ratio();
+        freedom_of_sum([(1.0, side(self.share)), (of_stable, side(1.0 - self.share))])
     }
 
     /// Stable's share of bad answers, for metrics that are shares.
@@ -153,7 +166,8 @@ impl Question<'_> {
     /// The expected statistic for "worse by `delta`" when the canary is worse by
     /// `truth`, and its standard deviation.
     fn statistic(&self, horizon: i64, truth: f64, delta: f64, accepting: bool) -> (f64, f64) {
-        let (n, ratio) = (self.observations(horizon), self.ratio());
+        let (all, [of_canary, of_stable]) = (horizon as f64 * self.each(), self.effects(horizon));
+        let (n, ratio) = (all / of_canary, self.ratio() * of_canary / of_stable);
         if let Some(p) = self.share() {
             let canary = (p + truth).clamp(0.0, 1.0);
             let z = |more: f64| {
@@ -168,8 +182,10 @@ impl Question<'_> {
             return (z(0.0), ((z(noise) - z(-noise)) / 2.0).max(0.05));
         }
         // How many values there are on each side, and as how many they count.
-        let seen = [n, n * self.worth.map_or(ratio, |worth| worth.seen)];
-        let worth = self.worth.map_or(seen, |worth| [n * worth.canary, n * worth.stable]);
+        let seen = [n, self.worth.map_or(n * ratio, |worth| all * worth.seen / of_stable)];
+        let worth = self.worth.map_or(seen, |worth| {
+            [all * worth.sides[0] / of_canary, all * worth.sides[1] / of_stable]
+        });
         let (n, ratio) = (worth[0], worth[1] / worth[0]);
         if self.metric.score.is_some() {
             let (stable, worse) = (self.assumed.score, (self.assumed.score - truth).max(0.0));

@@ -11,30 +11,20 @@ const PER_GROUP: f64 = 3.0;
 /// How often the correction of an effect is repeated; the last time changes little.
 const REPEATED: usize = 3;
 
-/// Sums of one quantity over groups of keys: how many, and their sum.
+/// Sums of one quantity over groups of keys: how many, and their sum. Both may be weighted, each
+/// observation by the same in both, as long as the weights' squares sum up to as much as the
+/// weights.
 #[derive(Clone, Copy, Debug)]
 pub struct Grouped<'a> {
     /// Observations of each group.
-    pub counts: &'a [u64],
+    pub counts: &'a [f64],
     /// Their sum.
-    pub sums: Sums<'a>,
+    pub sums: &'a [f64],
 }
 
-/// Sums of counts or of values.
-#[derive(Clone, Copy, Debug)]
-pub enum Sums<'a> {
-    /// How many were bad.
-    Counts(&'a [u64]),
-    /// The values' sum.
-    Values(&'a [f64]),
-}
-
-impl Sums<'_> {
-    fn at(&self, i: usize) -> f64 {
-        match self {
-            Self::Counts(list) => list.get(i).copied().unwrap_or_default() as f64,
-            Self::Values(list) => list.get(i).copied().unwrap_or_default(),
-        }
+impl Grouped<'_> {
+    fn sum(&self, i: usize) -> f64 {
+        self.sums.get(i).copied().unwrap_or_default()
     }
 }
 
@@ -42,14 +32,14 @@ impl Sums<'_> {
 /// alone: how much more they vary over the groups than those of independent requests.
 /// It needs no failure to be seen, and no real effect is larger. 1 when independent
 /// requests vary as much in one of twenty cases.
-pub fn dispersion(counts: &[u64]) -> f64 {
-    let n: f64 = counts.iter().map(|c| *c as f64).sum();
+pub fn dispersion(counts: &[f64]) -> f64 {
+    let n: f64 = counts.iter().sum();
     let groups = counts.len() as f64;
     if groups < 8.0 || n < 2.0 * groups {
         return 1.0;
     }
     let mean = n / groups;
-    let spread = counts.iter().map(|c| (*c as f64 - mean).powi(2)).sum::<f64>();
+    let spread = counts.iter().map(|c| (c - mean).powi(2)).sum::<f64>();
     let effect = spread / mean / (groups - 1.0);
     if effect > noise(groups) { effect } else { 1.0 }
 }
@@ -69,9 +59,9 @@ fn noise(groups: f64) -> f64 {
 /// the random-effects model of Imbens and Kolesár (Review of Economics and Statistics 98, 2016):
 /// the sum of a group with n requests varies in proportion to n + r n², with the r that
 /// gives `effect`.
-pub fn freedom(counts: &[u64], effect: f64) -> f64 {
-    let n: f64 = counts.iter().map(|c| *c as f64).sum();
-    let parts: Vec<f64> = counts.iter().map(|c| *c as f64 / n.max(1.0)).collect();
+pub fn freedom(counts: &[f64], effect: f64) -> f64 {
+    let n: f64 = counts.iter().sum();
+    let parts: Vec<f64> = counts.iter().map(|c| c / n.max(1.0)).collect();
     let squares: f64 = parts.iter().map(|h| h * h).sum();
     let alike = (effect.max(1.0) - 1.0) / squares;
     let varies = |h: f64| h + alike * h * h;
@@ -92,15 +82,15 @@ pub fn freedom(counts: &[u64], effect: f64) -> f64 {
 /// here is the one of [`freedom`], with the effect that was estimated: found by repetition,
 /// beginning with independent requests.
 pub fn design_effect(grouped: Grouped<'_>, variance: f64) -> Option<f64> {
-    let n: f64 = grouped.counts.iter().map(|c| *c as f64).sum();
-    let groups = grouped.counts.iter().filter(|c| **c > 0).count() as f64;
+    let n: f64 = grouped.counts.iter().sum();
+    let groups = grouped.counts.iter().filter(|c| **c > 0.0).count() as f64;
     if groups < 8.0 || n < PER_GROUP * groups || variance.is_nan() || variance <= 0.0 {
         return None;
     }
-    let mean = (0..grouped.counts.len()).map(|i| grouped.sums.at(i)).sum::<f64>() / n;
+    let mean = (0..grouped.counts.len()).map(|i| grouped.sum(i)).sum::<f64>() / n;
     // Of each group: its part of the requests, and its squared deviation.
-    let squared = |i: usize| (grouped.sums.at(i) - mean * grouped.counts[i] as f64).powi(2);
-    let part = |i: usize| grouped.counts[i] as f64 / n;
+    let squared = |i: usize| (grouped.sum(i) - mean * grouped.counts[i]).powi(2);
+    let part = |i: usize| grouped.counts[i] / n;
     let each: Vec<[f64; 2]> = (0..grouped.counts.len())
         .map(|i| [part(i), squared(i)])
         .filter(|[h, _]| *h > 0.0)
@@ -122,8 +112,8 @@ pub fn design_effect(grouped: Grouped<'_>, variance: f64) -> Option<f64> {
 
 /// The effect, or 1 when it may be noise: when independent observations in as many groups
 /// reach it in one of twenty cases.
-pub fn beyond_noise(effect: f64, counts: &[u64]) -> f64 {
-    let groups = counts.iter().filter(|c| **c > 0).count() as f64;
+pub fn beyond_noise(effect: f64, counts: &[f64]) -> f64 {
+    let groups = counts.iter().filter(|c| **c > 0.0).count() as f64;
     if effect > noise(groups.max(2.0)) { effect } else { 1.0 }
 }
 
@@ -136,14 +126,14 @@ mod tests {
     /// Users of `turns` requests each, all good or all bad.
     fn effect_of(turns: u64, users: u64, seed: u64) -> f64 {
         let mut rng = StdRng::seed_from_u64(seed);
-        let (mut counts, mut bad) = (vec![0; 32], vec![0; 32]);
+        let (mut counts, mut bad) = (vec![0.0; 32], vec![0.0; 32]);
         for _ in 0..users {
             let group = rng.random_range(0..32);
-            counts[group] += turns;
-            bad[group] += turns * u64::from(rng.random::<f64>() < 0.1);
+            counts[group] += turns as f64;
+            bad[group] += if rng.random::<f64>() < 0.1 { turns as f64 } else { 0.0 };
         }
-        let p = bad.iter().sum::<u64>() as f64 / (turns * users) as f64;
-        let grouped = Grouped { counts: &counts, sums: Sums::Counts(&bad) };
+        let p = bad.iter().sum::<f64>() / (turns * users) as f64;
+        let grouped = Grouped { counts: &counts, sums: &bad };
         design_effect(grouped, p * (1.0 - p)).unwrap()
     }
 
@@ -157,8 +147,8 @@ mod tests {
     fn the_number_of_turns_shows_in_the_spread_of_requests() {
         let mut rng = StdRng::seed_from_u64(2);
         let mut spread = |turns: u64| {
-            let mut counts = vec![0; 32];
-            (0..2_000).for_each(|_| counts[rng.random_range(0..32)] += turns);
+            let mut counts = vec![0.0; 32];
+            (0..2_000).for_each(|_| counts[rng.random_range(0..32)] += turns as f64);
             dispersion(&counts)
         };
         let mut mean = |turns| (0..50).map(|_| spread(turns)).sum::<f64>() / 50.0;
@@ -169,34 +159,33 @@ mod tests {
     #[test]
     fn independent_requests_have_an_effect_near_one_also_in_uneven_groups() {
         let mut rng = StdRng::seed_from_u64(3);
-        let counts: Vec<u64> = (1..=32_u64).map(|i| 3 + 4_000 / (i * i)).collect();
+        let counts: Vec<f64> = (1..=32_u64).map(|i| (3 + 4_000 / (i * i)) as f64).collect();
         let mut effect = || {
-            let bad: Vec<u64> = counts
+            let bad: Vec<f64> = counts
                 .iter()
-                .map(|n| (0..*n).filter(|_| rng.random::<f64>() < 0.2).count() as u64)
+                .map(|n| (0..*n as u64).filter(|_| rng.random::<f64>() < 0.2).count() as f64)
                 .collect();
-            design_effect(Grouped { counts: &counts, sums: Sums::Counts(&bad) }, 0.16).unwrap()
+            design_effect(Grouped { counts: &counts, sums: &bad }, 0.16).unwrap()
         };
         let mean = (0..2_000).map(|_| effect()).sum::<f64>() / 2_000.0;
         // The largest group has three of five requests: what is taken for an effect by chance
         // raises the correction.
         assert!((1.0..1.4).contains(&mean), "{mean}");
-        let larger = (0..400).filter(|s| beyond_noise(effect_of(1, 2_000, *s), &[9; 32]) > 1.0);
+        let larger = (0..400).filter(|s| beyond_noise(effect_of(1, 2_000, *s), &[9.0; 32]) > 1.0);
         assert!(larger.count() < 45);
     }
 
     #[test]
     fn busy_users_do_not_seem_less_alike_than_they_are() {
         let mut rng = StdRng::seed_from_u64(4);
-        let counts: Vec<u64> = (1..=32_u64).map(|i| 3 + 400 / i).collect();
-        let n: f64 = counts.iter().map(|c| *c as f64).sum();
-        let truth = counts.iter().map(|c| (*c as f64).powi(2)).sum::<f64>() / n;
+        let counts: Vec<f64> = (1..=32_u64).map(|i| (3 + 400 / i) as f64).collect();
+        let n: f64 = counts.iter().sum();
+        let truth = counts.iter().map(|c| c * c).sum::<f64>() / n;
         let mut effect = || {
             // All requests of a group have the same value, of variance 1.
-            let values =
-                counts.iter().map(|c| *c as f64 * (rng.random::<f64>() - 0.5) * 12.0_f64.sqrt());
+            let values = counts.iter().map(|c| c * (rng.random::<f64>() - 0.5) * 12.0_f64.sqrt());
             let sums: Vec<f64> = values.collect();
-            design_effect(Grouped { counts: &counts, sums: Sums::Values(&sums) }, 1.0).unwrap()
+            design_effect(Grouped { counts: &counts, sums: &sums }, 1.0).unwrap()
         };
         let mean = (0..2_000).map(|_| effect()).sum::<f64>() / 2_000.0;
         assert!((0.95..1.1).contains(&(mean / truth)), "{mean} of {truth}");
@@ -205,25 +194,23 @@ mod tests {
     #[test]
     fn one_busy_group_leaves_few_degrees_of_freedom() {
         for effect in [1.0, 20.0] {
-            assert!((freedom(&[100; 32], effect) - 31.0).abs() < 1e-9);
+            assert!((freedom(&[100.0; 32], effect) - 31.0).abs() < 1e-9);
         }
-        let mut counts = [10; 32];
-        counts[0] = 100;
+        let mut counts = [10.0; 32];
+        counts[0] = 100.0;
         let of = |effect| freedom(&counts, effect);
         assert!(of(1.0) > 8.0 && of(3.0) < 0.5 * of(1.0) && of(100.0) < 1.5);
         assert_eq!(
-            (freedom(&[], 1.0), freedom(&[5], 1.0), freedom(&[0, 5, 0], 2.0)),
+            (freedom(&[], 1.0), freedom(&[5.0], 1.0), freedom(&[0.0, 5.0, 0.0], 2.0)),
             (1.0, 1.0, 1.0)
         );
     }
 
     #[test]
     fn little_or_odd_data_tells_no_effect() {
-        let of = |counts: &[u64], sums: &[f64], v| {
-            design_effect(Grouped { counts, sums: Sums::Values(sums) }, v)
-        };
+        let of = |counts: &[f64], sums: &[f64], v| design_effect(Grouped { counts, sums }, v);
         assert_eq!(of(&[], &[], 1.0), None);
-        assert_eq!(of(&[5; 32], &[f64::NAN; 32], 1.0), None);
-        assert_eq!(of(&[5; 32], &[1.0; 3], 0.0), None);
+        assert_eq!(of(&[5.0; 32], &[f64::NAN; 32], 1.0), None);
+        assert_eq!(of(&[5.0; 32], &[1.0; 3], 0.0), None);
     }
 }

@@ -4,7 +4,7 @@
 use super::share;
 use crate::{
     analysis::{
-        judge::effect::{self, Effects},
+        judge::effect::{self, Effects, Strata},
         stats::proportion::Share,
     },
     api::{
@@ -38,17 +38,16 @@ impl Guarded {
         }
     }
 
-    pub(super) fn effects(self, stable: &Counts, canary: &Counts) -> Effects {
-        let none: &[u64] = &[];
-        effect::of_parts(stable, canary, |counts| {
+    pub(super) fn effects(self, strata: &Strata<'_>) -> Effects {
+        effect::of_parts(strata, |counts| {
             let Groups { requests, refused, unfinished, .. } = &counts.groups;
             let Share { n, bad } = self.share(counts);
             let (parts, failed): ([&[u64]; 3], &[u64]) = match self {
                 Self::Unfinished => ([requests, refused, unfinished], unfinished),
-                Self::Refused => ([requests, refused, none], refused),
-                Self::Unjudged => ([requests, none, none], none),
+                Self::Refused => ([requests, refused, &[]], refused),
+                Self::Unjudged => ([requests, &[], &[]], &[]),
             };
-            effect::Part { total: (n as u64, bad as u64), parts, failed: failed.to_vec() }
+            effect::Counted { total: (n as u64, bad as u64), parts, failed }
         })
     }
 }

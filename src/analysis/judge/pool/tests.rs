@@ -7,7 +7,7 @@ use crate::{
         judge::{Boundaries, Evidence, assess_with, carry_over, has_samples},
         stats::proportion::Share,
     },
-    api::prompt_release::{CallerCounts, Counts, ExternalCounts, Sample, StepEvidence},
+    api::prompt_release::{CallerCounts, Counts, ExternalCounts, Sample, StepEvidence, Sums},
 };
 
 fn policy(steps: &str, metrics: &str) -> CanaryPolicySpec {
@@ -208,8 +208,11 @@ fn the_last_step_waits_for_what_is_open_when_all_steps_have_their_samples() {
     assert!(has(2, 550, &[seen(0, 40)]) && !has(2, 549, &[seen(0, 40)]));
     // The test has begun anew: evidence from before does not count in it.
     assert!(has(2, 400, &[]) && !has(2, 399, &[]));
+    // What one saw more makes up for what another saw less, and else for nothing.
     let late = [seen(0, 40), seen(1, 200)];
-    assert!(has(2, 250, &late) && !has(2, 249, &late));
+    assert!(has(2, 400, &late) && !has(2, 399, &late));
+    let late = [seen(0, 10), seen(1, 138)];
+    assert!(has(2, 400, &late) && !has(2, 399, &late));
 }
 
 #[test]
@@ -233,28 +236,98 @@ fn the_error_is_spent_on_planned_samples_and_alike_are_looks_by_their_informatio
     let pool = Pool::of(&policy, 1).unwrap();
     let metric = &policy.analysis.metrics[0];
     // Sizes: 38 of 313, 75 and 200.
-    let seen = |samples, variance| Seen { step: 0, samples, variance };
-    let clock = pool.clock(metric, &[seen(40.0, 0.01)], 50.0, 0.01);
+    let seen = |step, samples, variance| Seen { step, samples, variance };
+    let second = |first, now| pool.clock(metric, &[first], now, false);
+    let clock = second(seen(0, 40.0, 0.01), seen(1, 50.0, 0.01));
     assert!((clock.time - (38.0 + 37.5) / 313.0).abs() < 1e-12, "{clock:?}");
     let at = [19.0 / 313.0, clock.time];
     assert!((clock.information(&at)[0] - 19.0 / 75.5).abs() < 1e-12);
     // Both sides fail more often now: a request gives a tenth of the information.
-    let clock = pool.clock(metric, &[seen(40.0, 0.01)], 50.0, 0.1);
+    let clock = second(seen(0, 40.0, 0.01), seen(1, 50.0, 0.1));
     assert!((clock.information(&at)[0] - 19.0 / (38.0 + 3.75)).abs() < 1e-12);
     // What a step that was left early did not see is seen later.
-    let clock = pool.clock(metric, &[seen(10.0, 0.01)], 0.0, 0.01);
+    let clock = second(seen(0, 10.0, 0.01), seen(1, 0.0, 0.01));
     assert!((clock.time - 9.5 / 313.0).abs() < 1e-12);
     // One that took longer takes it from the next.
-    let clock = pool.clock(metric, &[seen(80.0, 0.01)], 0.0, 0.01);
+    let clock = second(seen(0, 80.0, 0.01), seen(1, 0.0, 0.01));
     assert!((clock.time - 76.0 / 313.0).abs() < 1e-12);
     // At the end as much was seen as was planned, wherever that was.
     let last = Pool::of(&policy, 2).unwrap();
-    let middle = Seen { step: 1, ..seen(100.0, 0.01) };
-    let time =
-        |first: f64, here: f64| last.clock(metric, &[seen(first, 0.01), middle], here, 0.01).time;
-    assert_eq!(time(40.0, 400.0), 1.0);
-    assert!(time(10.0, 456.0) < 1.0 && time(10.0, 457.0) >= 1.0);
-    assert!(time(80.0, 323.0) < 1.0 && time(80.0, 324.0) >= 1.0);
+    let time = |first: f64, middle: f64, here: f64| {
+        let earlier = [seen(0, first, 0.01), seen(1, middle, 0.01)];
+        last.clock(metric, &earlier, seen(2, here, 0.01), false).time
+    };
+    assert_eq!(time(40.0, 100.0, 400.0), 1.0);
+    assert!(time(10.0, 100.0, 456.0) < 1.0 && time(10.0, 100.0, 457.0) >= 1.0);
+    assert!(time(10.0, 138.0, 399.0) < 1.0 && time(10.0, 138.0, 400.0) >= 1.0);
+    // The last step has its own samples, however much was seen before.
+    for (first, middle) in [(80.0, 100.0), (40.0, 5_000.0), (5_000.0, 5_000.0)] {
+        assert!(time(first, middle, 399.0) < 1.0, "{first} {middle}");
+        assert!(time(first, middle, 400.0) >= 1.0, "{first} {middle}");
+    }
+}
+
+#[test]
+fn a_step_that_goes_on_for_long_leaves_time_to_those_after_it() {
+    let policy = policy(STEPS, ERRORS);
+    let metric = &policy.analysis.metrics[0];
+    let at = |step: usize| Pool::of(&policy, step).unwrap();
+    let seen = |step, samples| Seen { step, samples, variance: 0.01 };
+    // Sizes: 38, 75 and 200 of 313. Half of the 275 that come are left, however long it takes.
+    let first = |samples, against| at(0).clock(metric, &[], seen(0, samples), against);
+    assert!((first(80.0, false).time - 76.0 / 313.0).abs() < 1e-12);
+    for samples in [300.0, 5_000.0] {
+        let time = first(samples, false).time;
+        assert!((time - (1.0 - 0.5 * 275.0 / 313.0)).abs() < 1e-12, "{samples}: {time}");
+    }
+    // It ends for a metric that all the planned samples leave beyond its margin.
+    assert!(first(329.0, true).time < 1.0 && first(330.0, true).time >= 1.0);
+    // The next one begins there, and its samples take as much less time; so on to the end.
+    let before = first(5_000.0, false).time;
+    let second = at(1).clock(metric, &[seen(0, 5_000.0)], seen(1, 50.0), false);
+    assert!((second.time - (before + 0.5 * 37.5 / 313.0)).abs() < 1e-12, "{second:?}");
+    // All that was seen is information, also what no time was left for.
+    let information = second.information(&[19.0 / 313.0, second.time]);
+    assert!((information[0] - 19.0 / (4_750.0 + 37.5)).abs() < 1e-12, "{information:?}");
+    let within = first(5_000.0, false).information(&[19.0 / 313.0, before]);
+    assert!((within[0] - 19.0 / 4_750.0).abs() < 1e-12 && within[1] == 1.0, "{within:?}");
+}
+
+#[test]
+fn a_metric_does_not_end_the_test_while_another_waits_for_its_samples() {
+    let scores =
+        "{name: scores, score: {name: s, minSamples: 540}, margin: {harm: 0.05, accept: 0.1}}";
+    let policy = policy(STEPS, &format!("{}, {scores}]", ERRORS.trim_end_matches(']')));
+    let mut canary = Canary::new(&policy);
+    // Few users tell what they think. The canary's errors are too many to be accepted by all the
+    // planned samples, and too few to end the test.
+    for n in 1..=16 {
+        let scored = |n: u64, bad| {
+            let (count, likes) = (n / 40, n as f64 / 50.0);
+            let sums = Sums { count, sum: likes, squares: likes, cubes: likes };
+            Counts { scores: [("s".to_owned(), sums)].into(), ..counts(n, bad) }
+        };
+        let verdict = canary.look(0, &scored(1_900 * n, 19 * n), &scored(100 * n, 4 * n));
+        let wanted = if n < 16 { Verdict::Undecided } else { Verdict::Pass };
+        assert_eq!(verdict, wanted, "{n}: {:?}", canary.status);
+    }
+    assert_eq!(canary.status[0].verdict, Verdict::Undecided);
+}
+
+#[test]
+fn a_test_that_ended_in_an_earlier_step_has_no_answer_in_the_later_ones() {
+    let policy = policy(STEPS, ERRORS);
+    let mut canary = Canary::new(&policy);
+    // Beyond the accept margin and not shown to be beyond that of harm, until the end.
+    let mut verdict = Verdict::Undecided;
+    for n in 1..=9 {
+        verdict = canary.look(0, &counts(760 * n, 152 * n), &counts(40 * n, n * 102 / 10));
+    }
+    assert_eq!(verdict, Verdict::Inconclusive, "{:?}", canary.status);
+    canary.leave(0, counts(6_840, 1_368), counts(360, 91));
+    // `onInconclusive: Promote` goes on with it.
+    assert_eq!(canary.look(1, &counts(297, 60), &counts(99, 20)), Verdict::Undecided);
+    assert_eq!(canary.look(1, &counts(300, 60), &counts(100, 20)), Verdict::Inconclusive);
 }
 
 #[test]
