@@ -13,6 +13,7 @@ pub mod evidence_bar;
 pub mod gateway;
 pub mod identity;
 pub mod limits;
+mod numbers;
 pub mod operator;
 pub mod policies;
 pub mod process;

@@ -60,10 +60,10 @@ enum Command {
     #[command(hide = true)]
     FillIn {
         /// The most memory, in bytes.
-        #[arg(long)]
+        #[arg(long, value_parser = clap::value_parser!(u64).range(1..=1 << 50))]
         memory: u64,
         /// How far others go first.
-        #[arg(long, default_value_t = 0)]
+        #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(i32).range(0..=19))]
         nice: i32,
     },
     /// Print the version.
@@ -119,10 +119,84 @@ fn print_crds(out: Option<PathBuf>) -> anyhow::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
+    use std::any::TypeId;
+
+    use clap::{CommandFactory, Parser, error::ErrorKind};
+
+    use super::Cli;
+    use crate::api::GoDuration;
 
     #[test]
     fn the_command_line_contradicts_itself_nowhere() {
-        super::Cli::command().debug_assert();
+        Cli::command().debug_assert();
+    }
+
+    /// Of these, 0 means something.
+    const NOTHING: [&str; 12] = [
+        "access-log-ratio",
+        "cache-memory",
+        "check-failures",
+        "drain-seconds",
+        "error-rate",
+        "feedback",
+        "grace-seconds",
+        "intraclass-correlation",
+        "nice",
+        "score",
+        "seed",
+        "trace-ratio",
+    ];
+    /// Of these, every number is as good as another.
+    const ANY: [&str; 1] = ["seed"];
+
+    #[test]
+    fn every_number_of_every_command_is_refused_where_nothing_could_work_with_it() {
+        let whole = [
+            TypeId::of::<u16>(),
+            TypeId::of::<u32>(),
+            TypeId::of::<u64>(),
+            TypeId::of::<usize>(),
+            TypeId::of::<i32>(),
+            TypeId::of::<i64>(),
+        ];
+        let (mut walked, mut wrong) = (vec![], vec![]);
+        let command = Cli::command();
+        for sub in command.get_subcommands() {
+            for (argument, name) in sub.get_arguments().filter_map(|a| Some((a, a.get_long()?))) {
+                let kind = argument.get_value_parser().type_id();
+                let mut bad = vec!["", "x", "-1", "nan", "1 2"];
+                let nothing = !NOTHING.contains(&name);
+                let most = !ANY.contains(&name);
+                if whole.iter().any(|number| kind == *number) {
+                    bad.extend(["1.5", "99999999999999999999999"]);
+                    bad.extend(nothing.then_some("0"));
+                    bad.extend(most.then_some("18446744073709551615"));
+                } else if kind == TypeId::of::<f64>() || kind == TypeId::of::<f32>() {
+                    bad.extend(["inf", "-inf", "-0.5", "1e999", "1e300"]);
+                    bad.extend(nothing.then_some(["0", "-0", "1e-320"]).into_iter().flatten());
+                } else if kind == TypeId::of::<GoDuration>() {
+                    bad.extend(["1", "-1s", "1000000000000h", "0s", "0.0001ms"]);
+                } else {
+                    continue;
+                }
+                walked.push(name);
+                for value in bad {
+                    let given = ["serinus", sub.get_name(), &format!("--{name}={value}")]
+                        .map(str::to_owned);
+                    let refused = Cli::try_parse_from(given).err().map(|error| error.kind());
+                    // An empty value is one that is missing, for some.
+                    if !matches!(
+                        refused,
+                        Some(ErrorKind::ValueValidation | ErrorKind::InvalidValue)
+                    ) {
+                        wrong.push(format!("{} --{name}={value}", sub.get_name()));
+                    }
+                }
+            }
+        }
+        assert_eq!(wrong, [""; 0]);
+        for name in ["rate", "rps", "runs", "since", "otlp-interval", "drain-seconds", "memory"] {
+            assert!(walked.contains(&name), "{name} is not among {walked:?}");
+        }
     }
 }

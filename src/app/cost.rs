@@ -2,13 +2,13 @@
 
 mod text;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, ops::RangeInclusive, time::Duration};
 
 use anyhow::{Context, bail, ensure};
 use clap::ValueEnum;
 use futures::future::try_join_all;
 
-use super::prometheus;
+use super::{numbers::between, prometheus};
 use crate::{
     api::{GoDuration, url::has_credentials},
     signals::{
@@ -20,11 +20,15 @@ use crate::{
 /// A gateway that takes longer does not answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// How far back one may look: ten years at most.
+const WINDOW: RangeInclusive<GoDuration> =
+    GoDuration::from_secs(1)..=GoDuration::from_secs(10 * 8760 * 3600);
+
 /// What to add up, and where it is known.
 #[derive(clap::Args)]
 pub struct Options {
     /// How far back to look; only Prometheus remembers.
-    #[arg(long, default_value = "24h", requires = "prometheus_url")]
+    #[arg(long, default_value = "24h", value_parser = between(WINDOW), requires = "prometheus_url")]
     since: GoDuration,
     /// What to tell apart.
     #[arg(
@@ -123,7 +127,6 @@ async fn remembered(
     since: Duration,
     selector: &str,
 ) -> anyhow::Result<Costs> {
-    ensure!(since >= Duration::from_secs(1), "--since must be at least 1s");
     let asked = COUNTERS.iter().map(|counter| async move {
         let answer = prometheus.table(&query(counter, since, selector)).await;
         answer.map(|answer| (counter, answer)).context("Prometheus does not tell the costs")

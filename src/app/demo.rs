@@ -29,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 use self::users::Seen;
 use super::{
     clock, evidence_bar,
+    numbers::between,
     process::{install_tls, stop_signal},
     simulated_model,
     standalone::{Happening, Standalone},
@@ -59,8 +60,8 @@ const MOST_ERRORS: u64 = 20;
 pub struct Options {
     #[command(flatten)]
     endpoint: endpoint::Options,
-    /// Requests a second. Default: 45, or 4 with --url.
-    #[arg(long)]
+    /// Requests a second, 0.01 to 1000. Default: 45, or 4 with --url.
+    #[arg(long, value_parser = between(0.01..=1000.0))]
     rate: Option<f64>,
     /// Lines of text instead of the live view.
     #[arg(long)]

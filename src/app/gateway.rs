@@ -37,10 +37,10 @@ pub struct Options {
     #[arg(long, default_value_t = 120, value_parser = clap::value_parser!(u64).range(5..=3600))]
     control_loss_seconds: u64,
     /// How many seconds answers may take to end after the signal to stop.
-    #[arg(long, default_value_t = 60)]
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(0..=86_400))]
     drain_seconds: u64,
     /// How many seconds to go on accepting after the signal to stop, until nobody sends any more.
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(0..=86_400))]
     grace_seconds: u64,
     #[command(flatten)]
     telemetry: telemetry::Options,

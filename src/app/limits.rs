@@ -5,6 +5,7 @@ use std::{fs, path::Path, time::Duration};
 use anyhow::Context;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use super::numbers::between;
 use crate::gateway::limits::Limits;
 
 /// The program, routes and counts, of a gateway that is not small.
@@ -24,28 +25,22 @@ const FILES: u64 = 128;
 #[group(id = "limits")]
 pub struct Options {
     /// The largest request body, in bytes.
-    #[arg(long, default_value_t = Limits::default().body, value_name = "BYTES", value_parser = at_least_one)]
+    #[arg(long, default_value_t = Limits::default().body, value_name = "BYTES", value_parser = between::<usize>(1..=1 << 40))]
     max_body_bytes: usize,
     /// Messages that one request may have.
-    #[arg(long, default_value_t = Limits::default().messages, value_name = "COUNT", value_parser = at_least_one)]
+    #[arg(long, default_value_t = Limits::default().messages, value_name = "COUNT", value_parser = between::<usize>(1..=1_000_000_000))]
     max_messages: usize,
     /// Open connections of applications.
-    #[arg(long, default_value_t = Limits::default().connections, value_name = "COUNT", value_parser = at_least_one)]
+    #[arg(long, default_value_t = Limits::default().connections, value_name = "COUNT", value_parser = between::<usize>(1..=10_000_000))]
     max_connections: usize,
     /// The longest that one answer may take, in seconds.
-    #[arg(long, default_value_t = Limits::default().answer_time.as_secs(), value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, default_value_t = Limits::default().answer_time.as_secs(), value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=604_800))]
     max_answer_seconds: u64,
     /// Memory of the whole process, in MiB: connections, bodies and answers share what is
     /// left of it, and more is turned away with 503. Default: the limit of the container
     /// (cgroups), or half of the machine's memory.
     #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(64..=16_777_216))]
     memory: Option<u64>,
-}
-
-/// With none nothing is served.
-fn at_least_one(text: &str) -> Result<usize, String> {
-    let count: usize = text.parse().map_err(|e| format!("{e}"))?;
-    if count == 0 { Err("must be at least 1".to_owned()) } else { Ok(count) }
 }
 
 impl Options {

@@ -14,6 +14,7 @@ use crate::{
         CanaryPolicySpec, LLMDeploymentSpec,
         manifest::{self, Object},
     },
+    app::numbers::{between, share},
     rollout::{WithoutData, resolve},
 };
 
@@ -27,7 +28,7 @@ pub struct Setup {
     /// policy of a release that names none.
     policy: String,
     /// Requests a second of the route.
-    #[arg(long, value_name = "N", value_parser = positive)]
+    #[arg(long, value_name = "N", value_parser = between(1e-6..=1e6))]
     rps: f64,
     /// Stable's share of failed requests.
     #[arg(long, default_value_t = Assumptions::default().error_rate, value_parser = share)]
@@ -37,40 +38,28 @@ pub struct Setup {
     check_failures: f64,
     /// The standard deviation of the cost of a request, over its mean: of what the length of
     /// the input does not explain, where that is known.
-    #[arg(long, default_value_t = Assumptions::default().cost_variation, value_parser = positive)]
+    #[arg(long, default_value_t = Assumptions::default().cost_variation, value_parser = between(1e-6..=1e6))]
     cost_variation: f64,
     /// Stable's mean score.
     #[arg(long, default_value_t = Assumptions::default().score, value_parser = share)]
     score: f64,
     /// The standard deviation of a score; thumbs at 80 % have 0.4.
-    #[arg(long, default_value_t = Assumptions::default().score_deviation, value_parser = positive)]
+    #[arg(long, default_value_t = Assumptions::default().score_deviation, value_parser = between(1e-6..=1.0))]
     score_deviation: f64,
     /// The share of requests that get a score.
     #[arg(long, default_value_t = Assumptions::default().feedback, value_parser = share)]
     feedback: f64,
     /// How many requests of one user tell as much as one of different users: what messages
     /// say as "requests of one user count 1/N". It grows when users send more: see --users.
-    #[arg(long, default_value_t = Assumptions::default().design_effect, value_parser = positive)]
+    #[arg(long, default_value_t = Assumptions::default().design_effect, value_parser = between(1e-3..=1e6))]
     design_effect: f64,
     /// How many users there are. When some send much more than others, the square of the sum
     /// of their requests over the sum of the squares.
-    #[arg(long, value_name = "N", value_parser = positive)]
+    #[arg(long, value_name = "N", value_parser = between(1.0..=1e12))]
     users: Option<f64>,
     /// How alike the requests of one user are, 0 to 1 (with --users).
     #[arg(long, default_value_t = Assumptions::default().intraclass_correlation, value_parser = share)]
     intraclass_correlation: f64,
-}
-
-fn positive(text: &str) -> Result<f64, String> {
-    text.parse()
-        .ok()
-        .filter(|v: &f64| *v > 0.0 && v.is_finite())
-        .ok_or_else(|| "give a number above 0".to_owned())
-}
-
-fn share(text: &str) -> Result<f64, String> {
-    let number = text.parse().ok().filter(|v| (0.0..=1.0).contains(v));
-    number.ok_or_else(|| "give a share from 0 to 1".to_owned())
 }
 
 impl Setup {

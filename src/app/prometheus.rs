@@ -1,13 +1,18 @@
 //! The flags that say where Prometheus is.
 
-use std::{path::PathBuf, time::Duration};
+use std::{ops::RangeInclusive, path::PathBuf, time::Duration};
 
 use anyhow::Context;
 
+use super::numbers::between;
 use crate::{
     api::GoDuration,
     signals::prometheus::{Config, Prometheus},
 };
+
+/// How long a query may take.
+const TIMEOUT: RangeInclusive<GoDuration> =
+    GoDuration(Duration::from_millis(100))..=GoDuration::from_secs(60);
 
 /// Where Prometheus is, for metrics that ask it.
 #[derive(clap::Args)]
@@ -23,7 +28,7 @@ pub struct Options {
     #[arg(long, requires = "prometheus_url")]
     prometheus_token_file: Option<PathBuf>,
     /// The longest that one query may take, 100ms to 1m.
-    #[arg(long, default_value = "5s")]
+    #[arg(long, default_value = "5s", value_parser = between(TIMEOUT))]
     prometheus_timeout: GoDuration,
 }
 
@@ -31,14 +36,10 @@ impl Options {
     /// Sets it up; nothing is asked yet.
     ///
     /// # Errors
-    /// The address is none, or the timeout out of its range.
+    /// The address is none.
     pub fn build(&self) -> anyhow::Result<Prometheus> {
         super::process::install_tls();
         let timeout = self.prometheus_timeout.0;
-        anyhow::ensure!(
-            (Duration::from_millis(100)..=Duration::from_secs(60)).contains(&timeout),
-            "--prometheus-timeout must be between 100ms and 1m"
-        );
         let config = self.prometheus_url.clone().map(|url| Config {
             url,
             token_file: self.prometheus_token_file.clone(),

@@ -1,12 +1,15 @@
 //! The flags that say what a gateway tells of its requests, and to whom. The variables of
 //! OpenTelemetry's specification are honoured where there is a flag of the same meaning.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{ops::RangeInclusive, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::clock;
+use super::{
+    clock,
+    numbers::{between, share},
+};
 use crate::{
     api::GoDuration,
     telemetry::{
@@ -19,6 +22,10 @@ use crate::{
 
 /// The most that may wait: a batch is a quarter of it.
 const BATCHES: usize = 4;
+/// How long a request to the collector may take, and a span wait for others. Without any time
+/// no request could succeed, and the exporter would never rest.
+const TIMES: RangeInclusive<GoDuration> =
+    GoDuration(Duration::from_millis(10))..=GoDuration::from_secs(3600);
 /// What was said in the requests that wait, together.
 const WAITING_BYTES: usize = 32 << 20;
 
@@ -62,10 +69,10 @@ pub struct Options {
     #[arg(long, env = "OTEL_EXPORTER_OTLP_CERTIFICATE")]
     otlp_certificate: Option<PathBuf>,
     /// How long one request to the collector may take.
-    #[arg(long, default_value = "10s")]
+    #[arg(long, default_value = "10s", value_parser = between(TIMES))]
     otlp_timeout: GoDuration,
     /// How long a span waits for others at most.
-    #[arg(long, default_value = "1s")]
+    #[arg(long, default_value = "1s", value_parser = between(TIMES))]
     otlp_interval: GoDuration,
     /// How many spans are sent together; four times as many may wait.
     #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=65_536),
@@ -73,7 +80,7 @@ pub struct Options {
     otlp_batch: u32,
     /// The share of traces that are recorded, 0 to 1, where the caller's traceparent does
     /// not decide.
-    #[arg(long, default_value_t = 1.0, env = "OTEL_TRACES_SAMPLER_ARG")]
+    #[arg(long, default_value_t = 1.0, value_parser = share, env = "OTEL_TRACES_SAMPLER_ARG")]
     trace_ratio: f64,
     /// Whose names attributes have: gen_ai (OpenTelemetry), openinference (Phoenix),
     /// langfuse, mlflow; several with commas.
@@ -98,7 +105,7 @@ pub struct Options {
     #[arg(long)]
     access_log_file: Option<PathBuf>,
     /// The share of answered requests that have a line, 0 to 1. What failed has one anyway.
-    #[arg(long, default_value_t = 1.0)]
+    #[arg(long, default_value_t = 1.0, value_parser = share)]
     access_log_ratio: f64,
 }
 
@@ -106,13 +113,8 @@ impl Options {
     /// Sets it up and starts what works behind the requests.
     ///
     /// # Errors
-    /// An address, header, share, rule or file can not be used.
+    /// An address, header, rule or file can not be used.
     pub fn start(&self) -> anyhow::Result<(Arc<Telemetry>, Behind)> {
-        for (name, share) in
-            [("--trace-ratio", self.trace_ratio), ("--access-log-ratio", self.access_log_ratio)]
-        {
-            anyhow::ensure!((0.0..=1.0).contains(&share), "{name} must be between 0 and 1");
-        }
         let otlp = self.otlp()?;
         let tracing = Tracing {
             ratio: otlp.is_some().then_some(self.trace_ratio),
@@ -300,14 +302,18 @@ mod tests {
     fn what_can_not_be_used_says_what_to_do() {
         let endpoint = ["--otlp-endpoint", "http://c"];
         for (arguments, expected) in [
-            (&["--trace-ratio", "2"][..], "--trace-ratio must be between 0 and 1"),
-            (&["--redact", "("], "--redact: "),
+            (&["--redact", "("][..], "--redact: "),
             (&["--redact-kinds", "passport"], "choose among secret"),
             (&["--otlp-header", "x"], "NAME=VALUE"),
             (&["--otlp-certificate", "/no/such/file"], "/no/such/file"),
         ] {
             let all: Vec<&str> = endpoint.iter().chain(arguments).copied().collect();
             assert!(problem(&all).contains(expected), "{}", problem(&all));
+        }
+        for flag in ["--trace-ratio", "--access-log-ratio"] {
+            let refused = Command::try_parse_from(["serinus", flag, "2"]).err().unwrap();
+            let text = refused.to_string();
+            assert!(text.contains(flag) && text.contains("from 0 to 1"), "{text}");
         }
         let secret = problem(&["--otlp-endpoint", "http://c", "--otlp-header", "k=a\u{1}b"]);
         assert!(secret.contains("the value of k") && !secret.contains('\u{1}'), "{secret}");

@@ -6,7 +6,7 @@ use std::{fmt::Write, path::PathBuf};
 use serde_json::Value;
 
 use super::{
-    Loaded, Setup, positive,
+    Loaded, Setup,
     simulate::{on_all_cores, write},
 };
 use crate::{
@@ -24,7 +24,7 @@ use crate::{
         canary_policy::{Metric, Step},
         prompt_release::Unit,
     },
-    app::table::table,
+    app::{numbers::between, table::table},
     rollout::resolve,
 };
 
@@ -46,7 +46,7 @@ pub struct PlanOptions {
     setup: Setup,
     /// The days in which a canary like stable should be promoted: what is recommended has
     /// steps for that, where this traffic allows it.
-    #[arg(long, value_name = "DAYS", default_value_t = 7.0, value_parser = positive)]
+    #[arg(long, value_name = "DAYS", default_value_t = 7.0, value_parser = between(1e-3..=3650.0))]
     within: f64,
     /// Write when a canary like stable is promoted, and a bad one rolled back, as an SVG
     /// picture.

@@ -1,0 +1,23 @@
+//! Numbers on the command line: each has a least and a most, so that nothing behind it meets a
+//! value that it can not work with.
+
+use std::{fmt::Display, ops::RangeInclusive, str::FromStr};
+
+/// Reads a number, or a duration, of this range. NaN is in no range.
+pub fn between<T>(
+    range: RangeInclusive<T>,
+) -> impl Fn(&str) -> Result<T, String> + Clone + Send + Sync + 'static
+where
+    T: FromStr + PartialOrd + Display + Clone + Send + Sync + 'static,
+{
+    move |text| {
+        let number = text.parse().ok().filter(|number| range.contains(number));
+        number.ok_or_else(|| format!("give a value from {} to {}", range.start(), range.end()))
+    }
+}
+
+/// A share.
+pub fn share(text: &str) -> Result<f64, String> {
+    let number = text.parse().ok().filter(|v| (0.0..=1.0).contains(v));
+    number.ok_or_else(|| "give a share from 0 to 1".to_owned())
+}
