@@ -1,5 +1,5 @@
 //! Wiring: the command line and the processes.
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "this layer talks to people")]
+#![allow(clippy::print_stdout, reason = "this layer talks to people")]
 
 use std::process::ExitCode;
 
@@ -29,6 +29,8 @@ pub mod tls;
 
 /// Runs the command line.
 pub fn main() -> ExitCode {
+    // Also when it ends by a panic.
+    let _last = process::WritesLast;
     end_with_the_reader();
     cli::run()
 }
@@ -45,9 +47,11 @@ fn end_with_the_reader() {
                 std::process::exit(0);
             }
             // A full disk behind it, for example.
-            eprintln!("serinus: {says}");
+            process::say(format_args!("serinus: {says}"));
             std::process::exit(1);
         }
-        otherwise(panic);
+        if !process::log_panic(panic) {
+            otherwise(panic);
+        }
     }));
 }

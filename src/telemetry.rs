@@ -1,5 +1,6 @@
 //! What leaves the process about each request: spans for tracing systems, and a line for
-//! the access log. Both are made from the one `Record` a request.
+//! the access log. Both are made from the one `Record` a request. And the process's own log
+//! (`log`).
 //!
 //! The request's own part is small: draw ids, and put an `Arc` of the record into a bounded
 //! queue. Everything that costs (names, redaction, encoding, sending) happens in tasks
@@ -9,9 +10,11 @@ pub mod access_log;
 mod content;
 #[cfg(test)]
 pub(crate) mod fixtures;
+pub mod log;
 pub mod names;
 pub mod otlp;
 mod outbox;
+mod pen;
 mod protobuf;
 pub mod redact;
 mod span;
@@ -32,6 +35,7 @@ use self::outbox::Outbox;
 pub use self::{
     content::whole_words,
     outbox::Bounds,
+    pen::Stream,
     trace_context::{Parent, Tracing, follow, parse_traceparent, propagate, traceparent},
 };
 use crate::audit::record::Record;
@@ -48,6 +52,8 @@ pub struct Config {
     pub otlp: Option<otlp::Config>,
     /// The access log, if there is one.
     pub access_log: Option<access_log::Config>,
+    /// The lines that the process's own log has lost.
+    pub log: Arc<log::Lost>,
 }
 
 /// The part that requests see.
@@ -59,6 +65,7 @@ pub struct Telemetry {
     sent: Arc<otlp::Sent>,
     lines: Option<(access_log::Config, Arc<Outbox>)>,
     lost_lines: Arc<AtomicU64>,
+    log: Arc<log::Lost>,
 }
 
 impl Telemetry {
@@ -67,7 +74,7 @@ impl Telemetry {
     /// # Errors
     /// The collector's address is none, or its client could not be set up.
     pub fn start(config: Config) -> Result<(Arc<Self>, Behind), otlp::OtlpError> {
-        let mut this = Self { tracing: config.tracing, ..Self::default() };
+        let mut this = Self { tracing: config.tracing, log: config.log, ..Self::default() };
         let mut behind = Behind::default();
         if let Some(otlp) = config.otlp {
             let outbox = Arc::new(Outbox::new(otlp.bounds));
@@ -80,7 +87,7 @@ impl Telemetry {
             let outbox = Arc::new(Outbox::new(LINES));
             this.lines = Some((config.clone(), outbox.clone()));
             let writer = access_log::Writer { config, outbox, lost: this.lost_lines.clone() };
-            behind.tasks.spawn(writer.run(behind.stop.clone()));
+            behind.tasks.spawn(writer.run(behind.stop.clone(), Behind::FLUSH));
         }
         Ok((Arc::new(this), behind))
     }
@@ -122,6 +129,7 @@ impl Telemetry {
                 ("line", "queue_full", lines.dropped()),
             ]);
         }
+        counts.extend(self.log.counts().map(|(outcome, lines)| ("log", outcome, lines)));
         counts
     }
 
@@ -139,7 +147,7 @@ pub struct Behind {
 }
 
 impl Behind {
-    /// How long the last spans may take.
+    /// How long the last spans may take, and the last lines of the access log.
     const FLUSH: Duration = Duration::from_secs(5);
 
     /// Tells what waits, and ends. Called when the last request has ended.

@@ -70,7 +70,7 @@ pub struct Options {
 /// # Errors
 /// There is no cluster to talk to, or an address can not be used.
 pub async fn run(options: Options) -> anyhow::Result<()> {
-    start_logs(options.log_json);
+    let log = start_logs(options.log_json)?;
     let client = cluster().await?;
     // Followed to the end: also the last requests are known and go where the operator
     // wants them.
@@ -82,7 +82,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     if let Some(tls) = &tls {
         following.spawn(tls.clone().follow());
     }
-    let (telemetry, behind) = options.telemetry.start()?;
+    let (telemetry, behind) = options.telemetry.start(log)?;
     let gateway = Gateway::new(GatewayConfig {
         control_loss_timeout: Duration::from_secs(options.control_loss_seconds),
         identities,

@@ -102,14 +102,14 @@ pub struct Options {
 /// # Errors
 /// There is no cluster to talk to, or the address can not be used.
 pub async fn run(options: Options) -> anyhow::Result<()> {
-    start_logs(options.log_json);
+    let log = start_logs(options.log_json)?;
     let client = cluster().await?;
     let listener = listen_on(options.admin).await?;
     let stop = CancellationToken::new();
     let mut tasks = JoinSet::new();
     let election = election(&options);
     let leadership = Leadership::new(&election.identity);
-    let exported = Arc::new(Exported::default());
+    let exported = Arc::new(Exported::default().with_log(log));
     let (caches, watches) = Caches::new(&client, options.watch_namespace.as_deref());
     let (triggers, triggered) = Triggers::new(caches.uses.clone());
     let (used, of_used) = unbounded();

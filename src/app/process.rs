@@ -1,14 +1,35 @@
 //! What every long-running command needs: a runtime, logs, a listener, the signal to stop.
 
-use std::{future::Future, io::IsTerminal, net::SocketAddr};
+use std::{
+    backtrace::{Backtrace, BacktraceStatus},
+    future::Future,
+    io::{IsTerminal, Write},
+    net::SocketAddr,
+    panic::PanicHookInfo,
+    sync::{Arc, OnceLock},
+    thread,
+    time::Duration,
+};
 
 use anyhow::Context;
 use kube::Client;
+use rustix::process::Signal;
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
 };
 use tracing_subscriber::EnvFilter;
+
+use crate::telemetry::{
+    Stream,
+    log::{Log, Lost},
+};
+
+/// How long the end of the process waits for who reads its log.
+const LAST_LINES: Duration = Duration::from_secs(2);
+
+/// The log of this process, if its command has one.
+static LOG: OnceLock<Log> = OnceLock::new();
 
 /// Runs a command on a runtime of its own.
 ///
@@ -35,15 +56,76 @@ pub async fn cluster() -> anyhow::Result<Client> {
         .context("no cluster to talk to: run inside one, or set KUBECONFIG to a kubeconfig file")
 }
 
-/// Writes logs to standard error: `RUST_LOG` says how much, `json` one object a line.
-pub fn start_logs(json: bool) {
+/// Logs to standard error: `RUST_LOG` says how much, `json` one object a line. Nobody who logs
+/// waits for the reader; what is lost is counted in what is returned.
+///
+/// # Errors
+/// The thread that writes could not be started.
+pub fn start_logs(json: bool) -> anyhow::Result<Arc<Lost>> {
+    let is_missing = |_: &Log, lost| {
+        tracing::warn!(lost, "log lines are missing: they could not be written or were not read");
+    };
+    let log = Stream::stderr().and_then(|stderr| Log::start(stderr, is_missing));
+    let log = log.context("the log can not be written")?;
+    // A file that has reached the limit of its size would end the process by this signal. Once
+    // the signal has been listened for, writing to the file fails instead.
+    drop(signal(SignalKind::from_raw(Signal::XFSZ.as_raw())).context("the signal of full files")?);
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let logs = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr);
+        // It would print them to standard error.
+        .log_internal_errors(false)
+        .with_writer(log.clone());
     // Fails only when a test started logs before.
     let _ = if json { logs.json().try_init() } else { logs.try_init() };
+    let lost = log.lost();
+    let _ = LOG.set(log);
+    Ok(lost)
+}
+
+/// Says something on standard error, after what was logged before. When it can not be written,
+/// nobody is there to be told.
+pub fn say(text: impl std::fmt::Display) {
+    let line = format!("{text}\n");
+    match LOG.get() {
+        Some(log) => log.put(line.as_bytes()),
+        None => {
+            let _ = Stream::stderr().and_then(|mut stderr| stderr.write_all(line.as_bytes()));
+        }
+    }
+}
+
+/// Logs a panic, where there is a log: the standard library would wait for the log's reader.
+/// Answers whether it did.
+pub fn log_panic(panic: &PanicHookInfo<'_>) -> bool {
+    if LOG.get().is_none() {
+        return false;
+    }
+    let current = thread::current();
+    let thread = current.name().unwrap_or("without a name");
+    let mut text = panic.to_string();
+    let backtrace = Backtrace::capture();
+    if backtrace.status() == BacktraceStatus::Captured {
+        text = format!("{text}\n{backtrace}");
+    }
+    if tracing::enabled!(tracing::Level::ERROR) {
+        tracing::error!(thread, "{text}");
+    } else {
+        say(format!("thread {thread} {text}"));
+    }
+    true
+}
+
+/// When it is dropped, what was logged is written, if somebody reads it.
+pub struct WritesLast;
+
+impl Drop for WritesLast {
+    fn drop(&mut self) {
+        if let Some(log) = LOG.get() {
+            log.written(LAST_LINES);
+        }
+    }
 }
 
 /// Listens on an address.

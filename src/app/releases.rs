@@ -17,7 +17,10 @@ use kube::{
 };
 use serde_json::json;
 
-use super::{clock, process::install_tls};
+use super::{
+    clock,
+    process::{install_tls, say},
+};
 use crate::{
     api::{
         PromptRelease, PromptReleaseStatus,
@@ -160,7 +163,7 @@ async fn get(at: &Place, all: bool) -> anyhow::Result<()> {
     let api = if all { Api::all(at.client().await?) } else { at.releases().await? };
     let list = api.list(&ListParams::default()).await.context("the releases can not be read")?;
     if list.items.is_empty() {
-        eprintln!("no PromptReleases found");
+        say("no PromptReleases found");
     } else {
         print!("{}", text::list(&list.items, all, clock::now()));
     }

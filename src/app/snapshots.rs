@@ -15,7 +15,7 @@ use kube::{
 };
 use serde_json::json;
 
-use super::releases::Place;
+use super::{process::say, releases::Place};
 use crate::api::{ReleaseSnapshot, ReleaseSnapshotSpec, keys, snapshot::Remembered};
 
 /// Objects read at once.
@@ -90,7 +90,7 @@ async fn convert_one(client: &Client, old: &ControllerRevision, delete: bool, co
     };
     if let Err(error) = done {
         counts.failed += 1;
-        eprintln!("{namespace}/{}: {error:#}", old.name_any());
+        say(format_args!("{namespace}/{}: {error:#}", old.name_any()));
     }
 }
 

@@ -14,6 +14,7 @@ use crate::{
     api::GoDuration,
     telemetry::{
         Behind, Bounds, Config, Telemetry, Tracing, access_log,
+        log::Lost,
         names::Set,
         otlp,
         redact::{Kind, Redaction},
@@ -110,11 +111,12 @@ pub struct Options {
 }
 
 impl Options {
-    /// Sets it up and starts what works behind the requests.
+    /// Sets it up and starts what works behind the requests. Lines that the log loses are
+    /// counted in `log`.
     ///
     /// # Errors
     /// An address, header, rule or file can not be used.
-    pub fn start(&self) -> anyhow::Result<(Arc<Telemetry>, Behind)> {
+    pub fn start(&self, log: Arc<Lost>) -> anyhow::Result<(Arc<Telemetry>, Behind)> {
         let otlp = self.otlp()?;
         let tracing = Tracing {
             ratio: otlp.is_some().then_some(self.trace_ratio),
@@ -125,7 +127,7 @@ impl Options {
             file: self.access_log_file.clone(),
             ratio: self.access_log_ratio,
         });
-        Ok(Telemetry::start(Config { tracing, otlp, access_log })?)
+        Ok(Telemetry::start(Config { tracing, otlp, access_log, log })?)
     }
 
     fn otlp(&self) -> anyhow::Result<Option<otlp::Config>> {
@@ -276,12 +278,12 @@ mod tests {
     }
 
     fn problem(arguments: &[&str]) -> String {
-        format!("{:#}", options(arguments).start().err().unwrap())
+        format!("{:#}", options(arguments).start(Arc::default()).err().unwrap())
     }
 
     #[tokio::test]
     async fn nothing_is_told_unless_asked_for() {
-        let (telemetry, behind) = options(&[]).start().unwrap();
+        let (telemetry, behind) = options(&[]).start(Arc::default()).unwrap();
         assert!(!telemetry.is_on());
         assert_eq!(telemetry.tracing, Tracing::default());
         behind.flush().await;

@@ -1,14 +1,21 @@
 //! The operator's metrics for Prometheus. Labels are words of ours only.
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use prometheus_client::{
-    encoding::{EncodeLabelSet, text},
-    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, text},
+    metrics::{
+        MetricType,
+        counter::{ConstCounter, Counter},
+        family::Family,
+        gauge::Gauge,
+        histogram::Histogram,
+    },
     registry::Registry,
 };
 
-use crate::signals::prometheus::Round;
+use crate::{signals::prometheus::Round, telemetry::log::Lost};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Kind {
@@ -119,6 +126,13 @@ impl Default for Exported {
 }
 
 impl Exported {
+    /// Also exports how many lines the log has lost.
+    #[must_use]
+    pub fn with_log(mut self, lost: Arc<Lost>) -> Self {
+        self.registry.register_collector(Box::new(LostLines(lost)));
+        self
+    }
+
     /// The text that Prometheus scrapes.
     pub fn text(&self) -> String {
         let mut out = String::new();
@@ -189,5 +203,34 @@ struct Timing(Instant, Histogram);
 impl Drop for Timing {
     fn drop(&mut self) {
         self.1.observe(self.0.elapsed().as_secs_f64());
+    }
+}
+
+/// Lines that the log has lost, by the reason.
+#[derive(Debug)]
+struct LostLines(Arc<Lost>);
+
+impl Collector for LostLines {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let (name, help) = ("lost_log_lines", "Lines of the log that nobody can read");
+        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for (reason, lines) in self.0.counts() {
+            ConstCounter::new(lines).encode(family.encode_family(&[("reason", reason)])?)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lost_lines_of_the_log_are_exported() {
+        let text = Exported::default().with_log(Arc::default()).text();
+        for reason in ["queue_full", "unwritten"] {
+            let line = format!("serinus_lost_log_lines_total{{reason=\"{reason}\"}} 0");
+            assert!(text.contains(&line), "{text}");
+        }
     }
 }

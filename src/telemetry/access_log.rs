@@ -4,17 +4,33 @@
 //! largest thing that a busy gateway would write. A line holds names and numbers, never a
 //! key, a header, an address of a user or a word of what was said.
 
-use std::{io::Write, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    fs::OpenOptions,
+    io,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+        mpsc,
+    },
+    thread,
+    time::Duration,
+};
 
 use serde::Serialize;
-use tokio::task::spawn_blocking;
+use tokio::{sync::oneshot, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use super::outbox::Outbox;
+use super::{
+    outbox::Outbox,
+    pen::{Pen, Stream, Unwritten},
+};
 use crate::audit::record::{Record, RecordOutcome};
 
 /// How long a line waits for others.
 const INTERVAL: Duration = Duration::from_millis(250);
+/// While lines are lost, the log says so no more often.
+const REMIND: Duration = Duration::from_secs(60);
 
 /// Which requests have a line, and where.
 #[derive(Clone, Debug, PartialEq)]
@@ -111,17 +127,41 @@ fn line(record: &Record) -> Line<'_> {
     }
 }
 
-/// The task that writes lines.
+/// The task that hands lines to the thread that writes them. Only that thread waits for a reader
+/// or a disk; meanwhile records wait in the outbox, and what does not fit there is counted.
 pub(super) struct Writer {
     pub(super) config: Config,
     pub(super) outbox: Arc<Outbox>,
-    pub(super) lost: Arc<std::sync::atomic::AtomicU64>,
+    pub(super) lost: Arc<AtomicU64>,
 }
 
 impl Writer {
-    /// Writes until `stop`, then what waits.
-    pub(super) async fn run(self, stop: CancellationToken) {
-        let mut failing = false;
+    /// Writes until `stop`, then what waits, for at most `patience`.
+    pub(super) async fn run(self, stop: CancellationToken, patience: Duration) {
+        let thread = match Hand::start(self.config.file.clone()) {
+            Ok(thread) => thread,
+            Err(error) => return tracing::error!("the access log can not be written: {error}"),
+        };
+        let late = async {
+            stop.cancelled().await;
+            tokio::time::sleep(patience).await;
+        };
+        tokio::select! {
+            () = self.write(&thread, &stop) => {}
+            () = late => {
+                let mut left = 0;
+                while let batch @ 1.. = self.outbox.take().len() as u64 {
+                    left += batch;
+                }
+                self.lost.fetch_add(left, Ordering::Relaxed);
+                let lost = self.lost.load(Ordering::Relaxed);
+                tracing::error!(lost, "the access log could not be written to its end");
+            }
+        }
+    }
+
+    async fn write(&self, thread: &Hand, stop: &CancellationToken) {
+        let (mut failing, mut told, mut told_at) = (false, 0, None::<Instant>);
         loop {
             let ending = tokio::select! {
                 () = stop.cancelled() => true,
@@ -132,19 +172,25 @@ impl Writer {
                 if batch.is_empty() {
                     break;
                 }
-                let (lines, file) = (batch.len() as u64, self.config.file.clone());
-                let written = spawn_blocking(move || write(&batch, file)).await;
-                match written {
-                    Ok(Ok(())) => failing = false,
-                    Ok(Err(problem)) => {
-                        self.lost.fetch_add(lines, std::sync::atomic::Ordering::Relaxed);
+                let mut on_their_way = OnTheirWay(&self.lost, batch.len() as u64);
+                match thread.write(batch).await {
+                    Ok(()) => {
+                        on_their_way.1 = 0;
+                        failing = false;
+                    }
+                    Err(Unwritten { lines, error }) => {
+                        on_their_way.1 = lines;
                         if !std::mem::replace(&mut failing, true) {
-                            tracing::error!("the access log can not be written: {problem}");
+                            tracing::error!("the access log can not be written: {error}");
                         }
                     }
-                    // The runtime ends.
-                    Err(_) => return,
                 }
+            }
+            let all = self.lost.load(Ordering::Relaxed) + self.outbox.dropped();
+            let is_time = told_at.is_none_or(|at| at.elapsed() >= REMIND);
+            if all > told && !failing && (ending || is_time) {
+                tracing::warn!(lost = all - told, "lines are missing in the access log");
+                (told, told_at) = (all, Some(Instant::now()));
             }
             if ending {
                 return;
@@ -153,90 +199,62 @@ impl Writer {
     }
 }
 
-fn write(batch: &[Arc<Record>], file: Option<PathBuf>) -> std::io::Result<()> {
+/// Lines that were taken out. Those that are not settled when it is dropped are lost.
+struct OnTheirWay<'a>(&'a AtomicU64, u64);
+
+impl Drop for OnTheirWay<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_add(self.1, Ordering::Relaxed);
+    }
+}
+
+type Batch = Vec<Arc<Record>>;
+type Written = Result<(), Unwritten>;
+
+/// A thread that writes batches, one after the other. It ends when this is dropped, unless its
+/// reader stands still: then it ends with the process. A thread of a runtime would keep the
+/// runtime, and so the process, from ending.
+struct Hand(mpsc::Sender<(Batch, oneshot::Sender<Written>)>);
+
+impl Hand {
+    fn start(file: Option<PathBuf>) -> io::Result<Self> {
+        let (sender, batches) = mpsc::channel::<(Batch, oneshot::Sender<Written>)>();
+        let work = move || {
+            let mut pen = Pen::default();
+            for (batch, reply) in batches {
+                // Who does not wait for it any more has counted it as lost.
+                let _ = reply.send(write(&batch, file.as_ref(), &mut pen));
+            }
+        };
+        thread::Builder::new().name("access-log".to_owned()).spawn(work)?;
+        Ok(Self(sender))
+    }
+
+    async fn write(&self, batch: Batch) -> Written {
+        let lines = batch.len() as u64;
+        let gone = || Unwritten { lines, error: io::Error::other("its thread has ended") };
+        let (reply, written) = oneshot::channel();
+        self.0.send((batch, reply)).map_err(|_| gone())?;
+        written.await.unwrap_or_else(|_| Err(gone()))
+    }
+}
+
+fn write(batch: &[Arc<Record>], file: Option<&PathBuf>, pen: &mut Pen) -> Written {
+    let all = |error| Unwritten { lines: batch.len() as u64, error };
     let mut lines = Vec::with_capacity(batch.len() * 640);
     for record in batch {
-        serde_json::to_writer(&mut lines, &line(record))?;
+        serde_json::to_writer(&mut lines, &line(record)).map_err(|error| all(error.into()))?;
         lines.push(b'\n');
     }
     match file {
         // Opened each time, so that a rotated file is left behind.
         Some(path) => {
-            std::fs::OpenOptions::new().append(true).create(true).open(path)?.write_all(&lines)
+            let file = OpenOptions::new().append(true).create(true).open(path);
+            pen.write(&mut file.map_err(all)?, &lines)
         }
-        None => {
-            let mut out = std::io::stdout().lock();
-            out.write_all(&lines)?;
-            out.flush()
-        }
+        None => pen.write(&mut Stream::stdout().map_err(all)?, &lines),
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::Value;
-
-    use super::*;
-    use crate::{
-        audit::record::Content,
-        telemetry::{Bounds, fixtures::record},
-    };
-
-    #[test]
-    fn a_line_says_what_happened_and_nothing_of_what_was_said() {
-        let content = Content {
-            input: b"secret words".to_vec(),
-            output: "more secret words".into(),
-            user: Some("ada".into()),
-            ..Content::default()
-        };
-        let record = Record { content: Some(Box::new(content)), ..record() };
-        let text = serde_json::to_string(&line(&record)).unwrap();
-        assert!(!text.contains("secret") && !text.contains("ada"));
-        let line: Value = serde_json::from_str(&text).unwrap();
-        for (name, value) in [
-            ("at", Value::from("2023-11-14T22:13:20.000Z")),
-            ("trace_id", Value::from("01010101010101010101010101010101")),
-            ("prompt_version", Value::from("support-answer-v7")),
-            ("team", Value::from("web")),
-            ("duration_ms", Value::from(1500.0)),
-            ("cost_usd", Value::from(0.0042)),
-        ] {
-            assert_eq!(line[name], value, "{name}");
-        }
-        assert!(line.get("error").is_none(), "what there is not is left out");
-    }
-
-    #[tokio::test]
-    async fn lines_are_added_to_the_file_and_what_can_not_be_written_is_counted() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("access.log");
-        let bounds = Bounds { records: 10, bytes: 0, batch: 4 };
-        let run = async |file: PathBuf| {
-            let writer = Writer {
-                config: Config { file: Some(file), ratio: 1.0 },
-                outbox: Arc::new(Outbox::new(bounds)),
-                lost: Arc::default(),
-            };
-            let lost = writer.lost.clone();
-            (0..10).for_each(|_| writer.outbox.put(&Arc::new(record())));
-            let stop = CancellationToken::new();
-            stop.cancel();
-            writer.run(stop).await;
-            lost.load(std::sync::atomic::Ordering::Relaxed)
-        };
-        assert_eq!(run(path.clone()).await, 0);
-        assert_eq!(run(path.clone()).await, 0);
-        let text = std::fs::read_to_string(&path).unwrap();
-        assert_eq!(text.lines().filter(|l| serde_json::from_str::<Value>(l).is_ok()).count(), 20);
-        assert_eq!(run(folder.path().join("no/such/folder.log")).await, 10);
-    }
-
-    #[test]
-    fn of_a_sampled_log_only_answered_requests_are_missing() {
-        let config = Config { file: None, ratio: 0.0 };
-        assert!(!config.tells(&record()));
-        assert!(config.tells(&Record { outcome: RecordOutcome::Error, ..record() }));
-        assert!(Config { file: None, ratio: 1.0 }.tells(&record()));
-    }
-}
+mod tests;

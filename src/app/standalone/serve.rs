@@ -67,14 +67,14 @@ pub struct Options {
 /// # Errors
 /// The folder, the state file or an address can not be used.
 pub async fn run(options: Options) -> anyhow::Result<()> {
-    start_logs(options.log_json);
+    let log = start_logs(options.log_json)?;
     let mut following = JoinSet::new();
     let people = options.people.build(&mut following)?;
     let tls = options.tls.build()?;
     if let Some(tls) = &tls {
         following.spawn(tls.clone().follow());
     }
-    let (telemetry, behind) = options.telemetry.start()?;
+    let (telemetry, behind) = options.telemetry.start(log)?;
     let state = options.state.unwrap_or_else(|| options.folder.join(".serinus/state.json"));
     // What is beside the state lies on the same disk.
     let state = followed(&state)?;
