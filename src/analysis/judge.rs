@@ -315,18 +315,31 @@ fn assess_metric(
         }
         _ => keep(before, seen, horizon, &mut status),
     }
-    // A test that ended in an earlier step accepts nothing any more, and its steps end with their
-    // samples.
-    let ended = status.looks.last().is_some_and(|t| *t >= 1.0);
-    if let Some(in_step) = status.in_step.as_mut().filter(|_| ended && full)
-        && status.verdict == Verdict::Undecided
-    {
+    without_looks(clock.as_ref(), [enough, full], &mut status);
+    status
+}
+
+/// A step in which no look is due any more, because one was taken at a later time of the test,
+/// ends with its samples: the test ended in an earlier step, or an operator that counted time
+/// in another way began the canary.
+fn without_looks(
+    clock: Option<&pool::Clock>,
+    [enough, full]: [bool; 2],
+    status: &mut MetricStatus,
+) {
+    let (Some(clock), Some(last), Some(in_step)) =
+        (clock, status.looks.last().copied(), status.in_step.as_mut())
+    else {
+        return;
+    };
+    in_step.closed |= enough && last > clock.time;
+    if last >= 1.0 && full && status.verdict == Verdict::Undecided {
         in_step.closed = true;
         status.verdict = Verdict::Inconclusive;
         status.message =
-            "no answer from all planned samples; this step has its own, too".to_owned();
+            "the test over all steps ended without an answer, and this step has its samples"
+                .to_owned();
     }
-    status
 }
 
 /// Where a metric is on the clocks of the steps that are pooled.

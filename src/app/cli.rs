@@ -131,7 +131,7 @@ mod tests {
         Cli::command().debug_assert();
     }
 
-    /// Of these, 0 means something.
+    /// For these, 0 is a valid value.
     const NOTHING: [&str; 12] = [
         "access-log-ratio",
         "cache-memory",
@@ -146,7 +146,7 @@ mod tests {
         "seed",
         "trace-ratio",
     ];
-    /// Of these, every number is as good as another.
+    /// For these, every number is valid.
     const ANY: [&str; 1] = ["seed"];
 
     #[test]
@@ -184,7 +184,7 @@ mod tests {
                     let given = ["serinus", sub.get_name(), &format!("--{name}={value}")]
                         .map(str::to_owned);
                     let refused = Cli::try_parse_from(given).err().map(|error| error.kind());
-                    // An empty value is one that is missing, for some.
+                    // Of some arguments clap calls an empty value a missing one.
                     if !matches!(
                         refused,
                         Some(ErrorKind::ValueValidation | ErrorKind::InvalidValue)

@@ -18,6 +18,5 @@ where
 
 /// A share.
 pub fn share(text: &str) -> Result<f64, String> {
-    let number = text.parse().ok().filter(|v| (0.0..=1.0).contains(v));
-    number.ok_or_else(|| "give a share from 0 to 1".to_owned())
+    between(0.0..=1.0)(text)
 }

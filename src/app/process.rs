@@ -84,8 +84,8 @@ pub fn start_logs(json: bool) -> anyhow::Result<Arc<Lost>> {
     Ok(lost)
 }
 
-/// Says something on standard error, after what was logged before. When it can not be written,
-/// nobody is there to be told.
+/// Writes a line to standard error, after what was logged before. That it can not be written is
+/// ignored: there is nowhere else to say it.
 pub fn say(text: impl std::fmt::Display) {
     let line = format!("{text}\n");
     match LOG.get() {

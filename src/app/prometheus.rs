@@ -36,7 +36,7 @@ impl Options {
     /// Sets it up; nothing is asked yet.
     ///
     /// # Errors
-    /// The address is none.
+    /// The address can not be used.
     pub fn build(&self) -> anyhow::Result<Prometheus> {
         super::process::install_tls();
         let timeout = self.prometheus_timeout.0;

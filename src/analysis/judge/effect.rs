@@ -13,9 +13,10 @@
 //!
 //! Over steps that are pooled it is the effect of what is compared: each step's requests have the
 //! weight that they have in the difference of all steps ([`Side::over`]). A user is in the same
-//! group in each step, so what makes the steps alike is in it. Few failures of uneven users tell
-//! it too small too often (at the accept margin 8.5 to 9.5 % were promoted in the worst cells), so
-//! it is at least that of all steps' requests with the same weight, which rests on more of them.
+//! group in each step, so it includes that the steps have the same users. From few failures of
+//! uneven users this estimate is too often too small (at the accept margin 8.5 and 9.5 % of canaries
+//! were promoted in the worst cells). So the effect of all requests with the same weight is
+//! estimated too, which rests on more failures, and the larger one counts.
 //!
 //! Of latencies the groups are counted in intervals of four buckets, because no gateway knows
 //! the threshold. Of pairs only the numbers of requests are known.
@@ -36,7 +37,7 @@ use crate::{
 
 /// Failures in fewer groups than this do not tell.
 const TELLING: usize = 8;
-/// Every value tells, once there are so many in a group.
+/// A group with fewer values than this does not tell.
 const LEAST_VALUES: f64 = 3.0;
 
 /// The design effect of one side.
@@ -84,7 +85,8 @@ impl<'a> Strata<'a> {
     }
 
     fn effects(&self, kind: Kind, part: impl Fn(&Counts) -> Part) -> Effects {
-        of_both(kind, self.each.iter().map(|sides| sides.map(&part)).collect())
+        let steps: Vec<_> = self.each.iter().map(|sides| sides.map(&part)).collect();
+        of_sides(sides(kind, &steps))
     }
 }
 
@@ -104,24 +106,22 @@ struct Part {
     /// Those with a key by groups, and their sums.
     counts: Vec<f64>,
     sums: Vec<f64>,
-    /// By groups, of what there is more the more they tell: failures, or values.
-    telling: Vec<f64>,
+    /// Whether its groups tell how alike users are.
+    tells: bool,
 }
 
 impl Part {
     fn of_share(all: f64, p: f64, counts: &[u64], failed: &[u64]) -> Self {
-        let (counts, failed) = (as_numbers(counts), as_numbers(failed));
-        let telling = failed.clone();
-        Self { all, mean: p, variance: p * (1.0 - p), counts, sums: failed, telling }
+        let (counts, sums) = (as_numbers(counts), as_numbers(failed));
+        Self { all, mean: p, variance: p * (1.0 - p), counts, sums, tells: true }
     }
 
     fn of_mean(moments: &Moments, counts: &[u64], sums: Vec<f64>) -> Self {
         let n = moments.count.max(1) as f64;
         let mean = moments.sum / n;
         let variance = (moments.squares / n - mean.powi(2)).max(0.0);
-        let counts = as_numbers(counts);
-        let telling = counts.clone();
-        Self { all: moments.count as f64, mean, variance, counts, sums, telling }
+        let (all, counts) = (moments.count as f64, as_numbers(counts));
+        Self { all, mean, variance, counts, sums, tells: true }
     }
 }
 
@@ -167,6 +167,7 @@ impl Side {
         let used = || steps.iter().filter(|(weight, part)| *weight > 0.0 && part.all > 0.0);
         let worth = 1.0 / used().map(|(w, part)| (w / all).powi(2) / part.all).sum::<f64>();
         let groups = steps.iter().map(|(_, part)| part.counts.len()).max().unwrap_or_default();
+        // What tells are failures, or values.
         let [mut counts, mut sums, mut telling] = [0, 1, 2].map(|_| vec![0.0; groups]);
         let mut variance = 0.0;
         for (weight, part) in used() {
@@ -177,7 +178,9 @@ impl Side {
                 let sum = part.sums.get(i).copied().unwrap_or_default();
                 counts[i] += each * n;
                 sums[i] += each * (sum - n * mean);
-                telling[i] += part.telling.get(i).copied().unwrap_or_default();
+                if part.tells {
+                    telling[i] += if kind == Kind::Share { sum } else { *n };
+                }
             }
             variance += each * each * part.all * part.variance / worth;
         }
@@ -229,10 +232,6 @@ fn sides(kind: Kind, steps: &[[Part; 2]]) -> [Side; 2] {
         let weighted: Vec<_> = weights.iter().copied().zip(parts()).collect();
         Side::over(kind, &weighted).or_more(alike())
     })
-}
-
-fn of_both(kind: Kind, steps: Vec<[Part; 2]>) -> Effects {
-    of_sides(sides(kind, &steps))
 }
 
 fn of_sides([stable, canary]: [Side; 2]) -> Effects {
@@ -366,9 +365,8 @@ pub(super) fn of_waits(
             let (counts, slow) = (from(0), from(bound));
             let total = |list: &[u64]| list.iter().map(|n| *n as f64).sum::<f64>();
             let p = total(&slow) / total(&counts).max(1.0);
-            let part = Part::of_share(all, p, &counts, &slow);
             // What all or none are does not tell how alike they are.
-            if p > 0.0 && p < 1.0 { part } else { Part { telling: vec![], ..part } }
+            Part { tells: p > 0.0 && p < 1.0, ..Part::of_share(all, p, &counts, &slow) }
         };
         let steps: Vec<_> = strata.each.iter().map(|step| step.map(of)).collect();
         sides(Kind::Share, &steps)

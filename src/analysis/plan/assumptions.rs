@@ -57,11 +57,11 @@ impl Default for Assumptions {
 }
 
 impl Assumptions {
-    /// How many observations tell as much as one of a user alone, when a user has so many of them
-    /// on average: the design effect of clusters (Kish, Survey Sampling, 1965, section 5.4). Which
-    /// user sends a request is chance: numbers of requests are Poisson variables, and each
-    /// observation has as many others of its user as users have on average. So `n` users of a
-    /// side never tell more than n / r independent requests, where r is the correlation.
+    /// The design effect of clusters (Kish, Survey Sampling, 1965, section 5.4): so many observations
+    /// tell as much as one independent one. `of_one_user` is how many observations a user has on
+    /// average. Which user sends a request is chance, so these numbers are Poisson variables, and
+    /// each observation has on average `of_one_user` others of its user. So `n` users of a side
+    /// never tell more than n / r independent requests, where r is the correlation.
     pub fn effect(&self, of_one_user: f64) -> f64 {
         let others = if self.users.is_finite() { of_one_user.max(0.0) } else { 0.0 };
         let of_users = 1.0 + others * self.intraclass_correlation.clamp(0.0, 1.0);

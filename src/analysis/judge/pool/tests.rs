@@ -331,6 +331,18 @@ fn a_test_that_ended_in_an_earlier_step_has_no_answer_in_the_later_ones() {
 }
 
 #[test]
+fn a_canary_that_was_looked_at_by_another_clock_goes_on() {
+    let policy = policy(STEPS, ERRORS);
+    let mut canary = Canary::new(&policy);
+    canary.look(0, &counts(760, 152), &counts(40, 8));
+    canary.leave(0, counts(760, 152), counts(40, 8));
+    // Before an upgrade, a step that took long used up the time of the later ones.
+    canary.status[0].looks.push(0.9);
+    assert_eq!(canary.look(1, &counts(297, 60), &counts(99, 20)), Verdict::Undecided);
+    assert_eq!(canary.look(1, &counts(300, 60), &counts(100, 20)), Verdict::Pass);
+}
+
+#[test]
 fn a_shadow_divides_the_pools_and_an_approval_does_not() {
     let policy = policy(
         "[{weight: 5, samples: 40}, {approval: {}}, {weight: 10, samples: 40}, {shadow: {percent: 5, samples: 40}}, {weight: 50, samples: 40}]",
