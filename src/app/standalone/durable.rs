@@ -1,15 +1,21 @@
-//! Files that a kill at any instant leaves whole: written beside, synced, renamed.
+//! Files that a kill at any instant leaves whole: written beside, synced, renamed. They are
+//! for this process's user alone: what they hold of a backend may be a key, in a header or a
+//! parameter of its address.
 
 use std::{
     ffi::OsString,
     fs::{self, File, OpenOptions},
     io::{self, Write},
+    os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
 use anyhow::Context;
 
 use crate::signals::links;
+
+/// Read and written by this process's user, and by nobody else.
+const OWN: u32 = 0o600;
 
 /// A file beside `path`: its name and one more ending.
 pub(super) fn beside(path: &Path, ending: &str) -> PathBuf {
@@ -65,6 +71,14 @@ impl Durable {
             && self.path.parent().is_some_and(may_be_made)
     }
 
+    /// Takes the file from everybody else who may read or write it, as one may that an earlier
+    /// version wrote. Of a file of another user this does nothing; a write replaces it.
+    pub(super) fn take_from_others(&self) {
+        if self.path.exists() && !is_own(&self.path) {
+            let _ = fs::set_permissions(&self.path, fs::Permissions::from_mode(OWN));
+        }
+    }
+
     /// What the file holds; none when it does not exist.
     pub(super) fn read(&self) -> anyhow::Result<Option<Vec<u8>>> {
         read(&self.path)
@@ -94,7 +108,7 @@ impl Durable {
         step(1)?;
         forget(&next)?;
         step(2)?;
-        let mut file = OpenOptions::new().write(true).create_new(true).open(&next)?;
+        let mut file = made_anew(&next)?;
         let (first, rest) = bytes.split_at(bytes.len() / 2);
         step(3)?;
         file.write_all(first)?;
@@ -120,10 +134,11 @@ impl Durable {
         forget(&link)?;
         step(7)?;
         if !self.path.exists() {
-            fs::copy(next, &link)?;
-        } else if fs::hard_link(&self.path, &link).is_err() {
-            // Not every file system has links.
-            fs::copy(&self.path, &link)?;
+            copied(next, &link)?;
+        } else if !is_own(&self.path) || fs::hard_link(&self.path, &link).is_err() {
+            // Others may read what an earlier version wrote, and a link would have the same
+            // mode. Not every file system has links.
+            copied(&self.path, &link)?;
         }
         step(8)?;
         fs::rename(&link, &previous)
@@ -148,6 +163,22 @@ pub(super) fn read(path: &Path) -> anyhow::Result<Option<Vec<u8>>> {
             format!("{} can not be read: name another file with --state", path.display())
         }),
     }
+}
+
+/// A new file that nobody else may read from its first byte on.
+fn made_anew(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).create_new(true).mode(OWN).open(path)
+}
+
+/// A copy with a mode of its own: that of the original may be wider.
+fn copied(from: &Path, to: &Path) -> io::Result<()> {
+    io::copy(&mut File::open(from)?, &mut made_anew(to)?)?;
+    Ok(())
+}
+
+/// Whether nobody else may read the file, or write it.
+fn is_own(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|there| there.mode() & 0o077 == 0)
 }
 
 fn forget(path: &Path) -> io::Result<()> {
@@ -202,6 +233,43 @@ mod tests {
                 assert_eq!(read(&file.previous()).unwrap().unwrap(), now);
             }
         }
+    }
+
+    #[test]
+    fn nobody_else_may_read_what_is_written_whatever_was_there_before() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state.json");
+        let modes = || {
+            let of = |entry: io::Result<fs::DirEntry>| {
+                let entry = entry.unwrap();
+                (entry.file_name(), entry.metadata().unwrap().mode() & 0o777)
+            };
+            let mut found: Vec<_> = fs::read_dir(folder.path()).unwrap().map(of).collect();
+            found.sort();
+            found
+        };
+        let own = [("state.json".into(), 0o600), ("state.json.before".into(), 0o600)];
+        let file = Durable::new(path.clone()).keeping_previous();
+        file.write(b"one").unwrap();
+        assert_eq!(modes(), own);
+        for wide in [0o644, 0o666, 0o640, 0o604] {
+            for name in ["state.json", "state.json.before"] {
+                fs::set_permissions(folder.path().join(name), fs::Permissions::from_mode(wide))
+                    .unwrap();
+            }
+            for left_over in ["next", "link"] {
+                fs::write(beside(&path, left_over), "a leftover").unwrap();
+            }
+            let now = file.read().unwrap();
+            file.write(b"two").unwrap();
+            assert_eq!(modes(), own, "{wide:o}");
+            assert_eq!(read(&file.previous()).unwrap(), now);
+        }
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        file.take_from_others();
+        assert_eq!(modes(), own);
+        Durable::new(folder.path().join("none")).take_from_others();
+        assert_eq!(modes(), own);
     }
 
     #[test]

@@ -286,8 +286,9 @@ fn parse(bytes: &[u8]) -> serde_json::Result<Releases> {
 /// kept in a file of its own.
 fn keep_aside(file: &Durable, bytes: &[u8], releases: &Releases) -> anyhow::Result<Option<Event>> {
     let (found, known) = (serde_json::from_slice(bytes)?, serde_json::to_value(releases)?);
-    let Some(field) = unknown(&found, &known) else { return Ok(None) };
     let aside = Durable::new(beside(file.path(), "other-version"));
+    aside.take_from_others();
+    let Some(field) = unknown(&found, &known) else { return Ok(None) };
     aside.write(bytes)?;
     let note = format!(
         "{} was written by another version: this one does not know {field}, and goes on without; \
