@@ -10,7 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use self::endpoint::{Endpoint, EndpointTls, TLS_CERTIFICATE, TLS_KEY};
-use super::{conditions::Condition, duration::GoDuration, schema};
+use super::{conditions::Condition, duration::GoDuration, schema, url::no_credentials_in};
 
 /// A model backend: where a model answers, or how Serinus runs it.
 ///
@@ -130,7 +130,7 @@ impl TokenLimit {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, KubeSchema)]
 #[x_kube(
     validation = Rule::new("has(self.url) != (has(self.direct) && self.direct)").message("set exactly one of spec.proxy.url and spec.proxy.direct: true"),
-    validation = Rule::new("!has(self.url) || !self.url.contains('@')").message("spec.proxy.url may hold no user and password, which everybody who reads the object would see: put them into a Secret, as user:password, and name it in spec.proxy.credentialsSecretRef"),
+    validation = Rule::new(format!("!has(self.url) || {}", no_credentials_in("self.url"))).message("spec.proxy.url may hold no user and password, which everybody who reads the object would see: put them into a Secret, as user:password, and name it in spec.proxy.credentialsSecretRef"),
     validation = Rule::new("has(self.url) || !has(self.credentialsSecretRef)").message("spec.proxy.credentialsSecretRef needs spec.proxy.url"),
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

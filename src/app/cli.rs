@@ -119,12 +119,57 @@ fn print_crds(out: Option<PathBuf>) -> anyhow::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::any::TypeId;
+    use std::{any::TypeId, sync::Arc};
 
     use clap::{CommandFactory, Parser, error::ErrorKind};
+    use tokio::task::JoinSet;
 
     use super::Cli;
-    use crate::api::GoDuration;
+    use crate::{
+        api::{GoDuration, url::tests::WITH},
+        app::{identity, prometheus, telemetry},
+    };
+
+    /// Those of the flags that are addresses.
+    #[derive(Parser)]
+    struct Addresses {
+        #[command(flatten)]
+        clients: identity::Options,
+        #[command(flatten)]
+        prometheus: prometheus::Options,
+        #[command(flatten)]
+        telemetry: telemetry::Options,
+    }
+
+    impl Addresses {
+        /// What is wrong with them.
+        fn problem(&self) -> Option<String> {
+            let clients = self.clients.build(vec![], &mut JoinSet::new()).err();
+            let prometheus = self.prometheus.build().err();
+            let telemetry = self.telemetry.start(Arc::default()).err();
+            Some(format!("{:#}", clients.or(prometheus).or(telemetry)?))
+        }
+    }
+
+    #[tokio::test]
+    async fn no_flag_takes_credentials_in_any_spelling_or_repeats_them() {
+        let problem = |flag: &str, url: &str| {
+            let mut arguments = vec!["serinus".to_owned(), format!("--{flag}={url}")];
+            if flag == "oidc-issuer" {
+                arguments.extend(["--oidc-audience=a", "--oidc-routes=*"].map(str::to_owned));
+            }
+            Addresses::try_parse_from(arguments).unwrap_or_else(|e| panic!("{e}")).problem()
+        };
+        for flag in ["prometheus-url", "otlp-endpoint", "otlp-traces-endpoint", "oidc-issuer"] {
+            for url in WITH {
+                let told = problem(flag, url).unwrap_or_default();
+                assert!(told.contains("password") && !told.contains("love"), "{url:?}: {told}");
+            }
+            assert_eq!(problem(flag, "https://host:8443/a"), None);
+            let told = problem(flag, "ftp://host?key=lovelace").unwrap();
+            assert!(told.contains("ftp://host?[redacted]"), "{told}");
+        }
+    }
 
     #[test]
     fn the_command_line_contradicts_itself_nowhere() {

@@ -10,7 +10,10 @@ use futures::future::try_join_all;
 
 use super::{numbers::between, prometheus};
 use crate::{
-    api::{GoDuration, url::has_credentials},
+    api::{
+        GoDuration,
+        url::{has_credentials, shown},
+    },
     signals::{
         prometheus::Prometheus,
         spending::{COUNTERS, CostReport, Line, Spent, Whose, collect, query},
@@ -158,7 +161,7 @@ async fn counted(gateways: &[String]) -> anyhow::Result<Costs> {
 
 async fn ask(client: &reqwest::Client, gateway: &str) -> anyhow::Result<CostReport> {
     ensure!(
-        !has_credentials(gateway) && (gateway.contains("://") || !gateway.contains('@')),
+        !has_credentials(gateway),
         "--gateway may hold no user and no password: the admin address of a gateway asks for none"
     );
     let base = gateway.trim_end_matches('/');
@@ -168,7 +171,7 @@ async fn ask(client: &reqwest::Client, gateway: &str) -> anyhow::Result<CostRepo
         client.get(url).send().await?.error_for_status()?.json().await
     };
     answer.await.map_err(reqwest::Error::without_url).with_context(|| {
-        format!("{gateway} does not tell its costs: is it the admin address of a gateway?")
+        format!("{} does not tell its costs: is it the admin address of a gateway?", shown(gateway))
     })
 }
 
@@ -189,4 +192,18 @@ fn group(lines: Vec<Line>, by: &[By]) -> Vec<Line> {
         .collect();
     lines.sort_by(|a, b| b.spent.usd.total_cmp(&a.spent.usd));
     lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_address_of_a_gateway_holds_no_credentials_and_none_are_repeated() {
+        crate::app::process::install_tls();
+        for url in crate::api::url::tests::WITH {
+            let error = format!("{:#}", ask(&reqwest::Client::new(), url).await.unwrap_err());
+            assert!(error.contains("no password") && !error.contains("love"), "{url:?}: {error}");
+        }
+    }
 }

@@ -32,7 +32,7 @@ use super::{
     span::{self, text_attribute},
 };
 use crate::{
-    api::url::has_credentials,
+    api::url::{has_credentials, shown},
     audit::{record::Record, secrets::Secrets},
     openai::retry_after::retry_after,
 };
@@ -123,7 +123,7 @@ impl Exporter {
         }
         let url = config.url.parse::<reqwest::Url>().ok();
         if url.is_none_or(|url| !["http", "https"].contains(&url.scheme())) {
-            return Err(OtlpError::Url(config.url));
+            return Err(OtlpError::Url(shown(&config.url).into()));
         }
         // Fails only when a provider was installed before, which is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();

@@ -7,7 +7,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::SecretKeyRef;
-use crate::api::schema::{self, LocalRef};
+use crate::api::{
+    schema::{self, LocalRef},
+    url::no_credentials_in,
+};
 
 /// Headers that frame a request or are for the next hop (RFC 9110, 7.6.1; RFC 9112, 6):
 /// one that is set twice, or differently than the gateway means it, makes of one request
@@ -43,7 +46,7 @@ pub fn reserved_header(name: &str) -> Option<String> {
 /// An OpenAI-compatible API at a URL.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, KubeSchema)]
 #[x_kube(
-    validation = Rule::new("!self.url.matches('^[a-z]+://[^/]*@')").message("spec.endpoint.url may hold no user and password, which everybody who reads the object would see: put the key into a Secret and name it in spec.endpoint.apiKeySecretRef; for basic authentication the key is user:password in base64 after the word Basic, with apiKeyHeader: authorization"),
+    validation = Rule::new(no_credentials_in("self.url")).message("spec.endpoint.url may hold no user and password, which everybody who reads the object would see: put the key into a Secret and name it in spec.endpoint.apiKeySecretRef; for basic authentication the key is user:password in base64 after the word Basic, with apiKeyHeader: authorization"),
     validation = Rule::new("!has(self.headers) || self.headers.all(name, !(name.lowerAscii() in ['accept-encoding', 'connection', 'content-encoding', 'content-length', 'content-type', 'expect', 'host', 'http2-settings', 'keep-alive', 'te', 'trailer', 'transfer-encoding', 'upgrade']) && !name.lowerAscii().startsWith('proxy-'))").message("spec.endpoint.headers may not name a header that frames the request or is for the next hop (host, connection, content-length, content-type, content-encoding, accept-encoding, expect, keep-alive, te, trailer, transfer-encoding, upgrade, http2-settings, proxy-*): leave it out, the gateway sets what is needed; for a proxy see spec.proxy"),
     validation = Rule::new("!has(self.headers) || self.headers.all(name, name.matches('^[A-Za-z0-9!#$%&*+.^_|~-]+$') && !self.headers[name].matches('[\\x00-\\x08\\x0a-\\x1f\\x7f]'))").message("spec.endpoint.headers: a name is of letters, digits and hyphens, and a value is one line without control characters"),
     validation = Rule::new("!has(self.headers) || !has(self.apiKeySecretRef) || !self.headers.exists(name, name.lowerAscii() == (has(self.apiKeyHeader) ? self.apiKeyHeader.lowerAscii() : 'authorization'))").message("spec.endpoint.headers names the header that carries the API key of spec.endpoint.apiKeySecretRef: leave it out, or name another one in spec.endpoint.apiKeyHeader"),

@@ -5,7 +5,10 @@ use std::{error::Error, path::PathBuf, time::Duration};
 use anyhow::{Context, bail, ensure};
 use reqwest::{StatusCode, redirect::Policy};
 
-use crate::api::{SecretText, url::has_credentials};
+use crate::api::{
+    SecretText,
+    url::{has_credentials, shown},
+};
 
 /// A server that has something to say says it sooner.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -72,6 +75,7 @@ impl Options {
 
 /// Asks for the list of models, which every such server has or refuses.
 async fn ask(url: &str, key: Option<&SecretText>) -> anyhow::Result<()> {
+    let shown = shown(url);
     let client = reqwest::Client::builder().timeout(PATIENCE).redirect(Policy::none()).build()?;
     let mut request = client.get(format!("{url}/models"));
     if let Some(key) = key {
@@ -80,23 +84,23 @@ async fn ask(url: &str, key: Option<&SecretText>) -> anyhow::Result<()> {
     let status = match request.send().await {
         Ok(answer) => answer.status(),
         Err(error) if error.is_builder() => {
-            bail!("--url {url} is no address: write for example http://127.0.0.1:8000/v1")
+            bail!("--url {shown} is no address: write for example http://127.0.0.1:8000/v1")
         }
         Err(error) if error.is_timeout() => {
-            bail!("{url} did not answer within {} s: is it up?", PATIENCE.as_secs())
+            bail!("{shown} did not answer within {} s: is it up?", PATIENCE.as_secs())
         }
         Err(error) => {
-            bail!("{url} can not be reached ({}): is it up, is the address right?", cause(&error))
+            bail!("{shown} can not be reached ({}): is it up, is the address right?", cause(&error))
         }
     };
     match status {
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN if key.is_none() => {
-            bail!("{url} wants an API key: name it with --key-env or --key-file")
+            bail!("{shown} wants an API key: name it with --key-env or --key-file")
         }
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-            bail!("{url} refuses the API key ({status})")
+            bail!("{shown} refuses the API key ({status})")
         }
-        status if status.is_server_error() => bail!("{url}/models answered {status}"),
+        status if status.is_server_error() => bail!("{shown}/models answered {status}"),
         // Not every server has a list.
         _ => Ok(()),
     }
@@ -155,6 +159,10 @@ mod tests {
         ] {
             let error = format!("{:#}", options(url.to_owned()).reached().await.unwrap_err());
             assert!(error.contains(says) && !error.contains("lovelace"), "{url}: {error}");
+        }
+        for url in crate::api::url::tests::WITH {
+            let error = format!("{:#}", options(url.to_owned()).reached().await.unwrap_err());
+            assert!(error.contains("--key-env") && !error.contains("love"), "{url:?}: {error}");
         }
         let empty = "HTTP/1.1 401 x\r\ncontent-length: 0\r\n\r\n";
         assert!(told(empty, None).await.unwrap().contains("wants an API key"));

@@ -9,7 +9,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use super::tokens::{Issuer, Verifier};
-use crate::api::url::has_credentials;
+use crate::api::url::{has_credentials, shown};
 
 /// How often keys are asked for when nothing is wrong.
 const REFRESH: Duration = Duration::from_secs(300);
@@ -148,7 +148,7 @@ impl OidcIssuer {
     }
 
     async fn read<T: serde::de::DeserializeOwned>(&self, url: &str) -> Result<T, DiscoveryError> {
-        let failed = |why: String| DiscoveryError::Unreachable { url: url.to_owned(), why };
+        let failed = |why: String| DiscoveryError::Unreachable { url: shown(url).into(), why };
         let mut answer = self
             .client
             .get(url)
@@ -157,7 +157,9 @@ impl OidcIssuer {
             .and_then(reqwest::Response::error_for_status)
             .map_err(|e| failed(e.without_url().to_string()))?;
         let mut body = vec![];
-        while let Some(piece) = answer.chunk().await.map_err(|e| failed(e.to_string()))? {
+        while let Some(piece) =
+            answer.chunk().await.map_err(|e| failed(e.without_url().to_string()))?
+        {
             body.extend_from_slice(&piece);
             if body.len() > LARGEST {
                 return Err(failed("the answer is too large".to_owned()));
@@ -196,12 +198,12 @@ fn only_https(url: &str) -> Result<(), DiscoveryError> {
     if has_credentials(url) {
         return Err(DiscoveryError::Credentials);
     }
-    let uri: http::Uri = url.parse().map_err(|_| DiscoveryError::NotHttps(url.to_owned()))?;
+    let uri: http::Uri = url.parse().map_err(|_| DiscoveryError::NotHttps(shown(url).into()))?;
     let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
     let here = host == "localhost" || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
     match uri.scheme_str() {
         Some("https") => Ok(()),
         Some("http") if here => Ok(()),
-        _ => Err(DiscoveryError::NotHttps(url.to_owned())),
+        _ => Err(DiscoveryError::NotHttps(shown(url).into())),
     }
 }

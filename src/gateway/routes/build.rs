@@ -16,7 +16,7 @@ use crate::{
         prompt_release::{RoutedVariant, VariantRole},
         secret::SecretText,
         snapshot::PackedVariant,
-        url::has_credentials,
+        url::{has_credentials, shown},
     },
     audit::record::{Operation, Origin},
     cost::Prices,
@@ -372,7 +372,10 @@ fn build_target(
 }
 
 fn no_address(base: &str) -> Fault {
-    Fault::new(Fault::ADDRESS_INVALID, format!("{base} is no address: change spec.endpoint.url"))
+    Fault::new(
+        Fault::ADDRESS_INVALID,
+        format!("{} is no address: change spec.endpoint.url", shown(base)),
+    )
 }
 
 fn uri(base: &str, operation: Operation, backend: &LLMDeploymentSpec) -> Result<Uri, Fault> {

@@ -15,7 +15,10 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{failure::Failure, together::Batch};
-use crate::{api::url::has_credentials, audit::secrets::Secrets};
+use crate::{
+    api::url::{has_credentials, shown},
+    audit::secrets::Secrets,
+};
 
 /// A larger answer is not one number.
 const LARGEST: usize = 1 << 20;
@@ -74,9 +77,9 @@ impl Source {
             return Err(SetupError::Credentials);
         }
         let url = config.url.trim_end_matches('/');
-        let client = Client::from(http, url).map_err(|_| SetupError::Url(config.url.clone()))?;
+        let client = Client::from(http, url).map_err(|_| SetupError::Url(shown(url).into()))?;
         if !matches!(client.base_url().scheme(), "http" | "https") {
-            return Err(SetupError::Url(config.url));
+            return Err(SetupError::Url(shown(url).into()));
         }
         Ok(Self { client, token_file: config.token_file, timeout: config.timeout })
     }
