@@ -16,6 +16,7 @@
 //! is the default.
 
 mod checks;
+mod parts;
 mod plain;
 mod rules;
 #[cfg(test)]
@@ -27,6 +28,7 @@ use regex::{Regex, RegexBuilder};
 use serde_json::{Map, Value};
 
 use self::{
+    parts::Joined,
     plain::Plain,
     rules::{Check, FORMS, Form},
 };
@@ -143,10 +145,12 @@ impl Redaction {
             spans.extend(found.map(|found| (found.start(), found.end(), "text")));
         }
         let plain = Plain::of(text);
-        let mut found = vec![];
-        self.rules.iter().for_each(|rule| rule.find(&plain.text, &mut found));
-        if self.cards {
-            found.extend(checks::cards(&plain.text).into_iter().map(|(s, e)| (Kind::Card, s, e)));
+        let mut found = self.found(&plain.text);
+        if let Some(joined) = Joined::of(&plain.text) {
+            let across = |(kind, start, end)| {
+                joined.across(start, end).into_iter().map(move |(start, end)| (kind, start, end))
+            };
+            found.extend(self.found(&joined.text).into_iter().flat_map(across));
         }
         found.sort_by_key(|(kind, ..)| *kind);
         spans.extend(found.into_iter().map(|(kind, start, end)| {
@@ -154,6 +158,16 @@ impl Redaction {
             (start, end, kind.as_str())
         }));
         spans
+    }
+
+    /// What the rules find in a plain text.
+    fn found(&self, plain: &str) -> Vec<(Kind, usize, usize)> {
+        let mut found = vec![];
+        self.rules.iter().for_each(|rule| rule.find(plain, &mut found));
+        if self.cards {
+            found.extend(checks::cards(plain).into_iter().map(|(s, e)| (Kind::Card, s, e)));
+        }
+        found
     }
 
     /// Applies the rules to every text of a JSON value, and to the names of its fields. A

@@ -193,7 +193,8 @@ pub(super) const FORMS: &[Form] = &[
         r"(?i)[\p{L}\p{N}._%+'-]+@[\p{L}\p{N}](?:[\p{L}\p{N}-]*[\p{L}\p{N}])?(?:\.[\p{L}\p{N}-]+)*\.(?:\p{L}{2,}|xn--[a-z0-9-]{2,})",
         Check::Of(checks::is_mail),
     ),
-    Form(Kind::Email, r#"(?i)"[^"@\n]+"@[\p{L}\p{N}.-]+\.\p{L}{2,}"#, Check::Sure),
+    // What follows a quote that ends a text of JSON is none of a name.
+    Form(Kind::Email, r#"(?i)"[^"@\s:,}\]][^"@\n]*"@[\p{L}\p{N}.-]+\.\p{L}{2,}"#, Check::Sure),
     Form(Kind::Email, r"(?i)[\p{L}\p{N}._%+'-]+@localhost\b", Check::Sure),
     Form(
         Kind::Email,

@@ -242,6 +242,92 @@ fn what_begins_in_one_part_of_a_message_and_ends_in_another_is_found() {
     assert!(missed.len() * 20 <= asked, "{} of {asked}: {missed:#?}", missed.len());
 }
 
+/// A text as a model writes it that repeats its request, so many times within JSON.
+fn quoted(said: &Value, times: usize) -> String {
+    (0..times).fold(said.to_string(), |text, _| json!({"answer": text, "n": 1}).to_string())
+}
+
+/// What was quoted so, if the text is still JSON around it.
+fn unquoted(text: &str, times: usize) -> Option<Value> {
+    let mut value: Value = serde_json::from_str(text).ok()?;
+    for _ in 0..times {
+        value = serde_json::from_str(value["answer"].as_str()?).ok()?;
+    }
+    Some(value)
+}
+
+#[test]
+fn what_lies_in_two_parts_is_found_within_json_too_and_the_json_stays_whole() {
+    let (mut missed, mut asked) = (vec![], 0);
+    for kind in Kind::ALL {
+        let found = texts(kind).found;
+        for entry in found.iter().filter(|e| hides(all(), kind, e, |text| text.to_owned())) {
+            let (text, hidden) = entry.parts();
+            let start = text.find(&hidden).unwrap();
+            let middle = hidden.char_indices().nth(hidden.chars().count() / 2).unwrap().0;
+            let (head, tail) = text.split_at(start + middle);
+            let said = message(&[&format!("x {head}"), &format!("{tail} y")]);
+            for times in 0..3 {
+                asked += 1;
+                let told = all().text(&quoted(&said, times)).into_owned();
+                let part = |value: &Value, i: usize| {
+                    Some(value[0]["content"][i]["text"].as_str()?.to_owned())
+                };
+                let left = unquoted(&told, times)
+                    .and_then(|value| Some(part(&value, 0)? + &part(&value, 1)?));
+                let is_gone = left.as_ref().is_some_and(|left| {
+                    !left.contains(&hidden)
+                        && left.contains(&format!("[redacted:{}]", kind.as_str()))
+                });
+                if !is_gone {
+                    missed.push(told);
+                }
+            }
+        }
+    }
+    assert!(missed.len() * 20 <= asked, "{} of {asked}: {missed:#?}", missed.len());
+}
+
+#[test]
+fn an_address_in_two_parts_leaves_neither_half_and_no_gap_in_the_json() {
+    let said = message(&["ann.split", "@example.com"]);
+    for times in 0..4 {
+        let told = all().text(&quoted(&said, times)).into_owned();
+        let left = unquoted(&told, times).unwrap();
+        assert_eq!(left, message(&["[redacted:email]", "[redacted:email]"]), "{told}");
+    }
+    // By itself, neither half is one.
+    for text in [r#"{"a": "ann", "b": "@example.com"}"#, r#"["x", null, "@example.com"]"#] {
+        assert_eq!(all().text(text), text);
+    }
+    let quoted = r#"write to "ann smith"@example.com now"#;
+    assert_eq!(all().text(quoted), "write to [redacted:email] now");
+}
+
+#[test]
+fn what_is_taken_out_of_a_text_of_json_leaves_it_json() {
+    let mut broken = vec![];
+    for kind in Kind::ALL {
+        for entry in texts(kind).found {
+            let (text, _) = entry.parts();
+            // Of a key in armour that is cut off, all that follows is taken for the key.
+            if text.contains("-----BEGIN") && !text.contains("-----END") {
+                continue;
+            }
+            let said =
+                json!({"a": "b", "x": format!("x {text} y"), "@z.example": ["c", "@d.example"]});
+            for times in 0..3 {
+                let told = all().text(&quoted(&said, times)).into_owned();
+                let left = unquoted(&told, times);
+                if left.is_none_or(|left| left["@z.example"] != said["@z.example"]) {
+                    broken.push(told);
+                }
+            }
+        }
+    }
+    assert!(broken.is_empty(), "{}: {broken:#?}", broken.len());
+}
+
 #[test]
 fn parts_that_say_nothing_together_stay_as_they_are() {
     let kept: Vec<String> = Kind::ALL.into_iter().flat_map(|kind| texts(kind).kept).collect();
