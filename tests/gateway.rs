@@ -32,5 +32,7 @@ mod shadow;
 mod splitting;
 #[path = "gateway/tls.rs"]
 mod tls;
+#[path = "gateway/traces.rs"]
+mod traces;
 #[path = "gateway/variants.rs"]
 mod variants;

@@ -5,9 +5,8 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use memchr::memmem;
 
-use super::secrets::REDACTED;
+use super::secrets::Known;
 use crate::api::prompt_release::VariantRole;
 pub use crate::openai::{Operation, usage::Tokens};
 
@@ -216,26 +215,12 @@ pub struct Content {
     pub user: Option<String>,
     /// The conversation that the request belongs to, where the application tells it.
     pub conversation: Option<String>,
+    /// Secrets that nobody is told, whatever their form: searched for when what is kept in
+    /// pieces is put together, for until then none of the pieces has all of one.
+    pub known: Known,
 }
 
 impl Content {
-    /// Takes a secret out of all of it: the key that came with the request.
-    pub fn without(&mut self, secret: &str) {
-        let without = |text: &mut String| {
-            if text.contains(secret) {
-                *text = text.replace(secret, REDACTED);
-            }
-        };
-        for bytes in std::iter::once(&mut self.input).chain(&mut self.tool_calls) {
-            if memmem::find(bytes, secret.as_bytes()).is_some() {
-                let text = String::from_utf8_lossy(bytes).replace(secret, REDACTED);
-                *bytes = text.into_bytes();
-            }
-        }
-        without(&mut self.output);
-        self.user.iter_mut().chain(&mut self.conversation).for_each(without);
-    }
-
     /// How many bytes it keeps in memory, about.
     pub fn weight(&self) -> usize {
         let calls: usize = self.tool_calls.iter().map(Vec::len).sum();

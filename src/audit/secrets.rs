@@ -26,18 +26,20 @@
 //! to tell it can, and has it already.
 
 mod forms;
+mod known;
 mod search;
 mod spelling;
 #[cfg(test)]
 mod tests;
 mod wide;
 
-use std::{borrow::Cow, cmp::Reverse, fmt, iter, sync::Arc};
+use std::{borrow::Cow, cmp::Reverse, fmt, iter, ops::Range, sync::Arc};
 
 use aho_corasick::{AhoCorasick, AhoCorasickKind, MatchKind};
 use bytes::{Bytes, BytesMut};
 use memchr::memrchr_iter;
 
+pub use self::known::Known;
 use self::{
     forms::Text,
     search::{Search, cut_after},
@@ -121,6 +123,13 @@ struct Escaped {
     text: usize,
     /// The longest beginning of a text comes first.
     index: Reverse<usize>,
+}
+
+/// Both search for the same.
+impl PartialEq for Secrets {
+    fn eq(&self, other: &Self) -> bool {
+        self.texts == other.texts
+    }
 }
 
 impl fmt::Debug for Secrets {
@@ -217,15 +226,8 @@ impl Secrets {
     /// The bytes without them, and how far these have been searched; none when there are
     /// none in it. A text that is not whole may go on as a secret that it ends within.
     fn redacted(&self, text: &[u8], whole: bool) -> Option<(Vec<u8>, usize)> {
-        let narrow = wide::narrow(text);
-        let read = narrow.as_ref().map_or(text, |narrow| &narrow.text);
-        let mut search = Search::new(self, read, whole);
         let (mut out, mut copied) = (vec![], 0);
-        while let Some(found) = search.next() {
-            let (found, width) = match &narrow {
-                Some(narrow) => narrow.wide(&found)?,
-                None => (found, 1),
-            };
+        for (found, width) in self.places(text, whole) {
             out.extend_from_slice(&text[copied..found.start]);
             wide::push(&mut out, REDACTED, width);
             copied = found.end;
@@ -236,6 +238,18 @@ impl Secrets {
         let searched = out.len();
         out.extend_from_slice(&text[copied..]);
         Some((out, searched))
+    }
+
+    /// Where they are in the text, one after the other, and how many bytes each character has.
+    fn places(&self, text: &[u8], whole: bool) -> Vec<(Range<usize>, usize)> {
+        let narrow = wide::narrow(text);
+        let read = narrow.as_ref().map_or(text, |narrow| &narrow.text);
+        let mut search = Search::new(self, read, whole);
+        let wide = |found: Range<usize>| match &narrow {
+            Some(narrow) => narrow.wide(&found),
+            None => Some((found, 1)),
+        };
+        iter::from_fn(|| search.next()).map_while(wide).collect()
     }
 
     /// How much at the end of `text`, from `floor` on, may be the beginning of one of them.

@@ -20,15 +20,16 @@ use super::{
     routes::{Route, Target},
     tally::Drawn,
     unread,
+    upstream::SECRET_CODE,
 };
 use crate::{
-    api::url::without_credentials,
+    api::{SecretText, url::without_credentials},
     audit::{
         record::{
             AssignmentReason, Caller, CheckResult, Content, Operation, Origin, Record,
             RecordOutcome, StableSide, TraceContext,
         },
-        secrets::is_searched,
+        secrets::{Known, REDACTED, is_searched},
     },
     openai::{answer::Answer, error::ApiError},
     signals::addresses::Refused,
@@ -57,6 +58,9 @@ pub(super) struct Flight {
     /// What of the model's headers goes to the application.
     pub headers: Vec<(HeaderName, HeaderValue)>,
     pub answer: Answer,
+    /// What has come of the answer shows a secret of ours, or most of one, in texts that have
+    /// none alone: nothing of what it says is kept.
+    pub is_withheld: bool,
     /// The application's own tools, as JSON.
     tools: Option<Box<[u8]>>,
     /// How what was not understood begins.
@@ -126,6 +130,7 @@ impl Flight {
             status: None,
             headers: vec![],
             answer: Answer::default(),
+            is_withheld: false,
             tools: None,
             not_understood: None,
             content: None,
@@ -165,10 +170,17 @@ impl Flight {
         if let Some(most) = self.gateway.config.telemetry.tracing.content_of(self.trace.as_ref()) {
             let input = body[input].iter().copied().take(most).collect();
             let (user, conversation) = (asked.user(), asked.conversation());
+            let known = Known { sent: self.target.secrets(true).clone(), key: self.key() };
             self.content =
-                Some(Box::new(Content { input, user, conversation, ..Content::default() }));
+                Some(Box::new(Content { input, user, conversation, known, ..Content::default() }));
         }
         body
+    }
+
+    /// The key by which the request was let in, unless it is a word.
+    fn key(&self) -> Option<SecretText> {
+        let key = credential(&self.passed.headers).filter(|key| is_searched(key));
+        key.map(SecretText::new)
     }
 
     /// An answer, or an event of a stream, calls tools; kept where the rest is.
@@ -312,14 +324,7 @@ impl Flight {
         // What comes from the cache was checked before, and costs nothing again.
         let cached = self.reason == AssignmentReason::Cached;
         let check = (ok && !cached).then(|| self.check());
-        let mut content = self.content.take();
-        if let Some(content) = &mut content {
-            let most = self.gateway.config.telemetry.tracing.content_bytes.unwrap_or(0);
-            content.output = whole_words(std::mem::take(&mut self.answer.text), most);
-            if let Some(key) = credential(&self.passed.headers).filter(|key| is_searched(key)) {
-                content.without(key);
-            }
-        }
+        let content = self.content_told();
         let answer = &mut self.answer;
         // A stream that was cut off tells no usage: an event with content is about a token.
         if !ok && self.streamed && answer.tokens.output.is_none() && answer.contents > 0 {
@@ -364,7 +369,8 @@ impl Flight {
         });
         let is_unread = check == Some(CheckResult::Unread);
         if let Some(said) = self.not_understood.take().filter(|_| is_unread) {
-            self.gateway.unread.keep(&record, &said);
+            let known = Known { sent: self.target.secrets(true).clone(), key: self.key() };
+            self.gateway.unread.keep(&record, &said, &known);
         }
         if let Some(told) = self.told.take() {
             let side = StableSide {
@@ -386,6 +392,23 @@ impl Flight {
             }
         }
         self.gateway.sinks.iter().for_each(|sink| sink.consume(&record));
+    }
+
+    /// What was said, as it is told to who traces it.
+    fn content_told(&mut self) -> Option<Box<Content>> {
+        if self.is_withheld {
+            let answer = &mut self.answer;
+            (answer.model, answer.id, answer.finish_reason) = (None, None, None);
+            answer.text = REDACTED.to_owned();
+            self.not_understood = None;
+        }
+        let mut content = self.content.take()?;
+        if self.is_withheld {
+            content.tool_calls.clear();
+        }
+        let most = self.gateway.config.telemetry.tracing.content_bytes.unwrap_or(0);
+        content.output = whole_words(std::mem::take(&mut self.answer.text), most);
+        Some(content)
     }
 
     /// Whether nothing is wrong with a complete answer.
@@ -417,6 +440,11 @@ impl Drop for Flight {
         let outcome = match self.streamed {
             // And raise an exception as soon as it tells of an error.
             true if answer.failed => RecordOutcome::Error,
+            // Before the end, nobody knows yet whether it is a secret.
+            true if answer.complete() && self.is_withheld => {
+                self.error.get_or_insert(SECRET_CODE);
+                RecordOutcome::Error
+            }
             true if answer.complete() => RecordOutcome::Ok,
             _ => RecordOutcome::Cancelled,
         };

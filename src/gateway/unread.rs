@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::{
-    audit::record::Record,
+    audit::{record::Record, secrets::Known},
     telemetry::redact::{Kind, Redaction},
 };
 
@@ -38,7 +38,7 @@ pub(super) struct Unread(Mutex<BTreeMap<String, Example>>);
 
 impl Unread {
     /// Keeps it, if there is none of its variant yet.
-    pub(super) fn keep(&self, record: &Record, said: &[u8]) {
+    pub(super) fn keep(&self, record: &Record, said: &[u8], known: &Known) {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let origin = &record.origin;
         if kept.contains_key(&origin.revision) {
@@ -58,7 +58,7 @@ impl Unread {
             model: origin.model.clone(),
             request_id: record.request_id.clone(),
             streamed: record.streamed,
-            text: String::from_utf8_lossy(said).into_owned(),
+            text: known.without(&String::from_utf8_lossy(said)),
         };
         kept.insert(origin.revision.clone(), example);
     }
@@ -85,15 +85,15 @@ mod tests {
 
     #[test]
     fn one_of_each_variant_is_kept_and_not_all_of_it() {
-        let unread = Unread::default();
+        let (unread, known) = (Unread::default(), Known::default());
         for revision in 0..MOST + 9 {
             let mut record = fixtures::record();
             let mut origin = (*record.origin).clone();
             origin.revision = format!("{revision:04}");
             record.origin = origin.into();
             record.at = Timestamp::from_second(revision as i64).unwrap();
-            unread.keep(&record, "first me@example.com ".repeat(1000).as_bytes());
-            unread.keep(&record, b"second");
+            unread.keep(&record, "first me@example.com ".repeat(1000).as_bytes(), &known);
+            unread.keep(&record, b"second", &known);
         }
         let all = unread.all();
         assert_eq!(all.len(), MOST);

@@ -11,7 +11,7 @@ use http_body_util::BodyExt;
 use tokio::time::{Instant, timeout_at};
 
 pub(super) use self::{
-    quotes::quotes_a_secret,
+    quotes::{SECRET_CODE, quotes_a_secret},
     stream::{Next, Stream},
 };
 use super::{
@@ -88,6 +88,11 @@ impl Failure {
             crowded: false,
             retry_after: None,
         }
+    }
+
+    /// The answer spells out a secret of ours.
+    fn secret() -> Self {
+        Self { untouched: false, ..Self::of(quotes_a_secret()) }
     }
 
     fn new(status: u16, code: &'static str, message: impl Into<String>) -> Self {
@@ -167,7 +172,13 @@ pub(super) async fn call(
             return Err(no_answer(head.status));
         }
         let complaint = Complaint::read(&bytes);
-        return Err(refused(head.status, &complaint, wait, Some(bytes)));
+        let failure = refused(head.status, &complaint, wait, Some(bytes.clone()));
+        // What the application gets of it, it may put together.
+        let is_told = failure.body.is_some();
+        return Err(match without_secrets(flight, &bytes) {
+            Err(secret) if is_told => *secret,
+            _ => failure,
+        });
     }
     answered(flight, bytes, wait).map_err(|failure| *failure)
 }
@@ -184,6 +195,10 @@ fn answered(
     };
     let answer = Answer::whole(flight.operation, &bytes).map_err(|e| none(&e.to_string()))?;
     flight.answer = answer;
+    // Before anything of it is kept, whatever else is wrong with it. Vectors are numbers.
+    if flight.operation != Operation::Embeddings || flight.answer.failed {
+        without_secrets(flight, &bytes)?;
+    }
     if flight.answer.failed {
         return Err(Box::new(told(flight, Some(&bytes), wait)));
     }
@@ -197,12 +212,6 @@ fn answered(
     if flight.streamed {
         return Err(none("is no stream, which was asked for"));
     }
-    let secrets = flight.target.secrets(true);
-    // Vectors are numbers.
-    if flight.operation != Operation::Embeddings && quotes::are_spelled(secrets, &bytes) {
-        let error = quotes_a_secret();
-        return Err(Box::new(Failure::new(error.status, error.code, error.message)));
-    }
     if flight.answer.tool_call {
         flight.calls(&bytes);
     }
@@ -210,6 +219,12 @@ fn answered(
         flight.not_understood(&bytes);
     }
     Ok(Started::Whole(bytes))
+}
+
+/// Whether an answer that came as a whole spells out no secret of ours.
+fn without_secrets(flight: &mut Flight, json: &[u8]) -> Result<(), Box<Failure>> {
+    flight.is_withheld = quotes::are_spelled(flight.target.secrets(true), json);
+    if flight.is_withheld { Err(Box::new(Failure::secret())) } else { Ok(()) }
 }
 
 /// The first bytes of an answer, as many as show what it is.

@@ -52,6 +52,7 @@ pub(super) struct Call {
 /// Reads and redacts what a record keeps; none when it keeps nothing.
 pub(super) fn said(record: &Record, redaction: &Redaction) -> Option<Said> {
     let content = record.content.as_deref()?;
+    let redaction = &redaction.knowing(&content.known);
     let redacted = |text: &Option<String>| text.as_deref().map(|t| redaction.text(t).into_owned());
     let mut said = Said {
         output: redaction.text(&content.output).into_owned(),
@@ -203,8 +204,8 @@ fn answer(content: &Content, redaction: &Redaction, text: &str) -> Vec<Message> 
         add_calls(&mut calls, &serde_json::from_slice(payload).unwrap_or_default());
     }
     // When they are whole: in a stream, an address may come in two halves.
-    for call in &mut calls {
-        call.arguments = redaction.text(&call.arguments).into_owned();
+    for text in calls.iter_mut().flat_map(|Call { id, name, arguments }| [id, name, arguments]) {
+        *text = redaction.text(text).into_owned();
     }
     if text.is_empty() && calls.is_empty() {
         return vec![];

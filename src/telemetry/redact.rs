@@ -22,7 +22,13 @@ mod rules;
 #[cfg(test)]
 mod tests;
 
-use std::{borrow::Cow, collections::BTreeMap, fmt::Write, str::FromStr, sync::LazyLock};
+use std::{
+    borrow::Cow,
+    collections::BTreeMap,
+    fmt::Write,
+    str::FromStr,
+    sync::{Arc, LazyLock},
+};
 
 use regex::{Regex, RegexBuilder};
 use serde_json::{Map, Value};
@@ -32,6 +38,7 @@ use self::{
     plain::Plain,
     rules::{Check, FORMS, Form},
 };
+use crate::audit::secrets::Known;
 
 /// All forms together are large, and none is anybody's but ours.
 const LARGEST: usize = 64 << 20;
@@ -99,12 +106,14 @@ struct Rule {
     check: Check,
 }
 
-/// The rules that a process applies.
+/// The rules that a process applies. Copies share them.
+#[derive(Clone)]
 pub struct Redaction {
-    own: Vec<Regex>,
-    rules: Vec<Rule>,
+    own: Arc<[Regex]>,
+    rules: Arc<[Rule]>,
     cards: bool,
     secrets: bool,
+    known: Known,
 }
 
 /// A part of a text that is taken out, and the word for it.
@@ -129,7 +138,12 @@ impl Redaction {
         });
         let rules = rules.collect::<Result<_, regex::Error>>()?;
         let (cards, secrets) = (kinds.contains(&Kind::Card), kinds.contains(&Kind::Secret));
-        Ok(Self { own, rules, cards, secrets })
+        Ok(Self { own, rules, cards, secrets, known: Known::default() })
+    }
+
+    /// The same rules, and secrets that are taken out whatever their form.
+    pub fn knowing(&self, known: &Known) -> Self {
+        Self { known: known.clone(), ..self.clone() }
     }
 
     /// The text without what the rules find.
@@ -139,14 +153,11 @@ impl Redaction {
 
     /// Where something is found.
     fn spans(&self, text: &str) -> Vec<Span> {
-        let mut spans: Vec<Span> = vec![];
-        for own in &self.own {
-            let found = own.find_iter(text).filter(|found| !found.is_empty());
-            spans.extend(found.map(|found| (found.start(), found.end(), "text")));
-        }
         let plain = Plain::of(text);
+        let joined = Joined::of(&plain.text);
+        let mut spans = self.sure(text, &plain, joined.as_ref());
         let mut found = self.found(&plain.text);
-        if let Some(joined) = Joined::of(&plain.text) {
+        if let Some(joined) = &joined {
             let across = |(kind, start, end)| {
                 joined.across(start, end).into_iter().map(move |(start, end)| (kind, start, end))
             };
@@ -168,6 +179,38 @@ impl Redaction {
             found.extend(checks::cards(plain).into_iter().map(|(s, e)| (Kind::Card, s, e)));
         }
         found
+    }
+
+    /// What is taken out whatever else is found: the secrets that are known, and what one's own
+    /// expressions find. Where these overlap, it is all of both.
+    fn sure(&self, text: &str, plain: &Plain<'_>, joined: Option<&Joined>) -> Vec<Span> {
+        let secret = Kind::Secret.as_str();
+        let sent = self.known.sent_in(text).into_iter();
+        let mut found: Vec<Span> = sent.map(|place| (place.start, place.end, secret)).collect();
+        let mut in_plain = self.known.key_in(&plain.text);
+        if let Some(joined) = joined {
+            let both = [self.known.sent_in(&joined.text), self.known.key_in(&joined.text)];
+            let across = both.into_iter().flatten();
+            let across = across.flat_map(|place| joined.across(place.start, place.end));
+            in_plain.extend(across.map(|(start, end)| start..end));
+        }
+        found.extend(in_plain.into_iter().map(|place| {
+            let (start, end) = plain.origin(place.start, place.end);
+            (start, end, secret)
+        }));
+        for own in self.own.iter() {
+            let own = own.find_iter(text).filter(|found| !found.is_empty());
+            found.extend(own.map(|found| (found.start(), found.end(), "text")));
+        }
+        found.sort_by_key(|(start, ..)| *start);
+        let mut spans: Vec<Span> = vec![];
+        for (start, end, word) in found {
+            match spans.last_mut() {
+                Some((_, ends, _)) if start < *ends => *ends = end.max(*ends),
+                _ => spans.push((start, end, word)),
+            }
+        }
+        spans
     }
 
     /// Applies the rules to every text of a JSON value, and to the names of its fields. A
@@ -200,8 +243,11 @@ impl Redaction {
                 fields.iter_mut().for_each(|(name, field)| self.value(name, field));
                 // Most names are words, and words are none of what is looked for.
                 let word = |byte: u8| byte.is_ascii_alphabetic() || b"_-. ".contains(&byte);
-                let mut names = fields.keys().filter(|name| !name.bytes().all(word));
-                if names.any(|name| matches!(self.text(name), Cow::Owned(_))) {
+                let is_found = |name: &String| match name.bytes().all(word) {
+                    true => self.known.is_in(name),
+                    false => matches!(self.text(name), Cow::Owned(_)),
+                };
+                if fields.keys().any(is_found) {
                     *fields = self.renamed(std::mem::take(fields));
                 }
             }

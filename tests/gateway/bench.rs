@@ -214,7 +214,9 @@ async fn start_model(
     });
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let router = Router::new().route("/v1/chat/completions", handler);
+    let router = Router::new()
+        .route("/v1/chat/completions", handler.clone())
+        .route("/v1/responses", handler);
     servers.spawn(async move { axum::serve(listener, router).await.unwrap() });
     address
 }

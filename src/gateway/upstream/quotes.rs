@@ -9,7 +9,7 @@
 use std::{collections::HashMap, ops::Range, sync::Arc};
 
 use crate::{
-    audit::secrets::{Heard, Passing, Secrets},
+    audit::secrets::{Heard, Passing, SHORTEST, Secrets},
     openai::{
         alike::Said,
         error::ApiError,
@@ -119,6 +119,13 @@ impl Quotes {
         self.is_secret
     }
 
+    /// Whether what has come so far shows a secret, or most of one: it may break off here.
+    pub(super) fn shows_most(&self) -> bool {
+        // No secret is shorter, and most of what is begun are a few letters.
+        let shows = |begun: &Passing| begun.kept() > SHORTEST / 2 && begun.shows_most();
+        self.is_secret || self.begun.values().any(shows)
+    }
+
     /// The bytes that are remembered.
     pub(super) fn kept(&self) -> usize {
         self.begun.values().map(Passing::kept).sum()
@@ -134,11 +141,14 @@ pub(super) fn are_spelled(secrets: &Arc<Secrets>, json: &[u8]) -> bool {
     quotes.is_secret
 }
 
+/// The word for an answer that spells out a secret.
+pub(in crate::gateway) const SECRET_CODE: &str = "upstream_secret";
+
 /// What the application is told in the place of a secret.
 pub(in crate::gateway) fn quotes_a_secret() -> ApiError {
     let message = "the model's answer spells out a secret of this gateway, and was broken off: \
                    tell who runs the gateway";
-    ApiError::new(502, "upstream_secret", message)
+    ApiError::new(502, SECRET_CODE, message)
 }
 
 /// Whether a text of an event lies at this place in it.

@@ -7,9 +7,7 @@ use futures::FutureExt;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::{
-    Answered, Asked, Failure, Flight, Unread, broken, next_chunk, no_memory,
-    quotes::{Quotes, quotes_a_secret},
-    told,
+    Answered, Asked, Failure, Flight, Unread, broken, next_chunk, no_memory, quotes::Quotes, told,
 };
 use crate::{
     gateway::budget::{Held, SMALL},
@@ -160,12 +158,12 @@ impl Stream {
                 flight.crowded = true;
                 return Err(no_memory(error));
             }
+            // What tells of an error may be what spells it.
+            if self.quotes.is_secret() {
+                return Err(Failure::secret());
+            }
             if flight.answer.failed {
                 return Err(told(flight, self.failed.as_ref(), self.wait));
-            }
-            if self.quotes.is_secret() {
-                let error = quotes_a_secret();
-                return Err(Failure::new(error.status, error.code, error.message));
             }
             if content || flight.answer.complete() || read > LONGEST_START {
                 return Ok(Box::new(self));
@@ -173,6 +171,9 @@ impl Stream {
             next = next_chunk(&mut self.rest).await;
         }
         let content = self.read_last(flight);
+        if self.quotes.is_secret() {
+            return Err(Failure::secret());
+        }
         if flight.answer.failed {
             return Err(told(flight, self.failed.as_ref(), self.wait));
         }
@@ -209,6 +210,7 @@ impl Stream {
         let Self { reader, failed, quotes, events, .. } = self;
         let mut said = Readers { reader, failed, quotes };
         events.end(|payload| heard(payload, &mut said, flight, hides_usage, &mut content));
+        self.quotes.end();
         self.conceal(flight);
         if content {
             flight.first_token();
@@ -216,8 +218,10 @@ impl Stream {
         content
     }
 
-    /// An event that tells of an error may quote any header of the request.
-    fn conceal(&mut self, flight: &Flight) {
+    /// An event that tells of an error may quote any header of the request. Of an answer that
+    /// shows a secret nothing is kept, also when it ends here, or its reader goes away.
+    fn conceal(&mut self, flight: &mut Flight) {
+        flight.is_withheld = self.quotes.shows_most();
         if flight.answer.failed {
             let secrets = flight.target.secrets(false);
             self.events.change(|event| secrets.without(event));
@@ -248,6 +252,9 @@ impl Stream {
     fn last(&mut self) -> Next {
         self.events.broke_off();
         self.quotes.end();
+        if self.quotes.is_secret() {
+            return Next::Secret;
+        }
         self.events.take().map_or(Next::End, Next::Chunk)
     }
 
@@ -317,10 +324,10 @@ impl Stream {
         if !self.is_read {
             self.read_last(flight);
         }
+        self.quotes.end();
         if self.quotes.is_secret() {
             return Some(Next::Secret);
         }
-        self.quotes.end();
         let answer = &flight.answer;
         let is_whole = answer.complete() || answer.is_unread();
         if !answer.failed && !is_whole {
@@ -369,8 +376,12 @@ fn heard(
                 flight.not_understood(data);
             }
         }
-        Payload::Error(data) => flight.answer.error_event(data),
+        Payload::Error(data) => {
+            said.quotes.event(data, &Said::Event(None));
+            flight.answer.error_event(data);
+        }
         Payload::Stray(line) => {
+            said.quotes.event(line, &Said::Event(None));
             flight.answer.stray_line(line);
             flight.not_understood(line);
         }

@@ -329,6 +329,41 @@ fn what_is_taken_out_of_a_text_of_json_leaves_it_json() {
 }
 
 #[test]
+fn secrets_that_are_known_are_taken_out_whatever_their_form_and_wherever_they_are_cut() {
+    let (sent, key) = ("4f1c9e7ab2d85360fe19c7ab22d04e55", "client0key0of0nobody");
+    let secrets = crate::audit::secrets::Secrets::new([sent]);
+    let key_text = crate::api::SecretText::new(key);
+    let known = Known { sent: Arc::new(secrets), key: Some(key_text) };
+    let own = Redaction::new(&[], &[r"PAT-\S+".to_owned()]).unwrap();
+    let rules = own.knowing(&known);
+    let mut word = json!({"lettersAloneAreAKeyToo": 1});
+    let letters = crate::audit::secrets::Secrets::new(["lettersAloneAreAKeyToo"]);
+    own.knowing(&Known { sent: Arc::new(letters), key: None }).json(&mut word);
+    assert_eq!(word, json!({"[redacted:secret]": 1}));
+    for secret in [sent, key] {
+        let (head, tail) = secret.split_at(9);
+        assert_eq!(rules.text(&format!("a {secret} b")), "a [redacted:secret] b");
+        let escaped: String = secret.bytes().map(|byte| format!("\\u{byte:04x}")).collect();
+        assert_eq!(rules.text(&format!("a {escaped} b")), "a [redacted:secret] b");
+        let mut said = message(&[&format!("a {head}"), &format!("{tail} b")]);
+        let text = quoted(&said, 2);
+        rules.json(&mut said);
+        assert_eq!(said, message(&["a [redacted:secret]", "[redacted:secret] b"]));
+        assert_eq!(unquoted(&rules.text(&text), 2), Some(said));
+        let mut names = json!({secret: 1, "n": {secret: secret}});
+        rules.json(&mut names);
+        assert_eq!(
+            names,
+            json!({"[redacted:secret]": 1,
+            "n": {"[redacted:secret]": "[redacted:secret]"}})
+        );
+        // Where one's own expression finds more, all of it is taken out.
+        assert_eq!(rules.text(&format!("PAT-{secret}-x y")), "[redacted:text] y");
+        assert_eq!(own.text(&format!("a {secret}")), format!("a {secret}"), "others know nothing");
+    }
+}
+
+#[test]
 fn parts_that_say_nothing_together_stay_as_they_are() {
     let kept: Vec<String> = Kind::ALL.into_iter().flat_map(|kind| texts(kind).kept).collect();
     let kept: Vec<String> = kept.iter().map(|text| text.replace('¦', "")).collect();
