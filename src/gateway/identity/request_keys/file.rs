@@ -40,6 +40,11 @@ impl KeyFile {
         notices: Arc<Notices>,
         clock: fn() -> Timestamp,
     ) -> Self {
+        // At the start nobody has moved a folder: all are made, as they are for the state. If that
+        // fails, so does the write, which says why.
+        if let Some(folder) = followed(&path).ok().as_deref().and_then(Path::parent) {
+            let _ = fs::create_dir_all(folder);
+        }
         let file = Self { path, held: Mutex::default(), keys, notices, clock };
         file.look();
         file
@@ -168,6 +173,18 @@ mod tests {
         assert_eq!(fs::read_to_string(&path).unwrap().lines().count(), 2);
         assert!(other.verify(Purpose::Id, b"x", &signature).is_some());
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn the_folders_around_the_file_are_made_at_the_start() {
+        let (folder, disk) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let deep = folder.path().join("no/such/folder/request-ids.keys");
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink(disk.path().join("a/b/keys"), &link).unwrap();
+        for path in [deep, link] {
+            let file = open(&path, &RequestKeys::default(), now);
+            assert_eq!((file.notices.text().as_str(), path.exists()), ("", true));
+        }
     }
 
     #[test]
