@@ -11,6 +11,9 @@ use serinus::{
 };
 use tempfile::TempDir;
 
+#[path = "standalone/files.rs"]
+mod files;
+
 struct Place {
     folder: TempDir,
     gateway: Arc<Gateway>,

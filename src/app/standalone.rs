@@ -9,6 +9,7 @@ mod manifests;
 mod memory;
 mod notices;
 mod observe;
+mod place;
 mod secrets;
 mod serve;
 mod state;
@@ -24,6 +25,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 pub use self::{
     manifests::GRACE,
+    place::Place,
     secrets::secret_variable,
     serve::{Options, run},
 };
@@ -160,6 +162,13 @@ impl Standalone {
     #[must_use]
     pub fn with_prometheus(mut self, prometheus: Arc<Prometheus>) -> Self {
         self.prometheus = prometheus;
+        self
+    }
+
+    /// Says first what is to be said of where the state is.
+    #[must_use]
+    pub fn at_place(mut self, place: Place) -> Self {
+        self.before.extend(place.news);
         self
     }
 

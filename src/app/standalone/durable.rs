@@ -16,6 +16,8 @@ use crate::signals::links;
 
 /// Read and written by this process's user, and by nobody else.
 const OWN: u32 = 0o600;
+/// The ending of what a file held before its last write.
+pub(super) const BEFORE: &str = "before";
 
 /// A file beside `path`: its name and one more ending.
 pub(super) fn beside(path: &Path, ending: &str) -> PathBuf {
@@ -58,7 +60,7 @@ impl Durable {
 
     /// Where the content before the last write is.
     pub(super) fn previous(&self) -> PathBuf {
-        beside(&self.path, "before")
+        beside(&self.path, BEFORE)
     }
 
     /// Whether somebody removed it, or the content before, and it can be written again: its folder is there, or the

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use super::{Standalone, durable::followed};
+use super::{Place, Standalone, durable::followed};
 use crate::{
     app::{
         addresses, cache, clock, identity, limits,
@@ -38,7 +38,8 @@ pub struct Options {
     /// Where Prometheus and probes ask.
     #[arg(long, default_value = "127.0.0.1:8081")]
     admin: SocketAddr,
-    /// The file that keeps the state. Default: .serinus/state.json in the folder.
+    /// The file that keeps the state. Default: .serinus/state.json in the folder; where the
+    /// folder is a link, .NAME.serinus/state.json beside the link.
     #[arg(long)]
     state: Option<PathBuf>,
     #[command(flatten)]
@@ -75,15 +76,18 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         following.spawn(tls.clone().follow());
     }
     let (telemetry, behind) = options.telemetry.start(log)?;
-    let state = options.state.unwrap_or_else(|| options.folder.join(".serinus/state.json"));
-    // What is beside the state lies on the same disk.
-    let state = followed(&state)?;
     // Before anything is written beside the state.
     anyhow::ensure!(
         options.folder.is_dir(),
         "{} is not a folder: name the folder of your manifests",
         options.folder.display()
     );
+    let place = match options.state {
+        Some(file) => Place::named(file),
+        None => Place::of(&options.folder, clock::now())?,
+    };
+    // What is beside the state lies on the same disk.
+    let state = followed(&place.file)?;
     let notices = Arc::default();
     let gateway = Gateway::new(GatewayConfig {
         identities: options.clients.build(vec![], &mut following)?,
@@ -99,7 +103,8 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     });
     let prometheus = Arc::new(options.prometheus.build()?);
     let mut standalone = Standalone::open(&options.folder, state, gateway.clone(), clock::now())?
-        .with_prometheus(prometheus.clone());
+        .with_prometheus(prometheus.clone())
+        .at_place(place);
     // Before it knows its routes it could only refuse: nobody should reach it. What can not
     // be written now ends the start, while somebody looks.
     let news = tokio::task::block_in_place(|| standalone.tick(clock::now()))?;
