@@ -18,6 +18,7 @@ use serde_json::Value;
 
 use super::{CanaryPolicy, LLMDeployment, PromptRelease, PromptVersion, SecretText, crd};
 
+pub mod faults;
 pub mod yaml;
 
 /// One object of ours.
@@ -55,7 +56,8 @@ pub enum ManifestError {
     Yaml(#[from] yaml::YamlError),
     /// Not of our group and kinds.
     #[error(
-        "{api_version} {kind} is not a Serinus kind; expected serinus.dev/v1alpha1 and one of LLMDeployment, PromptVersion, CanaryPolicy, PromptRelease; or v1 Secret"
+        "{} is not a Serinus kind; expected serinus.dev/v1alpha1 and one of LLMDeployment, PromptVersion, CanaryPolicy, PromptRelease; or v1 Secret",
+        what_is_said(api_version, kind)
     )]
     Kind {
         /// What the document says.
@@ -75,6 +77,15 @@ pub enum ManifestError {
         /// What is wrong and what to do.
         message: String,
     },
+}
+
+fn what_is_said(api_version: &str, kind: &str) -> String {
+    match (api_version, kind) {
+        ("", "") => "a document that has no apiVersion and no kind".to_owned(),
+        ("", kind) => format!("{kind} without an apiVersion"),
+        (api_version, "") => format!("{api_version} without a kind"),
+        (api_version, kind) => format!("{api_version} {kind}"),
+    }
 }
 
 impl Object {
@@ -205,12 +216,14 @@ pub fn object(value: Value) -> Result<Object, ManifestError> {
         return Err(ManifestError::Kind { api_version, kind });
     }
     let (name, namespace) = (text("/metadata/name"), text("/metadata/namespace"));
+    let metadata = faults::metadata(&value);
     let invalid = |message: String| ManifestError::Invalid {
         kind: kind.clone(),
         namespace: namespace.clone(),
         name: if name.is_empty() { "without a name".to_owned() } else { name.clone() },
         message,
     };
+    metadata.map_err(invalid)?;
     if name.is_empty() {
         return Err(invalid("set metadata.name".to_owned()));
     }
@@ -226,9 +239,10 @@ pub fn object(value: Value) -> Result<Object, ManifestError> {
 
 /// Reads a Secret. What is wrong is told without its content.
 fn secrets(value: Value) -> Result<Secrets, String> {
-    let secret: Secret = serde_json::from_value(value).map_err(
-        |_| "data must hold texts in base64, stringData plain texts; metadata as for every object",
-    )?;
+    faults::secret(&value)?;
+    let secret: Secret = serde_path_to_error::deserialize(value).map_err(|error| {
+        format!("{}: this field of a Secret is not as Kubernetes has it", error.path())
+    })?;
     let mut fields = BTreeMap::new();
     for (name, bytes) in secret.data.unwrap_or_default() {
         let text = String::from_utf8(bytes.0).map_err(|_| format!("data.{name} is not text"))?;
@@ -274,15 +288,13 @@ fn typed<T: DeserializeOwned + Serialize>(value: Value, kind: &str) -> Result<T,
     if let Some(spec) = value.get("spec")
         && let Some(error) = checks_of(kind)?.schema.iter_errors(spec).next()
     {
-        let path = error.instance_path().to_string().replace('/', ".");
+        let place = faults::place(&error);
+        let place = if place.is_empty() { "spec".to_owned() } else { format!("spec.{place}") };
         // An address may hold a password by mistake, and a header a key.
-        let is_private = [".endpoint", ".proxy"].iter().any(|part| path.starts_with(part));
-        return Err(match is_private {
-            true => format!("spec{path}: {}", error.masked()),
-            false => format!("spec{path}: {error}"),
-        });
+        let is_private = ["spec.endpoint", "spec.proxy"].iter().any(|part| place.starts_with(part));
+        return Err(format!("{place}: {}", faults::of(&error, !is_private)));
     }
-    let object = serde_json::from_value(value).map_err(|e| e.to_string())?;
+    let object = faults::typed(value)?;
     rules(kind, &object, None)?;
     Ok(object)
 }

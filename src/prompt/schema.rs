@@ -15,7 +15,7 @@ use std::{
     thread,
 };
 
-use jsonschema::{PatternOptions, Validator, error::ValidationErrorKind};
+use jsonschema::{PatternOptions, ValidationError, Validator, error::ValidationErrorKind};
 use serde_json::{Map, Value};
 
 pub(super) use self::metered::TooCostly;
@@ -24,7 +24,7 @@ use self::{
     metered::{Metered, Seen, size, within},
 };
 use super::PromptError;
-use crate::openai::request::parsed;
+use crate::{api::manifest::faults, openai::request::parsed};
 
 /// Steps that any check may take: about 10 ms.
 const STEPS: u64 = 200_000;
@@ -78,7 +78,7 @@ fn compile(schema: &Value, bounds: Bounds) -> Result<Validator<Metered>, String>
         .dfa_size_limit(bounds.expression);
     let build = || {
         let options = jsonschema::options_for::<Metered>().with_pattern_options(patterns);
-        options.build(schema).map_err(|e| short(e.to_string()))
+        options.build(schema).map_err(|e| short(placed(&e)))
     };
     if bounds.height <= SHALLOW {
         return build();
@@ -89,6 +89,12 @@ fn compile(schema: &Value, bounds: Bounds) -> Result<Validator<Metered>, String>
         let thread = builder.spawn_scoped(scope, build).map_err(|e| e.to_string())?;
         thread.join().unwrap_or_else(|_| Err("it can not be compiled".to_owned()))
     })
+}
+
+/// What makes a schema not valid, and where in it.
+fn placed(error: &ValidationError<'_>) -> String {
+    let (place, what) = (faults::place(error), faults::of(error, true));
+    if place.is_empty() { what } else { format!("{place}: {what}") }
 }
 
 fn short(mut text: String) -> String {
@@ -159,7 +165,7 @@ impl Schema {
             if let ValidationErrorKind::Required { property: Value::String(name) } = error.kind() {
                 path = format!("{path}.{name}");
             }
-            Some(PromptError::Variables { path, message: short(error.to_string()) })
+            Some(PromptError::Variables { path, message: short(faults::of(&error, true)) })
         });
         let described = described.unwrap_or_default();
         described.unwrap_or_else(|| unknown("they do not match the prompt's schema"))

@@ -263,6 +263,11 @@ const OPEN: [&str; 11] = [
 /// What keeps it from being released.
 pub fn check(prompt: &PromptVersionSpec) -> Result<(), PromptError> {
     Template::compile(prompt)?;
+    // One that an earlier version has released goes on.
+    if prompt.response_format.as_ref().is_some_and(is_half_wrapped) {
+        let message = WRAPPED.to_owned();
+        return Err(PromptError::Schema { field: "responseFormat", message });
+    }
     for (index, message) in prompt.messages.iter().enumerate() {
         // It has compiled before.
         let template = ENGINE.template_from_named_str("message", &message.content);
@@ -309,16 +314,38 @@ fn schema(
     schema.map(Schema::of).transpose().map_err(failed)
 }
 
+/// OpenAI's `response_format` in place of what it wraps.
+const WRAPPED: &str = "it is wrapped as OpenAI's response_format is: give the schema itself, which \
+                       is in schema, and strict beside its keywords";
+/// Without any of these, an object with `schema` in it is none itself.
+const KEYWORDS: [&str; 10] =
+    ["type", "properties", "required", "$ref", "anyOf", "oneOf", "allOf", "enum", "const", "items"];
+
+/// Whether only the outer part of OpenAI's `response_format` was taken off. What is left is a
+/// schema that accepts everything.
+fn is_half_wrapped(format: &Map<String, Value>) -> bool {
+    format.get("schema").is_some_and(Value::is_object)
+        && !KEYWORDS.iter().any(|word| format.contains_key(*word))
+}
+
 /// The schema of the answer. What is said beside it (`strict`) is no keyword of schemas,
 /// which leave alone what they do not know.
 fn response_format(prompt: &PromptVersionSpec) -> Result<Option<&Map<String, Value>>, PromptError> {
     let format = prompt.response_format.as_ref();
+    let failed = |message: String| PromptError::Schema { field: "responseFormat", message };
+    match format.and_then(|format| format.get("type")).and_then(Value::as_str) {
+        Some("json_schema") => return Err(failed(WRAPPED.to_owned())),
+        Some(kind @ ("json_object" | "text")) => {
+            return Err(failed(format!(
+                "type: {kind} is of OpenAI's response_format, and this is the schema itself: for any \
+                 JSON object write type: object, for text leave responseFormat out"
+            )));
+        }
+        _ => {}
+    }
     match format.and_then(|format| format.get(prompt_version::STRICT)) {
         None | Some(Value::Bool(_)) => Ok(format),
-        Some(other) => {
-            let message = format!("strict must be true or false and is {other}");
-            Err(PromptError::Schema { field: "responseFormat", message })
-        }
+        Some(other) => Err(failed(format!("strict must be true or false and is {other}"))),
     }
 }
 
@@ -578,6 +605,35 @@ mod tests {
             render(&template(endless).unwrap(), &json!({})).unwrap_err().reason(),
             "RenderFailed"
         );
+    }
+
+    #[test]
+    fn a_schema_that_is_not_valid_is_told_with_its_place_and_what_is_allowed() {
+        let said = |format: Value| {
+            let prompt = json!({"prompt": "p", "messages": [], "responseFormat": format});
+            check(&serde_json::from_value(prompt).unwrap()).unwrap_err().to_string()
+        };
+        for (format, told) in [
+            (
+                json!({"type": "object", "properties": {"label": {"type": "strin"}}}),
+                "properties.label.type: \"strin\" is not one of \"array\", \"boolean\", \
+                 \"integer\", \"null\", \"number\", \"object\" or \"string\"",
+            ),
+            (json!({"properties": {"a": {"required": "b"}}}), "properties.a.required: \"b\" is"),
+            (
+                json!({"type": "json_schema", "json_schema": {"name": "x", "schema": {}}}),
+                "give the schema itself, which is in schema",
+            ),
+            (json!({"name": "x", "strict": true, "schema": {"type": "object"}}), "give the schema"),
+            (json!({"type": "json_object"}), "write type: object"),
+        ] {
+            let error = said(format);
+            assert!(
+                error.starts_with("spec.responseFormat is not a valid JSON Schema: "),
+                "{error}"
+            );
+            assert!(error.contains(told), "{error}");
+        }
     }
 
     #[test]
