@@ -149,12 +149,49 @@ impl Object {
     }
 }
 
+/// What a document says of itself, whether it is valid or not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Said {
+    /// The kind; it may be none of ours.
+    pub kind: String,
+    /// The namespace, if it names one.
+    pub namespace: Option<String>,
+    /// The object's name.
+    pub name: String,
+    /// The route, of what seems to be a release.
+    pub route: Option<String>,
+    /// The file can not be used because of this document.
+    pub at_fault: bool,
+}
+
+/// A file that can not be used.
+#[derive(Debug, thiserror::Error)]
+#[error("{error}")]
+pub struct Broken {
+    /// Why.
+    pub error: ManifestError,
+    /// The documents that can be told apart.
+    pub said: Vec<Said>,
+    /// It may hold more than these.
+    pub more: bool,
+}
+
 /// Reads every document of a file.
 ///
 /// # Errors
-/// It is no text, or as for [`parse`].
-pub fn parse_bytes(bytes: &[u8]) -> Result<Vec<Object>, ManifestError> {
-    parse(std::str::from_utf8(bytes).map_err(|e| ManifestError::NotText(e.valid_up_to()))?)
+/// It is no text, or as for [`parse`]; with what is known of the file.
+pub fn read(bytes: &[u8]) -> Result<Vec<Object>, Box<Broken>> {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => read_text(text),
+        Err(error) => {
+            let upto = error.valid_up_to();
+            let valid =
+                std::str::from_utf8(bytes.get(..upto).unwrap_or_default()).unwrap_or_default();
+            let (values, _) = values(valid);
+            let said = values.iter().filter_map(|value| said(value, false)).collect();
+            Err(Box::new(Broken { error: ManifestError::NotText(upto), said, more: true }))
+        }
+    }
 }
 
 /// Reads every document of a YAML text.
@@ -162,15 +199,56 @@ pub fn parse_bytes(bytes: &[u8]) -> Result<Vec<Object>, ManifestError> {
 /// # Errors
 /// The first document that is not a valid Serinus object.
 pub fn parse(text: &str) -> Result<Vec<Object>, ManifestError> {
-    let mut objects = Vec::new();
+    read_text(text).map_err(|broken| broken.error)
+}
+
+fn read_text(text: &str) -> Result<Vec<Object>, Box<Broken>> {
+    let (values, cut) = values(text);
+    let (more, last) = (cut.is_some(), values.len().saturating_sub(1));
+    let mut error = cut.map(ManifestError::from);
+    let mut said: Vec<Option<Said>> =
+        values.iter().enumerate().map(|(i, value)| said(value, more && i == last)).collect();
+    let mut objects = vec![];
+    for (value, said) in values.into_iter().zip(&mut said) {
+        if error.is_some() {
+            break;
+        }
+        match names(&value).and_then(|()| object(value)) {
+            Ok(object) => objects.push(object),
+            Err(why) => {
+                said.iter_mut().for_each(|said| said.at_fault = true);
+                error = Some(why);
+            }
+        }
+    }
+    match error {
+        None => Ok(objects),
+        Some(error) => {
+            let said = said.into_iter().flatten().collect();
+            Err(Box::new(Broken { error, said, more }))
+        }
+    }
+}
+
+/// The documents of a text, and what is wrong with it where they end.
+fn values(text: &str) -> (Vec<Value>, Option<yaml::YamlError>) {
     // Some editors begin a file with a byte order mark, which the parser takes for a column. In
     // files that were joined it begins a line.
     let text = text.strip_prefix('\u{feff}').unwrap_or(text).replace("\n\u{feff}", "\n");
-    for value in yaml::documents(&text)?.into_iter().filter(|value| !value.is_null()) {
-        names(&value)?;
-        objects.push(object(value)?);
-    }
-    Ok(objects)
+    let (mut values, error) = yaml::begun(&text);
+    values.retain(|value| !value.is_null());
+    (values, error)
+}
+
+/// What a document says of itself; nothing without a name.
+fn said(value: &Value, at_fault: bool) -> Option<Said> {
+    let text = |pointer: &str| value.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
+    let named = |pointer: &str| text(pointer).filter(|text| !text.is_empty());
+    let (kind, name) = (text("/kind").unwrap_or_default(), named("/metadata/name")?);
+    // Of a kind that is mistyped, too.
+    let is_release = kind == "PromptRelease" || value.pointer("/spec/promptRef").is_some();
+    let route = is_release.then(|| named("/spec/route").unwrap_or_else(|| name.clone()));
+    Some(Said { kind, namespace: named("/metadata/namespace"), name, route, at_fault })
 }
 
 /// Refuses names that an API server refuses.

@@ -2,6 +2,7 @@
 //! folder, state in one local file. The decisions are those of the cluster; only what
 //! is around them differs.
 
+mod absent;
 mod durable;
 mod folder;
 mod lock;
@@ -13,6 +14,7 @@ mod place;
 mod secrets;
 mod serve;
 mod state;
+mod unread;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -140,10 +142,9 @@ impl Standalone {
             folder.display()
         );
         let state_file = durable::followed(&state_file)?;
-        let in_force = durable::beside(&state_file, state::IN_FORCE);
-        let (state, before) = State::open(state_file, now)?;
+        let (state, before) = State::open(state_file.clone(), now)?;
         Ok(Self {
-            manifests: Manifests::open(folder, in_force)?,
+            manifests: Manifests::open(folder, &state_file)?,
             state,
             gateway,
             prometheus: Arc::default(),

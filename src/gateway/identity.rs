@@ -77,6 +77,11 @@ impl Client {
     pub fn may_use(&self, namespace: &str, route: &str) -> bool {
         self.grant.covers(namespace, route)
     }
+
+    /// Whether it may use a route of this name of some release, of which nothing else is known.
+    pub fn may_name(&self, route: &str) -> bool {
+        self.grant.names(route)
+    }
 }
 
 /// Which routes somebody may use.
@@ -106,11 +111,14 @@ impl Grant {
     }
 
     fn covers(&self, namespace: &str, route: &str) -> bool {
-        self.namespace.as_deref().is_none_or(|only| only == namespace)
-            && self.routes.iter().any(|pattern| match pattern {
-                Pattern::Exact(name) => name == route,
-                Pattern::Prefix(start) => route.starts_with(start.as_str()),
-            })
+        self.namespace.as_deref().is_none_or(|only| only == namespace) && self.names(route)
+    }
+
+    fn names(&self, route: &str) -> bool {
+        self.routes.iter().any(|pattern| match pattern {
+            Pattern::Exact(name) => name == route,
+            Pattern::Prefix(start) => route.starts_with(start.as_str()),
+        })
     }
 }
 

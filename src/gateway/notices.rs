@@ -30,6 +30,15 @@ pub struct Notice {
     pub message: String,
     /// The namespace and route of the release that is not served because of it.
     pub route: Option<(String, String)>,
+    /// Of a manifest that is not in force because of it.
+    pub withheld: Option<Withheld>,
+}
+
+/// A manifest that is not in force: a route may not be served because of that.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Withheld {
+    /// The namespaces and routes of the releases that it is known to hold. It may hold others.
+    pub routes: Vec<(String, String)>,
 }
 
 impl Notice {
@@ -42,7 +51,7 @@ impl Notice {
         let message = on_one_line(&message.into(), LONGEST);
         // The name of a file may have line breaks, and so may a status that somebody wrote.
         let (place, reason) = (printable(&place.into()), printable(&reason.into()));
-        Self { place, reason, message, route: None }
+        Self { place, reason, message, route: None, withheld: None }
     }
 }
 
@@ -174,14 +183,28 @@ impl Notices {
     /// Why `route` is not served, told to those who may use it.
     pub fn of_route(&self, route: &str, may_use: impl Fn(&str) -> bool) -> Option<String> {
         let notices = self.all();
-        let named = notices.iter().flat_map(|notices| notices.iter()).find(|notice| {
-            let of = notice.route.as_ref();
-            of.is_some_and(|(namespace, own)| own == route && may_use(namespace))
-        });
-        match named {
-            Some(named) => Some(named.to_string()),
-            None => self.unserved().of_route(route, may_use).map(Notice::to_string),
+        let first = |has: &dyn Fn(&Notice) -> bool| {
+            notices.iter().flat_map(|notices| notices.iter()).find(|notice| has(notice))
+        };
+        let is_told =
+            |(namespace, own): &(String, String)| own == route && may_use(namespace.as_str());
+        if let Some(named) = first(&|notice| notice.route.as_ref().is_some_and(is_told)) {
+            return Some(named.to_string());
         }
+        if let Some(unserved) = self.unserved().of_route(route, &may_use) {
+            return Some(unserved.to_string());
+        }
+        // What a release's own file says of it counts while nothing is known of the release.
+        let holds = |held: &Withheld| held.routes.iter().any(is_told);
+        let named = first(&|notice| notice.withheld.as_ref().is_some_and(holds));
+        named.map(Notice::to_string)
+    }
+
+    /// How many files or folders of manifests are not in force: each may be why a route is not
+    /// served of which nothing else is known.
+    pub fn withheld(&self) -> usize {
+        let told = self.told.load();
+        told.iter().filter(|notice| notice.withheld.is_some()).count()
     }
 }
 
@@ -270,6 +293,27 @@ mod tests {
         notices.set_unserved(gone);
         assert_eq!((told("shop"), notices.text()), (None, String::new()));
         assert!(notices.unserved().by_route.is_empty(), "nothing is left of what is served");
+    }
+
+    #[test]
+    fn a_release_in_a_file_that_is_not_in_force_is_told_after_what_is_known_of_it() {
+        let notices = Notices::default();
+        let file = |place: &str, routes: &[&str]| {
+            let routes = routes.iter().map(|r| ("shop".to_owned(), (*r).to_owned())).collect();
+            let withheld = Some(Withheld { routes });
+            Notice { withheld, ..Notice::new(place, "InvalidManifest", "correct it") }
+        };
+        assert_eq!(notices.withheld(), 0);
+        let other = Notice::new("c", "StateUnwritable", "no");
+        notices.set(vec![file("a.yaml", &["r", "s"]), file("b.yaml", &[]), other]);
+        let told = |route: &str| notices.of_route(route, |namespace| namespace == "shop");
+        assert_eq!(told("s").unwrap(), "a.yaml: InvalidManifest: correct it");
+        assert_eq!((notices.of_route("s", |_| false), told("t")), (None, None));
+        assert_eq!(notices.withheld(), 2);
+        let known = Notice::new("PromptRelease shop/r", "PromptNotFound", "create it");
+        let route = Some(("shop".to_owned(), "r".to_owned()));
+        notices.set(vec![file("a.yaml", &["r"]), Notice { route, ..known }]);
+        assert_eq!(told("r").unwrap(), "PromptRelease shop/r: PromptNotFound: create it");
     }
 
     #[test]

@@ -416,19 +416,33 @@ fn route(
         let message = "this gateway has just started and does not know its routes yet";
         return Err(ApiError::new(503, "not_ready", message).retry_after(1));
     }
-    let route = gateway.table.get(&model).ok_or_else(|| {
-        let may_use = |namespace: &str| client.is_none_or(|c| c.may_use(namespace, &model));
-        let why = gateway.notices().of_route(&model, may_use);
-        let message = match why {
-            Some(why) => format!("the route {model:?} is not served now: {why}"),
-            None => format!(
-                "no PromptRelease serves the route {model:?}; GET /v1/models lists the routes"
-            ),
-        };
-        ApiError::new(404, "model_not_found", message).at("model")
-    })?;
+    let route = gateway.table.get(&model).ok_or_else(|| not_served(gateway, client, &model))?;
     permitted(client, &route)?;
     Ok(route)
+}
+
+/// Why a route is not served, as far as the client may know.
+fn not_served(gateway: &Gateway, client: Option<&Client>, route: &str) -> ApiError {
+    let may_use = |namespace: &str| client.is_none_or(|c| c.may_use(namespace, route));
+    let withheld = gateway.notices().withheld();
+    let message = match gateway.notices().of_route(route, may_use) {
+        Some(why) => format!("the route {route:?} is not served now: {why}"),
+        None if withheld > 0 && client.is_none_or(|client| client.may_name(route)) => {
+            let what = match withheld {
+                1 => "one file or folder of manifests is".to_owned(),
+                _ => format!("{withheld} files or folders of manifests are"),
+            };
+            format!(
+                "no PromptRelease serves the route {route:?}, maybe because {what} not in force: \
+                 /readyz?verbose of the admin address says what is wrong; GET /v1/models lists the \
+                 routes"
+            )
+        }
+        None => {
+            format!("no PromptRelease serves the route {route:?}; GET /v1/models lists the routes")
+        }
+    };
+    ApiError::new(404, "model_not_found", message).at("model")
 }
 
 /// Whether the client may use the route.

@@ -16,6 +16,7 @@ use serinus::gateway::{
         ClientKey, Identities, Keys, Owner, Rule, Verifier,
         discovery::{OidcIssuer, follow_issuer},
     },
+    notices::{Notice, Withheld},
 };
 use tokio::{net::TcpListener, task::JoinSet};
 
@@ -36,6 +37,44 @@ fn chat_as(bench: &Bench, key: &str) -> reqwest::RequestBuilder {
     let body = json!({"model": "r", "serinus": {"variables": {"question": "why?"}}});
     let url = format!("http://{}/v1/chat/completions", bench.address);
     bench.client.post(url).bearer_auth(key).json(&body)
+}
+
+#[tokio::test]
+async fn that_manifests_are_not_in_force_is_told_to_who_may_use_such_a_route() {
+    let identities = Identities::default();
+    let keys = [client_key(KEY, "a", "shop-*"), client_key(OTHER, "b", "r")];
+    identities.set_keys(Keys::new(keys).0);
+    let bench = Bench::configured(GatewayConfig { identities, ..open() }, |_| good()).await;
+    bench.serve(bench.release(0));
+    let asked = async |key: &str| {
+        let url = format!("http://{}/v1/chat/completions", bench.address);
+        let body = json!({"model": "shop-answer", "messages": []});
+        let answer = bench.client.post(url).bearer_auth(key).json(&body).send().await.unwrap();
+        assert_eq!(answer.status(), 404);
+        let body: Value = answer.json().await.unwrap();
+        body["error"]["message"].as_str().unwrap().to_owned()
+    };
+    let before = asked(KEY).await;
+    let file = |place: &str, routes: Vec<(String, String)>| Notice {
+        withheld: Some(Withheld { routes }),
+        ..Notice::new(place, "InvalidManifest", "correct it")
+    };
+    let notices = bench.gateway.notices();
+    notices.set(vec![file("a.yaml", vec![])]);
+    let told = asked(KEY).await;
+    assert!(
+        told.contains("maybe because one file or folder of manifests is not in force"),
+        "{told}"
+    );
+    assert!(told.contains("/readyz?verbose of the admin address"), "{told}");
+    assert_eq!(asked(OTHER).await, before, "a stranger learns nothing");
+    let route = ("default".to_owned(), "shop-answer".to_owned());
+    notices.set(vec![file("a.yaml", vec![]), file("b.yaml", vec![route])]);
+    let told = asked(KEY).await;
+    assert!(told.ends_with("is not served now: b.yaml: InvalidManifest: correct it"), "{told}");
+    assert_eq!(asked(OTHER).await, before, "a stranger learns nothing");
+    notices.set(vec![]);
+    assert_eq!(asked(KEY).await, before);
 }
 
 #[tokio::test]

@@ -76,6 +76,14 @@ pub enum Fault {
 /// # Errors
 /// The first thing that is wrong, with its place.
 pub fn documents(text: &str) -> Result<Vec<Value>, YamlError> {
+    match begun(text) {
+        (documents, None) => Ok(documents),
+        (_, Some(error)) => Err(error),
+    }
+}
+
+/// Reads every document of a text up to the first thing that is wrong: the last one ends there.
+pub fn begun(text: &str) -> (Vec<Value>, Option<YamlError>) {
     let options = options! {
         emit_comments: false,
         // As libyaml did: the last line of a text ends as it ends in the file.
@@ -98,9 +106,11 @@ pub fn documents(text: &str) -> Result<Vec<Value>, YamlError> {
                 (fault, *error.marker())
             }
         };
-        return Err(YamlError { fault, line: at.line(), column: at.col() + 1 });
+        reader.break_off();
+        let error = YamlError { fault, line: at.line(), column: at.col() + 1 };
+        return (reader.documents, Some(error));
     }
-    Ok(reader.documents)
+    (reader.documents, None)
 }
 
 /// A value that is complete.
@@ -229,6 +239,24 @@ impl Reader {
             self.anchors.insert(anchor, node.clone());
         }
         self.place(node)
+    }
+
+    /// Ends a document that is not complete with what was read of it.
+    fn break_off(&mut self) {
+        let mut inner = None;
+        while let Some(Open { content, .. }) = self.open.pop() {
+            inner = Some(match content {
+                Content::List(mut values) => {
+                    values.extend(inner);
+                    Value::Array(values)
+                }
+                Content::Object { mut entries, key } => {
+                    entries.extend(key.zip(inner));
+                    Value::Object(entries)
+                }
+            });
+        }
+        self.documents.extend(inner);
     }
 
     fn place(&mut self, node: Node) -> Result<(), Fault> {

@@ -19,6 +19,8 @@ use jiff::{SignedDuration, Timestamp};
 use rustix::fs::OFlags;
 use xxhash_rust::xxh3::xxh3_128;
 
+use super::unread::{LOOKED_AT, Others, is_manifest, seems_manifest};
+
 /// A larger file is not read. An object of Kubernetes has 1.5 MiB at most, and the densest
 /// YAML of this size is read within two seconds: nothing is decided meanwhile.
 const LARGEST: u64 = 2 << 20;
@@ -29,9 +31,6 @@ const SETTLED: SignedDuration = SignedDuration::from_millis(400);
 const RECENT: SignedDuration = SignedDuration::from_secs(3);
 /// Every file is read again so often, whatever the file system says of it.
 const REREAD: SignedDuration = SignedDuration::from_secs(60);
-
-/// So many names of a folder inside are looked at.
-const LOOKED_AT: usize = 1_000;
 
 /// What has become of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,7 +45,7 @@ pub(super) enum Change {
 
 /// What the file system says of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Stamp {
+pub(super) struct Stamp {
     device: u64,
     inode: u64,
     length: u64,
@@ -55,7 +54,7 @@ struct Stamp {
 }
 
 impl Stamp {
-    fn of(metadata: &Metadata) -> Self {
+    pub(super) fn of(metadata: &Metadata) -> Self {
         Self {
             device: metadata.dev(),
             inode: metadata.ino(),
@@ -66,7 +65,7 @@ impl Stamp {
     }
 
     /// Whether the file may have changed since without another stamp.
-    fn is_recent(&self, now: Timestamp) -> bool {
+    pub(super) fn is_recent(&self, now: Timestamp) -> bool {
         let latest = self.changed.0.max(self.modified.0);
         Timestamp::from_second(latest).is_ok_and(|at| now < at + RECENT)
     }
@@ -90,10 +89,13 @@ struct Known {
     next: Option<(Seen, Timestamp)>,
 }
 
-/// The files of a folder whose names end in `.yaml` or `.yml`, without hidden ones.
+/// The files of a folder whose names end in `.yaml`, `.yml` or `.json`, without hidden ones.
 pub(super) struct Folder {
     path: PathBuf,
+    /// The name of this process's state, if that is a file of the folder.
+    own: Option<String>,
     files: BTreeMap<String, Known>,
+    others: Others,
     /// Folders inside, whether manifests seem to be there, and when that was looked at.
     inside: BTreeMap<String, (bool, Timestamp)>,
     /// The first look takes everything at once: there is nothing that goes on without it.
@@ -101,18 +103,24 @@ pub(super) struct Folder {
 }
 
 impl Folder {
-    pub(super) fn new(path: &Path) -> Self {
-        let (files, inside) = Default::default();
-        Self { path: path.to_owned(), files, inside, looked: false }
+    /// The folder, in which the file `state` is no manifest, whatever its name.
+    pub(super) fn new(path: &Path, state: &Path) -> Self {
+        let around = state.parent().filter(|around| !around.as_os_str().is_empty());
+        let real = |path: &Path| fs::canonicalize(path).ok();
+        let is_here = real(around.unwrap_or(Path::new("."))) == real(path);
+        let own = state.file_name().filter(|_| is_here);
+        let own = own.map(|name| name.to_string_lossy().into_owned());
+        let (files, inside, others) = Default::default();
+        Self { path: path.to_owned(), own, files, others, inside, looked: false }
     }
 
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Whether the last look saw no file at all.
-    pub(super) fn is_empty(&self) -> bool {
-        self.files.is_empty()
+    /// Files that look like manifests, and are not read because of their names.
+    pub(super) fn misnamed(&self) -> &[String] {
+        &self.others.told
     }
 
     /// Folders inside that seem to hold manifests, which are not read.
@@ -128,9 +136,9 @@ impl Folder {
                 continue;
             }
             let entries = fs::read_dir(self.path.join(&name)).into_iter().flatten().flatten();
-            let mut names =
-                entries.take(LOOKED_AT).map(|e| e.file_name().to_string_lossy().into_owned());
-            let holds = names.any(|name| is_manifest(&name));
+            let holds = entries
+                .take(LOOKED_AT)
+                .any(|e| seems_manifest(&e.path(), &e.file_name().to_string_lossy()));
             self.inside.insert(name, (holds, now));
         }
     }
@@ -140,8 +148,9 @@ impl Folder {
     /// # Errors
     /// The folder itself can not be read: nothing is known of its files then.
     pub(super) fn look(&mut self, now: Timestamp) -> io::Result<Vec<(String, Change)>> {
-        let (names, folders) = names(&self.path)?;
+        let Names { files: names, folders, others } = self.names()?;
         self.look_inside(folders, now);
+        self.others.look(&self.path, others, now, !self.looked);
         let mut changes = vec![];
         let gone = |name: &String| !names.contains(name);
         for name in self.files.keys().filter(|name| gone(name)).cloned().collect::<Vec<_>>() {
@@ -157,25 +166,36 @@ impl Folder {
         self.looked = true;
         Ok(changes)
     }
-}
 
-/// The names of a folder's manifests, and of the folders in it.
-fn names(folder: &Path) -> io::Result<(BTreeSet<String>, BTreeSet<String>)> {
-    let (mut files, mut folders) = (BTreeSet::new(), BTreeSet::new());
-    for entry in fs::read_dir(folder)? {
-        let entry = entry?;
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if is_manifest(&name) {
-            files.insert(name);
-        } else if !name.starts_with('.') && entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            folders.insert(name);
+    /// The names of what is in the folder now, without hidden files and the state.
+    fn names(&self) -> io::Result<Names> {
+        let mut names = Names::default();
+        for entry in fs::read_dir(&self.path)? {
+            let entry = entry?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if name.starts_with('.') || self.own.as_ref() == Some(&name) {
+                continue;
+            }
+            if is_manifest(&name) {
+                names.files.insert(name);
+            } else if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                names.folders.insert(name);
+            } else {
+                names.others.insert(name);
+            }
         }
+        Ok(names)
     }
-    Ok((files, folders))
 }
 
-fn is_manifest(name: &str) -> bool {
-    !name.starts_with('.') && (name.ends_with(".yaml") || name.ends_with(".yml"))
+/// The names in a folder.
+#[derive(Default)]
+struct Names {
+    /// Of manifests.
+    files: BTreeSet<String>,
+    folders: BTreeSet<String>,
+    /// Of files that are not read.
+    others: BTreeSet<String>,
 }
 
 impl Known {

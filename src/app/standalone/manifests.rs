@@ -4,24 +4,27 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::{Path, PathBuf},
+    path::Path,
 };
 
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
-    NAMESPACE,
+    absent::{TWICE, namespace},
+    durable::beside,
     folder::{Change, Folder},
     memory::Memory,
     object_key,
+    state::IN_FORCE,
+    unread::{is_json, is_other_json},
 };
 use crate::{
     analysis::plan::undecidable,
     api::{
         CanaryPolicySpec, LLMDeploymentSpec, PromptRelease, PromptVersionSpec,
-        manifest::{self, ManifestError, Object, Secrets},
+        manifest::{self, Broken, ManifestError, Object, Said, Secrets},
     },
-    gateway::notices::Notice,
+    gateway::notices::{Notice, Withheld},
 };
 
 /// An object whose manifest is away for so long is deleted: longer than any save, a
@@ -31,7 +34,7 @@ pub const GRACE: SignedDuration = SignedDuration::from_secs(30);
 /// clock that was set, has not looked.
 const LOOK_COUNTS: SignedDuration = SignedDuration::from_secs(2);
 /// So many objects are named in one message.
-const NAMED: usize = 3;
+pub(super) const NAMED: usize = 3;
 
 /// The folder was read.
 const LOADED: &str = "Loaded";
@@ -53,10 +56,35 @@ struct Content {
     objects: Vec<Object>,
     /// Why that is not what the file holds now.
     problem: Option<(&'static str, String)>,
-    /// The object that it can not be read for: kind, namespace and name.
-    invalid: Option<[String; 3]>,
+    /// The documents of a file that can not be used, as far as they can be told apart.
+    said: Vec<Said>,
+    /// It may define more than is known of it.
+    unknown: bool,
     /// The file is there.
     here: bool,
+    /// It is JSON about something else.
+    foreign: bool,
+}
+
+impl Content {
+    /// Whether JSON that can not be used was never meant to be a manifest.
+    fn is_foreign(&self, broken: &Broken, bytes: &[u8]) -> bool {
+        let names_version = || memchr::memmem::find(bytes, b"apiVersion").is_some();
+        let is_other = match &broken.error {
+            ManifestError::Kind { api_version, kind } => api_version.is_empty() && kind.is_empty(),
+            ManifestError::Invalid { .. } => false,
+            ManifestError::NotText(_) | ManifestError::Yaml(_) => !names_version(),
+        };
+        is_other && self.objects.is_empty()
+    }
+
+    /// What is wrong with the file, and the releases that are not in force because of it.
+    fn notice(&self, name: &str) -> Option<Notice> {
+        let (reason, message) = self.problem.as_ref()?;
+        let route = |said: &Said| Some((namespace(said), said.route.clone()?));
+        let routes = self.said.iter().filter_map(route).collect();
+        Some(Notice { withheld: Some(Withheld { routes }), ..withheld(name, reason, message) })
+    }
 }
 
 /// An object in force.
@@ -89,12 +117,13 @@ pub(super) struct Manifests {
 }
 
 impl Manifests {
-    /// The folder's objects, beginning with those in force when the process last ran.
+    /// The folder's objects, beginning with those in force when the process last ran, which are
+    /// remembered beside `state`.
     ///
     /// # Errors
     /// The memory of them can not be used.
-    pub(super) fn open(folder: &Path, memory: PathBuf) -> anyhow::Result<Self> {
-        let (memory, remembered) = Memory::open(memory)?;
+    pub(super) fn open(folder: &Path, state: &Path) -> anyhow::Result<Self> {
+        let (memory, remembered) = Memory::open(beside(state, IN_FORCE))?;
         let mut files = BTreeMap::<String, Content>::new();
         let mut objects = BTreeMap::new();
         for (file, object) in remembered {
@@ -102,7 +131,7 @@ impl Manifests {
             objects.insert(id(&object), Held { object, file, missing: None });
         }
         Ok(Self {
-            folder: Folder::new(folder),
+            folder: Folder::new(folder, state),
             memory,
             files,
             objects,
@@ -117,6 +146,16 @@ impl Manifests {
 
     /// Reads files that changed, and deletes what was absent for long enough.
     pub(super) fn reload(&mut self, now: Timestamp) -> Vec<Event> {
+        let before = self.notices();
+        let events = self.look(now);
+        // What a release says that misses an object names the files in which it may be.
+        if self.notices() != before {
+            self.version += 1;
+        }
+        events
+    }
+
+    fn look(&mut self, now: Timestamp) -> Vec<Event> {
         let mut events = vec![];
         let changes = match self.folder.look(now) {
             Ok(changes) => changes,
@@ -132,7 +171,7 @@ impl Manifests {
         let passed = self.looked_at.replace(now).map(|last| now.duration_since(last));
         let passed = passed.unwrap_or_default().clamp(SignedDuration::ZERO, LOOK_COUNTS);
         let mut due = false;
-        if !self.folder.is_empty() {
+        if !self.is_empty() {
             for missing in self.objects.values_mut().filter_map(|held| held.missing.as_mut()) {
                 *missing += passed;
                 due |= *missing >= GRACE;
@@ -152,9 +191,14 @@ impl Manifests {
     fn take(&mut self, name: String, change: Change) {
         let file = self.files.entry(name.clone()).or_default();
         file.here = change != Change::Gone;
-        let invalid = file.invalid.take();
+        let said = std::mem::take(&mut file.said);
+        (file.unknown, file.foreign) = (false, false);
         file.problem = match change {
-            Change::Content(bytes) => match manifest::parse_bytes(&bytes) {
+            Change::Content(bytes) => match manifest::read(&bytes) {
+                Err(broken) if is_json(&name) && file.is_foreign(&broken, &bytes) => {
+                    file.foreign = true;
+                    None
+                }
                 Ok(objects) if objects.is_empty() && !file.objects.is_empty() => {
                     let why = "holds no manifest any more: what it defined stays in force; remove \
                                the file to delete that";
@@ -168,25 +212,36 @@ impl Manifests {
                     file.objects = objects;
                     None
                 }
-                Err(why) => {
-                    if let ManifestError::Invalid { kind, namespace, name, .. } = &why {
-                        let namespace = Some(namespace.as_str()).filter(|n| !n.is_empty());
-                        let namespace = namespace.unwrap_or(NAMESPACE);
-                        file.invalid = Some([kind, namespace, name].map(str::to_owned));
-                    }
-                    Some(("InvalidManifest", why.to_string()))
+                Err(broken) => {
+                    let Broken { error, said, more } = *broken;
+                    (file.said, file.unknown) = (said, more);
+                    Some(("InvalidManifest", error.to_string()))
                 }
             },
-            Change::Unusable(why) => Some(("UnreadableFile", why)),
+            Change::Unusable(_)
+                if file.objects.is_empty() && is_other_json(self.folder.path(), &name) =>
+            {
+                file.foreign = true;
+                None
+            }
+            Change::Unusable(why) => {
+                file.unknown = true;
+                Some(("UnreadableFile", why))
+            }
             Change::Gone => None,
         };
-        // The message of a release that misses this object names this file: it has to change.
-        if file.invalid != invalid {
+        // The message of a release that misses one of these objects names this file.
+        if file.said != said {
             self.version += 1;
         }
         if !file.here && file.objects.is_empty() {
             self.files.remove(&name);
         }
+    }
+
+    /// Whether the folder holds no manifest at all.
+    fn is_empty(&self) -> bool {
+        !self.files.values().any(|file| file.here && !file.foreign)
     }
 
     /// One object of each name, and what keeps others from being used.
@@ -242,7 +297,7 @@ impl Manifests {
             // A key that was taken out of a file is revoked: that does not wait.
             let read = self.files.get(&held.file).is_some_and(|f| f.here && f.problem.is_none());
             let revoked = read && matches!(held.object, Object::Secret(_));
-            if revoked || (missing >= GRACE && !self.folder.is_empty()) {
+            if revoked || (missing >= GRACE && !self.is_empty()) {
                 events.push(Event {
                     warning: !revoked,
                     reason: "Deleted",
@@ -290,31 +345,37 @@ impl Manifests {
     /// What is wrong with the folder, its files and what they define.
     pub(super) fn notices(&self) -> Vec<Notice> {
         let folder = self.folder.path().display().to_string();
-        let of = |place: &str, reason: &str, message: String| Notice::new(place, reason, message);
         let unread = self.unread.iter();
         let mut all: Vec<Notice> =
-            unread.map(|why| of(&folder, "UnreadableFolder", why.clone())).collect();
-        for (name, file) in &self.files {
-            if let Some((reason, message)) = &file.problem {
-                all.push(of(name, reason, message.clone()));
-            }
-        }
+            unread.map(|why| withheld(&folder, "UnreadableFolder", why)).collect();
+        all.extend(self.files.iter().filter_map(|(name, file)| file.notice(name)));
         // Of a file that is there and defines nothing, it is said why.
-        if self.folder.is_empty() && self.looked_at.is_some() {
+        if self.is_empty() && self.looked_at.is_some() {
             let message = if self.objects.is_empty() {
                 "holds no manifest: put files *.yaml there (folders inside are not read)"
             } else {
                 "holds no manifest any more: nothing is deleted, because that is how a volume looks \
                  that is not mounted; to end all releases stop the process"
             };
-            all.push(of(&folder, "EmptyFolder", message.to_owned()));
+            all.push(withheld(&folder, "EmptyFolder", message));
         }
-        all.extend(self.folder.not_read().map(|inside| {
-            let message = "holds manifests, and folders inside are not read: move them up";
-            of(&format!("{inside}/"), "FolderNotRead", message.to_owned())
-        }));
+        all.extend(self.not_read());
         all.extend(self.wrong.iter().cloned());
         all
+    }
+
+    /// Folders and files that seem to hold manifests, and are not read.
+    pub(super) fn not_read(&self) -> impl Iterator<Item = Notice> {
+        let folders = self.folder.not_read().map(|inside| {
+            let message = "holds manifests, and folders inside are not read: move them up";
+            withheld(&format!("{inside}/"), "FolderNotRead", message)
+        });
+        let files = self.folder.misnamed().iter().map(|name| {
+            let message = "looks like a manifest and is not read because of its name: files *.yaml, \
+                           *.yml and *.json are; rename it, or add .off to its name to leave it out";
+            withheld(name, "FileNotRead", message)
+        });
+        folders.chain(files)
     }
 
     /// What keeps a policy from deciding, if anything does.
@@ -349,11 +410,26 @@ impl Manifests {
         }
     }
 
-    /// The file that would define this object of a namespace if that were valid.
-    pub(super) fn invalid(&self, kind: &str, namespace: &str, name: &str) -> Option<&str> {
-        let wanted = [kind, namespace, name];
-        let of = |file: &Content| file.invalid.as_ref().is_some_and(|found| *found == wanted);
-        self.files.iter().find(|(_, file)| of(file)).map(|(file, _)| file.as_str())
+    /// Files that can not be used, by their names, and what their documents say of themselves.
+    pub(super) fn broken(&self) -> impl Iterator<Item = (&str, &[Said])> {
+        self.files.iter().map(|(name, file)| (name.as_str(), file.said.as_slice()))
+    }
+
+    /// Of files that can not be used, those that may define more than is known.
+    pub(super) fn files_of_unknown_content(&self) -> impl Iterator<Item = Notice> {
+        let unknown = self.files.iter().filter(|(_, file)| file.unknown);
+        unknown.filter_map(|(name, file)| file.notice(name))
+    }
+
+    /// Whether an object is in force.
+    pub(super) fn is_held(&self, kind: &'static str, namespace: &str, name: &str) -> bool {
+        self.get(kind, namespace, name).is_some()
+    }
+
+    /// What is told of an object that is there twice.
+    pub(super) fn twice(&self, kind: &'static str, namespace: &str, name: &str) -> Option<&Notice> {
+        let place = self::name(&(kind, namespace.to_owned(), name.to_owned()));
+        self.wrong.iter().find(|notice| notice.reason == TWICE && notice.place == place)
     }
 
     fn get(&self, kind: &'static str, namespace: &str, name: &str) -> Option<&Object> {
@@ -402,7 +478,7 @@ fn settle(
             None => "neither is used",
         };
         let what = format!("is defined twice, in {files}: {then}; remove one");
-        let mut twice = Notice::new(name(id), "DefinedTwice", what);
+        let mut twice = Notice::new(name(id), TWICE, what);
         if let (Object::Release(release), None, false) = (object, &kept, alike) {
             twice.route = Some((id.1.clone(), release.route()));
         }
@@ -458,6 +534,11 @@ fn deleted(id: &Id, held: &Held) -> String {
         ),
         _ => format!("{what} for {}s", GRACE.as_secs()),
     }
+}
+
+/// What is wrong with a file or a folder whose manifests are not in force because of it.
+fn withheld(place: &str, reason: &str, message: &str) -> Notice {
+    Notice { withheld: Some(Withheld::default()), ..Notice::new(place, reason, message) }
 }
 
 fn name((kind, namespace, name): &Id) -> String {

@@ -95,7 +95,7 @@ impl Standalone {
         }
     }
 
-    /// What does not exist may be there, in a file that is not valid.
+    /// What does not exist may be there, in a file that can not be used.
     fn or_invalid(&self, problem: Problem, namespace: &str, spec: &PromptReleaseSpec) -> Problem {
         let policy = spec.policy_ref.as_ref().map_or("", |p| p.name.as_str());
         let (kind, name) = match problem.reason {
@@ -104,28 +104,25 @@ impl Standalone {
             "PolicyNotFound" => ("CanaryPolicy", policy),
             _ => return problem,
         };
-        let invalid = self.not_valid(kind, namespace, name);
-        let message = invalid.unwrap_or(problem.message);
+        let missing = || problem.message.clone();
+        let message = self.manifests.instead_of((kind, namespace, name), missing);
+        let message = message.unwrap_or(problem.message);
         Problem { message, ..problem }
     }
 
-    /// Which file to correct, when an object is there and its manifest is not valid.
-    fn not_valid(&self, kind: &str, namespace: &str, name: &str) -> Option<String> {
-        let file = self.manifests.invalid(kind, namespace, name)?;
-        Some(format!("{kind} {name} is not valid: correct {file} as its own message says"))
-    }
-
     /// Why there is no key of a Secret.
-    fn no_secret(&self, namespace: &str, missing: &SecretKeyRef) -> String {
-        self.not_valid("Secret", namespace, &missing.name).unwrap_or_else(|| {
+    fn no_secret(&self, namespace: &str, wanted: &SecretKeyRef) -> String {
+        let missing = || {
             format!(
                 "no Secret {} with the key {}: add one to the folder, or set the environment \
                  variable {} and start again",
-                missing.name,
-                missing.key,
-                secrets::secret_variable(&missing.name, &missing.key)
+                wanted.name,
+                wanted.key,
+                secrets::secret_variable(&wanted.name, &wanted.key)
             )
-        })
+        };
+        let instead = self.manifests.instead_of(("Secret", namespace, &wanted.name), missing);
+        instead.unwrap_or_else(missing)
     }
 
     /// Why a backend can not be asked.
@@ -218,8 +215,14 @@ impl Standalone {
                 .collect();
             let unread = other_backends.iter().filter(|name| !backends.contains_key(*name));
             let unread = unread.filter_map(|name| {
-                let why = self.not_valid("LLMDeployment", &namespace, name)?;
-                Some((name.clone(), why))
+                let missing = || {
+                    format!(
+                        "LLMDeployment {name} does not exist: create it, or take it out of \
+                         spec.fallbackBackendRefs"
+                    )
+                };
+                let id = ("LLMDeployment", namespace.as_str(), name.as_str());
+                Some((name.clone(), self.manifests.instead_of(id, missing)?))
             });
             let faults = Faults { backends: unread.collect(), ..Faults::default() };
             let mut input = ReleaseInput {

@@ -250,3 +250,27 @@ proptest! {
         let _ = documents(&words.concat());
     }
 }
+
+#[test]
+fn json_reads_as_json_does() {
+    let text = r#"{"a": "\ud83d\ude00 \u00e9 \/ \" \b\f\n\r\t", "b":[1,-2.5e3,true,null],
+	"tab": {"c":{}} , "long": "x"}"#;
+    let json: Value = serde_json::from_str(text).unwrap();
+    assert_eq!(documents(text).unwrap(), [json]);
+}
+
+#[test]
+fn of_a_text_that_is_wrong_somewhere_what_is_before_is_known() {
+    // The parser is ahead by a word or two.
+    for (text, known) in [
+        ("kind: A\n---\nkind: B\nlist: [1, {a: 2", "{\"kind\":\"B\",\"list\":[1]}"),
+        ("kind: A\n---\nkind: B\nspec:\n   a: 1\n  b: 2\n", "{\"kind\":\"B\",\"spec\":{\"a\":1}}"),
+        ("kind: A\n---\nkind: B\nspec:\n  a: 1\n\tb: 2\n", "{\"kind\":\"B\",\"spec\":{}}"),
+        ("kind: A\n---\nkind: B\nkind: C\n", "{\"kind\":\"B\"}"),
+    ] {
+        let (documents, error) = begun(text);
+        assert!(error.is_some(), "{text}");
+        let all: Vec<String> = documents.iter().map(Value::to_string).collect();
+        assert_eq!(all, ["{\"kind\":\"A\"}", known], "{text}");
+    }
+}
