@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from harness import audit
 from harness import manifests as m
 from harness.cluster import Cluster
 from harness.processes import wait_for
@@ -14,7 +15,7 @@ OURS = ["canarypolicies", "llmdeployments", "promptreleases", "promptversions", 
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
-    cluster = Cluster(tmp_path_factory.mktemp("uninstall")).start()
+    cluster = Cluster(tmp_path_factory.mktemp("uninstall"), audit.WATCHES).start()
     model = Model(cluster.folder).start()
     yield cluster, model
     model.process.stop()
@@ -64,7 +65,13 @@ class Installation:
         self.collected()
 
     def collected(self) -> None:
-        """The garbage collector learns of new kinds every 30 s only: waits until it knows ours."""
+        """Waits until the garbage collector knows our kinds, which it looks for every 30 s, and
+        watches them: it asks less and less often for a kind that was away, and until then only
+        looks for single owners. With the definition it forgets where, and never learns that the
+        owners are gone."""
+        kinds = {"promptreleases", "llmdeployments"}
+        log = self.cluster.audit_log
+        wait_for("its watches", lambda: kinds <= audit.watched(log, "metadata-informers"), 90)
         for kind, manifest in (("promptrelease", m.release("known", "p-v1", "plain")),
                                ("llmdeployment", m.backend("known", self.model.url))):
             self.cluster.apply(self.of(manifest))

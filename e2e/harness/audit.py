@@ -21,6 +21,17 @@ kind: Policy
 rules:
   - level: None
 """
+# Who watches our kinds, and since when.
+WATCHES = """
+apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived]
+rules:
+  - level: Metadata
+    verbs: [watch]
+    resources: [{group: serinus.dev}]
+  - level: None
+"""
 ACCOUNT = "system:serviceaccount:serinus-system:"
 # Every request of ours; for a cluster that is watched for that alone.
 RIGHTS = f"""
@@ -63,6 +74,18 @@ def uses(log: Path) -> list[Use]:
         if (use.verb, code) == ("patch", 201):
             found.append(use._replace(verb="create"))
     return found
+
+
+def watched(log: Path, agent: str) -> set[str]:
+    """Of which kinds clients of this name have a watch now."""
+    going = {}
+    for line in log.read_text().splitlines():
+        event = json.loads(line)
+        if event["verb"] != "watch" or agent not in event.get("userAgent", ""):
+            continue
+        begins = event["stage"] == "ResponseStarted" and event["responseStatus"]["code"] == 200
+        going[event["auditID"]] = event["objectRef"]["resource"] if begins else None
+    return set(filter(None, going.values()))
 
 
 def writes(log: Path) -> list[tuple[str, int]]:
