@@ -16,10 +16,10 @@ const REDACTED: &str = "[redacted]";
 
 /// An address with credentials (RE2, as the API server reads it): behind a scheme, if there is
 /// one, and any slashes, an @ before the path begins, as it is or percent-encoded; or a port
-/// that is none, which is a password with an odd character in it. Nothing here counts
-/// backslashes among what ends the host: who writes `http://CORP\ada:pw@host` means a user.
-const CREDENTIALS: &str =
-    r"^([^/?#@\[\]]*:)?[/\\\x00-\x20]*([^/?#]*(@|%40)|[^/?#@\[\]]*:[0-9]*[^0-9/?#\\\x00-\x20])";
+/// that is none, which is a password with an odd character in it; or the same behind a second
+/// scheme, which somebody put before the first. Before an @ a backslash does not end the host:
+/// who writes `http://CORP\ada:pw@host` means a user.
+const CREDENTIALS: &str = r"^([^/?#@\[\]]*:)?[/\\\x00-\x20]*([^/?#]*(@|%40)|[^/?#@\[\]]*:[0-9]*[^0-9/?#\\\x00-\x20])|://[^/?#]*(@|%40)";
 
 static ADDRESS: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(CREDENTIALS).ok());
 
@@ -32,6 +32,7 @@ pub fn has_credentials(url: &str) -> bool {
     // As browsers read it: these are nowhere in an address.
     let url = url.replace(['\t', '\r', '\n'], "");
     ADDRESS.as_ref().is_none_or(|address| address.is_match(&url))
+        || credentials(&url).next().is_some()
 }
 
 /// An address as a message may show it: without credentials, and without its query, where some
@@ -55,7 +56,11 @@ pub fn no_credentials_in(field: &str) -> String {
 /// Where in `text` the credentials of its addresses are: `user:password` of
 /// `scheme://user:password@host`.
 fn credentials(text: &str) -> impl Iterator<Item = (usize, usize)> {
-    text.match_indices(':').filter_map(|(at, _)| {
+    let mut read = 0;
+    text.match_indices(':').filter_map(move |(at, _)| {
+        if at < read {
+            return None;
+        }
         let in_scheme = |c: char| c.is_ascii_alphanumeric() || "+-.".contains(c);
         let scheme = &text[text[..at].trim_end_matches(in_scheme).len()..at];
         let behind = &text[at + 1..];
@@ -70,15 +75,20 @@ fn credentials(text: &str) -> impl Iterator<Item = (usize, usize)> {
         let ends = |c: char| c.is_whitespace() || "/?#\"'<>`".contains(c);
         let authority = &rest[..rest.find(ends).unwrap_or(rest.len())];
         if let Some(length) = authority.rfind('@') {
-            return Some((start, start + length));
+            read = start + length;
+            return Some((start, read));
         }
         // A port that is none is a password with an odd character in it, or with its @ escaped:
         // nobody knows where that ends.
         let host = authority.split('\\').next().unwrap_or_default();
+        // All of it was read: nothing is looked at again for each colon in it.
+        read = start + host.len();
         let (_, port) = host.split_once(':').filter(|_| !host.starts_with('['))?;
-        let is_port = port.bytes().all(|c| c.is_ascii_digit());
-        let length = || rest.find(char::is_whitespace).unwrap_or(rest.len());
-        (!is_port).then(|| (start, start + length()))
+        if port.bytes().all(|c| c.is_ascii_digit()) {
+            return None;
+        }
+        read = start + rest.find(char::is_whitespace).unwrap_or(rest.len());
+        Some((start, read))
     })
 }
 
@@ -86,9 +96,6 @@ fn credentials(text: &str) -> impl Iterator<Item = (usize, usize)> {
 pub fn without_credentials(text: &str) -> Cow<'_, str> {
     let (mut out, mut copied) = (String::new(), 0);
     for (start, end) in credentials(text).filter(|(start, end)| start < end) {
-        if start < copied {
-            continue;
-        }
         out.push_str(&text[copied..start]);
         out.push_str(REDACTED);
         copied = end;

@@ -224,7 +224,8 @@ impl Content {
     /// How many bytes it keeps in memory, about.
     pub fn weight(&self) -> usize {
         let calls: usize = self.tool_calls.iter().map(Vec::len).sum();
-        self.input.len() + self.output.len() + calls
+        let key = self.known.key.as_ref().map_or(0, |key| key.expose().len());
+        self.input.len() + self.output.len() + calls + key
     }
 }
 

@@ -95,6 +95,11 @@ impl Failure {
         Self { untouched: false, ..Self::of(quotes_a_secret()) }
     }
 
+    /// The same failure, of which the application gets nothing that the model said.
+    fn without_words(self) -> Self {
+        Self { error: quotes_a_secret(), body: None, ..self }
+    }
+
     fn new(status: u16, code: &'static str, message: impl Into<String>) -> Self {
         Self { untouched: false, ..Self::of(ApiError::new(status, code, message)) }
     }
@@ -174,11 +179,8 @@ pub(super) async fn call(
         let complaint = Complaint::read(&bytes);
         let failure = refused(head.status, &complaint, wait, Some(bytes.clone()));
         // What the application gets of it, it may put together.
-        let is_told = failure.body.is_some();
-        return Err(match without_secrets(flight, &bytes) {
-            Err(secret) if is_told => *secret,
-            _ => failure,
-        });
+        let is_secret = spells_a_secret(flight, &bytes) && failure.body.is_some();
+        return Err(if is_secret { failure.without_words() } else { failure });
     }
     answered(flight, bytes, wait).map_err(|failure| *failure)
 }
@@ -196,11 +198,14 @@ fn answered(
     let answer = Answer::whole(flight.operation, &bytes).map_err(|e| none(&e.to_string()))?;
     flight.answer = answer;
     // Before anything of it is kept, whatever else is wrong with it. Vectors are numbers.
-    if flight.operation != Operation::Embeddings || flight.answer.failed {
-        without_secrets(flight, &bytes)?;
-    }
+    let has_words = flight.operation != Operation::Embeddings || flight.answer.failed;
+    let is_secret = has_words && spells_a_secret(flight, &bytes);
     if flight.answer.failed {
-        return Err(Box::new(told(flight, Some(&bytes), wait)));
+        let failure = told(flight, Some(&bytes), wait);
+        return Err(Box::new(if is_secret { failure.without_words() } else { failure }));
+    }
+    if is_secret {
+        return Err(Box::new(Failure::secret()));
     }
     if flight.answer.missing {
         return Err(none(match flight.operation {
@@ -221,10 +226,10 @@ fn answered(
     Ok(Started::Whole(bytes))
 }
 
-/// Whether an answer that came as a whole spells out no secret of ours.
-fn without_secrets(flight: &mut Flight, json: &[u8]) -> Result<(), Box<Failure>> {
+/// Whether an answer that came as a whole spells out a secret of ours.
+fn spells_a_secret(flight: &mut Flight, json: &[u8]) -> bool {
     flight.is_withheld = quotes::are_spelled(flight.target.secrets(true), json);
-    if flight.is_withheld { Err(Box::new(Failure::secret())) } else { Ok(()) }
+    flight.is_withheld
 }
 
 /// The first bytes of an answer, as many as show what it is.

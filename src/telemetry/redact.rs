@@ -155,7 +155,6 @@ impl Redaction {
     fn spans(&self, text: &str) -> Vec<Span> {
         let plain = Plain::of(text);
         let joined = Joined::of(&plain.text);
-        let mut spans = self.sure(text, &plain, joined.as_ref());
         let mut found = self.found(&plain.text);
         if let Some(joined) = &joined {
             let across = |(kind, start, end)| {
@@ -164,11 +163,15 @@ impl Redaction {
             found.extend(self.found(&joined.text).into_iter().flat_map(across));
         }
         found.sort_by_key(|(kind, ..)| *kind);
-        spans.extend(found.into_iter().map(|(kind, start, end)| {
+        let found = found.into_iter().map(|(kind, start, end)| {
             let (start, end) = plain.origin(start, end);
             (start, end, kind.as_str())
-        }));
-        spans
+        });
+        let known = self.known_in(text, &plain, joined.as_ref());
+        let own = self.own.iter().flat_map(|own| own.find_iter(text));
+        let own = own.filter(|it| !it.is_empty()).map(|it| (it.start(), it.end(), "text"));
+        let others: Vec<Span> = own.chain(found).collect();
+        if known.is_empty() { others } else { with_known(known, others) }
     }
 
     /// What the rules find in a plain text.
@@ -181,12 +184,11 @@ impl Redaction {
         found
     }
 
-    /// What is taken out whatever else is found: the secrets that are known, and what one's own
-    /// expressions find. Where these overlap, it is all of both.
-    fn sure(&self, text: &str, plain: &Plain<'_>, joined: Option<&Joined>) -> Vec<Span> {
-        let secret = Kind::Secret.as_str();
-        let sent = self.known.sent_in(text).into_iter();
-        let mut found: Vec<Span> = sent.map(|place| (place.start, place.end, secret)).collect();
+    /// Where the secrets that are known are.
+    fn known_in(&self, text: &str, plain: &Plain<'_>, joined: Option<&Joined>) -> Vec<Span> {
+        // A key may look like an escape, so it is looked for in the text as it was, too.
+        let mut found = self.known.sent_in(text);
+        found.extend(self.known.key_in(text));
         let mut in_plain = self.known.key_in(&plain.text);
         if let Some(joined) = joined {
             let both = [self.known.sent_in(&joined.text), self.known.key_in(&joined.text)];
@@ -194,23 +196,9 @@ impl Redaction {
             let across = across.flat_map(|place| joined.across(place.start, place.end));
             in_plain.extend(across.map(|(start, end)| start..end));
         }
-        found.extend(in_plain.into_iter().map(|place| {
-            let (start, end) = plain.origin(place.start, place.end);
-            (start, end, secret)
-        }));
-        for own in self.own.iter() {
-            let own = own.find_iter(text).filter(|found| !found.is_empty());
-            found.extend(own.map(|found| (found.start(), found.end(), "text")));
-        }
-        found.sort_by_key(|(start, ..)| *start);
-        let mut spans: Vec<Span> = vec![];
-        for (start, end, word) in found {
-            match spans.last_mut() {
-                Some((_, ends, _)) if start < *ends => *ends = end.max(*ends),
-                _ => spans.push((start, end, word)),
-            }
-        }
-        spans
+        let in_plain = in_plain.into_iter().map(|place| plain.origin(place.start, place.end));
+        let found = found.into_iter().map(|place| (place.start, place.end)).chain(in_plain);
+        found.map(|(start, end)| (start, end, Kind::Secret.as_str())).collect()
     }
 
     /// Applies the rules to every text of a JSON value, and to the names of its fields. A
@@ -378,6 +366,27 @@ fn next_boundary(text: &str, start: usize, end: usize) -> usize {
     let inner = start + step(start);
     let found = text.get(inner..end).unwrap_or_default();
     found.find([' ', '-', '\n']).map_or(end, |at| inner + at + 1)
+}
+
+/// Secrets that are known, and what else is found. Where another find overlaps a secret, all of
+/// both is one: of a password that goes on behind the secret, nothing is left.
+fn with_known(known: Vec<Span>, others: Vec<Span>) -> Vec<Span> {
+    let mut all: Vec<(Span, bool)> = known.into_iter().map(|span| (span, true)).collect();
+    all.extend(others.iter().map(|span| (*span, false)));
+    all.sort_by_key(|((start, ..), _)| *start);
+    // One after the other, what overlaps; and whether a secret is in it.
+    let mut groups: Vec<(Span, bool)> = vec![];
+    for ((start, end, word), is_known) in all {
+        match groups.last_mut() {
+            Some(((_, ends, _), has_known)) if start < *ends => {
+                *ends = end.max(*ends);
+                *has_known |= is_known;
+            }
+            _ => groups.push(((start, end, word), is_known)),
+        }
+    }
+    let certain = groups.into_iter().filter(|(_, has_known)| *has_known).map(|(span, _)| span);
+    certain.chain(others).collect()
 }
 
 /// The text without these parts. Of two that overlap, the first counts.

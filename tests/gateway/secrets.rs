@@ -1,6 +1,9 @@
 //! Models that quote what was sent to them: the gateway's own secrets do not come back.
 
-use std::convert::Infallible;
+use std::{
+    convert::Infallible,
+    sync::atomic::{AtomicUsize, Ordering},
+};
 
 use axum::{body::Body, http::Response};
 use base64::{Engine, prelude::BASE64_STANDARD};
@@ -181,6 +184,36 @@ async fn a_model_that_quotes_its_request_does_not_hand_out_our_secrets() {
         if scenario.contains("400 ") && !scenario.ends_with("text") {
             assert!(serde_json::from_str::<Value>(&text).is_ok(), "{text}");
         }
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_that_spells_out_a_secret_is_tried_again_as_any_other() {
+    static ASKED: AtomicUsize = AtomicUsize::new(0);
+    let bench = Bench::new(|body| {
+        let parts = KEY.split_at(9);
+        let parts = [parts.0, parts.1].map(|text| json!({"type": "text", "text": text}));
+        let error = json!({"error": {"message": "too many", "details": parts}}).to_string();
+        let status = if body["scenario"] == "400" { 400 } else { 503 };
+        match (ASKED.fetch_add(1, Ordering::Relaxed), body["scenario"].as_str()) {
+            (n, Some("once")) if n % 2 == 1 => says("fine", "stop"),
+            _ => {
+                let mut refusal = whole(status, error);
+                refusal.headers_mut().insert("retry-after-ms", "10".parse().unwrap());
+                refusal
+            }
+        }
+    })
+    .await;
+    bench.serve(with_key(&bench));
+    let answer = bench.chat(json!({"scenario": "once"})).await;
+    assert_eq!(answer.status(), 200);
+    assert!(answer.text().await.unwrap().contains("fine"));
+    for scenario in ["400", "always"] {
+        let answer = bench.chat(json!({"scenario": scenario})).await;
+        let (status, text) = (answer.status(), answer.text().await.unwrap());
+        assert!(text.contains("upstream_secret"), "{scenario}: {status} {text}");
+        assert!(!text.contains(&KEY[9..]), "{scenario}: {text}");
     }
 }
 

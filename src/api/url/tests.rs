@@ -45,7 +45,7 @@ fn credentials_in_a_text_are_found_and_nothing_else() {
 }
 
 /// Addresses in which `lovelace` is a password, or the name of a user.
-pub(crate) const WITH: [&str; 43] = [
+pub(crate) const WITH: [&str; 49] = [
     "https://ada:lovelace@host/v1",
     "https://lovelace@host:8443",
     "https://:lovelace@host",
@@ -94,6 +94,13 @@ pub(crate) const WITH: [&str; 43] = [
     "http://ada:love#lace@host",
     "http://ada:lovelace",
     "http:///ada:love/lace@host/v1",
+    // A second address in the first.
+    "https://http://ada:lovelace@host/v1",
+    "/http://ada:lovelace@host",
+    "./http://ada:lovelace@host",
+    "https://host/proxy/https://ada:lovelace@host",
+    "https://host?to=http://ada:lovelace@host",
+    "https://host#http://ada:lovelace%40host",
 ];
 
 /// Addresses without any.
@@ -135,6 +142,15 @@ fn credentials_of_an_address_are_found_in_every_spelling() {
     }
     assert_eq!(shown("http://host:80/v1"), "http://host:80/v1");
     assert_eq!(shown("http://host/v1?api_key=lovelace#a"), "http://host/v1?[redacted]");
+}
+
+#[test]
+fn a_text_of_many_addresses_is_read_once() {
+    for text in ["http:", "http:[", "http:a", "x://"] {
+        let many = text.repeat(1 << 18);
+        // Of a quadratic search nobody would see the end.
+        without_credentials(&many);
+    }
 }
 
 /// What the rules of the API server say to an LLMDeployment with this address or proxy.

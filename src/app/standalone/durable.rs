@@ -73,11 +73,15 @@ impl Durable {
             && self.path.parent().is_some_and(may_be_made)
     }
 
-    /// Takes the file from everybody else who may read or write it, as one may that an earlier
-    /// version wrote. Of a file of another user this does nothing; a write replaces it.
-    pub(super) fn take_from_others(&self) {
-        if self.path.exists() && !is_own(&self.path) {
-            let _ = fs::set_permissions(&self.path, fs::Permissions::from_mode(OWN));
+    /// Lets nobody else read or write the file, as others may what an earlier version wrote. The
+    /// permissions of another user's file can not be changed; the next write replaces it.
+    pub(super) fn restrict_permissions(&self) {
+        if self.path.exists()
+            && !is_private(&self.path)
+            && let Err(error) = fs::set_permissions(&self.path, fs::Permissions::from_mode(OWN))
+        {
+            let path = self.path.display();
+            tracing::warn!(%path, "others may read this file until it is written again: {error}");
         }
     }
 
@@ -110,7 +114,7 @@ impl Durable {
         step(1)?;
         forget(&next)?;
         step(2)?;
-        let mut file = made_anew(&next)?;
+        let mut file = create_private(&next)?;
         let (first, rest) = bytes.split_at(bytes.len() / 2);
         step(3)?;
         file.write_all(first)?;
@@ -136,11 +140,11 @@ impl Durable {
         forget(&link)?;
         step(7)?;
         if !self.path.exists() {
-            copied(next, &link)?;
-        } else if !is_own(&self.path) || fs::hard_link(&self.path, &link).is_err() {
+            copy_private(next, &link)?;
+        } else if !is_private(&self.path) || fs::hard_link(&self.path, &link).is_err() {
             // Others may read what an earlier version wrote, and a link would have the same
             // mode. Not every file system has links.
-            copied(&self.path, &link)?;
+            copy_private(&self.path, &link)?;
         }
         step(8)?;
         fs::rename(&link, &previous)
@@ -161,25 +165,32 @@ pub(super) fn read(path: &Path) -> anyhow::Result<Option<Vec<u8>>> {
     match fs::read(path) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error).with_context(|| {
-            format!("{} can not be read: name another file with --state", path.display())
-        }),
+        Err(error) => {
+            let remedy = match error.kind() {
+                io::ErrorKind::PermissionDenied => {
+                    "give it to this process's user (chown), for it holds what was decided before"
+                }
+                _ => "name another file with --state",
+            };
+            Err(error).with_context(|| format!("{} can not be read: {remedy}", path.display()))
+        }
     }
 }
 
 /// A new file that nobody else may read from its first byte on.
-fn made_anew(path: &Path) -> io::Result<File> {
+fn create_private(path: &Path) -> io::Result<File> {
     OpenOptions::new().write(true).create_new(true).mode(OWN).open(path)
 }
 
 /// A copy with a mode of its own: that of the original may be wider.
-fn copied(from: &Path, to: &Path) -> io::Result<()> {
-    io::copy(&mut File::open(from)?, &mut made_anew(to)?)?;
-    Ok(())
+fn copy_private(from: &Path, to: &Path) -> io::Result<()> {
+    let mut copy = create_private(to)?;
+    io::copy(&mut File::open(from)?, &mut copy)?;
+    copy.sync_all()
 }
 
 /// Whether nobody else may read the file, or write it.
-fn is_own(path: &Path) -> bool {
+fn is_private(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|there| there.mode() & 0o077 == 0)
 }
 
@@ -268,9 +279,9 @@ mod tests {
             assert_eq!(read(&file.previous()).unwrap(), now);
         }
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
-        file.take_from_others();
+        file.restrict_permissions();
         assert_eq!(modes(), own);
-        Durable::new(folder.path().join("none")).take_from_others();
+        Durable::new(folder.path().join("none")).restrict_permissions();
         assert_eq!(modes(), own);
     }
 

@@ -33,7 +33,7 @@ impl Memory {
     pub(super) fn open(path: PathBuf) -> anyhow::Result<(Self, Vec<(String, Object)>)> {
         let memory = Self(Durable::new(path));
         // It is written when something changes, which may be never.
-        memory.0.take_from_others();
+        memory.0.restrict_permissions();
         let Some(bytes) = memory.0.read()? else { return Ok((memory, vec![])) };
         let objects = objects(&bytes).with_context(|| {
             format!(

@@ -287,7 +287,7 @@ fn parse(bytes: &[u8]) -> serde_json::Result<Releases> {
 fn keep_aside(file: &Durable, bytes: &[u8], releases: &Releases) -> anyhow::Result<Option<Event>> {
     let (found, known) = (serde_json::from_slice(bytes)?, serde_json::to_value(releases)?);
     let aside = Durable::new(beside(file.path(), "other-version"));
-    aside.take_from_others();
+    aside.restrict_permissions();
     let Some(field) = unknown(&found, &known) else { return Ok(None) };
     aside.write(bytes)?;
     let note = format!(

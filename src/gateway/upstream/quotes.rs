@@ -30,7 +30,9 @@ const MOST_BEGUN: usize = 1024;
 pub(super) struct Quotes {
     secrets: Arc<Secrets>,
     /// Texts that end with what may be the beginning of one.
-    begun: HashMap<Place, Passing>,
+    begun: HashMap<Place, Begun>,
+    /// How many of these show most of one.
+    showing: usize,
     /// Where events bring their words that say nothing else.
     words: Option<Place>,
     /// How many bytes came while it may be spelling out a secret.
@@ -38,9 +40,16 @@ pub(super) struct Quotes {
     is_secret: bool,
 }
 
+/// A text that ends with what may be the beginning of a secret.
+struct Begun {
+    passing: Passing,
+    /// It is more than half of one.
+    shows: bool,
+}
+
 impl Quotes {
     pub(super) fn new(secrets: Arc<Secrets>) -> Self {
-        Self { secrets, begun: HashMap::new(), words: None, held: 0, is_secret: false }
+        Self { secrets, begun: HashMap::new(), showing: 0, words: None, held: 0, is_secret: false }
     }
 
     /// Hears what an event says, which was read.
@@ -68,21 +77,30 @@ impl Quotes {
         if text.is_empty() {
             return;
         }
-        let known = self.begun.get_mut(&place);
+        let is_full = self.begun.len() >= MOST_BEGUN;
+        let (known, mut new) = (self.begun.get_mut(&place), None);
         let is_known = known.is_some();
-        let mut new = None;
-        let passing = match known {
-            Some(passing) => passing,
-            None => new.insert(Passing::new(self.secrets.clone())),
+        let begun = match known {
+            Some(begun) => begun,
+            None => {
+                let passing = Passing::new(self.secrets.clone());
+                new.insert(Begun { passing, shows: false })
+            }
         };
-        match passing.hear(text) {
+        match begun.passing.hear(text) {
             Heard::Secret => self.is_secret = true,
-            Heard::Nothing if is_known => _ = self.begun.remove(&place),
+            Heard::Nothing if is_known => {
+                let ended = self.begun.remove(&place);
+                self.showing -= usize::from(ended.is_some_and(|begun| begun.shows));
+            }
             Heard::Nothing => {}
-            Heard::Begun(_) => {
-                if let Some(new) = new
-                    && self.begun.len() < MOST_BEGUN
-                {
+            Heard::Begun(_) if !is_known && is_full => {}
+            Heard::Begun(kept) => {
+                // No secret is shorter, and most of what is begun are a few letters.
+                let shows = kept > SHORTEST / 2 && begun.passing.shows_most();
+                let showed = std::mem::replace(&mut begun.shows, shows);
+                self.showing = self.showing + usize::from(shows) - usize::from(showed);
+                if let Some(new) = new {
                     self.begun.insert(place, new);
                 }
             }
@@ -91,7 +109,7 @@ impl Quotes {
 
     /// So many bytes came, of which all complete events were heard.
     pub(super) fn came(&mut self, bytes: usize) {
-        let may_be = self.begun.values().any(|passing| passing.kept() > LONGEST_HINT);
+        let may_be = self.begun.values().any(|begun| begun.passing.kept() > LONGEST_HINT);
         self.held = if may_be { self.held + bytes } else { 0 };
         if self.held > LONGEST_HELD {
             self.let_go();
@@ -107,7 +125,7 @@ impl Quotes {
     /// What goes on before it is known how it continues may show half of a secret, and not
     /// more: events may say that they are the last, and others come.
     fn let_go(&mut self) {
-        self.is_secret |= self.begun.values().any(Passing::shows_most);
+        self.is_secret |= self.showing > 0;
     }
 
     /// Whether what came waits for what comes next.
@@ -121,14 +139,12 @@ impl Quotes {
 
     /// Whether what has come so far shows a secret, or most of one: it may break off here.
     pub(super) fn shows_most(&self) -> bool {
-        // No secret is shorter, and most of what is begun are a few letters.
-        let shows = |begun: &Passing| begun.kept() > SHORTEST / 2 && begun.shows_most();
-        self.is_secret || self.begun.values().any(shows)
+        self.is_secret || self.showing > 0
     }
 
     /// The bytes that are remembered.
     pub(super) fn kept(&self) -> usize {
-        self.begun.values().map(Passing::kept).sum()
+        self.begun.values().map(|begun| begun.passing.kept()).sum()
     }
 }
 

@@ -140,6 +140,17 @@ impl Stream {
         if kept <= SMALL { Ok(()) } else { self.held.grow_to(kept) }
     }
 
+    /// What is wrong with what has come, before anybody has seen any of it. What tells of an
+    /// error may be what spells out a secret.
+    fn fails(&self, flight: &mut Flight) -> Result<(), Failure> {
+        let is_secret = self.quotes.is_secret();
+        if flight.answer.failed {
+            let failure = told(flight, self.failed.as_ref(), self.wait);
+            return Err(if is_secret { failure.without_words() } else { failure });
+        }
+        if is_secret { Err(Failure::secret()) } else { Ok(()) }
+    }
+
     /// Reads until the stream says something: until then the answer may still come from
     /// another variant. Nor has it begun when it tells of an error right after its first
     /// words, for nobody has seen them.
@@ -158,25 +169,14 @@ impl Stream {
                 flight.crowded = true;
                 return Err(no_memory(error));
             }
-            // What tells of an error may be what spells it.
-            if self.quotes.is_secret() {
-                return Err(Failure::secret());
-            }
-            if flight.answer.failed {
-                return Err(told(flight, self.failed.as_ref(), self.wait));
-            }
+            self.fails(flight)?;
             if content || flight.answer.complete() || read > LONGEST_START {
                 return Ok(Box::new(self));
             }
             next = next_chunk(&mut self.rest).await;
         }
         let content = self.read_last(flight);
-        if self.quotes.is_secret() {
-            return Err(Failure::secret());
-        }
-        if flight.answer.failed {
-            return Err(told(flight, self.failed.as_ref(), self.wait));
-        }
+        self.fails(flight)?;
         if content || flight.answer.complete() || flight.answer.is_unread() {
             self.end = Some(None);
             return Ok(Box::new(self));

@@ -8,14 +8,16 @@ use std::sync::LazyLock;
 use regex::Regex;
 
 /// From the end of the text of one part to the beginning of that of the next: quotes, other
-/// fields that are no lists or objects, and the brackets between. By Python's quotes, too.
+/// fields that are no lists but empty ones and no objects of objects, and the brackets between.
+/// By Python's quotes, too. Another text of one part may be joined with the next part's: what is
+/// found across that is looked for once more than it has to be.
 static BETWEEN: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(&between()).ok());
 
 fn between() -> String {
     let quote = r#"["']"#;
     // Any but `text`: the library can not look ahead.
     let name = r"(?:[A-Za-z_-]{1,3}|[A-Za-z_-]{5,32}|[A-Za-su-z_-][A-Za-z_-]{3}|t[A-Za-df-z_-][A-Za-z_-]{2}|te[A-Za-wyz_-][A-Za-z_-]|tex[A-Za-su-z_-])";
-    let value = r#"(?:["'][^"'{}\[\]]{0,128}["']|[A-Za-z]{4,5}|-?[0-9]{1,16})"#;
+    let value = r#"(?:["'][^"'{}\[\]]{0,128}["']|[A-Za-z]{4,5}|-?[0-9.]{1,16}|\[\s*\]|\{[^{}\[\]]{0,128}\})"#;
     let field = format!(r"{quote}{name}{quote}\s*:\s*{value}");
     format!(
         r"{quote}(?:\s*,\s*{field})*\s*\}}\s*,\s*\{{\s*(?:{field}\s*,\s*)*{quote}text{quote}\s*:\s*{quote}"
@@ -84,7 +86,15 @@ mod tests {
             (r#"{"text":"ab","n":-1,"x":null},{"ok": true , "text" : "cd"}"#, Some("abcd")),
             (r"[{'type': 'text', 'text': 'ab'}, {'type': 'text', 'text': 'cd'}]", Some("abcd")),
             (r#"{"text": "ab"},{"text": ""},{"text": "cd"}"#, Some("abcd")),
-            (r#"{"text": "ab"}, {"type": "image_url", "image_url": {}}, {"text": "cd"}"#, None),
+            (
+                r#"{"type":"output_text","text":"ab","annotations":[]},{"score":0.5,"text":"cd"}"#,
+                Some("abcd"),
+            ),
+            (r#"{"text":"ab","cache_control":{"type":"ephemeral"}}, {"text":"cd"}"#, Some("abcd")),
+            (
+                r#"{"text": "ab"}, {"type": "image", "image": {"size": {"x": 1}}}, {"text": "cd"}"#,
+                None,
+            ),
             (r#"{"content": [{"text": "ab"}]}, {"content": [{"text": "cd"}]}"#, None),
             (r#"["ab", "cd"], "text": }"#, None),
         ] {

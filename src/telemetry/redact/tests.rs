@@ -364,6 +364,31 @@ fn secrets_that_are_known_are_taken_out_whatever_their_form_and_wherever_they_ar
 }
 
 #[test]
+fn a_key_that_looks_like_an_escape_is_taken_out() {
+    for key in ["Zq%41k3-client-key-0123456789", "a&amp;b-client-key", r"c\u0041-client-key\n"] {
+        let known = Known { key: Some(crate::api::SecretText::new(key)), ..Known::default() };
+        let rules = all().knowing(&known);
+        assert_eq!(rules.text(&format!("a {key} b")), "a [redacted:secret] b");
+    }
+}
+
+#[test]
+fn of_a_find_that_overlaps_a_known_secret_nothing_is_left() {
+    let secrets = crate::audit::secrets::Secrets::new(["hunter2hunter2x"]);
+    let known = Known { sent: Arc::new(secrets), key: None };
+    let rules = all().knowing(&known);
+    let text = "so password=hunter2hunter2xMORE-42 it is";
+    assert_eq!(rules.text(text), "so password=[redacted:secret] it is");
+    let basic = "Authorization: Basic YWRhOmh1bnRlcjJodW50ZXIyeE1PUkU=, and";
+    assert_eq!(rules.text(basic), "Authorization: Basic [redacted:secret], and");
+    // Where no secret is known, the first find counts, and what is around it stays.
+    assert_eq!(
+        all().text("postgres://user:pw12@db.example.com/x").find("db.example.com"),
+        Some(32)
+    );
+}
+
+#[test]
 fn parts_that_say_nothing_together_stay_as_they_are() {
     let kept: Vec<String> = Kind::ALL.into_iter().flat_map(|kind| texts(kind).kept).collect();
     let kept: Vec<String> = kept.iter().map(|text| text.replace('¦', "")).collect();
