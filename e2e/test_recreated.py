@@ -3,6 +3,8 @@
 import json
 import time
 
+import pytest
+
 from harness import manifests as m
 from harness.cluster import GROUP
 from harness.processes import wait_for
@@ -107,6 +109,51 @@ def test_a_restore_without_statuses_takes_back_no_decision_and_repeats_no_reques
     time.sleep(2)
     now = world.cluster.release("restored")
     assert (now["status"]["phase"], now["status"]["stable"]["revision"]) == ("RolledBack", stable), now["status"]
+
+
+@pytest.mark.parametrize("names", ["the failed one", "a new one"])
+def test_a_restore_may_bring_the_snapshots_after_the_release(world, names):
+    """As Velero does, in alphabetical order, under a running operator."""
+    name = "late-failed" if names == "the failed one" else "late-new"
+    stable, failed = failed_once(world, name)
+    release, kept = world.cluster.release(name), copies(world, name)
+    if names == "a new one":
+        world.cluster.apply(m.prompt(f"{name}-v3", "firstTokenMs=15"))
+        release["spec"]["promptRef"]["name"] = f"{name}-v3"
+    world.cluster.kubectl("delete", "promptrelease", name)
+    wait_for("the note", lambda: "absentSince" in json.dumps(copies(world, name)))
+    world.cluster.kubectl("delete", "releasesnapshots", "-l", f"serinus.dev/release={name}")
+    world.cluster.kubectl("create", "-f", "-", stdin=json.dumps(bare(release)))
+    first = back(world, name, release["metadata"]["uid"], "Stable")
+    uid, served = first["metadata"]["uid"], first["status"]["stable"]["revision"]
+    assert served != stable and first["status"]["history"][0]["outcome"] == "Initial"
+    for copy in kept:
+        for part in ("uid", "resourceVersion", "creationTimestamp", "managedFields"):
+            copy["metadata"].pop(part, None)
+        world.cluster.kubectl("create", "-f", "-", stdin=json.dumps(copy))
+    if names == "the failed one":
+        now = world.wait_phase(name, "RolledBack")
+        with Traffic(world.gateways, name) as users:
+            time.sleep(3)
+        assert {s.revision for s in users.seen if s.ok} == {stable}
+        assert now["status"]["failedRevision"] == failed == served
+    else:
+        with Traffic(world.gateways, name):
+            wait_for("the promotion", lambda: (f"{name}-v3", "Promoted") in world.history(name), 90)
+    # A canary was never more than one, and it was said what happened.
+    weights = [{v["revision"]: v["weight"] for v in o["status"]["routing"]["variants"]}
+               for _, o in world.watcher.of(name) if o["metadata"]["uid"] == uid]
+    alone = [next(iter(w)) for w in weights if len(w) == 1]
+    assert alone[0] == served and stable in alone, weights
+    history = world.cluster.release(name)["status"]["history"]
+    assert [(h["revision"], h["outcome"], h["reason"]) for h in history[:2]] == [
+        (served, "Initial", "FirstRelease"), (served, "Withdrawn", "Returned")]
+    assert "its ReleaseSnapshots came after it" in world.cluster.kubectl("get", "events", "-o", "yaml")
+    # It is known from now on, also when the object is lost again.
+    world.cluster.kubectl("replace", "--force", "-f", "-", stdin=json.dumps(bare(release)))
+    phase = "RolledBack" if names == "the failed one" else "Stable"
+    again = back(world, name, uid, phase)
+    assert (again["status"]["stable"]["revision"] == stable) == (names == "the failed one")
 
 
 def test_another_release_on_the_route_is_held_and_said_until_somebody_approves(world):

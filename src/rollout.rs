@@ -2,6 +2,7 @@
 
 pub mod assignment;
 pub mod decide;
+pub mod first;
 pub mod invariants;
 pub mod judged_time;
 pub mod resolve;

@@ -439,6 +439,13 @@ pub struct PromptReleaseStatus {
     pub conditions: Vec<Condition>,
 }
 
+impl PromptReleaseStatus {
+    /// Whether users of the route get something from the release.
+    pub fn routes(&self) -> bool {
+        !self.routing.variants.is_empty()
+    }
+}
+
 impl PromptRelease {
     /// The model name that applications send.
     pub fn route(&self) -> String {

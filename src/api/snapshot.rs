@@ -3,6 +3,8 @@
 //! remembered of the release itself when its object is deleted or restored without its
 //! status: an annotation on the snapshot of its stable variant (docs/decisions/0011).
 
+use std::cmp::Reverse;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize, de::Error};
 use serde_json::Value;
@@ -158,6 +160,9 @@ pub struct Remembered {
     /// What a release of this name served on other routes before.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub earlier: Vec<EarlierRoute>,
+    /// The uid of the release whose status was noted; none in a note of an earlier version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uid: Option<String>,
 }
 
 impl Remembered {
@@ -185,6 +190,7 @@ impl Remembered {
             requests: status.requests.clone(),
             absent_since: None,
             earlier: vec![],
+            uid: None,
         })
     }
 
@@ -216,9 +222,17 @@ impl Remembered {
         self.earlier.iter().find(|earlier| earlier.route == route).map(LastServed::from)
     }
 
-    /// Whether both say the same, whenever it was noted.
+    /// Of several notes the highest counts: the one that was written last, and of two that may
+    /// have been, the one that goes back further.
+    pub fn rank(&self) -> (i64, Reverse<Timestamp>) {
+        (self.generation, Reverse(self.since))
+    }
+
+    /// Whether both say the same, whenever it was noted and of which object of the release's
+    /// name: an upgrade writes no note anew.
     pub fn says_the_same_as(&self, other: &Self) -> bool {
-        Self { generation: 0, ..self.clone() } == Self { generation: 0, ..other.clone() }
+        let said = |note: &Self| Self { generation: 0, uid: None, ..note.clone() };
+        said(self) == said(other)
     }
 }
 
@@ -289,6 +303,9 @@ mod tests {
         status.routing.generation = 7;
         let later = of(&status).unwrap();
         assert!(known.says_the_same_as(&later));
+        assert!(
+            known.says_the_same_as(&Remembered { uid: Some("another".into()), ..later.clone() })
+        );
         known.absent_since = Some(Timestamp::UNIX_EPOCH);
         assert!(!known.says_the_same_as(&later));
         let text = serde_json::to_string(&known).unwrap();

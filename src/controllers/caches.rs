@@ -23,6 +23,9 @@ use crate::{
     },
 };
 
+/// More changes of routing than a release can have had.
+const MOST_GENERATIONS: i64 = i64::MAX / 2;
+
 /// What releases are looked up by.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Use {
@@ -167,10 +170,13 @@ impl Caches {
 
     /// What is remembered of a release, and the copy that carries it.
     pub fn remembered(&self, release: &Named) -> Option<(Arc<ReleaseSnapshot>, Remembered)> {
+        self.notes_of(release).into_iter().max_by_key(|(_, remembered)| remembered.rank())
+    }
+
+    /// All that copies of a release say of it.
+    pub fn notes_of(&self, release: &Named) -> Vec<(Arc<ReleaseSnapshot>, Remembered)> {
         let copies = self.copies_of(release).into_iter();
-        let noted = copies.filter_map(|copy| Some((read_remembered(&copy)?, copy)));
-        let (remembered, copy) = noted.max_by_key(|(remembered, _)| remembered.generation)?;
-        Some((copy, remembered))
+        copies.filter_map(|copy| Some((copy.clone(), read_remembered(&copy)?))).collect()
     }
 
     /// The release that served `route` last and does not exist any more, or not with that
@@ -272,8 +278,11 @@ pub fn owner(copy: &ReleaseSnapshot) -> Named {
 }
 
 /// What a copy says of its release. A note that can not be read is none: it is written anew.
+/// So is one with a routing generation that no release has: it could not go on from there.
 pub fn read_remembered(copy: &ReleaseSnapshot) -> Option<Remembered> {
-    serde_json::from_str(copy.annotations().get(keys::REMEMBERED_ANNOTATION)?).ok()
+    let text = copy.annotations().get(keys::REMEMBERED_ANNOTATION)?;
+    let note: Remembered = serde_json::from_str(text).ok()?;
+    (0..=MOST_GENERATIONS).contains(&note.generation).then_some(note)
 }
 
 /// The content of a saved copy.
@@ -366,7 +375,10 @@ mod tests {
         let keys = keys_of_copy(&copy(&moved.to_string()));
         let routes = ["chat", "old"].map(|route| CopyKey::Route(route.into()));
         assert_eq!(keys[1..], routes);
-        for unreadable in ["", "{}", "[1", "{\"route\": 7}"] {
+        let [mut below, mut beyond] = [note.clone(), note];
+        (below["generation"], beyond["generation"]) = ((-1).into(), i64::MAX.into());
+        let [below, beyond] = [below.to_string(), beyond.to_string()];
+        for unreadable in ["", "{}", "[1", "{\"route\": 7}", &below, &beyond] {
             assert_eq!(
                 keys_of_copy(&copy(unreadable)),
                 std::slice::from_ref(&release),

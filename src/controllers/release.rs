@@ -5,6 +5,7 @@
 pub mod absent;
 mod ahead;
 mod asking;
+mod before;
 mod examined;
 mod keep;
 mod observe;

@@ -48,9 +48,7 @@ pub fn decidable(undecidable: Option<&str>) -> (bool, (&str, &str)) {
 /// Decides what happens next.
 pub fn decide(snapshot: &Snapshot, now: Timestamp) -> Plan {
     let mut draft = Draft::new(snapshot, now);
-    if draft.status.stable.is_none() {
-        requests::recall(&mut draft);
-    }
+    requests::recall(&mut draft);
     if let Some(holder) = &snapshot.route_held_by {
         draft.refuse_route(holder);
         let why = format!("the route is held by the PromptRelease {holder}");
@@ -63,11 +61,13 @@ pub fn decide(snapshot: &Snapshot, now: Timestamp) -> Plan {
     }
     draft.observe_gateways();
     lost::tell(&mut draft);
-    if draft.status.stable.is_none() {
-        match &snapshot.remembered {
-            Some(remembered) => idle::go_on(&mut draft, remembered),
-            None => idle::first_release(&mut draft),
-        }
+    if let Some(remembered) = &snapshot.remembered {
+        idle::go_on(&mut draft, remembered);
+    } else if snapshot.was_not_first() {
+        draft.leave_route();
+        idle::first_release(&mut draft);
+    } else if draft.status.stable.is_none() {
+        idle::first_release(&mut draft);
     } else if draft.status.previous.is_some() {
         bake::watch(&mut draft);
     } else if draft.status.canary.is_some() {

@@ -44,7 +44,6 @@ pub fn broken(snapshot: &Snapshot, plan: &Plan) -> Vec<String> {
     check(
         snapshot.route_held_by.is_some()
             || snapshot.served_elsewhere().is_some()
-            || before.stable.is_some()
             || snapshot
                 .remembered
                 .as_ref()
@@ -157,7 +156,9 @@ fn shadow_within_step(snapshot: &Snapshot, after: &PromptReleaseStatus) -> bool 
 /// A revision that failed becomes a canary or stable again only after a retry, or
 /// after the spec was seen to name something else.
 fn no_silent_second_chance(snapshot: &Snapshot, after: &PromptReleaseStatus) -> bool {
-    let lost = snapshot.remembered.as_ref().filter(|_| snapshot.status.stable.is_none());
+    // What was a first release until more became known is no release while it has no route.
+    let serves = snapshot.status.stable.is_none() || after.routes();
+    let lost = snapshot.remembered.as_ref().filter(|_| serves);
     let failed = lost.map_or(&snapshot.status.failed_revision, |remembered| &remembered.failed);
     let Some(failed) = failed else { return true };
     let back = [after.canary.as_ref().map(|c| &c.variant), after.stable.as_ref()]

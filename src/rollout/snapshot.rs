@@ -40,11 +40,13 @@ pub struct Snapshot {
     /// The release that holds the route, when it is another one.
     pub route_held_by: Option<String>,
     /// What is known of a release of this name and route that has no status any more, when
-    /// this one has none: it was deleted and created again, or restored.
+    /// this one has none: it was deleted and created again, or restored. Also when that became
+    /// known only after a first release (`rollout::first`).
     pub remembered: Option<Box<Remembered>>,
     /// What users of the route got last, when this release does not serve it: from a release
     /// that does not exist any more, or has another route. One of the same namespace is here
-    /// only when this release has served nothing on the route.
+    /// only when this release has served nothing on the route. One of its own name is here
+    /// also when that became known only after a first release.
     pub served_before: Option<ServedBefore>,
     /// Snapshots of what serves or runs that are gone and can not be made again.
     pub lost: Vec<LostSnapshot>,
@@ -64,6 +66,13 @@ impl Snapshot {
     pub fn served_elsewhere(&self) -> Option<&ServedBefore> {
         let own = namespace_of(&self.release);
         self.served_before.as_ref().filter(|before| namespace_of(&before.release) != own)
+    }
+
+    /// Users of the route had something else from a release of this name before, which became
+    /// known only after its first release.
+    pub fn was_not_first(&self) -> bool {
+        let own = |before: &ServedBefore| before.release == self.release;
+        self.status.stable.is_some() && self.served_before.as_ref().is_some_and(own)
     }
 
     /// Why a revision can not answer now: its backend is not ready, or a gateway can not

@@ -30,6 +30,8 @@ pub enum Event {
     EditPolicy(CanaryPolicySpec),
     Rate(f64),
     LoseStatus,
+    RestoreRelease,
+    RestoreSnapshots,
 }
 
 const NAMES: [&str; 4] = ["a", "b", "c", "d"];
@@ -65,6 +67,8 @@ pub fn event() -> impl Strategy<Value = Event> {
         1 => policy().prop_map(Event::EditPolicy),
         1 => (0.0..2000.0_f64).prop_map(Event::Rate),
         1 => Just(Event::LoseStatus),
+        1 => Just(Event::RestoreRelease),
+        2 => Just(Event::RestoreSnapshots),
     ]
 }
 
@@ -139,6 +143,8 @@ pub fn happen(world: &mut World, event: Event) {
         Event::EditPolicy(policy) => world.policy = policy,
         Event::Rate(rate) => world.requests_per_minute = rate,
         Event::LoseStatus => world.lose_status(),
+        Event::RestoreRelease => world.restore_release(),
+        Event::RestoreSnapshots => world.restore_snapshots(),
     }
 }
 

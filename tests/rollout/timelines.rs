@@ -48,6 +48,10 @@ struct Event {
     suspend: Option<bool>,
     /// The object is deleted and created again.
     recreated: bool,
+    /// Everything is lost, and the release alone is restored.
+    release_restored: bool,
+    /// The ReleaseSnapshots come later.
+    snapshots_restored: bool,
     /// No operator decides.
     operator_down: Option<bool>,
     /// Somebody deletes the saved copies of policies.
@@ -88,6 +92,12 @@ fn apply(event: &Event, world: &mut World) {
     }
     if event.recreated {
         world.lose_status();
+    }
+    if event.release_restored {
+        world.restore_release();
+    }
+    if event.snapshots_restored {
+        world.restore_snapshots();
     }
     world.down = event.operator_down.unwrap_or(world.down);
     world.policies_lost = event.policies_lost.unwrap_or(world.policies_lost);

@@ -17,7 +17,10 @@ use serinus::{
     },
     rollout::{
         Effect, Gateway, LostSnapshot, Plan, Problem, Request, ServedBefore, Snapshot, Target,
-        WithoutData, decide, invariants, snapshot::Action,
+        WithoutData, decide,
+        first::{only_first, was_before},
+        invariants,
+        snapshot::Action,
     },
 };
 
@@ -61,6 +64,10 @@ pub struct World {
     pub route_held_by: Option<String>,
     pub remembered: Option<Box<Remembered>>,
     pub served_before: Option<ServedBefore>,
+    /// What is remembered of the release before its last restore, with stable's content.
+    of_before: Option<(Remembered, Saved)>,
+    /// That note was restored.
+    is_restored: bool,
     pub requests_per_minute: f64,
     pub gateways: Vec<SimulatedGateway>,
     /// What processes had counted that were restarted.
@@ -119,6 +126,8 @@ impl World {
             route_held_by: None,
             remembered: None,
             served_before: None,
+            of_before: None,
+            is_restored: false,
             requests_per_minute,
             gateways: (0..gateways).map(gateway).collect(),
             departed: vec![],
@@ -188,13 +197,29 @@ impl World {
                 Saved::Variant(_) => None,
             }),
             route_held_by: self.route_held_by.clone(),
-            remembered: self.remembered.clone().filter(|_| self.status.stable.is_none()),
+            remembered: self.known_before(),
             served_before: self.elsewhere(),
             lost: self.lost(),
             not_ready: self.not_ready.clone(),
             gateways: self.gateways.iter().map(SimulatedGateway::view).collect(),
             departed: self.departed.clone(),
             external: Default::default(),
+        }
+    }
+
+    /// What is known of before: while there is no status, or nothing but a first release.
+    fn known_before(&self) -> Option<Box<Remembered>> {
+        let came = self.of_before.as_ref().filter(|_| self.is_restored).map(|(note, _)| note);
+        match &self.status.stable {
+            None => {
+                let all = came.into_iter().chain(self.remembered.as_deref());
+                all.max_by_key(|note| note.rank()).cloned().map(Box::new)
+            }
+            Some(_) => {
+                let first = only_first(&self.status)?;
+                let came = came.filter(|note| was_before(note, Some("own"), first, "answers"));
+                came.cloned().map(Box::new)
+            }
         }
     }
 
@@ -227,7 +252,14 @@ impl World {
                 Effect::Save { name, content } => {
                     self.saved.insert(name.clone(), (**content).clone());
                 }
-                Effect::Prune { keep } => self.saved.retain(|name, _| keep.contains(name)),
+                Effect::Prune { keep } => {
+                    self.saved.retain(|name, _| keep.contains(name));
+                    // The note goes with its snapshot.
+                    let is_gone = |(note, _): &mut (Remembered, Saved)| {
+                        self.is_restored && !keep.contains(&note.stable.revision)
+                    };
+                    drop(self.of_before.take_if(is_gone));
+                }
                 Effect::Announce { .. } => {}
             }
         }
@@ -244,6 +276,25 @@ impl World {
     pub fn lose_status(&mut self) {
         self.status = PromptReleaseStatus::default();
         self.generation = 1;
+    }
+
+    /// Everything is lost, and the release alone is restored.
+    pub fn restore_release(&mut self) {
+        let note = self.remembered.take();
+        let content = note.as_ref().and_then(|note| self.saved.remove(&note.stable.revision));
+        if let (Some(note), Some(content)) = (note, content) {
+            self.of_before = Some((Remembered { uid: Some("of before".into()), ..*note }, content));
+        }
+        self.is_restored = false;
+        self.saved.clear();
+        self.lose_status();
+    }
+
+    /// The snapshots come later, with the note.
+    pub fn restore_snapshots(&mut self) {
+        let Some((note, content)) = &self.of_before else { return };
+        self.saved.entry(note.stable.revision.clone()).or_insert_with(|| content.clone());
+        self.is_restored = true;
     }
 
     /// Everything that serves can be served from saved copies alone.

@@ -179,6 +179,12 @@ impl Tidy {
                 self.triggers.send_all(&Use::Route(route.clone()));
             }
         }
+        for key in &change.joined {
+            // A note came later than its copy: who serves the route may not be the first.
+            if let CopyKey::Route(route) = key {
+                self.triggers.send_all(&Use::Route(route.clone()));
+            }
+        }
         for key in change.left.iter().chain(&change.joined) {
             let CopyKey::Release(release) = key else { continue };
             if self.context.caches.release(release).is_some() {

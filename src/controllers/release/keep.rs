@@ -12,7 +12,10 @@ use std::collections::BTreeMap;
 
 use kube::ResourceExt;
 
-use super::observe::{claims_since, created};
+use super::{
+    before::known_late,
+    observe::{claims_since, created},
+};
 use crate::{
     api::{
         PromptRelease, PromptReleaseStatus, ReleaseSnapshot, Variant,
@@ -195,6 +198,7 @@ fn note(
 ) -> Option<Remembered> {
     let since = claims_since(release, known);
     let mut note = Remembered::of(release.route(), since, status)?;
+    note.uid.clone_from(&release.metadata.uid);
     let Some(known) = known else { return Some(note) };
     note = note.after(known, created(release));
     // A status that was not written after its note left a note of what never was.
@@ -205,13 +209,19 @@ fn note(
     Some(note)
 }
 
-/// Brings the note up to date.
+/// Brings the note up to date. One of before the release that became known late is not outdone
+/// before the status is written that takes it over: an operator that is killed in between would
+/// have forgotten it.
 async fn remember(
     release: &PromptRelease,
     status: &PromptReleaseStatus,
     written: &mut Written,
     context: &Context,
 ) -> Result<(), ControllerError> {
+    let before = release.status.as_ref();
+    if before.is_some_and(|before| !matches!(known_late(release, before, context), Ok(None))) {
+        return Ok(());
+    }
     let last = context.caches.remembered(&Named::of(release));
     let known = last.as_ref().map(|(_, known)| known);
     let Some(note) = note(release, status, known) else { return Ok(()) };
@@ -228,7 +238,6 @@ async fn remember(
         }
         // It was written a moment ago, and the status that is there came after its note.
         None if written.saved.contains_key(stable) => {
-            let before = release.status.as_ref();
             let before = before.and_then(|status| self::note(release, status, known));
             before.as_ref().is_some_and(up_to_date)
         }

@@ -5,17 +5,18 @@ use std::{collections::BTreeMap, sync::Arc};
 use jiff::Timestamp;
 use kube::ResourceExt;
 
+use super::before::before;
 use crate::{
     analysis::external::Externals,
     api::{
         CanaryPolicy, CanaryPolicySpec, LLMDeployment, LLMDeploymentSpec, PromptRelease,
-        PromptReleaseStatus, conditions, keys,
+        PromptReleaseStatus, conditions,
         prompt_release::VariantRef,
-        snapshot::{LastServed, Remembered, Saved},
+        snapshot::{Remembered, Saved},
     },
     controllers::{Context, caches::Use, error::ControllerError, reference},
     rollout::{
-        Request, ServedBefore, Snapshot,
+        Request, Snapshot,
         resolve::{self, Gone},
     },
     signals::{gateways::Seen, index::Named},
@@ -83,7 +84,7 @@ pub(super) fn observe(
         }
         _ => vec![],
     };
-    let (remembered, served_before) = before(release, &status, context);
+    let (remembered, served_before) = before(release, &status, context)?;
     Ok(Snapshot {
         generation: release.metadata.generation.unwrap_or_default(),
         requests: Request::from_annotations(release.annotations()),
@@ -179,48 +180,6 @@ pub(super) fn running_policy(
     copy.map_or(Ok(None), |copy| context.examined.policy(&copy))
 }
 
-/// What there was before a release that does not serve its route: the same release, whose
-/// object was deleted or restored without its status, or another one.
-fn before(
-    release: &PromptRelease,
-    status: &PromptReleaseStatus,
-    context: &Context,
-) -> (Option<Box<Remembered>>, Option<ServedBefore>) {
-    if !status.routing.variants.is_empty() {
-        return (None, None);
-    }
-    let (caches, named, route) = (&context.caches, Named::of(release), release.route());
-    let known = caches.remembered(&named).map(|(_, remembered)| remembered);
-    let own = known.as_ref().and_then(|known| known.on_route(&route));
-    let other = caches.served_before(&route, &named);
-    let other = other.filter(|(_, other)| own.as_ref().is_none_or(|own| own.end() < other.end()));
-    let served_before = |(by, served): (Named, LastServed)| ServedBefore {
-        forget: caches.release(&by).is_none().then(|| forget(&by)),
-        release: by.key(),
-        revision: served.revision,
-        failed: served.failed,
-        since: served.until,
-    };
-    let goes_on = known.filter(|known| status.stable.is_none() && known.route == route);
-    if goes_on.is_some() || status.stable.is_some() {
-        let elsewhere = other.filter(|(by, _)| by.namespace != named.namespace);
-        return (goes_on.map(Box::new), elsewhere.map(served_before));
-    }
-    // The same release, when it had this route before another one.
-    let last = other.or(own.map(|own| (named, own)));
-    (None, last.map(served_before))
-}
-
-/// What makes a release that does not exist forgotten at once.
-fn forget(release: &Named) -> String {
-    format!(
-        "kubectl delete releasesnapshots -n {} -l {}={}",
-        release.namespace,
-        keys::RELEASE_LABEL,
-        release.name
-    )
-}
-
 /// When the object was created.
 pub(super) fn created(release: &PromptRelease) -> Timestamp {
     release.creation_timestamp().map_or(Timestamp::UNIX_EPOCH, |created| created.0)
@@ -251,7 +210,7 @@ fn route_held_by(release: &PromptRelease, key: &str, context: &Context) -> Optio
             resolve::Claim {
                 release: named.key(),
                 created: claims_since(other, known.as_ref()).to_string(),
-                serves: other.status.as_ref().is_some_and(|s| !s.routing.variants.is_empty()),
+                serves: other.status.as_ref().is_some_and(|s| s.routes()),
                 served: served.map(|served| served.end()),
             }
         })

@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// History keeps this many entries.
-const HISTORY: usize = 20;
+pub(super) const HISTORY: usize = 20;
 
 /// That nobody decided is told from so long on.
 const WORTH_TELLING: Duration = Duration::from_secs(60);

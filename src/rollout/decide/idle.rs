@@ -2,7 +2,7 @@
 
 use super::{
     canary,
-    draft::{Draft, reference},
+    draft::{Draft, HISTORY, reference},
     elsewhere,
     reasons::{self, REASONS},
     requests,
@@ -15,6 +15,7 @@ use crate::{
     },
     prompt::short,
     rollout::{
+        first::GENERATIONS_SINCE,
         resolve,
         snapshot::{Action, Problem, Target},
     },
@@ -57,28 +58,42 @@ pub(super) fn first_release(draft: &mut Draft<'_>) {
     say_who_serves(draft, &stable);
 }
 
-/// Routing generations that a release whose status is lost has had since the last note: more
-/// than weights have changed.
-const GENERATIONS_SINCE: i64 = 1_000;
-
 /// A release that was deleted and created again, or restored without its status, is not new:
-/// what served serves on, and what failed stays out.
+/// what served serves on, and what failed stays out. When that becomes known only after a
+/// first release, what that one served is taken back.
 pub(super) fn go_on(draft: &mut Draft<'_>, remembered: &Remembered) {
-    let Remembered { stable, failed, history, generation, .. } = remembered.clone();
+    let Remembered { stable, failed, mut history, generation, .. } = remembered.clone();
     let out = failed.as_deref().map(|f| format!(", {} failed and stays out", short(f)));
-    let note = format!(
-        "is back without its status: it goes on where it was, {} ({} on {}) serves{}",
+    let back = format!(
+        "it goes on where it was, {} ({} on {}) serves{}",
         short(&stable.revision),
         stable.prompt,
         stable.backend,
         out.unwrap_or_default()
     );
-    draft.status.stable = Some(stable);
+    let first = draft.status.stable.replace(stable);
+    let was_first = first.is_some();
+    let note = match first {
+        None => format!("is back without its status: {back}"),
+        Some(first) => {
+            let served = short(&first.revision).to_owned();
+            let message =
+                "was the first release until it became known what was served before".to_owned();
+            draft.remember(first, Outcome::Withdrawn, reasons::RETURNED, &message, vec![]);
+            format!("its ReleaseSnapshots came after it: {served} {message}; {back}")
+        }
+    };
+    // What is known of before explains what failed: it comes last.
+    let known = history.len().saturating_sub(HISTORY.saturating_sub(draft.status.history.len()));
+    draft.status.history.extend(history.drain(known..));
     draft.status.failed_revision = failed;
-    draft.status.history = history;
-    draft.status.routing.generation = generation.saturating_add(GENERATIONS_SINCE);
-    draft.announce(false, reasons::RETURNED, note.clone());
+    let routing = &mut draft.status.routing;
+    routing.generation = routing.generation.max(generation.saturating_add(GENERATIONS_SINCE));
+    draft.announce(was_first, reasons::RETURNED, note.clone());
     serve_again(draft);
+    if was_first {
+        draft.prune();
+    }
     draft.say(reasons::RETURNED, note);
 }
 
@@ -101,7 +116,11 @@ fn may_not_be_first(draft: &mut Draft<'_>, target: &Target) -> bool {
     let failed_there = before.as_ref().is_some_and(|b| b.failed.as_deref() == Some(revision));
     let own = draft.status.history.iter().rev();
     let mut own = own.filter(|h| matches!(h.outcome, Outcome::Initial | Outcome::Promoted));
-    let own = own.next().map(|h| ("this release".to_owned(), h.variant.revision.clone()));
+    // What was its first release was none.
+    let own = own
+        .next()
+        .filter(|_| !draft.snapshot.was_not_first())
+        .map(|h| ("this release".to_owned(), h.variant.revision.clone()));
     let Some((who, served)) = own.or_else(|| before.map(|b| (b.release, b.revision))) else {
         return false;
     };

@@ -1,12 +1,19 @@
-//! Against an API server that only keeps names, and caches that never show what was written.
+//! Against an API server that only keeps names, and caches that show what was written only when
+//! they are told to.
 
-use std::sync::{Mutex, PoisonError};
+use std::{
+    convert::Infallible,
+    sync::{Mutex, PoisonError},
+};
 
 use axum::{
     Json, Router,
+    body::{Body, Bytes},
     extract::State,
     http::{Method, StatusCode, Uri},
+    response::{IntoResponse, Response},
 };
+use futures::{StreamExt, stream::pending};
 use jiff::Timestamp;
 use kube::Client;
 use serde_json::{Value, json};
@@ -14,16 +21,20 @@ use tokio::{net::TcpListener, task::JoinSet};
 
 use super::*;
 use crate::{
-    api::prompt_release::{HistoryEntry, Outcome},
+    api::{
+        ReleaseSnapshotSpec,
+        prompt_release::{HistoryEntry, Outcome, Phase},
+        snapshot::EarlierRoute,
+    },
     controllers::{
         backend::probe::Probe,
         caches::Caches,
         exported::Exported,
         kube::{Cluster, leadership::Leadership},
         pulse::Pulse,
-        release::{Ahead, Examined},
+        release::{Ahead, Examined, before::before},
     },
-    rollout::{Problem, Target},
+    rollout::{Problem, ServedBefore, Target, decide},
     signals::{addresses::Addresses, gateways::Gateways, prometheus::Prometheus},
 };
 
@@ -43,13 +54,24 @@ fn lock(server: &Server) -> std::sync::MutexGuard<'_, Asked> {
     server.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-async fn answer(
-    State(server): State<Server>,
-    method: Method,
-    uri: Uri,
-    Json(body): Json<Value>,
-) -> (StatusCode, Json<Value>) {
-    let mut asked = lock(&server);
+async fn answer(State(server): State<Server>, method: Method, uri: Uri, body: Bytes) -> Response {
+    if uri.query().is_some_and(|query| query.contains("watch=true")) {
+        // Nothing happens.
+        return Body::from_stream(pending::<Result<Bytes, Infallible>>()).into_response();
+    }
+    let asked = lock(&server);
+    if method == Method::GET {
+        let items: Vec<&Value> = asked.snapshots.values().collect();
+        let list = json!({"kind": "ReleaseSnapshotList", "apiVersion": "serinus.dev/v1alpha1",
+            "metadata": {"resourceVersion": "1"}, "items": items});
+        return Json(list).into_response();
+    }
+    drop(asked);
+    write(&server, &method, &uri, serde_json::from_slice(&body).unwrap()).into_response()
+}
+
+fn write(server: &Server, method: &Method, uri: &Uri, body: Value) -> (StatusCode, Json<Value>) {
+    let mut asked = lock(server);
     let path = "/apis/serinus.dev/v1alpha1/namespaces/ns/releasesnapshots";
     assert!(uri.path().starts_with(path), "{method} {uri}");
     if method == Method::PATCH {
@@ -70,6 +92,7 @@ async fn answer(
 
 struct World {
     server: Server,
+    client: Client,
     context: Context,
     release: PromptRelease,
     _tasks: JoinSet<()>,
@@ -105,12 +128,47 @@ impl World {
             examined: Examined::default(),
         };
         let release = json!({
-            "metadata": {"name": "answers", "namespace": "ns",
+            "metadata": {"name": "answers", "namespace": "ns", "uid": "own",
                 "creationTimestamp": "2026-01-01T00:00:00Z"},
             "spec": {"promptRef": {"name": "p"}, "backendRef": {"name": "b"}},
         });
         let release = serde_json::from_value(release).unwrap();
-        Self { server, context, release, _tasks: tasks }
+        Self { server, client, context, release, _tasks: tasks }
+    }
+
+    /// The caches show the snapshots as they are now.
+    async fn look_again(&mut self) {
+        let all = lock(&self.server).snapshots.len();
+        let (caches, mut watches) = Caches::new(&self.client, Some("ns"));
+        self.context.caches = caches;
+        let fill = async { while watches.copies.next().await.is_some() {} };
+        tokio::select! {
+            filled = self.context.caches.copies.wait_until_ready() => filled.unwrap(),
+            () = fill => panic!("the watch has ended"),
+        }
+        assert_eq!(self.context.caches.copies.state().len(), all);
+    }
+
+    /// Somebody restores a snapshot with a note.
+    fn restore(&self, note: &Remembered) {
+        let revision = &note.stable.revision;
+        let content = serde_json::to_value(Saved::Variant(Variant::default())).unwrap();
+        let snapshot = json!({
+            "apiVersion": "serinus.dev/v1alpha1", "kind": "ReleaseSnapshot",
+            "metadata": {
+                "name": copy_name("answers", revision), "namespace": "ns",
+                "annotations": {"serinus.dev/remembered": serde_json::to_string(note).unwrap()},
+            },
+            "spec": ReleaseSnapshotSpec::new("answers", revision, content).unwrap(),
+        });
+        lock(&self.server).snapshots.insert(copy_name("answers", revision), snapshot);
+    }
+
+    /// What there was before the release, as it is observed.
+    fn before(&self) -> (Option<Remembered>, Option<ServedBefore>) {
+        let status = self.release.status.clone().unwrap_or_default();
+        let (remembered, served) = before(&self.release, &status, &self.context).unwrap();
+        (remembered.map(|note| *note), served)
     }
 
     /// The release as it is for a reconcile.
@@ -250,5 +308,134 @@ async fn a_note_says_what_was_served_on_the_route_that_a_release_of_its_name_had
         // It is not lost when the note is written again.
         let again = note(&world.release, &serving(), Some(&noted)).unwrap();
         assert!(again.says_the_same_as(&noted), "{again:?}");
+    }
+}
+
+const GOOD: &str = "9999999999999999999999999999999999999999";
+
+/// What is remembered of a release in which what it serves as its first now had failed.
+fn of_before(generation: i64) -> Remembered {
+    let good = VariantRef { revision: GOOD.into(), ..stable() };
+    let entry = |variant: VariantRef, outcome| HistoryEntry {
+        variant,
+        outcome,
+        ..serving().history.remove(0)
+    };
+    let status = PromptReleaseStatus {
+        stable: Some(good.clone()),
+        failed_revision: Some(REVISION.into()),
+        history: vec![entry(good, Outcome::Initial), entry(stable(), Outcome::RolledBack)],
+        ..PromptReleaseStatus::default()
+    };
+    let note = Remembered::of("answers".into(), Timestamp::UNIX_EPOCH, &status).unwrap();
+    Remembered { generation, uid: Some("of before".into()), ..note }
+}
+
+/// A world in which a release without a status has become a first release.
+async fn after_a_first_release() -> World {
+    let mut world = World::new().await;
+    let plan = decide(&world.snapshot(), Timestamp::UNIX_EPOCH);
+    assert_eq!(plan.status.phase, Phase::Stable);
+    let first = world.reconcile(world.snapshot(), plan.status, plan.effects).await;
+    assert_eq!(first, (1, 0, vec![]));
+    world
+}
+
+#[tokio::test]
+async fn a_note_that_comes_after_a_first_release_counts_as_if_it_had_been_there() {
+    // Also one that was written at the same generation as the first release's own.
+    for generation in [1, 7] {
+        let mut world = after_a_first_release().await;
+        world.look_again().await;
+        assert_eq!(world.before(), (None, None), "its own note is nothing of before");
+        world.restore(&of_before(generation));
+        world.look_again().await;
+        let (remembered, _) = world.before();
+        assert_eq!(remembered.as_ref(), Some(&of_before(generation)));
+        let snapshot =
+            Snapshot { remembered: remembered.clone().map(Box::new), ..world.snapshot() };
+        let plan = decide(&snapshot, Timestamp::UNIX_EPOCH);
+        // The operator is killed before the status is written, and another one looks.
+        let now = world.release.status.clone();
+        let kept = world.reconcile(snapshot, plan.status.clone(), plan.effects).await;
+        assert_eq!((kept.0, kept.1), (0, 0), "the note is not outdone yet");
+        world.release.status = now;
+        world.look_again().await;
+        assert_eq!(world.before().0, remembered);
+        // The status is written: it is noted, once, and is no news any more.
+        world.release.status = Some(plan.status.clone());
+        let status = plan.status;
+        assert_eq!(status.stable.as_ref().unwrap().revision, GOOD);
+        assert_eq!(status.failed_revision.as_deref(), Some(REVISION));
+        assert!(status.routing.variants.iter().all(|v| v.revision == GOOD && v.weight == 100));
+        let outcomes: Vec<_> =
+            status.history.iter().map(|h| (h.variant.revision.as_str(), h.outcome)).collect();
+        assert_eq!(
+            outcomes,
+            [
+                (REVISION, Outcome::Initial),
+                (REVISION, Outcome::Withdrawn),
+                (GOOD, Outcome::Initial),
+                (REVISION, Outcome::RolledBack)
+            ]
+        );
+        assert_eq!(world.before(), (None, None));
+        let noted = world.reconcile(world.snapshot(), status, vec![]).await;
+        assert_eq!((noted.0, noted.1), (0, 1));
+    }
+}
+
+#[tokio::test]
+async fn the_highest_of_several_restored_notes_counts_and_one_that_can_not_be_read_is_none() {
+    let mut world = after_a_first_release().await;
+    let older = VariantRef { revision: "8".repeat(40), ..stable() };
+    world.restore(&Remembered { stable: older, ..of_before(3) });
+    world.restore(&of_before(7));
+    let unreadable = VariantRef { revision: "7".repeat(40), ..stable() };
+    let garbled = Remembered { stable: unreadable, generation: i64::MAX, ..of_before(9) };
+    world.restore(&garbled);
+    world.look_again().await;
+    assert_eq!(world.before().0, Some(of_before(7)));
+    // A note whose content is not there says nothing that could serve again.
+    let gone =
+        Remembered { stable: VariantRef { revision: "6".repeat(40), ..stable() }, ..of_before(9) };
+    {
+        let mut asked = lock(&world.server);
+        let (kept, good) = (copy_name("answers", REVISION), copy_name("answers", GOOD));
+        asked.snapshots.retain(|name, _| *name == kept || *name == good);
+        let text = serde_json::to_string(&gone).unwrap();
+        asked.snapshots.get_mut(&good).unwrap()["metadata"]["annotations"]["serinus.dev/remembered"] =
+            text.into();
+    }
+    world.look_again().await;
+    assert_eq!(world.before(), (None, None));
+}
+
+#[tokio::test]
+async fn what_failed_on_the_route_before_another_one_is_held_also_when_that_comes_late() {
+    let mut world = after_a_first_release().await;
+    let earlier = EarlierRoute {
+        route: "answers".into(),
+        revision: GOOD.into(),
+        failed: Some(REVISION.into()),
+        until: Timestamp::UNIX_EPOCH,
+    };
+    world.restore(&Remembered {
+        route: "elsewhere".into(),
+        earlier: vec![earlier],
+        ..of_before(7)
+    });
+    for _ in 0..3 {
+        world.look_again().await;
+        let (remembered, served_before) = world.before();
+        assert_eq!(remembered, None);
+        assert_eq!(served_before.as_ref().map(|b| b.release.as_str()), Some("ns/answers"));
+        let snapshot = Snapshot { served_before, ..world.snapshot() };
+        let plan = decide(&snapshot, Timestamp::UNIX_EPOCH);
+        assert_eq!((plan.status.phase, plan.status.routes()), (Phase::Held, false));
+        let ready = crate::api::conditions::find(&plan.status.conditions, "Ready").unwrap();
+        assert!(ready.message.contains("failed there"), "{}", ready.message);
+        let kept = world.reconcile(snapshot, plan.status, plan.effects).await;
+        assert_eq!((kept.0, kept.1), (0, 0), "the note stays as it is");
     }
 }

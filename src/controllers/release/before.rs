@@ -1,0 +1,88 @@
+//! What there was before a release: the same release, whose object was deleted or restored
+//! without its status, or another one on its route.
+//!
+//! A restore may bring the ReleaseSnapshots after the release. What they say then counts as if
+//! it had been known at the first look, as long as the release has done nothing but serve its
+//! first revision. A release that serves for longer keeps its route towards other releases
+//! (docs/decisions/0010), so only what is remembered of the release itself can come late.
+
+use crate::{
+    api::{
+        PromptRelease, PromptReleaseStatus, keys,
+        snapshot::{LastServed, Remembered, Saved},
+    },
+    controllers::{Context, error::ControllerError},
+    rollout::{ServedBefore, first},
+    signals::index::Named,
+};
+
+/// What a release without a status goes on from, and what another one had on its route.
+///
+/// # Errors
+/// What should serve again can not be read.
+pub(super) fn before(
+    release: &PromptRelease,
+    status: &PromptReleaseStatus,
+    context: &Context,
+) -> Result<(Option<Box<Remembered>>, Option<ServedBefore>), ControllerError> {
+    let late = known_late(release, status, context)?;
+    if status.routes() && late.is_none() {
+        return Ok((None, None));
+    }
+    let (caches, named, route) = (&context.caches, Named::of(release), release.route());
+    let is_first = status.stable.is_none() || late.is_some();
+    let known = late.or_else(|| caches.remembered(&named).map(|(_, remembered)| remembered));
+    let own = known.as_ref().and_then(|known| known.on_route(&route));
+    let other = if status.routes() { None } else { caches.served_before(&route, &named) };
+    let other = other.filter(|(_, other)| own.as_ref().is_none_or(|own| own.end() < other.end()));
+    let served_before = |(by, served): (Named, LastServed)| ServedBefore {
+        forget: caches.release(&by).is_none().then(|| forget(&by)),
+        release: by.key(),
+        revision: served.revision,
+        failed: served.failed,
+        since: served.until,
+    };
+    let goes_on = known.filter(|known| is_first && known.route == route);
+    if goes_on.is_some() || !is_first {
+        let elsewhere = other.filter(|(by, _)| by.namespace != named.namespace);
+        return Ok((goes_on.map(Box::new), elsewhere.map(served_before)));
+    }
+    // The same release, when it had this route before another one.
+    let last = other.or(own.map(|own| (named, own)));
+    Ok((None, last.map(served_before)))
+}
+
+/// What is remembered of the release, when that became known only after its first release. What
+/// is to serve again is there.
+///
+/// # Errors
+/// It can not be read.
+pub(super) fn known_late(
+    release: &PromptRelease,
+    status: &PromptReleaseStatus,
+    context: &Context,
+) -> Result<Option<Remembered>, ControllerError> {
+    let Some(first) = first::only_first(status) else { return Ok(None) };
+    let (named, route, uid) =
+        (Named::of(release), release.route(), release.metadata.uid.as_deref());
+    let mut notes = context.caches.notes_of(&named);
+    notes.retain(|(_, note)| first::was_before(note, uid, first, &route));
+    let Some((_, note)) = notes.into_iter().max_by_key(|(_, note)| note.rank()) else {
+        return Ok(None);
+    };
+    if note.route != route {
+        return Ok(Some(note));
+    }
+    let content = context.caches.saved(&named.namespace, &named.name, &note.stable.revision)?;
+    Ok(matches!(content, Some(Saved::Variant(_))).then_some(note))
+}
+
+/// What makes a release that does not exist forgotten at once.
+fn forget(release: &Named) -> String {
+    format!(
+        "kubectl delete releasesnapshots -n {} -l {}={}",
+        release.namespace,
+        keys::RELEASE_LABEL,
+        release.name
+    )
+}

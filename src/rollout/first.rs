@@ -1,0 +1,144 @@
+//! A first release that turns out not to be one: what is remembered of the release becomes
+//! known after it (docs/decisions/0011). A restore may bring the ReleaseSnapshots after the
+//! releases; until then a release that is back can not be told from a new one.
+
+use crate::{
+    api::{
+        PromptReleaseStatus,
+        prompt_release::{HistoryEntry, Outcome},
+        snapshot::Remembered,
+    },
+    prompt::stands_for,
+};
+
+/// A release that goes on from a note begins so many routing generations after it: more than
+/// its weights have changed since the note was written.
+pub(super) const GENERATIONS_SINCE: i64 = 1_000;
+
+/// The first release, as long as it is all that a release has done: no canary ran, nobody has
+/// approved or retried anything, and nothing that is remembered was gone on from.
+pub fn only_first(status: &PromptReleaseStatus) -> Option<&HistoryEntry> {
+    let [first] = &status.history[..] else { return None };
+    let stable = status.stable.as_ref()?;
+    let is_all = first.outcome == Outcome::Initial
+        && first.variant.revision == stable.revision
+        && status.canary.is_none()
+        && status.previous.is_none()
+        && status.failed_revision.is_none()
+        && status.routing.generation < GENERATIONS_SINCE
+        && status.requests.iter().all(|request| !request.accepted);
+    is_all.then_some(first)
+}
+
+/// Whether `note` says that users of `route` had something else before this first release.
+/// `uid` is the release's own: its own note says what it did itself, also one that was written
+/// for a status that was never taken. A note of an earlier version has no uid, and is told
+/// from the release's own by what it says.
+pub fn was_before(note: &Remembered, uid: Option<&str>, first: &HistoryEntry, route: &str) -> bool {
+    let is_own = note.uid.is_some() && note.uid.as_deref() == uid;
+    let is_other = |revision: &str| {
+        let served = first.variant.revision.as_str();
+        !stands_for(revision, served) && !stands_for(served, revision)
+    };
+    !is_own && note.on_route(route).is_some_and(|last| is_other(&last.revision))
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::*;
+    use crate::api::{
+        prompt_release::{CanaryStatus, HandledRequest, Routing, VariantRef},
+        snapshot::EarlierRoute,
+    };
+
+    const FULL: &str = "0123456789012345678901234567890123456789";
+
+    fn variant(revision: &str) -> VariantRef {
+        VariantRef { revision: revision.into(), ..VariantRef::default() }
+    }
+
+    fn serves(revision: &str) -> PromptReleaseStatus {
+        let first = HistoryEntry {
+            variant: variant(revision),
+            outcome: Outcome::Initial,
+            reason: String::new(),
+            message: String::new(),
+            at: Timestamp::UNIX_EPOCH,
+            requests: vec![],
+        };
+        PromptReleaseStatus {
+            stable: Some(variant(revision)),
+            routing: Routing { generation: 1, ..Routing::default() },
+            history: vec![first],
+            ..PromptReleaseStatus::default()
+        }
+    }
+
+    #[test]
+    fn whatever_else_a_release_has_done_its_first_release_is_not_all() {
+        let handled = |accepted| HandledRequest {
+            action: "approve".into(),
+            value: "a".into(),
+            revision: "a".into(),
+            by: "ada".into(),
+            at: Timestamp::UNIX_EPOCH,
+            accepted,
+            message: String::new(),
+        };
+        let first = serves("a");
+        assert!(only_first(&first).is_some());
+        let refused = PromptReleaseStatus { requests: vec![handled(false)], ..first.clone() };
+        assert!(only_first(&refused).is_some(), "what was refused was not done");
+        type Change = fn(&mut PromptReleaseStatus);
+        let done: [(&str, Change); 7] = [
+            ("nothing yet", |s| *s = PromptReleaseStatus::default()),
+            ("a canary", |s| s.canary = Some(CanaryStatus::default())),
+            ("a bake", |s| s.previous = Some(variant("b"))),
+            ("a failure", |s| s.failed_revision = Some("b".into())),
+            ("another outcome", |s| {
+                s.history
+                    .push(HistoryEntry { outcome: Outcome::Withdrawn, ..s.history[0].clone() });
+            }),
+            ("a promotion", |s| s.history[0].outcome = Outcome::Promoted),
+            ("a return", |s| s.routing.generation = GENERATIONS_SINCE + 1),
+        ];
+        for (what, change) in done {
+            let mut status = first.clone();
+            change(&mut status);
+            assert_eq!(only_first(&status), None, "{what}");
+        }
+        let approved = PromptReleaseStatus { requests: vec![handled(true)], ..first };
+        assert_eq!(only_first(&approved), None, "a person has decided");
+    }
+
+    #[test]
+    fn a_note_of_before_is_told_from_the_releases_own() {
+        let first = |revision: &str| serves(revision).history.remove(0);
+        let note = |revision: &str, uid: Option<&str>| Remembered {
+            uid: uid.map(str::to_owned),
+            ..Remembered::of("route".into(), Timestamp::UNIX_EPOCH, &serves(revision)).unwrap()
+        };
+        let was = |note: &Remembered| was_before(note, Some("own"), &first(FULL), "route");
+        for uid in [None, Some("other")] {
+            assert!(was(&note("another", uid)), "{uid:?}");
+            assert!(!was(&note(FULL, uid)), "it says the same: there is nothing to go back to");
+            assert!(!was(&note(&FULL[..10], uid)), "as an earlier version wrote it");
+        }
+        // Noted for a decision that was not written, or by an operator that was killed.
+        assert!(!was(&note("another", Some("own"))));
+        // Of another route it says nothing about this one, unless that was served before.
+        let mut moved = Remembered { route: "elsewhere".into(), ..note("another", None) };
+        assert!(!was(&moved));
+        for (revision, before) in [("good", true), (FULL, false)] {
+            moved.earlier = vec![EarlierRoute {
+                route: "route".into(),
+                revision: revision.into(),
+                failed: None,
+                until: Timestamp::UNIX_EPOCH,
+            }];
+            assert_eq!(was(&moved), before);
+        }
+    }
+}
