@@ -11,6 +11,6 @@ pub mod snapshot;
 
 pub use decide::{decidable, decide};
 pub use snapshot::{
-    Effect, Gateway, LostSnapshot, Plan, Problem, Request, ServedBefore, Snapshot, Target,
-    WithoutData,
+    Deleting, Effect, Gateway, LostSnapshot, Plan, Problem, Request, ServedBefore, Snapshot,
+    Target, WithoutData,
 };

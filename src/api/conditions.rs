@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Condition {
-    /// What is stated: `Ready`, `Reconciling`, `Stalled`, `Decidable`, `KeysSpread` or
-    /// `SnapshotsKept`.
+    /// What is stated: `Ready`, `Reconciling`, `Stalled`, `Decidable`, `KeysSpread`,
+    /// `SnapshotsKept` or `Deleting`.
     #[schemars(rename = "type", length(max = 64))]
     #[serde(rename = "type")]
     pub type_: String,
@@ -47,6 +47,8 @@ pub mod types {
     /// There is a snapshot of every variant that serves or runs. A warning: what serves goes
     /// on serving.
     pub const SNAPSHOTS_KEPT: &str = "SnapshotsKept";
+    /// Somebody has deleted the object, and a finalizer holds it. Only there while it is so.
+    pub const DELETING: &str = "Deleting";
 }
 
 /// The state that the three kstatus conditions express together.

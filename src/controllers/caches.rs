@@ -227,7 +227,7 @@ impl Caches {
 }
 
 /// Whether somebody has deleted it, also when something still waits for that.
-fn is_deleted(release: &PromptRelease) -> bool {
+pub fn is_deleted(release: &PromptRelease) -> bool {
     release.metadata.deletion_timestamp.is_some()
 }
 

@@ -36,6 +36,12 @@ pub enum ControllerError {
         /// Why.
         reason: String,
     },
+    /// Nothing new can be created in a namespace that is being deleted.
+    #[error("{what}: its namespace is being deleted, and nothing can be created in it")]
+    Terminating {
+        /// What was to be created.
+        what: String,
+    },
     /// The watch ended before it was complete.
     #[error("the caches are not filled yet")]
     CachesNotReady,
@@ -57,6 +63,19 @@ impl ControllerError {
         }
     }
 
+    /// Sorts an error of the API server about an object that was to be created.
+    pub fn creating(what: impl Into<String>, source: kube::Error) -> Self {
+        let what = what.into();
+        let is_terminating = |status: &kube::core::Status| {
+            let causes = status.details.iter().flat_map(|details| &details.causes);
+            status.code == 403 && causes.clone().any(|c| c.reason == "NamespaceTerminating")
+        };
+        match &source {
+            kube::Error::Api(status) if is_terminating(status) => Self::Terminating { what },
+            _ => Self::api(what, source),
+        }
+    }
+
     /// Whether the API server says that this operator has no right to what it tried.
     pub fn is_forbidden(&self) -> bool {
         let Self::Api { source, .. } = self else { return false };
@@ -71,6 +90,7 @@ impl ControllerError {
             Self::Fenced { .. } => "Fenced",
             Self::Api { .. } => "ApiServer",
             Self::Copy { .. } => "CopyUnreadable",
+            Self::Terminating { .. } => "NamespaceTerminating",
             Self::CachesNotReady => "CachesNotReady",
         }
     }
@@ -86,7 +106,7 @@ impl ControllerError {
             Self::Conflict { .. } => Duration::from_millis(200),
             Self::NotLeading | Self::Fenced { .. } | Self::CachesNotReady => Duration::from_secs(1),
             Self::Api { .. } => Duration::from_secs(2),
-            Self::Copy { .. } => Duration::from_secs(30),
+            Self::Copy { .. } | Self::Terminating { .. } => Duration::from_secs(30),
         }
     }
 }

@@ -250,7 +250,7 @@ impl Cluster {
                 Ok(true)
             }
             Err(kube::Error::Api(status)) if status.reason == "AlreadyExists" => Ok(false),
-            Err(error) => Err(ControllerError::api(
+            Err(error) => Err(ControllerError::creating(
                 format!("the snapshot {namespace}/{}", copy.name_any()),
                 error,
             )),

@@ -125,7 +125,8 @@ impl Pulse {
         if matches!(error, ControllerError::NotLeading | ControllerError::CachesNotReady) {
             return;
         }
-        let own = matches!(error, ControllerError::Copy { .. });
+        let own =
+            matches!(error, ControllerError::Copy { .. } | ControllerError::Terminating { .. });
         let why = truncate(&error.to_string(), LONGEST);
         self.with(term, |term, now| {
             let known = term.failing.remove(release);
@@ -546,13 +547,23 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_copy_that_can_not_be_read_is_one_releases_fault_also_when_it_is_alone() {
+        let unreadable =
+            ControllerError::Copy { name: "a-1".to_owned(), reason: "no JSON".to_owned() };
+        is_one_releases_fault(&unreadable).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_namespace_that_is_being_deleted_is_a_fault_of_its_releases() {
+        let what = "the snapshot shop/a-1".to_owned();
+        is_one_releases_fault(&ControllerError::Terminating { what }).await;
+    }
+
+    async fn is_one_releases_fault(error: &ControllerError) {
         let pulse = proven(1);
         let mut second = 0;
         each_second(120, || {
             second += 1;
-            let error =
-                ControllerError::Copy { name: "a-1".to_owned(), reason: "no JSON".to_owned() };
-            pulse.failed(1, &named("a"), &error);
+            pulse.failed(1, &named("a"), error);
             if second % 10 == 0
                 && pulse.wants_dry_run(1)
                 && pulse.is_fit_for_dry_run(1, &named("a"))

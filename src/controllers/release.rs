@@ -30,10 +30,14 @@ use self::{
     observe::observe,
 };
 use super::{
-    Context, Reconciled, caches::Use, error::ControllerError, problems::news, pulse::Done,
+    Context, Reconciled,
+    caches::{Use, is_deleted},
+    error::ControllerError,
+    problems::news,
+    pulse::Done,
 };
 use crate::{
-    api::PromptRelease,
+    api::{PromptRelease, PromptReleaseStatus},
     rollout::{Effect, Snapshot, decide},
     signals::{
         gateways::{Changes, Pulled, Seen},
@@ -60,7 +64,8 @@ pub async fn run(
 
 async fn reconcile(release: Arc<PromptRelease>, context: Arc<Context>) -> Reconciled {
     let term = context.cluster.term()?;
-    if release.metadata.deletion_timestamp.is_some() {
+    // What serves until the object is gone is judged until then.
+    if is_deleted(&release) && !release.status.as_ref().is_some_and(PromptReleaseStatus::routes) {
         context.pulse.done(term, &Named::of(release.as_ref()), Done::Nothing);
         return Ok(Action::await_change());
     }

@@ -8,6 +8,7 @@
 mod bake;
 mod canary;
 mod columns;
+mod deleting;
 mod draft;
 mod elsewhere;
 mod idle;
@@ -48,6 +49,7 @@ pub fn decidable(undecidable: Option<&str>) -> (bool, (&str, &str)) {
 /// Decides what happens next.
 pub fn decide(snapshot: &Snapshot, now: Timestamp) -> Plan {
     let mut draft = Draft::new(snapshot, now);
+    deleting::tell(&mut draft);
     requests::recall(&mut draft);
     if let Some(holder) = &snapshot.route_held_by {
         draft.refuse_route(holder);

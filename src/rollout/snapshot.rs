@@ -59,6 +59,17 @@ pub struct Snapshot {
     pub departed: Vec<Gateway>,
     /// What is known of the running canary's metrics from elsewhere, by metric name.
     pub external: Externals,
+    /// Somebody has deleted the release, and it is still there.
+    pub deleting: Option<Deleting>,
+}
+
+/// A deletion that waits for somebody.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Deleting {
+    /// When the deletion was asked for.
+    pub since: Timestamp,
+    /// What it waits for.
+    pub finalizers: Vec<String>,
 }
 
 impl Snapshot {

@@ -7,6 +7,7 @@ use serinus::{
     api::{
         CanaryPolicySpec, GoDuration,
         canary_policy::{Bake, Nothing, OnInconclusive, OnNoData, Pooling, Shadow, Step},
+        conditions,
         prompt_release::Phase,
     },
     rollout::{Gateway, decide, snapshot::Action},
@@ -178,6 +179,38 @@ proptest! {
                 world.status == before
             });
             prop_assert!(settled, "without news the status goes on changing: {:?}", world.status);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_release_that_is_being_deleted_is_judged_and_starts_no_canary(
+        policy in policy(), before in prop::collection::vec(event(), 1..40),
+        after in prop::collection::vec(event(), 1..40),
+    ) {
+        let mut world = World::new(policy, 2, 600.0);
+        for event in before {
+            happen(&mut world, event);
+            world.decide();
+            world.pass(SignedDuration::from_secs(15));
+        }
+        world.delete();
+        let runs = |world: &World| world.status.canary.as_ref().map(|c| c.variant.revision.clone());
+        for event in after {
+            // Another object of its name is not being deleted.
+            if matches!(event, Event::LoseStatus | Event::RestoreRelease) {
+                continue;
+            }
+            let ran = runs(&world);
+            happen(&mut world, event);
+            let plan = world.decide();
+            prop_assert!(runs(&world).is_none() || runs(&world) == ran, "{plan:?}");
+            let told = &conditions::find(&plan.status.conditions, "Deleting").unwrap().message;
+            prop_assert!(told.contains("is being deleted") && told.contains("example.com/hold"), "{told}");
+            world.pass(SignedDuration::from_secs(15));
         }
     }
 }

@@ -52,6 +52,8 @@ struct Event {
     release_restored: bool,
     /// The ReleaseSnapshots come later.
     snapshots_restored: bool,
+    /// Somebody deletes the release, and a finalizer holds it.
+    deleted: bool,
     /// No operator decides.
     operator_down: Option<bool>,
     /// Somebody deletes the saved copies of policies.
@@ -98,6 +100,9 @@ fn apply(event: &Event, world: &mut World) {
     }
     if event.snapshots_restored {
         world.restore_snapshots();
+    }
+    if event.deleted {
+        world.delete();
     }
     world.down = event.operator_down.unwrap_or(world.down);
     world.policies_lost = event.policies_lost.unwrap_or(world.policies_lost);

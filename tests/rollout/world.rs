@@ -16,8 +16,8 @@ use serinus::{
         snapshot::{Remembered, Saved},
     },
     rollout::{
-        Effect, Gateway, LostSnapshot, Plan, Problem, Request, ServedBefore, Snapshot, Target,
-        WithoutData, decide,
+        Deleting, Effect, Gateway, LostSnapshot, Plan, Problem, Request, ServedBefore, Snapshot,
+        Target, WithoutData, decide,
         first::{only_first, was_before},
         invariants,
         snapshot::Action,
@@ -64,6 +64,7 @@ pub struct World {
     pub route_held_by: Option<String>,
     pub remembered: Option<Box<Remembered>>,
     pub served_before: Option<ServedBefore>,
+    pub deleting: Option<Deleting>,
     /// What is remembered of the release before its last restore, with stable's content.
     of_before: Option<(Remembered, Saved)>,
     /// That note was restored.
@@ -126,6 +127,7 @@ impl World {
             route_held_by: None,
             remembered: None,
             served_before: None,
+            deleting: None,
             of_before: None,
             is_restored: false,
             requests_per_minute,
@@ -204,6 +206,7 @@ impl World {
             gateways: self.gateways.iter().map(SimulatedGateway::view).collect(),
             departed: self.departed.clone(),
             external: Default::default(),
+            deleting: self.deleting.clone(),
         }
     }
 
@@ -272,9 +275,16 @@ impl World {
         plan
     }
 
+    /// Somebody deletes the release, and a finalizer holds the object.
+    pub fn delete(&mut self) {
+        let finalizers = vec!["example.com/hold".to_owned()];
+        self.deleting.get_or_insert(Deleting { since: self.now, finalizers });
+    }
+
     /// The object was deleted and created again, or restored without its status.
     pub fn lose_status(&mut self) {
         self.status = PromptReleaseStatus::default();
+        self.deleting = None;
         self.generation = 1;
     }
 

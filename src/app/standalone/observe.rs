@@ -89,6 +89,8 @@ impl Standalone {
             gateways: vec![ReleaseReport::as_gateway(&report.instance, seen)],
             departed: vec![],
             external: external.unwrap_or_default(),
+            // A manifest is there, or it is not.
+            deleting: None,
             release: key,
             status,
             target,

@@ -18,7 +18,8 @@ use k8s_openapi::{
 use kube::{Resource, ResourceExt, api::ObjectMeta};
 
 use crate::api::{
-    LLMDeployment, PromptRelease, conditions::Readiness, keys, llm_deployment::Serving,
+    LLMDeployment, PromptRelease, PromptReleaseStatus, conditions::Readiness, keys,
+    llm_deployment::Serving,
 };
 
 /// The name of the container's port.
@@ -46,13 +47,20 @@ pub(super) fn owners(
 ) -> Vec<OwnerReference> {
     // Blocking a deletion would need a permission on the finalizers of the owners.
     let unblocking = |owner: OwnerReference| OwnerReference { block_owner_deletion: None, ..owner };
-    let mut users: Vec<&Arc<PromptRelease>> =
-        users.iter().filter(|user| user.metadata.deletion_timestamp.is_none()).collect();
+    let mut users: Vec<&Arc<PromptRelease>> = users.iter().filter(|user| owns(user)).collect();
     // The oldest, so that those that come and go change nothing.
     users.sort_by_key(|user| (user.creation_timestamp(), user.name_any()));
     let users = users.iter().take(MOST_OWNERS).filter_map(|user| user.owner_ref(&()));
     let backend = backend.and_then(|backend| backend.controller_owner_ref(&()));
     backend.into_iter().chain(users).map(unblocking).collect()
+}
+
+/// Whether a release needs its model servers. One that is being deleted serves users until it is
+/// gone; in a foreground deletion its objects go first, and what it would own with them.
+fn owns(release: &PromptRelease) -> bool {
+    let foreground = || release.finalizers().iter().any(|f| f == "foregroundDeletion");
+    let serves = || release.status.as_ref().is_some_and(PromptReleaseStatus::routes);
+    release.metadata.deletion_timestamp.is_none() || (serves() && !foreground())
 }
 
 fn metadata(backend: &LLMDeployment, owners: &[OwnerReference]) -> ObjectMeta {
@@ -250,13 +258,27 @@ mod tests {
         Arc::make_mut(&mut gone).metadata.deletion_timestamp =
             gone.metadata.creation_timestamp.clone();
         let mut users: Vec<_> = (0..100).rev().map(|i| user(&format!("r{i:02}"), 10 + i)).collect();
-        users.push(gone);
+        users.push(gone.clone());
         let owners = owners(Some(&backend), &users);
         assert_eq!(owners.len(), 1 + MOST_OWNERS);
         assert_eq!((owners[0].uid.as_str(), owners[0].controller), ("u", Some(true)));
         assert_eq!((owners[1].uid.as_str(), owners[1].controller), ("uid-r00", None));
         assert!(owners.iter().all(|owner| owner.block_owner_deletion.is_none()));
         assert!(super::owners(None, &[]).is_empty());
+        // It serves users until it is gone, also without its backend.
+        let serves = |finalizer: &str| {
+            let mut held = PromptRelease::clone(&gone);
+            held.metadata.finalizers = Some(vec![finalizer.to_owned()]);
+            held.status = serde_json::from_value(serde_json::json!({
+                "phase": "Progressing",
+                "routing": {"generation": 1, "variants": [
+                    {"revision": "1", "role": "stable", "weight": 100},
+                ]},
+            }))
+            .unwrap();
+            super::owners(None, &[Arc::new(held)]).len()
+        };
+        assert_eq!((serves("example.com/hold"), serves("foregroundDeletion")), (1, 0));
     }
 
     #[test]

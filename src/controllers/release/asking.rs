@@ -26,7 +26,6 @@ pub async fn ask_prometheus(context: Arc<Context>, tick: Duration) {
         let mut running = vec![];
         if context.cluster.leadership().term().is_some() {
             running = context.caches.releases_with(&Use::Canary);
-            running.retain(|r| r.metadata.deletion_timestamp.is_none());
         }
         let now = (context.clock)();
         let releases: BTreeSet<String> = running.iter().map(|r| key(r)).collect();

@@ -70,19 +70,44 @@ pub(super) async fn heal(
     written: &mut Written,
     context: &Context,
 ) -> Result<bool, ControllerError> {
-    let Missing { found, lost } = missing(release, snapshot, written, context);
-    for (name, content) in &found {
-        let note = note_for(name, release, &snapshot.status, context);
-        if Box::pin(context.cluster.save(release, name, content, note.as_ref())).await? {
-            let (namespace, release) = (release.namespace(), release.name_any());
-            tracing::warn!(namespace, release, name, "a snapshot was gone: written again");
-            written.remembered = note.or(written.remembered.take());
+    let Missing { found, mut lost } = missing(release, snapshot, written, context);
+    let mut healed = false;
+    for (name, content) in found {
+        let note = note_for(&name, release, &snapshot.status, context);
+        match Box::pin(context.cluster.save(release, &name, &content, note.as_ref())).await {
+            Ok(false) => {}
+            Ok(true) => {
+                let (namespace, release) = (release.namespace(), release.name_any());
+                tracing::warn!(namespace, release, name, "a snapshot was gone: written again");
+                written.remembered = note.or(written.remembered.take());
+            }
+            // Nothing can be written there any more but statuses, and what runs is judged.
+            Err(error @ ControllerError::Terminating { .. }) => {
+                lost.extend(lost_with(&error, &name, release, &snapshot.status));
+                continue;
+            }
+            Err(error) => return Err(error),
         }
+        healed = true;
+        written.saved.insert(name, content);
     }
-    let healed = !found.is_empty();
-    written.saved.extend(found);
     snapshot.lost = lost;
     Ok(healed)
+}
+
+/// The variant of which the snapshot `name` can not be written because of `error`.
+fn lost_with(
+    error: &ControllerError,
+    name: &str,
+    release: &PromptRelease,
+    status: &PromptReleaseStatus,
+) -> Option<LostSnapshot> {
+    let variant = variants(status).find(|variant| variant.revision == name)?.clone();
+    Some(LostSnapshot {
+        name: copy_name(&release.name_any(), name),
+        variant,
+        why: error.to_string(),
+    })
 }
 
 /// What should have been kept, and is gone: what a release would keep when it prunes.

@@ -14,9 +14,14 @@ use crate::{
         prompt_release::VariantRef,
         snapshot::{Remembered, Saved},
     },
-    controllers::{Context, caches::Use, error::ControllerError, reference},
+    controllers::{
+        Context,
+        caches::{Use, is_deleted},
+        error::ControllerError,
+        reference,
+    },
     rollout::{
-        Request, Snapshot,
+        Deleting, Request, Snapshot,
         resolve::{self, Gone},
     },
     signals::{gateways::Seen, index::Named},
@@ -100,6 +105,7 @@ pub(super) fn observe(
         gateways: seen.gateways,
         departed: seen.departed,
         external,
+        deleting: deleting(release),
         spec: spec.clone(),
         release: key,
         not_ready,
@@ -180,6 +186,11 @@ pub(super) fn running_policy(
     copy.map_or(Ok(None), |copy| context.examined.policy(&copy))
 }
 
+fn deleting(release: &PromptRelease) -> Option<Deleting> {
+    let since = release.metadata.deletion_timestamp.as_ref()?.0;
+    Some(Deleting { since, finalizers: release.finalizers().to_vec() })
+}
+
 /// When the object was created.
 pub(super) fn created(release: &PromptRelease) -> Timestamp {
     release.creation_timestamp().map_or(Timestamp::UNIX_EPOCH, |created| created.0)
@@ -201,7 +212,9 @@ fn route_held_by(release: &PromptRelease, key: &str, context: &Context) -> Optio
     if others.iter().all(|other| other.metadata.uid == release.metadata.uid) {
         return None;
     }
-    let others = others.iter().filter(|other| other.metadata.deletion_timestamp.is_none());
+    let others = others.iter().filter(|other| !is_deleted(other));
+    // A release that is being deleted serves on until another one serves its route.
+    let serves = |claim: &resolve::Claim| claim.serves || !is_deleted(release);
     let claims: Vec<resolve::Claim> = others
         .map(|other| {
             let named = Named::of(other.as_ref());
@@ -214,6 +227,7 @@ fn route_held_by(release: &PromptRelease, key: &str, context: &Context) -> Optio
                 served: served.map(|served| served.end()),
             }
         })
+        .filter(serves)
         .collect();
     let gone = context.caches.served_before(&route, &Named::of(release));
     let gone = gone.map(|(by, served)| Gone { release: by.key(), until: served.end() });

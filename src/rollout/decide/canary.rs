@@ -35,6 +35,11 @@ pub(super) fn advance(draft: &mut Draft<'_>) {
         return;
     }
     let Some(policy) = running_policy(draft, &canary) else {
+        if draft.snapshot.deleting.is_some() {
+            // Its namespace goes with it: nobody will put the policy back.
+            let message = "what the canary is judged by is gone, and nobody can put it back";
+            return draft.withdraw(Outcome::Withdrawn, reasons::POLICY_LOST, message, true);
+        }
         return without_policy(draft, "abort the canary");
     };
     release(draft, reasons::POLICY_LOST);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
-use super::{columns, readiness, reasons};
+use super::{columns, deleting, readiness, reasons};
 use crate::{
     api::{
         CanaryPolicySpec, GoDuration, PromptReleaseStatus,
@@ -388,7 +388,8 @@ impl<'a> Draft<'a> {
     }
 
     pub(super) fn finish(mut self) -> Plan {
-        if let Some((readiness, reason, message)) = self.condition.take() {
+        if let Some((readiness, reason, mut message)) = self.condition.take() {
+            message.push_str(&deleting::told(&self));
             let generation = self.snapshot.generation;
             let conditions = &mut self.status.conditions;
             conditions::set(conditions, readiness, reason, &message, generation, self.now);

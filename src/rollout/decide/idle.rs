@@ -1,7 +1,7 @@
 //! No canary runs: the first release, waiting, and starting a canary.
 
 use super::{
-    canary,
+    canary, deleting,
     draft::{Draft, HISTORY, reference},
     elsewhere,
     reasons::{self, REASONS},
@@ -177,9 +177,12 @@ pub(super) fn settle_or_start(draft: &mut Draft<'_>) {
         return;
     }
     if draft.status.failed_revision.as_deref() == Some(target.revision.as_str())
-        && !retried(draft, &target.revision)
+        && (draft.snapshot.deleting.is_some() || !retried(draft, &target.revision))
     {
         return failed_before(draft);
+    }
+    if draft.snapshot.deleting.is_some() {
+        return deleting::starts_nothing(draft, &stable, target);
     }
     start(draft, &target.clone());
 }

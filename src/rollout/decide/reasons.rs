@@ -19,6 +19,7 @@ reasons! {
     BACK_TO_STABLE = "BackToStable",
     BAKED = "Baked",
     BAKING = "Baking",
+    BEING_DELETED = "BeingDeleted",
     CANARY_STARTED = "CanaryStarted",
     CAN_DECIDE = "PolicyDecides",
     CAN_NOT_DECIDE = "PolicyCanNotDecide",

@@ -114,6 +114,9 @@ fn awaited(draft: &Draft<'_>, revision: &str) -> bool {
 /// Why a request about a revision that is known is not possible now.
 fn why_not(draft: &Draft<'_>, action: Action, revision: &str) -> String {
     let status = &draft.status;
+    if action == Action::Retry && draft.snapshot.deleting.is_some() {
+        return "the release is being deleted, so no canary starts".to_owned();
+    }
     if action == Action::Retry {
         return match status.failed_revision.as_deref() {
             None => "no revision has failed".to_owned(),

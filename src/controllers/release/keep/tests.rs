@@ -46,6 +46,7 @@ struct Asked {
     snapshots: BTreeMap<String, Value>,
     creations: usize,
     patches: usize,
+    is_terminating: bool,
 }
 
 type Server = std::sync::Arc<Mutex<Asked>>;
@@ -80,6 +81,14 @@ fn write(server: &Server, method: &Method, uri: &Uri, body: Value) -> (StatusCod
     }
     assert_eq!(method, Method::POST);
     asked.creations += 1;
+    if asked.is_terminating {
+        let cause = json!({"reason": "NamespaceTerminating", "message": "", "field": ""});
+        let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {},
+            "status": "Failure", "reason": "Forbidden", "code": 403,
+            "message": "unable to create new content in namespace ns",
+            "details": {"causes": [cause]}});
+        return (StatusCode::FORBIDDEN, Json(status));
+    }
     let name = body["metadata"]["name"].as_str().unwrap().to_owned();
     if asked.snapshots.contains_key(&name) {
         let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {},
@@ -192,6 +201,7 @@ impl World {
             gateways: vec![],
             departed: vec![],
             external: Default::default(),
+            deleting: None,
         }
     }
 
@@ -438,4 +448,21 @@ async fn what_failed_on_the_route_before_another_one_is_held_also_when_that_come
         let kept = world.reconcile(snapshot, plan.status, plan.effects).await;
         assert_eq!((kept.0, kept.1), (0, 0), "the note stays as it is");
     }
+}
+
+#[tokio::test]
+async fn what_can_not_be_created_in_a_namespace_that_is_being_deleted_stops_no_decision() {
+    let mut world = World::new().await;
+    world.release.status = Some(serving());
+    lock(&world.server).is_terminating = true;
+    let (created, _, lost) = world.reconcile(world.snapshot(), serving(), vec![]).await;
+    assert_eq!((created, lock(&world.server).creations), (0, 1));
+    let [lost] = &lost[..] else { panic!("{lost:?}") };
+    assert!(lost.why.contains("its namespace is being deleted"), "{}", lost.why);
+    // What must be there before a status is an error of this release alone.
+    let content = Box::new(Saved::Variant(Variant::default()));
+    let plan =
+        Plan { effects: vec![Effect::Save { name: GOOD.into(), content }], ..Plan::default() };
+    let kept = keep(&world.release, &plan, &mut Written::default(), &world.context).await;
+    assert_eq!(kept.unwrap_err().reason(), "NamespaceTerminating");
 }
