@@ -23,6 +23,7 @@ pub mod release_snapshot;
 pub mod schema;
 pub mod secret;
 pub mod snapshot;
+pub mod stored;
 pub mod url;
 
 pub use canary_policy::{CanaryPolicy, CanaryPolicySpec};

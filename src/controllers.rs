@@ -14,6 +14,7 @@ pub mod problems;
 pub mod prompt;
 pub mod pulse;
 pub mod release;
+pub mod retries;
 pub mod superseded;
 
 use std::{collections::BTreeMap, fmt::Debug, future::Future, sync::Arc, time::Duration};
@@ -32,7 +33,12 @@ use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 
 use self::{
-    caches::Caches, error::ControllerError, exported::Exported, kube::Cluster, pulse::Pulse,
+    caches::Caches,
+    error::ControllerError,
+    exported::Exported,
+    kube::Cluster,
+    pulse::Pulse,
+    retries::{Retries, Retry},
 };
 use crate::signals::{gateways::Gateways, prometheus::Prometheus};
 
@@ -61,6 +67,10 @@ pub struct Context {
     pub ahead: release::Ahead,
     /// What was found out about prompts on backends.
     pub examined: release::Examined,
+    /// Snapshots that the API server refused to keep.
+    pub refusals: release::Refusals,
+    /// Objects whose last reconcile failed.
+    pub retries: Retries,
 }
 
 impl Context {
@@ -106,13 +116,17 @@ async fn drive<K, F>(
             move |object, context| guarded(kind, object, context, reconcile),
             move |object, error, context: Arc<Context>| {
                 context.exported.failed(kind, error.reason());
-                let name = object.name_any();
-                if error.worth_a_warning() {
-                    tracing::warn!(kind, name, reason = error.reason(), "{error}");
-                } else {
-                    tracing::debug!(kind, name, reason = error.reason(), "{error}");
+                let (namespace, name) = (object.namespace(), object.name_any());
+                let Retry { after, news } = context.retries.failed(kind, object.as_ref(), error);
+                match news {
+                    Some(news) => {
+                        tracing::warn!(kind, namespace, name, reason = error.reason(), "{news}");
+                    }
+                    None => {
+                        tracing::debug!(kind, namespace, name, reason = error.reason(), "{error}");
+                    }
                 }
-                Action::requeue(error.retry_after())
+                Action::requeue(after)
             },
             context,
         )
@@ -171,7 +185,12 @@ where
         return Ok(Action::requeue(superseded::PATIENCE));
     }
     let _timing = context.exported.timing(kind);
-    reconcile(object, context).await
+    let action = reconcile(object.clone(), context.clone()).await?;
+    if context.retries.done(kind, object.as_ref()) {
+        let (namespace, name) = (object.meta().namespace.as_deref(), object.meta().name.as_deref());
+        tracing::info!(kind, namespace, name, "it fails no more");
+    }
+    Ok(action)
 }
 
 /// A look again in `after`, give or take a tenth, so that objects do not march in step.

@@ -47,7 +47,7 @@ pub mod watch;
 pub mod workers;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicI64, Ordering},
@@ -85,7 +85,7 @@ use self::{
 use crate::{
     signals::{
         addresses::Addresses,
-        report::{GatewayReport, ReleaseReport, Wanted},
+        report::{GatewayReport, ReleaseReport, Unjudged, Wanted},
         spending::CostReport,
     },
     telemetry::Telemetry,
@@ -183,8 +183,8 @@ pub struct Gateway {
     started: Instant,
     /// Milliseconds after the start when a leader last asked.
     leader_seen: AtomicI64,
-    /// The releases that the leader who asked last does not judge, by `namespace/name`.
-    unjudged: ArcSwap<BTreeSet<String>>,
+    /// The releases that the leader who asked last does not judge.
+    unjudged: ArcSwap<Unjudged>,
     knows_routes: tokio::sync::watch::Sender<bool>,
     /// Whether enough of what it was told to serve is served.
     start: Start,
@@ -192,11 +192,14 @@ pub struct Gateway {
 }
 
 /// What nobody judges.
-struct Unjudged {
+struct WithoutJudge {
     /// Nothing is judged.
     all: bool,
-    releases: Arc<BTreeSet<String>>,
+    some: Arc<Unjudged>,
 }
+
+/// A line of the log names so many releases and namespaces.
+const NAMED: usize = 10;
 
 impl Gateway {
     /// A gateway without routes; not ready until it is told a world.
@@ -296,7 +299,7 @@ impl Gateway {
     /// What this process has counted. `leader` says that a leader asks, which is the
     /// gateway's sign that a judge is alive.
     pub fn report(&self, leader: bool) -> GatewayReport {
-        let asked = self.asked(leader.then(BTreeSet::new));
+        let asked = self.asked(leader.then(Unjudged::default));
         let mut releases = BTreeMap::new();
         self.states(&asked, &mut |release, state| {
             releases.insert(release.to_owned(), state);
@@ -306,25 +309,21 @@ impl Gateway {
 
     /// Takes note of a question by a leader, with the releases that it does not judge; answers
     /// what had no judge until then.
-    fn asked(&self, by_leader: Option<BTreeSet<String>>) -> Unjudged {
+    fn asked(&self, by_leader: Option<Unjudged>) -> WithoutJudge {
         let all = self.leader_is_lost();
         let before = self.unjudged.load_full();
         if let Some(unjudged) = by_leader {
             if *before != unjudged {
-                let releases: Vec<&str> = unjudged.iter().map(String::as_str).collect();
-                let releases = releases.join(", ");
-                tracing::warn!(
-                    "releases that the leader does not judge (all to stable): [{releases}]"
-                );
+                tell_unjudged(&before, &unjudged);
                 self.unjudged.store(Arc::new(unjudged));
             }
             self.leader_seen.store(self.millis(), Ordering::Relaxed);
         }
-        Unjudged { all, releases: before }
+        WithoutJudge { all, some: before }
     }
 
     /// Hands the state of each release to `each`.
-    fn states(&self, unjudged: &Unjudged, each: &mut dyn FnMut(&str, ReleaseReport)) {
+    fn states(&self, without: &WithoutJudge, each: &mut dyn FnMut(&str, ReleaseReport)) {
         let (read_at, problems) = (self.now_millis().max(1), self.table.problems());
         let mut unbuilt: BTreeMap<&String, _> =
             problems.iter().map(|(r, p)| (r, p.unbuilt())).collect();
@@ -333,7 +332,7 @@ impl Gateway {
             let compared = route.tallies.len() > 1;
             let state = ReleaseReport {
                 applied: route.generation,
-                control_loss: unjudged.all || unjudged.releases.contains(&route.release),
+                control_loss: without.all || without.some.has(&route.release),
                 breaker_open: route.on_trial().is_some_and(|target| target.breaker.is_open()),
                 counts: if compared { callers::counts(&route, read_at) } else { BTreeMap::new() },
                 unbuilt: unbuilt.remove(&route.release).unwrap_or_default(),
@@ -354,7 +353,7 @@ impl Gateway {
 
     /// Nobody judges the release of this route.
     fn control_loss(&self, route: &Route) -> bool {
-        self.leader_is_lost() || self.unjudged.load().contains(&route.release)
+        self.leader_is_lost() || self.unjudged.load().has(&route.release)
     }
 
     /// No leader was seen for too long.
@@ -393,5 +392,23 @@ impl Gateway {
             && self.config.identities.keys_known()
             && !self.draining.load(Ordering::Acquire)
             && self.start.is_over(self.now_millis())
+    }
+}
+
+/// Logs what the leader judges no more, and what it judges again.
+fn tell_unjudged(before: &Unjudged, now: &Unjudged) {
+    let list = |of: [&Unjudged; 2]| {
+        let releases = of[0].releases.difference(&of[1].releases).cloned();
+        let namespaces = of[0].namespaces.difference(&of[1].namespaces);
+        let all: Vec<String> = namespaces.map(|n| format!("{n}/*")).chain(releases).collect();
+        let more = all.len().saturating_sub(NAMED);
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        (!all.is_empty()).then(|| format!("[{}]{more}", all[..all.len().min(NAMED)].join(", ")))
+    };
+    if let Some(new) = list([now, before]) {
+        tracing::warn!("releases that the leader does not judge (all to stable): {new}");
+    }
+    if let Some(over) = list([before, now]) {
+        tracing::info!("releases that the leader judges again: {over}");
     }
 }

@@ -12,5 +12,5 @@ pub mod snapshot;
 pub use decide::{decidable, decide};
 pub use snapshot::{
     Deleting, Effect, Gateway, LostSnapshot, Plan, Problem, Request, ServedBefore, Snapshot,
-    Target, WithoutData,
+    Target, WithoutData, namespace_of,
 };

@@ -39,9 +39,10 @@ use crate::{
         policy, prompt,
         pulse::{Pulse, watch_over},
         release::{
-            self, Ahead, Examined, Triggers, absent::follow_changes, ask_prometheus,
+            self, Ahead, Examined, Refusals, Triggers, absent::follow_changes, ask_prometheus,
             follow_gateways,
         },
+        retries::Retries,
     },
     gateway::server::is_verbose,
     signals::{
@@ -129,6 +130,8 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         pulse: Pulse::default(),
         ahead: Ahead::default(),
         examined: Examined::default(),
+        refusals: Refusals::default(),
+        retries: Retries::default(),
     });
     let deployments: Api<PartialObjectMeta<Deployment>> = match &options.watch_namespace {
         Some(namespace) => Api::namespaced(client.clone(), namespace),
@@ -301,7 +304,7 @@ fn unwritten(context: &Context, term: i64) -> Vec<String> {
     for (release, failure) in context.pulse.failures(term) {
         let passed = SignedDuration::try_from(failure.since.elapsed()).unwrap_or_default();
         let (key, since) = (release.key(), (now - passed).round(Unit::Second).unwrap_or(now));
-        let stable = if sign.unjudged.contains(&key) { ", its users go to stable" } else { "" };
+        let stable = if sign.unjudged.has(&key) { ", its users go to stable" } else { "" };
         lines.push(format!("{key}: not decided since {since}{stable}: {}", failure.why));
     }
     lines

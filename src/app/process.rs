@@ -70,7 +70,7 @@ pub fn start_logs(json: bool) -> anyhow::Result<Arc<Lost>> {
     // A file that has reached the limit of its size would end the process by this signal. Once
     // the signal has been listened for, writing to the file fails instead.
     drop(signal(SignalKind::from_raw(Signal::XFSZ.as_raw())).context("the signal of full files")?);
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(LOGGED));
     let logs = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())
@@ -127,6 +127,10 @@ impl Drop for WritesLast {
         }
     }
 }
+
+/// What is logged without RUST_LOG. The client of the API server would log each answer of 500
+/// and more as an error; whoever asked says what came of it, once.
+const LOGGED: &str = "info,kube_client::client::builder=off";
 
 /// Listens on an address.
 ///

@@ -2,6 +2,37 @@
 
 use std::time::Duration;
 
+use kube::core::Status;
+
+use crate::api::conditions::truncate;
+
+/// So much is kept of what the API server says: it may quote what was written.
+const LONGEST_WHY: usize = 300;
+/// How the API server begins or ends what it says of a quota, of an admission webhook or policy
+/// that denies, of a namespace that is being deleted, and of an object that etcd does not take.
+/// Some of these have the code of a missing right (403) or of a fault (500), so the words decide.
+const REFUSALS: [&str; 7] = [
+    "exceeded quota",
+    "failed quota",
+    "denied the request",
+    "denied request",
+    "it is being terminated",
+    "request is too large",
+    "message larger than max",
+];
+
+/// Whether an answer is about what was written.
+fn is_about_content(status: &Status) -> bool {
+    match status.code {
+        400 | 413 | 422 => !status.message.contains(FENCED),
+        403 | 500 => REFUSALS.iter().any(|words| status.message.contains(words)),
+        _ => false,
+    }
+}
+
+/// The rule of the definition that refuses a status of an earlier leader.
+const FENCED: &str = "leaderTerm must not decrease";
+
 /// An error of a reconcile; the object is tried again.
 #[derive(Debug, thiserror::Error)]
 pub enum ControllerError {
@@ -28,6 +59,15 @@ pub enum ControllerError {
         /// Why it failed.
         source: Box<kube::Error>,
     },
+    /// The API server refused a snapshot, or the note on it, for what it contains or where it
+    /// is: who asked may write, and the same again will be refused again.
+    #[error("{what} is refused: {why}")]
+    Refused {
+        /// What was written.
+        what: String,
+        /// What the API server says.
+        why: String,
+    },
     /// A saved copy can not be read or made.
     #[error("the snapshot {name} can not be read: {reason}")]
     Copy {
@@ -35,12 +75,6 @@ pub enum ControllerError {
         name: String,
         /// Why.
         reason: String,
-    },
-    /// Nothing new can be created in a namespace that is being deleted.
-    #[error("{what}: its namespace is being deleted, and nothing can be created in it")]
-    Terminating {
-        /// What was to be created.
-        what: String,
     },
     /// The watch ended before it was complete.
     #[error("the caches are not filled yet")]
@@ -53,26 +87,32 @@ impl ControllerError {
         let what = what.into();
         match &source {
             kube::Error::Api(status) if status.code == 409 => Self::Conflict { what },
-            kube::Error::Api(status)
-                if status.code == 422
-                    && status.message.contains("leaderTerm must not decrease") =>
-            {
+            kube::Error::Api(status) if status.code == 422 && status.message.contains(FENCED) => {
                 Self::Fenced { what }
             }
             _ => Self::Api { what, source: Box::new(source) },
         }
     }
 
-    /// Sorts an error of the API server about an object that was to be created.
-    pub fn creating(what: impl Into<String>, source: kube::Error) -> Self {
-        let what = what.into();
-        let is_terminating = |status: &kube::core::Status| {
-            let causes = status.details.iter().flat_map(|details| &details.causes);
-            status.code == 403 && causes.clone().any(|c| c.reason == "NamespaceTerminating")
-        };
+    /// Sorts an error of the API server about something that one release keeps.
+    pub fn kept(what: impl Into<String>, source: kube::Error) -> Self {
         match &source {
-            kube::Error::Api(status) if is_terminating(status) => Self::Terminating { what },
+            kube::Error::Api(status) if is_about_content(status) => {
+                Self::Refused { what: what.into(), why: truncate(&status.message, LONGEST_WHY) }
+            }
             _ => Self::api(what, source),
+        }
+    }
+
+    /// Whether the API server refused for what was written, and not for who wrote it: the same
+    /// again will be refused again.
+    pub fn is_about_content(&self) -> bool {
+        match self {
+            Self::Refused { .. } => true,
+            Self::Api { source, .. } => {
+                matches!(&**source, kube::Error::Api(status) if is_about_content(status))
+            }
+            _ => false,
         }
     }
 
@@ -89,24 +129,93 @@ impl ControllerError {
             Self::NotLeading => "NotLeading",
             Self::Fenced { .. } => "Fenced",
             Self::Api { .. } => "ApiServer",
+            Self::Refused { .. } => "Refused",
             Self::Copy { .. } => "CopyUnreadable",
-            Self::Terminating { .. } => "NamespaceTerminating",
             Self::CachesNotReady => "CachesNotReady",
         }
     }
 
     /// Conflicts and changes of leadership are part of normal life.
     pub fn worth_a_warning(&self) -> bool {
-        matches!(self, Self::Api { .. } | Self::Copy { .. } | Self::Fenced { .. })
+        matches!(
+            self,
+            Self::Api { .. } | Self::Refused { .. } | Self::Copy { .. } | Self::Fenced { .. }
+        )
     }
 
-    /// When to try again.
+    /// When to try again, for the first time.
     pub fn retry_after(&self) -> Duration {
         match self {
             Self::Conflict { .. } => Duration::from_millis(200),
             Self::NotLeading | Self::Fenced { .. } | Self::CachesNotReady => Duration::from_secs(1),
-            Self::Api { .. } => Duration::from_secs(2),
-            Self::Copy { .. } | Self::Terminating { .. } => Duration::from_secs(30),
+            Self::Api { .. } | Self::Refused { .. } => Duration::from_secs(2),
+            Self::Copy { .. } => Duration::from_secs(30),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(code: u16, message: &str) -> kube::Error {
+        kube::Error::Api(Box::new(Status::failure(message, "").with_code(code)))
+    }
+
+    #[test]
+    fn a_refusal_of_what_was_written_is_told_from_a_missing_right_and_from_a_fault() {
+        for (code, message, is_refusal) in [
+            (500, "etcdserver: request is too large", true),
+            (
+                500,
+                "rpc error: code = ResourceExhausted desc = trying to send message larger than max (2097279 vs. 2097152)",
+                true,
+            ),
+            (413, "Request entity too large: limit is 3145728", true),
+            (422, "ReleaseSnapshot.serinus.dev \"a\" is invalid: metadata.name", true),
+            (422, "ValidatingAdmissionPolicy 'p' with binding 'b' denied request: no", true),
+            (400, "admission webhook \"w.example\" denied the request: no", true),
+            (403, "admission webhook \"w.example\" denied the request: no", true),
+            (
+                403,
+                "releasesnapshots.serinus.dev \"a\" is forbidden: exceeded quota: q, requested: count/releasesnapshots.serinus.dev=1",
+                true,
+            ),
+            (
+                403,
+                "releasesnapshots.serinus.dev \"a\" is forbidden: unable to create new content in namespace shop because it is being terminated",
+                true,
+            ),
+            (
+                403,
+                "releasesnapshots.serinus.dev \"a\" is forbidden: User \"system:serviceaccount:serinus-system:serinus-operator\" cannot create resource \"releasesnapshots\" in API group \"serinus.dev\" in the namespace \"shop\"",
+                false,
+            ),
+            (
+                422,
+                "PromptRelease.serinus.dev \"a\" is invalid: status: leaderTerm must not decrease",
+                false,
+            ),
+            (401, "Unauthorized", false),
+            (404, "the server could not find the requested resource", false),
+            (429, "too many requests", false),
+            (500, "failed calling webhook \"w.example\": connection refused", false),
+            (500, "etcdserver: mvcc: database space exceeded", false),
+            (503, "the server is currently unable to handle the request", false),
+        ] {
+            assert_eq!(
+                ControllerError::api("x", error(code, message)).is_about_content(),
+                is_refusal,
+                "{message}"
+            );
+            let kept = ControllerError::kept("x", error(code, message));
+            assert_eq!(matches!(kept, ControllerError::Refused { .. }), is_refusal, "{message}");
+        }
+    }
+
+    #[test]
+    fn of_what_the_api_server_quotes_little_is_kept() {
+        let long = format!("admission webhook \"w\" denied the request: {}", "<".repeat(1 << 20));
+        assert!(ControllerError::kept("x", error(400, &long)).to_string().len() < 400);
     }
 }

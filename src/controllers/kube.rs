@@ -233,7 +233,7 @@ impl Cluster {
     /// there already stays as it is: answers whether it is new.
     ///
     /// # Errors
-    /// The API server failed or refused.
+    /// The API server failed, or refused: for what the copy contains, or for another reason.
     pub async fn save(
         &self,
         release: &PromptRelease,
@@ -250,7 +250,7 @@ impl Cluster {
                 Ok(true)
             }
             Err(kube::Error::Api(status)) if status.reason == "AlreadyExists" => Ok(false),
-            Err(error) => Err(ControllerError::creating(
+            Err(error) => Err(ControllerError::kept(
                 format!("the snapshot {namespace}/{}", copy.name_any()),
                 error,
             )),
@@ -283,7 +283,7 @@ impl Cluster {
             // It is healed by the next look.
             Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
             Err(error) => {
-                Err(ControllerError::api(format!("the snapshot {namespace}/{copy}"), error))
+                Err(ControllerError::kept(format!("the snapshot {namespace}/{copy}"), error))
             }
         }
     }

@@ -8,6 +8,7 @@ use super::{Context, Reconciled, caches::Use, release::Triggers};
 use crate::{
     api::{PromptVersion, conditions, conditions::Readiness, prompt_version::PromptVersionStatus},
     prompt::{check, digest},
+    rollout::resolve::prompt_that_fits,
     signals::watch::Touched,
 };
 
@@ -30,9 +31,11 @@ async fn reconcile(prompt: Arc<PromptVersion>, context: Arc<Context>) -> Reconci
         digest: Some(digest(&prompt.spec)),
         conditions: old.conditions.clone(),
     };
-    let (readiness, reason, message) = match check(&prompt.spec) {
+    let checked = check(&prompt.spec).map_err(|error| error.to_string());
+    let checked = checked.and_then(|()| prompt_that_fits(&prompt.spec));
+    let (readiness, reason, message) = match checked {
         Ok(()) => (Readiness::Ready, "Valid", "the prompt can be released".to_owned()),
-        Err(error) => (Readiness::Stalled, "PromptInvalid", error.to_string()),
+        Err(problem) => (Readiness::Stalled, "PromptInvalid", problem),
     };
     let now = (context.clock)();
     conditions::set(&mut status.conditions, readiness, reason, &message, generation, now);

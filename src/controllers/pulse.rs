@@ -9,10 +9,13 @@
 //! While releases exist, one of them is looked at from time to time. A leader without a sign
 //! for [`Pulse::LOST`] asks gateways no more as a leader, is not ready, and ends after
 //! [`Pulse::ENDS`], so that another process leads. A leader that works, but for some releases,
-//! tells gateways which: their users go to stable.
+//! tells gateways which: their users go to stable. However many these are, they are those of
+//! some namespaces, and other namespaces have nothing to do with them ([`unjudged`]).
+
+mod unjudged;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -31,6 +34,8 @@ use crate::{
 const LONGEST: usize = 500;
 /// The reason of the Event about a release of which no decision can be written.
 const UNWRITTEN: &str = "DecisionNotWritten";
+/// The log names so many releases at once.
+const SHOWN: usize = 10;
 /// A dry run or an Event that takes longer is given up: this watch must not hang.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -89,8 +94,9 @@ impl Pulse {
     pub const LOST: Duration = Duration::from_secs(45);
     /// After so long it is not expected to do so again.
     pub const ENDS: Duration = Duration::from_secs(60);
-    /// More releases than this are not named to gateways: the question that names them has
-    /// to fit into one line. With more of them no leader asks, so that all go to stable.
+    /// More releases than this are not named to gateways one by one: the question that names
+    /// them has to fit into one line. Of the namespaces with the most of them, all releases
+    /// count as not judged.
     pub const MOST: usize = 64;
 
     /// Calls `with` with what is known of a term, which begins with the first call; of an
@@ -125,8 +131,7 @@ impl Pulse {
         if matches!(error, ControllerError::NotLeading | ControllerError::CachesNotReady) {
             return;
         }
-        let own =
-            matches!(error, ControllerError::Copy { .. } | ControllerError::Terminating { .. });
+        let own = matches!(error, ControllerError::Copy { .. } | ControllerError::Refused { .. });
         let why = truncate(&error.to_string(), LONGEST);
         self.with(term, |term, now| {
             let known = term.failing.remove(release);
@@ -176,10 +181,10 @@ impl Pulse {
     /// would keep canaries running.
     pub fn sign(&self, term: i64) -> Sign {
         let sign = self.with(term, |term, now| {
-            let unjudged = term.failing.iter().filter(|(_, failure)| term.is_alone(failure, now));
-            let unjudged: BTreeSet<_> = unjudged.map(|(release, _)| release.key()).collect();
+            let alone = term.failing.iter().filter(|(_, failure)| term.is_alone(failure, now));
+            let unjudged = unjudged::named(alone.map(|(release, _)| release));
             let works = term.shown && now - term.sign < Self::LOST;
-            Sign { leads: works && unjudged.len() <= Self::MOST, unjudged }
+            Sign { leads: works && unjudged.is_some(), unjudged: unjudged.unwrap_or_default() }
         });
         sign.unwrap_or_default()
     }
@@ -305,17 +310,25 @@ pub async fn watch_over(
         if pulse.wants_dry_run(term) {
             dry_run(&context, term, &releases, turn).await;
         }
-        let news = pulse.news(term);
-        for (release, Failure { why, .. }) in &news {
-            let release = release.key();
-            tracing::error!(
-                release,
-                "no decision about this release can be made or written, so gateways send its users to stable: {why}"
-            );
-        }
-        if tokio::time::timeout(PATIENCE, announce(&context, &news)).await.is_err() {
-            tracing::warn!("Events about {} releases could not be written in time", news.len());
-        }
+        tell(&context, &pulse.news(term)).await;
+    }
+}
+
+/// Tells people of releases that have no judge. Of many the log names the first.
+async fn tell(context: &Context, news: &[(Named, Failure)]) {
+    for (release, Failure { why, .. }) in news.iter().take(SHOWN) {
+        let release = release.key();
+        tracing::error!(
+            release,
+            "no decision about this release can be made or written, so gateways send its users to stable: {why}"
+        );
+    }
+    let more = news.len().saturating_sub(SHOWN);
+    if more > 0 {
+        tracing::error!("and so it is for {more} more releases: /readyz?verbose has them");
+    }
+    if tokio::time::timeout(PATIENCE, announce(context, news)).await.is_err() {
+        tracing::warn!("Events about {} releases could not be written in time", news.len());
     }
 }
 
@@ -363,232 +376,4 @@ async fn announce(context: &Context, news: &[(Named, Failure)]) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const SECOND: Duration = Duration::from_secs(1);
-
-    fn named(name: &str) -> Named {
-        Named::new("shop", name)
-    }
-
-    fn refused() -> ControllerError {
-        let status = kube::core::Status::failure("no right to it", "Forbidden").with_code(403);
-        ControllerError::api("the status", kube::Error::Api(Box::new(status)))
-    }
-
-    fn fenced() -> ControllerError {
-        ControllerError::Fenced { what: "the status".to_owned() }
-    }
-
-    /// A leader that has written in its term.
-    fn proven(term: i64) -> Pulse {
-        let pulse = Pulse::default();
-        pulse.done(term, &named("first"), Done::Wrote);
-        pulse
-    }
-
-    /// For `seconds`, each second: what happens.
-    async fn each_second(seconds: u64, mut happens: impl FnMut()) {
-        for _ in 0..seconds {
-            tokio::time::advance(SECOND).await;
-            happens();
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_leader_without_a_look_has_no_pulse() {
-        let pulse = proven(3);
-        tokio::time::advance(Pulse::LOST - SECOND).await;
-        assert!(pulse.works(3) && pulse.sign(3).leads);
-        pulse.done(3, &named("a"), Done::Nothing);
-        tokio::time::advance(2 * SECOND).await;
-        assert!(pulse.works(3), "it has looked since");
-        tokio::time::advance(Pulse::LOST).await;
-        assert!(!pulse.works(3) && !pulse.sign(3).leads);
-        assert!(pulse.works(4), "another term begins anew");
-        pulse.done(3, &named("a"), Done::Wrote);
-        assert!(!pulse.sign(4).leads, "what ends late is of the term before");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_leader_of_which_every_attempt_fails_has_no_pulse_and_says_why() {
-        for error in [refused, fenced] {
-            let pulse = proven(1);
-            each_second(44, || pulse.failed(1, &named("canary"), &error())).await;
-            assert!(pulse.works(1) && pulse.sign(1).leads, "this could still pass");
-            // What other releases have nothing to write for, or not yet, shows nothing.
-            each_second(1, || {
-                pulse.failed(1, &named("canary"), &error());
-                pulse.done(1, &named("at rest"), Done::Nothing);
-                pulse.done(1, &named("waits"), Done::Later);
-                pulse.done(1, &named("canary"), Done::Later);
-            })
-            .await;
-            assert!(!pulse.works(1) && !pulse.sign(1).leads);
-            assert!(pulse.sign(1).unjudged.is_empty(), "it is not about one release");
-            let failures = pulse.failures(1);
-            let [(release, failure)] = failures.as_slice() else { panic!("{failures:?}") };
-            assert_eq!(
-                (release.key(), failure.why.clone()),
-                ("shop/canary".into(), error().to_string())
-            );
-            assert_eq!(failure.since.elapsed(), 44 * SECOND);
-            assert!(pulse.why(1).contains("shop/canary"));
-            tokio::time::advance(Pulse::ENDS - Pulse::LOST).await;
-            assert!(pulse.silence(1) >= Pulse::ENDS);
-            pulse.done(1, &named("canary"), Done::Wrote);
-            assert!(pulse.works(1) && pulse.sign(1).leads && pulse.failures(1).is_empty());
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_leader_at_rest_keeps_its_pulse() {
-        let pulse = proven(1);
-        each_second(600, || {
-            assert!(!pulse.wants_dry_run(1), "nothing fails: nothing is tried");
-            pulse.done(1, &named("a"), Done::Nothing);
-            assert!(pulse.works(1) && pulse.sign(1).leads);
-        })
-        .await;
-        // Nor does a conflict that is over with the next attempt cost anything.
-        pulse.failed(1, &named("a"), &ControllerError::Conflict { what: "a".to_owned() });
-        pulse.done(1, &named("a"), Done::Nothing);
-        assert_eq!(pulse.sign(1), Sign { leads: true, ..Sign::default() });
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn one_release_that_always_fails_takes_leadership_from_nobody_and_has_no_judge() {
-        let pulse = proven(1);
-        tokio::time::advance(600 * SECOND).await;
-        pulse.done(1, &named("at rest"), Done::Nothing);
-        let mut dry_runs = 0;
-        let mut second = 0;
-        each_second(300, || {
-            second += 1;
-            pulse.failed(1, &named("poisoned"), &fenced());
-            pulse.done(1, &named("at rest"), Done::Nothing);
-            if second % Pulse::EVERY.as_secs() == 0 && pulse.wants_dry_run(1) {
-                assert!(!pulse.is_fit_for_dry_run(1, &named("poisoned")));
-                assert!(pulse.is_fit_for_dry_run(1, &named("at rest")));
-                pulse.tried(1, Ok(()));
-                dry_runs += 1;
-            }
-            let sign = pulse.sign(1);
-            assert!(pulse.works(1) && sign.leads, "after {second} s");
-            assert_eq!(sign.unjudged.contains("shop/poisoned"), second > 15, "after {second} s");
-        })
-        .await;
-        assert_eq!(dry_runs, 30);
-        let news = pulse.news(1);
-        assert_eq!(news.len(), 1);
-        assert!(pulse.news(1).is_empty(), "this is told once");
-        pulse.done(1, &named("poisoned"), Done::Wrote);
-        assert_eq!(pulse.sign(1), Sign { leads: true, ..Sign::default() });
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn when_not_even_a_dry_run_is_taken_the_pulse_is_lost() {
-        let pulse = proven(1);
-        let mut second = 0;
-        each_second(45, || {
-            second += 1;
-            pulse.failed(1, &named("canary"), &refused());
-            pulse.done(1, &named("at rest"), Done::Nothing);
-            if second % 10 == 0 && pulse.wants_dry_run(1) {
-                pulse.tried(1, Err("in a dry run: no right to it".to_owned()));
-            }
-        })
-        .await;
-        assert!(!pulse.works(1) && !pulse.sign(1).leads && pulse.sign(1).unjudged.is_empty());
-        assert_eq!(pulse.refused(1).as_deref(), Some("in a dry run: no right to it"));
-    }
-
-    /// Otherwise leaders that can not write would keep canaries running, one after the other.
-    #[tokio::test(start_paused = true)]
-    async fn a_new_leader_gives_no_sign_before_it_has_written() {
-        let pulse = proven(1);
-        for term in 2..5 {
-            pulse.done(term, &named("at rest"), Done::Nothing);
-            let mut signs = 0;
-            each_second(60, || {
-                signs += usize::from(pulse.sign(term).leads);
-                pulse.failed(term, &named("canary"), &refused());
-                pulse.done(term, &named("at rest"), Done::Nothing);
-            })
-            .await;
-            assert_eq!(signs, 0, "in term {term}");
-            assert!(pulse.silence(term) >= Pulse::ENDS);
-        }
-        // With nothing to write, a dry run shows it.
-        pulse.done(5, &named("at rest"), Done::Nothing);
-        assert!(!pulse.wants_dry_run(5), "there was no time for a look yet");
-        tokio::time::advance(Pulse::EVERY).await;
-        assert!(pulse.wants_dry_run(5) && pulse.works(5) && !pulse.sign(5).leads);
-        pulse.tried(5, Ok(()));
-        assert!(pulse.sign(5).leads && !pulse.wants_dry_run(5));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_new_leader_at_rest_that_can_not_write_stays_and_gives_no_sign() {
-        let pulse = Pulse::default();
-        let mut second = 0;
-        each_second(120, || {
-            second += 1;
-            pulse.done(1, &named("at rest"), Done::Nothing);
-            if second % 10 == 0 && pulse.wants_dry_run(1) {
-                pulse.tried(1, Err("in a dry run: no right to it".to_owned()));
-            }
-            assert!(pulse.works(1) && !pulse.sign(1).leads, "after {second} s");
-        })
-        .await;
-        assert!(pulse.refused(1).is_some());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_copy_that_can_not_be_read_is_one_releases_fault_also_when_it_is_alone() {
-        let unreadable =
-            ControllerError::Copy { name: "a-1".to_owned(), reason: "no JSON".to_owned() };
-        is_one_releases_fault(&unreadable).await;
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_namespace_that_is_being_deleted_is_a_fault_of_its_releases() {
-        let what = "the snapshot shop/a-1".to_owned();
-        is_one_releases_fault(&ControllerError::Terminating { what }).await;
-    }
-
-    async fn is_one_releases_fault(error: &ControllerError) {
-        let pulse = proven(1);
-        let mut second = 0;
-        each_second(120, || {
-            second += 1;
-            pulse.failed(1, &named("a"), error);
-            if second % 10 == 0
-                && pulse.wants_dry_run(1)
-                && pulse.is_fit_for_dry_run(1, &named("a"))
-            {
-                pulse.tried(1, Ok(()));
-            }
-        })
-        .await;
-        assert!(pulse.works(1) && pulse.sign(1).unjudged.contains("shop/a"));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_release_that_is_gone_fails_no_more_and_more_than_can_be_named_are_all() {
-        let pulse = proven(1);
-        let fail = |count: usize| {
-            (0..count).for_each(|i| pulse.failed(1, &named(&i.to_string()), &refused()));
-        };
-        fail(Pulse::MOST + 1);
-        tokio::time::advance(Pulse::UNJUDGED).await;
-        pulse.tried(1, Ok(()));
-        assert!(pulse.works(1) && !pulse.sign(1).leads);
-        pulse.keep(1, |release| release.name != "0");
-        assert!(pulse.sign(1).leads);
-        assert_eq!(pulse.sign(1).unjudged.len(), Pulse::MOST);
-        pulse.keep(1, |_| false);
-        assert_eq!(pulse.sign(1), Sign { leads: true, ..Sign::default() });
-    }
-}
+mod tests;

@@ -9,6 +9,7 @@ mod before;
 mod examined;
 mod keep;
 mod observe;
+mod refusals;
 pub mod triggers;
 
 use std::{borrow::Cow, sync::Arc, time::Duration};
@@ -24,9 +25,10 @@ use kube::runtime::{
 pub use self::ahead::Ahead;
 pub use self::asking::ask_prometheus;
 pub use self::examined::Examined;
+pub use self::refusals::Refusals;
 pub use self::triggers::{Triggered, Triggers};
 use self::{
-    keep::{Written, heal, keep, prune},
+    keep::{Written, decide_and_keep, heal, prune, tell_refused},
     observe::observe,
 };
 use super::{
@@ -38,7 +40,7 @@ use super::{
 };
 use crate::{
     api::{PromptRelease, PromptReleaseStatus},
-    rollout::{Effect, Snapshot, decide},
+    rollout::{Effect, Snapshot},
     signals::{
         gateways::{Changes, Pulled, Seen},
         index::Named,
@@ -77,7 +79,14 @@ async fn reconcile(release: Arc<PromptRelease>, context: Arc<Context>) -> Reconc
     let (pulse, named) = (&context.pulse, Named::of(release.as_ref()));
     match &looked {
         // What comes after the status decides nothing: it is told, and is tried again.
-        Err(error) if !written.status => pulse.failed(term, &named, error),
+        Err(error) if !written.status => {
+            pulse.failed(term, &named, error);
+            if matches!(error, ControllerError::Refused { .. }) {
+                // What this brings is that others can be written, too.
+                let told = Box::pin(tell_refused(&release, error, &context)).await;
+                told.map(|()| pulse.tried(term, Ok(())))?;
+            }
+        }
         _ => pulse.done(term, &named, written.done()),
     }
     looked
@@ -130,9 +139,8 @@ async fn look(
         snapshot = observe(release, Seen { gateways, departed }, &written.saved, context)?;
         snapshot.lost = lost;
     }
-    let plan = decide(&snapshot, now);
     let copies = context.caches.copies_of(&Named::of(&**release));
-    keep(release, &plan, written, context).await?;
+    let plan = decide_and_keep(release, &mut snapshot, now, written, context).await?;
     let changed = plan.status != snapshot.status;
     written.later = false;
     if changed || context.ahead.has(release) {
@@ -161,7 +169,8 @@ async fn look(
             Effect::Prune { keep } => prune(&copies, &keep, context).await?,
         }
     }
-    Ok(match plan.wake_at {
+    let refused = context.refusals.next(&Named::of(&**release)).map(|next| now + next);
+    Ok(match plan.wake_at.into_iter().chain(refused).min() {
         Some(at) if at <= now && changed => Wake::Now,
         Some(at) => Wake::At(at),
         None => Wake::Never,

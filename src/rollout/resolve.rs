@@ -11,6 +11,7 @@ use crate::{
         CanaryPolicySpec, LLMDeploymentSpec, PromptReleaseSpec, PromptReleaseStatus,
         PromptVersionSpec, Variant,
         canary_policy::{Metric, Step, default_metrics},
+        stored::stored_bytes,
         url::has_credentials,
     },
     cost::Prices,
@@ -18,8 +19,17 @@ use crate::{
 };
 
 /// Every reason that is given here.
-pub const REASONS: [&str; 5] =
-    ["PromptNotFound", "BackendNotFound", "BackendInvalid", "PromptInvalid", "PolicyNotFound"];
+pub const REASONS: [&str; 6] = [
+    "PromptNotFound",
+    "BackendNotFound",
+    "BackendInvalid",
+    "PromptInvalid",
+    "PolicyNotFound",
+    SNAPSHOT_REFUSED,
+];
+
+/// What a release needs to keep is refused by the API server for what it is.
+pub const SNAPSHOT_REFUSED: &str = "SnapshotRefused";
 
 /// The variant that the spec names, under the revision by which `status` knows it. `examined`
 /// is what [`examine`] said of this prompt on this backend, if that is known.
@@ -85,9 +95,9 @@ pub fn examine(
     Ok(revision(prompt, backend))
 }
 
-/// The most bytes of JSON that a variant may have to be kept as a snapshot. The API server keeps
-/// objects of up to 1.5 MiB; the rest is for the object's metadata, with what is remembered of
-/// the release.
+/// The most bytes that a variant may have, as the API server stores it, to be kept as a snapshot.
+/// etcd takes 1.5 MiB for an object; the rest is for its metadata: names, labels, who wrote which
+/// field, and the note of what is remembered of the release.
 const LARGEST_VARIANT: u64 = 1_500_000;
 
 /// The target, if a snapshot of it can be kept: in a cluster nothing is served without one.
@@ -95,35 +105,48 @@ const LARGEST_VARIANT: u64 = 1_500_000;
 /// # Errors
 /// Says how large the two objects are, and what to do.
 pub fn that_fits(target: Target) -> Result<Target, Problem> {
-    let mut size = Size(0);
-    // A variant can be written as JSON, and counting does not fail.
-    let written = serde_json::to_writer(&mut size, &target.variant);
-    if written.is_ok() && size.0 <= LARGEST_VARIANT {
-        return Ok(target);
-    }
     let Variant { prompt_name, backend_name, .. } = &target.variant;
-    Err(Problem {
-        reason: "PromptInvalid",
-        message: format!(
-            "PromptVersion {prompt_name} and LLMDeployment {backend_name} have {} bytes together, \
+    match too_large(&target.variant) {
+        None => Ok(target),
+        Some(size) => Err(Problem {
+            reason: "PromptInvalid",
+            message: format!(
+                "PromptVersion {prompt_name} and LLMDeployment {backend_name} have together {size}"
+            ),
+        }),
+    }
+}
+
+/// Whether a prompt alone is too large for any snapshot, and what to do.
+///
+/// # Errors
+/// It is.
+pub fn prompt_that_fits(prompt: &PromptVersionSpec) -> Result<(), String> {
+    too_large(prompt).map_or(Ok(()), |size| Err(format!("the prompt has {size}")))
+}
+
+/// How large it is, if it is too large for a snapshot, and what to do.
+fn too_large(what: &impl serde::Serialize) -> Option<String> {
+    let bytes = stored_bytes(what).unwrap_or(u64::MAX);
+    (bytes > LARGEST_VARIANT).then(|| {
+        format!(
+            "{bytes} bytes as the API server stores it, which writes each of <, > and & in six, \
              and a ReleaseSnapshot holds {LARGEST_VARIANT} (the API server keeps objects of up to \
-             1.5 MiB): make the prompt shorter",
-            size.0
-        ),
+             1.5 MiB): make the prompt shorter"
+        )
     })
 }
 
-/// Counts what is written.
-struct Size(u64);
-
-impl std::io::Write for Size {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0 = self.0.saturating_add(bytes.len() as u64);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
+/// What is said of a target whose snapshot the API server refused, though it should fit.
+pub fn refused(target: &Target, why: &str) -> Problem {
+    let Variant { prompt_name, backend_name, .. } = &target.variant;
+    Problem {
+        reason: SNAPSHOT_REFUSED,
+        message: format!(
+            "the API server refuses to keep a ReleaseSnapshot of PromptVersion {prompt_name} on \
+             LLMDeployment {backend_name}, and nothing is released without one: {why}. Mend that, \
+             or name another one; it is tried again within minutes"
+        ),
     }
 }
 
@@ -360,19 +383,87 @@ mod tests {
 
     #[test]
     fn a_variant_that_is_too_large_for_a_snapshot_is_refused_with_its_size() {
-        let of = |length: usize| {
-            let prompt = PromptVersionSpec { prompt: "x".repeat(length), ..<_>::default() };
-            let variant = Variant { prompt, prompt_name: "p".into(), ..Variant::default() };
-            that_fits(Target { variant, ..Target::default() })
-        };
         let overhead = serde_json::to_string(&Variant::default()).unwrap().len() + 1;
-        let largest = LARGEST_VARIANT as usize - overhead;
-        assert!(of(largest).is_ok());
-        let problem = of(largest + 1).unwrap_err();
-        assert_eq!(problem.reason, "PromptInvalid");
-        assert!(
-            problem.message.contains("PromptVersion p ") && problem.message.contains("1500001")
-        );
+        let room = LARGEST_VARIANT as usize - overhead;
+        // What the API server stores in six bytes counts six.
+        for (piece, stored) in
+            [("x", 1), ("<", 6), (">", 6), ("&", 6), ("\u{2028}", 6), ("\u{2029}", 6), ("é", 2)]
+        {
+            let of = |count: usize| {
+                let prompt = PromptVersionSpec { prompt: piece.repeat(count), ..<_>::default() };
+                let alone = prompt_that_fits(&prompt);
+                let variant = Variant { prompt, prompt_name: "p".into(), ..Variant::default() };
+                (that_fits(Target { variant, ..Target::default() }), alone)
+            };
+            let largest = room / stored;
+            let (fits, alone) = of(largest);
+            assert!(fits.is_ok() && alone.is_ok(), "{largest} times {piece}");
+            let problem = of(largest + 1).0.unwrap_err();
+            assert_eq!(problem.reason, "PromptInvalid");
+            let size = (overhead + (largest + 1) * stored).to_string();
+            for part in ["PromptVersion p ", &size, "make the prompt shorter"] {
+                assert!(problem.message.contains(part), "{part} is not in {}", problem.message);
+            }
+            // A prompt that fits with no backend is told so by itself.
+            let (_, alone) = of(LARGEST_VARIANT as usize / stored + 1);
+            assert!(alone.unwrap_err().contains("make the prompt shorter"));
+        }
+    }
+
+    /// What is stored beside the variant: the longest note, as text within JSON, and metadata.
+    #[test]
+    fn the_longest_note_of_a_release_fits_beside_the_largest_variant() {
+        use crate::api::{
+            prompt_release::{HandledRequest, HistoryEntry, Outcome},
+            snapshot::{EarlierRoute, Remembered},
+        };
+        // Each of its bytes takes seven as text within text.
+        let worst = |length: usize| "\u{1}".repeat(length);
+        let name = |length: usize| "n".repeat(length);
+        let variant = |revision: &str| VariantRef {
+            revision: revision.into(),
+            prompt: name(253),
+            backend: name(253),
+        };
+        let entry = |revision: &str| HistoryEntry {
+            variant: variant(revision),
+            outcome: Outcome::RolledBack,
+            reason: name(64),
+            message: worst(2_000),
+            at: Timestamp::MAX,
+            requests: vec![],
+        };
+        let request = || HandledRequest {
+            action: worst(16),
+            value: worst(512),
+            revision: worst(64),
+            by: worst(256),
+            at: Timestamp::MAX,
+            accepted: false,
+            message: worst(512),
+        };
+        let (stable, failed) = (name(64), "f".repeat(64));
+        let status = PromptReleaseStatus {
+            stable: Some(variant(&stable)),
+            failed_revision: Some(failed.clone()),
+            history: vec![entry(&stable), entry(&failed)],
+            requests: (0..4).map(|_| request()).collect(),
+            ..PromptReleaseStatus::default()
+        };
+        let mut note = Remembered::of(name(128), Timestamp::MAX, &status).unwrap();
+        for i in 0..20 {
+            let left = EarlierRoute {
+                route: format!("{i}{}", name(128)),
+                revision: name(64),
+                failed: Some(name(64)),
+                until: Timestamp::MAX,
+            };
+            EarlierRoute::add(&mut note.earlier, left);
+        }
+        let bytes = stored_bytes(&serde_json::to_string(&note).unwrap()).unwrap();
+        // Names, labels, and for each of ten writers which fields it has written.
+        let metadata = 12_000;
+        assert!(LARGEST_VARIANT + bytes + metadata < 3 << 19, "{bytes}");
     }
 
     #[test]

@@ -29,7 +29,7 @@ use self::{
     ask::{PATIENCE, Question},
     keys::Keys,
 };
-use super::report::{GatewayReport, Mark, Unread};
+use super::report::{GatewayReport, Mark, Unjudged, Unread};
 use crate::rollout;
 
 /// Why a gateway is silent is told at a change, and not more often than this.
@@ -74,8 +74,8 @@ pub struct Seen {
 pub struct Sign {
     /// A leader asks, of which decisions are written.
     pub leads: bool,
-    /// The releases (`namespace/name`) for which it makes or writes none all the same.
-    pub unjudged: BTreeSet<String>,
+    /// The releases for which it makes or writes none all the same.
+    pub unjudged: Unjudged,
 }
 
 /// What changed since the pull before.

@@ -20,7 +20,10 @@ use std::{
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
-use crate::{api::prompt_release::Counts, rollout::Gateway};
+use crate::{
+    api::prompt_release::Counts,
+    rollout::{Gateway, namespace_of},
+};
 
 /// The header with which a leader asks for a report; its value is the leader's term.
 pub const LEADER_HEADER: &str = "x-serinus-leader";
@@ -87,14 +90,42 @@ impl FromStr for Mark {
     }
 }
 
+/// The parts of a query with what is not judged: releases, and whole namespaces.
+const RELEASES: &str = "unjudged";
+const NAMESPACES: &str = "unjudged-namespaces";
+
 /// What a question says besides that it asks: its query, if there is something.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Wanted {
     /// Only what has changed since then is wanted.
     pub since: Option<Mark>,
-    /// The releases (`namespace/name`) that the leader who asks does not judge. An earlier
-    /// version reads neither this nor the mark before it, and tells everything.
-    pub unjudged: BTreeSet<String>,
+    /// What the leader who asks does not judge. An earlier version reads neither this nor the
+    /// mark before it, and tells everything.
+    pub unjudged: Unjudged,
+}
+
+/// Releases that the leader does not judge.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Unjudged {
+    /// By `namespace/name`.
+    pub releases: BTreeSet<String>,
+    /// Namespaces of which no release is judged: too many of them to be named. An earlier
+    /// version does not read these.
+    pub namespaces: BTreeSet<String>,
+}
+
+impl Unjudged {
+    /// Whether a release (`namespace/name`) is among them.
+    pub fn has(&self, release: &str) -> bool {
+        // Each request asks this, and mostly both are empty.
+        self.releases.contains(release)
+            || (!self.namespaces.is_empty() && self.namespaces.contains(namespace_of(release)))
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.releases.is_empty() && self.namespaces.is_empty()
+    }
 }
 
 impl Wanted {
@@ -103,10 +134,13 @@ impl Wanted {
         let value = |name: &str| {
             query.split('&').find_map(|part| part.strip_prefix(name)?.strip_prefix('='))
         };
-        let unjudged = value("unjudged").into_iter().flat_map(|names| names.split(','));
+        let names = |of: &str| -> BTreeSet<String> {
+            let names = value(of).into_iter().flat_map(|names| names.split(','));
+            names.filter(|name| !name.is_empty()).map(str::to_owned).collect()
+        };
         Self {
             since: value("since").and_then(|mark| mark.parse().ok()),
-            unjudged: unjudged.filter(|name| !name.is_empty()).map(str::to_owned).collect(),
+            unjudged: Unjudged { releases: names(RELEASES), namespaces: names(NAMESPACES) },
         }
     }
 }
@@ -119,10 +153,14 @@ impl fmt::Display for Wanted {
             write!(f, "{before}since={since}")?;
             before = '&';
         }
-        for (i, release) in self.unjudged.iter().enumerate() {
-            match i {
-                0 => write!(f, "{before}unjudged={release}")?,
-                _ => write!(f, ",{release}")?,
+        let Unjudged { releases, namespaces } = &self.unjudged;
+        for (of, names) in [(RELEASES, releases), (NAMESPACES, namespaces)] {
+            for (i, name) in names.iter().enumerate() {
+                match i {
+                    0 => write!(f, "{before}{of}={name}")?,
+                    _ => write!(f, ",{name}")?,
+                }
+                before = '&';
             }
         }
         Ok(())
@@ -270,22 +308,54 @@ mod tests {
         }
     }
 
+    fn names(names: &[&str]) -> BTreeSet<String> {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
     #[test]
     fn what_a_question_wants_arrives_as_it_was() {
         let since = Some(Mark { instance: "0123456789abcdef".to_owned(), at: 12 });
-        let some: BTreeSet<String> = ["shop/answers", "shop/b.c-d"].map(str::to_owned).into();
+        let (some, none) = (names(&["shop/answers", "shop/b.c-d"]), BTreeSet::new());
+        let namespaces = names(&["bakery", "shop"]);
+        let all = [&none, &some].map(|releases| {
+            [&none, &namespaces].map(|namespaces| Unjudged {
+                releases: releases.clone(),
+                namespaces: namespaces.clone(),
+            })
+        });
         for since in [None, since] {
-            for unjudged in [BTreeSet::new(), some.clone()] {
+            for unjudged in all.iter().flatten().cloned() {
                 let wanted = Wanted { since: since.clone(), unjudged };
                 let query = wanted.to_string();
                 assert_eq!(Wanted::of_query(query.strip_prefix('?').unwrap_or("")), wanted);
             }
         }
-        let wanted = Wanted { since: None, unjudged: some };
-        assert_eq!(wanted.to_string(), "?unjudged=shop/answers,shop/b.c-d");
+        let [_, [of_releases, of_both]] = all;
+        let query = |unjudged| Wanted { since: None, unjudged }.to_string();
+        // As a gateway of an earlier version reads it.
+        assert_eq!(query(of_releases), "?unjudged=shop/answers,shop/b.c-d");
+        let both = "?unjudged=shop/answers,shop/b.c-d&unjudged-namespaces=bakery,shop";
+        assert_eq!(query(of_both), both);
         for odd in ["", "unjudged=", "unjudged", "since=x", "later=1&&sinceful=i.1"] {
             assert_eq!(Wanted::of_query(odd), Wanted::default(), "{odd}");
         }
+    }
+
+    #[test]
+    fn a_release_is_not_judged_when_it_is_named_or_its_namespace_is() {
+        let unjudged =
+            Unjudged { releases: names(&["shop/a"]), namespaces: names(&["bakery", "shop2"]) };
+        for (release, is_one) in [
+            ("shop/a", true),
+            ("shop/b", false),
+            ("bakery/a", true),
+            ("bakery", false),
+            ("shop2/x", true),
+            ("shop22/x", false),
+        ] {
+            assert_eq!(unjudged.has(release), is_one, "{release}");
+        }
+        assert!(!Unjudged::default().has("shop/a") && Unjudged::default().is_empty());
     }
 
     #[test]

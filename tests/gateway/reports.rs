@@ -32,7 +32,7 @@ use serinus::{
         gateways::{Gateways, Known, Pulled, Sign, Silence},
         keyring::Stored,
         proof::{self, ASKED_HEADER, DIGEST_HEADER, ReportKey},
-        report::{GatewayReport, LEADER_HEADER, REPORT_PATH},
+        report::{GatewayReport, LEADER_HEADER, REPORT_PATH, Unjudged},
     },
 };
 use tokio::{net::TcpListener, task::JoinSet};
@@ -208,16 +208,28 @@ async fn a_release_that_the_leader_does_not_judge_goes_to_stable_until_it_does()
     bench.serve(bench.release(99));
     let (operator, _) = operator(1, start);
     let addresses: BTreeSet<String> = [address].into();
-    let unjudged: BTreeSet<String> = ["ns/other".to_owned(), "ns/r".to_owned()].into();
-    let other: BTreeSet<String> = ["ns/other".to_owned()].into();
+    let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+    let releases = |of: &[&str]| Unjudged { releases: names(of), ..Unjudged::default() };
+    let namespaces = |of: &[&str]| Unjudged { namespaces: names(of), ..Unjudged::default() };
+    let (unjudged, other) = (releases(&["ns/other", "ns/r"]), releases(&["ns/other"]));
+    // The longest question: releases of the longest names, and as many namespaces as fit.
+    let far = |i: usize| format!("n{i:062}/r{i:062}");
+    let long = Unjudged {
+        releases: (0..64).map(far).collect(),
+        namespaces: (0..95).map(|i| format!("m{i:062}")).chain(["ns".to_owned()]).collect(),
+    };
     let mut user = 0;
     for (leads, unjudged, is_lost) in [
-        (true, BTreeSet::new(), false),
+        (true, Unjudged::default(), false),
         (true, unjudged.clone(), true),
         // Who is no leader says nothing of this.
-        (false, BTreeSet::new(), true),
+        (false, Unjudged::default(), true),
         (true, other, false),
         (false, unjudged, false),
+        // Of a namespace that is named no release is judged, and those of others are.
+        (true, namespaces(&["ns", "other"]), true),
+        (true, namespaces(&["n", "ns2", "other"]), false),
+        (true, long, true),
     ] {
         let sign = Sign { leads, unjudged };
         operator.pull(7, &sign, &addresses).await;

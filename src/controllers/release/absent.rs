@@ -26,6 +26,7 @@ use crate::{
         caches::{self, Changes, CopyKey, Use},
         error::ControllerError,
         reference,
+        retries::SELDOM,
     },
     signals::index::{Change, Named},
 };
@@ -165,6 +166,7 @@ impl Tidy {
         }
         if change.gone {
             self.context.ahead.forget(&change.object);
+            self.context.refusals.forget(&change.object);
             self.releases.insert((*change.object).clone());
             self.soon();
         } else {
@@ -197,7 +199,8 @@ impl Tidy {
     }
 
     fn soon(&mut self) {
-        self.due.get_or_insert_with(|| Instant::now() + SETTLE);
+        let soon = Instant::now() + SETTLE;
+        self.due = Some(self.due.map_or(soon, |due| due.min(soon)));
     }
 
     /// A leader begins: whatever happened before, it sees to it.
@@ -236,25 +239,31 @@ impl Tidy {
         }
         let now = (self.context.clock)();
         self.releases.extend(self.absent.over(now).cloned());
-        let mut failed = false;
+        let (mut again, mut refused) = (None, BTreeSet::new());
         while let Some(release) = self.releases.pop_first() {
-            if let Err(error) = self.miss(&release, now).await {
-                self.told(&error);
-                self.releases.insert(release);
-                failed = true;
-                break;
+            let Err(error) = self.miss(&release, now).await else { continue };
+            self.told(&error);
+            if error.is_about_content() {
+                // This is about one release: the others go on.
+                refused.insert(release);
+                again = Some(SELDOM);
+                continue;
             }
+            self.releases.insert(release);
+            again = Some(AGAIN);
+            break;
         }
+        self.releases.append(&mut refused);
         while let Some(backend) = self.orphans.pop_first() {
             if let Err(error) = orphans::settle(&backend, &self.context).await {
                 self.told(&error);
                 self.orphans.insert(backend);
-                failed = true;
+                again = Some(AGAIN);
                 break;
             }
         }
-        if failed {
-            self.due = Some(Instant::now() + AGAIN);
+        if let Some(again) = again {
+            self.due = Some(Instant::now() + again);
         }
     }
 

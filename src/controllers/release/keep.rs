@@ -7,9 +7,13 @@
 //! The caches may not show yet what was written: a note is not patched because its snapshot
 //! is not there to be compared with. It is patched when the decision at hand changes it, or
 //! when the caches show another one.
+//!
+//! What the API server refuses to keep for what it is concerns this release alone, and its
+//! status says so: a target that can not be kept is decided on as one that does not exist.
 
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
 use kube::ResourceExt;
 
 use super::{
@@ -19,12 +23,13 @@ use super::{
 use crate::{
     api::{
         PromptRelease, PromptReleaseStatus, ReleaseSnapshot, Variant,
+        conditions::{self, Readiness},
         prompt_release::VariantRef,
         snapshot::{Remembered, Saved, copy_name},
     },
     controllers::{Context, error::ControllerError, pulse::Done, reference},
     prompt::{revision, stands_for},
-    rollout::{Effect, LostSnapshot, Plan, Snapshot, decide::policy_digest, resolve},
+    rollout::{Effect, LostSnapshot, Plan, Snapshot, decide, decide::policy_digest, resolve},
     signals::index::Named,
 };
 
@@ -75,15 +80,19 @@ pub(super) async fn heal(
     for (name, content) in found {
         let note = note_for(&name, release, &snapshot.status, context);
         match Box::pin(context.cluster.save(release, &name, &content, note.as_ref())).await {
-            Ok(false) => {}
             Ok(true) => {
                 let (namespace, release) = (release.namespace(), release.name_any());
                 tracing::warn!(namespace, release, name, "a snapshot was gone: written again");
                 written.remembered = note.or(written.remembered.take());
             }
-            // Nothing can be written there any more but statuses, and what runs is judged.
-            Err(error @ ControllerError::Terminating { .. }) => {
-                lost.extend(lost_with(&error, &name, release, &snapshot.status));
+            Ok(false) => {}
+            Err(ControllerError::Refused { why, .. }) => {
+                let refused = variants(&snapshot.status).find(|known| known.revision == name);
+                lost.extend(refused.map(|variant| LostSnapshot {
+                    name: copy_name(&release.name_any(), &name),
+                    variant: variant.clone(),
+                    why: format!("the API server refuses it: {why}"),
+                }));
                 continue;
             }
             Err(error) => return Err(error),
@@ -93,21 +102,6 @@ pub(super) async fn heal(
     }
     snapshot.lost = lost;
     Ok(healed)
-}
-
-/// The variant of which the snapshot `name` can not be written because of `error`.
-fn lost_with(
-    error: &ControllerError,
-    name: &str,
-    release: &PromptRelease,
-    status: &PromptReleaseStatus,
-) -> Option<LostSnapshot> {
-    let variant = variants(status).find(|variant| variant.revision == name)?.clone();
-    Some(LostSnapshot {
-        name: copy_name(&release.name_any(), name),
-        variant,
-        why: error.to_string(),
-    })
 }
 
 /// What should have been kept, and is gone: what a release would keep when it prunes.
@@ -183,8 +177,31 @@ fn origin(
     })
 }
 
-/// Writes what the plan wants to be kept. The status comes after it.
-pub(super) async fn keep(
+/// Decides, and writes what the plan wants to be kept. The status comes after it. Where the API
+/// server refuses to keep the target, it is decided what to do without it.
+pub(super) async fn decide_and_keep(
+    release: &PromptRelease,
+    snapshot: &mut Snapshot,
+    now: Timestamp,
+    written: &mut Written,
+    context: &Context,
+) -> Result<Plan, ControllerError> {
+    let mut plan = decide(snapshot, now);
+    match (save(release, &plan, written, context).await, &snapshot.target) {
+        (Err(ControllerError::Refused { why, .. }), Ok(target)) => {
+            let problem = context.refusals.add(&Named::of(release), target, &why);
+            snapshot.target = Err(problem);
+            plan = decide(snapshot, now);
+            save(release, &plan, written, context).await?;
+        }
+        (saved, _) => saved?,
+    }
+    remember(release, &plan.status, written, context).await?;
+    Ok(plan)
+}
+
+/// Writes the snapshots that the plan wants to be kept.
+async fn save(
     release: &PromptRelease,
     plan: &Plan,
     written: &mut Written,
@@ -200,7 +217,37 @@ pub(super) async fn keep(
         }
         written.saved.insert(name.clone(), (**content).clone());
     }
-    remember(release, &plan.status, written, context).await
+    if plan.effects.iter().any(|effect| matches!(effect, Effect::Save { .. })) {
+        context.refusals.forget(&Named::of(release));
+    }
+    Ok(())
+}
+
+/// Says in the status that nothing can be decided, because the API server refuses what has to be
+/// kept before that. Everything else in the status stays as it is.
+pub(super) async fn tell_refused(
+    release: &PromptRelease,
+    why: &ControllerError,
+    context: &Context,
+) -> Result<(), ControllerError> {
+    let Some(before) = &release.status else { return Ok(()) };
+    let mut release = release.clone();
+    let mut status = before.clone();
+    let generation = release.metadata.generation.unwrap_or_default();
+    let message = format!(
+        "the note of what this release serves can not be kept, and nothing is decided before that, \
+         so a canary gets no users: {why}. Mend that; it is tried again within minutes"
+    );
+    let (conditions, now) = (&mut status.conditions, (context.clock)());
+    let reason = resolve::SNAPSHOT_REFUSED;
+    conditions::set(conditions, Readiness::Stalled, reason, &message, generation, now);
+    if status == *before {
+        return Ok(());
+    }
+    status.leader_term = Some(context.cluster.term()?);
+    release.status = Some(status);
+    Box::pin(context.cluster.write_status(&release)).await?;
+    Ok(())
 }
 
 /// The note for a copy: only that of the stable variant has one.

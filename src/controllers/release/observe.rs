@@ -64,6 +64,10 @@ pub(super) fn observe(
             Some(_) => Ok(target),
             None => resolve::that_fits(target),
         }
+    })
+    .and_then(|target| {
+        let refused = context.refusals.of(&Named::of(release), &target.revision);
+        refused.map_or(Ok(target), Err)
     });
     let mut not_ready = BTreeMap::new();
     if let (Ok(target), Some(backend)) = (&target, &backend)
