@@ -108,7 +108,7 @@ fn words_and_decisions_know_no_io() {
     let mut wrong = vec![];
     for (path, module, code) in modules() {
         let pure = layer_of(&module).is_some_and(|l| l <= 1) && !path.ends_with("tests.rs");
-        let production = code.split("#[cfg(test)]").next().unwrap();
+        let production = code.split("#[cfg(test)]\nmod tests").next().unwrap();
         if pure {
             wrong.extend(
                 IMPURE
@@ -127,5 +127,52 @@ fn no_module_is_a_drawer() {
         for drawer in ["utils", "common", "helpers", "types", "metrics", "mod"] {
             assert!(!path.ends_with(&format!("{drawer}.rs")), "src/{path}: say what it is");
         }
+    }
+}
+
+/// Who reads the wall clock in the loops, and for what: for times that people read, or that
+/// outlive the process. An interval of a process is none of these. By the wall clock it would end
+/// when somebody sets that clock back, until the old time is there again.
+const WALL_CLOCK: [(&str, &str); 15] = [
+    ("controllers/backend.rs", "conditions"),
+    ("controllers/kube/leadership.rs", "what people read in the Lease, and terms"),
+    ("controllers/policy.rs", "conditions"),
+    ("controllers/prompt.rs", "conditions"),
+    ("controllers/release.rs", "times in the status, which outlive the process"),
+    ("controllers/release/absent.rs", "since when a release is gone, which is noted"),
+    ("controllers/release/asking.rs", "the window of a query"),
+    ("controllers/release/keep.rs", "conditions"),
+    (
+        "controllers/release/observe.rs",
+        "how old what Prometheus told is: by a clock that went back it is asked anew",
+    ),
+    ("gateway.rs", "when the process started, for people"),
+    ("gateway/caching.rs", "ages of answers that replicas share"),
+    ("gateway/flight.rs", "records"),
+    ("gateway/identity/request_keys", "ages of keys, which are stored"),
+    ("gateway/identity/tokens.rs", "until when a token holds"),
+    ("gateway/server/report.rs", "of when a question is"),
+];
+
+#[test]
+fn no_interval_of_a_loop_hangs_on_the_wall_clock() {
+    let mut used = vec![];
+    for (path, module, code) in modules() {
+        let code = code.split("#[cfg(test)]\nmod tests").next().unwrap();
+        let reads = code.contains("clock)()") && !path.ends_with("tests.rs");
+        if layer_of(&module) != Some(3) || !reads {
+            continue;
+        }
+        let known = WALL_CLOCK.iter().find(|(file, _)| path.starts_with(file));
+        let (file, _) = known.unwrap_or_else(|| {
+            panic!(
+                "{path} reads the wall clock: for an interval use tokio::time::Instant; for a \
+                 time that people read or that outlives the process add it to WALL_CLOCK"
+            )
+        });
+        used.push(*file);
+    }
+    for (file, what) in WALL_CLOCK {
+        assert!(used.contains(&file), "{file} does not read the wall clock any more ({what})");
     }
 }

@@ -50,6 +50,9 @@ use crate::{
 
 /// More decisions than this in one look are a mistake of ours; the next look goes on.
 const DECISIONS_AT_ONCE: usize = 8;
+/// A release that waits is looked at again not sooner and not later than this.
+const SHORTEST_WAIT: Duration = Duration::from_millis(50);
+const LONGEST_WAIT: Duration = Duration::from_secs(300);
 /// How often to look whether the first pull is there.
 const FIRST_PULL: Duration = Duration::from_millis(500);
 
@@ -117,8 +120,10 @@ enum Wake {
     Never,
 }
 
+/// A look at a time of the wall clock. That clock may be set meanwhile, so none waits for long.
 fn until(at: Timestamp, now: Timestamp) -> Action {
-    Action::requeue(Duration::try_from(at - now).unwrap_or_default().max(Duration::from_millis(50)))
+    let wait = Duration::try_from(at - now).unwrap_or_default();
+    Action::requeue(wait.clamp(SHORTEST_WAIT, LONGEST_WAIT))
 }
 
 /// One decision, carried out.
@@ -223,4 +228,26 @@ fn concerned(changes: &Changes, context: &Context) -> Vec<ObjectRef<PromptReleas
         refs.extend(moving.iter().map(|r| super::reference(&r.namespace, &r.name)));
     }
     refs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_is_set_right_holds_up_no_release_for_long() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let of = |wait| format!("{:?}", Action::requeue(wait));
+        let year = 365 * 24 * 3600;
+        for (due, now, wait) in [
+            (10, 0, Duration::from_secs(10)),
+            (0, 10, SHORTEST_WAIT),
+            // Noted or looked at by a clock that was a year off.
+            (year, 0, LONGEST_WAIT),
+            (0, -year, LONGEST_WAIT),
+            (0, year, SHORTEST_WAIT),
+        ] {
+            assert_eq!(format!("{:?}", until(at(due), at(now))), of(wait), "{due} at {now}");
+        }
+    }
 }

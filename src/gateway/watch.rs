@@ -14,7 +14,6 @@ use std::{
     time::Duration,
 };
 
-use jiff::Timestamp;
 use k8s_openapi::api::{
     core::v1::Secret,
     discovery::v1::{EndpointPort, EndpointSlice},
@@ -26,7 +25,7 @@ use kube::{
         watcher,
     },
 };
-use tokio::{sync::Notify, task::JoinSet};
+use tokio::{sync::Notify, task::JoinSet, time::Instant};
 
 use self::{
     kept::{Kept, Release, SavedCopy, trim_slice},
@@ -87,7 +86,9 @@ struct Followed {
     by_service: Slices,
     uses: Uses,
     secrets: BTreeMap<SecretId, ReadSecret>,
-    secrets_read: Timestamp,
+    /// Not by the wall clock: one that was ahead and is set right would stop this until it is
+    /// there again.
+    secrets_read: Instant,
 }
 
 /// The slices of each Service, by namespace and name.
@@ -140,7 +141,7 @@ pub async fn follow_cluster(
         by_service,
         uses: Uses::default(),
         secrets: BTreeMap::new(),
-        secrets_read: (gateway.config.clock)(),
+        secrets_read: Instant::now(),
     };
     tokio::select! {
         _ = tasks.join_next() => Err(WatchEnded),
@@ -193,9 +194,8 @@ impl Followed {
             for thing in touched.take() {
                 self.uses.releases_of(&thing, &mut changed);
             }
-            let now = (gateway.config.clock)();
-            if Duration::try_from(now - self.secrets_read).is_ok_and(|age| age >= SECRET_AGE) {
-                self.secrets_read = now;
+            if self.secrets_read.elapsed() >= SECRET_AGE {
+                self.secrets_read = Instant::now();
                 self.read_secrets_again(&mut changed).await;
                 self.miss(&mut changed);
             }

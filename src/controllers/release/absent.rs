@@ -39,6 +39,8 @@ const MOST: usize = 1000;
 const SETTLE: Duration = Duration::from_secs(2);
 /// When what failed is tried again.
 const AGAIN: Duration = Duration::from_secs(5);
+/// The wall clock may be set while something waits for a time of it: it is read again so often.
+const LONGEST_WAIT: Duration = Duration::from_secs(3600);
 
 /// The state of the task: what there is to do.
 struct Tidy {
@@ -229,7 +231,8 @@ impl Tidy {
             return Some(due.saturating_duration_since(Instant::now()));
         }
         let left = self.absent.first()? - (self.context.clock)();
-        Some(Duration::try_from(left).unwrap_or_default().max(Duration::from_secs(1)))
+        let left = Duration::try_from(left).unwrap_or_default();
+        Some(left.clamp(Duration::from_secs(1), LONGEST_WAIT))
     }
 
     async fn work(&mut self) {

@@ -35,6 +35,10 @@ const ROTATE_SECONDS: i64 = 7 * 24 * 3600;
 const UNUSABLE: &str = "RequestIdKeysUnusable";
 /// A key verifies for so long after its successor was made.
 const KEEP_SECONDS: i64 = 30 * 24 * 3600;
+/// So many successors a key has when it goes, with one a week.
+const SUCCESSORS: usize = (KEEP_SECONDS / ROTATE_SECONDS) as usize + 2;
+/// A key that was made so far in the future was made by a clock that was wrong, here or there.
+const AHEAD_SECONDS: i64 = 3600;
 
 /// A signature as lower-case hexadecimal digits.
 pub(in crate::gateway) fn printed(signature: &[u8; SIGNATURE]) -> String {
@@ -188,26 +192,37 @@ impl Key {
 
 /// The keys after a rotation, when one is due: there is none, or the newest is old. Keys
 /// that people named are left alone, and so is a store that holds only such.
+///
+/// A clock that is wrong stops no rotation and takes away no key that others sign with:
+/// - A key of the future is neither the newest nor anybody's successor before its time. It was
+///   made while a clock was wrong, and keys are replaced as if it were not there.
+/// - A process whose clock is ahead takes all keys for old. So keys grow old by the time that the
+///   newest one shows, and none goes before it has as many successors as it has in its time.
 pub fn rotated(stored: &Stored, now: Timestamp, fresh: [u8; KEY]) -> Option<Stored> {
     let now = now.as_second();
     let ours = |stored: &Stored| -> Vec<i64> {
-        stored.iter().filter(|(_, b)| is_key(b)).filter_map(|(name, _)| made_at(name)).collect()
+        let keys = stored.iter().filter(|(_, bytes)| is_key(bytes));
+        let made = keys.filter_map(|(name, _)| made_at(name));
+        made.filter(|made| *made <= now + AHEAD_SECONDS).collect()
     };
     let newest = ours(stored).into_iter().max();
     let due = match newest {
         Some(newest) => newest <= now - ROTATE_SECONDS,
-        None => !stored.values().any(|bytes| is_key(bytes)),
+        None => !stored.iter().any(|(name, bytes)| is_key(bytes) && made_at(name).is_none()),
     };
     if !due {
         return None;
     }
     let mut next = stored.clone();
     next.insert(now.max(1).to_string(), fresh.to_vec());
+    let shown = newest.map_or(now, |newest| now.min(newest + ROTATE_SECONDS));
     let made = ours(&next);
     next.retain(|name, _| {
-        let successor =
-            made_at(name).and_then(|own| made.iter().filter(|other| **other > own).min());
-        successor.is_none_or(|at| *at > now - KEEP_SECONDS)
+        let later = |own: i64| made.iter().filter(move |other| **other > own);
+        made_at(name).is_none_or(|own| {
+            let over = later(own).min().is_some_and(|first| *first <= shown - KEEP_SECONDS);
+            !over || later(own).count() < SUCCESSORS
+        })
     });
     Some(next)
 }

@@ -84,6 +84,45 @@ fn a_key_is_made_when_there_is_none_and_every_week_and_verifies_for_a_month_more
     assert!(oldest + 7 * DAY > now - 30 * DAY && oldest <= now - 30 * DAY, "{}", now - oldest);
 }
 
+/// The names of stored keys, in days after the start.
+fn days(stored: &Stored) -> Vec<i64> {
+    stored.keys().map(|name| (name.parse::<i64>().unwrap() - START) / DAY).collect()
+}
+
+#[test]
+fn a_process_whose_clock_is_ahead_drops_no_key_and_stops_no_rotation() {
+    let of = |days: &[i64]| -> Stored {
+        days.iter().map(|day| ((START + day * DAY).to_string(), vec![*day as u8; KEY])).collect()
+    };
+    let before = of(&[-22, -15, -8, -1]);
+    for ahead in [31, 365, 3_650] {
+        let mut keys = rotated(&before, at(START + ahead * DAY), [9; KEY]).unwrap();
+        assert_eq!(days(&keys), [-22, -15, -8, -1, ahead], "all are in use where clocks are right");
+        let theirs = RequestKeys::default();
+        theirs.set(&keys, at(START));
+        let signs = knowing(&[(&(START - DAY).to_string(), 255)], START);
+        let signature = signs.sign(Purpose::Id, b"x");
+        assert!(theirs.verify(Purpose::Id, b"x", &signature).is_some());
+        assert_eq!(theirs.sign(Purpose::Id, b"x"), signature, "with the newest of now");
+        // With the clock right, as if it were not there.
+        assert_eq!(rotated(&keys, at(START + 6 * DAY - 1), [1; KEY]), None);
+        for week in 0..4 {
+            let day = 6 + 7 * week;
+            keys = rotated(&keys, at(START + day * DAY), [week as u8; KEY]).unwrap();
+            assert!(days(&keys).contains(&day) && days(&keys).contains(&ahead));
+            // As without it, a key goes 30 days after its successor came.
+            let oldest = days(&keys)[0];
+            assert!(oldest + 7 > day - 30, "{oldest} on day {day}");
+        }
+    }
+    // Keys of the future alone: one of now is made, and signs.
+    let keys = rotated(&of(&[365, 372]), at(START), [5; KEY]).unwrap();
+    assert_eq!(days(&keys), [0, 365, 372]);
+    // A clock that is off by minutes is none that is wrong.
+    let soon = stored(&[(&(START + 600).to_string(), 1)]);
+    assert_eq!(rotated(&soon, at(START), [5; KEY]), None);
+}
+
 #[test]
 fn keys_that_people_made_are_theirs_to_replace() {
     let theirs = stored(&[("a", 1), ("b", 2)]);
