@@ -288,6 +288,36 @@ impl Cluster {
         }
     }
 
+    /// Gives a saved copy the labels that it was written with, if somebody has taken them away:
+    /// people find the copies of a release by them.
+    ///
+    /// # Errors
+    /// The API server failed or refused.
+    pub async fn label(&self, copy: &ReleaseSnapshot) -> Result<(), ControllerError> {
+        let missing = missing_labels(copy);
+        if missing.is_empty() {
+            return Ok(());
+        }
+        self.term()?;
+        let (namespace, name) = (copy.namespace().unwrap_or_default(), copy.name_any());
+        let body = json!({"metadata": {"labels": missing, "uid": copy.uid()}});
+        let params =
+            PatchParams { field_manager: Some(keys::FIELD_MANAGER.to_owned()), ..<_>::default() };
+        let api = self.api::<ReleaseSnapshot>(&namespace);
+        match api.patch_metadata(&name, &params, &Patch::Merge(body)).await {
+            Ok(_) => {
+                self.exported.wrote("copy");
+                tracing::info!(namespace, name, "labels of a snapshot were gone: written again");
+                Ok(())
+            }
+            // It is another one by now, or none.
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
+            Err(error) => {
+                Err(ControllerError::kept(format!("the labels of {namespace}/{name}"), error))
+            }
+        }
+    }
+
     /// Drops one saved copy: exactly the one that was seen, not a later one of that name.
     ///
     /// # Errors
@@ -379,14 +409,7 @@ fn copy(
     let spec = ReleaseSnapshotSpec::new(&release.name_any(), name, content)
         .map_err(|e| unwritable(e.to_string()))?;
     let note = remembered.map(|note| (keys::REMEMBERED_ANNOTATION.to_owned(), text(note)));
-    let mut labels: BTreeMap<String, String> = [
-        (keys::RELEASE_LABEL.to_owned(), spec.release.clone()),
-        (keys::REVISION_LABEL.to_owned(), spec.revision.clone()),
-    ]
-    .into();
-    if note.is_some() {
-        labels.insert(keys::REMEMBERED_LABEL.to_owned(), "true".to_owned());
-    }
+    let labels = labels_of(&spec, note.is_some());
     let metadata = ObjectMeta {
         name: Some(spec.name()),
         namespace: release.namespace(),
@@ -395,4 +418,52 @@ fn copy(
         ..ObjectMeta::default()
     };
     Ok(ReleaseSnapshot { metadata, spec })
+}
+
+/// The labels of a saved copy. They are for people: nothing is decided by them.
+fn labels_of(spec: &ReleaseSnapshotSpec, has_note: bool) -> BTreeMap<String, String> {
+    let note = has_note.then(|| (keys::REMEMBERED_LABEL.to_owned(), "true".to_owned()));
+    let release = (keys::RELEASE_LABEL.to_owned(), spec.release.clone());
+    let revision = (keys::REVISION_LABEL.to_owned(), spec.revision.clone());
+    [release, revision].into_iter().chain(note).collect()
+}
+
+/// The labels that a saved copy should have and has not.
+fn missing_labels(copy: &ReleaseSnapshot) -> BTreeMap<String, String> {
+    let has_note = copy.annotations().contains_key(keys::REMEMBERED_ANNOTATION);
+    let mut labels = labels_of(&copy.spec, has_note);
+    labels.retain(|name, value| copy.labels().get(name) != Some(value));
+    labels
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_that_somebody_took_from_a_snapshot_are_known_to_be_missing() {
+        let spec = ReleaseSnapshotSpec {
+            release: "answers".into(),
+            revision: "0123".into(),
+            ..ReleaseSnapshotSpec::default()
+        };
+        let mut copy = ReleaseSnapshot::new("answers-0123", spec);
+        copy.annotations_mut().insert(keys::REMEMBERED_ANNOTATION.into(), "{}".into());
+        let all = missing_labels(&copy);
+        let expected = [
+            (keys::RELEASE_LABEL, "answers"),
+            (keys::REMEMBERED_LABEL, "true"),
+            (keys::REVISION_LABEL, "0123"),
+        ];
+        assert!(all.iter().map(|(name, value)| (&**name, &**value)).eq(expected), "{all:?}");
+        copy.labels_mut().extend(all.clone());
+        copy.labels_mut().insert("team".into(), "theirs".into());
+        assert!(missing_labels(&copy).is_empty());
+        copy.labels_mut().insert(keys::RELEASE_LABEL.into(), "another".into());
+        assert_eq!(missing_labels(&copy)[keys::RELEASE_LABEL], "answers");
+        // Without a note there is nothing to remember.
+        copy.annotations_mut().clear();
+        copy.labels_mut().clear();
+        assert_eq!(missing_labels(&copy).len(), 2);
+    }
 }

@@ -28,7 +28,7 @@ pub use self::examined::Examined;
 pub use self::refusals::Refusals;
 pub use self::triggers::{Triggered, Triggers};
 use self::{
-    keep::{Written, decide_and_keep, heal, prune, tell_refused},
+    keep::{Written, decide_and_keep, heal, label, prune, tell_refused},
     observe::observe,
 };
 use super::{
@@ -145,6 +145,7 @@ async fn look(
         snapshot.lost = lost;
     }
     let copies = context.caches.copies_of(&Named::of(&**release));
+    label(&copies, context).await;
     let plan = decide_and_keep(release, &mut snapshot, now, written, context).await?;
     let changed = plan.status != snapshot.status;
     written.later = false;

@@ -17,7 +17,7 @@ use jiff::{SignedDuration, Timestamp};
 use kube::{ResourceExt, runtime::reflector::ObjectRef};
 use tokio::time::Instant;
 
-use super::Triggers;
+use super::{Triggers, keep::label};
 use crate::{
     api::LLMDeployment,
     controllers::{
@@ -293,6 +293,8 @@ impl Tidy {
             }
         }
         let Some((copy, mut remembered)) = remembered else { return Ok(()) };
+        // By its label people find what makes the release forgotten.
+        label(std::slice::from_ref(&copy), &context).await;
         let since = match remembered.absent_since {
             Some(since) => since,
             None => {

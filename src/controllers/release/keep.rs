@@ -324,6 +324,16 @@ async fn remember(
     Ok(())
 }
 
+/// Gives saved copies their labels back. Nothing is decided by these, so a failure stops nothing:
+/// the next look tries again.
+pub(super) async fn label(copies: &[std::sync::Arc<ReleaseSnapshot>], context: &Context) {
+    for copy in copies {
+        if let Err(error) = Box::pin(context.cluster.label(copy)).await {
+            tracing::debug!("{error}");
+        }
+    }
+}
+
 /// Drops the saved copies of a release but those to keep. `copies` were known before
 /// anything was written, so that none is dropped that a later leader made.
 pub(super) async fn prune(
