@@ -7,7 +7,9 @@ import time
 
 import httpx
 
+from harness import manifests as m
 from harness import rights
+from harness.cluster import GROUP
 from harness.processes import wait_for
 from harness.proxy import FaultyProxy
 from harness.serinus import Operator
@@ -186,6 +188,77 @@ def test_one_release_that_can_not_be_written_has_no_judge_and_costs_no_leadershi
     assert not users.errors(), users.errors()[:5]
     world.cluster.kubectl("delete", "promptrelease", "poisoned")
     wait_for("nothing undecided", lambda: "not decided since" not in ready_in_words(leader)[1], 30)
+
+
+def test_a_tenant_whose_releases_can_not_be_written_ends_no_canary_of_others(world):
+    """More than can be named one by one: a prompt that no snapshot holds, and statuses that no leader may write."""
+    world.cluster.kubectl("create", "namespace", "flood")
+
+    def theirs(manifest: dict) -> dict:
+        return {**manifest, "metadata": {**manifest["metadata"], "namespace": "flood"}}
+    fat = m.prompt("fat-v1")
+    # 252,000 characters are 1.5 MB where they are stored.
+    fat["spec"]["messages"] += [{"role": "user", "content": "<" * 63_000}] * 4
+    world.cluster.apply(m.policy("endless", steps=[{"weight": 30, "samples": 100_000}]))
+    status = world.first("beside-flood", policy="endless")["status"]
+    leader = world.leader
+    with Traffic(world.gateways, "beside-flood", rate=30) as users:
+        world.next("beside-flood", "v2", "firstTokenMs=20")
+        world.wait_phase("beside-flood", "Progressing", seconds=30)
+        wait_for("users on the canary", lambda: len(answered_by(users, 4)) == 2)
+        # kubectl apply would send it twice, once as an annotation.
+        world.cluster.http.post(f"{GROUP}/namespaces/flood/promptversions", json=theirs(fat)).raise_for_status()
+        world.cluster.apply([theirs(m.backend("model", world.model.url)), theirs(m.policy("quick")),
+                             *[theirs(m.release(f"fat{i}", "fat-v1")) for i in range(70)],
+                             *[theirs(m.release(f"fenced{i}", "nothing")) for i in range(70)]])
+
+        def reasons(kind: str) -> list[str]:
+            found = world.cluster.get(f"{GROUP}/namespaces/flood/{kind}")["items"]
+            return [next((c["reason"] for c in o.get("status", {}).get("conditions", []) if c["type"] == "Ready"), "")
+                    for o in found]
+        wait_for("reasons", lambda: sorted(reasons("promptreleases"))
+                 == ["PromptInvalid"] * 70 + ["PromptNotFound"] * 70, 60)
+        assert reasons("promptversions") == ["PromptInvalid"]
+        for i in range(70):
+            body = {"status": {"leaderTerm": 9_000_000_000_000_000}}
+            world.cluster.http.patch(f"{GROUP}/namespaces/flood/promptreleases/fenced{i}/status", json=body,
+                                     headers={"content-type": "application/merge-patch+json"}).raise_for_status()
+            world.cluster.patch("promptrelease", f"fenced{i}", {"spec": {"promptRef": {"name": "nothing2"}}}, "flood")
+        wait_for("that they are undecided", lambda: leader.metric("serinus_releases_unwritten") >= 70, 60)
+        # Beyond what the gateways wait for a leader.
+        began = time.monotonic()
+        while time.monotonic() < began + 60:
+            code, words = ready_in_words(leader)
+            assert code == 200 and leader.leads and "not told" not in words, words
+            time.sleep(2)
+        assert len(answered_by(users, 10)) == 2, "its canary goes on"
+        lines = [line for line in leader.process.log.read_text().splitlines() if "flood" in line or "fenced" in line]
+        assert len(lines) < 400, len(lines)
+    assert not users.errors(), users.errors()[:5]
+    now = world.cluster.release("beside-flood")["status"]
+    assert now["stable"] == status["stable"] and now["phase"] == "Progressing", now
+    world.cluster.kubectl("delete", "namespace", "flood", "--wait=false")
+    world.cluster.kubectl("delete", "promptrelease", "beside-flood")
+    wait_for("nothing undecided", lambda: "not decided since" not in ready_in_words(leader)[1], 60)
+
+
+def test_when_no_operator_can_use_the_lease_all_say_so(world):
+    with rights.taken(world.cluster, "leases"):
+        def told():
+            found = [ready_in_words(operator) for operator in world.operators]
+            return found if [code for code, _ in found] == [503, 503] else None
+        for _, words in wait_for("operators that are not ready", told, 60):
+            for part in ("no operator leads", "Lease serinus-system/serinus-operator", "deploy/rbac-operator.yaml"):
+                assert part in words, words
+        for gateway in world.gateways:
+            def lost(gateway=gateway):
+                answer = httpx.get(f"http://127.0.0.1:{gateway.admin}/readyz?verbose")
+                return answer if "ControlLoss" in answer.text else None
+            assert wait_for("control loss", lost, 60).status_code == 200
+    wait_for("a leader", lambda: world.leader, 60)
+    wait_for("readiness", lambda: [ready_in_words(o)[0] for o in world.operators] == [200, 200], 30)
+    follower = next(o for o in world.operators if not o.leads)
+    wait_for("who leads", lambda: f"{world.leader.process.name}_" in ready_in_words(follower)[1], 30)
 
 
 def test_a_stolen_lease_and_a_leader_that_was_asleep_never_make_two_writers(world):

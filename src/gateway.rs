@@ -23,6 +23,7 @@ mod flight;
 mod follow_up;
 mod forward;
 pub mod identity;
+mod leader;
 mod ledger;
 pub mod limits;
 pub mod notices;
@@ -55,7 +56,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use jiff::Timestamp;
 
 use self::{
@@ -67,13 +68,14 @@ use self::{
     feedback::Feedback,
     follow_up::Origins,
     identity::{Asked, Identities, TokenFile, request_keys::RequestKeys},
+    leader::WithoutJudge,
     ledger::Ledger,
     limits::Limits,
     notices::Notices,
     peers::Peers,
     renderer::{Program, Renderer},
     routes::{
-        ReleaseInput, Route, RouteTable, World,
+        ReleaseInput, RouteTable, World,
         problems::{self, ByRelease},
     },
     seldom::Seldom,
@@ -183,6 +185,8 @@ pub struct Gateway {
     started: Instant,
     /// Milliseconds after the start when a leader last asked.
     leader_seen: AtomicI64,
+    /// The last question for a report that was refused: when, and why.
+    refused_question: ArcSwapOption<(Instant, String)>,
     /// The releases that the leader who asked last does not judge.
     unjudged: ArcSwap<Unjudged>,
     knows_routes: tokio::sync::watch::Sender<bool>,
@@ -190,16 +194,6 @@ pub struct Gateway {
     start: Start,
     draining: AtomicBool,
 }
-
-/// What nobody judges.
-struct WithoutJudge {
-    /// Nothing is judged.
-    all: bool,
-    some: Arc<Unjudged>,
-}
-
-/// A line of the log names so many releases and namespaces.
-const NAMED: usize = 10;
 
 impl Gateway {
     /// A gateway without routes; not ready until it is told a world.
@@ -245,6 +239,7 @@ impl Gateway {
             shadows: Shadows::default(),
             started: Instant::now(),
             leader_seen: AtomicI64::new(0),
+            refused_question: ArcSwapOption::default(),
             unjudged: ArcSwap::default(),
             knows_routes: tokio::sync::watch::Sender::new(false),
             start: Start::default(),
@@ -307,21 +302,6 @@ impl Gateway {
         GatewayReport { instance: self.instance.clone(), releases, ..GatewayReport::default() }
     }
 
-    /// Takes note of a question by a leader, with the releases that it does not judge; answers
-    /// what had no judge until then.
-    fn asked(&self, by_leader: Option<Unjudged>) -> WithoutJudge {
-        let all = self.leader_is_lost();
-        let before = self.unjudged.load_full();
-        if let Some(unjudged) = by_leader {
-            if *before != unjudged {
-                tell_unjudged(&before, &unjudged);
-                self.unjudged.store(Arc::new(unjudged));
-            }
-            self.leader_seen.store(self.millis(), Ordering::Relaxed);
-        }
-        WithoutJudge { all, some: before }
-    }
-
     /// Hands the state of each release to `each`.
     fn states(&self, without: &WithoutJudge, each: &mut dyn FnMut(&str, ReleaseReport)) {
         let (read_at, problems) = (self.now_millis().max(1), self.table.problems());
@@ -349,17 +329,6 @@ impl Gateway {
     pub fn cost(&self) -> CostReport {
         let (instance, totals) = (self.instance.clone(), self.ledger.lines());
         CostReport { instance, since: self.since, totals }
-    }
-
-    /// Nobody judges the release of this route.
-    fn control_loss(&self, route: &Route) -> bool {
-        self.leader_is_lost() || self.unjudged.load().has(&route.release)
-    }
-
-    /// No leader was seen for too long.
-    fn leader_is_lost(&self) -> bool {
-        let silent = self.millis() - self.leader_seen.load(Ordering::Relaxed);
-        u128::try_from(silent).unwrap_or(0) > self.config.control_loss_timeout.as_millis()
     }
 
     fn millis(&self) -> i64 {
@@ -392,23 +361,5 @@ impl Gateway {
             && self.config.identities.keys_known()
             && !self.draining.load(Ordering::Acquire)
             && self.start.is_over(self.now_millis())
-    }
-}
-
-/// Logs what the leader judges no more, and what it judges again.
-fn tell_unjudged(before: &Unjudged, now: &Unjudged) {
-    let list = |of: [&Unjudged; 2]| {
-        let releases = of[0].releases.difference(&of[1].releases).cloned();
-        let namespaces = of[0].namespaces.difference(&of[1].namespaces);
-        let all: Vec<String> = namespaces.map(|n| format!("{n}/*")).chain(releases).collect();
-        let more = all.len().saturating_sub(NAMED);
-        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-        (!all.is_empty()).then(|| format!("[{}]{more}", all[..all.len().min(NAMED)].join(", ")))
-    };
-    if let Some(new) = list([now, before]) {
-        tracing::warn!("releases that the leader does not judge (all to stable): {new}");
-    }
-    if let Some(over) = list([before, now]) {
-        tracing::info!("releases that the leader judges again: {over}");
     }
 }

@@ -73,14 +73,17 @@ def unused(uses: Iterable[Use]) -> list[str]:
 
 @contextmanager
 def taken(cluster, resource: str, role: str = "serinus-operator") -> Iterator[None]:
-    """Takes a resource out of a ClusterRole of the operator, and gives it back in the end."""
+    """Takes a resource out of the roles of that name, and gives it back in the end."""
     whole = (DEPLOY / "rbac-operator.yaml").read_text()
     found = [o for o in yaml.safe_load_all(whole) if o]
-    rules = [rule for o in found if (o["kind"], o["metadata"]["name"]) == ("ClusterRole", role)
+    rules = [rule for o in found if o["kind"] in ("ClusterRole", "Role") and o["metadata"]["name"] == role
              for rule in o["rules"] if resource in rule["resources"]]
     assert rules, f"{role} has no right to {resource}"
     for rule in rules:
         rule["resources"].remove(resource)
+    for role_ in found:
+        if "rules" in role_:
+            role_["rules"] = [rule for rule in role_["rules"] if rule["resources"]]
     cluster.apply(found)
     try:
         yield

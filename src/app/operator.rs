@@ -1,17 +1,11 @@
 //! The `operator` command: the control plane of a cluster.
 
+mod admin;
+
 use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use axum::{
-    Router,
-    extract::{RawQuery, State},
-    http::StatusCode,
-    response::IntoResponse,
-    routing::get,
-};
 use futures::channel::mpsc::unbounded;
-use jiff::{SignedDuration, Unit};
 use k8s_openapi::api::{
     apps::v1::Deployment,
     core::v1::Secret,
@@ -21,6 +15,7 @@ use kube::{Api, Client, core::PartialObjectMeta, runtime::watcher};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use self::admin::serve_admin;
 use super::{
     addresses, clock,
     process::{cluster, listen_on, start_logs, stop_signal},
@@ -44,7 +39,6 @@ use crate::{
         },
         retries::Retries,
     },
-    gateway::server::is_verbose,
     signals::{
         endpoints::{SERVICE_LABEL, endpoints},
         gateways::{Gateways, Read},
@@ -109,7 +103,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let stop = CancellationToken::new();
     let mut tasks = JoinSet::new();
     let election = election(&options);
-    let leadership = Leadership::new(&election.identity);
+    let leadership = Leadership::new(&election.identity, election.duration);
     let exported = Arc::new(Exported::default().with_log(log));
     let (caches, watches) = Caches::new(&client, options.watch_namespace.as_deref());
     let (triggers, triggered) = Triggers::new(caches.uses.clone());
@@ -237,83 +231,4 @@ fn gateway_addresses(
         let found = endpoints(slices.iter().map(AsRef::as_ref), admin);
         found.iter().filter(|e| e.serving).map(|e| e.address.to_string()).collect()
     })
-}
-
-async fn serve_admin(listener: tokio::net::TcpListener, context: Arc<Context>) {
-    let router = Router::new()
-        .route("/healthz", get(|| async { "ok" }))
-        .route("/readyz", get(readyz))
-        .route("/metrics", get(metrics))
-        .with_state(context);
-    if let Err(error) = axum::serve(listener, router).await {
-        tracing::error!("the admin server failed: {error}");
-    }
-}
-
-/// Whether this process can do its work; with `?verbose` also what it can not do, and a line for
-/// each release that is not well.
-async fn readyz(
-    State(context): State<Arc<Context>>,
-    RawQuery(query): RawQuery,
-) -> (StatusCode, String) {
-    let term = context.cluster.leadership().term();
-    let lost = term.filter(|term| !context.pulse.works(*term));
-    let (status, mut words) = if !context.caches.are_ready() {
-        (StatusCode::SERVICE_UNAVAILABLE, "the caches are not filled yet".to_owned())
-    } else if let Some(term) = lost {
-        let seconds = context.pulse.silence(term).as_secs();
-        let words = format!(
-            "this operator leads and has made or written no decision for {seconds} s; \
-             /readyz?verbose says why"
-        );
-        (StatusCode::SERVICE_UNAVAILABLE, words)
-    } else {
-        (StatusCode::OK, "ready".to_owned())
-    };
-    if query.is_some_and(|query| query.split('&').any(is_verbose)) {
-        words.push('\n');
-        words.push_str(&undone(&context, term));
-    }
-    (status, words)
-}
-
-/// What the leader can not do, since when, and the last error; and a line for each release that
-/// is not well.
-fn undone(context: &Context, term: Option<i64>) -> String {
-    let mut lines = vec![];
-    match term {
-        None => lines.push("this operator does not lead".to_owned()),
-        Some(term) => lines.extend(unwritten(context, term)),
-    }
-    let problems = context.problems();
-    lines.extend(problems.lines().map(str::to_owned));
-    if term.is_some() && lines.is_empty() {
-        lines.push("no problems".to_owned());
-    }
-    lines.join("\n") + "\n"
-}
-
-/// A line for each release of which the leader can make or write no decision.
-fn unwritten(context: &Context, term: i64) -> Vec<String> {
-    let (now, sign) = ((context.clock)(), context.pulse.sign(term));
-    let mut lines = vec![];
-    if !sign.leads {
-        lines.push("gateways are not told that a leader asks".to_owned());
-    }
-    lines.extend(context.pulse.refused(term));
-    for (release, failure) in context.pulse.failures(term) {
-        let passed = SignedDuration::try_from(failure.since.elapsed()).unwrap_or_default();
-        let (key, since) = (release.key(), (now - passed).round(Unit::Second).unwrap_or(now));
-        let stable = if sign.unjudged.has(&key) { ", its users go to stable" } else { "" };
-        lines.push(format!("{key}: not decided since {since}{stable}: {}", failure.why));
-    }
-    lines
-}
-
-async fn metrics(State(context): State<Arc<Context>>) -> impl IntoResponse {
-    context.count_releases();
-    (
-        [("content-type", "application/openmetrics-text; version=1.0.0; charset=utf-8")],
-        context.exported.text(),
-    )
 }

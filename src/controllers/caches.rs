@@ -151,6 +151,11 @@ impl Caches {
         self.filled.iter().all(Filled::now)
     }
 
+    /// Why watches fail, if some do.
+    pub fn failing(&self) -> Vec<String> {
+        self.filled.iter().filter_map(Filled::failing).collect()
+    }
+
     /// A release.
     pub fn release(&self, release: &Named) -> Option<Arc<PromptRelease>> {
         self.releases.get(&reference(&release.namespace, &release.name))

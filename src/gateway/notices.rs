@@ -17,6 +17,7 @@ use prometheus_client::{
 use crate::{
     api::conditions::{on_one_line, printable},
     rollout::decide::{ROUTE_TAKEN, reason_label},
+    signals::watch::Filled,
 };
 
 /// Something that is wrong and lasts.
@@ -61,6 +62,8 @@ impl std::fmt::Display for Notice {
     }
 }
 
+/// The reason of a watch that fails.
+const WATCH_FAILS: &str = "WatchFails";
 /// The longest message, in bytes: it may quote what is wrong.
 const LONGEST: usize = 2_000;
 /// More lines than this are counted and not shown.
@@ -79,6 +82,9 @@ pub struct Notices {
     request_ids: ArcSwap<Vec<Notice>>,
     /// With releases for which the operator has decided no routing.
     unserved: RwLock<Unserved>,
+    /// What this process follows, by kind. What is wrong with that is asked for when somebody
+    /// looks, because a watch that fails wakes nobody.
+    watches: ArcSwap<Vec<(&'static str, Filled)>>,
 }
 
 /// Releases without a routing, and why the operator gives them none. All of 10,000 may be
@@ -160,8 +166,20 @@ impl Notices {
         self.unserved.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn all(&self) -> [Arc<Vec<Notice>>; 4] {
-        [&self.told, &self.routes, &self.keys, &self.request_ids].map(|notices| notices.load_full())
+    /// Takes the watches that routes are made from.
+    pub(super) fn set_watches(&self, watches: Vec<(&'static str, Filled)>) {
+        self.watches.store(Arc::new(watches));
+    }
+
+    fn all(&self) -> [Arc<Vec<Notice>>; 5] {
+        let watches = self.watches.load();
+        let failing = watches
+            .iter()
+            .filter_map(|(kind, watch)| Some(Notice::new(*kind, WATCH_FAILS, watch.failing()?)));
+        let failing = Arc::new(failing.collect());
+        let [told, routes, keys, request_ids] =
+            [&self.told, &self.routes, &self.keys, &self.request_ids].map(ArcSwap::load_full);
+        [failing, told, routes, keys, request_ids]
     }
 
     /// A line each.

@@ -476,7 +476,12 @@ impl Shared {
     /// As `ready`, and a line for each thing that is wrong. Only for operators: it names
     /// files and releases.
     fn ready_in_words(&self) -> Response<Body> {
-        let (mut response, problems) = (self.ready(), self.gateway.notices().text());
+        let mut response = self.ready();
+        let operator = self.gateway.without_operator().into_iter();
+        let problems: String = operator
+            .map(|notice| format!("{notice}\n"))
+            .chain([self.gateway.notices().text()])
+            .collect();
         let word = if response.status() == StatusCode::OK { "ready" } else { "not ready" };
         let whole = match problems.is_empty() {
             true => format!("{word}\nno problems\n"),

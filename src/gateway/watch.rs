@@ -110,7 +110,13 @@ pub async fn follow_cluster(
     let (releases, releases_watch, of_releases) = cache(&client, namespace, all(), |_| ());
     let (backends, backends_watch, of_backends) = cache(&client, namespace, all(), |_| ());
     let (copies, copies_watch, of_copies) = cache(&client, namespace, all(), |_| ());
-    let (slices, slices_watch, _) = cache(&client, namespace, of_services, trim_slice);
+    let (slices, slices_watch, of_slices) = cache(&client, namespace, of_services, trim_slice);
+    gateway.notices().set_watches(vec![
+        ("PromptRelease", of_releases.clone()),
+        ("LLMDeployment", of_backends.clone()),
+        ("ReleaseSnapshot", of_copies.clone()),
+        ("EndpointSlice", of_slices),
+    ]);
     let by_service = Slices::default();
     let mut tasks = JoinSet::new();
     let told = touched.clone();

@@ -15,7 +15,9 @@ use kube::{
     },
 };
 use serde::de::DeserializeOwned;
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
+
+use crate::api::conditions::truncate;
 
 /// The watch that fills a store: objects that were written or deleted.
 pub type Touched<K> = BoxStream<'static, watcher::Result<K>>;
@@ -23,20 +25,91 @@ pub type Touched<K> = BoxStream<'static, watcher::Result<K>>;
 /// Whether a store holds all that there was when its watch began. Any number of tasks may
 /// wait for that, and give up. [`Store::wait_until_ready`] wakes only the task that asked
 /// last, for ever: it is for the one controller that runs on the store.
-#[derive(Clone)]
-pub struct Filled(watch::Receiver<bool>);
+#[derive(Clone, Debug)]
+pub struct Filled(watch::Receiver<Watched>);
+
+/// What has become of a watch.
+#[derive(Debug, Default)]
+struct Watched {
+    filled: bool,
+    failing: Option<Failing>,
+}
+
+/// Attempts in a row that have failed.
+#[derive(Debug)]
+struct Failing {
+    since: Instant,
+    last: Instant,
+    why: String,
+}
+
+/// A watch that fails for so long is told; one error is none, because it is taken up again.
+const TOLD: Duration = Duration::from_secs(5);
+/// A watch that fails is tried again within seconds, and one that was taken up again says nothing
+/// before something changes: without another failure for so long it is well.
+const FORGOTTEN: Duration = Duration::from_secs(30);
 
 impl Filled {
     /// Whether it does now.
     pub fn now(&self) -> bool {
-        *self.0.borrow()
+        self.0.borrow().filled
     }
 
     /// Waits until it does; false when its watch is gone and never will.
     pub async fn wait(&self) -> bool {
-        self.0.clone().wait_for(|filled| *filled).await.is_ok()
+        self.0.clone().wait_for(|watched| watched.filled).await.is_ok()
+    }
+
+    /// Why its watch fails, if it does: what the store holds is not what there is.
+    pub fn failing(&self) -> Option<String> {
+        let watched = self.0.borrow();
+        let Failing { since, last, why } = watched.failing.as_ref()?;
+        let is_told = *last - *since >= TOLD || (since.elapsed() >= TOLD && !watched.filled);
+        (is_told && last.elapsed() < FORGOTTEN).then(|| why.clone())
     }
 }
+
+impl Watched {
+    fn note<K>(&mut self, kind: &str, event: &watcher::Result<watcher::Event<K>>) {
+        let now = Instant::now();
+        match event {
+            // That an attempt begins.
+            Ok(watcher::Event::Init) => {}
+            Ok(event) => {
+                self.filled |= matches!(event, watcher::Event::InitDone);
+                self.failing = None;
+            }
+            Err(error) => {
+                let known = self.failing.take().filter(|known| now - known.last < FORGOTTEN);
+                let since = known.map_or(now, |known| known.since);
+                self.failing = Some(Failing { since, last: now, why: why(kind, error) });
+            }
+        }
+    }
+}
+
+/// Why a watch fails, and what to do.
+fn why(kind: &str, error: &watcher::Error) -> String {
+    let (said, code) = match error {
+        watcher::Error::InitialListFailed(kube::Error::Api(status))
+        | watcher::Error::WatchStartFailed(kube::Error::Api(status))
+        | watcher::Error::WatchError(status) => (status.message.clone(), status.code),
+        error => (error.to_string(), 0),
+    };
+    let remedy = match code {
+        401 => ": look at the ServiceAccount of this process and at its token",
+        403 => ": apply the roles of deploy/",
+        404 => ": is its definition installed? kubectl apply --server-side -k crds",
+        _ => "",
+    };
+    let said = truncate(said.trim(), LONGEST);
+    format!(
+        "the watch of {kind} fails, so what is known of it is not what there is: {said}{remedy}"
+    )
+}
+
+/// So much of an error is kept.
+const LONGEST: usize = 300;
 
 /// A store, the watch that fills it, and whether it has. What nobody reads is dropped before it is kept:
 /// who changed which field, and what `trim` takes away.
@@ -80,7 +153,8 @@ where
         |namespace| Api::namespaced(client.clone(), namespace),
     );
     let (reader, writer) = store();
-    let (fills, filled) = watch::channel(false);
+    let (fills, filled) = watch::channel(Watched::default());
+    let kind = K::kind(&()).into_owned();
     let touched = watcher(api, config)
         .backoff(WatchBackoff::default())
         .modify(move |object: &mut K| {
@@ -92,9 +166,11 @@ where
             if let Ok(event) = event {
                 note(event);
             }
-            if matches!(event, Ok(watcher::Event::InitDone)) {
-                fills.send_replace(true);
-            }
+            fills.send_if_modified(|watched| {
+                let before = watched.filled;
+                watched.note(&kind, event);
+                watched.filled != before
+            });
         })
         .touched_objects()
         .boxed();
@@ -148,5 +224,49 @@ impl Iterator for WatchBackoff {
 impl Backoff for WatchBackoff {
     fn reset(&mut self) {
         self.failures = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::core::v1::ConfigMap;
+
+    use super::*;
+
+    fn missing() -> watcher::Result<watcher::Event<ConfigMap>> {
+        let status = kube::core::Status::failure("404 page not found\n", "").with_code(404);
+        Err(watcher::Error::InitialListFailed(kube::Error::Api(Box::new(status))))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_watch_that_goes_on_failing_says_so_and_one_error_says_nothing() {
+        let (sender, receiver) = watch::channel(Watched::default());
+        let filled = Filled(receiver);
+        let note = |event| sender.send_modify(|watched| watched.note("ConfigMap", &event));
+        let pass = |seconds| tokio::time::advance(Duration::from_secs(seconds));
+        // What begins with a failure says so as well.
+        note(Ok(watcher::Event::Init));
+        note(missing());
+        assert_eq!(filled.failing(), None);
+        pass(6).await;
+        assert!(filled.failing().is_some() && !filled.now());
+        note(Ok(watcher::Event::Init));
+        note(Ok(watcher::Event::InitDone));
+        assert!(filled.failing().is_none() && filled.now());
+        // A connection breaks, and is there again: nothing comes before something changes.
+        note(missing());
+        pass(10).await;
+        assert_eq!(filled.failing(), None);
+        pass(60).await;
+        for _ in 0..20 {
+            note(Ok(watcher::Event::Init));
+            note(missing());
+            pass(5).await;
+        }
+        let why = filled.failing().unwrap();
+        assert!(why.contains("ConfigMap") && why.contains("404 page not found: is its"), "{why}");
+        assert!(filled.now(), "what it held it holds");
+        pass(60).await;
+        assert_eq!(filled.failing(), None);
     }
 }

@@ -288,8 +288,18 @@ async fn a_question_that_is_not_an_operators_of_now_is_refused_and_no_sign_of_a_
     let person = ("authorization", format!("Bearer {PEOPLES_TOKEN}"));
     assert_eq!(ask(vec![person, (LEADER_HEADER, "7".to_owned())]).await, 200);
     assert!(bench.report().control_loss, "nobody who asked was a leader");
+    // Whoever looks is told so, and why.
+    let words = || async {
+        let answer = bench.client.get(format!("http://{address}/readyz?verbose")).send().await;
+        answer.unwrap().text().await.unwrap()
+    };
+    let told = words().await;
+    for part in ["operator: ControlLoss: ", "operator: ReportRefused: ", "clocks", "differ by 61 s"]
+    {
+        assert!(told.contains(part), "{part} is not in {told}");
+    }
     assert_eq!(ask(right.to_vec()).await, 200);
-    assert!(!bench.report().control_loss);
+    assert!(!bench.report().control_loss && !words().await.contains("ControlLoss"));
     tokio::time::sleep(LOSS + Duration::from_millis(100)).await;
     assert_eq!(ask(right.to_vec()).await, 401, "it was asked before");
     assert!(bench.report().control_loss, "a copy is no sign of a leader");

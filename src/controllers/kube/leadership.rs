@@ -10,10 +10,13 @@
 //! Each acquisition has a higher term than the one before; terms are written into every
 //! status and the API server refuses a lower one, so a write that was under way when
 //! leadership was lost can not undo its successor's.
+//!
+//! A process also says when nobody leads, as far as it sees: it has not led, nor seen a Lease
+//! that another one renews, for longer than a Lease is valid. Then it is not ready, and says why.
 
 use std::{
-    sync::Arc,
-    time::{Duration, Instant},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use futures::Stream;
@@ -26,12 +29,14 @@ use kube::{
     Api, Client,
     api::{ObjectMeta, PostParams},
 };
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
-use crate::controllers::exported::Exported;
+use crate::{api::conditions::truncate, controllers::exported::Exported};
 
 /// Leadership ends this long before the Lease does.
 const MARGIN: Duration = Duration::from_secs(1);
+/// So much of an error is kept.
+const LONGEST: usize = 300;
 
 /// How leadership is sought.
 #[derive(Clone, Debug)]
@@ -57,13 +62,94 @@ struct Held {
 /// Whether this process leads.
 pub struct Leadership {
     identity: String,
+    /// How long a Lease is valid.
+    duration: Duration,
     held: watch::Sender<Option<Held>>,
+    seen: Mutex<Seen>,
+}
+
+/// What the looks at the Lease have brought.
+struct Seen {
+    /// When a leader lived last, this process or another one; at first, when this one began.
+    leader: Instant,
+    /// Who holds the Lease, when it is another process.
+    holder: Option<String>,
+    /// Why the last look failed.
+    trouble: Option<String>,
+}
+
+/// That nobody leads, as far as this process sees.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Leaderless {
+    /// For how long.
+    pub since: Duration,
+    /// Why, and what to do.
+    pub why: String,
 }
 
 impl Leadership {
-    /// Nobody leads yet.
-    pub fn new(identity: &str) -> Arc<Self> {
-        Arc::new(Self { identity: identity.to_owned(), held: watch::channel(None).0 })
+    /// Nobody leads yet. A Lease is valid for `duration`.
+    pub fn new(identity: &str, duration: Duration) -> Arc<Self> {
+        let seen = Seen { leader: Instant::now(), holder: None, trouble: None };
+        let (identity, seen) = (identity.to_owned(), Mutex::new(seen));
+        Arc::new(Self { identity, duration, held: watch::channel(None).0, seen })
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The other process that leads, if one does.
+    pub fn holder(&self) -> Option<String> {
+        self.seen().holder.clone()
+    }
+
+    /// Whether nobody leads. After a leader has died its Lease has to expire before another one
+    /// takes it, at the next look: so long nothing is wrong.
+    pub fn leaderless(&self) -> Option<Leaderless> {
+        if self.term().is_some() {
+            return None;
+        }
+        let seen = self.seen();
+        let since = seen.leader.elapsed();
+        let patience = self.duration + 2 * self.duration / LOOKS;
+        (since >= patience).then(|| {
+            let why = seen.trouble.as_deref().unwrap_or("nobody has taken the Lease");
+            Leaderless { since, why: why.to_owned() }
+        })
+    }
+
+    /// Takes note of a look at the Lease, and logs what is new of that.
+    fn looked(&self, look: Result<Look, String>) {
+        match look {
+            Ok(look) => {
+                let held = match look {
+                    Look::Held(held) => Some(held),
+                    Look::Other { .. } => None,
+                };
+                self.set(held);
+                let mut seen = self.seen();
+                seen.leader = Instant::now();
+                seen.holder = match look {
+                    Look::Held(_) => None,
+                    Look::Other { holder } => holder,
+                };
+                if seen.trouble.take().is_some() {
+                    tracing::info!("the Lease can be used again");
+                }
+            }
+            // A failed renewal leaves what is held until its own end.
+            Err(why) => {
+                let mut seen = self.seen();
+                if seen.trouble.as_ref() != Some(&why) {
+                    tracing::warn!("{why}");
+                }
+                if self.term().is_some() {
+                    seen.leader = Instant::now();
+                }
+                (seen.holder, seen.trouble) = (None, Some(why));
+            }
+        }
     }
 
     /// Who this process is.
@@ -103,7 +189,7 @@ impl Leadership {
     /// Leads for an hour.
     #[cfg(test)]
     pub(in crate::controllers) fn leading() -> Arc<Self> {
-        let this = Self::new("test");
+        let this = Self::new("test", Duration::from_secs(15));
         this.set(Some(Held { term: 1, until: Instant::now() + Duration::from_secs(3600) }));
         this
     }
@@ -115,6 +201,18 @@ struct Observed {
     version: Option<String>,
     since: Option<Instant>,
 }
+
+/// What a look at the Lease has brought: somebody leads.
+#[derive(Debug)]
+enum Look {
+    /// This process.
+    Held(Held),
+    /// Another one, whose Lease is valid.
+    Other { holder: Option<String> },
+}
+
+/// The Lease is looked at so often while it is valid.
+const LOOKS: u32 = 5;
 
 /// What to do about a Lease.
 #[derive(Clone, Debug, PartialEq)]
@@ -135,16 +233,19 @@ pub async fn seek(
 ) {
     let api: Api<Lease> = Api::namespaced(client, &config.namespace);
     let mut observed = Observed::default();
-    let period = config.duration / 5;
+    let period = config.duration / LOOKS;
     loop {
         let attempt = tokio::time::timeout(config.duration / 2, once(&api, &config, &mut observed));
         let before = leadership.term();
-        match attempt.await {
-            Ok(Ok(held)) => leadership.set(held),
-            // A failed renewal leaves what is held until its own end.
-            Ok(Err(error)) => tracing::warn!("the Lease {}: {error}", config.lease),
-            Err(_) => tracing::warn!("the Lease {}: no answer in time", config.lease),
-        }
+        leadership.looked(match attempt.await {
+            Ok(looked) => looked.map_err(|error| unusable(&config, &error)),
+            Err(_) => {
+                let ElectionConfig { namespace, lease, .. } = &config;
+                Err(format!(
+                    "the Lease {namespace}/{lease}: the API server does not answer in time"
+                ))
+            }
+        });
         let term = leadership.term();
         exported.lead(term.is_some());
         if term != before {
@@ -162,11 +263,27 @@ pub async fn seek(
     }
 }
 
+/// Why the Lease can not be used, and what to do.
+fn unusable(config: &ElectionConfig, error: &kube::Error) -> String {
+    let (why, code) = match error {
+        kube::Error::Api(status) => (status.message.clone(), status.code),
+        error => (error.to_string(), 0),
+    };
+    let remedy = match code {
+        401 => ": the API server does not know this operator: look at its ServiceAccount and token",
+        403 => ": apply the Role serinus-operator of deploy/rbac-operator.yaml",
+        404 => ": does its namespace exist?",
+        _ => "",
+    };
+    let (ElectionConfig { namespace, lease, .. }, why) = (config, truncate(&why, LONGEST));
+    format!("the Lease {namespace}/{lease} can not be used: {why}{remedy}")
+}
+
 async fn once(
     api: &Api<Lease>,
     config: &ElectionConfig,
     observed: &mut Observed,
-) -> Result<Option<Held>, kube::Error> {
+) -> Result<Look, kube::Error> {
     let (lease, exists) = match api.get_opt(&config.lease).await? {
         Some(lease) => (lease, true),
         None => (named(&config.lease), false),
@@ -180,7 +297,7 @@ async fn once(
     let spec = lease.spec.clone().unwrap_or_default();
     let Step::Write { spec, term, acquired } = step(&spec, config, unchanged, (config.clock)())
     else {
-        return Ok(None);
+        return Ok(Look::Other { holder: spec.holder_identity });
     };
     let lease = Lease { spec: Some(spec), ..lease };
     let post = PostParams::default();
@@ -194,10 +311,11 @@ async fn once(
             if acquired {
                 tracing::info!(identity = config.identity, term, "took the Lease {}", config.lease);
             }
-            Ok(Some(Held { term, until: started + config.duration.saturating_sub(MARGIN) }))
+            let until = started + config.duration.saturating_sub(MARGIN);
+            Ok(Look::Held(Held { term, until }))
         }
         // Somebody was faster: the next look tells who.
-        Err(kube::Error::Api(status)) if status.code == 409 => Ok(None),
+        Err(kube::Error::Api(status)) if status.code == 409 => Ok(Look::Other { holder: None }),
         Err(error) => Err(error),
     }
 }
@@ -313,5 +431,46 @@ mod tests {
             taken(step(&LeaseSpec::default(), &config("a"), Duration::ZERO, at(100)));
         spec.holder_identity = None;
         assert!(taken(step(&spec, &config("b"), Duration::ZERO, at(101))).2);
+    }
+
+    fn failure(code: u16, message: &str) -> kube::Error {
+        kube::Error::Api(Box::new(kube::core::Status::failure(message, "").with_code(code)))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn that_nobody_leads_is_said_with_the_reason_after_a_lease_is_over() {
+        let second = Duration::from_secs(1);
+        let leadership = Leadership::new("a", 15 * second);
+        let failed = |code, message: &str| Err(unusable(&config("a"), &failure(code, message)));
+        for _ in 0..20 {
+            leadership.looked(failed(401, "Unauthorized"));
+            assert_eq!(leadership.leaderless(), None, "a Lease could still be valid");
+            tokio::time::advance(second).await;
+        }
+        tokio::time::advance(second).await;
+        let Leaderless { since, why } = leadership.leaderless().unwrap();
+        assert_eq!(since, 21 * second);
+        for part in ["Lease ns/serinus", "Unauthorized", "ServiceAccount"] {
+            assert!(why.contains(part), "{part} is not in {why}");
+        }
+        // Another one leads: this one need not.
+        let holder = Some("b".to_owned());
+        leadership.looked(Ok(Look::Other { holder: holder.clone() }));
+        assert_eq!((leadership.leaderless(), leadership.holder()), (None, holder));
+        // It is seen no more.
+        leadership.looked(failed(403, "b is forbidden"));
+        tokio::time::advance(21 * second).await;
+        let why = leadership.leaderless().unwrap().why;
+        assert!(why.contains("is forbidden: apply the Role") && leadership.holder().is_none());
+        // Whoever leads itself says nothing, also when it can renew no more, until its end.
+        let held = Held { term: 7, until: Instant::now() + 14 * second };
+        leadership.looked(Ok(Look::Held(held)));
+        for _ in 0..13 {
+            tokio::time::advance(second).await;
+            leadership.looked(failed(500, "away"));
+            assert_eq!((leadership.leaderless(), leadership.term()), (None, Some(7)));
+        }
+        tokio::time::advance(21 * second).await;
+        assert!(leadership.leaderless().is_some() && leadership.term().is_none());
     }
 }

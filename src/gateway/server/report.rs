@@ -32,7 +32,7 @@ impl Shared {
         let Some(proof) = gateway.config.request_keys.proof(&request, asked, signature) else {
             let message = "this gateway does not know the key that signed the question: operators \
                 and gateways must read the same --request-id-secret";
-            self.told_of_question(message);
+            gateway.refused_question(message);
             return Err(ApiError::new(401, "not_an_operator", message));
         };
         let admitted = gateway.asked.admit(&proof, (gateway.config.clock)());
@@ -43,18 +43,12 @@ impl Shared {
                 (200, serde_json::to_vec(&report))
             }
             Err(error) => {
-                self.told_of_question(&error.message);
+                gateway.refused_question(&error.message);
                 (error.status, serde_json::to_vec(&error.body()))
             }
         };
         let body = body.map_err(|e| ApiError::new(500, "internal_error", e.to_string()))?;
         proven(status, body, &proof)
-    }
-
-    fn told_of_question(&self, why: &str) {
-        if self.gateway.turned_away.is_due("report", self.gateway.now_millis()) {
-            tracing::warn!("a question for a report was refused: {why}");
-        }
     }
 }
 

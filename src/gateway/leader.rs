@@ -1,0 +1,99 @@
+//! What this gateway hears of a leader, and what it does without one: nobody judges canaries
+//! then, so their users go to stable. Whoever looks is told that, and why.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+use super::{Gateway, notices::Notice, routes::Route};
+use crate::signals::report::Unjudged;
+
+/// What nobody judges.
+pub(super) struct WithoutJudge {
+    /// Nothing is judged.
+    pub all: bool,
+    /// These are not.
+    pub some: Arc<Unjudged>,
+}
+
+/// Operators ask each second or so: a refusal of before this is over.
+const ASKED_AGAIN: Duration = Duration::from_secs(30);
+/// The reason of a gateway that hears of no leader, as releases say it.
+const CONTROL_LOSS: &str = "ControlLoss";
+/// A line of the log names so many releases and namespaces.
+const NAMED: usize = 10;
+
+impl Gateway {
+    /// Takes note of a question by a leader, with the releases that it does not judge; answers
+    /// what had no judge until then.
+    pub(super) fn asked(&self, by_leader: Option<Unjudged>) -> WithoutJudge {
+        let all = self.leader_is_lost();
+        let before = self.unjudged.load_full();
+        if let Some(unjudged) = by_leader {
+            if *before != unjudged {
+                tell_unjudged(&before, &unjudged);
+                self.unjudged.store(Arc::new(unjudged));
+            }
+            self.leader_seen.store(self.millis(), Ordering::Relaxed);
+        }
+        WithoutJudge { all, some: before }
+    }
+
+    /// Nobody judges the release of this route.
+    pub(super) fn control_loss(&self, route: &Route) -> bool {
+        self.leader_is_lost() || self.unjudged.load().has(&route.release)
+    }
+
+    /// No leader was seen for too long.
+    fn leader_is_lost(&self) -> bool {
+        let silent = self.millis() - self.leader_seen.load(Ordering::Relaxed);
+        u128::try_from(silent).unwrap_or(0) > self.config.control_loss_timeout.as_millis()
+    }
+
+    /// A question for a report was refused.
+    pub(super) fn refused_question(&self, why: &str) {
+        self.refused_question.store(Some(Arc::new((Instant::now(), why.to_owned()))));
+        if self.turned_away.is_due("report", self.now_millis()) {
+            tracing::warn!("a question for a report was refused: {why}");
+        }
+    }
+
+    /// What is wrong between this gateway and its operators: who judges what it serves, and why
+    /// nobody does.
+    pub(super) fn without_operator(&self) -> Vec<Notice> {
+        let refused = self.refused_question.load();
+        let refused = refused.as_ref().filter(|refused| refused.0.elapsed() < ASKED_AGAIN);
+        let refused = refused.map(|refused| {
+            Notice::new("operator", "ReportRefused", format!("it got no report: {}", refused.1))
+        });
+        let lost = self.leader_is_lost().then(|| {
+            let seconds = self.config.control_loss_timeout.as_secs();
+            let message = format!(
+                "no operator that leads and can write has asked for a report for {seconds} s, so \
+                 all users get the stable variants: /readyz?verbose of the operators (port admin) \
+                 says why; it goes on by itself when one asks"
+            );
+            Notice::new("operator", CONTROL_LOSS, message)
+        });
+        lost.into_iter().chain(refused).collect()
+    }
+}
+
+/// Logs what the leader judges no more, and what it judges again.
+fn tell_unjudged(before: &Unjudged, now: &Unjudged) {
+    let list = |of: [&Unjudged; 2]| {
+        let releases = of[0].releases.difference(&of[1].releases).cloned();
+        let namespaces = of[0].namespaces.difference(&of[1].namespaces);
+        let all: Vec<String> = namespaces.map(|n| format!("{n}/*")).chain(releases).collect();
+        let more = all.len().saturating_sub(NAMED);
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        (!all.is_empty()).then(|| format!("[{}]{more}", all[..all.len().min(NAMED)].join(", ")))
+    };
+    if let Some(new) = list([now, before]) {
+        tracing::warn!("releases that the leader does not judge (all to stable): {new}");
+    }
+    if let Some(over) = list([before, now]) {
+        tracing::info!("releases that the leader judges again: {over}");
+    }
+}
