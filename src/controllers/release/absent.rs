@@ -144,12 +144,7 @@ async fn sleep(wait: Option<Duration>) {
 
 impl Tidy {
     fn release_changed(&mut self, change: &Change<Use>) {
-        for key in &change.left {
-            // Who waits for the route may have it now.
-            if let Use::Route(_) = key {
-                self.triggers.send_all(key);
-            }
-        }
+        self.triggers.send_rivals(change);
         for key in change.left.iter().chain(&change.joined) {
             let Use::Backend(backend) = key else { continue };
             let reference = reference(&backend.namespace, &backend.name);

@@ -15,7 +15,7 @@ use crate::{
     api::PromptRelease,
     controllers::{caches::Use, reference},
     signals::{
-        index::{Index, Named},
+        index::{Change, Index, Named},
         watch::Touched,
     },
 };
@@ -55,6 +55,19 @@ impl Triggers {
         }
     }
 
+    /// Sends the other releases on a route that a release has or has no more: who waits for it may
+    /// have it now, or waits for another one.
+    pub fn send_rivals(&self, change: &Change<Use>) {
+        for route in change.left.iter().chain(&change.joined) {
+            let Use::Route(_) = route else { continue };
+            for release in self.uses.having(route) {
+                if release != change.object {
+                    self.send(&release);
+                }
+            }
+        }
+    }
+
     /// Passes a kind's watch on and sends the releases that use the object.
     pub fn tap<K: Resource + Send + 'static>(
         &self,
@@ -68,5 +81,38 @@ impl Triggers {
                 triggers.send_all(&using(Named::of(touched)));
             })
             .boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_waits_for_a_route_is_looked_at_when_another_one_takes_or_leaves_it() {
+        let uses = Arc::new(Index::<Use>::default());
+        let (triggers, mut sent) = Triggers::new(uses.clone());
+        let release = |name: &str| {
+            let json = serde_json::json!({"metadata": {"name": name, "namespace": "ns"},
+                "spec": {"promptRef": {"name": "p"}, "backendRef": {"name": "b"}}});
+            serde_json::from_value::<PromptRelease>(json).unwrap()
+        };
+        let (waits, owner, third) = (release("waits"), release("owner"), release("elsewhere"));
+        let mut happens = |event: watcher::Event<PromptRelease>| {
+            let keys = |release: &PromptRelease| {
+                let elsewhere = release.metadata.name.as_deref() == Some("elsewhere");
+                vec![Use::Route(if elsewhere { "other" } else { "shared" }.to_owned())]
+            };
+            uses.note(&event, keys, |change| triggers.send_rivals(&change));
+            std::iter::from_fn(|| sent.try_recv().ok()).map(|to| to.name).collect::<Vec<_>>()
+        };
+        let none: [&str; 0] = [];
+        assert_eq!(happens(watcher::Event::Apply(waits.clone())), none, "nobody else is there");
+        assert_eq!(happens(watcher::Event::Apply(third)), none);
+        for _ in 0..2 {
+            assert_eq!(happens(watcher::Event::Apply(owner.clone())), ["waits"]);
+            assert_eq!(happens(watcher::Event::Apply(owner.clone())), none, "nothing changes");
+            assert_eq!(happens(watcher::Event::Delete(owner.clone())), ["waits"]);
+        }
     }
 }
