@@ -21,8 +21,12 @@ const REFUSALS: [&str; 7] = [
     "message larger than max",
 ];
 
-/// Whether an answer is about what was written.
+/// Whether an answer is about what was written, or where.
 fn is_about_content(status: &Status) -> bool {
+    let mut causes = status.details.iter().flat_map(|details| &details.causes);
+    if causes.any(|cause| cause.reason == "NamespaceTerminating") {
+        return true;
+    }
     match status.code {
         400 | 413 | 422 => !status.message.contains(FENCED),
         403 | 500 => REFUSALS.iter().any(|words| status.message.contains(words)),

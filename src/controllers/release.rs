@@ -84,10 +84,11 @@ async fn reconcile(release: Arc<PromptRelease>, context: Arc<Context>) -> Reconc
         // What comes after the status decides nothing: it is told, and is tried again.
         Err(error) if !written.status => {
             pulse.failed(term, &named, error);
-            if matches!(error, ControllerError::Refused { .. }) {
-                // What this brings is that others can be written, too.
-                let told = Box::pin(tell_refused(&release, error, &context)).await;
-                told.map(|()| pulse.tried(term, Ok(())))?;
+            // A status that was taken shows that others can be written, too.
+            if matches!(error, ControllerError::Refused { .. })
+                && Box::pin(tell_refused(&release, error, &context)).await?
+            {
+                pulse.tried(term, Ok(()));
             }
         }
         _ => pulse.done(term, &named, written.done()),

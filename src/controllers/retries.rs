@@ -70,11 +70,12 @@ impl Retries {
         }
         let (text, now) = (truncate(&error.to_string(), LONGEST), Instant::now());
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.len() >= MOST {
+        let key = (kind, Named::of(object));
+        if known.len() >= MOST && !known.contains_key(&key) {
             known.clear();
         }
         let fresh = || Failing { failures: 0, told: String::new(), at: now };
-        let failing = known.entry((kind, Named::of(object))).or_insert_with(fresh);
+        let failing = known.entry(key).or_insert_with(fresh);
         failing.failures = failing.failures.saturating_add(1);
         let is_first = failing.failures == 1;
         // An error may name what differs each time.
@@ -85,6 +86,12 @@ impl Retries {
         }
         let seldom = error.is_about_content();
         Retry { after: if seldom { backoff(first, failing.failures) } else { first }, news }
+    }
+
+    /// The object is gone: one that is created under its name is another one.
+    pub fn forget(&self, kind: &'static str, object: &Named) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.remove(&(kind, object.clone()));
     }
 
     /// A reconcile ended well: answers whether that is news.
@@ -121,6 +128,11 @@ mod tests {
         }
         assert!((10..25).contains(&attempts), "{attempts} in an hour");
         assert_eq!(lines, 1);
+        retries.forget("PromptVersion", &Named::of(&fat));
+        assert!(
+            retries.failed("PromptVersion", &fat, &refused).news.is_some(),
+            "it is another one"
+        );
         assert!(retries.done("PromptVersion", &fat) && !retries.done("PromptVersion", &fat));
         let again = retries.failed("PromptVersion", &fat, &refused);
         assert!(again.after < Duration::from_secs(3) && again.news.is_some());

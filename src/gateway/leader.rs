@@ -59,24 +59,26 @@ impl Gateway {
         }
     }
 
-    /// What is wrong between this gateway and its operators: who judges what it serves, and why
-    /// nobody does.
+    /// What is wrong between this gateway and its operators, when nobody judges what it serves.
+    /// Anybody may ask with a wrong key; while a leader asks with the right one, that is nobody's
+    /// concern.
     pub(super) fn without_operator(&self) -> Vec<Notice> {
+        if !self.leader_is_lost() {
+            return vec![];
+        }
         let refused = self.refused_question.load();
         let refused = refused.as_ref().filter(|refused| refused.0.elapsed() < ASKED_AGAIN);
         let refused = refused.map(|refused| {
             Notice::new("operator", "ReportRefused", format!("it got no report: {}", refused.1))
         });
-        let lost = self.leader_is_lost().then(|| {
-            let seconds = self.config.control_loss_timeout.as_secs();
-            let message = format!(
-                "no operator that leads and can write has asked for a report for {seconds} s, so \
-                 all users get the stable variants: /readyz?verbose of the operators (port admin) \
-                 says why; it goes on by itself when one asks"
-            );
-            Notice::new("operator", CONTROL_LOSS, message)
-        });
-        lost.into_iter().chain(refused).collect()
+        let seconds = self.config.control_loss_timeout.as_secs();
+        let message = format!(
+            "no operator that leads and can write has asked for a report for {seconds} s, so all \
+             users get the stable variants: /readyz?verbose of the operators (port admin) says \
+             why; it goes on by itself when one asks"
+        );
+        let lost = Notice::new("operator", CONTROL_LOSS, message);
+        [lost].into_iter().chain(refused).collect()
     }
 }
 

@@ -137,15 +137,15 @@ fn too_large(what: &impl serde::Serialize) -> Option<String> {
     })
 }
 
-/// What is said of a target whose snapshot the API server refused, though it should fit.
-pub fn refused(target: &Target, why: &str) -> Problem {
+/// What is said of a target when the API server refused `what`, a snapshot of it or of its policy.
+pub fn refused(target: &Target, what: &str, why: &str) -> Problem {
     let Variant { prompt_name, backend_name, .. } = &target.variant;
     Problem {
         reason: SNAPSHOT_REFUSED,
         message: format!(
-            "the API server refuses to keep a ReleaseSnapshot of PromptVersion {prompt_name} on \
-             LLMDeployment {backend_name}, and nothing is released without one: {why}. Mend that, \
-             or name another one; it is tried again within minutes"
+            "the API server refuses {what}, and PromptVersion {prompt_name} on LLMDeployment \
+             {backend_name} is not released without it: {why}. Mend that, or name another one; it \
+             is tried again within minutes. An approval that was asked for has to be asked for again"
         ),
     }
 }

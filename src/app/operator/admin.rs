@@ -113,11 +113,16 @@ fn unwritten(context: &Context, term: i64) -> Vec<String> {
         lines.push("gateways are not told that a leader asks".to_owned());
     }
     lines.extend(context.pulse.refused(term));
-    for (release, failure) in context.pulse.failures(term) {
+    let failures = context.pulse.failures(term);
+    let more = failures.len().saturating_sub(SHOWN);
+    for (release, failure) in failures.into_iter().take(SHOWN) {
         let passed = SignedDuration::try_from(failure.since.elapsed()).unwrap_or_default();
         let (key, since) = (release.key(), (now - passed).round(Unit::Second).unwrap_or(now));
         let stable = if sign.unjudged.has(&key) { ", its users go to stable" } else { "" };
         lines.push(format!("{key}: not decided since {since}{stable}: {}", failure.why));
+    }
+    if more > 0 {
+        lines.push(format!("and {more} more releases that are not decided"));
     }
     lines
 }

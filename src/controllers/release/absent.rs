@@ -164,6 +164,7 @@ impl Tidy {
         if change.gone {
             self.context.ahead.forget(&change.object);
             self.context.refusals.forget(&change.object);
+            self.context.retries.forget("PromptRelease", &change.object);
             self.releases.insert((*change.object).clone());
             self.soon();
         } else {

@@ -76,8 +76,18 @@ pub(super) async fn heal(
     context: &Context,
 ) -> Result<bool, ControllerError> {
     let Missing { found, mut lost } = missing(release, snapshot, written, context);
-    let mut healed = false;
+    let (mut healed, named) = (false, Named::of(release));
+    let lost_for = |name: &str, why: &str| {
+        let variant = variants(&snapshot.status).find(|known| known.revision == name)?.clone();
+        let (name, why) =
+            (copy_name(&named.name, name), format!("the API server refuses it: {why}"));
+        Some(LostSnapshot { name, variant, why })
+    };
     for (name, content) in found {
+        if let Some(why) = context.refusals.of_copy(&named, &name) {
+            lost.extend(lost_for(&name, &why));
+            continue;
+        }
         let note = note_for(&name, release, &snapshot.status, context);
         match Box::pin(context.cluster.save(release, &name, &content, note.as_ref())).await {
             Ok(true) => {
@@ -87,17 +97,14 @@ pub(super) async fn heal(
             }
             Ok(false) => {}
             Err(ControllerError::Refused { why, .. }) => {
-                let refused = variants(&snapshot.status).find(|known| known.revision == name);
-                lost.extend(refused.map(|variant| LostSnapshot {
-                    name: copy_name(&release.name_any(), &name),
-                    variant: variant.clone(),
-                    why: format!("the API server refuses it: {why}"),
-                }));
+                context.refusals.add_copy(&named, &name, &why);
+                lost.extend(lost_for(&name, &why));
                 continue;
             }
             Err(error) => return Err(error),
         }
         healed = true;
+        context.refusals.forget_copy(&named, &name);
         written.saved.insert(name, content);
     }
     snapshot.lost = lost;
@@ -188,8 +195,9 @@ pub(super) async fn decide_and_keep(
 ) -> Result<Plan, ControllerError> {
     let mut plan = decide(snapshot, now);
     match (save(release, &plan, written, context).await, &snapshot.target) {
-        (Err(ControllerError::Refused { why, .. }), Ok(target)) => {
-            let problem = context.refusals.add(&Named::of(release), target, &why);
+        (Err(ControllerError::Refused { what, why }), Ok(target)) => {
+            let problem = resolve::refused(target, &what, &why);
+            context.refusals.add(&Named::of(release), &target.revision, &problem);
             snapshot.target = Err(problem);
             plan = decide(snapshot, now);
             save(release, &plan, written, context).await?;
@@ -218,22 +226,30 @@ async fn save(
         written.saved.insert(name.clone(), (**content).clone());
     }
     if plan.effects.iter().any(|effect| matches!(effect, Effect::Save { .. })) {
-        context.refusals.forget(&Named::of(release));
+        context.refusals.forget_target(&Named::of(release));
     }
     Ok(())
 }
 
-/// Says in the status that nothing can be decided, because the API server refuses what has to be
-/// kept before that. Everything else in the status stays as it is.
+/// Writes into the status that nothing can be decided, because the API server refuses what has to
+/// be kept before that. Everything else in the status stays as it is. Answers whether something
+/// was written: once for each generation of the object, because the words of a refusal may differ
+/// each time, and a status that is written is looked at again.
 pub(super) async fn tell_refused(
     release: &PromptRelease,
     why: &ControllerError,
     context: &Context,
-) -> Result<(), ControllerError> {
-    let Some(before) = &release.status else { return Ok(()) };
+) -> Result<bool, ControllerError> {
     let mut release = release.clone();
-    let mut status = before.clone();
+    let mut status = release.status.take().unwrap_or_default();
     let generation = release.metadata.generation.unwrap_or_default();
+    let known = conditions::find(&status.conditions, conditions::types::READY);
+    let is_told = known.is_some_and(|ready| {
+        ready.reason == resolve::SNAPSHOT_REFUSED && ready.observed_generation == generation
+    });
+    if is_told {
+        return Ok(false);
+    }
     let message = format!(
         "the note of what this release serves can not be kept, and nothing is decided before that, \
          so a canary gets no users: {why}. Mend that; it is tried again within minutes"
@@ -241,13 +257,10 @@ pub(super) async fn tell_refused(
     let (conditions, now) = (&mut status.conditions, (context.clock)());
     let reason = resolve::SNAPSHOT_REFUSED;
     conditions::set(conditions, Readiness::Stalled, reason, &message, generation, now);
-    if status == *before {
-        return Ok(());
-    }
     status.leader_term = Some(context.cluster.term()?);
     release.status = Some(status);
     Box::pin(context.cluster.write_status(&release)).await?;
-    Ok(())
+    Ok(true)
 }
 
 /// The note for a copy: only that of the stable variant has one.

@@ -554,6 +554,11 @@ async fn a_snapshot_that_may_not_be_written_again_is_told_as_lost_with_what_is_s
     let [lost] = &snapshot.lost[..] else { panic!("{:?}", snapshot.lost) };
     assert!(!healed && lost.variant == stable());
     assert!(lost.why.contains("exceeded quota: snapshots"), "{}", lost.why);
+    // It is tried again, and not at each look before that.
+    assert!(world.context.refusals.next(&Named::of(&world.release)).is_some());
+    let mut snapshot = Snapshot { status: serving(), ..world.snapshot() };
+    heal(&world.release, &mut snapshot, &mut written, &world.context).await.unwrap();
+    assert_eq!((snapshot.lost.len(), lock(&world.server).creations), (1, 1));
 }
 
 #[tokio::test]
@@ -561,7 +566,7 @@ async fn a_note_that_is_refused_is_told_in_the_status_once() {
     let mut world = World::new().await;
     world.release.status = Some(serving());
     let why = ControllerError::Refused { what: "the snapshot ns/a".into(), why: "no".into() };
-    tell_refused(&world.release, &why, &world.context).await.unwrap();
+    assert!(tell_refused(&world.release, &why, &world.context).await.unwrap());
     let written = lock(&world.server).statuses.pop().unwrap();
     let status: PromptReleaseStatus = serde_json::from_value(written).unwrap();
     let (is_ready, reason, message) = ready(&status);
@@ -569,6 +574,12 @@ async fn a_note_that_is_refused_is_told_in_the_status_once() {
     assert!(message.contains("the snapshot ns/a is refused: no"), "{message}");
     assert_eq!((&status.stable, &status.history), (&serving().stable, &serving().history));
     world.release.status = Some(status);
-    tell_refused(&world.release, &why, &world.context).await.unwrap();
+    // A webhook may have other words each time.
+    let why = ControllerError::Refused { what: "the snapshot ns/a".into(), why: "no, 7".into() };
+    assert!(!tell_refused(&world.release, &why, &world.context).await.unwrap());
     assert!(lock(&world.server).statuses.is_empty(), "it says so already");
+    // A release without a status says it, too.
+    world.release.status = None;
+    assert!(tell_refused(&world.release, &why, &world.context).await.unwrap());
+    assert_eq!(lock(&world.server).statuses.len(), 1);
 }
