@@ -122,6 +122,26 @@ def test_a_namespace_that_waits_for_a_release_costs_no_other_release_its_judge(w
         cluster.patch("promptrelease", "gone", FREE, space)
 
 
+def test_a_release_at_rest_leaves_its_route_to_who_serves_it(world):
+    """Nothing of its own changes: it is looked at because another release serves the route."""
+    cluster, route = world.cluster, "handed-on-at-rest"
+    world.first("resting", route=route)
+    cluster.patch("promptrelease", "resting", HOLD)
+    try:
+        cluster.kubectl("delete", "promptrelease", "resting", "--wait=false")
+        cluster.apply([m.prompt("waking-v1", "firstTokenMs=21"), m.release("waking", "waking-v1", route=route)])
+        held = lambda: condition(world, "waking", "Ready")
+        wait_for("the hold", lambda: held().get("reason") == "FirstReleaseHeld")
+        assert routed(world, "resting") == {"stable": 100}
+        revision = held()["message"].split("approve ")[1].split()[0]
+        cluster.kubectl("annotate", "promptrelease", "waking", f"serinus.dev/approve={revision} by=ada")
+        world.wait_phase("waking", "Stable")
+        wait_for("the leave", lambda: routed(world, "resting") == {}, 5)
+        assert condition(world, "resting", "Ready")["reason"] == "RouteTaken"
+    finally:
+        cluster.patch("promptrelease", "resting", FREE)
+
+
 def test_who_waits_for_the_route_need_not_wait_for_a_finalizer(world):
     cluster, route = world.cluster, "handed-on"
     cluster.apply(m.policy("endless", steps=[{"weight": 20, "samples": 1_000_000}]))

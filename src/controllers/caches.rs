@@ -31,6 +31,9 @@ const MOST_GENERATIONS: i64 = i64::MAX / 2;
 pub enum Use {
     /// Applications reach it under this route, and it is not being deleted.
     Route(String),
+    /// It serves this route, also while it is being deleted: of these there is one, or a release
+    /// that is being deleted leaves the route to another one.
+    Serves(String),
     /// Its spec names this PromptVersion.
     Prompt(Named),
     /// Its spec names this CanaryPolicy.
@@ -236,7 +239,7 @@ pub fn is_deleted(release: &PromptRelease) -> bool {
     release.metadata.deletion_timestamp.is_some()
 }
 
-fn uses_of(release: &PromptRelease) -> Vec<Use> {
+pub(super) fn uses_of(release: &PromptRelease) -> Vec<Use> {
     let namespace = release.namespace().unwrap_or_default();
     let named = |name: &str| Named::new(namespace.clone(), name);
     let spec = &release.spec;
@@ -250,6 +253,9 @@ fn uses_of(release: &PromptRelease) -> Vec<Use> {
         uses.push(Use::Route(release.route()));
     }
     let Some(status) = &release.status else { return uses };
+    if status.routes() {
+        uses.push(Use::Serves(release.route()));
+    }
     let variants = status.stable.iter().chain(&status.previous);
     let variants = variants.chain(status.canary.iter().map(|canary| &canary.variant));
     let is_lost = conditions::find(&status.conditions, conditions::types::SNAPSHOTS_KEPT)
@@ -353,6 +359,12 @@ mod tests {
             k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(started)
         });
         assert!(!uses_of(&release).contains(&Use::Route("chat".into())));
+        assert!(!uses_of(&release).contains(&Use::Serves("chat".into())), "it routes nothing");
+        let routing = serde_json::json!({
+            "generation": 1, "variants": [{"revision": "1", "role": "stable", "weight": 100}],
+        });
+        release.status.as_mut().unwrap().routing = from_json(routing);
+        assert!(uses_of(&release).contains(&Use::Serves("chat".into())), "until it is gone");
     }
 
     #[test]
