@@ -35,11 +35,6 @@ pub(super) fn advance(draft: &mut Draft<'_>) {
         return;
     }
     let Some(policy) = running_policy(draft, &canary) else {
-        if draft.snapshot.deleting.is_some() {
-            // Its namespace goes with it: nobody will put the policy back.
-            let message = "what the canary is judged by is gone, and nobody can put it back";
-            return draft.withdraw(Outcome::Withdrawn, reasons::POLICY_LOST, message, true);
-        }
         return without_policy(draft, "abort the canary");
     };
     release(draft, reasons::POLICY_LOST);
@@ -93,8 +88,15 @@ pub(super) fn running_policy(
     saved.or_else(|| current.filter(is_it).cloned().map(Arc::new))
 }
 
-/// Nobody knows what the canary is to be judged by: neither a pass nor a failure.
+/// Nobody knows what the canary is to be judged by: neither a pass nor a failure, so it is held.
+/// While the release is being deleted, nobody may be there to put the policy back, and in a
+/// namespace that is being deleted nobody can: users go back to what served before.
 pub(super) fn without_policy(draft: &mut Draft<'_>, way_out: &str) {
+    if draft.snapshot.deleting.is_some() {
+        let message = "the policy that judges it is gone, and no canary is held without one while \
+                       the release is being deleted";
+        return draft.withdraw(Outcome::Withdrawn, reasons::POLICY_LOST, message, true);
+    }
     draft.run_clock(Analysis::default().interval);
     draft.stop_clock(Some(reasons::POLICY_LOST));
     hold(draft, reasons::POLICY_LOST, true);

@@ -13,7 +13,7 @@ use crate::{
 };
 
 impl Deleting {
-    /// Since when it is being deleted, and who holds it.
+    /// The sentence that says since when the release is being deleted, and who holds its object.
     fn say(&self) -> String {
         let Self { since, finalizers } = self;
         let holders: Vec<String> = finalizers
@@ -35,15 +35,18 @@ impl Deleting {
     }
 }
 
-/// What is told beside whatever else is so.
+/// The end of every message of a release that is being deleted: that it is, and who holds it.
 pub(super) fn told(draft: &Draft<'_>) -> String {
     draft.snapshot.deleting.as_ref().map(|d| format!("; {}", d.say())).unwrap_or_default()
 }
 
-/// Says once that users still get the release.
+/// Says on the `Deleting` condition that users still get the release, and once as an Event.
 pub(super) fn tell(draft: &mut Draft<'_>) {
-    let Some(deleting) = &draft.snapshot.deleting else { return };
     let type_ = conditions::types::DELETING;
+    let Some(deleting) = &draft.snapshot.deleting else {
+        // A status that was restored from a backup may still say it.
+        return draft.status.conditions.retain(|condition| condition.type_ != type_);
+    };
     let message = deleting.say();
     if conditions::find(&draft.status.conditions, type_).is_none() {
         draft.announce(true, reasons::BEING_DELETED, message.clone());
