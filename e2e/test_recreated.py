@@ -146,7 +146,8 @@ def test_a_restore_may_bring_the_snapshots_after_the_release(world, names):
     alone = [next(iter(w)) for w in weights if len(w) == 1]
     assert alone[0] == served and stable in alone, weights
     history = world.cluster.release(name)["status"]["history"]
-    assert [(h["revision"], h["outcome"], h["reason"]) for h in history[:2]] == [
+    assert [(h["revision"], h["outcome"], h["reason"]) for h in history[:4]] == [
+        (stable, "Initial", "FirstRelease"), (failed, "RolledBack", "MetricFailed"),
         (served, "Initial", "FirstRelease"), (served, "Withdrawn", "Returned")]
     assert "its ReleaseSnapshots came after it" in world.cluster.kubectl("get", "events", "-o", "yaml")
     # It is known from now on, also when the object is lost again.

@@ -320,6 +320,10 @@ pub enum Outcome {
     Withdrawn,
 }
 
+/// The reason in the history of a first release that was taken back, when it became known what
+/// was served before.
+pub const RETURNED: &str = "Returned";
+
 /// One line of the release's history.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -443,6 +447,18 @@ impl PromptReleaseStatus {
     /// Whether users of the route get something from the release.
     pub fn routes(&self) -> bool {
         !self.routing.variants.is_empty()
+    }
+
+    /// How the revision that failed last came to that: how it left routing last, not counting
+    /// that a first release of it was taken back when it became known what was served before.
+    pub fn failure(&self) -> Option<&HistoryEntry> {
+        let failed = self.failed_revision.as_deref()?;
+        let mut known = self.history.iter().rev();
+        known.find(|entry| {
+            entry.variant.revision == failed
+                && matches!(entry.outcome, Outcome::RolledBack | Outcome::Withdrawn)
+                && entry.reason != RETURNED
+        })
     }
 }
 

@@ -5,7 +5,7 @@
 
 use std::cmp::Reverse;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Deserializer, Serialize, de::Error};
 use serde_json::Value;
 
@@ -14,6 +14,9 @@ use super::{
     conditions::truncate,
     prompt_release::{HandledRequest, HistoryEntry, VariantRef},
 };
+
+/// How long a release that does not exist is remembered.
+pub const KEPT: SignedDuration = SignedDuration::from_hours(7 * 24);
 
 /// The longest message of a remembered outcome.
 const LONGEST_MESSAGE: usize = 512;
@@ -170,14 +173,14 @@ impl Remembered {
     /// has served.
     pub fn of(route: String, since: Timestamp, status: &PromptReleaseStatus) -> Option<Self> {
         let stable = status.stable.clone()?;
-        let of = |revision: &str| {
-            let entry = status.history.iter().rfind(|entry| entry.variant.revision == revision)?;
+        let short = |entry: &HistoryEntry| {
             let message = truncate(&entry.message, LONGEST_MESSAGE);
-            Some(HistoryEntry { message, requests: vec![], ..entry.clone() })
+            HistoryEntry { message, requests: vec![], ..entry.clone() }
         };
         let failed = status.failed_revision.clone();
-        let mut history: Vec<HistoryEntry> =
-            of(&stable.revision).into_iter().chain(failed.as_deref().and_then(of)).collect();
+        let served = status.history.iter().rfind(|h| h.variant.revision == stable.revision);
+        let known = served.into_iter().chain(status.failure());
+        let mut history: Vec<HistoryEntry> = known.map(short).collect();
         history.sort_by_key(|entry| entry.at);
         history.dedup();
         Some(Self {

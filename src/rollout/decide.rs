@@ -12,6 +12,7 @@ mod deleting;
 mod draft;
 mod elsewhere;
 mod idle;
+mod late;
 mod look;
 mod lost;
 mod problem;
@@ -63,6 +64,7 @@ pub fn decide(snapshot: &Snapshot, now: Timestamp) -> Plan {
     }
     draft.observe_gateways();
     lost::tell(&mut draft);
+    late::tell(&mut draft);
     if let Some(remembered) = &snapshot.remembered {
         idle::go_on(&mut draft, remembered);
     } else if snapshot.was_not_first() {

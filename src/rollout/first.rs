@@ -2,11 +2,13 @@
 //! known after it (docs/decisions/0011). A restore may bring the ReleaseSnapshots after the
 //! releases; until then a release that is back can not be told from a new one.
 
+use jiff::{SignedDuration, Timestamp};
+
 use crate::{
     api::{
         PromptReleaseStatus,
         prompt_release::{HistoryEntry, Outcome},
-        snapshot::Remembered,
+        snapshot::{KEPT, Remembered},
     },
     prompt::stands_for,
 };
@@ -15,9 +17,47 @@ use crate::{
 /// its weights have changed since the note was written.
 pub(super) const GENERATIONS_SINCE: i64 = 1_000;
 
+/// So long after its first release a release goes back to what a note says that came late: a
+/// restore of a large cluster takes hours, and one that somebody continues on the next day
+/// still counts. Later it is another restore: users have got used to what serves, and nobody
+/// expects that a missing object takes it from all of them at once.
+pub const RESTORED_WITHIN: SignedDuration = SignedDuration::from_hours(24);
+
+/// What became known only after a first release.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Late {
+    /// The note that says what was before.
+    pub note: Remembered,
+    /// The note came in time to be gone on from. One that came later is told only.
+    pub in_time: bool,
+}
+
+/// What `notes` of a release say of the time before its first release, as long as that is all
+/// that it has done. `uid` is the release's own. The highest note that came in time counts;
+/// without one, the highest that came too late.
+pub fn late(
+    notes: impl IntoIterator<Item = Remembered>,
+    uid: Option<&str>,
+    status: &PromptReleaseStatus,
+    route: &str,
+    now: Timestamp,
+) -> Option<Late> {
+    let first = only_first(status)?;
+    let notes = notes.into_iter().filter(|note| was_before(note, uid, first, route));
+    let notes = notes.map(|note| Late { in_time: came_in_time(&note, first, now), note });
+    notes.max_by_key(|late| (late.in_time, late.note.rank()))
+}
+
+/// Whether a note came so soon after the first release that it is of the same restore, and says
+/// what is still remembered.
+fn came_in_time(note: &Remembered, first: &HistoryEntry, now: Timestamp) -> bool {
+    let forgotten = note.absent_since.is_some_and(|since| now.duration_since(since) >= KEPT);
+    now.duration_since(first.at) < RESTORED_WITHIN && !forgotten
+}
+
 /// The first release, as long as it is all that a release has done: no canary ran, nobody has
 /// approved or retried anything, and nothing that is remembered was gone on from.
-pub fn only_first(status: &PromptReleaseStatus) -> Option<&HistoryEntry> {
+pub(super) fn only_first(status: &PromptReleaseStatus) -> Option<&HistoryEntry> {
     let [first] = &status.history[..] else { return None };
     let stable = status.stable.as_ref()?;
     let is_all = first.outcome == Outcome::Initial
@@ -33,20 +73,21 @@ pub fn only_first(status: &PromptReleaseStatus) -> Option<&HistoryEntry> {
 /// Whether `note` says that users of `route` had something else before this first release.
 /// `uid` is the release's own: its own note says what it did itself, also one that was written
 /// for a status that was never taken. A note of an earlier version has no uid, and is told
-/// from the release's own by what it says.
-pub fn was_before(note: &Remembered, uid: Option<&str>, first: &HistoryEntry, route: &str) -> bool {
+/// from the release's own by what it says; of another route than its own it says nothing,
+/// because the release's own note keeps what others of its name served on other routes.
+fn was_before(note: &Remembered, uid: Option<&str>, first: &HistoryEntry, route: &str) -> bool {
     let is_own = note.uid.is_some() && note.uid.as_deref() == uid;
     let is_other = |revision: &str| {
         let served = first.variant.revision.as_str();
         !stands_for(revision, served) && !stands_for(served, revision)
     };
-    !is_own && note.on_route(route).is_some_and(|last| is_other(&last.revision))
+    let says_something = note.uid.is_some() || note.route == route;
+    let last = note.on_route(route).filter(|_| !is_own && says_something);
+    last.is_some_and(|last| is_other(&last.revision))
 }
 
 #[cfg(test)]
 mod tests {
-    use jiff::Timestamp;
-
     use super::*;
     use crate::api::{
         prompt_release::{CanaryStatus, HandledRequest, Routing, VariantRef},
@@ -131,14 +172,55 @@ mod tests {
         // Of another route it says nothing about this one, unless that was served before.
         let mut moved = Remembered { route: "elsewhere".into(), ..note("another", None) };
         assert!(!was(&moved));
-        for (revision, before) in [("good", true), (FULL, false)] {
+        for (revision, uid, before) in [
+            ("good", Some("other"), true),
+            (FULL, Some("other"), false),
+            ("good", Some("own"), false),
+            // Without a uid it may be the release's own, which says what another release of
+            // its name served on this route long ago.
+            ("good", None, false),
+        ] {
+            moved.uid = uid.map(str::to_owned);
             moved.earlier = vec![EarlierRoute {
                 route: "route".into(),
                 revision: revision.into(),
                 failed: None,
                 until: Timestamp::UNIX_EPOCH,
             }];
-            assert_eq!(was(&moved), before);
+            assert_eq!(was(&moved), before, "{revision} {uid:?}");
         }
+    }
+
+    #[test]
+    fn a_note_that_comes_a_day_later_or_is_not_remembered_any_more_is_told_only() {
+        let status = serves(FULL);
+        let first = status.history[0].at;
+        let note = |generation, absent_since| Remembered {
+            generation,
+            absent_since,
+            uid: Some("other".into()),
+            ..Remembered::of("route".into(), first, &serves("another")).unwrap()
+        };
+        let late = |notes: &[Remembered], now| {
+            let late = late(notes.to_vec(), Some("own"), &status, "route", now);
+            late.map(|late| (late.note.generation, late.in_time))
+        };
+        let second = SignedDuration::from_secs(1);
+        assert_eq!(late(&[], first), None);
+        for (after, in_time) in [
+            // A clock that was ahead when the release was first.
+            (-RESTORED_WITHIN, true),
+            (SignedDuration::ZERO, true),
+            (RESTORED_WITHIN - second, true),
+            (RESTORED_WITHIN, false),
+            (RESTORED_WITHIN * 30, false),
+        ] {
+            assert_eq!(late(&[note(1, None)], first + after), Some((1, in_time)), "{after}");
+        }
+        let forgotten = Some(first - KEPT);
+        let known = Some(first - KEPT + second);
+        assert_eq!(late(&[note(2, forgotten)], first), Some((2, false)));
+        assert_eq!(late(&[note(1, known), note(2, forgotten)], first), Some((1, true)));
+        assert_eq!(late(&[note(1, known), note(2, None)], first), Some((2, true)));
     }
 }

@@ -11,7 +11,7 @@ use crate::{
         prompt_release::{Counts, VariantRef},
         snapshot::{Remembered, Saved},
     },
-    prompt::short,
+    prompt::{short, stands_for},
 };
 
 /// The world around one release at one moment.
@@ -79,11 +79,20 @@ impl Snapshot {
         self.served_before.as_ref().filter(|before| namespace_of(&before.release) != own)
     }
 
-    /// Users of the route had something else from a release of this name before, which became
-    /// known only after its first release.
+    /// What users of the route had from a release of this name before, which became known only
+    /// after its first release, and which it does not go on from.
+    pub fn known_late(&self) -> Option<&ServedBefore> {
+        let own = |before: &&ServedBefore| before.release == self.release;
+        self.served_before.as_ref().filter(own).filter(|_| self.status.stable.is_some())
+    }
+
+    /// What serves had failed on the route before, which became known only after a first
+    /// release: the release is held like one that is created now.
     pub fn was_not_first(&self) -> bool {
-        let own = |before: &ServedBefore| before.release == self.release;
-        self.status.stable.is_some() && self.served_before.as_ref().is_some_and(own)
+        let stable = self.status.stable.as_ref().map(|stable| stable.revision.as_str());
+        let Some((before, stable)) = self.known_late().zip(stable) else { return false };
+        let failed = before.failed.as_deref().is_some_and(|failed| stands_for(failed, stable));
+        failed && !before.too_late
     }
 
     /// Why a revision can not answer now: its backend is not ready, or a gateway can not
@@ -129,6 +138,8 @@ pub struct ServedBefore {
     pub since: Option<Timestamp>,
     /// What makes that forgotten at once, as a command for who has rights in its namespace.
     pub forget: Option<String>,
+    /// That became known so long after the first release of this one that it is told only.
+    pub too_late: bool,
 }
 
 /// The namespace of a release's `namespace/name`.

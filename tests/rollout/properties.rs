@@ -8,7 +8,7 @@ use serinus::{
         CanaryPolicySpec, GoDuration,
         canary_policy::{Bake, Nothing, OnInconclusive, OnNoData, Pooling, Shadow, Step},
         conditions,
-        prompt_release::Phase,
+        prompt_release::{Phase, RoutedVariant, VariantRole},
     },
     rollout::{Gateway, decide, snapshot::Action},
 };
@@ -33,6 +33,8 @@ pub enum Event {
     LoseStatus,
     RestoreRelease,
     RestoreSnapshots,
+    HadAnotherRoute,
+    PassDays(u8),
 }
 
 const NAMES: [&str; 4] = ["a", "b", "c", "d"];
@@ -70,6 +72,8 @@ pub fn event() -> impl Strategy<Value = Event> {
         1 => Just(Event::LoseStatus),
         1 => Just(Event::RestoreRelease),
         2 => Just(Event::RestoreSnapshots),
+        1 => Just(Event::HadAnotherRoute),
+        1 => (1..3_u8).prop_map(Event::PassDays),
     ]
 }
 
@@ -146,6 +150,8 @@ pub fn happen(world: &mut World, event: Event) {
         Event::LoseStatus => world.lose_status(),
         Event::RestoreRelease => world.restore_release(),
         Event::RestoreSnapshots => world.restore_snapshots(),
+        Event::HadAnotherRoute => world.had_another_route(),
+        Event::PassDays(days) => world.pass(SignedDuration::from_hours(24 * i64::from(days))),
     }
 }
 
@@ -212,7 +218,50 @@ proptest! {
             prop_assert!(told.contains("is being deleted") && told.contains("example.com/hold"), "{told}");
             world.pass(SignedDuration::from_secs(15));
         }
+        // Whatever has happened, a canary that fails from now on loses its users and its copies.
+        // One that waits for an approval without any goes on waiting.
+        let Some(ran) = runs(&world).filter(|_| world.status.stable.is_some()) else { return Ok(()) };
+        world.requests_per_minute = 2000.0;
+        world.spec.suspend = false;
+        for name in NAMES {
+            let errors = if revision(name) == ran { 1.0 } else { 0.0 };
+            world.behaviours.insert(revision(name), Behaviour { errors, ..Behaviour::default() });
+        }
+        for gateway in &mut world.gateways {
+            (gateway.stuck, gateway.silent, gateway.control_loss) = (false, false, false);
+        }
+        world.not_ready.clear();
+        for _ in 0..600 {
+            world.decide();
+            world.pass(SignedDuration::from_secs(15));
+        }
+        let on_trial = |v: &RoutedVariant| matches!(v.role, VariantRole::Canary | VariantRole::Shadow);
+        prop_assert!(!world.status.routing.variants.iter().any(on_trial), "{:?}", world.status);
     }
+}
+
+#[test]
+fn a_status_from_a_backup_does_not_say_for_ever_that_the_release_is_being_deleted() {
+    let policy: CanaryPolicySpec =
+        serde_json::from_value(serde_json::json!({"steps": [{"weight": 5, "samples": 100}]}))
+            .unwrap();
+    let mut world = World::new(policy, 2, 600.0);
+    let says = |world: &World| conditions::find(&world.status.conditions, "Deleting").is_some();
+    world.decide();
+    world.delete();
+    world.decide();
+    assert!(says(&world));
+    // The object is restored with this status, and nobody deletes it.
+    world.deleting = None;
+    world.decide();
+    assert!(!says(&world), "{:?}", world.status.conditions);
+    world.route_held_by = Some("default/another".into());
+    world.delete();
+    world.decide();
+    assert!(says(&world), "also while it waits for its route");
+    world.deleting = None;
+    world.decide();
+    assert!(!says(&world));
 }
 
 /// A restarted operator knows what the API server kept: the status as JSON.

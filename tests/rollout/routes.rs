@@ -28,6 +28,7 @@ fn gone(world: &World, release: &str, name: &str) -> Option<ServedBefore> {
         failed: None,
         since: Some(world.now),
         forget: Some("kubectl delete releasesnapshots -n prod".into()),
+        too_late: false,
     })
 }
 

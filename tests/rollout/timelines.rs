@@ -52,6 +52,8 @@ struct Event {
     release_restored: bool,
     /// The ReleaseSnapshots come later.
     snapshots_restored: bool,
+    /// Before it was restored, the release had this route, and then another one.
+    had_another_route: bool,
     /// Somebody deletes the release, and a finalizer holds it.
     deleted: bool,
     /// No operator decides.
@@ -97,6 +99,9 @@ fn apply(event: &Event, world: &mut World) {
     }
     if event.release_restored {
         world.restore_release();
+    }
+    if event.had_another_route {
+        world.had_another_route();
     }
     if event.snapshots_restored {
         world.restore_snapshots();

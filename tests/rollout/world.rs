@@ -13,16 +13,19 @@ use serinus::{
         CanaryPolicySpec, LLMDeploymentSpec, PromptReleaseSpec, PromptReleaseStatus,
         PromptVersionSpec, Variant,
         prompt_release::{Counts, PairTable, Paired, Phase, Sums, VariantRef},
-        snapshot::{Remembered, Saved},
+        snapshot::{EarlierRoute, Remembered, Saved},
     },
     rollout::{
         Deleting, Effect, Gateway, LostSnapshot, Plan, Problem, Request, ServedBefore, Snapshot,
         Target, WithoutData, decide,
-        first::{only_first, was_before},
+        first::{Late, late},
         invariants,
         snapshot::Action,
     },
 };
+
+const RELEASE: &str = "default/answers";
+const ROUTE: &str = "answers";
 
 /// How a variant behaves, as shares and means.
 #[derive(Clone, Copy, Debug, Deserialize)]
@@ -185,7 +188,7 @@ impl World {
         };
         let running = self.status.canary.as_ref().and_then(|c| self.saved.get(&c.policy));
         Snapshot {
-            release: "default/answers".into(),
+            release: RELEASE.into(),
             generation: self.generation,
             spec: self.spec.clone(),
             status: self.status.clone(),
@@ -210,25 +213,46 @@ impl World {
         }
     }
 
-    /// What is known of before: while there is no status, or nothing but a first release.
-    fn known_before(&self) -> Option<Box<Remembered>> {
-        let came = self.of_before.as_ref().filter(|_| self.is_restored).map(|(note, _)| note);
-        match &self.status.stable {
-            None => {
-                let all = came.into_iter().chain(self.remembered.as_deref());
-                all.max_by_key(|note| note.rank()).cloned().map(Box::new)
-            }
-            Some(_) => {
-                let first = only_first(&self.status)?;
-                let came = came.filter(|note| was_before(note, Some("own"), first, "answers"));
-                came.cloned().map(Box::new)
-            }
-        }
+    /// The note that somebody has restored.
+    fn came(&self) -> Option<&Remembered> {
+        self.of_before.as_ref().filter(|_| self.is_restored).map(|(note, _)| note)
     }
 
-    /// What another release served on the route, while this one does not serve it.
+    fn late(&self) -> Option<Late> {
+        late(self.came().cloned(), Some("own"), &self.status, ROUTE, self.now)
+    }
+
+    /// What the release goes on from: a note while there is no status, or one that came late.
+    fn known_before(&self) -> Option<Box<Remembered>> {
+        let note = match &self.status.stable {
+            None => {
+                let all = self.came().into_iter().chain(self.remembered.as_deref());
+                all.max_by_key(|note| note.rank()).cloned()
+            }
+            Some(_) => self.late().filter(|late| late.in_time).map(|late| late.note),
+        };
+        note.filter(|note| note.route == ROUTE).map(Box::new)
+    }
+
+    /// What users of the route had before, and the release does not go on from: of another
+    /// release while this one does not serve it, or what became known too late.
     fn elsewhere(&self) -> Option<ServedBefore> {
-        self.served_before.clone().filter(|_| self.status.routing.variants.is_empty())
+        let routes = self.status.routes();
+        let other = self.served_before.clone().filter(|_| !routes);
+        let late =
+            self.late().filter(|late| if late.in_time { late.note.route != ROUTE } else { routes });
+        let own = |late: Late| {
+            let last = late.note.on_route(ROUTE)?;
+            Some(ServedBefore {
+                release: RELEASE.into(),
+                revision: last.revision,
+                failed: last.failed,
+                since: last.until,
+                forget: None,
+                too_late: !late.in_time,
+            })
+        };
+        other.or_else(|| late.and_then(own))
     }
 
     /// What serves or runs and has no snapshot any more.
@@ -267,7 +291,7 @@ impl World {
             }
         }
         self.status = plan.status.clone();
-        let remembered = Remembered::of("answers".into(), Timestamp::UNIX_EPOCH, &self.status);
+        let remembered = Remembered::of(ROUTE.into(), Timestamp::UNIX_EPOCH, &self.status);
         if let Some(remembered) = remembered {
             self.remembered = Some(Box::new(remembered));
         }
@@ -305,6 +329,21 @@ impl World {
         let Some((note, content)) = &self.of_before else { return };
         self.saved.entry(note.stable.revision.clone()).or_insert_with(|| content.clone());
         self.is_restored = true;
+    }
+
+    /// Before its last restore the release had this route, and then another one.
+    pub fn had_another_route(&mut self) {
+        let Some((note, _)) = self.of_before.as_mut().filter(|(note, _)| note.route == ROUTE)
+        else {
+            return;
+        };
+        let earlier = EarlierRoute {
+            route: std::mem::replace(&mut note.route, "elsewhere".into()),
+            revision: note.stable.revision.clone(),
+            failed: note.failed.clone(),
+            until: self.now,
+        };
+        note.earlier = vec![earlier];
     }
 
     /// Everything that serves can be served from saved copies alone.

@@ -161,6 +161,8 @@ impl Standalone {
             since: last.until,
             // One person writes the folder, and may give the route back by the owner's manifest.
             forget: None,
+            // A status is there before anything is served.
+            too_late: false,
         })
     }
 

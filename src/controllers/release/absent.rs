@@ -13,13 +13,13 @@ use std::{
 };
 
 use futures::{StreamExt, channel::mpsc::UnboundedSender};
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use kube::{ResourceExt, runtime::reflector::ObjectRef};
 use tokio::time::Instant;
 
 use super::{Triggers, keep::label};
 use crate::{
-    api::LLMDeployment,
+    api::{LLMDeployment, snapshot::KEPT},
     controllers::{
         Context,
         backend::orphans,
@@ -31,8 +31,6 @@ use crate::{
     signals::index::{Change, Named},
 };
 
-/// How long a release that does not exist is remembered.
-pub const KEPT: Duration = Duration::from_hours(7 * 24);
 /// Of a namespace's releases that do not exist the last so many are remembered.
 const MOST: usize = 1000;
 /// A release that is replaced is back within this time.
@@ -94,12 +92,12 @@ impl Absent {
 
     /// When the first one's time is over.
     fn first(&self) -> Option<Timestamp> {
-        Some(self.order.first()?.0 + kept())
+        Some(self.order.first()?.0 + KEPT)
     }
 
     /// Those whose time is over.
     fn over(&self, now: Timestamp) -> impl Iterator<Item = &Named> {
-        let all = self.order.iter().take_while(move |(since, _)| *since + kept() <= now);
+        let all = self.order.iter().take_while(move |(since, _)| *since + KEPT <= now);
         all.map(|(_, release)| release)
     }
 }
@@ -175,12 +173,6 @@ impl Tidy {
     fn copy_changed(&mut self, change: &Change<CopyKey>) {
         for key in &change.left {
             // Nobody remembers who served the route: who waits for it may have it now.
-            if let CopyKey::Route(route) = key {
-                self.triggers.send_all(&Use::Route(route.clone()));
-            }
-        }
-        for key in &change.joined {
-            // A note came later than its copy: who serves the route may not be the first.
             if let CopyKey::Route(route) = key {
                 self.triggers.send_all(&Use::Route(route.clone()));
             }
@@ -299,7 +291,7 @@ impl Tidy {
                 now
             }
         };
-        if since + kept() <= now {
+        if since + KEPT <= now {
             return cluster.drop_copy(&copy).await;
         }
         let Some(forgotten) = self.absent.add(release, since, MOST) else { return Ok(()) };
@@ -308,10 +300,6 @@ impl Tidy {
         }
         Ok(())
     }
-}
-
-fn kept() -> SignedDuration {
-    SignedDuration::try_from(KEPT).unwrap_or(SignedDuration::MAX)
 }
 
 #[cfg(test)]
@@ -328,11 +316,11 @@ mod tests {
         assert_eq!(absent.add(&named("a", "early"), at(5), 2), None);
         assert_eq!(absent.add(&named("a", "later"), at(10), 2), Some(named("a", "early")));
         assert_eq!(absent.add(&named("a", "long ago"), at(2), 2), Some(named("a", "long ago")));
-        assert_eq!(absent.first(), Some(at(1) + kept()));
+        assert_eq!(absent.first(), Some(at(1) + KEPT));
         let over = |absent: &Absent, now| absent.over(now).cloned().collect::<Vec<_>>();
-        assert_eq!(over(&absent, at(8) + kept()), [named("b", "first")]);
+        assert_eq!(over(&absent, at(8) + KEPT), [named("b", "first")]);
         absent.remove(&named("b", "first"));
-        assert_eq!(over(&absent, at(9) + kept()), [named("a", "late")]);
+        assert_eq!(over(&absent, at(9) + KEPT), [named("a", "late")]);
         absent.remove(&named("a", "late"));
         absent.remove(&named("a", "later"));
         assert_eq!(absent.first(), None);

@@ -3,7 +3,7 @@
 //!
 //! A restore may bring the ReleaseSnapshots after the release. What they say then counts as if
 //! it had been known at the first look, as long as the release has done nothing but serve its
-//! first revision. A release that serves for longer keeps its route towards other releases
+//! first revision, and for a day. A release that serves for longer keeps its route towards other releases
 //! (docs/decisions/0010), so only what is remembered of the release itself can come late.
 
 use crate::{
@@ -12,7 +12,10 @@ use crate::{
         snapshot::{LastServed, Remembered, Saved},
     },
     controllers::{Context, error::ControllerError},
-    rollout::{ServedBefore, first},
+    rollout::{
+        ServedBefore,
+        first::{self, Late},
+    },
     signals::index::Named,
 };
 
@@ -25,11 +28,22 @@ pub(super) fn before(
     status: &PromptReleaseStatus,
     context: &Context,
 ) -> Result<(Option<Box<Remembered>>, Option<ServedBefore>), ControllerError> {
-    let late = known_late(release, status, context)?;
-    if status.routes() && late.is_none() {
-        return Ok((None, None));
-    }
     let (caches, named, route) = (&context.caches, Named::of(release), release.route());
+    let late = late(release, status, context)?;
+    let too_late = late.as_ref().is_some_and(|late| !late.in_time);
+    let (late, told) = if too_late { (None, late) } else { (late.map(|late| late.note), None) };
+    if status.routes() && late.is_none() {
+        let told = told.and_then(|late| late.note.on_route(&route));
+        let told = told.map(|last| ServedBefore {
+            release: named.key(),
+            revision: last.revision,
+            failed: last.failed,
+            since: last.until,
+            forget: None,
+            too_late,
+        });
+        return Ok((None, told));
+    }
     let is_first = status.stable.is_none() || late.is_some();
     let known = late.or_else(|| caches.remembered(&named).map(|(_, remembered)| remembered));
     let own = known.as_ref().and_then(|known| known.on_route(&route));
@@ -41,6 +55,7 @@ pub(super) fn before(
         revision: served.revision,
         failed: served.failed,
         since: served.until,
+        too_late: false,
     };
     let goes_on = known.filter(|known| is_first && known.route == route);
     if goes_on.is_some() || !is_first {
@@ -52,8 +67,8 @@ pub(super) fn before(
     Ok((None, last.map(served_before)))
 }
 
-/// What is remembered of the release, when that became known only after its first release. What
-/// is to serve again is there.
+/// What is remembered of the release, when that became known only after its first release, and
+/// in time to go on from it. What is to serve again is there.
 ///
 /// # Errors
 /// It can not be read.
@@ -62,19 +77,30 @@ pub(super) fn known_late(
     status: &PromptReleaseStatus,
     context: &Context,
 ) -> Result<Option<Remembered>, ControllerError> {
-    let Some(first) = first::only_first(status) else { return Ok(None) };
+    let late = late(release, status, context)?.filter(|late| late.in_time);
+    Ok(late.map(|late| late.note))
+}
+
+/// As `known_late`, also what came too late.
+///
+/// # Errors
+/// What is to serve again can not be read.
+fn late(
+    release: &PromptRelease,
+    status: &PromptReleaseStatus,
+    context: &Context,
+) -> Result<Option<Late>, ControllerError> {
     let (named, route, uid) =
         (Named::of(release), release.route(), release.metadata.uid.as_deref());
-    let mut notes = context.caches.notes_of(&named);
-    notes.retain(|(_, note)| first::was_before(note, uid, first, &route));
-    let Some((_, note)) = notes.into_iter().max_by_key(|(_, note)| note.rank()) else {
-        return Ok(None);
-    };
-    if note.route != route {
-        return Ok(Some(note));
+    let notes = context.caches.notes_of(&named).into_iter().map(|(_, note)| note);
+    let late = first::late(notes, uid, status, &route, (context.clock)());
+    let Some(late) = late else { return Ok(None) };
+    if late.note.route != route || !late.in_time {
+        return Ok(Some(late));
     }
-    let content = context.caches.saved(&named.namespace, &named.name, &note.stable.revision)?;
-    Ok(matches!(content, Some(Saved::Variant(_))).then_some(note))
+    let stable = &late.note.stable.revision;
+    let content = context.caches.saved(&named.namespace, &named.name, stable)?;
+    Ok(matches!(content, Some(Saved::Variant(_))).then_some(late))
 }
 
 /// What makes a release that does not exist forgotten at once.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
-use super::{columns, deleting, readiness, reasons};
+use super::{columns, deleting, late, readiness, reasons};
 use crate::{
     api::{
         CanaryPolicySpec, GoDuration, PromptReleaseStatus,
@@ -389,6 +389,7 @@ impl<'a> Draft<'a> {
 
     pub(super) fn finish(mut self) -> Plan {
         if let Some((readiness, reason, mut message)) = self.condition.take() {
+            message.push_str(&late::told(&self));
             message.push_str(&deleting::told(&self));
             let generation = self.snapshot.generation;
             let conditions = &mut self.status.conditions;

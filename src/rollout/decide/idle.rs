@@ -83,9 +83,9 @@ pub(super) fn go_on(draft: &mut Draft<'_>, remembered: &Remembered) {
             format!("its ReleaseSnapshots came after it: {served} {message}; {back}")
         }
     };
-    // What is known of before explains what failed: it comes last.
     let known = history.len().saturating_sub(HISTORY.saturating_sub(draft.status.history.len()));
     draft.status.history.extend(history.drain(known..));
+    draft.status.history.sort_by_key(|entry| entry.at);
     draft.status.failed_revision = failed;
     let routing = &mut draft.status.routing;
     routing.generation = routing.generation.max(generation.saturating_add(GENERATIONS_SINCE));
@@ -237,8 +237,7 @@ fn retried(draft: &mut Draft<'_>, revision: &str) -> bool {
 
 fn failed_before(draft: &mut Draft<'_>) {
     let revision = draft.status.failed_revision.clone().unwrap_or_default();
-    let last = draft.status.history.iter().rfind(|h| h.variant.revision == revision);
-    let (reason, why) = last.map_or((reasons::METRIC_FAILED, ""), |entry| {
+    let (reason, why) = draft.status.failure().map_or((reasons::METRIC_FAILED, ""), |entry| {
         let known = REASONS.iter().find(|r| **r == entry.reason);
         (known.copied().unwrap_or(reasons::METRIC_FAILED), entry.message.as_str())
     });

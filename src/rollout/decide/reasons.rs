@@ -31,6 +31,7 @@ reasons! {
     FEW_STICKY_KEYS = "FewStickyKeys",
     FLOOR_ON_BOTH_SIDES = "FloorOnBothSides",
     INCONCLUSIVE = "Inconclusive",
+    KNOWN_TOO_LATE = "KnownTooLate",
     MANY_STICKY_KEYS = "ManyStickyKeys",
     METRIC_FAILED = "MetricFailed",
     METRIC_WITHOUT_DATA = "MetricWithoutData",
