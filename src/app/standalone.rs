@@ -5,12 +5,12 @@
 mod absent;
 mod durable;
 mod folder;
+mod location;
 mod lock;
 mod manifests;
 mod memory;
 mod notices;
 mod observe;
-mod place;
 mod secrets;
 mod serve;
 mod state;
@@ -26,8 +26,8 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 pub use self::{
+    location::StateLocation,
     manifests::GRACE,
-    place::Place,
     secrets::secret_variable,
     serve::{Options, run},
 };
@@ -166,10 +166,10 @@ impl Standalone {
         self
     }
 
-    /// Says first what is to be said of where the state is.
+    /// Logs first what is to be known about where the state is.
     #[must_use]
-    pub fn at_place(mut self, place: Place) -> Self {
-        self.before.extend(place.news);
+    pub fn with_state_at(mut self, location: StateLocation) -> Self {
+        self.before.extend(location.news);
         self
     }
 

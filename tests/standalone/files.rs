@@ -50,12 +50,12 @@ fn a_deploy_that_moves_a_link_while_the_process_is_down_starts_a_canary() {
             place.process = None;
             place.gateway = gateway();
             let at = match file {
-                Some(file) => standalone::Place::named(file),
-                None => standalone::Place::of(&link, place.now).unwrap(),
+                Some(file) => standalone::StateLocation::named(file),
+                None => standalone::StateLocation::of(&link, place.now).unwrap(),
             };
             let gateway = place.gateway.clone();
             let opened = standalone::Standalone::open(&link, at.file.clone(), gateway, place.now);
-            place.process = Some(opened.unwrap().at_place(at));
+            place.process = Some(opened.unwrap().with_state_at(at));
             place.ticks(4)
         };
         // As an earlier version kept it, inside what the link leads to.
@@ -149,7 +149,7 @@ fn what_looks_like_a_manifest_and_is_not_read_is_told_and_what_is_left_out_on_pu
         for name in ["r.yaml~", "r.yaml.bak", "r.yaml.orig", "#r.yaml#", ".r.yaml", "r.yaml.OFF"] {
             place.write(name, &release("v2"));
         }
-        assert!(std::process::Command::new("mkfifo").arg(place.path("pipe")).status().is_ok());
+        assert!(std::process::Command::new("mkfifo").arg(place.path("pipe")).status().unwrap().success());
     });
     assert_eq!(place.text(), "");
     // One that is there for a moment is on its way to another name.

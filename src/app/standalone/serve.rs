@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use super::{Place, Standalone, durable::followed};
+use super::{Standalone, StateLocation, durable::followed};
 use crate::{
     app::{
         addresses, cache, clock, identity, limits,
@@ -39,7 +39,7 @@ pub struct Options {
     #[arg(long, default_value = "127.0.0.1:8081")]
     admin: SocketAddr,
     /// The file that keeps the state. Default: .serinus/state.json in the folder; where the
-    /// folder is a link, .NAME.serinus/state.json beside the link.
+    /// folder is a symbolic link, .NAME.serinus/state.json beside the link.
     #[arg(long)]
     state: Option<PathBuf>,
     #[command(flatten)]
@@ -82,12 +82,12 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         "{} is not a folder: name the folder of your manifests",
         options.folder.display()
     );
-    let place = match options.state {
-        Some(file) => Place::named(file),
-        None => Place::of(&options.folder, clock::now())?,
+    let location = match options.state {
+        Some(file) => StateLocation::named(file),
+        None => StateLocation::of(&options.folder, clock::now())?,
     };
     // What is beside the state lies on the same disk.
-    let state = followed(&place.file)?;
+    let state = followed(&location.file)?;
     let notices = Arc::default();
     let gateway = Gateway::new(GatewayConfig {
         identities: options.clients.build(vec![], &mut following)?,
@@ -104,7 +104,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let prometheus = Arc::new(options.prometheus.build()?);
     let mut standalone = Standalone::open(&options.folder, state, gateway.clone(), clock::now())?
         .with_prometheus(prometheus.clone())
-        .at_place(place);
+        .with_state_at(location);
     // Before it knows its routes it could only refuse: nobody should reach it. What can not
     // be written now ends the start, while somebody looks.
     let news = tokio::task::block_in_place(|| standalone.tick(clock::now()))?;
