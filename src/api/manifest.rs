@@ -366,11 +366,11 @@ fn typed<T: DeserializeOwned + Serialize>(value: Value, kind: &str) -> Result<T,
     if let Some(spec) = value.get("spec")
         && let Some(error) = checks_of(kind)?.schema.iter_errors(spec).next()
     {
-        let place = faults::place(&error);
-        let place = if place.is_empty() { "spec".to_owned() } else { format!("spec.{place}") };
+        let path = faults::instance_path(&error);
+        let path = if path.is_empty() { "spec".to_owned() } else { format!("spec.{path}") };
         // An address may hold a password by mistake, and a header a key.
-        let is_private = ["spec.endpoint", "spec.proxy"].iter().any(|part| place.starts_with(part));
-        return Err(format!("{place}: {}", faults::of(&error, !is_private)));
+        let is_private = ["spec.endpoint", "spec.proxy"].iter().any(|part| path.starts_with(part));
+        return Err(format!("{path}: {}", faults::of(&error, !is_private)));
     }
     let object = faults::typed(value)?;
     rules(kind, &object, None)?;

@@ -93,7 +93,7 @@ fn compile(schema: &Value, bounds: Bounds) -> Result<Validator<Metered>, String>
 
 /// What makes a schema not valid, and where in it.
 fn placed(error: &ValidationError<'_>) -> String {
-    let (place, what) = (faults::place(error), faults::of(error, true));
+    let (place, what) = (faults::instance_path(error), faults::of(error, true));
     if place.is_empty() { what } else { format!("{place}: {what}") }
 }
 

@@ -617,7 +617,8 @@ mod tests {
             (
                 json!({"type": "object", "properties": {"label": {"type": "strin"}}}),
                 "properties.label.type: \"strin\" is not one of \"array\", \"boolean\", \
-                 \"integer\", \"null\", \"number\", \"object\" or \"string\"",
+                 \"integer\", \"null\", \"number\", \"object\", \"string\" or a value of type \
+                 array",
             ),
             (json!({"properties": {"a": {"required": "b"}}}), "properties.a.required: \"b\" is"),
             (

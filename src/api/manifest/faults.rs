@@ -1,6 +1,9 @@
 //! What is wrong with a document, in words: the place, what is there, and what may be.
 
-use jsonschema::{ValidationError, error::ValidationErrorKind};
+use jsonschema::{
+    JsonType, ValidationError,
+    error::{TypeKind, ValidationErrorKind},
+};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
@@ -9,25 +12,23 @@ pub fn of(error: &ValidationError<'_>, quotes: bool) -> String {
     let found = || if quotes { error.instance().to_string() } else { "the value".to_owned() };
     match error.kind() {
         // The usual text names two of them, and counts the others.
-        ValidationErrorKind::Enum { options } => one_of(&found(), options),
-        // The alternatives are known to whoever wrote the schema: the words are what is asked for.
+        ValidationErrorKind::Enum { options } => one_of(&found(), &listed(options)),
+        // The usual text names no values. Where each alternative is a list of values or a type, these
+        // together are what is allowed.
         ValidationErrorKind::AnyOf { context } | ValidationErrorKind::OneOfNotValid { context } => {
-            let words = context.iter().flatten().find_map(|inner| match inner.kind() {
-                ValidationErrorKind::Enum { options }
-                    if inner.instance_path() == error.instance_path() =>
-                {
-                    Some(one_of(&found(), options))
-                }
-                _ => None,
-            });
-            words.unwrap_or_else(|| usual(error, quotes))
+            let options: Option<Vec<_>> =
+                context.iter().map(|branch| options_of(branch, error)).collect();
+            match options.filter(|_| context.iter().flatten().any(is_listed)) {
+                Some(options) => one_of(&found(), &options.concat()),
+                None => usual(error, quotes),
+            }
         }
         _ => usual(error, quotes),
     }
 }
 
 /// Where it does not match, as fields with dots between them; empty for the whole.
-pub fn place(error: &ValidationError<'_>) -> String {
+pub fn instance_path(error: &ValidationError<'_>) -> String {
     error.instance_path().to_string().trim_start_matches('/').replace('/', ".")
 }
 
@@ -35,9 +36,42 @@ fn usual(error: &ValidationError<'_>, quotes: bool) -> String {
     if quotes { error.to_string() } else { error.masked().to_string() }
 }
 
-fn one_of(found: &str, options: &Value) -> String {
-    let all: Vec<String> =
-        options.as_array().into_iter().flatten().map(ToString::to_string).collect();
+fn is_listed(error: &ValidationError<'_>) -> bool {
+    matches!(error.kind(), ValidationErrorKind::Enum { .. } | ValidationErrorKind::Constant { .. })
+}
+
+/// What an alternative allows: its list of values, or its type; none where it asks for anything
+/// else. Null is not named: it stands for a field that is left out.
+fn options_of(branch: &[ValidationError<'_>], whole: &ValidationError<'_>) -> Option<Vec<String>> {
+    // Beside a list of values, their type adds nothing.
+    let has_list = branch.iter().any(is_listed);
+    let mut all = vec![];
+    for error in branch {
+        if error.instance_path() != whole.instance_path() {
+            return None;
+        }
+        match error.kind() {
+            ValidationErrorKind::Enum { options } => all.extend(listed(options)),
+            ValidationErrorKind::Constant { expected_value } => {
+                all.push(expected_value.to_string());
+            }
+            ValidationErrorKind::Type { .. } if has_list => {}
+            ValidationErrorKind::Type { kind: TypeKind::Single(kind) } => match kind {
+                JsonType::Null => {}
+                kind => all.push(format!("a value of type {kind}")),
+            },
+            _ => return None,
+        }
+    }
+    all.retain(|option| option != "null");
+    Some(all)
+}
+
+fn listed(options: &Value) -> Vec<String> {
+    options.as_array().into_iter().flatten().map(ToString::to_string).collect()
+}
+
+fn one_of(found: &str, all: &[String]) -> String {
     match all.split_last() {
         None => format!("{found} is not allowed, and nothing is"),
         Some((only, [])) => format!("{found} is not {only}"),
@@ -82,6 +116,10 @@ pub(super) fn secret(value: &Value) -> Result<(), String> {
         text(place, value, false, if routes { " with commas between the routes" } else { "" })
     })?;
     texts("data", value.get("data"), |place, value| {
+        // As an API server does: no bytes.
+        if value.is_null() {
+            return Ok(());
+        }
         text(place, value, false, " in base64, or a plain one in stringData")?;
         let bytes = serde_json::from_value::<k8s_openapi::ByteString>(value.clone());
         bytes.map(drop).map_err(|_| {
@@ -131,7 +169,9 @@ fn a(value: &Value) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use super::super::parse;
+    use serde_json::json;
+
+    use super::super::{Object, parse};
 
     fn said(text: &str) -> String {
         parse(text).unwrap_err().to_string()
@@ -165,6 +205,41 @@ mod tests {
             let error = secret(rest);
             assert!(error.starts_with("Secret web: ") && error.contains(told), "{rest}: {error}");
             assert!(!error.contains("hidden") && !error.contains("4711"), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_empty_entry_in_the_data_of_a_secret_is_an_empty_text() {
+        let text =
+            "apiVersion: v1\nkind: Secret\nmetadata: {name: web}\ndata: {token: YQ==, ca.crt: }\n";
+        let objects = parse(text).unwrap();
+        let [Object::Secret(secret)] = objects.as_slice() else { panic!("{objects:?}") };
+        let field = |name: &str| secret.fields[name].expose().to_owned();
+        assert_eq!((field("token").as_str(), field("ca.crt").as_str()), ("a", ""));
+    }
+
+    #[test]
+    fn alternatives_that_are_lists_of_values_are_named_together_and_others_are_not() {
+        for (branches, told) in [
+            (json!([{"enum": ["a"]}, {"enum": ["b"]}]), r#""c" is not one of "a" or "b""#),
+            (
+                json!([{"const": "a"}, {"type": "string", "enum": ["b", "d"]}, {"type": "null"}]),
+                r#""c" is not one of "a", "b" or "d""#,
+            ),
+            (json!([{"enum": ["a"]}, {"enum": [null]}]), r#""c" is not "a""#),
+            (
+                json!([{"enum": ["a"]}, {"type": "number"}]),
+                r#""c" is not one of "a" or a value of type number"#,
+            ),
+            (json!([{"type": "object"}, {"type": "number"}]), "is not valid under any of the"),
+            (json!([{"enum": ["a"]}, {"minLength": 2}]), "is not valid under any of the"),
+        ] {
+            for keyword in ["oneOf", "anyOf"] {
+                let schema = jsonschema::validator_for(&json!({keyword: branches})).unwrap();
+                let (instance, mut said) = (json!("c"), vec![]);
+                said.extend(schema.iter_errors(&instance).map(|error| super::of(&error, true)));
+                assert!(matches!(said.as_slice(), [one] if one.contains(told)), "{said:?}");
+            }
         }
     }
 
