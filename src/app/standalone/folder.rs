@@ -130,7 +130,12 @@ impl Folder {
 
     fn look_inside(&mut self, folders: BTreeSet<String>, now: Timestamp) {
         self.inside.retain(|name, _| folders.contains(name));
+        // The rest is looked at by the next looks: each file of JSON is opened.
+        let mut left = LOOKED_AT;
         for name in folders {
+            if left == 0 {
+                return;
+            }
             let known = self.inside.get(&name);
             if known.is_some_and(|(_, at)| now < *at + REREAD && now >= *at) {
                 continue;
@@ -138,6 +143,7 @@ impl Folder {
             let entries = fs::read_dir(self.path.join(&name)).into_iter().flatten().flatten();
             let holds = entries
                 .take(LOOKED_AT)
+                .inspect(|_| left = left.saturating_sub(1))
                 .any(|e| seems_manifest(&e.path(), &e.file_name().to_string_lossy()));
             self.inside.insert(name, (holds, now));
         }
@@ -288,5 +294,28 @@ fn unreadable(path: &Path, error: &io::Error) -> String {
             format!("can not be read ({error}): give this process's user the right to read it")
         }
         _ => format!("can not be read: {error}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_look_opens_a_bounded_number_of_files_in_folders_inside_and_the_next_goes_on() {
+        let path = tempfile::tempdir().unwrap();
+        for (inside, files) in [("a", LOOKED_AT), ("b", 1)] {
+            fs::create_dir(path.path().join(inside)).unwrap();
+            for file in 0..files {
+                fs::write(path.path().join(format!("{inside}/{file}.json")), "{}").unwrap();
+            }
+        }
+        fs::write(path.path().join("b/release.yaml"), "").unwrap();
+        let mut folder = Folder::new(path.path(), &path.path().join(".serinus/state.json"));
+        let mut told = |second: i64| {
+            folder.look(Timestamp::from_second(second).unwrap()).unwrap();
+            folder.not_read().map(str::to_owned).collect::<Vec<_>>()
+        };
+        assert_eq!((told(0), told(1)), (vec![], vec!["b".to_owned()]));
     }
 }

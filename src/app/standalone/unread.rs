@@ -20,11 +20,11 @@ const HEAD: u64 = 16 << 10;
 pub(super) const LOOKED_AT: usize = 1_000;
 /// A file that is there for less may be one that is written beside a manifest, and renamed.
 const LASTS: SignedDuration = SignedDuration::from_secs(3);
-/// Endings of manifests.
-const ENDINGS: [&str; 3] = [".yaml", ".yml", ".json"];
+/// File extensions of manifests.
+const EXTENSIONS: [&str; 3] = [".yaml", ".yml", ".json"];
 /// Endings of what tools and people put beside a manifest on purpose: copies of before, files
 /// that are half written, templates, and what is switched off.
-const ON_PURPOSE: [&str; 29] = [
+const ON_PURPOSE: [&str; 28] = [
     "~",
     "#",
     ".bak",
@@ -34,7 +34,6 @@ const ON_PURPOSE: [&str; 29] = [
     ".old",
     "-old",
     ".save",
-    "save",
     ".swp",
     ".tmp",
     ".temp",
@@ -61,7 +60,7 @@ const FIRST: [&str; 4] = ["apiVersion", "kind", "metadata", "spec"];
 /// Whether a file with this name is read.
 pub(super) fn is_manifest(name: &str) -> bool {
     let lower = name.to_ascii_lowercase();
-    !name.starts_with('.') && ENDINGS.iter().any(|ending| lower.ends_with(ending))
+    !name.starts_with('.') && EXTENSIONS.iter().any(|ending| lower.ends_with(ending))
 }
 
 /// Whether a file with this name may be JSON that is no manifest, as many others are.
@@ -71,7 +70,7 @@ pub(super) fn is_json(name: &str) -> bool {
 
 /// Whether a file that can not be read as a whole is JSON that is no manifest: data may be large.
 pub(super) fn is_other_json(folder: &Path, name: &str) -> bool {
-    is_json(name) && head(&folder.join(name)).is_some_and(|text| !begins_as_manifest(&text))
+    is_json(name) && head(&folder.join(name)).is_some_and(|text| !is_ours(&text))
 }
 
 /// Whether a manifest with this name is left out on purpose.
@@ -128,15 +127,16 @@ impl Others {
 
 /// Whether a file begins as a manifest does that Serinus reads.
 fn looks_like_ours(path: &Path) -> bool {
-    head(path).is_some_and(|text| {
-        begins_as_manifest(&text) && (text.contains("serinus.dev/") || text.contains("Secret"))
-    })
+    head(path).is_some_and(|text| is_ours(&text))
+}
+
+fn is_ours(text: &str) -> bool {
+    begins_as_manifest(text) && (text.contains("serinus.dev/") || text.contains("Secret"))
 }
 
 /// Whether a file of a folder inside seems to be a manifest: of JSON, what it begins with.
 pub(super) fn seems_manifest(path: &Path, name: &str) -> bool {
-    is_manifest(name)
-        && (!is_json(name) || head(path).is_some_and(|text| begins_as_manifest(&text)))
+    is_manifest(name) && (!is_json(name) || looks_like_ours(path))
 }
 
 /// How a file begins; only of files, of which none is waited for.
@@ -159,8 +159,9 @@ fn begins_as_manifest(text: &str) -> bool {
     let first = text.lines().position(|line| is_content(&line));
     let Some(rest) = first.map(|skipped| text.lines().skip(skipped)) else { return false };
     let rest: String = rest.take(2).collect::<Vec<_>>().join("\n");
-    // What is indented is an example in a text.
-    let key = rest.strip_prefix('{').map_or(rest.as_str(), str::trim_start);
+    // A text may hold an example, which is indented. JSON may be a list of manifests.
+    let inner = rest.strip_prefix('[').map_or(rest.as_str(), str::trim_start);
+    let key = inner.strip_prefix('{').map_or(inner, str::trim_start);
     let key = key.trim_start_matches(['"', '\'']);
     FIRST.iter().any(|word| {
         let after = key.strip_prefix(word);
@@ -193,6 +194,7 @@ mod tests {
             format!("'kind' : PromptRelease\n{yaml}"),
             json.to_owned(),
             json.replace("\n  ", ""),
+            format!("[{json}]"),
         ] {
             assert!(begins_as_manifest(&text), "{text:?}");
         }
@@ -203,7 +205,7 @@ mod tests {
             "{\"default/r\":{\"kind\":1}}",
             "kinds: all\n",
             "# Releases\n\n    apiVersion: serinus.dev/v1alpha1\n",
-            "[{\"kind\": 1}]",
+            "[1, {\"kind\": 1}]",
         ] {
             assert!(!begins_as_manifest(text), "{text:?}");
         }
