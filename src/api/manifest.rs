@@ -149,19 +149,21 @@ impl Object {
     }
 }
 
-/// What a document says of itself, whether it is valid or not.
+/// What is known of a document, whether it is valid or not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Said {
     /// The kind; it may be none of ours.
     pub kind: String,
-    /// The namespace, if it names one.
+    /// The namespace, if the document has one.
     pub namespace: Option<String>,
     /// The object's name.
     pub name: String,
-    /// The route, of what seems to be a release.
+    /// The route of what seems to be a release, unless it may be in a part that can not be read.
     pub route: Option<String>,
     /// The file can not be used because of this document.
     pub at_fault: bool,
+    /// The whole document could be read.
+    pub is_complete: bool,
 }
 
 /// A file that can not be used.
@@ -170,9 +172,11 @@ pub struct Said {
 pub struct Broken {
     /// Why.
     pub error: ManifestError,
+    /// The document at fault, counted from 1 as in the file.
+    pub document: usize,
     /// The documents that can be told apart.
     pub said: Vec<Said>,
-    /// It may hold more than these.
+    /// The file may hold more than these.
     pub more: bool,
 }
 
@@ -187,9 +191,21 @@ pub fn read(bytes: &[u8]) -> Result<Vec<Object>, Box<Broken>> {
             let upto = error.valid_up_to();
             let valid =
                 std::str::from_utf8(bytes.get(..upto).unwrap_or_default()).unwrap_or_default();
-            let (values, _) = values(valid);
-            let said = values.iter().filter_map(|value| said(value, false)).collect();
-            Err(Box::new(Broken { error: ManifestError::NotText(upto), said, more: true }))
+            // A name may end in what is not text.
+            let lines = valid.rsplit_once('\n').map_or("", |(lines, _)| lines);
+            let Documents { values, error, cut } = documents(lines);
+            // What is wrong with the text is in the last document, or in one after it.
+            let last = values.len().saturating_sub(1);
+            let document = values.last().map_or(1, |(number, _)| *number);
+            let said = values.iter().enumerate();
+            let is_cut = |i: usize| i == last && (cut || error.is_none());
+            let said = said.filter_map(|(i, (_, value))| said_of(value, !is_cut(i))).collect();
+            Err(Box::new(Broken {
+                error: ManifestError::NotText(upto),
+                document,
+                said,
+                more: true,
+            }))
         }
     }
 }
@@ -203,52 +219,76 @@ pub fn parse(text: &str) -> Result<Vec<Object>, ManifestError> {
 }
 
 fn read_text(text: &str) -> Result<Vec<Object>, Box<Broken>> {
-    let (values, cut) = values(text);
-    let (more, last) = (cut.is_some(), values.len().saturating_sub(1));
-    let mut error = cut.map(ManifestError::from);
-    let mut said: Vec<Option<Said>> =
-        values.iter().enumerate().map(|(i, value)| said(value, more && i == last)).collect();
+    let Documents { values, error, cut } = documents(text);
+    let (more, last) = (error.is_some(), values.len().saturating_sub(1));
+    let after = values.last().map_or(1, |(number, _)| if cut { *number } else { number + 1 });
+    let mut wrong = error.map(|error| (after, ManifestError::from(error)));
+    let mut said: Vec<Option<Said>> = values
+        .iter()
+        .enumerate()
+        .map(|(i, (_, value))| {
+            let is_cut = cut && i == last;
+            said_of(value, !is_cut).map(|said| Said { at_fault: is_cut, ..said })
+        })
+        .collect();
     let mut objects = vec![];
-    for (value, said) in values.into_iter().zip(&mut said) {
-        if error.is_some() {
+    for ((number, value), said) in values.into_iter().zip(&mut said) {
+        if wrong.is_some() {
             break;
         }
         match names(&value).and_then(|()| object(value)) {
             Ok(object) => objects.push(object),
             Err(why) => {
                 said.iter_mut().for_each(|said| said.at_fault = true);
-                error = Some(why);
+                wrong = Some((number, why));
             }
         }
     }
-    match error {
+    match wrong {
         None => Ok(objects),
-        Some(error) => {
+        Some((document, error)) => {
             let said = said.into_iter().flatten().collect();
-            Err(Box::new(Broken { error, said, more }))
+            Err(Box::new(Broken { error, document, said, more }))
         }
     }
 }
 
-/// The documents of a text, and what is wrong with it where they end.
-fn values(text: &str) -> (Vec<Value>, Option<yaml::YamlError>) {
+/// The documents of a text.
+struct Documents {
+    /// Those with content, each with its number in the text.
+    values: Vec<(usize, Value)>,
+    /// What is wrong after, or in, the last of them.
+    error: Option<yaml::YamlError>,
+    /// The last of them is cut.
+    cut: bool,
+}
+
+fn documents(text: &str) -> Documents {
     // Some editors begin a file with a byte order mark, which the parser takes for a column. In
     // files that were joined it begins a line.
     let text = text.strip_prefix('\u{feff}').unwrap_or(text).replace("\n\u{feff}", "\n");
-    let (mut values, error) = yaml::begun(&text);
-    values.retain(|value| !value.is_null());
-    (values, error)
+    let yaml::Begun { documents, error, cut } = yaml::begun(&text);
+    let mut values: Vec<_> = (1..).zip(documents).collect();
+    values.retain(|(_, value)| !value.is_null());
+    Documents { values, error, cut }
 }
 
-/// What a document says of itself; nothing without a name.
-fn said(value: &Value, at_fault: bool) -> Option<Said> {
+/// What is known of a document; nothing without a name, and of a document that `is_complete` only
+/// up to some place, nothing while its namespace may come after that place.
+fn said_of(value: &Value, is_complete: bool) -> Option<Said> {
     let text = |pointer: &str| value.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
     let named = |pointer: &str| text(pointer).filter(|text| !text.is_empty());
     let (kind, name) = (text("/kind").unwrap_or_default(), named("/metadata/name")?);
+    let namespace = named("/metadata/namespace");
+    let last = value.as_object().and_then(|fields| fields.keys().next_back());
+    if !is_complete && namespace.is_none() && last.is_some_and(|last| last == "metadata") {
+        return None;
+    }
     // Of a kind that is mistyped, too.
     let is_release = kind == "PromptRelease" || value.pointer("/spec/promptRef").is_some();
-    let route = is_release.then(|| named("/spec/route").unwrap_or_else(|| name.clone()));
-    Some(Said { kind, namespace: named("/metadata/namespace"), name, route, at_fault })
+    let route = named("/spec/route").or_else(|| is_complete.then(|| name.clone()));
+    let route = route.filter(|_| is_release);
+    Some(Said { kind, namespace, name, route, at_fault: false, is_complete })
 }
 
 /// Refuses names that an API server refuses.
@@ -404,6 +444,43 @@ mod tests {
         let aliased =
             CAREFUL.replace("name: careful", "name: &name careful\n  annotations: {a: *name}");
         assert_eq!(parse(&aliased).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn the_document_at_fault_is_told_from_complete_ones_and_nothing_is_guessed_of_a_cut_one() {
+        let release =
+            "apiVersion: serinus.dev/v1alpha1\nkind: PromptRelease\nmetadata:\n  name: r\n";
+        let spec = "spec:\n  promptRef: {name: p}\n";
+        let good = format!("{release}{spec}  backendRef: {{name: b}}\n");
+        for (text, document, known) in [
+            // Before any word of another document.
+            (format!("{good}---\n@\n"), 2, vec![(Some("r"), false, true)]),
+            (
+                format!("{good}---\n{good}  backendRef: {{}}\n"),
+                2,
+                vec![(Some("r"), false, true), (None, true, false)],
+            ),
+            (
+                format!("# nothing\n---\n---\n{good}  route: s\n  x: [\n"),
+                2,
+                vec![(Some("s"), true, false)],
+            ),
+            (format!("{release}  labels: [\n"), 1, vec![]),
+            (format!("{release}  namespace: shop\n  labels: [\n"), 1, vec![(None, true, false)]),
+            (good.replace("promptRef", "promtRef"), 1, vec![(Some("r"), true, true)]),
+        ] {
+            let broken = read(text.as_bytes()).unwrap_err();
+            let said: Vec<_> = broken
+                .said
+                .iter()
+                .map(|said| (said.route.as_deref(), said.at_fault, said.is_complete))
+                .collect();
+            assert_eq!((broken.document, said), (document, known), "{text}: {broken}");
+        }
+        // A name may end in what is not text.
+        let cut = [release.as_bytes(), b"spec:\n  route: caf\xe9\n"].concat();
+        let broken = read(&cut).unwrap_err();
+        assert!(broken.said.iter().all(|said| said.route.is_none()), "{:?}", broken.said);
     }
 
     #[test]

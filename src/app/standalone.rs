@@ -245,11 +245,14 @@ impl Standalone {
         unwritten: Option<&anyhow::Error>,
         news: &mut Vec<Happening>,
     ) {
-        let mut all = self.manifests.notices();
+        let mut all = self.manifests.notices().to_vec();
         all.extend(self.bad_clients.iter().cloned());
         all.extend(self.manifests.releases().filter_map(|release| self.notice_of(release)));
-        all.extend(self.manifests.releases().filter_map(|release| {
-            let (namespace, name) = (namespace(release), &release.spec.backend_ref.name);
+        let releases = self.manifests.releases();
+        let backends: BTreeSet<(String, &str)> = releases
+            .map(|release| (namespace(release), release.spec.backend_ref.name.as_str()))
+            .collect();
+        all.extend(backends.into_iter().filter_map(|(namespace, name)| {
             let why = self.unusable(&namespace, self.manifests.backend(&namespace, name)?)?;
             Some(Notice::new(format!("LLMDeployment {namespace}/{name}"), "BackendNotReady", why))
         }));

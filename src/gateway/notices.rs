@@ -40,6 +40,24 @@ pub struct Notice {
 pub struct Withheld {
     /// The namespaces and routes of the releases that it is known to hold. It may hold others.
     pub routes: Vec<(String, String)>,
+    /// The one of these whose release is what the message is about, and nothing else is.
+    pub at_fault: Option<(String, String)>,
+    /// Which document of the file is at fault, counted from 1.
+    pub document: Option<usize>,
+}
+
+impl Withheld {
+    /// What is told of the notice to those who may use a route. The message may quote other
+    /// documents of the file, which they may not read.
+    fn told(&self, notice: &Notice, is_told: impl Fn(&(String, String)) -> bool) -> String {
+        if self.at_fault.as_ref().is_some_and(is_told) {
+            return notice.to_string();
+        }
+        let Notice { place, reason, .. } = notice;
+        let document = self.document.map(|number| format!(", document {number}"));
+        let document = document.unwrap_or_default();
+        format!("{place}{document}: {reason}: see /readyz?verbose on the admin port")
+    }
 }
 
 impl Notice {
@@ -214,8 +232,8 @@ impl Notices {
         }
         // What a release's own file says of it counts while nothing is known of the release.
         let holds = |held: &Withheld| held.routes.iter().any(is_told);
-        let named = first(&|notice| notice.withheld.as_ref().is_some_and(holds));
-        named.map(Notice::to_string)
+        let named = first(&|notice| notice.withheld.as_ref().is_some_and(holds))?;
+        Some(named.withheld.as_ref()?.told(named, is_told))
     }
 
     /// How many files or folders of manifests are not in force: each may be why a route is not
@@ -318,18 +336,25 @@ mod tests {
         let notices = Notices::default();
         let file = |place: &str, routes: &[&str]| {
             let routes = routes.iter().map(|r| ("shop".to_owned(), (*r).to_owned())).collect();
-            let withheld = Some(Withheld { routes });
+            let withheld = Some(Withheld { routes, document: Some(2), ..Withheld::default() });
             Notice { withheld, ..Notice::new(place, "InvalidManifest", "correct it") }
         };
         assert_eq!(notices.withheld(), 0);
         let other = Notice::new("c", "StateUnwritable", "no");
         notices.set(vec![file("a.yaml", &["r", "s"]), file("b.yaml", &[]), other]);
         let told = |route: &str| notices.of_route(route, |namespace| namespace == "shop");
-        assert_eq!(told("s").unwrap(), "a.yaml: InvalidManifest: correct it");
+        let elsewhere =
+            "a.yaml, document 2: InvalidManifest: see /readyz?verbose on the admin port";
+        assert_eq!(told("s").unwrap(), elsewhere, "the message may quote another document");
         assert_eq!((notices.of_route("s", |_| false), told("t")), (None, None));
         assert_eq!(notices.withheld(), 2);
         let known = Notice::new("PromptRelease shop/r", "PromptNotFound", "create it");
         let route = Some(("shop".to_owned(), "r".to_owned()));
+        let mut own = file("b.yaml", &["r", "s"]);
+        own.withheld.as_mut().unwrap().at_fault = Some(("shop".to_owned(), "s".to_owned()));
+        notices.set(vec![own]);
+        assert_eq!(told("s").unwrap(), "b.yaml: InvalidManifest: correct it");
+        assert!(!told("r").unwrap().contains("correct it"));
         notices.set(vec![file("a.yaml", &["r"]), Notice { route, ..known }]);
         assert_eq!(told("r").unwrap(), "PromptRelease shop/r: PromptNotFound: create it");
     }

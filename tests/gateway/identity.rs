@@ -56,7 +56,7 @@ async fn that_manifests_are_not_in_force_is_told_to_who_may_use_such_a_route() {
     };
     let before = asked(KEY).await;
     let file = |place: &str, routes: Vec<(String, String)>| Notice {
-        withheld: Some(Withheld { routes }),
+        withheld: Some(Withheld { routes, ..Withheld::default() }),
         ..Notice::new(place, "InvalidManifest", "correct it")
     };
     let notices = bench.gateway.notices();
@@ -71,7 +71,8 @@ async fn that_manifests_are_not_in_force_is_told_to_who_may_use_such_a_route() {
     let route = ("default".to_owned(), "shop-answer".to_owned());
     notices.set(vec![file("a.yaml", vec![]), file("b.yaml", vec![route])]);
     let told = asked(KEY).await;
-    assert!(told.ends_with("is not served now: b.yaml: InvalidManifest: correct it"), "{told}");
+    let named = "is not served now: b.yaml: InvalidManifest: see /readyz?verbose on the admin port";
+    assert!(told.ends_with(named), "{told}");
     assert_eq!(asked(OTHER).await, before, "a stranger learns nothing");
     notices.set(vec![]);
     assert_eq!(asked(KEY).await, before);

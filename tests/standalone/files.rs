@@ -131,6 +131,37 @@ fn json_is_a_manifest_and_other_json_is_left_alone() {
 }
 
 #[test]
+fn json_without_an_api_version_is_no_manifest_and_a_list_of_manifests_is_told() {
+    let others = [
+        ("list.json", "{\"kind\": \"video#list\"}".to_owned()),
+        ("report.json", "{\"metadata\": {\"name\": \"My Report\"}, \"rows\": []}".to_owned()),
+        ("empty.json", String::new()),
+        ("large.json", format!("{{\"kind\": \"{}\"}}", "x".repeat(3 << 20))),
+        ("sub/report.json", "{\"metadata\": {\"name\": \"My Report\"}}".to_owned()),
+    ];
+    let mut place = Place::anew(|place| {
+        fs::create_dir(place.path("sub")).unwrap();
+        others.iter().for_each(|(name, text)| place.write(name, text));
+    });
+    assert_eq!((place.served().len(), place.text()), (1, String::new()));
+    // They do not count as manifests: nothing is deleted when all of these are gone.
+    for name in ["release.yaml", "fixed.yaml"] {
+        fs::remove_file(place.path(name)).unwrap();
+    }
+    place.seconds(90);
+    assert_eq!(place.served(), ["default/r"]);
+    assert!(place.text().contains("EmptyFolder"), "{}", place.text());
+    let list = "[{\"apiVersion\": \"serinus.dev/v1alpha1\", \"kind\": \"PromptRelease\"}]";
+    let mut place = Place::anew(|place| place.write("list.json", list));
+    assert!(place.text().contains("list.json: InvalidManifest: "), "{}", place.text());
+    place.write("sub.json", "{}");
+    fs::create_dir(place.path("sub")).unwrap();
+    place.write("sub/list.json", list);
+    place.seconds(70);
+    assert!(place.text().contains("sub/: FolderNotRead"), "{}", place.text());
+}
+
+#[test]
 fn what_looks_like_a_manifest_and_is_not_read_is_told_and_what_is_left_out_on_purpose_is_not() {
     for name in ["r.yaml.txt", "r.yaml ", "r.yalm", "release", "r.yaml.1"] {
         let mut place = Place::anew(|place| {
@@ -149,7 +180,13 @@ fn what_looks_like_a_manifest_and_is_not_read_is_told_and_what_is_left_out_on_pu
         for name in ["r.yaml~", "r.yaml.bak", "r.yaml.orig", "#r.yaml#", ".r.yaml", "r.yaml.OFF"] {
             place.write(name, &release("v2"));
         }
-        assert!(std::process::Command::new("mkfifo").arg(place.path("pipe")).status().unwrap().success());
+        assert!(
+            std::process::Command::new("mkfifo")
+                .arg(place.path("pipe"))
+                .status()
+                .unwrap()
+                .success()
+        );
     });
     assert_eq!(place.text(), "");
     // One that is there for a moment is on its way to another name.
@@ -167,19 +204,27 @@ fn a_route_whose_release_is_in_a_file_that_can_not_be_used_says_so_to_who_asks_f
     let good = release("v1").replace("spec: {", "spec:\n  route: shop\n  ").replace("}}\n", "}\n");
     let good = good.replace("}, b", "}\n  b").replace("}, p", "}\n  p");
     assert!(serinus::api::manifest::parse(&good).is_ok(), "{good}");
-    for (what, bad) in [
-        ("indentation", good.replace("  policyRef", " policyRef")),
-        ("a key that is twice", format!("{good}  backendRef: {{name: other}}\n")),
-        ("a tab", good.replace("  policyRef", "\tpolicyRef")),
-        ("another version", good.replace("v1alpha1", "v1")),
-        ("another kind", good.replace("PromptRelease", "PromtRelease")),
-        ("a field is missing", good.replace("  backendRef: {name: model}\n", "")),
-        ("a name that Kubernetes refuses", good.replace("name: r}", "name: R_1}")),
-        ("another document", format!("{good}---\nkind: nothing\n")),
+    // The message of the release itself is told; any other may quote what the reader may not read.
+    let (own, cut, second) = (
+        "release.yaml: InvalidManifest: ",
+        "release.yaml, document 1: InvalidManifest: see /readyz?verbose on the admin port",
+        "release.yaml, document 2: InvalidManifest: see /readyz?verbose on the admin port",
+    );
+    for (what, bad, told) in [
+        ("indentation", good.replace("  policyRef", " policyRef"), cut),
+        ("a key that is twice", format!("{good}  backendRef: {{name: other}}\n"), cut),
+        ("a tab", good.replace("  policyRef", "\tpolicyRef"), cut),
+        ("another version", good.replace("v1alpha1", "v1"), own),
+        ("another kind", good.replace("PromptRelease", "PromtRelease"), own),
+        ("a field is missing", good.replace("  backendRef: {name: model}\n", ""), own),
+        ("a name that Kubernetes refuses", good.replace("name: r}", "name: R_1}"), own),
+        ("another document", format!("{good}---\nkind: nothing\n"), second),
+        ("no document after this one", format!("{good}---\n@\n"), second),
     ] {
         let place = Place::anew(|place| place.write("release.yaml", &bad));
         let why = place.why("shop");
-        assert!(why.starts_with("release.yaml: InvalidManifest: "), "{what}: {why}");
+        assert!(why.starts_with(told), "{what}: {why}");
+        assert_eq!(why.contains("/readyz"), told != own, "{what}: {why}");
         assert_eq!(place.why("other"), "", "{what}");
         assert_eq!(place.gateway.notices().of_route("shop", |_| false), None, "{what}");
         assert_eq!(place.gateway.notices().withheld(), 1, "{what}");
@@ -188,7 +233,7 @@ fn a_route_whose_release_is_in_a_file_that_can_not_be_used_says_so_to_who_asks_f
     let place = Place::anew(|place| {
         fs::write(place.path("release.yaml"), [good.as_bytes(), b"# caf\xe9\n"].concat()).unwrap();
     });
-    assert!(place.why("shop").contains("is not UTF-8"), "{}", place.text());
+    assert!(place.text().contains("is not UTF-8") && place.why("shop") == cut, "{}", place.text());
     let unnamed = good.replace("metadata: {name: r}\n", "");
     let place = Place::anew(|place| place.write("release.yaml", &unnamed));
     assert_eq!((place.why("shop").as_str(), place.gateway.notices().withheld()), ("", 1));
@@ -198,6 +243,36 @@ fn a_route_whose_release_is_in_a_file_that_can_not_be_used_says_so_to_who_asks_f
     place.write("release.yaml", &good.replace("v1alpha1", "v1"));
     place.seconds(3);
     assert_eq!(place.served(), ["default/r"]);
+}
+
+#[test]
+fn why_a_route_is_not_served_quotes_no_document_of_others() {
+    let theirs = FIXED_PROMPT.replace("name: v1", "name: p, namespace: theirs");
+    let theirs = theirs.replace("role: user", "role: hidden-text");
+    // In the file of the release, in another one, and where no name is known.
+    let unknown = "metadata: {namespace: theirs}\nspec: {hidden-text: 1, hidden-text: 2}\n";
+    for (release_file, other_file) in [
+        (format!("{}---\n{theirs}", release("v1")), String::new()),
+        (release("v1"), format!("{theirs}---\n{FIXED_PROMPT}")),
+        (release("v1"), unknown.to_owned()),
+    ] {
+        let place = Place::anew(|place| {
+            place.write("release.yaml", &release_file);
+            place.write("fixed.yaml", &FIXED.replace("name: v1}", "name: v0}"));
+            if !other_file.is_empty() {
+                place.write("other.yaml", &other_file);
+            }
+        });
+        let why = place.why("r");
+        assert!(place.text().contains("hidden-text"), "{}", place.text());
+        assert!(!why.is_empty() && !why.contains("hidden-text"), "{why}");
+    }
+    // The rest of a document that is cut may name another namespace.
+    let place = Place::anew(|place| {
+        let cut = release("v1").replace("{name: r}", "\n  name: r\n  labels: [\n  namespace: a");
+        place.write("release.yaml", &cut);
+    });
+    assert_eq!(place.why("r"), "", "{}", place.text());
 }
 
 #[test]
@@ -218,12 +293,12 @@ fn an_object_that_is_there_and_not_in_force_is_not_said_to_be_missing() {
             "a file that ends before it",
             ("fixed.yaml", format!("a: [\n---\n{FIXED}")),
             "PromptVersion v1 does not exist: create it, or change spec.promptRef.name; it may be in \
-             fixed.yaml, which is not in force: not valid YAML: ",
+             fixed.yaml, which is not in force: correct it as its own message says",
         ),
         (
             "a file that can not be read",
             ("fixed.yaml", format!("{FIXED}# {}\n", "x".repeat(2 << 20))),
-            "it may be in fixed.yaml, which is not in force: is larger than 2 MiB",
+            "it may be in fixed.yaml, which is not in force: correct it as its own message says",
         ),
     ] {
         let mut place = Place::anew(|place| place.write(change.0, &change.1));
@@ -250,7 +325,7 @@ fn an_object_that_is_there_and_not_in_force_is_not_said_to_be_missing() {
     }
     place.write("fixed.txt", FIXED);
     place.seconds(6);
-    let misnamed = "it may be in fixed.txt, which is not in force: looks like a manifest";
+    let misnamed = "it may be in fixed.txt, which is not in force: correct it";
     assert!(place.why("r").contains(misnamed), "{}", place.text());
     fs::create_dir(place.path("sub")).unwrap();
     fs::rename(place.path("fixed.txt"), place.path("sub/fixed.yaml")).unwrap();
@@ -268,7 +343,7 @@ fn a_policy_a_fallback_and_a_secret_may_be_in_a_file_that_can_not_be_used() {
         place.write("z.yaml", "oops: [");
     });
     let text = place.text();
-    let maybe = "; it may be in z.yaml, which is not in force: not valid YAML";
+    let maybe = "; it may be in z.yaml, which is not in force: correct it";
     assert!(text.contains(&format!("start again{maybe}")), "{text}");
     place.write("fixed.yaml", &FIXED.replace("name: quick", "name: slow"));
     // The policy goes with its last definition.

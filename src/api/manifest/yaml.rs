@@ -76,14 +76,23 @@ pub enum Fault {
 /// # Errors
 /// The first thing that is wrong, with its place.
 pub fn documents(text: &str) -> Result<Vec<Value>, YamlError> {
-    match begun(text) {
-        (documents, None) => Ok(documents),
-        (_, Some(error)) => Err(error),
-    }
+    let Begun { documents, error, .. } = begun(text);
+    error.map_or(Ok(documents), Err)
 }
 
-/// Reads every document of a text up to the first thing that is wrong: the last one ends there.
-pub fn begun(text: &str) -> (Vec<Value>, Option<YamlError>) {
+/// What could be read of a text.
+pub struct Begun {
+    /// The documents up to the first thing that is wrong.
+    pub documents: Vec<Value>,
+    /// What is wrong.
+    pub error: Option<YamlError>,
+    /// The last of these documents is cut there. Otherwise all of them are complete, and what is
+    /// wrong is after them.
+    pub cut: bool,
+}
+
+/// Reads every document of a text up to the first thing that is wrong.
+pub fn begun(text: &str) -> Begun {
     let options = options! {
         emit_comments: false,
         // As libyaml did: the last line of a text ends as it ends in the file.
@@ -106,11 +115,11 @@ pub fn begun(text: &str) -> (Vec<Value>, Option<YamlError>) {
                 (fault, *error.marker())
             }
         };
-        reader.break_off();
+        let cut = reader.break_off();
         let error = YamlError { fault, line: at.line(), column: at.col() + 1 };
-        return (reader.documents, Some(error));
+        return Begun { documents: reader.documents, error: Some(error), cut };
     }
-    (reader.documents, None)
+    Begun { documents: reader.documents, error: None, cut: false }
 }
 
 /// A value that is complete.
@@ -208,7 +217,7 @@ impl Reader {
         }
         copy(&mut self.copied, node.size)?;
         let node = node.clone();
-        self.place(node)
+        self.insert(node)
     }
 
     fn begin(&mut self, content: Content, anchor: usize, tag: Option<&Tag>) -> Result<(), Fault> {
@@ -238,11 +247,11 @@ impl Reader {
             copy(&mut self.copied, node.size)?;
             self.anchors.insert(anchor, node.clone());
         }
-        self.place(node)
+        self.insert(node)
     }
 
-    /// Ends a document that is not complete with what was read of it.
-    fn break_off(&mut self) {
+    /// Ends a document that is not complete with what was read of it, if there is one.
+    fn break_off(&mut self) -> bool {
         let mut inner = None;
         while let Some(Open { content, .. }) = self.open.pop() {
             inner = Some(match content {
@@ -256,10 +265,12 @@ impl Reader {
                 }
             });
         }
+        let cut = inner.is_some();
         self.documents.extend(inner);
+        cut
     }
 
-    fn place(&mut self, node: Node) -> Result<(), Fault> {
+    fn insert(&mut self, node: Node) -> Result<(), Fault> {
         let Some(open) = self.open.last_mut() else {
             self.documents.push(node.value);
             return Ok(());

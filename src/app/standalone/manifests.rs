@@ -10,7 +10,7 @@ use std::{
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
-    absent::{TWICE, namespace},
+    absent::{Absences, TWICE, namespace, place_of},
     durable::beside,
     folder::{Change, Folder},
     memory::Memory,
@@ -22,7 +22,7 @@ use crate::{
     analysis::plan::undecidable,
     api::{
         CanaryPolicySpec, LLMDeploymentSpec, PromptRelease, PromptVersionSpec,
-        manifest::{self, Broken, ManifestError, Object, Said, Secrets},
+        manifest::{self, Broken, Object, Said, Secrets},
     },
     gateway::notices::{Notice, Withheld},
 };
@@ -54,41 +54,20 @@ pub(super) struct Event {
 #[derive(Default)]
 struct Content {
     objects: Vec<Object>,
-    /// Why that is not what the file holds now.
-    problem: Option<(&'static str, String)>,
+    /// Why that is not what the file holds now, made once: it may quote a value of 2 MiB.
+    problem: Option<Notice>,
     /// The documents of a file that can not be used, as far as they can be told apart.
     said: Vec<Said>,
     /// It may define more than is known of it.
     unknown: bool,
     /// The file is there.
     here: bool,
-    /// It is JSON about something else.
+    /// It is JSON of something else than Serinus.
     foreign: bool,
 }
 
-impl Content {
-    /// Whether JSON that can not be used was never meant to be a manifest.
-    fn is_foreign(&self, broken: &Broken, bytes: &[u8]) -> bool {
-        let names_version = || memchr::memmem::find(bytes, b"apiVersion").is_some();
-        let is_other = match &broken.error {
-            ManifestError::Kind { api_version, kind } => api_version.is_empty() && kind.is_empty(),
-            ManifestError::Invalid { .. } => false,
-            ManifestError::NotText(_) | ManifestError::Yaml(_) => !names_version(),
-        };
-        is_other && self.objects.is_empty()
-    }
-
-    /// What is wrong with the file, and the releases that are not in force because of it.
-    fn notice(&self, name: &str) -> Option<Notice> {
-        let (reason, message) = self.problem.as_ref()?;
-        let route = |said: &Said| Some((namespace(said), said.route.clone()?));
-        let routes = self.said.iter().filter_map(route).collect();
-        Some(Notice { withheld: Some(Withheld { routes }), ..withheld(name, reason, message) })
-    }
-}
-
 /// An object in force.
-#[derive(Clone, PartialEq)]
+#[derive(Clone)]
 struct Held {
     object: Object,
     /// The file that defined it last.
@@ -112,6 +91,10 @@ pub(super) struct Manifests {
     unread: Option<String>,
     /// What is wrong with definitions, as of the last change.
     wrong: Vec<Notice>,
+    /// All that is wrong, as of the last look.
+    notices: Vec<Notice>,
+    /// Why objects are not in force, as of the last look.
+    pub(super) absences: Absences,
     /// Objects are in force that the memory does not hold.
     remember: bool,
 }
@@ -140,17 +123,24 @@ impl Manifests {
             looked_at: None,
             unread: None,
             wrong: vec![],
+            notices: vec![],
+            absences: Absences::default(),
             remember: false,
         })
     }
 
     /// Reads files that changed, and deletes what was absent for long enough.
     pub(super) fn reload(&mut self, now: Timestamp) -> Vec<Event> {
-        let before = self.notices();
+        let before = self.version;
         let events = self.look(now);
+        let notices = self.all_that_is_wrong();
         // What a release says that misses an object names the files in which it may be.
-        if self.notices() != before {
+        if notices != self.notices {
+            self.notices = notices;
             self.version += 1;
+        }
+        if self.version != before {
+            self.absences = self.find_absences();
         }
         events
     }
@@ -193,40 +183,41 @@ impl Manifests {
         file.here = change != Change::Gone;
         let said = std::mem::take(&mut file.said);
         (file.unknown, file.foreign) = (false, false);
+        let is_new = file.objects.is_empty();
+        let problem = |reason, why: &str| Some(withheld(&name, reason, why));
         file.problem = match change {
+            // Much JSON is something else. Before it is read: it may be large.
+            Change::Content(bytes) if is_new && is_json(&name) && !names_version(&bytes) => {
+                file.foreign = true;
+                None
+            }
             Change::Content(bytes) => match manifest::read(&bytes) {
-                Err(broken) if is_json(&name) && file.is_foreign(&broken, &bytes) => {
-                    file.foreign = true;
-                    None
-                }
-                Ok(objects) if objects.is_empty() && !file.objects.is_empty() => {
+                Ok(objects) if objects.is_empty() && !is_new => {
                     let why = "holds no manifest any more: what it defined stays in force; remove \
                                the file to delete that";
-                    Some(("EmptyFile", why.to_owned()))
+                    problem("EmptyFile", why)
                 }
                 Ok(objects) if objects.is_empty() => {
                     let why = "holds no manifest: write one, or remove the file";
-                    Some(("EmptyFile", why.to_owned()))
+                    problem("EmptyFile", why)
                 }
                 Ok(objects) => {
                     file.objects = objects;
                     None
                 }
                 Err(broken) => {
-                    let Broken { error, said, more } = *broken;
-                    (file.said, file.unknown) = (said, more);
-                    Some(("InvalidManifest", error.to_string()))
+                    let notice = invalid(&name, &broken);
+                    (file.said, file.unknown) = (broken.said, broken.more);
+                    Some(notice)
                 }
             },
-            Change::Unusable(_)
-                if file.objects.is_empty() && is_other_json(self.folder.path(), &name) =>
-            {
+            Change::Unusable(_) if is_new && is_other_json(self.folder.path(), &name) => {
                 file.foreign = true;
                 None
             }
             Change::Unusable(why) => {
                 file.unknown = true;
-                Some(("UnreadableFile", why))
+                problem("UnreadableFile", &why)
             }
             Change::Gone => None,
         };
@@ -342,14 +333,18 @@ impl Manifests {
         Ok(())
     }
 
-    /// What is wrong with the folder, its files and what they define.
-    pub(super) fn notices(&self) -> Vec<Notice> {
+    /// What is wrong with the folder, its files and what they define, as of the last look.
+    pub(super) fn notices(&self) -> &[Notice] {
+        &self.notices
+    }
+
+    fn all_that_is_wrong(&self) -> Vec<Notice> {
         let folder = self.folder.path().display().to_string();
         let unread = self.unread.iter();
         let mut all: Vec<Notice> =
             unread.map(|why| withheld(&folder, "UnreadableFolder", why)).collect();
-        all.extend(self.files.iter().filter_map(|(name, file)| file.notice(name)));
-        // Of a file that is there and defines nothing, it is said why.
+        all.extend(self.files.values().filter_map(|file| file.problem.clone()));
+        // A file that is there and defines nothing has a notice of its own.
         if self.is_empty() && self.looked_at.is_some() {
             let message = if self.objects.is_empty() {
                 "holds no manifest: put files *.yaml there (folders inside are not read)"
@@ -365,7 +360,7 @@ impl Manifests {
     }
 
     /// Folders and files that seem to hold manifests, and are not read.
-    pub(super) fn not_read(&self) -> impl Iterator<Item = Notice> {
+    fn not_read(&self) -> impl Iterator<Item = Notice> {
         let folders = self.folder.not_read().map(|inside| {
             let message = "holds manifests, and folders inside are not read: move them up";
             withheld(&format!("{inside}/"), "FolderNotRead", message)
@@ -410,26 +405,24 @@ impl Manifests {
         }
     }
 
-    /// Files that can not be used, by their names, and what their documents say of themselves.
-    pub(super) fn broken(&self) -> impl Iterator<Item = (&str, &[Said])> {
-        self.files.iter().map(|(name, file)| (name.as_str(), file.said.as_slice()))
-    }
-
-    /// Of files that can not be used, those that may define more than is known.
-    pub(super) fn files_of_unknown_content(&self) -> impl Iterator<Item = Notice> {
-        let unknown = self.files.iter().filter(|(_, file)| file.unknown);
-        unknown.filter_map(|(name, file)| file.notice(name))
+    /// Why objects are not in force that a file defines, or may define.
+    fn find_absences(&self) -> Absences {
+        let mut absences = Absences::default();
+        for (name, file) in &self.files {
+            file.said.iter().for_each(|said| absences.add_broken(name, said));
+        }
+        for twice in self.wrong.iter().filter(|notice| notice.reason == TWICE) {
+            absences.add_twice(twice);
+        }
+        let unknown = self.files.values().filter(|file| file.unknown);
+        let unknown = unknown.filter_map(|file| file.problem.clone());
+        unknown.chain(self.not_read()).for_each(|notice| absences.add_unknown(&notice.place));
+        absences
     }
 
     /// Whether an object is in force.
     pub(super) fn is_held(&self, kind: &'static str, namespace: &str, name: &str) -> bool {
         self.get(kind, namespace, name).is_some()
-    }
-
-    /// What is told of an object that is there twice.
-    pub(super) fn twice(&self, kind: &'static str, namespace: &str, name: &str) -> Option<&Notice> {
-        let place = self::name(&(kind, namespace.to_owned(), name.to_owned()));
-        self.wrong.iter().find(|notice| notice.reason == TWICE && notice.place == place)
     }
 
     fn get(&self, kind: &'static str, namespace: &str, name: &str) -> Option<&Object> {
@@ -536,13 +529,28 @@ fn deleted(id: &Id, held: &Held) -> String {
     }
 }
 
+/// What is wrong with a file, and the releases that are not in force because of it.
+fn invalid(file: &str, broken: &Broken) -> Notice {
+    let route = |said: &Said| Some((namespace(said), said.route.clone()?));
+    let routes = broken.said.iter().filter_map(route).collect();
+    let own = broken.said.iter().find(|said| said.at_fault && said.is_complete);
+    let (at_fault, document) = (own.and_then(route), Some(broken.document));
+    let notice = Notice::new(file, "InvalidManifest", broken.error.to_string());
+    Notice { withheld: Some(Withheld { routes, at_fault, document }), ..notice }
+}
+
+/// Whether a text may be a manifest: each has this word.
+fn names_version(bytes: &[u8]) -> bool {
+    memchr::memmem::find(bytes, b"apiVersion").is_some()
+}
+
 /// What is wrong with a file or a folder whose manifests are not in force because of it.
 fn withheld(place: &str, reason: &str, message: &str) -> Notice {
     Notice { withheld: Some(Withheld::default()), ..Notice::new(place, reason, message) }
 }
 
 fn name((kind, namespace, name): &Id) -> String {
-    format!("{kind} {namespace}/{name}")
+    place_of(kind, namespace, name)
 }
 
 fn id(object: &Object) -> Id {

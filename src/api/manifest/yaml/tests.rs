@@ -268,9 +268,18 @@ fn of_a_text_that_is_wrong_somewhere_what_is_before_is_known() {
         ("kind: A\n---\nkind: B\nspec:\n  a: 1\n\tb: 2\n", "{\"kind\":\"B\",\"spec\":{}}"),
         ("kind: A\n---\nkind: B\nkind: C\n", "{\"kind\":\"B\"}"),
     ] {
-        let (documents, error) = begun(text);
-        assert!(error.is_some(), "{text}");
+        let Begun { documents, error, cut } = begun(text);
+        assert!(error.is_some() && cut, "{text}");
         let all: Vec<String> = documents.iter().map(Value::to_string).collect();
         assert_eq!(all, ["{\"kind\":\"A\"}", known], "{text}");
+    }
+}
+
+#[test]
+fn of_a_text_that_is_wrong_between_documents_none_is_cut() {
+    for text in ["kind: A\n---\n@b\n", "{kind: A}\n}\n", "kind: A\n...\n]\n"] {
+        let Begun { documents, error, cut } = begun(text);
+        assert!(error.is_some() && !cut, "{text}");
+        assert_eq!(documents, [serde_json::json!({"kind": "A"})], "{text}");
     }
 }
