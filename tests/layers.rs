@@ -133,7 +133,7 @@ fn no_module_is_a_drawer() {
 /// Who reads the wall clock in the loops, and for what: for times that people read, or that
 /// outlive the process. An interval of a process is none of these. By the wall clock it would end
 /// when somebody sets that clock back, until the old time is there again.
-const WALL_CLOCK: [(&str, &str); 15] = [
+const WALL_CLOCK: [(&str, &str); 16] = [
     ("controllers/backend.rs", "conditions"),
     ("controllers/kube/leadership.rs", "what people read in the Lease, and terms"),
     ("controllers/policy.rs", "conditions"),
@@ -141,6 +141,7 @@ const WALL_CLOCK: [(&str, &str); 15] = [
     ("controllers/release.rs", "times in the status, which outlive the process"),
     ("controllers/release/absent.rs", "since when a release is gone, which is noted"),
     ("controllers/release/asking.rs", "the window of a query"),
+    ("controllers/release/before.rs", "how long ago a first release was, which the status tells"),
     ("controllers/release/keep.rs", "conditions"),
     (
         "controllers/release/observe.rs",
@@ -155,7 +156,7 @@ const WALL_CLOCK: [(&str, &str); 15] = [
 ];
 
 #[test]
-fn no_interval_of_a_loop_hangs_on_the_wall_clock() {
+fn only_these_files_read_the_wall_clock() {
     let mut used = vec![];
     for (path, module, code) in modules() {
         let code = code.split("#[cfg(test)]\nmod tests").next().unwrap();
