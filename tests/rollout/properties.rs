@@ -8,7 +8,7 @@ use serinus::{
         CanaryPolicySpec, GoDuration,
         canary_policy::{Bake, Nothing, OnInconclusive, OnNoData, Pooling, Shadow, Step},
         conditions,
-        prompt_release::{Phase, RoutedVariant, VariantRole},
+        prompt_release::Phase,
     },
     rollout::{Gateway, decide, snapshot::Action},
 };
@@ -193,7 +193,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn a_release_that_is_being_deleted_is_judged_and_starts_no_canary(
+    fn a_release_that_is_being_deleted_says_so_and_starts_no_canary(
         policy in policy(), before in prop::collection::vec(event(), 1..40),
         after in prop::collection::vec(event(), 1..40),
     ) {
@@ -218,25 +218,6 @@ proptest! {
             prop_assert!(told.contains("is being deleted") && told.contains("example.com/hold"), "{told}");
             world.pass(SignedDuration::from_secs(15));
         }
-        // Whatever has happened, a canary that fails from now on loses its users and its copies.
-        // One that waits for an approval without any goes on waiting.
-        let Some(ran) = runs(&world).filter(|_| world.status.stable.is_some()) else { return Ok(()) };
-        world.requests_per_minute = 2000.0;
-        world.spec.suspend = false;
-        for name in NAMES {
-            let errors = if revision(name) == ran { 1.0 } else { 0.0 };
-            world.behaviours.insert(revision(name), Behaviour { errors, ..Behaviour::default() });
-        }
-        for gateway in &mut world.gateways {
-            (gateway.stuck, gateway.silent, gateway.control_loss) = (false, false, false);
-        }
-        world.not_ready.clear();
-        for _ in 0..600 {
-            world.decide();
-            world.pass(SignedDuration::from_secs(15));
-        }
-        let on_trial = |v: &RoutedVariant| matches!(v.role, VariantRole::Canary | VariantRole::Shadow);
-        prop_assert!(!world.status.routing.variants.iter().any(on_trial), "{:?}", world.status);
     }
 }
 
