@@ -142,13 +142,13 @@ impl Stream {
 
     /// What is wrong with what has come, before anybody has seen any of it. What tells of an
     /// error may be what spells out a secret.
-    fn fails(&self, flight: &mut Flight) -> Result<(), Failure> {
+    fn failure(&self, flight: &mut Flight) -> Option<Failure> {
         let is_secret = self.quotes.is_secret();
         if flight.answer.failed {
             let failure = told(flight, self.failed.as_ref(), self.wait);
-            return Err(if is_secret { failure.without_words() } else { failure });
+            return Some(if is_secret { failure.without_words() } else { failure });
         }
-        if is_secret { Err(Failure::secret()) } else { Ok(()) }
+        is_secret.then(Failure::secret)
     }
 
     /// Reads until the stream says something: until then the answer may still come from
@@ -169,14 +169,18 @@ impl Stream {
                 flight.crowded = true;
                 return Err(no_memory(error));
             }
-            self.fails(flight)?;
+            if let Some(failure) = self.failure(flight) {
+                return Err(failure);
+            }
             if content || flight.answer.complete() || read > LONGEST_START {
                 return Ok(Box::new(self));
             }
             next = next_chunk(&mut self.rest).await;
         }
         let content = self.read_last(flight);
-        self.fails(flight)?;
+        if let Some(failure) = self.failure(flight) {
+            return Err(failure);
+        }
         if content || flight.answer.complete() || flight.answer.is_unread() {
             self.end = Some(None);
             return Ok(Box::new(self));
