@@ -4,11 +4,13 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
-POLICY = """
+HEAD = """
 apiVersion: audit.k8s.io/v1
 kind: Policy
 omitStages: [RequestReceived]
 rules:
+"""
+POLICY = HEAD + """\
   - level: Request
     verbs: [update]
     resources: [{group: serinus.dev, resources: [promptreleases/status]}]
@@ -22,11 +24,7 @@ rules:
   - level: None
 """
 # Who watches our kinds, and since when.
-WATCHES = """
-apiVersion: audit.k8s.io/v1
-kind: Policy
-omitStages: [RequestReceived]
-rules:
+WATCHES = HEAD + """\
   - level: Metadata
     verbs: [watch]
     resources: [{group: serinus.dev}]
@@ -34,11 +32,7 @@ rules:
 """
 ACCOUNT = "system:serviceaccount:serinus-system:"
 # Every request of ours; for a cluster that is watched for that alone.
-RIGHTS = f"""
-apiVersion: audit.k8s.io/v1
-kind: Policy
-omitStages: [RequestReceived]
-rules:
+RIGHTS = f"""{HEAD}\
   - level: Metadata
     users: ["{ACCOUNT}serinus-operator", "{ACCOUNT}serinus-gateway"]
   - level: None

@@ -218,6 +218,17 @@ mod tests {
     }
 
     #[test]
+    fn a_namespace_that_is_being_deleted_is_known_by_the_cause_whatever_the_words() {
+        let status = serde_json::json!({"status": "Failure", "code": 403, "reason": "Forbidden",
+        "message": "not now", "details": {"causes": [
+            {"reason": "NamespaceTerminating", "message": "", "field": "metadata.namespace"},
+        ]}});
+        let status: Status = serde_json::from_value(status).unwrap();
+        let kept = ControllerError::kept("x", kube::Error::Api(Box::new(status)));
+        assert!(matches!(kept, ControllerError::Refused { .. }), "{kept:?}");
+    }
+
+    #[test]
     fn of_what_the_api_server_quotes_little_is_kept() {
         let long = format!("admission webhook \"w\" denied the request: {}", "<".repeat(1 << 20));
         assert!(ControllerError::kept("x", error(400, &long)).to_string().len() < 400);

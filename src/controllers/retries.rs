@@ -1,7 +1,7 @@
 //! When an object is tried again whose reconcile failed, and whether the log says it.
 //!
 //! What the API server refuses for its content is refused again, so the next attempt comes later
-//! each time: the first after [`ControllerError::retry_after`], then up to [`SELDOM`]. A change of
+//! each time: the first after [`ControllerError::retry_after`], then up to [`MAX_BACKOFF`]. A change of
 //! the object is looked at at once. Other errors (the API server is away, a right is missing)
 //! concern everything and may be over at any moment: they are tried again as fast as before.
 //!
@@ -20,7 +20,7 @@ use super::error::ControllerError;
 use crate::{api::conditions::truncate, signals::index::Named};
 
 /// The longest time between two attempts, give or take a tenth.
-pub const SELDOM: Duration = Duration::from_secs(300);
+pub const MAX_BACKOFF: Duration = Duration::from_secs(300);
 /// A line of the log has so much of an error.
 const LONGEST: usize = 500;
 /// More objects than this are not told apart: of what is forgotten the log says again that it
@@ -51,7 +51,7 @@ pub struct Retry {
 
 /// After so many failures in a row that began with a wait of `first`.
 pub fn backoff(first: Duration, failures: u32) -> Duration {
-    let wait = first.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(SELDOM);
+    let wait = first.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(MAX_BACKOFF);
     // So that objects do not march in step.
     wait.mul_f64(0.9 + 0.2 * rand::random::<f64>())
 }
@@ -79,7 +79,7 @@ impl Retries {
         failing.failures = failing.failures.saturating_add(1);
         let is_first = failing.failures == 1;
         // An error may name what differs each time.
-        let is_another = failing.told != text && now - failing.at >= SELDOM;
+        let is_another = failing.told != text && now - failing.at >= MAX_BACKOFF;
         let news = (is_first || is_another).then(|| text.clone());
         if news.is_some() {
             (failing.told, failing.at) = (text, now);
@@ -123,7 +123,7 @@ mod tests {
         while began.elapsed() < Duration::from_secs(3600) {
             let Retry { after, news } = retries.failed("PromptVersion", &fat, &refused);
             (attempts, lines) = (attempts + 1, lines + usize::from(news.is_some()));
-            assert!(after <= SELDOM.mul_f64(1.1));
+            assert!(after <= MAX_BACKOFF.mul_f64(1.1));
             tokio::time::advance(after).await;
         }
         assert!((10..25).contains(&attempts), "{attempts} in an hour");

@@ -324,7 +324,7 @@ impl Flight {
         // What comes from the cache was checked before, and costs nothing again.
         let cached = self.reason == AssignmentReason::Cached;
         let check = (ok && !cached).then(|| self.check());
-        let content = self.content_told();
+        let content = self.traced_content();
         let answer = &mut self.answer;
         // A stream that was cut off tells no usage: an event with content is about a token.
         if !ok && self.streamed && answer.tokens.output.is_none() && answer.contents > 0 {
@@ -394,8 +394,8 @@ impl Flight {
         self.gateway.sinks.iter().for_each(|sink| sink.consume(&record));
     }
 
-    /// What was said, as it is told to who traces it.
-    fn content_told(&mut self) -> Option<Box<Content>> {
+    /// The content as it is exported to traces.
+    fn traced_content(&mut self) -> Option<Box<Content>> {
         if self.is_withheld {
             let answer = &mut self.answer;
             (answer.model, answer.id, answer.finish_reason) = (None, None, None);

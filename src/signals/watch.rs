@@ -73,7 +73,7 @@ impl Watched {
     fn note<K>(&mut self, kind: &str, event: &watcher::Result<watcher::Event<K>>) {
         let now = Instant::now();
         match event {
-            // That an attempt begins.
+            // An attempt begins, and may fail.
             Ok(watcher::Event::Init) => {}
             Ok(event) => {
                 self.filled |= matches!(event, watcher::Event::InitDone);

@@ -92,8 +92,8 @@ impl StateLocation {
         }
     }
 
-    /// In the folder. Where a state begins behind a symbolic link, a person is told once what a
-    /// deploy that moves the link would do; unless a person has chosen the location by links of their own.
+    /// In the folder. Where a state begins behind a symbolic link, the log tells what a deploy that
+    /// moves the link would do; not where a person has chosen the location by links of their own.
     fn inside(folder: &Path, is_chosen: bool) -> anyhow::Result<Self> {
         let inside = folder.join(INSIDE);
         let file = inside.join(FILE);

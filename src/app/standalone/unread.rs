@@ -139,7 +139,7 @@ pub(super) fn seems_manifest(path: &Path, name: &str) -> bool {
     is_manifest(name) && (!is_json(name) || looks_like_ours(path))
 }
 
-/// How a file begins; only of files, of which none is waited for.
+/// How a file begins. Only regular files are read: opening a pipe would wait for its writer.
 fn head(path: &Path) -> Option<String> {
     let no_wait = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or_default();
     let opened = OpenOptions::new().read(true).custom_flags(no_wait).open(path);

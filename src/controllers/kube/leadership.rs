@@ -68,13 +68,13 @@ pub struct Leadership {
     seen: Mutex<Seen>,
 }
 
-/// What the looks at the Lease have brought.
+/// What reading the Lease has brought.
 struct Seen {
     /// When a leader lived last, this process or another one; at first, when this one began.
     leader: Instant,
     /// Who holds the Lease, when it is another process.
     holder: Option<String>,
-    /// Why the last look failed.
+    /// Why the last attempt to use it failed.
     trouble: Option<String>,
 }
 
@@ -105,34 +105,34 @@ impl Leadership {
     }
 
     /// Whether nobody leads. After a leader has died its Lease has to expire before another one
-    /// takes it, at the next look: so long nothing is wrong.
+    /// takes it, when it reads the Lease next: so long nothing is wrong.
     pub fn leaderless(&self) -> Option<Leaderless> {
         if self.term().is_some() {
             return None;
         }
         let seen = self.seen();
         let since = seen.leader.elapsed();
-        let patience = self.duration + 2 * self.duration / LOOKS;
+        let patience = self.duration + 2 * self.duration / READS;
         (since >= patience).then(|| {
             let why = seen.trouble.as_deref().unwrap_or("nobody has taken the Lease");
             Leaderless { since, why: why.to_owned() }
         })
     }
 
-    /// Takes note of a look at the Lease, and logs what is new of that.
-    fn looked(&self, look: Result<Look, String>) {
-        match look {
-            Ok(look) => {
-                let held = match look {
-                    Look::Held(held) => Some(held),
-                    Look::Other { .. } => None,
+    /// Takes note of what reading the Lease has brought, and logs what is new.
+    fn observed(&self, state: Result<LeaseState, String>) {
+        match state {
+            Ok(state) => {
+                let held = match state {
+                    LeaseState::Held(held) => Some(held),
+                    LeaseState::Other { .. } => None,
                 };
                 self.set(held);
                 let mut seen = self.seen();
                 seen.leader = Instant::now();
-                seen.holder = match look {
-                    Look::Held(_) => None,
-                    Look::Other { holder } => holder,
+                seen.holder = match state {
+                    LeaseState::Held(_) => None,
+                    LeaseState::Other { holder } => holder,
                 };
                 if seen.trouble.take().is_some() {
                     tracing::info!("the Lease can be used again");
@@ -202,17 +202,17 @@ struct Observed {
     since: Option<Instant>,
 }
 
-/// What a look at the Lease has brought: somebody leads.
+/// Who leads, as the Lease says.
 #[derive(Debug)]
-enum Look {
+enum LeaseState {
     /// This process.
     Held(Held),
     /// Another one, whose Lease is valid.
     Other { holder: Option<String> },
 }
 
-/// The Lease is looked at so often while it is valid.
-const LOOKS: u32 = 5;
+/// The Lease is observed at so often while it is valid.
+const READS: u32 = 5;
 
 /// What to do about a Lease.
 #[derive(Clone, Debug, PartialEq)]
@@ -233,12 +233,12 @@ pub async fn seek(
 ) {
     let api: Api<Lease> = Api::namespaced(client, &config.namespace);
     let mut observed = Observed::default();
-    let period = config.duration / LOOKS;
+    let period = config.duration / READS;
     loop {
         let attempt = tokio::time::timeout(config.duration / 2, once(&api, &config, &mut observed));
         let before = leadership.term();
-        leadership.looked(match attempt.await {
-            Ok(looked) => looked.map_err(|error| unusable(&config, &error)),
+        leadership.observed(match attempt.await {
+            Ok(observed) => observed.map_err(|error| unusable(&config, &error)),
             Err(_) => {
                 let ElectionConfig { namespace, lease, .. } = &config;
                 Err(format!(
@@ -283,7 +283,7 @@ async fn once(
     api: &Api<Lease>,
     config: &ElectionConfig,
     observed: &mut Observed,
-) -> Result<Look, kube::Error> {
+) -> Result<LeaseState, kube::Error> {
     let (lease, exists) = match api.get_opt(&config.lease).await? {
         Some(lease) => (lease, true),
         None => (named(&config.lease), false),
@@ -297,7 +297,7 @@ async fn once(
     let spec = lease.spec.clone().unwrap_or_default();
     let Step::Write { spec, term, acquired } = step(&spec, config, unchanged, (config.clock)())
     else {
-        return Ok(Look::Other { holder: spec.holder_identity });
+        return Ok(LeaseState::Other { holder: spec.holder_identity });
     };
     let lease = Lease { spec: Some(spec), ..lease };
     let post = PostParams::default();
@@ -312,10 +312,12 @@ async fn once(
                 tracing::info!(identity = config.identity, term, "took the Lease {}", config.lease);
             }
             let until = started + config.duration.saturating_sub(MARGIN);
-            Ok(Look::Held(Held { term, until }))
+            Ok(LeaseState::Held(Held { term, until }))
         }
         // Somebody was faster: the next look tells who.
-        Err(kube::Error::Api(status)) if status.code == 409 => Ok(Look::Other { holder: None }),
+        Err(kube::Error::Api(status)) if status.code == 409 => {
+            Ok(LeaseState::Other { holder: None })
+        }
         Err(error) => Err(error),
     }
 }
@@ -443,7 +445,7 @@ mod tests {
         let leadership = Leadership::new("a", 15 * second);
         let failed = |code, message: &str| Err(unusable(&config("a"), &failure(code, message)));
         for _ in 0..20 {
-            leadership.looked(failed(401, "Unauthorized"));
+            leadership.observed(failed(401, "Unauthorized"));
             assert_eq!(leadership.leaderless(), None, "a Lease could still be valid");
             tokio::time::advance(second).await;
         }
@@ -455,19 +457,19 @@ mod tests {
         }
         // Another one leads: this one need not.
         let holder = Some("b".to_owned());
-        leadership.looked(Ok(Look::Other { holder: holder.clone() }));
+        leadership.observed(Ok(LeaseState::Other { holder: holder.clone() }));
         assert_eq!((leadership.leaderless(), leadership.holder()), (None, holder));
         // It is seen no more.
-        leadership.looked(failed(403, "b is forbidden"));
+        leadership.observed(failed(403, "b is forbidden"));
         tokio::time::advance(21 * second).await;
         let why = leadership.leaderless().unwrap().why;
         assert!(why.contains("is forbidden: apply the Role") && leadership.holder().is_none());
         // Whoever leads itself says nothing, also when it can renew no more, until its end.
         let held = Held { term: 7, until: Instant::now() + 14 * second };
-        leadership.looked(Ok(Look::Held(held)));
+        leadership.observed(Ok(LeaseState::Held(held)));
         for _ in 0..13 {
             tokio::time::advance(second).await;
-            leadership.looked(failed(500, "away"));
+            leadership.observed(failed(500, "away"));
             assert_eq!((leadership.leaderless(), leadership.term()), (None, Some(7)));
         }
         tokio::time::advance(21 * second).await;

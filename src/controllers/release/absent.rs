@@ -26,7 +26,7 @@ use crate::{
         caches::{self, Changes, CopyKey, Use},
         error::ControllerError,
         reference,
-        retries::SELDOM,
+        retries::MAX_BACKOFF,
     },
     signals::index::{Change, Named},
 };
@@ -237,7 +237,7 @@ impl Tidy {
             if error.is_about_content() {
                 // This is about one release: the others go on.
                 refused.insert(release);
-                again = Some(SELDOM);
+                again = Some(MAX_BACKOFF);
                 continue;
             }
             self.releases.insert(release);

@@ -219,17 +219,25 @@ fn message(texts: &[&str]) -> Value {
     json!([{"role": "user", "content": texts.iter().map(part).collect::<Vec<_>>()}])
 }
 
+/// Each text of a kind that is found: what it hides, and a message of two parts that cut it there.
+fn in_two_parts(kind: Kind) -> Vec<(String, Value)> {
+    let found = texts(kind).found;
+    let found = found.iter().filter(|e| hides(all(), kind, e, |text| text.to_owned()));
+    let cut = found.map(|entry| {
+        let (text, hidden) = entry.parts();
+        let start = text.find(&hidden).unwrap();
+        let middle = hidden.char_indices().nth(hidden.chars().count() / 2).unwrap().0;
+        let (head, tail) = text.split_at(start + middle);
+        (hidden, message(&[&format!("x {head}"), &format!("{tail} y")]))
+    });
+    cut.collect()
+}
+
 #[test]
 fn what_begins_in_one_part_of_a_message_and_ends_in_another_is_found() {
     let (mut missed, mut asked) = (vec![], 0);
     for kind in Kind::ALL {
-        let found = texts(kind).found;
-        for entry in found.iter().filter(|e| hides(all(), kind, e, |text| text.to_owned())) {
-            let (text, hidden) = entry.parts();
-            let start = text.find(&hidden).unwrap();
-            let middle = hidden.char_indices().nth(hidden.chars().count() / 2).unwrap().0;
-            let (head, tail) = text.split_at(start + middle);
-            let mut said = message(&[&format!("x {head}"), &format!("{tail} y")]);
+        for (hidden, mut said) in in_two_parts(kind) {
             all().json(&mut said);
             asked += 1;
             let part = |i: usize| said[0]["content"][i]["text"].as_str().unwrap().to_owned();
@@ -260,13 +268,7 @@ fn unquoted(text: &str, times: usize) -> Option<Value> {
 fn what_lies_in_two_parts_is_found_within_json_too_and_the_json_stays_whole() {
     let (mut missed, mut asked) = (vec![], 0);
     for kind in Kind::ALL {
-        let found = texts(kind).found;
-        for entry in found.iter().filter(|e| hides(all(), kind, e, |text| text.to_owned())) {
-            let (text, hidden) = entry.parts();
-            let start = text.find(&hidden).unwrap();
-            let middle = hidden.char_indices().nth(hidden.chars().count() / 2).unwrap().0;
-            let (head, tail) = text.split_at(start + middle);
-            let said = message(&[&format!("x {head}"), &format!("{tail} y")]);
+        for (hidden, said) in in_two_parts(kind) {
             for times in 0..3 {
                 asked += 1;
                 let told = all().text(&quoted(&said, times)).into_owned();
