@@ -23,6 +23,7 @@ mod looks;
 mod measure;
 mod pool;
 mod together;
+mod turned;
 
 pub use self::{
     budget::Window,
@@ -57,7 +58,7 @@ use super::{
 use crate::api::{
     canary_policy::{Metric, PrometheusQuery},
     conditions::truncate,
-    prompt_release::{Counts, InStep, MetricStatus, StepEvidence, Verdict},
+    prompt_release::{Batch, Counts, InStep, MetricStatus, StepEvidence, Verdict},
 };
 
 /// Harm spends its error early: with this gamma a canary that fails three times as
@@ -159,6 +160,7 @@ pub fn assess_with(
             bursts::attribute((window, metric), scope, before, &mut status);
             let of = (window, metric);
             callers::attribute(of, scope, &others, before, critical, &mut status);
+            turned::judge(of, scope, &others, before, &mut status);
         }
         status.message = truncate(&status.message, LONGEST_MESSAGE);
         status
@@ -231,6 +233,7 @@ fn assess_metric(
         accepted_at: before.and_then(|b| b.accepted_at),
         in_step: before.and_then(|b| b.in_step),
         batches: bursts::batches((window, metric), &own, before),
+        turn: turned::follow(window, metric, &own, before),
         ..MetricStatus::default()
     };
     let clock = clock((window, metric), scope, before, &own);
@@ -423,14 +426,18 @@ fn watch(
     let n = measured.smallest_side();
     let enough = n >= minimum(measured);
     let tuned = window.horizon.map_or(OPEN_TUNED, |h| h as f64);
-    let z = critical_z(window.open_alpha, n, tuned);
+    let alpha = turned::from_the_start(window.open_alpha, window, measured);
+    let z = critical_z(alpha, n, tuned);
     // Counts of open requests also fall: no batch of them can be told from the one before.
     let batches = !measured.counts_open;
     let failed = if let (Comparison::Shares(canary, stable), true) = (measured.comparison, batches)
     {
-        let sides = |b: &MetricStatus| match b.in_step.filter(|_| window.pool.is_some()) {
-            Some(step) => (as_share(step.canary), as_share(step.stable)),
-            None => (as_share(b.canary), as_share(b.stable)),
+        let sides = |b: &MetricStatus| match (&b.turn, b.in_step.filter(|_| window.pool.is_some()))
+        {
+            // Since both sides were in a batch.
+            (Some(turn), _) => (as_share(turn.counted.canary), as_share(turn.counted.stable)),
+            (None, Some(step)) => (as_share(step.canary), as_share(step.stable)),
+            (None, None) => (as_share(b.canary), as_share(b.stable)),
         };
         let past = before.map(sides).unwrap_or_default();
         let growth = log_growth(past, (canary, stable), status.harm) / measured.effects.larger();
@@ -439,8 +446,8 @@ fn watch(
         // Its growth rests on the design effect. Where few users make that uncertain, all
         // counts together have to show the difference, too.
         let shown = measured.freedom().is_infinite()
-            || measured.z_watched(status.harm) > upper_quantile(window.open_alpha);
-        enough && shown && status.log_e >= -window.open_alpha.ln()
+            || measured.z_watched(status.harm) > upper_quantile(alpha);
+        enough && shown && status.log_e >= -alpha.ln()
     } else {
         n >= MINIMUM_OF_MEANS && measured.z_watched(status.harm) > z
     };
@@ -534,9 +541,26 @@ fn chance(z: f64, t: f64, alpha: f64) -> f64 {
     upper_tail((upper_quantile(alpha) - score - score / t * left) / left.sqrt())
 }
 
-/// A built-in comparison whose difference lies beyond its accept margin, so far.
-pub fn doubt(metrics: &[MetricStatus]) -> Option<&MetricStatus> {
-    metrics.iter().find(|m| m.guard && m.difference.is_some_and(|d| d > m.accept))
+/// A metric that lets nothing pass, and what it shows: a built-in comparison whose difference lies
+/// beyond its accept margin so far, or any whose canary seems to have turned bad.
+pub fn doubt(metrics: &[MetricStatus]) -> Option<(&MetricStatus, Batch)> {
+    let beyond = |m: &MetricStatus| m.guard && m.difference.is_some_and(|d| d > m.accept);
+    let shown = |m: &MetricStatus| {
+        let all = Batch { stable: m.stable, canary: m.canary };
+        turned::in_doubt(m).or(beyond(m).then_some(all))
+    };
+    metrics.iter().find_map(|m| Some((m, shown(m)?)))
+}
+
+/// A metric that looks worse than would be accepted, all of the window or lately, and what it shows.
+pub fn worse(metrics: &[MetricStatus]) -> Option<(&MetricStatus, Batch)> {
+    let beyond = |m: &&MetricStatus| {
+        m.canary.count >= MINIMUM as i64 && m.difference.is_some_and(|d| d > m.accept)
+    };
+    doubt(metrics).or_else(|| {
+        let metric = metrics.iter().find(beyond)?;
+        Some((metric, Batch { stable: metric.stable, canary: metric.canary }))
+    })
 }
 
 /// The verdict of all metrics together: any Fail fails, all Pass pass, and what is

@@ -13,7 +13,7 @@ pub use self::{
         ByInput, CallerCounts, Counts, ExternalCounts, GroupedScore, Groups, InstanceEvidence,
         OTHER, PairTable, Paired, StepEvidence, Sums, TurnedAway, Waits,
     },
-    verdict::{Batch, Batches, InStep, MetricStatus, Sample, Unit, Verdict},
+    verdict::{Batch, Batches, InStep, MetricStatus, Sample, Turn, TurnedSince, Unit, Verdict},
 };
 use super::{conditions::Condition, duration::GoDuration, schema::LocalRef};
 

@@ -36,45 +36,63 @@ pub(super) fn batches(
     own: &Measured,
     before: Option<&MetricStatus>,
 ) -> Option<Batches> {
-    let [canary, stable] = own.grown()?;
+    let now = batch_of(own.grown()?);
     let in_step = before.and_then(|b| b.in_step).filter(|_| window.pool.is_some());
     let known = before.and_then(|b| b.batches.clone());
     let past = match (in_step, before) {
-        _ if own.counts_open => {
-            let closed = known.as_ref().and_then(|batches| batches.closed).unwrap_or_default();
-            [closed.canary, closed.stable]
-        }
-        (Some(step), _) => [step.canary, step.stable],
-        (None, Some(before)) => [before.canary, before.stable],
-        (None, None) => Default::default(),
+        _ if own.counts_open => known.as_ref().and_then(|batches| batches.closed),
+        (Some(step), _) => Some(Batch { canary: step.canary, stable: step.stable }),
+        (None, before) => before.map(|b| Batch { canary: b.canary, stable: b.stable }),
     };
-    let since = |now: Share, past: Sample| {
-        let past = as_share(past);
-        let (n, bad) = ((now.n - past.n).max(0.0), (now.bad - past.bad).max(0.0));
-        Sample { count: n as i64, value: if n > 0.0 { (bad / n).min(1.0) } else { 0.0 } }
-    };
-    let latest = Batch { canary: since(canary, past[0]), stable: since(stable, past[1]) };
+    let past = past.unwrap_or_default();
     // A step that has counted nothing has no batches yet.
-    let known = known.filter(|_| past[0].count > 0);
+    let known = known.filter(|_| past.canary.count > 0);
     let mut all = Batches { decide: false, ..known.unwrap_or_default() };
-    all.closed = own
-        .counts_open
-        .then(|| Batch { canary: share_sample(canary), stable: share_sample(stable) });
-    if latest.canary.count > 0 {
-        all.count = all.count.saturating_add(1);
-        let is_bad = latest.canary.value - latest.stable.value > metric.margin().harm;
-        all.bad_in_a_row = if is_bad { all.bad_in_a_row.saturating_add(1) } else { 0 };
-        all.worst.push(latest);
+    all.closed = own.counts_open.then_some(now);
+    take(&mut all, between(past, now), metric.margin().harm, now.stable.value);
+    Some(all)
+}
+
+/// Canary's and stable's shares.
+pub(super) fn batch_of([canary, stable]: [Share; 2]) -> Batch {
+    Batch { canary: share_sample(canary), stable: share_sample(stable) }
+}
+
+/// What was counted from one collection to a later one.
+pub(super) fn between(past: Batch, now: Batch) -> Batch {
+    let since = |now: Sample, past: Sample| {
+        let (now, past) = (as_share(now), as_share(past));
+        let (n, bad) = ((now.n - past.n).max(0.0), (now.bad - past.bad).max(0.0));
+        share_sample(Share { n, bad: bad.min(n) })
+    };
+    Batch { canary: since(now.canary, past.canary), stable: since(now.stable, past.stable) }
+}
+
+/// Takes note of one more batch, while stable's share of failures is `share`.
+pub(super) fn take(all: &mut Batches, latest: Batch, harm: f64, share: f64) {
+    if latest.canary.count == 0 {
+        return;
     }
+    all.count = all.count.saturating_add(1);
+    let is_bad = latest.canary.value - latest.stable.value > harm;
+    all.bad_in_a_row = if is_bad { all.bad_in_a_row.saturating_add(1) } else { 0 };
+    all.worst.push(latest);
     // How many more failed than at stable's share.
-    let share = share_sample(stable).value;
     let excess = |batch: &Batch| {
         let Share { n, bad } = as_share(batch.canary);
         bad - n * share
     };
     all.worst.sort_by(|a, b| excess(b).total_cmp(&excess(a)));
     all.worst.truncate(WORST);
-    Some(all)
+}
+
+/// Whether a failure rests on so few batches that it does not stand if those fall away: these.
+pub(super) fn few(batches: &Batches) -> Option<&[Batch]> {
+    if batches.bad_in_a_row >= IN_A_ROW {
+        return None;
+    }
+    let least = (1 + batches.count / EACH) as usize;
+    Some(&batches.worst[..least.min(batches.worst.len())])
 }
 
 /// Whether a failure was taken back, and waits for the next collection.
@@ -97,16 +115,9 @@ pub(super) fn attribute(
     if own.beyond_floor(metric).is_some() {
         return;
     }
-    if batches.count < 2 || batches.bad_in_a_row >= IN_A_ROW {
-        return;
-    }
-    let least = (1 + batches.count / EACH) as usize;
-    let worst = &batches.worst[..least.min(batches.worst.len())];
+    let Some(worst) = few(&batches).filter(|_| batches.count >= 2) else { return };
     let Some(rest) = own.without(worst) else { return };
-    let stands = |rest: &Measured| {
-        let enough = rest.smallest_count() >= minimum(rest);
-        enough && rest.difference().is_some_and(|d| d > status.harm)
-    };
+    let stands = |rest: &Measured| lies_beyond(rest, status.harm);
     if stands(&rest) || stands(&scope.together(&rest, metric, before)) {
         return;
     }
@@ -122,6 +133,12 @@ pub(super) fn attribute(
         side(rest.stable),
     );
     status.batches = Some(Batches { decide: true, ..batches });
+}
+
+/// Whether enough was measured, and is worse by more than `harm`.
+pub(super) fn lies_beyond(measured: &Measured, harm: f64) -> bool {
+    let enough = measured.smallest_count() >= minimum(measured);
+    enough && measured.difference().is_some_and(|d| d > harm)
 }
 
 #[cfg(test)]

@@ -52,6 +52,21 @@ impl Others {
         let [stable, canary] = scope.whole();
         self.0.get_or_init(|| minorities(stable, canary).into_iter().map(of).collect())
     }
+
+    /// What is left of the window's measures without each of them. Counts of Prometheus know
+    /// no callers.
+    pub(super) fn measured<'a>(
+        &'a self,
+        metric: &'a Metric,
+        scope: &'a Scope<'_>,
+        own: &'a Measured,
+    ) -> impl Iterator<Item = (&'a str, Measured)> {
+        let others = if metric.prometheus.is_some() { &[] } else { self.of(scope) };
+        others.iter().map(|WithoutOne { caller, counts: [stable, canary], .. }| {
+            let rest = Scope::new(Evidence { stable, canary, earlier: &[], ..scope.own });
+            (caller.as_str(), own.of_rest(metric, scope, &rest))
+        })
+    }
 }
 
 /// Takes back a verdict that rests on one caller.
@@ -109,6 +124,10 @@ fn failure_stands(metric: &Metric, measured: &Measured, rest: &Measured, harm: f
     if measured.beyond_floor(metric).is_some() {
         return rest.looks_beyond_floor(metric);
     }
+    see_harm(rest, harm)
+}
+
+pub(super) fn see_harm(rest: &Measured, harm: f64) -> bool {
     let enough = rest.smallest_side() >= minimum(rest);
     enough && rest.difference().is_some() && rest.z_harm(harm) > REST_Z
 }
@@ -125,6 +144,16 @@ fn pass_stands(
     rest.smallest_count() >= MINIMUM_OF_MEANS
         && rest.difference().is_some_and(|d| d < status.accept)
         && rest.z_harm(status.harm) <= harm_z
+}
+
+/// The canary turned bad for one caller, as far as is known.
+pub(super) fn turned_for_one(caller: &str, lately: &Measured, status: &MetricStatus) -> String {
+    let side = |s: Sample| format!("{} of {}", status.unit.value(s.value), s.count);
+    format!(
+        "since it began to look worse: canary {}, stable {}, because of one caller, {caller}. It is held while that is so: abort or promote it to end this",
+        side(lately.canary),
+        side(lately.stable),
+    )
 }
 
 fn message(

@@ -92,7 +92,7 @@ fn nothing_passes_while_a_built_in_comparison_is_far_from_stable() {
     let much = refused(answered(300), 24);
     let status = judge(&[errors()], &stable, &much, 0);
     assert_eq!(combine(&status), Verdict::Undecided, "{status:?}");
-    assert_eq!(doubt(&status).map(|m| m.metric.as_str()), Some("refusals"));
+    assert_eq!(doubt(&status).map(|(m, _)| m.metric.as_str()), Some("refusals"));
     assert_eq!(verdict(&refused(answered(300), 8), &stable), Verdict::Pass);
     assert_eq!(verdict(&much, &refused(answered(300), 24)), Verdict::Pass);
 }

@@ -60,6 +60,13 @@ pub(super) fn open_failure(measured: &Measured, status: &MetricStatus) -> String
     format!("{in_step}{seen}{interval}; worse than the harm margin {harm}{odds}")
 }
 
+/// The canary turned bad: what it shows `lately`.
+pub(super) fn turned(lately: &Measured, status: &MetricStatus) -> String {
+    let harm = status.unit.difference(status.harm);
+    let (seen, interval) = (seen(lately), interval(lately, status));
+    format!("since it began to look worse: {seen}{interval}; worse than the harm margin {harm}")
+}
+
 /// A plain value against its limits.
 pub(super) fn fixed_rule(value: f64, rule: &PrometheusQuery, streak: i32) -> String {
     let limits: Vec<String> = [("at most", rule.max), ("at least", rule.min)]

@@ -45,7 +45,7 @@ pub fn ahead(
         matches!(m.verdict, Verdict::Fail | Verdict::Inconclusive | Verdict::NoData)
             || m.chance.is_some_and(|chance| chance < FUTILE)
     };
-    let speaks_against = doubt(metrics).or_else(|| against(metrics)).is_some();
+    let speaks_against = doubt(metrics).is_some() || against(metrics).is_some();
     if speaks_against || metrics.iter().filter(of_policy).any(is_lost) {
         return None;
     }

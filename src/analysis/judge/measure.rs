@@ -283,6 +283,11 @@ impl Measured {
         })
     }
 
+    /// A share of what came after `at`.
+    pub(super) fn since(&self, at: Batch) -> Option<Self> {
+        Some(Self { seen: None, earlier: vec![], ..self.without(&[at])? })
+    }
+
     /// Both sides' shares, of a metric that has such: canary, stable.
     pub(super) fn pair(&self) -> Option<[Share; 2]> {
         match self.comparison {

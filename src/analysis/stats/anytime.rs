@@ -20,7 +20,12 @@ use super::{
 ///
 /// Assumes independent requests and that a batch's sizes do not depend on its outcomes.
 pub fn log_growth(past: (Share, Share), now: (Share, Share), margin: f64) -> f64 {
-    let (canary, stable) = (fresh(past.0, now.0), fresh(past.1, now.1));
+    growth(past, (fresh(past.0, now.0), fresh(past.1, now.1)), margin)
+}
+
+/// The same for a batch of the canary's and stable's requests, when the bet is on what `past` suggests.
+/// That may be anything that was known before the batch.
+pub fn growth(past: (Share, Share), (canary, stable): (Share, Share), margin: f64) -> f64 {
     if canary.n < 1.0 || stable.n < 1.0 {
         return 0.0;
     }

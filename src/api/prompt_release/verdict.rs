@@ -1,5 +1,7 @@
 //! What the tests say about what was counted.
 
+use std::collections::BTreeMap;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -89,6 +91,41 @@ pub struct Batches {
     pub decide: bool,
 }
 
+/// Whether the canary turned bad within a step, whose average says little of that.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Turn {
+    /// What both sides had counted when it was last asked.
+    pub counted: Batch,
+    /// How often it was asked.
+    #[serde(default)]
+    pub batches: i32,
+    /// The evidence that the canary is worse than the harm margin from one of these times on,
+    /// as the logarithm of an e-value.
+    #[serde(default)]
+    pub log_e: f64,
+    /// The same evidence, summed since it last was none: zero while the canary looks no worse.
+    #[serde(default)]
+    pub sum: f64,
+    /// Since when the canary looks worse.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<TurnedSince>,
+}
+
+/// When a canary began to look worse.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TurnedSince {
+    /// What both sides had counted then.
+    pub at: Batch,
+    /// The same without the requests of each caller that may not decide alone.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 16))]
+    pub without: BTreeMap<String, Batch>,
+    /// The batches since then.
+    pub batches: Batches,
+}
+
 /// What both sides showed between two collections.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 pub struct Batch {
@@ -175,6 +212,9 @@ pub struct MetricStatus {
     /// When the canary looked worst in this step: no rollback rests on few moments alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub batches: Option<Batches>,
+    /// Whether the canary turned bad within this step.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub turn: Option<Turn>,
     /// What the current step alone shows, when the numbers above are of all steps together.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub in_step: Option<InStep>,

@@ -310,6 +310,7 @@ fn decided_of_metric(metric: &MetricStatus) -> impl PartialEq + '_ {
         looks,
         caller,
         batches: _,
+        turn: _,
         in_step,
     } = metric;
     let in_step = in_step.map(|step| (step.wanted, step.closed, step.accepted));

@@ -13,7 +13,7 @@ use crate::{
     analysis::{evidence, judge},
     api::{
         CanaryPolicySpec,
-        prompt_release::{CanaryStatus, Outcome, Phase, VariantRole, Verdict},
+        prompt_release::{CanaryStatus, Outcome, Phase, Sample, VariantRole, Verdict},
     },
     prompt::short,
     rollout::snapshot::Action,
@@ -125,6 +125,11 @@ fn compare(draft: &mut Draft<'_>, policy: &CanaryPolicySpec, revision: &str) {
         );
         return draft.say(reasons::BAKING, message);
     }
+    // Too little to go back, and too much to stay.
+    if let Some(message) = doubted(draft, revision) {
+        hold(draft, reasons::INCONCLUSIVE, true);
+        return draft.say(reasons::INCONCLUSIVE, message);
+    }
     match unwatched(draft, verdict) {
         Some(missing) => {
             hold(draft, reasons::NO_DATA, true);
@@ -142,6 +147,18 @@ fn compare(draft: &mut Draft<'_>, policy: &CanaryPolicySpec, revision: &str) {
             end(draft, &message);
         }
     }
+}
+
+/// Why a bake whose time is over goes on, if so: the new variant looks worse than would be
+/// accepted.
+fn doubted(draft: &Draft<'_>, revision: &str) -> Option<String> {
+    let (metric, shown) = judge::worse(&draft.status.analysis)?;
+    let side = |sample: Sample| format!("{} of {}", metric.unit.value(sample.value), sample.count);
+    let (new, previous) = (side(shown.canary), side(shown.stable));
+    Some(format!(
+        "the time of the bake is over, but {} looks worse than is accepted: {new}, of the previous variant {previous}. It goes on until that is over, or sure enough to roll back; promote {revision} to end it, or abort it",
+        metric.metric
+    ))
 }
 
 /// Why no time counts for the bake now, if so.

@@ -223,7 +223,7 @@ fn missing(draft: &Draft<'_>, step: &Step) -> String {
     }
     let metrics = &draft.status.analysis;
     let open = metrics.iter().find(|m| m.verdict == Verdict::Undecided && !m.guard);
-    open.or_else(|| judge::doubt(metrics)).map_or_else(
+    open.or_else(|| judge::doubt(metrics).map(|(metric, _)| metric)).map_or_else(
         || "samples are missing".to_owned(),
         |m| format!("{}: {}", m.metric, m.message),
     )
@@ -287,9 +287,9 @@ fn progressing(draft: &mut Draft<'_>, policy: &CanaryPolicySpec, note: &str) {
     let Some(canary) = &draft.status.canary else { return };
     let passes = |m: &&MetricStatus| m.verdict == Verdict::Pass && !m.guard;
     let passed = draft.status.analysis.iter().filter(passes).count();
-    let doubt = judge::doubt(&draft.status.analysis).filter(|_| passed > 0).map(|m| {
+    let doubt = judge::doubt(&draft.status.analysis).filter(|_| passed > 0).map(|(m, shown)| {
         let side = |sample: Sample| format!("{} of {}", m.unit.value(sample.value), sample.count);
-        let (canary, stable) = (side(m.canary), side(m.stable));
+        let (canary, stable) = (side(shown.canary), side(shown.stable));
         format!("; {} is looked at longer: canary {canary}, stable {stable}", m.metric)
     });
     let held_back = judge::against(&draft.status.analysis).filter(|m| !m.guard).map(|m| {
