@@ -3,35 +3,45 @@
 use crate::{
     audit::record::CheckResult,
     openai::{
-        answer::{Answer, Call},
+        answer::{Answer, Call, Other},
         reason::Ending,
     },
     prompt::{Template, Tools, Verdict},
 };
 
-/// What is wrong with a complete answer, the gravest first. What is not judged comes after
-/// all that is certainly wrong.
+/// What is wrong with a complete answer to a request for so many choices, the gravest first. What
+/// is not judged comes after all that is certainly wrong. The first choice is read whole, of the
+/// others is known how they ended and whether they say anything.
 pub(super) fn check(
     answer: &Answer,
+    wanted: usize,
     template: &Template,
     tools: impl FnOnce() -> Tools,
 ) -> CheckResult {
-    let ending = answer.ending();
-    if answer.refused || ending == Some(Ending::Safety) {
+    let is_another = |other: fn(&Other) -> bool| answer.others.iter().any(other);
+    let ends = |ending| {
+        answer.ending() == Some(ending)
+            || answer.others.iter().any(|other| other.ending == Some(ending))
+    };
+    let says_nothing = !answer.tool_call && answer.text.trim().is_empty();
+    let fewer = answer.first.is_some() && answer.choices() < wanted;
+    if answer.refused || is_another(|other| other.refused) || ends(Ending::Safety) {
         CheckResult::Refused
-    } else if ending == Some(Ending::Length) {
+    } else if ends(Ending::Length) {
         CheckResult::Truncated
-    } else if ending == Some(Ending::MalformedCall)
+    } else if ends(Ending::MalformedCall)
         || (!answer.calls.is_empty() && !all_fit(&answer.calls, &tools()))
     {
         CheckResult::ToolCall
     } else if is_under_way(answer) {
         CheckResult::UnknownReason
-    } else if !answer.tool_call && answer.text.trim().is_empty() {
-        if answer.unread { CheckResult::Unread } else { CheckResult::Empty }
+    } else if (says_nothing && answer.unread) || is_another(|other| !other.speaks && other.unread) {
+        CheckResult::Unread
+    } else if says_nothing || fewer || is_another(|other| !other.speaks) {
+        CheckResult::Empty
     } else if !answer.tool_call && !answer.cut && !template.accepts(&answer.text) {
         CheckResult::Schema
-    } else if ending == Some(Ending::Unknown) {
+    } else if ends(Ending::Unknown) {
         CheckResult::UnknownReason
     } else {
         CheckResult::Passed
@@ -43,9 +53,12 @@ fn is_under_way(answer: &Answer) -> bool {
     matches!(answer.finish_reason.as_deref(), Some("queued" | "in_progress"))
 }
 
-/// Whether what the calls hold is JSON of the tools' schemas.
+/// Whether the calls name a function, and what they hold is JSON of the tools' schemas.
 fn all_fit(calls: &[Call], tools: &Tools) -> bool {
     calls.iter().filter(|call| !call.cut).all(|call| {
+        if call.name.trim().is_empty() {
+            return false;
+        }
         // Of a function without parameters many models write nothing.
         let arguments = if call.arguments.trim().is_empty() { "{}" } else { &call.arguments };
         tools.judge(&call.name, arguments) != Verdict::Unfit

@@ -63,6 +63,8 @@ pub(super) struct Flight {
     pub is_withheld: bool,
     /// The application's own tools, as JSON.
     tools: Option<Box<[u8]>>,
+    /// How many choices, or vectors, were asked for.
+    pub wanted: Option<usize>,
     /// How what was not understood begins.
     not_understood: Option<Box<[u8]>>,
     /// What is kept of what was said, where it is.
@@ -132,6 +134,7 @@ impl Flight {
             answer: Answer::default(),
             is_withheld: false,
             tools: None,
+            wanted: None,
             not_understood: None,
             content: None,
             conversation: asked.conversation().filter(|_| asked.operation == Operation::Responses),
@@ -167,6 +170,7 @@ impl Flight {
         let Prepared { body, input, held } = prepared;
         self.written = Some(held);
         self.tools = asked.request.raw("tools").map(Into::into);
+        self.wanted = asked.wanted();
         if let Some(most) = self.gateway.config.telemetry.tracing.content_of(self.trace.as_ref()) {
             let input = body[input].iter().copied().take(most).collect();
             let (user, conversation) = (asked.user(), asked.conversation());
@@ -418,7 +422,8 @@ impl Flight {
 
     fn check(&self) -> CheckResult {
         let template = &self.target.template;
-        check(&self.answer, template, || template.tools().with_own(self.tools.as_deref()))
+        let wanted = self.wanted.unwrap_or(1);
+        check(&self.answer, wanted, template, || template.tools().with_own(self.tools.as_deref()))
     }
 
     fn has_breaker(&self) -> bool {

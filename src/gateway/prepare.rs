@@ -64,6 +64,20 @@ struct StreamOptions {
 }
 
 impl Asked {
+    /// How many choices, or vectors, it asks for; none where that can not be told.
+    pub(super) fn wanted(&self) -> Option<usize> {
+        let number = |name| serde_json::from_slice::<usize>(self.request.raw(name)?).ok();
+        match self.operation {
+            Operation::Chat => number("n"),
+            Operation::Completions => {
+                let prompts = self.request.raw("prompt").map_or(Some(1), request::inputs);
+                Some(number("n").unwrap_or(1).saturating_mul(prompts?))
+            }
+            Operation::Embeddings => request::inputs(self.request.raw("input")?),
+            Operation::Responses => None,
+        }
+    }
+
     /// Reads a body with at most so many messages; what it takes beside the body is `held`.
     ///
     /// # Errors

@@ -210,9 +210,16 @@ fn answered(
     if flight.answer.missing {
         return Err(none(match flight.operation {
             Operation::Chat | Operation::Completions => "has no choices",
-            Operation::Embeddings => "has no vectors, or some that are no numbers",
+            Operation::Embeddings => {
+                "has no vectors, or some that can not be used: no numbers, or not as many in each"
+            }
             Operation::Responses => "has no output",
         }));
+    }
+    if let Some(wanted) = flight.wanted.filter(|_| flight.operation == Operation::Embeddings)
+        && flight.answer.vectors != wanted
+    {
+        return Err(none(&format!("has {} vectors for {wanted} inputs", flight.answer.vectors)));
     }
     if flight.streamed {
         return Err(none("is no stream, which was asked for"));
@@ -340,7 +347,7 @@ fn refused(
 fn told(flight: &mut Flight, said: Option<&Bytes>, wait: Option<Duration>) -> Failure {
     let answer = &flight.answer;
     let Some(complaint) = answer.complaint.as_deref() else {
-        let (code, message) = match &answer.finish_reason {
+        let (code, message) = match &answer.gave_up {
             Some(reason) => {
                 ("upstream_failed", format!("the model ended its answer with {reason}"))
             }

@@ -64,6 +64,18 @@ impl Reader {
         carried
     }
 
+    /// Reads what came last, and nothing ended: nobody reads it who can not.
+    pub fn last(
+        &mut self,
+        answer: &mut Answer,
+        data: &[u8],
+        hear: impl FnOnce(Said<'_>),
+    ) -> Carried {
+        let carried = answer.last_event(self.operation, data);
+        hear(Said::Event(None));
+        carried
+    }
+
     /// The text of an event that differs from an earlier one in nothing else.
     fn text<'a>(&self, data: &'a [u8]) -> Option<Cow<'a, str>> {
         let (before, after) = self.around.split_at(self.at?);

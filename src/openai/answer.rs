@@ -49,6 +49,8 @@ pub struct Answer {
     pub refused: bool,
     /// The server says within the answer that it failed, or broke it off.
     pub failed: bool,
+    /// The reason of a choice that means that it failed.
+    pub gave_up: Option<String>,
     /// What it says of that, if it says something.
     pub complaint: Option<Box<Complaint>>,
     /// It is nothing that answers what was asked for: no choices, no output, no vectors.
@@ -57,6 +59,8 @@ pub struct Answer {
     pub unread: bool,
     /// Something was said that was understood.
     pub understood: bool,
+    /// How many vectors it has; of embeddings only.
+    pub vectors: usize,
     /// Why the answer ended.
     pub finish_reason: Option<String>,
     /// What it took.
@@ -69,10 +73,24 @@ pub struct Answer {
     pub id: Option<String>,
     /// The stream said that it is complete.
     pub done: bool,
-    /// Choices besides the first that have begun and not ended.
-    pub begun: Vec<u32>,
+    /// The choices besides the first.
+    pub others: Vec<Other>,
     /// Which choice is the first.
     pub first: Option<u32>,
+}
+
+/// A choice besides the first, as far as it is read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Other {
+    index: u32,
+    /// There is something of it: text or a call.
+    pub speaks: bool,
+    /// Something of it was not understood.
+    pub unread: bool,
+    /// The model refused.
+    pub refused: bool,
+    /// What the reason means for which it ended, once it gave one.
+    pub ending: Option<Ending>,
 }
 
 /// What an event of a stream carried.
@@ -82,6 +100,9 @@ pub struct Carried {
     pub content: bool,
     /// Nothing but usage: an application that did not ask for usage does not expect it.
     pub only_usage: bool,
+    /// Nothing at all, in a form that OpenAI's clients fail on, though by the standard for events, or
+    /// for what it means, there is no harm in it.
+    pub nothing: bool,
     /// It was not understood.
     pub unread: bool,
     /// Nothing but text of the first choice, which lies here in the event as it is.
@@ -117,6 +138,7 @@ impl Answer {
         let mut answer = Self { done: true, ..Self::default() };
         let is_error = with_body(json, |body| {
             answer.missing = !body.is_an_answer(operation);
+            answer.vectors = body.data.count();
             let is_error = body.tells_an_error() || (answer.missing && body.signs.tell());
             match operation {
                 Operation::Responses => answer.response(body),
@@ -139,26 +161,45 @@ impl Answer {
 
     /// Reads one payload of a stream.
     pub fn event(&mut self, operation: Operation, data: &[u8]) -> Carried {
-        if is_mark_of_the_end(data) {
+        if data.starts_with(b"[DONE]") {
             self.ends();
             return Carried::default();
         }
-        if data.trim_ascii().is_empty() {
-            return Carried::default();
+        if is_mark_of_the_end(data) {
+            self.ends();
+            return Carried { nothing: true, ..Carried::default() };
         }
-        let (failed, mut is_error) = (self.failed, false);
+        if data.trim_ascii().is_empty() {
+            return Carried { nothing: true, ..Carried::default() };
+        }
+        let (failed, mut is_error, mut is_broken) = (self.failed, false, false);
         let carried = with_body(data, |body| {
             is_error = body.is_an_error();
             self.read_event(operation, body, data)
         });
-        let carried = carried.unwrap_or(Carried { unread: true, ..Carried::default() });
+        let carried = carried.ok().filter(|_| is_an_object(data)).unwrap_or_else(|| {
+            // What comes after the end nobody reads.
+            is_broken = !self.done;
+            Carried { unread: true, ..Carried::default() }
+        });
         let has_failed = self.failed && !failed && operation == Operation::Responses;
-        if is_error || has_failed {
+        if is_broken {
+            self.complains(unreadable(data));
+        } else if is_error || has_failed {
             self.complains(Complaint::read(data));
         }
         self.unread |= carried.unread;
         self.contents += u64::from(carried.content);
         carried
+    }
+
+    /// Reads the last payload of a stream whose end is missing. Nobody reads it who can not.
+    pub fn last_event(&mut self, operation: Operation, data: &[u8]) -> Carried {
+        if is_an_object(data) && with_body(data, |_| ()).is_ok() || is_mark_of_the_end(data) {
+            return self.event(operation, data);
+        }
+        self.unread = true;
+        Carried { unread: true, ..Carried::default() }
     }
 
     /// Reads what a stream tells as an error: a field `error`, or an event of this name.
@@ -186,7 +227,7 @@ impl Answer {
     /// still closes it well, as servers do whose engine has died.
     fn ends(&mut self) {
         self.done = true;
-        self.failed |= self.finish_reason.is_none() && !self.is_unread();
+        self.failed |= !self.has_ended() && !self.is_unread();
     }
 
     fn read_event(&mut self, operation: Operation, body: Body<'_>, data: &[u8]) -> Carried {
@@ -217,7 +258,7 @@ impl Answer {
 
     /// Whether each choice gave the reason why it ended.
     pub fn has_ended(&self) -> bool {
-        self.finish_reason.is_some() && self.begun.is_empty()
+        self.finish_reason.is_some() && self.others.iter().all(|other| other.ending.is_some())
     }
 
     /// Whether something was said of which nothing was understood.
@@ -274,21 +315,25 @@ impl Answer {
         carried.unread |= unread;
         self.understood |= said.is_some() || refusal || (other && !no_call) || thought;
         let ending = reason.as_deref().map(Ending::of);
-        self.failed |= ending == Some(Ending::Failed);
+        if ending == Some(Ending::Failed) && !self.failed {
+            self.failed = true;
+            self.gave_up = reason.as_deref().map(str::to_owned);
+        }
         if !is_first {
-            return self.another_choice(index, reason.is_some());
+            let speaks = said.is_some_and(|text| !text.trim().is_empty()) || other;
+            return self.another_choice(Other { index, speaks, unread, refused: refusal, ending });
         }
         self.refused |= refusal || ending == Some(Ending::Safety);
         self.tool_call |= other;
         if let Some(text) = said {
             self.say(&text);
         }
-        for part in message.tool_calls.parts {
-            if let Some(function) = part.function {
-                let (index, id) = (part.index.0, part.id.0);
-                let (name, arguments) = (function.name.0, function.arguments);
-                calls::add(&mut self.calls, Piece { index, id, name, arguments });
-            }
+        for part in message.tool_calls.parts.into_iter().filter(|part| !part.is_of_another_kind()) {
+            // A call that names no function is one all the same, and calls nothing.
+            let function = part.function.unwrap_or_default();
+            let (index, id) = (part.index.0, part.id.0);
+            let (name, arguments) = (function.name.0, function.arguments);
+            calls::add(&mut self.calls, Piece { index, id, name, arguments });
         }
         if let Some(function) = message.function_call {
             let (name, arguments) = (function.name.0, function.arguments);
@@ -304,25 +349,34 @@ impl Answer {
         match self.first {
             Some(first) if first <= index => return first == index,
             Some(later) => {
-                if self.finish_reason.take().is_none() && self.begun.len() < MOST_CHOICES {
-                    self.begun.push(later);
-                }
+                let ending = self.finish_reason.take().as_deref().map(Ending::of);
+                let speaks = self.tool_call || !self.text.trim().is_empty();
+                let (unread, refused) = (self.unread, self.refused);
+                self.another_choice(Other { index: later, speaks, unread, refused, ending });
                 self.text.clear();
                 self.calls.clear();
                 (self.cut, self.tool_call, self.refused) = (false, false, false);
             }
             None => {}
         }
-        self.begun.retain(|begun| *begun != index);
         self.first = Some(index);
         true
     }
 
-    fn another_choice(&mut self, index: u32, has_ended: bool) {
-        self.begun.retain(|begun| *begun != index);
-        if !has_ended && self.begun.len() < MOST_CHOICES {
-            self.begun.push(index);
+    fn another_choice(&mut self, more: Other) {
+        if let Some(other) = self.others.iter_mut().find(|other| other.index == more.index) {
+            other.speaks |= more.speaks;
+            other.unread |= more.unread;
+            other.refused |= more.refused;
+            other.ending = more.ending.or(other.ending);
+        } else if self.others.len() < MOST_CHOICES {
+            self.others.push(more);
         }
+    }
+
+    /// How many choices there are.
+    pub fn choices(&self) -> usize {
+        self.others.len() + usize::from(self.first.is_some())
     }
 
     fn say(&mut self, text: &str) {
@@ -340,6 +394,22 @@ fn is_mark_of_the_end(data: &[u8]) -> bool {
         let data = data.trim_ascii();
         let data = data.strip_prefix(b"\"").and_then(|d| d.strip_suffix(b"\"")).unwrap_or(data);
         data.eq_ignore_ascii_case(b"[DONE]")
+    }
+}
+
+/// Whether JSON is an object, if it is any: what OpenAI's clients make of something else has
+/// no choices to ask for.
+fn is_an_object(json: &[u8]) -> bool {
+    trimmed(json).first() == Some(&b'{')
+}
+
+/// What no application can read. It may be an error in words; half an event is not repeated to
+/// anybody, it holds parts of the answer.
+fn unreadable(data: &[u8]) -> Complaint {
+    if data.trim_ascii_start().first().is_some_and(|byte| b"{[\"".contains(byte)) {
+        Complaint::told(b"an event of the stream can not be read")
+    } else {
+        Complaint::told(data)
     }
 }
 
@@ -381,7 +451,11 @@ impl<'a> Body<'a> {
 
     /// Whether it says of itself, or of one of its choices, that it failed.
     fn tells_an_error(&self) -> bool {
-        self.error.is_told() || self.choices.0.iter().any(|choice| choice.error.is_told())
+        let of_choice = |choice: &Choice<'_>| {
+            let messages = [&choice.message, &choice.delta].into_iter().flatten();
+            choice.error.is_told() || messages.into_iter().any(|message| message.error.is_told())
+        };
+        self.error.is_told() || self.choices.0.iter().any(of_choice)
     }
 
     /// Whether an event is an error.
@@ -471,6 +545,7 @@ impl<'a> Message<'a> {
             media: false,
             thought: false,
             aside: false,
+            error: Accused::NONE,
             unread: false,
         } = self
         else {

@@ -30,7 +30,8 @@ pub(super) fn mend(json: &[u8]) -> Option<Mended> {
         rest: text.as_bytes(),
         out: Vec::with_capacity(text.len()),
         open: vec![],
-        parses: true,
+        // Python's clients want UTF-8, and what others make of it is no text.
+        parses: matches!(text, Cow::Borrowed(_)),
     };
     mender.value()?;
     let parses = mender.parses && mender.rest.trim_ascii().is_empty();
@@ -286,7 +287,7 @@ mod tests {
         for read in [
             &br#"{"a": NaN, "b": -Infinity, "c": [Infinity, 1e400, 123456789012345678901234567890]}"#[..],
             br#"{"a": "\ud83d", "a": "twice"}"#,
-            b"\xef\xbb\xbf {\"a\": \"\xff\"} \n",
+            "\u{feff} {\"a\": \"\u{fffd}\"} \n".as_bytes(),
             format!(r#"{{"a": {}{}}}"#, "[".repeat(100), "]".repeat(100)).as_bytes(),
         ] {
             assert!(mend(read).unwrap().parses, "{}", String::from_utf8_lossy(read));
@@ -308,6 +309,7 @@ mod tests {
             br#"{"a": 1}{"error": "x"}"#,
             b"{\"a\": 1}\nTraceback (most recent call last):",
             b"{\"a\": 1}\0",
+            b"{\"a\": \"\xff\"}",
         ] {
             assert!(!mend(unread).unwrap().parses, "{}", String::from_utf8_lossy(unread));
         }

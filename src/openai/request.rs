@@ -192,6 +192,19 @@ pub fn count(array: &[u8]) -> Option<usize> {
     each(array, |_: IgnoredAny| n += 1).map(|()| n)
 }
 
+/// How many inputs a field holds, each of which gets an answer of its own: a text, a list of
+/// tokens, or a list of those. None for anything else.
+pub fn inputs(json: &[u8]) -> Option<usize> {
+    match json.first()? {
+        b'"' => Some(1),
+        b'[' => match elements(json)?.first() {
+            Some(b'0'..=b'9') => Some(1),
+            _ => count(json),
+        },
+        _ => None,
+    }
+}
+
 /// How many bytes of a conversation, or of any other input, are said by the application and its
 /// users, and not by a model or a tool in an answer before.
 pub fn said(input: &[u8]) -> usize {

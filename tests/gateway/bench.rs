@@ -216,6 +216,7 @@ async fn start_model(
     let address = listener.local_addr().unwrap();
     let router = Router::new()
         .route("/v1/chat/completions", handler.clone())
+        .route("/v1/embeddings", handler.clone())
         .route("/v1/responses", handler);
     servers.spawn(async move { axum::serve(listener, router).await.unwrap() });
     address

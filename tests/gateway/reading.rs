@@ -554,3 +554,93 @@ async fn calls_of_tools_are_checked() {
         }
     }
 }
+
+/// OpenAI's clients raise an error at such an event, whatever is said before and after it.
+#[tokio::test]
+async fn an_event_that_no_application_can_read_is_a_failure() {
+    for broken in [
+        "data: {\"choices\":[{\"delta\":{\"content\":\"b\"\n\n",
+        "data: <html>502</html>\n\n",
+        "data: {\"choices\":[]}{\"choices\":[]}\n\n",
+        "event: ping\ndata: ping\n\n",
+        "data: null\n\n",
+        "data: 5\n\n",
+    ] {
+        let first = move || events(format!("{broken}{}{DONE}", event("Hi", Some("stop"))));
+        is_answered_by_stable(true, broken, first).await;
+        // Words of it have gone out: it goes on as the model sent it, and is a failure.
+        let later = format!("{}{broken}{}{DONE}", event("Hi", None), event(" you", Some("stop")));
+        let said = later.clone();
+        let script = move |_: &Value| {
+            let (head, tail) = (event("Hi", None), said[event("Hi", None).len()..].to_owned());
+            let parts = stream::iter([head, tail]).then(|part| async {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                Ok::<_, std::io::Error>(part)
+            });
+            Response::builder()
+                .header("content-type", "text/event-stream")
+                .body(Body::from_stream(parts))
+                .unwrap()
+        };
+        let (bench, answer, _) = once(json!({"stream": true}), script).await;
+        let text = answer.text().await.unwrap();
+        assert!(text.starts_with(&later), "{text}");
+        let (metrics, _) = told(&bench).await;
+        let failed = ["outcome=\"error\""];
+        assert!(counts_one(&metrics, "serinus_gateway_requests_total", &failed), "{broken}");
+    }
+}
+
+#[tokio::test]
+async fn what_says_nothing_and_no_application_reads_is_left_out_of_a_stream() {
+    let good = || event(r#"{"answer": "#, None) + &event(r#""yes"}"#, Some("stop"));
+    for (odd, left) in [
+        (format!("data:\n\n{}{DONE}", good()), good() + DONE),
+        (format!("{}data: \n\n{DONE}", good()), good() + DONE),
+        (format!("{}data: [done]\n\n", good()), good()),
+        (format!("{}data: \"[DONE]\"\n\n", good()), good()),
+        // After the end nobody reads on, and what nothing ends is no event.
+        (format!("{}{DONE}data: half\n\n", good()), format!("{}{DONE}data: half\n\n", good())),
+        (
+            format!("{}data: {{\"usage\":{{\"pro", good()),
+            format!("{}data: {{\"usage\":{{\"pro", good()),
+        ),
+    ] {
+        let script = move |_: &Value| events(odd.clone());
+        let (bench, answer, _) = once(json!({"stream": true}), script).await;
+        let text = answer.text().await.unwrap();
+        assert!(text == left || left.starts_with(&text), "{text:?} is not {left:?}");
+        let (metrics, _) = told(&bench).await;
+        let good = ["outcome=\"ok\""];
+        assert!(counts_one(&metrics, "serinus_gateway_requests_total", &good), "{left:?}");
+        assert!(!metrics.contains("serinus_gateway_check_failures_total{"), "{metrics}");
+    }
+}
+
+#[tokio::test]
+async fn fewer_choices_or_vectors_than_were_asked_for_are_a_failure() {
+    let one = r#"{"choices":[{"index":0,"message":{"content":"whole"},"finish_reason":"stop"}]}"#;
+    for (n, fails) in [(1, false), (2, true)] {
+        let (bench, answer, _) = once(json!({"n": n}), move |_| whole(one)).await;
+        assert_eq!(answer.status(), 200);
+        let (metrics, _) = told(&bench).await;
+        let name = "serinus_gateway_check_failures_total";
+        assert_eq!(counts_one(&metrics, name, &["check=\"empty\""]), fails, "{n}: {metrics}");
+    }
+    let vectors = r#"{"data":[{"index":0,"embedding":[0.1,0.2]}],"model":"e"}"#;
+    for (input, status) in [
+        (json!("a"), 200),
+        (json!(["a"]), 200),
+        (json!([1, 2, 3]), 200),
+        (json!([[1, 2]]), 200),
+        (json!(["a", "b"]), 502),
+        (json!([[1], [2]]), 502),
+    ] {
+        let bench = Bench::new(move |_| whole(vectors)).await;
+        bench.serve(bench.release(0));
+        let body = json!({"model": "r", "input": input});
+        let answer = bench.post("/v1/embeddings", &body).await;
+        let got = (answer.status().as_u16(), answer.text().await.unwrap());
+        assert_eq!(got.0, status, "{body}: {}", got.1);
+    }
+}

@@ -11,7 +11,7 @@ fn found_of(prompt: Value, answer: Value, own: Option<Value>) -> CheckResult {
     let answer = Answer::whole(Operation::Chat, answer.to_string().as_bytes()).unwrap();
     let own = own.map(|own| own.to_string());
     let template = template(prompt);
-    check(&answer, &template, || template.tools().with_own(own.as_deref().map(str::as_bytes)))
+    check(&answer, 1, &template, || template.tools().with_own(own.as_deref().map(str::as_bytes)))
 }
 
 fn found(answer: Value) -> CheckResult {
@@ -121,10 +121,124 @@ fn an_old_call_of_a_function_and_one_of_a_response_are_checked() {
         {"type": "function_call", "id": "fc", "name": "f", "arguments": "{\"a\":"}]});
     let answer = Answer::whole(Operation::Responses, response.to_string().as_bytes()).unwrap();
     let template = template(json!({"prompt": "p", "messages": []}));
-    assert_eq!(check(&answer, &template, Tools::default), CheckResult::ToolCall);
+    assert_eq!(check(&answer, 1, &template, Tools::default), CheckResult::ToolCall);
     // What was cut off is that, and a tool of free text has no schema.
     let cut = json!({"choices": [{"message": {"tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}, "finish_reason": "length"}]});
     assert_eq!(found(cut), CheckResult::Truncated);
     let custom = json!({"choices": [{"message": {"tool_calls": [{"type": "custom", "custom": {"name": "f", "input": "{"}}]}, "finish_reason": "tool_calls"}]});
     assert_eq!(found(custom), CheckResult::Passed);
+}
+
+#[test]
+fn a_call_that_names_no_function_calls_nothing() {
+    for call in [
+        json!({"id": "c", "type": "function"}),
+        json!({"id": "c", "type": "function", "function": {}}),
+        json!({"id": "c", "type": "function", "function": null}),
+        json!({"id": "c", "function": {"arguments": "{}"}}),
+        json!({"id": "c", "function": {"name": null, "arguments": "{}"}}),
+        json!({"id": "c", "function": {"name": " ", "arguments": "{}"}}),
+        json!("f()"),
+        json!(null),
+        json!({}),
+    ] {
+        let message = json!({"role": "assistant", "content": null, "tool_calls": [call]});
+        assert_eq!(found(says(message, json!("tool_calls"))), CheckResult::ToolCall, "{call}");
+    }
+    let old = json!({"content": null, "function_call": {"arguments": "{}"}});
+    assert_eq!(found(says(old, json!("function_call"))), CheckResult::ToolCall);
+    let item = json!({"type": "function_call", "call_id": "c", "arguments": "{}"});
+    let response = json!({"status": "completed", "output": [item]}).to_string();
+    let answer = Answer::whole(Operation::Responses, response.as_bytes()).unwrap();
+    let template = template(json!({"prompt": "p", "messages": []}));
+    assert_eq!(check(&answer, 1, &template, Tools::default), CheckResult::ToolCall);
+    // Other tools than functions are no functions without a name.
+    for call in [
+        json!({"id": "c", "type": "custom", "custom": {"name": "f", "input": "x"}}),
+        json!({"id": "c", "type": "web_search", "web_search": {"query": "x"}}),
+    ] {
+        let message = json!({"role": "assistant", "content": null, "tool_calls": [call]});
+        assert_eq!(found(says(message, json!("tool_calls"))), CheckResult::Passed, "{call}");
+    }
+}
+
+#[test]
+fn a_call_may_come_in_pieces_of_which_only_the_first_has_a_name() {
+    let streamed = |pieces: &[Value]| {
+        let mut answer = Answer::default();
+        for piece in pieces {
+            let delta = json!({"tool_calls": [piece]});
+            let event = json!({"choices": [{"index": 0, "delta": delta}]});
+            answer.event(Operation::Chat, event.to_string().as_bytes());
+        }
+        let end = json!({"choices": [{"index": 0, "delta": {}, "finish_reason": "tool_calls"}]});
+        answer.event(Operation::Chat, end.to_string().as_bytes());
+        let template = template(json!({"prompt": "p", "messages": []}));
+        check(&answer, 1, &template, Tools::default)
+    };
+    let name = json!({"index": 0, "id": "c", "function": {"name": "f", "arguments": ""}});
+    let rest = json!({"index": 0, "function": {"arguments": "{}"}});
+    let nothing = json!({"index": 0});
+    let custom = json!({"index": 0, "id": "c", "type": "custom", "custom": {"name": "f"}});
+    let input = json!({"index": 0, "custom": {"input": "x"}});
+    assert_eq!(streamed(&[name.clone(), nothing, rest.clone()]), CheckResult::Passed);
+    assert_eq!(streamed(&[custom, input]), CheckResult::Passed);
+    assert_eq!(streamed(&[rest.clone(), rest]), CheckResult::ToolCall);
+}
+
+#[test]
+fn every_choice_that_was_asked_for_counts() {
+    let good = json!({"index": 0, "message": {"content": "a"}, "finish_reason": "stop"});
+    let of = |choices: &Value, wanted: usize, streamed: bool| {
+        let answer = if streamed {
+            let mut answer = Answer::default();
+            for choice in choices.as_array().unwrap() {
+                let event = json!({"choices": [choice]}).to_string();
+                answer.event(Operation::Chat, event.as_bytes());
+            }
+            answer.event(Operation::Chat, b"[DONE]");
+            answer
+        } else {
+            let json = json!({"choices": choices}).to_string();
+            Answer::whole(Operation::Chat, json.as_bytes()).unwrap()
+        };
+        let template = template(json!({"prompt": "p", "messages": []}));
+        (check(&answer, wanted, &template, Tools::default), answer.failed)
+    };
+    let one = json!([good]);
+    for streamed in [false, true] {
+        assert_eq!(of(&one, 1, streamed), (CheckResult::Passed, false));
+        assert_eq!(of(&one, 2, streamed), (CheckResult::Empty, false));
+    }
+    for (second, found) in [
+        (json!({"message": {"content": "b"}, "finish_reason": "stop"}), CheckResult::Passed),
+        (json!({"message": {"content": ""}, "finish_reason": "stop"}), CheckResult::Empty),
+        (json!({"message": {"content": "b"}, "finish_reason": "length"}), CheckResult::Truncated),
+        (json!({"message": {"refusal": "No."}, "finish_reason": "stop"}), CheckResult::Refused),
+        (
+            json!({"message": {"content": ""}, "finish_reason": "content_filter"}),
+            CheckResult::Refused,
+        ),
+        (
+            json!({"message": {"content": "b"}, "finish_reason": "OTHER"}),
+            CheckResult::UnknownReason,
+        ),
+    ] {
+        let mut second = second;
+        for (index, both) in [(1, false), (0, true)] {
+            second["index"] = json!(index);
+            let mut first = good.clone();
+            first["index"] = json!(1 - index);
+            let choices = if both { json!([first, second]) } else { json!([good, second]) };
+            for streamed in [false, true] {
+                let result = of(&choices, 2, streamed);
+                assert_eq!(result, (found, false), "{choices} {streamed}");
+            }
+        }
+    }
+    // One that never ends, and none at all.
+    let half = json!({"index": 1, "message": {"content": "b"}, "finish_reason": null});
+    assert!(of(&json!([good, half]), 2, true).1);
+    assert_eq!(of(&json!([good, null]), 2, false).0, CheckResult::Empty);
+    assert_eq!(of(&json!([good, "text"]), 2, false).0, CheckResult::Unread);
 }

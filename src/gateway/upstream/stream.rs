@@ -193,7 +193,7 @@ impl Stream {
     fn read(&mut self, chunk: Bytes, flight: &mut Flight) -> bool {
         let (mut content, hides_usage) = (false, self.hides_usage);
         let Self { reader, failed, quotes, events, .. } = self;
-        let mut said = Readers { reader, failed, quotes };
+        let mut said = Readers { reader, failed, quotes, is_last: false };
         let came = chunk.len();
         events.feed(chunk, |payload| heard(payload, &mut said, flight, hides_usage, &mut content));
         self.quotes.came(came);
@@ -212,7 +212,7 @@ impl Stream {
         self.is_read = true;
         let (mut content, hides_usage) = (false, self.hides_usage);
         let Self { reader, failed, quotes, events, .. } = self;
-        let mut said = Readers { reader, failed, quotes };
+        let mut said = Readers { reader, failed, quotes, is_last: true };
         events.end(|payload| heard(payload, &mut said, flight, hides_usage, &mut content));
         self.quotes.end();
         self.conceal(flight);
@@ -352,6 +352,8 @@ struct Readers<'a> {
     reader: &'a mut Reader,
     failed: &'a mut Option<Bytes>,
     quotes: &'a mut Quotes,
+    /// It is the last event, which nothing has ended.
+    is_last: bool,
 }
 
 /// Reads a payload.
@@ -362,20 +364,24 @@ fn heard(
     hides_usage: bool,
     content: &mut bool,
 ) -> Fate {
-    let mut only_usage = false;
+    let mut is_left_out = false;
     let (Payload::Data(data) | Payload::Error(data) | Payload::Stray(data)) = payload;
     match payload {
         Payload::Data(data) => {
             let called = std::mem::take(&mut flight.answer.tool_call);
             let quotes = &mut *said.quotes;
             let hear = |what: Said<'_>| quotes.event(data, &what);
-            let carried = said.reader.read(&mut flight.answer, data, hear);
+            let carried = if said.is_last {
+                said.reader.last(&mut flight.answer, data, hear)
+            } else {
+                said.reader.read(&mut flight.answer, data, hear)
+            };
             if flight.answer.tool_call {
                 flight.calls(data);
             }
             flight.answer.tool_call |= called;
             *content |= carried.content;
-            only_usage = carried.only_usage;
+            is_left_out = carried.nothing || (hides_usage && carried.only_usage);
             if carried.unread {
                 flight.not_understood(data);
             }
@@ -393,5 +399,5 @@ fn heard(
     if flight.answer.failed && said.failed.is_none() {
         *said.failed = Some(Bytes::copy_from_slice(data));
     }
-    if hides_usage && only_usage { Fate::Drop } else { Fate::Forward }
+    if is_left_out { Fate::Drop } else { Fate::Forward }
 }

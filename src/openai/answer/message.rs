@@ -8,7 +8,7 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
-use super::wire::{Index, fields, objects};
+use super::wire::{Accused, Index, fields, objects};
 use crate::openai::forgiving::{Filled, Read, Text, object, otherwise, skip};
 
 objects!(Message, CallPart, Function);
@@ -25,13 +25,15 @@ pub(super) struct Message<'a> {
     pub thought: bool,
     /// Something that says no word, and shows that the server is at work.
     pub aside: bool,
+    /// Why it failed.
+    pub error: Accused,
     /// Something that Serinus does not know, or of another type than expected.
     pub unread: bool,
 }
 
 impl<'de: 'a, 'a> Read<'de> for Message<'a> {
     fn read<A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<(), A::Error> {
-        fields!(self, name, map; content, refusal, tool_calls;
+        fields!(self, name, map; content, refusal, tool_calls, error;
             "function_call" => {
                 let called: Option<Function<'_>> = map.next_value()?;
                 self.function_call = called.filter(|called| called.is_there);
@@ -228,11 +230,25 @@ pub(super) struct CallPart<'a> {
     pub index: Index,
     pub id: Text<'a>,
     pub function: Option<Function<'a>>,
+    pub kind: Text<'a>,
+    /// Something else is there.
+    pub other: bool,
+}
+
+impl CallPart<'_> {
+    /// A call of something else than a function: a custom tool, a search of the server's own.
+    pub fn is_of_another_kind(&self) -> bool {
+        let kind = self.kind.0.as_deref().unwrap_or_default();
+        self.function.is_none() && (self.other || !matches!(kind, "" | "function"))
+    }
 }
 
 impl<'de: 'a, 'a> Read<'de> for CallPart<'a> {
     fn read<A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<(), A::Error> {
-        fields!(self, name, map; index, id, function; _ => skip(map)?);
+        fields!(self, name, map; index, id, function;
+            "type" => self.kind = map.next_value()?,
+            _ => self.other |= map.next_value::<Filled>()?.0,
+        );
         Ok(())
     }
 }

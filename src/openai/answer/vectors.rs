@@ -1,6 +1,7 @@
-//! The vectors of an answer to embeddings: are there any, and do they hold numbers.
+//! The vectors of an answer to embeddings: are there any, and can they be used: numbers, as many in
+//! each, and each for another input.
 
-use std::fmt;
+use std::{collections::HashSet, fmt};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde::{
@@ -9,6 +10,7 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
+use super::wire::Index;
 use crate::openai::forgiving::{Read, object, otherwise, skip};
 
 /// What `data` holds.
@@ -16,7 +18,8 @@ use crate::openai::forgiving::{Read, object, otherwise, skip};
 pub(super) struct Vectors {
     /// Vectors of numbers.
     pub good: usize,
-    /// None, an empty one, or one with something in it that is no number.
+    /// None, an empty one, one with something in it that is no number or nothing but zeros, or
+    /// one that is not as long as the others, or not of another input.
     pub bad: usize,
     /// Something of another shape.
     pub unread: usize,
@@ -32,9 +35,15 @@ impl<'de> Deserialize<'de> for Vectors {
             }
             fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Vectors, A::Error> {
                 let mut all = Vectors::default();
-                while let Some(One(vector)) = seq.next_element()? {
+                let (mut inputs, mut length) = (HashSet::new(), None);
+                while let Some(One { vector, index }) = seq.next_element()? {
+                    let is_another = index.0.is_none_or(|index| inputs.insert(index));
                     match vector {
-                        Vector::Good => all.good += 1,
+                        Vector::Good(own) => {
+                            let is_as_long = own.is_none() || own == *length.get_or_insert(own);
+                            let is_good = is_another && is_as_long;
+                            *(if is_good { &mut all.good } else { &mut all.bad }) += 1;
+                        }
                         Vector::Bad => all.bad += 1,
                         Vector::Unread => all.unread += 1,
                     }
@@ -48,16 +57,27 @@ impl<'de> Deserialize<'de> for Vectors {
     }
 }
 
-#[derive(Clone, Copy, Default)]
+impl Vectors {
+    /// How many there are.
+    pub fn count(self) -> usize {
+        self.good + self.bad + self.unread
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Vector {
-    Good,
+    /// How many numbers it has, where that is to be compared.
+    Good(Option<usize>),
     #[default]
     Bad,
     Unread,
 }
 
 #[derive(Default)]
-struct One(Vector);
+struct One {
+    vector: Vector,
+    index: Index,
+}
 
 impl<'de> Deserialize<'de> for One {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -68,14 +88,15 @@ impl<'de> Deserialize<'de> for One {
 impl<'de> Read<'de> for One {
     fn read<A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<(), A::Error> {
         match name {
-            "embedding" => self.0 = vector(map.next_value::<&RawValue>()?.get().trim()),
+            "embedding" => self.vector = vector(map.next_value::<&RawValue>()?.get().trim()),
+            "index" => self.index = map.next_value()?,
             _ => skip(map)?,
         }
         Ok(())
     }
 
     fn is_odd(&mut self) {
-        self.0 = Vector::Unread;
+        self.vector = Vector::Unread;
     }
 }
 
@@ -83,9 +104,15 @@ fn vector(json: &str) -> Vector {
     match json.as_bytes().first() {
         // A list of numbers, or of such lists. `null` is what is left of NaN.
         Some(b'[') => {
-            let numbers = json.bytes().any(|b| b.is_ascii_digit());
-            let other = memchr::memchr2(b'n', b'"', json.as_bytes()).is_some();
-            if numbers && !other { Vector::Good } else { Vector::Bad }
+            let bytes = json.as_bytes();
+            let numbers = bytes.iter().any(|b| (b'1'..=b'9').contains(b));
+            let other = memchr::memchr2(b'n', b'"', bytes).is_some();
+            if !numbers || other || has_one_too_large(bytes) {
+                return Vector::Bad;
+            }
+            let is_list_of_lists = memchr::memrchr(b'[', bytes) != Some(0);
+            let length = 1 + memchr::memchr_iter(b',', bytes).count();
+            Vector::Good(Some(length).filter(|_| !is_list_of_lists))
         }
         Some(b'"') => encoded(json.trim_matches('"')),
         Some(b'{') if json.len() > 2 => Vector::Unread,
@@ -93,14 +120,27 @@ fn vector(json: &str) -> Vector {
     }
 }
 
-/// Four bytes a number, the lowest first, as OpenAI's clients ask for them; others encode
-/// other numbers.
+/// Whether a number has an exponent that no float of 32 bits has: most readers make it infinity.
+fn has_one_too_large(json: &[u8]) -> bool {
+    const LARGEST: u32 = 38;
+    memchr::memchr2_iter(b'e', b'E', json).any(|at| {
+        let digits = &json[at + 1..];
+        let digits = digits.strip_prefix(b"+").unwrap_or(digits);
+        let digits = digits.iter().take_while(|b| b.is_ascii_digit());
+        let exponent = digits.fold(0_u32, |all, digit| {
+            all.saturating_mul(10).saturating_add(u32::from(digit - b'0'))
+        });
+        exponent > LARGEST
+    })
+}
+
+/// Four bytes a number, the lowest first, as OpenAI's clients ask for them.
 fn encoded(text: &str) -> Vector {
-    if text.is_empty() {
-        return Vector::Bad;
-    }
-    let Ok(bytes) = STANDARD.decode(text) else { return Vector::Good };
+    // JSON may write a slash with an escape.
+    let text = text.replace("\\/", "/");
+    let Ok(bytes) = STANDARD.decode(text) else { return Vector::Bad };
     let (numbers, rest) = bytes.as_chunks::<4>();
     let finite = numbers.iter().all(|number| f32::from_le_bytes(*number).is_finite());
-    if finite || !rest.is_empty() { Vector::Good } else { Vector::Bad }
+    let zero = bytes.iter().all(|byte| *byte == 0);
+    if finite && rest.is_empty() && !zero { Vector::Good(Some(numbers.len())) } else { Vector::Bad }
 }
