@@ -98,6 +98,9 @@ use crate::{
 pub struct GatewayConfig {
     /// Without a sign of a leader for so long, everything goes to stable.
     pub control_loss_timeout: Duration,
+    /// Until a leader has asked for a report, there is none. Otherwise a gateway that starts takes
+    /// one to be there until that time has passed.
+    pub awaits_leader: bool,
     /// The wall clock, for records.
     pub clock: fn() -> Timestamp,
     /// Which applications may ask.
@@ -131,6 +134,7 @@ impl GatewayConfig {
     pub fn new(clock: fn() -> Timestamp) -> Self {
         Self {
             control_loss_timeout: Duration::from_secs(120),
+            awaits_leader: false,
             clock,
             identities: Identities::default(),
             telemetry: Arc::default(),
@@ -199,6 +203,7 @@ impl Gateway {
     /// A gateway without routes; not ready until it is told a world.
     pub fn new(config: GatewayConfig) -> Arc<Self> {
         let telemetry = config.telemetry.clone();
+        let leader_seen = Self::seen_at_start(&config);
         let ledger = Arc::new(Ledger::default());
         let mut exported = Exported::new(telemetry.clone());
         if let Some(cache) = &config.cache {
@@ -238,7 +243,7 @@ impl Gateway {
             unread: Unread::default(),
             shadows: Shadows::default(),
             started: Instant::now(),
-            leader_seen: AtomicI64::new(0),
+            leader_seen,
             refused_question: ArcSwapOption::default(),
             unjudged: ArcSwap::default(),
             knows_routes: tokio::sync::watch::Sender::new(false),

@@ -85,6 +85,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let (telemetry, behind) = options.telemetry.start(log)?;
     let gateway = Gateway::new(GatewayConfig {
         control_loss_timeout: Duration::from_secs(options.control_loss_seconds),
+        awaits_leader: true,
         identities,
         people: options.people.build(&mut following)?,
         limits: options.limits.build(options.cache.memory())?,

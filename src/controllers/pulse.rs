@@ -110,6 +110,15 @@ impl Pulse {
         term.as_mut().filter(|term| term.number == number).map(|term| with(term, now))
     }
 
+    /// This process leads in this term. It is later than all before, or earlier: the Lease was
+    /// made anew, and the clock was put back.
+    pub fn leads(&self, number: i64) {
+        let mut term = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if term.as_ref().is_none_or(|term| term.number != number) {
+            *term = Some(Term::begin(number, Instant::now()));
+        }
+    }
+
     /// A reconcile of a release ended well.
     pub fn done(&self, term: i64, release: &Named, done: Done) {
         self.with(term, |term, now| {
@@ -283,6 +292,7 @@ pub async fn watch_over(
     loop {
         ticks.tick().await;
         let Some(term) = context.cluster.leadership().term() else { continue };
+        pulse.leads(term);
         if !context.caches.are_ready() {
             pulse.waits(term);
             continue;

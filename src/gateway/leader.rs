@@ -2,11 +2,14 @@
 //! then, so their users go to stable. Whoever looks is told that, and why.
 
 use std::{
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
-use super::{Gateway, notices::Notice, routes::Route};
+use super::{Gateway, GatewayConfig, notices::Notice, routes::Route};
 use crate::signals::report::Unjudged;
 
 /// What nobody judges.
@@ -19,6 +22,8 @@ pub(super) struct WithoutJudge {
 
 /// Operators ask each second or so: a refusal of before this is over.
 const ASKED_AGAIN: Duration = Duration::from_secs(30);
+/// When a leader was seen last, while none was.
+const NEVER: i64 = i64::MIN;
 /// The reason of a gateway that hears of no leader, as releases say it.
 const CONTROL_LOSS: &str = "ControlLoss";
 /// A line of the log names so many releases and namespaces.
@@ -45,9 +50,14 @@ impl Gateway {
         self.leader_is_lost() || self.unjudged.load().has(&route.release)
     }
 
+    /// When a leader was seen last, as far as a gateway that starts with this configuration knows.
+    pub(super) fn seen_at_start(config: &GatewayConfig) -> AtomicI64 {
+        AtomicI64::new(if config.awaits_leader { NEVER } else { 0 })
+    }
+
     /// No leader was seen for too long.
     fn leader_is_lost(&self) -> bool {
-        let silent = self.millis() - self.leader_seen.load(Ordering::Relaxed);
+        let silent = self.millis().saturating_sub(self.leader_seen.load(Ordering::Relaxed));
         u128::try_from(silent).unwrap_or(0) > self.config.control_loss_timeout.as_millis()
     }
 
@@ -71,11 +81,14 @@ impl Gateway {
         let refused = refused.map(|refused| {
             Notice::new("operator", "ReportRefused", format!("it got no report: {}", refused.1))
         });
-        let seconds = self.config.control_loss_timeout.as_secs();
+        let since = match self.leader_seen.load(Ordering::Relaxed) {
+            NEVER => "since this gateway started".to_owned(),
+            _ => format!("for {} s", self.config.control_loss_timeout.as_secs()),
+        };
         let message = format!(
-            "no operator that leads and can write has asked for a report for {seconds} s, so all \
-             users get the stable variants: /readyz?verbose of the operators (port admin) says \
-             why; it goes on by itself when one asks"
+            "no operator that leads and can write has asked for a report {since}, so all users \
+             get the stable variants: /readyz?verbose of the operators (port admin) says why; it \
+             goes on by itself when one asks"
         );
         let lost = Notice::new("operator", CONTROL_LOSS, message);
         [lost].into_iter().chain(refused).collect()

@@ -4,7 +4,9 @@ use std::{collections::HashMap, time::Duration};
 
 use serde_json::json;
 
-use crate::bench::{Bench, fails, good, variant};
+use serinus::gateway::GatewayConfig;
+
+use crate::bench::{Bench, fails, good, open, variant};
 
 #[tokio::test]
 async fn one_user_stays_on_one_variant_and_raising_the_weight_only_moves_users_to_the_canary() {
@@ -53,6 +55,19 @@ async fn without_a_leader_everything_goes_to_stable_and_the_report_says_so() {
     let bench = Bench::with_control_loss(Duration::ZERO, |_| good()).await;
     bench.serve(bench.release(99));
     tokio::time::sleep(Duration::from_millis(5)).await;
+    for user in 0..10 {
+        let answer = bench.chat(json!({"user": format!("{user}")})).await;
+        assert_eq!(answer.headers()["x-serinus-revision"], "stable");
+    }
+    assert!(bench.report().control_loss);
+    assert_eq!(bench.counts("stable").requests, 0, "and none of it is evidence");
+}
+
+#[tokio::test]
+async fn a_gateway_that_starts_believes_in_no_leader_before_one_asks() {
+    let config = GatewayConfig { awaits_leader: true, ..open() };
+    let bench = Bench::configured(config, |_| good()).await;
+    bench.serve(bench.release(99));
     for user in 0..10 {
         let answer = bench.chat(json!({"user": format!("{user}")})).await;
         assert_eq!(answer.headers()["x-serinus-revision"], "stable");

@@ -37,6 +37,8 @@ use crate::{api::conditions::truncate, controllers::exported::Exported};
 const MARGIN: Duration = Duration::from_secs(1);
 /// So much of an error is kept.
 const LONGEST: usize = 300;
+/// A Lease that says it is valid for longer, and is not renewed for so long, has no leader.
+const LONGEST_VALID: Duration = Duration::from_secs(300);
 
 /// How leadership is sought.
 #[derive(Clone, Debug)]
@@ -74,6 +76,8 @@ struct Seen {
     leader: Instant,
     /// Who holds the Lease, when it is another process.
     holder: Option<String>,
+    /// For how long a Lease may stay as it is before its holder counts as gone.
+    patience: Duration,
     /// Why the last attempt to use it failed.
     trouble: Option<String>,
 }
@@ -90,7 +94,8 @@ pub struct Leaderless {
 impl Leadership {
     /// Nobody leads yet. A Lease is valid for `duration`.
     pub fn new(identity: &str, duration: Duration) -> Arc<Self> {
-        let seen = Seen { leader: Instant::now(), holder: None, trouble: None };
+        let patience = duration + 2 * duration / READS;
+        let seen = Seen { leader: Instant::now(), holder: None, patience, trouble: None };
         let (identity, seen) = (identity.to_owned(), Mutex::new(seen));
         Arc::new(Self { identity, duration, held: watch::channel(None).0, seen })
     }
@@ -112,10 +117,15 @@ impl Leadership {
         }
         let seen = self.seen();
         let since = seen.leader.elapsed();
-        let patience = self.duration + 2 * self.duration / READS;
-        (since >= patience).then(|| {
-            let why = seen.trouble.as_deref().unwrap_or("nobody has taken the Lease");
-            Leaderless { since, why: why.to_owned() }
+        (since >= seen.patience).then(|| {
+            let why = match (&seen.trouble, &seen.holder) {
+                (Some(trouble), _) => trouble.clone(),
+                (None, Some(holder)) => format!(
+                    "{holder} holds the Lease for longer and does not renew it: where it does not live any more, delete the Lease"
+                ),
+                (None, None) => "nobody has taken the Lease".to_owned(),
+            };
+            Leaderless { since, why }
         })
     }
 
@@ -129,11 +139,15 @@ impl Leadership {
                 };
                 self.set(held);
                 let mut seen = self.seen();
-                seen.leader = Instant::now();
-                seen.holder = match state {
-                    LeaseState::Held(_) => None,
-                    LeaseState::Other { holder } => holder,
+                let own = self.duration + 2 * self.duration / READS;
+                let (lived, valid);
+                (seen.holder, lived, valid) = match state {
+                    LeaseState::Held(_) => (None, Instant::now(), Duration::ZERO),
+                    LeaseState::Other { holder, lived, valid } => (holder, lived, valid),
                 };
+                // A process that has just begun does not know how long it was so before.
+                seen.leader = seen.leader.max(lived);
+                seen.patience = own.max(valid.min(LONGEST_VALID));
                 if seen.trouble.take().is_some() {
                     tracing::info!("the Lease can be used again");
                 }
@@ -207,8 +221,8 @@ struct Observed {
 enum LeaseState {
     /// This process.
     Held(Held),
-    /// Another one, whose Lease is valid.
-    Other { holder: Option<String> },
+    /// Another one, whose Lease is valid for so long after it last changed.
+    Other { holder: Option<String>, lived: Instant, valid: Duration },
 }
 
 /// The Lease is observed at so often while it is valid.
@@ -297,7 +311,13 @@ async fn once(
     let spec = lease.spec.clone().unwrap_or_default();
     let Step::Write { spec, term, acquired } = step(&spec, config, unchanged, (config.clock)())
     else {
-        return Ok(LeaseState::Other { holder: spec.holder_identity });
+        let valid = spec.lease_duration_seconds.and_then(|seconds| u64::try_from(seconds).ok());
+        let valid = Duration::from_secs(valid.unwrap_or_default());
+        return Ok(LeaseState::Other {
+            holder: spec.holder_identity,
+            lived: started - unchanged,
+            valid,
+        });
     };
     let lease = Lease { spec: Some(spec), ..lease };
     let post = PostParams::default();
@@ -316,7 +336,7 @@ async fn once(
         }
         // Somebody was faster: the next look tells who.
         Err(kube::Error::Api(status)) if status.code == 409 => {
-            Ok(LeaseState::Other { holder: None })
+            Ok(LeaseState::Other { holder: None, lived: started, valid: Duration::ZERO })
         }
         Err(error) => Err(error),
     }
@@ -457,13 +477,25 @@ mod tests {
         }
         // Another one leads: this one need not.
         let holder = Some("b".to_owned());
-        leadership.observed(Ok(LeaseState::Other { holder: holder.clone() }));
-        assert_eq!((leadership.leaderless(), leadership.holder()), (None, holder));
+        let other = |lived, valid| Ok(LeaseState::Other { holder: holder.clone(), lived, valid });
+        leadership.observed(other(Instant::now(), 15 * second));
+        assert_eq!((leadership.leaderless(), leadership.holder()), (None, holder.clone()));
         // It is seen no more.
         leadership.observed(failed(403, "b is forbidden"));
         tokio::time::advance(21 * second).await;
         let why = leadership.leaderless().unwrap().why;
         assert!(why.contains("is forbidden: apply the Role") && leadership.holder().is_none());
+        // It does not renew a Lease that is valid for years, or for as long as it may.
+        for (valid, patience) in [(u32::MAX, 300), (60, 60), (5, 21)] {
+            let lived = Instant::now();
+            leadership.observed(other(lived, valid * second));
+            tokio::time::advance((patience - 1) * second).await;
+            leadership.observed(other(lived, valid * second));
+            assert_eq!(leadership.leaderless(), None, "{valid}");
+            tokio::time::advance(second).await;
+            let why = leadership.leaderless().unwrap().why;
+            assert!(why.contains("b holds the Lease for longer and does not renew it"), "{why}");
+        }
         // Whoever leads itself says nothing, also when it can renew no more, until its end.
         let held = Held { term: 7, until: Instant::now() + 14 * second };
         leadership.observed(Ok(LeaseState::Held(held)));

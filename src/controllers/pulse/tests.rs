@@ -48,6 +48,21 @@ async fn a_leader_without_a_look_has_no_pulse() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_earlier_term_that_leads_has_a_pulse_of_its_own() {
+    let pulse = proven(9);
+    pulse.leads(3);
+    assert!(!pulse.sign(3).leads, "it has to show that it can write");
+    assert!(!pulse.wants_dry_run(3) && pulse.works(3));
+    tokio::time::advance(Pulse::EVERY).await;
+    pulse.leads(3);
+    assert!(pulse.wants_dry_run(3));
+    pulse.tried(3, Ok(()));
+    assert!(pulse.sign(3).leads);
+    tokio::time::advance(Pulse::LOST).await;
+    assert!(!pulse.works(3), "its silence counts");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_leader_of_which_every_attempt_fails_has_no_pulse_and_says_why() {
     for error in [refused, fenced] {
         let pulse = proven(1);
