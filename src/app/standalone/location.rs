@@ -42,6 +42,28 @@ impl StateLocation {
         Self { file, news: None }
     }
 
+    /// The location that a person has named for a folder. When a state begins there although the
+    /// folder has one in its own location, the log says so: two gateways may share a folder.
+    pub fn named_for(folder: &Path, file: PathBuf) -> Self {
+        let folder: PathBuf = folder.components().collect();
+        let has_one = |dir: &Path| holds_state(dir).unwrap_or(false);
+        let own = [beside_of(&folder), Some(folder.join(INSIDE))];
+        let begins = ![file.clone(), self::beside(&file, BEFORE)].iter().any(|file| file.exists());
+        let other = own.into_iter().flatten().find(|dir| begins && has_one(dir));
+        let news = other.map(|other| Event {
+            warning: true,
+            reason: "StateElsewhere",
+            note: format!(
+                "a new state begins in {}, and the state of this folder in {} is not read: what \
+                 the manifests name is released to all users, whatever failed before. To go on with \
+                 that state stop whoever uses it and move its files here, or leave --state out",
+                file.display(),
+                other.display()
+            ),
+        });
+        Self { file, news }
+    }
+
     /// The location of the state of a folder for which nobody has named one. A state that an
     /// earlier version kept inside a folder behind a symbolic link is moved beside the link, and
     /// a symbolic link to it remains.
@@ -51,6 +73,16 @@ impl StateLocation {
     /// than the one that would be used; or it can not be known whether there is one. The message
     /// says what to do.
     pub fn of(folder: &Path, now: Timestamp) -> anyhow::Result<Self> {
+        let location = Self::usual(folder, now)?;
+        // Nothing begins anew beside a state of the same folder by another name.
+        if !holds_state(around(&location.file))? {
+            let others = of_other_links(folder)?;
+            ensure!(others.is_empty(), by_another_name(&others, &location.file));
+        }
+        Ok(location)
+    }
+
+    fn usual(folder: &Path, now: Timestamp) -> anyhow::Result<Self> {
         // With a slash at its end, a path is that of the folder and not of the link.
         let folder: PathBuf = folder.components().collect();
         let inside = folder.join(INSIDE);
@@ -219,6 +251,41 @@ fn left_by_deploy(link: &Path) -> anyhow::Result<Vec<PathBuf>> {
     Ok(left.into_iter().map(|(_, inside)| inside).collect())
 }
 
+/// Folders with a state of symbolic links that lead to this folder, or do not exist any more:
+/// beside the folder, and beside what it leads to.
+fn of_other_links(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let Some(real) = known(fs::canonicalize(folder), folder)? else { return Ok(vec![]) };
+    let mut found = vec![];
+    let places = [fs::canonicalize(around(folder)).ok(), real.parent().map(Path::to_owned)];
+    for place in places.into_iter().flatten() {
+        for entry in known(fs::read_dir(&place), &place)?.into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            let link = name.to_str().and_then(|name| name.strip_prefix('.')?.strip_suffix(INSIDE));
+            let Some(link) = link.map(|link| place.join(link)) else { continue };
+            let leads_elsewhere = fs::canonicalize(&link).is_ok_and(|target| target != real);
+            // A folder that this process may not enter holds no state that it has written.
+            if !leads_elsewhere && holds_state(&entry.path()).unwrap_or(false) {
+                found.push(entry.path());
+            }
+        }
+    }
+    found.sort();
+    found.dedup();
+    Ok(found)
+}
+
+fn by_another_name(others: &[PathBuf], file: &Path) -> String {
+    let named = others.iter().take(NAMED).map(|other| other.join(FILE).display().to_string());
+    let named = named.collect::<Vec<_>>().join(", ");
+    format!(
+        "there is no state in {}, but one of this folder by another name, of a symbolic link that \
+         leads to it or did: {named}. Start with that link, or name the state with --state; if it \
+         is the state of something else, move it away: without a state, what the manifests name \
+         is released to all users",
+        file.display()
+    )
+}
+
 fn two_states(beside: &Path, inside: &Path) -> String {
     let (beside, inside) = (beside.join(FILE), inside.join(FILE));
     format!(
@@ -353,6 +420,43 @@ mod tests {
         assert_eq!(deploys.file("current"), own);
         // And whoever names a folder itself has the state in it.
         assert_eq!(deploys.file("v2"), deploys.at("v2/.serinus/state.json"));
+    }
+
+    #[test]
+    fn no_state_begins_anew_where_the_folder_has_one_by_another_name() {
+        let deploys = Deploys::new();
+        deploys.run("current");
+        symlink("v1", deploys.at("live")).unwrap();
+        fs::create_dir(deploys.at("else")).unwrap();
+        symlink("../v1", deploys.at("else/where")).unwrap();
+        for name in ["v1", "live", "else/where", "v1/../v1", "else/../live"] {
+            let error = deploys.refused(name);
+            assert!(error.contains(".current.serinus/state.json"), "{name}: {error}");
+            assert!(error.contains("Start with that link"), "{error}");
+        }
+        // What leads to another folder has nothing to do with it.
+        symlink("v2", deploys.at("other")).unwrap();
+        assert_eq!(deploys.file("other"), deploys.at(".other.serinus/state.json"));
+        // Another name for the link, and none.
+        fs::rename(deploys.at("current"), deploys.at("prod")).unwrap();
+        assert!(deploys.refused("prod").contains(".current.serinus/state.json"));
+        fs::rename(deploys.at(".current.serinus"), deploys.at(".prod.serinus")).unwrap();
+        assert_eq!(deploys.file("prod"), deploys.at(".prod.serinus/state.json"));
+    }
+
+    #[test]
+    fn a_state_that_is_named_and_begins_beside_another_one_is_said() {
+        let deploys = Deploys::new();
+        let new = deploys.at("new.json");
+        let named = |folder: &str| StateLocation::named_for(&deploys.at(folder), new.clone());
+        assert!(named("v1").news.is_none() && named("current").news.is_none());
+        deploys.run("v1");
+        let news = named("v1").news.unwrap();
+        assert!(news.warning && news.note.contains("v1/.serinus"), "{}", news.note);
+        deploys.run("current");
+        assert!(named("current").news.unwrap().note.contains(".current.serinus"));
+        fs::write(&new, "{}").unwrap();
+        assert!(named("v1").news.is_none(), "it goes on");
     }
 
     #[test]
@@ -502,7 +606,8 @@ mod tests {
         deploys.run("current");
         deploys.move_link("v2");
         // An earlier version begins its own.
-        deploys.run("v2");
+        fs::create_dir(deploys.at("v2/.serinus")).unwrap();
+        fs::write(deploys.at("v2/.serinus/state.json"), "v2").unwrap();
         let error = deploys.refused("current");
         for part in [".current.serinus/state.json", "current/.serinus/state.json", "--state"] {
             assert!(error.contains(part), "{part}: {error}");

@@ -83,7 +83,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         options.folder.display()
     );
     let location = match options.state {
-        Some(file) => StateLocation::named(file),
+        Some(file) => StateLocation::named_for(&options.folder, file),
         None => StateLocation::of(&options.folder, clock::now())?,
     };
     // What is beside the state lies on the same disk.
