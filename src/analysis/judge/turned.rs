@@ -146,7 +146,6 @@ pub(super) fn judge(
             None => {
                 status.verdict = Verdict::Fail;
                 status.message = explain::turned(&lately, status);
-                return;
             }
             Some((caller, _)) => {
                 status.message = callers::turned_for_one(caller, &lately, status);

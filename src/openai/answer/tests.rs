@@ -208,7 +208,9 @@ fn an_event_that_no_application_can_read_is_a_failure_wherever_it_comes() {
             events.insert(place, broken);
             for operation in [Operation::Chat, Operation::Responses] {
                 let mut answer = Answer::default();
-                events.iter().for_each(|event| drop(answer.event(operation, event)));
+                for event in &events {
+                    answer.event(operation, event);
+                }
                 answer.event(operation, b"[DONE]");
                 let shown = String::from_utf8_lossy(broken);
                 assert!(answer.failed && answer.unread, "{shown} {place} {operation:?}");
