@@ -33,7 +33,9 @@ impl Gateway {
     /// Takes note of a question by a leader, with the releases that it does not judge; answers
     /// what had no judge until then.
     pub(super) fn asked(&self, by_leader: Option<Unjudged>) -> WithoutJudge {
-        let all = self.leader_is_lost();
+        // That a gateway has just started is no loss to tell the first leader of.
+        let is_first = self.leader_seen.load(Ordering::Relaxed) == NEVER && by_leader.is_some();
+        let all = self.leader_is_lost() && !is_first;
         let before = self.unjudged.load_full();
         if let Some(unjudged) = by_leader {
             if *before != unjudged {
