@@ -433,6 +433,11 @@ pub struct PromptReleaseStatus {
     /// The API server refuses a status of an earlier leader.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub leader_term: Option<i64>,
+    /// The release that this was written for, as namespace/name. A status that was copied to
+    /// another release, as by a restore into another namespace, counts for nothing there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 317))]
+    pub written_for: Option<String>,
     /// The last request of each action.
     #[serde(default)]
     #[schemars(length(max = 4))]
@@ -466,6 +471,16 @@ impl PromptRelease {
     /// The model name that applications send.
     pub fn route(&self) -> String {
         self.spec.route.clone().unwrap_or_else(|| self.metadata.name.clone().unwrap_or_default())
+    }
+
+    /// Forgets a status that was written for another release.
+    pub fn drop_copied_status(&mut self) {
+        let (namespace, name) = (&self.metadata.namespace, &self.metadata.name);
+        let own = namespace.iter().chain(name).map(String::as_str).collect::<Vec<_>>().join("/");
+        let written_for = self.status.as_ref().and_then(|status| status.written_for.as_ref());
+        if written_for.is_some_and(|written_for| *written_for != own) {
+            self.status = None;
+        }
     }
 
     /// The names of the backends that answer while its own is unavailable.

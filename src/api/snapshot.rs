@@ -120,6 +120,9 @@ pub struct LastServed {
     pub failed: Option<String>,
     /// Until when the release served; none when its absence is not noted yet.
     pub until: Option<Timestamp>,
+    /// The note names the release that it was written for. One of an earlier version does not,
+    /// and may be a copy of another namespace's.
+    pub named: bool,
 }
 
 impl LastServed {
@@ -127,12 +130,17 @@ impl LastServed {
     pub fn end(&self) -> Timestamp {
         self.until.unwrap_or(Timestamp::MAX)
     }
+
+    /// Who served last has the highest. What may be a copy is below what is none.
+    pub fn rank(&self) -> (bool, Timestamp) {
+        (self.named, self.end())
+    }
 }
 
 impl From<&EarlierRoute> for LastServed {
     fn from(earlier: &EarlierRoute) -> Self {
         let EarlierRoute { revision, failed, until, .. } = earlier.clone();
-        Self { revision, failed, until: Some(until) }
+        Self { revision, failed, until: Some(until), named: true }
     }
 }
 
@@ -166,6 +174,10 @@ pub struct Remembered {
     /// The uid of the release whose status was noted; none in a note of an earlier version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uid: Option<String>,
+    /// The `namespace/name` of that release: a copy of the note elsewhere claims nothing. None in
+    /// a note of an earlier version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub written_for: Option<String>,
 }
 
 impl Remembered {
@@ -194,6 +206,7 @@ impl Remembered {
             absent_since: None,
             earlier: vec![],
             uid: None,
+            written_for: None,
         })
     }
 
@@ -220,9 +233,17 @@ impl Remembered {
     pub fn on_route(&self, route: &str) -> Option<LastServed> {
         if self.route == route {
             let (revision, failed) = (self.stable.revision.clone(), self.failed.clone());
-            return Some(LastServed { revision, failed, until: self.absent_since });
+            let (until, named) = (self.absent_since, self.written_for.is_some());
+            return Some(LastServed { revision, failed, until, named });
         }
-        self.earlier.iter().find(|earlier| earlier.route == route).map(LastServed::from)
+        let earlier = self.earlier.iter().find(|earlier| earlier.route == route)?;
+        Some(LastServed { named: self.written_for.is_some(), ..LastServed::from(earlier) })
+    }
+
+    /// Whether it may have been written for `release` (`namespace/name`). One of an earlier
+    /// version does not say: it counts as that of the release beside which it is.
+    pub fn is_of(&self, release: &str) -> bool {
+        self.written_for.as_deref().is_none_or(|of| of == release)
     }
 
     /// Of several notes the highest counts: the one that was written last, and of two that may
@@ -232,7 +253,7 @@ impl Remembered {
     }
 
     /// Whether both say the same, whenever it was noted and of which object of the release's
-    /// name: an upgrade writes no note anew.
+    /// name.
     pub fn says_the_same_as(&self, other: &Self) -> bool {
         let said = |note: &Self| Self { generation: 0, uid: None, ..note.clone() };
         said(self) == said(other)
@@ -331,7 +352,7 @@ mod tests {
         let moved = note("new", "v2", None).after(&gone, at(9));
         let last = |revision: &str, failed: Option<&str>, until| {
             let (revision, failed) = (revision.to_owned(), failed.map(str::to_owned));
-            Some(LastServed { revision, failed, until })
+            Some(LastServed { revision, failed, until, named: false })
         };
         assert_eq!(moved.on_route("old"), last("v1", Some("v2"), Some(at(5))));
         assert_eq!(moved.on_route("new"), last("v2", None, None));

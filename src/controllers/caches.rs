@@ -112,7 +112,7 @@ impl Caches {
             index.note(event, uses_of, |change| drop(release_changes.unbounded_send(change)));
         };
         let (releases, releases_watch, of_releases) =
-            cache_noting(client, namespace, all(), |_| (), note);
+            cache_noting(client, namespace, all(), PromptRelease::drop_copied_status, note);
         let index = by_release.clone();
         let note = move |event: &watcher::Event<ReleaseSnapshot>| {
             index.note(event, keys_of_copy, |change| drop(copy_changes.unbounded_send(change)));
@@ -187,6 +187,15 @@ impl Caches {
         copies.filter_map(|copy| Some((copy.clone(), read_remembered(&copy)?))).collect()
     }
 
+    /// What copies of a release say that were written for another one and copied beside it. It
+    /// claims nothing here; what failed there is worth knowing.
+    pub fn copied_note(&self, release: &Named) -> Option<(Arc<ReleaseSnapshot>, Remembered)> {
+        let copies = self.copies_of(release).into_iter();
+        let notes = copies.filter_map(|copy| Some((copy.clone(), read_note(&copy)?)));
+        let copied = notes.filter(|(_, note)| !note.is_of(&release.key()));
+        copied.max_by_key(|(_, note)| note.rank())
+    }
+
     /// The release that served `route` last and does not exist any more, or not with that
     /// route; not counting `other_than`.
     pub fn served_before(&self, route: &str, other_than: &Named) -> Option<(Named, LastServed)> {
@@ -211,7 +220,7 @@ impl Caches {
             Some((owner, served))
         });
         // One that nobody has noted the absence of is away since just now.
-        served.max_by_key(|(_, served)| served.end())
+        served.max_by_key(|(_, served)| served.rank())
     }
 
     /// The content of a saved copy of a release.
@@ -288,9 +297,16 @@ pub fn owner(copy: &ReleaseSnapshot) -> Named {
     Named::new(copy.namespace().unwrap_or_default(), &copy.spec.release)
 }
 
-/// What a copy says of its release. A note that can not be read is none: it is written anew.
-/// So is one with a routing generation that no release has: it could not go on from there.
+/// What a copy says of its release. A note that was written for another release claims nothing
+/// for this one: it came with a copy of that release's objects.
 pub fn read_remembered(copy: &ReleaseSnapshot) -> Option<Remembered> {
+    read_note(copy).filter(|note| note.is_of(&owner(copy).key()))
+}
+
+/// The note on a copy, for whomever it was written. One that can not be read is none: it is
+/// written anew. So is one with a routing generation that no release has: it could not go on from
+/// there.
+fn read_note(copy: &ReleaseSnapshot) -> Option<Remembered> {
     let text = copy.annotations().get(keys::REMEMBERED_ANNOTATION)?;
     let note: Remembered = serde_json::from_str(text).ok()?;
     (0..=MOST_GENERATIONS).contains(&note.generation).then_some(note)

@@ -154,6 +154,7 @@ async fn look(
         let mut status = plan.status;
         status.observed_generation = snapshot.generation;
         status.leader_term = Some(context.cluster.term()?);
+        status.written_for = Some(key);
         let due = context.ahead.due(release, status, &plan.effects, &snapshot.gateways);
         written.later = due.is_none();
         if let Some(status) = due {

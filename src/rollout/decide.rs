@@ -8,6 +8,7 @@
 mod bake;
 mod canary;
 mod columns;
+mod copied;
 mod deleting;
 mod draft;
 mod elsewhere;
@@ -52,6 +53,7 @@ pub fn decide(snapshot: &Snapshot, now: Timestamp) -> Plan {
     let mut draft = Draft::new(snapshot, now);
     deleting::tell(&mut draft);
     requests::recall(&mut draft);
+    copied::tell(&mut draft);
     if let Some(holder) = &snapshot.route_held_by {
         draft.refuse_route(holder);
         let why = format!("the route is held by the PromptRelease {holder}");

@@ -159,7 +159,9 @@ fn no_silent_second_chance(snapshot: &Snapshot, after: &PromptReleaseStatus) -> 
     // What was a first release until more became known is no release while it has no route.
     let serves = snapshot.status.stable.is_none() || after.routes();
     let lost = snapshot.remembered.as_ref().filter(|_| serves);
-    let failed = lost.map_or(&snapshot.status.failed_revision, |remembered| &remembered.failed);
+    let copied = snapshot.copied.as_ref().filter(|_| snapshot.status.history.is_empty());
+    let known = copied.map_or(&snapshot.status.failed_revision, |copied| &copied.failed);
+    let failed = lost.map_or(known, |remembered| &remembered.failed);
     let Some(failed) = failed else { return true };
     let back = [after.canary.as_ref().map(|c| &c.variant), after.stable.as_ref()]
         .into_iter()

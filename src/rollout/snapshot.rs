@@ -43,6 +43,9 @@ pub struct Snapshot {
     /// this one has none: it was deleted and created again, or restored. Also when that became
     /// known only after a first release (`rollout::first`).
     pub remembered: Option<Box<Remembered>>,
+    /// What copies of this release's snapshots say that were written for another release, when
+    /// there is no note of this one: they came with a restore into another namespace.
+    pub copied: Option<Box<Remembered>>,
     /// What users of the route got last, when this release does not serve it: from a release
     /// that does not exist any more, or has another route. One of the same namespace is here
     /// only when this release has served nothing on the route. One of its own name is here

@@ -3,7 +3,7 @@
 use jiff::{SignedDuration, Timestamp};
 use proptest::prelude::*;
 use serinus::{
-    api::{CanaryPolicySpec, conditions, prompt_release::Phase},
+    api::{CanaryPolicySpec, conditions, prompt_release::Phase, snapshot::Remembered},
     rollout::{Effect, Plan, ServedBefore, decide::OWNER_KEEPS_ROUTE, snapshot::Action},
 };
 
@@ -216,6 +216,61 @@ fn what_failed_on_a_route_is_held_when_the_release_has_that_route_again() {
     world.release("a");
     settle(&mut world);
     assert_eq!(serves(&world), [revision("a")]);
+}
+
+/// A restore into this namespace of what `prod` had, where `b` failed.
+fn copied(world: &mut World) {
+    settle(world);
+    world.annotate(Action::Retry, format!("{} by=ada", revision("b")));
+    world.annotate(Action::Approve, format!("{} by=ada", revision("b")));
+    settle(world);
+    let note = world.remembered.take().unwrap();
+    let written_for = Some("prod/answers".to_owned());
+    let failed = Some(revision("b"));
+    world.copied = Some(Box::new(Remembered { written_for, failed, ..*note }));
+    world.lose_status();
+    world.release("b");
+}
+
+#[test]
+fn what_failed_in_another_namespace_is_no_first_release_where_it_was_copied_to() {
+    let mut world = world();
+    copied(&mut world);
+    for _ in 0..2 {
+        settle(&mut world);
+        let (reason, message) = ready(&world);
+        assert_eq!((reason.as_str(), serves(&world)), ("MetricFailed", vec![]), "{message}");
+        assert!(message.contains("failed in prod/answers"), "{message}");
+    }
+    // What did not fail there is a first release here.
+    world.release("c");
+    settle(&mut world);
+    assert_eq!(serves(&world), [revision("c")]);
+    assert_eq!(world.status.failed_revision, Some(revision("b")));
+}
+
+#[test]
+fn a_person_may_ask_for_what_failed_in_another_namespace() {
+    let mut world = world();
+    copied(&mut world);
+    settle(&mut world);
+    world.request(Action::Retry, "b", "ada");
+    settle(&mut world);
+    assert_eq!(serves(&world), [revision("b")]);
+}
+
+#[test]
+fn an_approval_that_was_copied_with_a_release_gives_it_no_route() {
+    let mut world = world();
+    world.served_before = gone(&world, "prod/answers", "b");
+    world.now += OWNER_KEEPS_ROUTE;
+    // As somebody asked for it in the other namespace.
+    world.request(Action::Approve, "a", "ada");
+    let told = settle(&mut world);
+    assert!(told.iter().any(|told| told.contains("ask again")), "{told:?}");
+    is_held(&world);
+    world.now += SignedDuration::from_secs(1);
+    gets_the_route_by(&mut world, Action::Approve);
 }
 
 #[derive(Clone, Debug)]

@@ -66,6 +66,7 @@ pub struct World {
     pub not_ready: BTreeMap<String, String>,
     pub route_held_by: Option<String>,
     pub remembered: Option<Box<Remembered>>,
+    pub copied: Option<Box<Remembered>>,
     pub served_before: Option<ServedBefore>,
     pub deleting: Option<Deleting>,
     /// What is remembered of the release before its last restore, with stable's content.
@@ -129,6 +130,7 @@ impl World {
             not_ready: BTreeMap::new(),
             route_held_by: None,
             remembered: None,
+            copied: None,
             served_before: None,
             deleting: None,
             of_before: None,
@@ -203,6 +205,7 @@ impl World {
             }),
             route_held_by: self.route_held_by.clone(),
             remembered: self.known_before(),
+            copied: self.copied.clone(),
             served_before: self.elsewhere(),
             lost: self.lost(),
             not_ready: self.not_ready.clone(),

@@ -82,6 +82,7 @@ impl Standalone {
             route_held_by,
             // The state of a release outlives its manifest under the release's own name.
             remembered: None,
+            copied: None,
             served_before: self.served_before(&key, kept, &route),
             // Content is in the state file, together with the status that names it.
             lost: vec![],

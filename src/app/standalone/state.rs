@@ -70,7 +70,7 @@ impl Kept {
         if self.serves() && self.has_route(key, route) {
             let revision = self.status.stable.as_ref()?.revision.clone();
             let failed = self.status.failed_revision.clone();
-            return Some(LastServed { revision, failed, until: self.deleted });
+            return Some(LastServed { revision, failed, until: self.deleted, named: true });
         }
         self.earlier.iter().find(|earlier| earlier.route == route).map(LastServed::from)
     }

@@ -273,7 +273,8 @@ impl Tidy {
         if caches.release(release).is_some() {
             return Ok(());
         }
-        let remembered = caches.remembered(release);
+        // A note of another release claims nothing, and what failed there is known for as long.
+        let remembered = caches.remembered(release).or_else(|| caches.copied_note(release));
         let carries = remembered.as_ref().map(|(copy, _)| copy.name_any());
         for copy in caches.copies_of(release) {
             if Some(copy.name_any()) != carries {

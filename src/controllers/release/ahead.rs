@@ -244,6 +244,8 @@ fn decided(status: &PromptReleaseStatus) -> impl PartialEq + '_ {
         earlier_steps,
         history,
         leader_term,
+        // Whose it is does not change.
+        written_for: _,
         requests,
         conditions,
     } = status;

@@ -48,7 +48,7 @@ pub(super) fn before(
     let known = late.or_else(|| caches.remembered(&named).map(|(_, remembered)| remembered));
     let own = known.as_ref().and_then(|known| known.on_route(&route));
     let other = if status.routes() { None } else { caches.served_before(&route, &named) };
-    let other = other.filter(|(_, other)| own.as_ref().is_none_or(|own| own.end() < other.end()));
+    let other = other.filter(|(_, other)| own.as_ref().is_none_or(|own| own.rank() < other.rank()));
     let served_before = |(by, served): (Named, LastServed)| ServedBefore {
         forget: caches.release(&by).is_none().then(|| forget(&by)),
         release: by.key(),

@@ -258,6 +258,7 @@ pub(super) async fn tell_refused(
     let reason = resolve::SNAPSHOT_REFUSED;
     conditions::set(conditions, Readiness::Stalled, reason, &message, generation, now);
     status.leader_term = Some(context.cluster.term()?);
+    status.written_for = Some(Named::of(&release).key());
     release.status = Some(status);
     Box::pin(context.cluster.write_status(&release)).await?;
     Ok(true)
@@ -284,6 +285,7 @@ fn note(
     let since = claims_since(release, known);
     let mut note = Remembered::of(release.route(), since, status)?;
     note.uid.clone_from(&release.metadata.uid);
+    note.written_for = Some(Named::of(release).key());
     let Some(known) = known else { return Some(note) };
     note = note.after(known, created(release));
     // A status that was not written after its note left a note of what never was.

@@ -12,7 +12,7 @@ use crate::{
         CanaryPolicy, CanaryPolicySpec, LLMDeployment, LLMDeploymentSpec, PromptRelease,
         PromptReleaseStatus, conditions,
         prompt_release::VariantRef,
-        snapshot::{Remembered, Saved},
+        snapshot::{LastServed, Remembered, Saved},
     },
     controllers::{
         Context,
@@ -94,6 +94,9 @@ pub(super) fn observe(
         _ => vec![],
     };
     let (remembered, served_before) = before(release, &status, context)?;
+    let named = Named::of(release);
+    let copied = || caches.copied_note(&named).map(|(_, note)| Box::new(note));
+    let is_new = status.stable.is_none() && caches.remembered(&named).is_none();
     Ok(Snapshot {
         generation: release.metadata.generation.unwrap_or_default(),
         requests: Request::from_annotations(release.annotations()),
@@ -103,6 +106,7 @@ pub(super) fn observe(
         running_policy,
         route_held_by: route_held_by(release, &key, context),
         remembered,
+        copied: is_new.then(copied).flatten(),
         served_before,
         // What is gone is known when it was tried to write it again.
         lost: vec![],
@@ -219,21 +223,35 @@ fn route_held_by(release: &PromptRelease, key: &str, context: &Context) -> Optio
     let others = others.iter().filter(|other| !is_deleted(other));
     // A release that is being deleted serves on until another one serves its route.
     let serves = |claim: &resolve::Claim| claim.serves || !is_deleted(release);
-    let claims: Vec<resolve::Claim> = others
+    let gone = context.caches.served_before(&route, &Named::of(release));
+    let others: Vec<_> = others
         .map(|other| {
             let named = Named::of(other.as_ref());
             let known = context.caches.remembered(&named).map(|(_, remembered)| remembered);
-            let served = known.as_ref().and_then(|known| known.on_route(&route));
-            resolve::Claim {
-                release: named.key(),
-                created: claims_since(other, known.as_ref()).to_string(),
-                serves: other.status.as_ref().is_some_and(|s| s.routes()),
-                served: served.map(|served| served.end()),
-            }
+            (other, named, known)
         })
-        .filter(serves)
         .collect();
-    let gone = context.caches.served_before(&route, &Named::of(release));
+    // A note that does not say for whom it was written claims nothing towards another namespace
+    // of which one says it.
+    let on_route = |known: &Option<Remembered>| known.as_ref().and_then(|k| k.on_route(&route));
+    let known = others.iter().filter_map(|(_, by, known)| Some((by, on_route(known)?)));
+    let known = known.chain(gone.iter().map(|(by, served)| (by, served.clone())));
+    let named: Vec<&Named> = known.filter(|(_, s)| s.named).map(|(by, _)| by).collect();
+    let counts = |by: &Named, served: &LastServed| {
+        served.named || named.iter().all(|other| other.namespace == by.namespace)
+    };
+    let claim = |(other, by, known): &(&Arc<PromptRelease>, Named, Option<Remembered>)| {
+        let served = on_route(known).filter(|served| counts(by, served));
+        let known = known.as_ref().filter(|_| served.is_some());
+        resolve::Claim {
+            release: by.key(),
+            created: claims_since(other, known).to_string(),
+            serves: other.status.as_ref().is_some_and(|s| s.routes()),
+            served: served.map(|served| served.end()),
+        }
+    };
+    let claims: Vec<resolve::Claim> = others.iter().map(claim).filter(serves).collect();
+    let gone = gone.as_ref().filter(|(by, served)| counts(by, served));
     let gone = gone.map(|(by, served)| Gone { release: by.key(), until: served.end() });
     resolve::route_holder(key, &claims, gone.as_ref())
 }

@@ -128,7 +128,8 @@ fn why_unserved(release: &PromptRelease) -> Option<Arc<Notice>> {
 impl Part for Release {
     type Whole = PromptRelease;
 
-    fn of(release: PromptRelease) -> Self {
+    fn of(mut release: PromptRelease) -> Self {
+        release.drop_copied_status();
         Self {
             unserved: why_unserved(&release),
             uid: release.uid().unwrap_or_default(),

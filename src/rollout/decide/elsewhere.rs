@@ -55,16 +55,19 @@ pub(super) fn holds(draft: &mut Draft<'_>, before: &ServedBefore, revision: &str
         None => "an hour after the operator has noted that it is gone".to_owned(),
     };
     let release = &before.release;
-    if is_over {
-        if requests::take_approval(draft, revision).is_some() {
-            return false;
-        }
-    } else {
+    if !is_over {
         let why = format!(
             "the route was served by {release} of another namespace, which keeps it for a while: \
              ask again {from}"
         );
         requests::refuse_all(draft, &requests::APPROVALS, &why);
+    } else if draft.snapshot.status.conditions.is_empty() {
+        // It may be a copy of what somebody asked for in another namespace.
+        let why = "it was there before anybody could know that the release waits for the route: \
+                   look at what the release says, and ask again";
+        requests::refuse_all(draft, &requests::APPROVALS, why);
+    } else if requests::take_approval(draft, revision).is_some() {
+        return false;
     }
     if until.is_none() {
         draft.wake(draft.now + UNNOTED);

@@ -101,18 +101,19 @@ pub(super) fn go_on(draft: &mut Draft<'_>, remembered: &Remembered) {
 /// that served them before, and not a revision that failed.
 fn may_not_be_first(draft: &mut Draft<'_>, target: &Target) -> bool {
     let revision = target.revision.as_str();
-    if let Some(before) = draft.snapshot.served_elsewhere() {
-        return elsewhere::holds(draft, before, revision);
-    }
-    let before = draft.snapshot.served_before.clone();
-    let failed = draft.status.failed_revision.as_deref();
-    if failed == Some(revision) {
-        if retried(draft, revision) {
-            return false;
-        }
+    let is_failed = |draft: &Draft<'_>| draft.status.failed_revision.as_deref() == Some(revision);
+    let is_retried = is_failed(draft) && retried(draft, revision);
+    if is_failed(draft) {
         failed_before(draft);
         return true;
     }
+    if let Some(before) = draft.snapshot.served_elsewhere() {
+        return elsewhere::holds(draft, before, revision);
+    }
+    if is_retried {
+        return false;
+    }
+    let before = draft.snapshot.served_before.clone();
     let failed_there = before.as_ref().is_some_and(|b| b.failed.as_deref() == Some(revision));
     let own = draft.status.history.iter().rev();
     let mut own = own.filter(|h| matches!(h.outcome, Outcome::Initial | Outcome::Promoted));

@@ -8,6 +8,7 @@ use crate::{
     api::{
         conditions::truncate,
         prompt_release::{HandledRequest, Phase},
+        snapshot::Remembered,
     },
     rollout::{
         revisions::{self, known_revisions},
@@ -53,8 +54,14 @@ fn running(draft: &Draft<'_>) -> String {
 /// Takes over what was handled before the status was lost: the annotations are restored
 /// together with the object.
 pub(super) fn recall(draft: &mut Draft<'_>) {
-    let Some(remembered) = &draft.snapshot.remembered else { return };
-    for handled in &remembered.requests {
+    if let Some(remembered) = &draft.snapshot.remembered {
+        recall_from(draft, remembered);
+    }
+}
+
+/// Takes over what `note` says was handled.
+pub(super) fn recall_from(draft: &mut Draft<'_>, note: &Remembered) {
+    for handled in &note.requests {
         if draft.status.requests.iter().all(|known| known.action != handled.action) {
             draft.status.requests.push(handled.clone());
         }

@@ -45,6 +45,8 @@ const REVISION: &str = "0123456789012345678901234567890123456789";
 #[derive(Default)]
 struct Asked {
     snapshots: BTreeMap<String, Value>,
+    /// Releases as they are listed.
+    releases: Vec<Value>,
     creations: usize,
     patches: usize,
     /// Statuses of the release that were written.
@@ -66,8 +68,12 @@ async fn answer(State(server): State<Server>, method: Method, uri: Uri, body: By
     }
     let asked = lock(&server);
     if method == Method::GET {
-        let items: Vec<&Value> = asked.snapshots.values().collect();
-        let list = json!({"kind": "ReleaseSnapshotList", "apiVersion": "serinus.dev/v1alpha1",
+        let (kind, items): (_, Vec<&Value>) = if uri.path().ends_with("/promptreleases") {
+            ("PromptReleaseList", asked.releases.iter().collect())
+        } else {
+            ("ReleaseSnapshotList", asked.snapshots.values().collect())
+        };
+        let list = json!({"kind": kind, "apiVersion": "serinus.dev/v1alpha1",
             "metadata": {"resourceVersion": "1"}, "items": items});
         return Json(list).into_response();
     }
@@ -160,27 +166,52 @@ impl World {
         let all = lock(&self.server).snapshots.len();
         let (caches, mut watches) = Caches::new(&self.client, Some("ns"));
         self.context.caches = caches;
-        let fill = async { while watches.copies.next().await.is_some() {} };
+        let copies = async { while watches.copies.next().await.is_some() {} };
+        let releases = async { while watches.releases.next().await.is_some() {} };
+        let caches = &self.context.caches;
+        let filled = async {
+            caches.copies.wait_until_ready().await.unwrap();
+            caches.releases.wait_until_ready().await.unwrap();
+        };
         tokio::select! {
-            filled = self.context.caches.copies.wait_until_ready() => filled.unwrap(),
-            () = fill => panic!("the watch has ended"),
+            () = filled => {}
+            () = copies => panic!("the watch has ended"),
+            () = releases => panic!("the watch has ended"),
         }
         assert_eq!(self.context.caches.copies.state().len(), all);
     }
 
     /// Somebody restores a snapshot with a note.
     fn restore(&self, note: &Remembered) {
+        self.restore_into("ns", note);
+    }
+
+    fn restore_into(&self, namespace: &str, note: &Remembered) {
         let revision = &note.stable.revision;
         let content = serde_json::to_value(Saved::Variant(Variant::default())).unwrap();
         let snapshot = json!({
             "apiVersion": "serinus.dev/v1alpha1", "kind": "ReleaseSnapshot",
             "metadata": {
-                "name": copy_name("answers", revision), "namespace": "ns",
+                "name": copy_name("answers", revision), "namespace": namespace,
                 "annotations": {"serinus.dev/remembered": serde_json::to_string(note).unwrap()},
             },
             "spec": ReleaseSnapshotSpec::new("answers", revision, content).unwrap(),
         });
-        lock(&self.server).snapshots.insert(copy_name("answers", revision), snapshot);
+        let name = copy_name("answers", revision);
+        // The key is only where it is kept.
+        let key = if namespace == "ns" { name } else { format!("{namespace}/{name}") };
+        lock(&self.server).snapshots.insert(key, snapshot);
+    }
+
+    /// Releases of the name `answers` as the caches show them, without a status.
+    fn list(&self, namespaces: &[&str]) {
+        let release = |namespace: &&str| {
+            let mut release = serde_json::to_value(&self.release).unwrap();
+            release["metadata"]["namespace"] = json!(namespace);
+            release["metadata"]["uid"] = json!(format!("of {namespace}"));
+            release
+        };
+        lock(&self.server).releases = namespaces.iter().map(release).collect();
     }
 
     /// What there was before the release, as it is observed.
@@ -205,6 +236,7 @@ impl World {
             running_policy: None,
             route_held_by: None,
             remembered: None,
+            copied: None,
             served_before: None,
             lost: vec![],
             not_ready: BTreeMap::new(),
@@ -582,4 +614,88 @@ async fn a_note_that_is_refused_is_told_in_the_status_once() {
     world.release.status = None;
     assert!(tell_refused(&world.release, &why, &world.context).await.unwrap());
     assert_eq!(lock(&world.server).statuses.len(), 1);
+}
+
+/// A release of each of two namespaces on one route, and the note of `prod` with its copy in `ns`.
+async fn copied_into_another_namespace(named: bool) -> World {
+    let mut world = World::new().await;
+    let written_for = Some("prod/answers".to_owned());
+    let note = Remembered { written_for, ..of_before(1) };
+    world.restore_into("prod", &note);
+    // In a backup of an earlier version it does not say for whom it was written.
+    let written_for = note.written_for.clone().filter(|_| named);
+    world.restore(&Remembered { written_for, generation: 7, ..note });
+    world.release.metadata.uid = Some("of ns".into());
+    world.list(&["ns", "prod"]);
+    world.look_again().await;
+    world
+}
+
+#[tokio::test]
+async fn a_note_that_was_copied_into_another_namespace_is_no_claim_to_the_route() {
+    for named in [true, false] {
+        let mut world = copied_into_another_namespace(named).await;
+        let held_by = |world: &World| {
+            let seen = crate::signals::gateways::Seen { gateways: vec![], departed: vec![] };
+            let (release, context) = (&world.release, &world.context);
+            super::super::observe::observe(release, seen, &BTreeMap::new(), context).unwrap()
+        };
+        // The owner was replaced: neither of the two has a status.
+        let seen = held_by(&world);
+        assert_eq!(seen.route_held_by.as_deref(), Some("prod/answers"), "{named}");
+        assert_eq!(seen.copied.is_some(), named);
+        let mut owner = world.release.clone();
+        owner.metadata.namespace = Some("prod".into());
+        owner.metadata.uid = Some("of prod".into());
+        let copy = std::mem::replace(&mut world.release, owner);
+        let seen = held_by(&world);
+        assert_eq!((seen.route_held_by, seen.served_before), (None, None));
+        assert_eq!(seen.remembered.map(|note| note.stable.revision).as_deref(), Some(GOOD));
+        // The owner is gone: the copy waits for its route, as everybody of its namespace does.
+        world.release = copy;
+        world.list(&["ns"]);
+        world.look_again().await;
+        let seen = held_by(&world);
+        let elsewhere = seen.served_elsewhere().map(|before| before.release.as_str());
+        assert_eq!((seen.route_held_by.as_deref(), elsewhere), (None, Some("prod/answers")));
+        let plan =
+            decide(&Snapshot { target: world.snapshot().target, ..seen }, Timestamp::UNIX_EPOCH);
+        assert!(!plan.status.routes() && plan.status.stable.is_none(), "{:?}", plan.status);
+        // The owner's namespace is gone: the copy is a first release. What failed is known.
+        lock(&world.server).snapshots.retain(|key, _| !key.starts_with("prod/"));
+        world.look_again().await;
+        let seen = held_by(&world);
+        assert_eq!((&seen.route_held_by, &seen.served_before), (&None, &None));
+        assert_eq!(seen.remembered.is_none(), named, "without another claim it is its own");
+    }
+}
+
+#[tokio::test]
+async fn a_note_says_for_which_release_it_was_written_and_one_of_before_is_written_again() {
+    let mut world = World::new().await;
+    world.release.status = Some(serving());
+    let noted = note(&world.release, &serving(), None).unwrap();
+    assert_eq!(noted.written_for.as_deref(), Some("ns/answers"));
+    for (written_for, patches) in [(noted.written_for.clone(), 0), (None, 1)] {
+        world.restore(&Remembered { written_for, ..noted.clone() });
+        world.look_again().await;
+        let (_, patched, _) = world.reconcile(world.snapshot(), serving(), vec![]).await;
+        assert_eq!(patched, patches);
+    }
+}
+
+#[tokio::test]
+async fn a_status_that_was_copied_into_another_namespace_is_none() {
+    let mut world = World::new().await;
+    let mut serves = serving();
+    for (written_for, counts) in
+        [(None, true), (Some("ns/answers"), true), (Some("prod/answers"), false)]
+    {
+        serves.written_for = written_for.map(str::to_owned);
+        world.release.status = Some(serves.clone());
+        world.list(&["ns"]);
+        world.look_again().await;
+        let release = world.context.caches.release(&Named::of(&world.release)).unwrap();
+        assert_eq!(release.status.is_some(), counts, "{written_for:?}");
+    }
 }
