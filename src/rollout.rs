@@ -8,6 +8,7 @@ pub mod judged_time;
 pub mod resolve;
 pub mod revisions;
 pub mod snapshot;
+pub mod stale;
 
 pub use decide::{decidable, decide};
 pub use snapshot::{

@@ -23,6 +23,19 @@ pub(super) const GENERATIONS_SINCE: i64 = 1_000;
 /// expects that a missing object takes it from all of them at once.
 pub const RESTORED_WITHIN: SignedDuration = SignedDuration::from_hours(24);
 
+/// A status that says it began so long before its object was created is that of an earlier
+/// object. Shorter, the clocks of the API server and of the operator may differ.
+const CLOCKS: SignedDuration = SignedDuration::from_mins(5);
+
+/// The object that a status is read from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Object<'a> {
+    /// Its uid.
+    pub uid: Option<&'a str>,
+    /// When it was created.
+    pub created: Timestamp,
+}
+
 /// What became known only after a first release.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Late {
@@ -33,19 +46,31 @@ pub struct Late {
 }
 
 /// What `notes` of a release say of the time before its first release, as long as that is all
-/// that it has done. `uid` is the release's own. The highest note that came in time counts;
+/// that it has done. The highest note that came in time counts;
 /// without one, the highest that came too late.
 pub fn late(
     notes: impl IntoIterator<Item = Remembered>,
-    uid: Option<&str>,
+    object: Object<'_>,
     status: &PromptReleaseStatus,
     route: &str,
     now: Timestamp,
 ) -> Option<Late> {
     let first = only_first(status)?;
-    let notes = notes.into_iter().filter(|note| was_before(note, uid, first, route));
+    let notes = notes.into_iter().filter(|note| is_late(note, object, status, route));
     let notes = notes.map(|note| Late { in_time: came_in_time(&note, first, now), note });
     notes.max_by_key(|late| (late.in_time, late.note.rank()))
+}
+
+/// Whether `note` says what was before a first release that is all that `status` knows. The first
+/// release of an earlier object, in a status from a backup, is nothing that came before a note.
+pub(super) fn is_late(
+    note: &Remembered,
+    object: Object<'_>,
+    status: &PromptReleaseStatus,
+    route: &str,
+) -> bool {
+    let first = only_first(status).filter(|first| object.created <= first.at + CLOCKS);
+    first.is_some_and(|first| was_before(note, object.uid, first, route))
 }
 
 /// Whether a note came so soon after the first release that it is of the same restore, and says
@@ -94,6 +119,7 @@ mod tests {
         snapshot::EarlierRoute,
     };
 
+    const OWN: Object<'_> = Object { uid: Some("own"), created: Timestamp::UNIX_EPOCH };
     const FULL: &str = "0123456789012345678901234567890123456789";
 
     fn variant(revision: &str) -> VariantRef {
@@ -202,7 +228,7 @@ mod tests {
             ..Remembered::of("route".into(), first, &serves("another")).unwrap()
         };
         let late = |notes: &[Remembered], now| {
-            let late = late(notes.to_vec(), Some("own"), &status, "route", now);
+            let late = late(notes.to_vec(), OWN, &status, "route", now);
             late.map(|late| (late.note.generation, late.in_time))
         };
         let second = SignedDuration::from_secs(1);
@@ -222,5 +248,18 @@ mod tests {
         assert_eq!(late(&[note(2, forgotten)], first), Some((2, false)));
         assert_eq!(late(&[note(1, known), note(2, forgotten)], first), Some((1, true)));
         assert_eq!(late(&[note(1, known), note(2, None)], first), Some((2, true)));
+    }
+
+    #[test]
+    fn a_first_release_in_a_status_from_a_backup_is_none_of_this_object() {
+        let status = serves(FULL);
+        let note = Remembered {
+            uid: Some("other".into()),
+            ..Remembered::of("route".into(), Timestamp::UNIX_EPOCH, &serves("another")).unwrap()
+        };
+        for (after, is_first) in [(CLOCKS, true), (CLOCKS + SignedDuration::from_secs(1), false)] {
+            let object = Object { created: status.history[0].at + after, ..OWN };
+            assert_eq!(is_late(&note, object, &status, "route"), is_first, "{after}");
+        }
     }
 }

@@ -1,7 +1,10 @@
 //! What must hold after every decision. Timelines, property tests and the end-to-end
 //! tests check this one list.
 
-use super::snapshot::{Action, Plan, Snapshot};
+use super::{
+    snapshot::{Action, Plan, Snapshot},
+    stale,
+};
 use crate::api::{
     CanaryPolicySpec,
     prompt_release::{CanaryStatus, HandledRequest, PromptReleaseStatus, VariantRole},
@@ -161,12 +164,15 @@ fn no_silent_second_chance(snapshot: &Snapshot, after: &PromptReleaseStatus) -> 
     let lost = snapshot.remembered.as_ref().filter(|_| serves);
     let copied = snapshot.copied.as_ref().filter(|_| snapshot.status.history.is_empty());
     let known = copied.map_or(&snapshot.status.failed_revision, |copied| &copied.failed);
-    let failed = lost.map_or(known, |remembered| &remembered.failed);
+    let failed = match lost {
+        Some(remembered) => stale::failed(remembered, &snapshot.status),
+        None => known.clone(),
+    };
     let Some(failed) = failed else { return true };
     let back = [after.canary.as_ref().map(|c| &c.variant), after.stable.as_ref()]
         .into_iter()
         .flatten()
-        .any(|v| v.revision == *failed);
+        .any(|v| v.revision == failed);
     let retried = snapshot.requests.iter().any(|r| {
         r.action == Action::Retry && r.revision().len() >= 4 && failed.starts_with(r.revision())
     });

@@ -451,6 +451,7 @@ mod tests {
             ..PromptReleaseStatus::default()
         };
         let mut note = Remembered::of(name(128), Timestamp::MAX, &status).unwrap();
+        (note.uid, note.written_for) = (Some(name(36)), Some(name(317)));
         for i in 0..20 {
             let left = EarlierRoute {
                 route: format!("{i}{}", name(128)),

@@ -41,11 +41,15 @@ pub struct Snapshot {
     pub route_held_by: Option<String>,
     /// What is known of a release of this name and route that has no status any more, when
     /// this one has none: it was deleted and created again, or restored. Also when that became
-    /// known only after a first release (`rollout::first`).
+    /// known only after a first release (`rollout::first`), and when it is more than the status
+    /// knows, which is of a backup (`rollout::stale`).
     pub remembered: Option<Box<Remembered>>,
     /// What copies of this release's snapshots say that were written for another release, when
     /// there is no note of this one: they came with a restore into another namespace.
     pub copied: Option<Box<Remembered>>,
+    /// The last routing generation that was noted on this route: whatever the status says, the next
+    /// one is later.
+    pub noted: i64,
     /// What users of the route got last, when this release does not serve it: from a release
     /// that does not exist any more, or has another route. One of the same namespace is here
     /// only when this release has served nothing on the route. One of its own name is here

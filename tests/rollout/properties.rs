@@ -35,6 +35,8 @@ pub enum Event {
     RestoreSnapshots,
     HadAnotherRoute,
     PassDays(u8),
+    KeepStatus,
+    RestoreStatus,
 }
 
 const NAMES: [&str; 4] = ["a", "b", "c", "d"];
@@ -74,6 +76,8 @@ pub fn event() -> impl Strategy<Value = Event> {
         2 => Just(Event::RestoreSnapshots),
         1 => Just(Event::HadAnotherRoute),
         1 => (1..3_u8).prop_map(Event::PassDays),
+        1 => Just(Event::KeepStatus),
+        1 => Just(Event::RestoreStatus),
     ]
 }
 
@@ -151,6 +155,8 @@ pub fn happen(world: &mut World, event: Event) {
         Event::RestoreRelease => world.restore_release(),
         Event::RestoreSnapshots => world.restore_snapshots(),
         Event::HadAnotherRoute => world.had_another_route(),
+        Event::KeepStatus => world.keep_status(),
+        Event::RestoreStatus => world.restore_status(),
         Event::PassDays(days) => world.pass(SignedDuration::from_hours(24 * i64::from(days))),
     }
 }
@@ -207,7 +213,7 @@ proptest! {
         let runs = |world: &World| world.status.canary.as_ref().map(|c| c.variant.revision.clone());
         for event in after {
             // Another object of its name is not being deleted.
-            if matches!(event, Event::LoseStatus | Event::RestoreRelease) {
+            if matches!(event, Event::LoseStatus | Event::RestoreRelease | Event::RestoreStatus) {
                 continue;
             }
             let ran = runs(&world);

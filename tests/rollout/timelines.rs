@@ -48,6 +48,10 @@ struct Event {
     suspend: Option<bool>,
     /// The object is deleted and created again.
     recreated: bool,
+    /// Somebody takes a backup of the status.
+    status_kept: bool,
+    /// The object is created again, with the status of that backup.
+    status_restored: bool,
     /// Everything is lost, and the release alone is restored.
     release_restored: bool,
     /// The ReleaseSnapshots come later.
@@ -96,6 +100,12 @@ fn apply(event: &Event, world: &mut World) {
     }
     if event.recreated {
         world.lose_status();
+    }
+    if event.status_kept {
+        world.keep_status();
+    }
+    if event.status_restored {
+        world.restore_status();
     }
     if event.release_restored {
         world.restore_release();

@@ -18,9 +18,10 @@ use serinus::{
     rollout::{
         Deleting, Effect, Gateway, LostSnapshot, Plan, Problem, Request, ServedBefore, Snapshot,
         Target, WithoutData, decide,
-        first::{Late, late},
+        first::{Late, Object, late},
         invariants,
         snapshot::Action,
+        stale::knows_more,
     },
 };
 
@@ -71,6 +72,10 @@ pub struct World {
     pub deleting: Option<Deleting>,
     /// What is remembered of the release before its last restore, with stable's content.
     of_before: Option<(Remembered, Saved)>,
+    /// When the object was created.
+    created: Timestamp,
+    /// A status in a backup, with the copies of that time.
+    backup: Option<(PromptReleaseStatus, HashMap<String, Saved>)>,
     /// That note was restored.
     is_restored: bool,
     pub requests_per_minute: f64,
@@ -134,6 +139,8 @@ impl World {
             served_before: None,
             deleting: None,
             of_before: None,
+            created: Timestamp::UNIX_EPOCH,
+            backup: None,
             is_restored: false,
             requests_per_minute,
             gateways: (0..gateways).map(gateway).collect(),
@@ -206,6 +213,7 @@ impl World {
             route_held_by: self.route_held_by.clone(),
             remembered: self.known_before(),
             copied: self.copied.clone(),
+            noted: self.remembered.as_ref().map_or(0, |note| note.generation),
             served_before: self.elsewhere(),
             lost: self.lost(),
             not_ready: self.not_ready.clone(),
@@ -221,8 +229,18 @@ impl World {
         self.of_before.as_ref().filter(|_| self.is_restored).map(|(note, _)| note)
     }
 
+    fn object(&self) -> Object<'static> {
+        Object { uid: Some("own"), created: self.created }
+    }
+
+    /// The note, when it knows more than a status that was restored.
+    fn later(&self) -> Option<&Remembered> {
+        let note = self.remembered.as_deref();
+        note.filter(|note| knows_more(note, self.object(), &self.status, ROUTE))
+    }
+
     fn late(&self) -> Option<Late> {
-        late(self.came().cloned(), Some("own"), &self.status, ROUTE, self.now)
+        late(self.came().cloned(), self.object(), &self.status, ROUTE, self.now)
     }
 
     /// What the release goes on from: a note while there is no status, or one that came late.
@@ -232,7 +250,10 @@ impl World {
                 let all = self.came().into_iter().chain(self.remembered.as_deref());
                 all.max_by_key(|note| note.rank()).cloned()
             }
-            Some(_) => self.late().filter(|late| late.in_time).map(|late| late.note),
+            Some(_) => match self.late() {
+                Some(late) => late.in_time.then_some(late.note),
+                None => self.later().cloned(),
+            },
         };
         note.filter(|note| note.route == ROUTE).map(Box::new)
     }
@@ -295,7 +316,10 @@ impl World {
         }
         self.status = plan.status.clone();
         let remembered = Remembered::of(ROUTE.into(), Timestamp::UNIX_EPOCH, &self.status);
-        if let Some(remembered) = remembered {
+        // Less than what is known is not noted.
+        if let Some(mut remembered) = remembered.filter(|_| self.later().is_none()) {
+            let known = self.remembered.as_ref().map_or(0, |note| note.generation);
+            remembered.generation = remembered.generation.max(known);
             self.remembered = Some(Box::new(remembered));
         }
         self.check_saved();
@@ -313,6 +337,22 @@ impl World {
         self.status = PromptReleaseStatus::default();
         self.deleting = None;
         self.generation = 1;
+        self.created = self.now;
+    }
+
+    /// Somebody takes a backup of the status.
+    pub fn keep_status(&mut self) {
+        self.backup = Some((self.status.clone(), self.saved.clone()));
+    }
+
+    /// The object is created again, with the status of the backup.
+    pub fn restore_status(&mut self) {
+        let Some((status, saved)) = self.backup.clone() else { return };
+        self.lose_status();
+        self.status = status;
+        for (name, content) in saved {
+            self.saved.entry(name).or_insert(content);
+        }
     }
 
     /// Everything is lost, and the release alone is restored.

@@ -6,6 +6,7 @@
 //! first revision, and for a day. A release that serves for longer keeps its route towards other releases
 //! (docs/decisions/0010), so only what is remembered of the release itself can come late.
 
+use super::observe::created;
 use crate::{
     api::{
         PromptRelease, PromptReleaseStatus, keys,
@@ -14,7 +15,8 @@ use crate::{
     controllers::{Context, error::ControllerError},
     rollout::{
         ServedBefore,
-        first::{self, Late},
+        first::{self, Late, Object},
+        stale::knows_more,
     },
     signals::index::Named,
 };
@@ -32,6 +34,9 @@ pub(super) fn before(
     let late = late(release, status, context)?;
     let too_late = late.as_ref().is_some_and(|late| !late.in_time);
     let (late, told) = if too_late { (None, late) } else { (late.map(|late| late.note), None) };
+    let is_stale = late.is_none() && told.is_none();
+    let later = if is_stale { later(release, status, context)? } else { None };
+    let late = late.or(later);
     if status.routes() && late.is_none() {
         let told = told.and_then(|late| late.note.on_route(&route));
         let told = told.map(|last| ServedBefore {
@@ -81,6 +86,29 @@ pub(super) fn known_late(
     Ok(late.map(|late| late.note))
 }
 
+/// What is remembered of the release, when that is more than its status knows: that is of a backup.
+/// What is to serve again is there.
+///
+/// # Errors
+/// It can not be read.
+fn later(
+    release: &PromptRelease,
+    status: &PromptReleaseStatus,
+    context: &Context,
+) -> Result<Option<Remembered>, ControllerError> {
+    let (named, route) = (Named::of(release), release.route());
+    let known = context.caches.remembered(&named).map(|(_, note)| note);
+    let known = known.filter(|note| knows_more(note, object(release), status, &route));
+    let Some(note) = known else { return Ok(None) };
+    let content = context.caches.saved(&named.namespace, &named.name, &note.stable.revision)?;
+    Ok(matches!(content, Some(Saved::Variant(_))).then_some(note))
+}
+
+/// The object that a release's status is read from.
+pub(super) fn object(release: &PromptRelease) -> Object<'_> {
+    Object { uid: release.metadata.uid.as_deref(), created: created(release) }
+}
+
 /// As `known_late`, also what came too late.
 ///
 /// # Errors
@@ -90,10 +118,9 @@ fn late(
     status: &PromptReleaseStatus,
     context: &Context,
 ) -> Result<Option<Late>, ControllerError> {
-    let (named, route, uid) =
-        (Named::of(release), release.route(), release.metadata.uid.as_deref());
+    let (named, route) = (Named::of(release), release.route());
     let notes = context.caches.notes_of(&named).into_iter().map(|(_, note)| note);
-    let late = first::late(notes, uid, status, &route, (context.clock)());
+    let late = first::late(notes, object(release), status, &route, (context.clock)());
     let Some(late) = late else { return Ok(None) };
     if late.note.route != route || !late.in_time {
         return Ok(Some(late));

@@ -17,7 +17,7 @@ use jiff::Timestamp;
 use kube::ResourceExt;
 
 use super::{
-    before::known_late,
+    before::{known_late, object},
     observe::{claims_since, created},
 };
 use crate::{
@@ -29,7 +29,10 @@ use crate::{
     },
     controllers::{Context, error::ControllerError, pulse::Done, reference},
     prompt::{revision, stands_for},
-    rollout::{Effect, LostSnapshot, Plan, Snapshot, decide, decide::policy_digest, resolve},
+    rollout::{
+        Effect, LostSnapshot, Plan, Snapshot, decide, decide::policy_digest, resolve,
+        stale::knows_more,
+    },
     signals::index::Named,
 };
 
@@ -276,18 +279,25 @@ fn note_for(
     note(release, status, known.as_ref())
 }
 
-/// What is to be noted, when `known` is what was noted last.
+/// What is to be noted, when `known` is what was noted last. Of two notes the later one counts, so
+/// none is written at an earlier generation.
 fn note(
     release: &PromptRelease,
     status: &PromptReleaseStatus,
     known: Option<&Remembered>,
 ) -> Option<Remembered> {
+    let route = release.route();
+    if known.is_some_and(|known| knows_more(known, object(release), status, &route)) {
+        // Less than what is known is not noted.
+        return None;
+    }
     let since = claims_since(release, known);
-    let mut note = Remembered::of(release.route(), since, status)?;
+    let mut note = Remembered::of(route, since, status)?;
     note.uid.clone_from(&release.metadata.uid);
     note.written_for = Some(Named::of(release).key());
     let Some(known) = known else { return Some(note) };
     note = note.after(known, created(release));
+    note.generation = note.generation.max(known.generation);
     // A status that was not written after its note left a note of what never was.
     // On another route it goes on from nothing, and its generations begin anew.
     if known.stable != note.stable || known.route != note.route {

@@ -95,8 +95,10 @@ pub(super) fn observe(
     };
     let (remembered, served_before) = before(release, &status, context)?;
     let named = Named::of(release);
+    let known = caches.remembered(&named).map(|(_, note)| note);
     let copied = || caches.copied_note(&named).map(|(_, note)| Box::new(note));
-    let is_new = status.stable.is_none() && caches.remembered(&named).is_none();
+    let is_new = status.stable.is_none() && known.is_none();
+    let noted = known.filter(|note| release.has_route(&note.route)).map(|note| note.generation);
     Ok(Snapshot {
         generation: release.metadata.generation.unwrap_or_default(),
         requests: Request::from_annotations(release.annotations()),
@@ -107,6 +109,7 @@ pub(super) fn observe(
         route_held_by: route_held_by(release, &key, context),
         remembered,
         copied: is_new.then(copied).flatten(),
+        noted: noted.unwrap_or_default(),
         served_before,
         // What is gone is known when it was tried to write it again.
         lost: vec![],

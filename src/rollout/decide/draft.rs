@@ -268,7 +268,7 @@ impl<'a> Draft<'a> {
 
     /// The one place that changes the routing.
     fn set_routing(&mut self, variants: Vec<RoutedVariant>, settings: RoutingSettings) {
-        let generation = self.status.routing.generation + 1;
+        let generation = self.status.routing.generation.max(self.snapshot.noted) + 1;
         self.status.routing = Routing {
             generation,
             variants,

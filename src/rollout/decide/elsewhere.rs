@@ -40,7 +40,7 @@ pub(super) fn keeps_the_route(draft: &mut Draft<'_>) -> bool {
     // A canary that ran on the route before begins anew.
     draft.leave_route();
     let remembered = draft.snapshot.remembered.as_ref().map(|remembered| &remembered.stable);
-    let goes_on_with = draft.status.stable.as_ref().or(remembered);
+    let goes_on_with = remembered.or(draft.status.stable.as_ref());
     let Some(revision) = goes_on_with.map(|stable| stable.revision.clone()) else { return false };
     holds(draft, before, &revision)
 }

@@ -10,14 +10,17 @@ use super::{
 use crate::{
     api::{
         conditions::Readiness,
-        prompt_release::{CanaryStatus, Outcome, Phase, RoutingSettings, VariantRef, VariantRole},
+        prompt_release::{
+            CanaryStatus, HistoryEntry, Outcome, Phase, RoutingSettings, VariantRef, VariantRole,
+        },
         snapshot::Remembered,
     },
-    prompt::short,
+    prompt::{short, stands_for},
     rollout::{
-        first::GENERATIONS_SINCE,
+        first::{GENERATIONS_SINCE, only_first},
         resolve,
         snapshot::{Action, Problem, Target},
+        stale,
     },
 };
 
@@ -60,9 +63,11 @@ pub(super) fn first_release(draft: &mut Draft<'_>) {
 
 /// A release that was deleted and created again, or restored without its status, is not new:
 /// what served serves on, and what failed stays out. When that becomes known only after a
-/// first release, what that one served is taken back.
+/// first release, what that one served is taken back. A status of a backup, which knows less,
+/// gives way to it.
 pub(super) fn go_on(draft: &mut Draft<'_>, remembered: &Remembered) {
-    let Remembered { stable, failed, mut history, generation, .. } = remembered.clone();
+    let failed = stale::failed(remembered, &draft.status);
+    let Remembered { stable, mut history, generation, .. } = remembered.clone();
     let out = failed.as_deref().map(|f| format!(", {} failed and stays out", short(f)));
     let back = format!(
         "it goes on where it was, {} ({} on {}) serves{}",
@@ -71,27 +76,39 @@ pub(super) fn go_on(draft: &mut Draft<'_>, remembered: &Remembered) {
         stable.backend,
         out.unwrap_or_default()
     );
-    let first = draft.status.stable.replace(stable);
-    let was_first = first.is_some();
-    let note = match first {
+    let is_first = only_first(&draft.status)
+        .is_some_and(|first| !stands_for(&first.variant.revision, &stable.revision));
+    let before = draft.status.stable.replace(stable);
+    let is_news = before.is_some();
+    let note = match before {
         None => format!("is back without its status: {back}"),
-        Some(first) => {
+        Some(first) if is_first => {
             let served = short(&first.revision).to_owned();
             let message =
                 "was the first release until it became known what was served before".to_owned();
             draft.remember(first, Outcome::Withdrawn, reasons::RETURNED, &message, vec![]);
             format!("its ReleaseSnapshots came after it: {served} {message}; {back}")
         }
+        Some(_) => {
+            (draft.status.canary, draft.status.previous) = (None, None);
+            draft.status.analysis.clear();
+            draft.status.earlier_steps.clear();
+            format!("its status is older than its ReleaseSnapshots, as one of a backup: {back}")
+        }
     };
+    let is_it = |a: &HistoryEntry, b: &HistoryEntry| {
+        (a.at, a.outcome, &a.variant.revision) == (b.at, b.outcome, &b.variant.revision)
+    };
+    history.retain(|entry| !draft.status.history.iter().any(|known| is_it(known, entry)));
     let known = history.len().saturating_sub(HISTORY.saturating_sub(draft.status.history.len()));
     draft.status.history.extend(history.drain(known..));
     draft.status.history.sort_by_key(|entry| entry.at);
     draft.status.failed_revision = failed;
     let routing = &mut draft.status.routing;
     routing.generation = routing.generation.max(generation.saturating_add(GENERATIONS_SINCE));
-    draft.announce(was_first, reasons::RETURNED, note.clone());
+    draft.announce(is_news, reasons::RETURNED, note.clone());
     serve_again(draft);
-    if was_first {
+    if is_news {
         draft.prune();
     }
     draft.say(reasons::RETURNED, note);

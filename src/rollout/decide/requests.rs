@@ -61,9 +61,11 @@ pub(super) fn recall(draft: &mut Draft<'_>) {
 
 /// Takes over what `note` says was handled.
 pub(super) fn recall_from(draft: &mut Draft<'_>, note: &Remembered) {
+    let known = &mut draft.status.requests;
     for handled in &note.requests {
-        if draft.status.requests.iter().all(|known| known.action != handled.action) {
-            draft.status.requests.push(handled.clone());
+        known.retain(|known| known.action != handled.action || known.at >= handled.at);
+        if known.iter().all(|known| known.action != handled.action) {
+            known.push(handled.clone());
         }
     }
 }

@@ -154,7 +154,7 @@ impl World {
         };
         let release = json!({
             "metadata": {"name": "answers", "namespace": "ns", "uid": "own",
-                "creationTimestamp": "2026-01-01T00:00:00Z"},
+                "creationTimestamp": "1970-01-01T00:00:00Z"},
             "spec": {"promptRef": {"name": "p"}, "backendRef": {"name": "b"}},
         });
         let release = serde_json::from_value(release).unwrap();
@@ -237,6 +237,7 @@ impl World {
             route_held_by: None,
             remembered: None,
             copied: None,
+            noted: 0,
             served_before: None,
             lost: vec![],
             not_ready: BTreeMap::new(),
@@ -348,7 +349,7 @@ async fn a_note_says_what_was_served_on_the_route_that_a_release_of_its_name_had
     for (absent_since, until) in [
         (Some(at(5)), at(5)),
         // The object of now was created when the one of before was gone.
-        (None, "2026-01-01T00:00:00Z".parse().unwrap()),
+        (None, Timestamp::UNIX_EPOCH),
     ] {
         let known = Remembered { absent_since, generation: 7, ..known.clone() };
         let noted = note(&world.release, &serving(), Some(&known)).unwrap();
@@ -698,4 +699,60 @@ async fn a_status_that_was_copied_into_another_namespace_is_none() {
         let release = world.context.caches.release(&Named::of(&world.release)).unwrap();
         assert_eq!(release.status.is_some(), counts, "{written_for:?}");
     }
+}
+
+/// What served and what is known, when a status of before the failure is restored.
+async fn with_a_status_of_a_backup() -> (World, Remembered) {
+    let mut world = World::new().await;
+    let failed = Some(GOOD.to_owned());
+    let now = PromptReleaseStatus { failed_revision: failed, ..serving() };
+    let note = Remembered::of("answers".into(), Timestamp::UNIX_EPOCH, &now).unwrap();
+    let note = Remembered { generation: 3, uid: Some("of before".into()), ..note };
+    world.restore(&note);
+    let mut backup = serving();
+    backup.routing.generation = 2;
+    world.release.status = Some(backup);
+    world.look_again().await;
+    (world, note)
+}
+
+#[tokio::test]
+async fn a_note_that_knows_more_than_a_restored_status_counts_and_is_not_overwritten() {
+    let (mut world, note) = with_a_status_of_a_backup().await;
+    let backup = world.release.status.clone().unwrap();
+    assert_eq!(world.before(), (Some(note.clone()), None));
+    // While the route is another release's, nothing is decided, and nothing is forgotten.
+    let held = world.reconcile(world.snapshot(), backup.clone(), vec![]).await;
+    assert_eq!((held.0, held.1), (0, 0));
+    // What is made again beside it does not outdo it.
+    let other = VariantRef { revision: "7".repeat(40), ..stable() };
+    let status = PromptReleaseStatus { stable: Some(other.clone()), ..backup };
+    assert_eq!(note_for(&other.revision, &world.release, &status, &world.context), None);
+    let snapshot = Snapshot {
+        remembered: Some(Box::new(note.clone())),
+        noted: note.generation,
+        ..world.snapshot()
+    };
+    let plan = decide(&snapshot, Timestamp::UNIX_EPOCH);
+    assert_eq!(plan.status.failed_revision.as_deref(), Some(GOOD));
+    assert!(plan.status.routing.generation > note.generation);
+    assert!(plan.status.routing.variants.iter().all(|v| v.revision == REVISION));
+    world.reconcile(snapshot, plan.status, vec![]).await;
+    assert_eq!(world.before(), (None, None), "the status knows it now");
+}
+
+#[tokio::test]
+async fn no_note_is_written_at_an_earlier_generation() {
+    let (world, known) = with_a_status_of_a_backup().await;
+    // The spec names stable again, so nothing has failed any more.
+    let mut status = serving();
+    status.history.push(HistoryEntry {
+        variant: VariantRef { revision: GOOD.into(), ..stable() },
+        outcome: Outcome::RolledBack,
+        ..serving().history.remove(0)
+    });
+    status.routing.generation = 2;
+    let own = Remembered { uid: Some("own".into()), failed: None, ..known };
+    let noted = note(&world.release, &status, Some(&own)).unwrap();
+    assert_eq!(noted.generation, 3);
 }
