@@ -237,6 +237,69 @@ def test_a_route_whose_owner_is_away_for_a_moment_is_not_given_to_another_namesp
     cluster.kubectl("delete", "namespace", "waiting", "--wait=false")
 
 
+def test_a_copy_in_another_namespace_takes_no_route_while_its_owner_is_replaced(world):
+    """As Velero restores into another namespace, ReleaseSnapshots and all."""
+    cluster = world.cluster
+    cluster.kubectl("create", "namespace", "staging")
+    world.first("clone")
+    owner, kept = cluster.release("clone"), copies(world, "clone")
+
+    def there(o: dict) -> dict:
+        o = json.loads(json.dumps(o))
+        for part in ("uid", "resourceVersion", "creationTimestamp", "managedFields", "ownerReferences"):
+            o["metadata"].pop(part, None)
+        o["metadata"]["namespace"] = "staging"
+        return o
+    for o in [*kept, m.backend("model", world.model.url), m.policy("quick"), m.prompt("clone-v1", "firstTokenMs=20"),
+              m.prompt("clone-v9", "firstTokenMs=20"), bare(owner)]:
+        cluster.kubectl("create", "-f", "-", stdin=json.dumps(there(o)))
+    reason = lambda: next((c["reason"] for c in cluster.release("clone", "staging").get("status", {}).get("conditions", [])
+                           if c["type"] == "Ready"), "")
+    wait_for("the refusal", lambda: reason() == "RouteTaken")
+    cluster.patch("promptrelease", "clone", {"spec": {"promptRef": {"name": "clone-v9"}}}, "staging")
+    for _ in range(4):
+        uid = cluster.release("clone")["metadata"]["uid"]
+        cluster.kubectl("replace", "--force", "-f", "-", stdin=json.dumps(bare(owner)))
+        back(world, "clone", uid, "Stable")
+    cluster.kubectl("delete", "promptrelease", "clone")
+    time.sleep(8)
+    assert not cluster.release("clone", "staging")["status"].get("routing", {}).get("variants")
+    cluster.kubectl("create", "-f", "-", stdin=json.dumps(bare(owner)))
+    back(world, "clone", uid, "Stable")
+    wait_for("the refusal", lambda: reason() == "RouteTaken")
+    cluster.kubectl("delete", "namespace", "staging", "--wait=false")
+
+
+def test_a_status_from_a_backup_brings_back_nothing_that_has_failed_since(world):
+    """As Velero restores with statuses, while the ReleaseSnapshots are those of today."""
+    world.first("backup")
+    before = world.cluster.release("backup")["status"]
+    stable = before["stable"]["revision"]
+    with Traffic(world.gateways, "backup"):
+        world.next("backup", "v2", "firstTokenMs=20 errorRate=0.5")
+        during = world.wait_phase("backup", "Progressing", seconds=30)["status"]
+        release = world.wait_phase("backup", "RolledBack", seconds=90)
+    failed, generation = release["status"]["failedRevision"], release["status"]["routing"]["generation"]
+    for status in (before, during):
+        for operator in world.operators:
+            operator.process.stop()
+        uid = world.cluster.release("backup")["metadata"]["uid"]
+        world.cluster.kubectl("delete", "promptrelease", "backup")
+        world.cluster.kubectl("create", "-f", "-", stdin=json.dumps(bare(release)))
+        world.cluster.kubectl("patch", "promptrelease", "backup", "--subresource=status", "--type=merge", "-p",
+                              json.dumps({"status": status}))
+        for operator in world.operators:
+            operator.start()
+        back(world, "backup", uid, "RolledBack")
+        with Traffic(world.gateways, "backup") as users:
+            time.sleep(5)
+        assert {s.revision for s in users.seen if s.ok} == {stable}
+        now = world.cluster.release("backup")["status"]
+        assert (now["phase"], now["stable"]["revision"], now["failedRevision"]) == ("RolledBack", stable, failed)
+        assert now["routing"]["generation"] > generation
+        generation = now["routing"]["generation"]
+
+
 def test_what_failed_on_a_route_is_known_when_the_release_had_another_one_meanwhile(world):
     _, failed = failed_once(world, "moved")
     release = world.cluster.release("moved")
