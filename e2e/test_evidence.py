@@ -330,7 +330,7 @@ def test_every_request_is_counted_once_whoever_is_killed_but_for_what_a_gateway_
     born = world.gateways[0].process.started
     for thread in threads:
         thread.join()
-    world.gateways[0].start().wait_ready()
+    world.gateways[0].start().wait_ready().wait_judged()
     again = Census(name, world.gateways[0])
     again.send(users[:60], mixed).join()
 

@@ -48,6 +48,12 @@ class Gateway:
         wait_for(self.process.name, lambda: httpx.get(f"{self.url}/readyz").status_code == 200)
         return self
 
+    def wait_judged(self) -> "Gateway":
+        """Until a leader has asked for its report: before, all users get stable, and nothing is evidence."""
+        told = lambda: httpx.get(f"http://127.0.0.1:{self.admin}/readyz?verbose").text
+        wait_for(f"a leader for {self.process.name}", lambda: "ControlLoss" not in told())
+        return self
+
 
 class Operator:
     def __init__(self, cluster: Cluster, name: str, gateways: list[Gateway],
