@@ -62,12 +62,16 @@ pub fn failed(note: &Remembered, status: &PromptReleaseStatus) -> Option<String>
 /// Whether a status was written when `failed` had failed: it is out, or was until somebody asked
 /// for a retry, or until the spec named something else.
 fn has_heard_of(status: &PromptReleaseStatus, failed: &str) -> bool {
-    let left = |entry: &HistoryEntry| {
-        matches!(entry.outcome, Outcome::RolledBack | Outcome::Withdrawn)
-            && entry.reason != RETURNED
-    };
     status.failed_revision.as_deref().is_some_and(|known| is_one(known, failed))
-        || status.history.iter().any(|h| left(h) && is_one(&h.variant.revision, failed))
+        || status.history.iter().any(|entry| tells_of(entry, failed))
+}
+
+/// Whether an entry of the history tells that `failed` left routing. What was a first release
+/// until it became known what was served before did not fail by that.
+pub fn tells_of(entry: &HistoryEntry, failed: &str) -> bool {
+    matches!(entry.outcome, Outcome::RolledBack | Outcome::Withdrawn)
+        && entry.reason != RETURNED
+        && is_one(&entry.variant.revision, failed)
 }
 
 /// Whether both are one revision, also when an earlier version wrote one of them.

@@ -3,7 +3,10 @@
 //! users here, and what was asked for there is not carried out here.
 
 use super::{draft::Draft, reasons, requests};
-use crate::api::prompt_release::{HistoryEntry, Outcome, VariantRef};
+use crate::{
+    api::prompt_release::{HistoryEntry, Outcome, VariantRef},
+    rollout::stale::tells_of,
+};
 
 /// Notes both, as long as the release has served nothing.
 pub(super) fn tell(draft: &mut Draft<'_>) {
@@ -13,10 +16,7 @@ pub(super) fn tell(draft: &mut Draft<'_>) {
     }
     requests::recall_from(draft, copied);
     let Some(failed) = &copied.failed else { return };
-    let is_it = |entry: &&HistoryEntry| {
-        entry.variant.revision == *failed
-            && matches!(entry.outcome, Outcome::RolledBack | Outcome::Withdrawn)
-    };
+    let is_it = |entry: &&HistoryEntry| tells_of(entry, failed);
     // Once: a person may have asked for a retry since.
     if draft.status.history.iter().any(|entry| is_it(&entry)) {
         return;

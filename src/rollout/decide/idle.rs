@@ -103,6 +103,15 @@ pub(super) fn go_on(draft: &mut Draft<'_>, remembered: &Remembered) {
     let known = history.len().saturating_sub(HISTORY.saturating_sub(draft.status.history.len()));
     draft.status.history.extend(history.drain(known..));
     draft.status.history.sort_by_key(|entry| entry.at);
+    // The history tells of it also when it has not failed any more: a status that has never heard
+    // of a failure that is noted is taken for one of a backup.
+    if let Some(failed) = &failed
+        && !draft.status.history.iter().any(|entry| stale::tells_of(entry, failed))
+    {
+        let variant = VariantRef { revision: failed.clone(), ..VariantRef::default() };
+        let message = "it had failed when the release came back; why is not remembered";
+        draft.remember(variant, Outcome::RolledBack, reasons::METRIC_FAILED, message, vec![]);
+    }
     draft.status.failed_revision = failed;
     let routing = &mut draft.status.routing;
     routing.generation = routing.generation.max(generation.saturating_add(GENERATIONS_SINCE));

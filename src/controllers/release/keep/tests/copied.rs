@@ -1,0 +1,163 @@
+//! Notes and statuses that were copied from another release, or restored from a backup.
+
+use super::*;
+use crate::controllers::release::observe::observe;
+
+/// A release of each of two namespaces on one route, and the note of `prod` with its copy in `ns`.
+async fn copied_into_another_namespace(named: bool) -> World {
+    let mut world = World::new().await;
+    let written_for = Some("prod/answers".to_owned());
+    let note = Remembered { written_for, ..of_before(1) };
+    world.restore_into("prod", &note);
+    // In a backup of an earlier version it does not say for whom it was written.
+    let written_for = note.written_for.clone().filter(|_| named);
+    world.restore(&Remembered { written_for, generation: 7, ..note });
+    world.release.metadata.uid = Some("of ns".into());
+    world.list(&["ns", "prod"]);
+    world.look_again().await;
+    world
+}
+
+#[tokio::test]
+async fn a_note_that_was_copied_into_another_namespace_is_no_claim_to_the_route() {
+    for named in [true, false] {
+        let mut world = copied_into_another_namespace(named).await;
+        let held_by = |world: &World| {
+            let seen = crate::signals::gateways::Seen { gateways: vec![], departed: vec![] };
+            let (release, context) = (&world.release, &world.context);
+            observe(release, seen, &BTreeMap::new(), context).unwrap()
+        };
+        // The owner was replaced: neither of the two has a status.
+        let seen = held_by(&world);
+        assert_eq!(seen.route_held_by.as_deref(), Some("prod/answers"), "{named}");
+        assert_eq!(seen.copied.is_some(), named);
+        let mut owner = world.release.clone();
+        owner.metadata.namespace = Some("prod".into());
+        owner.metadata.uid = Some("of prod".into());
+        let copy = std::mem::replace(&mut world.release, owner);
+        let seen = held_by(&world);
+        assert_eq!((seen.route_held_by, seen.served_before), (None, None));
+        assert_eq!(seen.remembered.map(|note| note.stable.revision).as_deref(), Some(GOOD));
+        // The owner is gone: the copy waits for its route, as everybody of its namespace does.
+        world.release = copy;
+        world.list(&["ns"]);
+        world.look_again().await;
+        let seen = held_by(&world);
+        let elsewhere = seen.served_elsewhere().map(|before| before.release.as_str());
+        assert_eq!((seen.route_held_by.as_deref(), elsewhere), (None, Some("prod/answers")));
+        let plan =
+            decide(&Snapshot { target: world.snapshot().target, ..seen }, Timestamp::UNIX_EPOCH);
+        assert!(!plan.status.routes() && plan.status.stable.is_none(), "{:?}", plan.status);
+        // The owner's namespace is gone: the copy is a first release. What failed is known.
+        lock(&world.server).snapshots.retain(|key, _| !key.starts_with("prod/"));
+        world.look_again().await;
+        let seen = held_by(&world);
+        assert_eq!((&seen.route_held_by, &seen.served_before), (&None, &None));
+        assert_eq!(seen.remembered.is_none(), named, "without another claim it is its own");
+    }
+}
+
+#[tokio::test]
+async fn a_note_says_for_which_release_it_was_written_and_one_of_before_is_written_again() {
+    let mut world = World::new().await;
+    world.release.status = Some(serving());
+    let noted = note(&world.release, &serving(), None).unwrap();
+    assert_eq!(noted.written_for.as_deref(), Some("ns/answers"));
+    for (written_for, patches) in [(noted.written_for.clone(), 0), (None, 1)] {
+        world.restore(&Remembered { written_for, ..noted.clone() });
+        world.look_again().await;
+        let (_, patched, _) = world.reconcile(world.snapshot(), serving(), vec![]).await;
+        assert_eq!(patched, patches);
+    }
+}
+
+#[tokio::test]
+async fn a_status_that_was_copied_into_another_namespace_is_none() {
+    let mut world = World::new().await;
+    let mut serves = serving();
+    for (written_for, counts) in
+        [(None, true), (Some("ns/answers"), true), (Some("prod/answers"), false)]
+    {
+        serves.written_for = written_for.map(str::to_owned);
+        world.release.status = Some(serves.clone());
+        world.list(&["ns"]);
+        world.look_again().await;
+        let release = world.context.caches.release(&Named::of(&world.release)).unwrap();
+        assert_eq!(release.status.is_some(), counts, "{written_for:?}");
+    }
+}
+
+/// What served and what is known, when a status of before the failure is restored.
+async fn with_a_status_of_a_backup() -> (World, Remembered) {
+    let mut world = World::new().await;
+    let failed = Some(GOOD.to_owned());
+    let now = PromptReleaseStatus { failed_revision: failed, ..serving() };
+    let note = Remembered::of("answers".into(), Timestamp::UNIX_EPOCH, &now).unwrap();
+    let note = Remembered { generation: 3, uid: Some("of before".into()), ..note };
+    world.restore(&note);
+    let mut backup = serving();
+    backup.routing.generation = 2;
+    world.release.status = Some(backup);
+    world.look_again().await;
+    (world, note)
+}
+
+#[tokio::test]
+async fn a_note_that_knows_more_than_a_restored_status_counts_and_is_not_overwritten() {
+    let (mut world, note) = with_a_status_of_a_backup().await;
+    let backup = world.release.status.clone().unwrap();
+    assert_eq!(world.before(), (Some(note.clone()), None));
+    // While the route is another release's, nothing is decided, and nothing is forgotten.
+    let held = world.reconcile(world.snapshot(), backup.clone(), vec![]).await;
+    assert_eq!((held.0, held.1), (0, 0));
+    // What is made again beside it does not outdo it.
+    let other = VariantRef { revision: "7".repeat(40), ..stable() };
+    let status = PromptReleaseStatus { stable: Some(other.clone()), ..backup };
+    assert_eq!(note_for(&other.revision, &world.release, &status, &world.context), None);
+    let snapshot = Snapshot {
+        remembered: Some(Box::new(note.clone())),
+        noted: note.generation,
+        ..world.snapshot()
+    };
+    let plan = decide(&snapshot, Timestamp::UNIX_EPOCH);
+    assert_eq!(plan.status.failed_revision.as_deref(), Some(GOOD));
+    assert!(plan.status.routing.generation > note.generation);
+    assert!(plan.status.routing.variants.iter().all(|v| v.revision == REVISION));
+    world.reconcile(snapshot, plan.status, vec![]).await;
+    assert_eq!(world.before(), (None, None), "the status knows it now");
+}
+
+#[tokio::test]
+async fn no_note_is_written_at_an_earlier_generation() {
+    let (world, known) = with_a_status_of_a_backup().await;
+    // The spec names stable again, so nothing has failed any more.
+    let mut status = serving();
+    status.history.push(HistoryEntry {
+        variant: VariantRef { revision: GOOD.into(), ..stable() },
+        outcome: Outcome::RolledBack,
+        ..serving().history.remove(0)
+    });
+    status.routing.generation = 2;
+    let own = Remembered { uid: Some("own".into()), failed: None, ..known };
+    let noted = note(&world.release, &status, Some(&own)).unwrap();
+    assert_eq!(noted.generation, 3);
+}
+
+/// A note may say what failed without the history of it. When the spec names stable again nothing
+/// has failed any more, and the note of before does not make that a status of a backup.
+#[tokio::test]
+async fn a_release_that_is_back_goes_on_from_its_note_once() {
+    let (mut world, note) = with_a_status_of_a_backup().await;
+    assert!(note.history.iter().all(|entry| entry.variant.revision != GOOD));
+    let snapshot = Snapshot { remembered: Some(Box::new(note)), noted: 3, ..world.snapshot() };
+    let back = decide(&snapshot, Timestamp::UNIX_EPOCH).status;
+    assert_eq!(back.failed_revision.as_deref(), Some(GOOD));
+    let written = super::note(&world.release, &back, None).unwrap();
+    let over = PromptReleaseStatus { failed_revision: None, ..back };
+    world.restore(&Remembered { uid: Some("of before".into()), ..written.clone() });
+    world.release.status = Some(over.clone());
+    world.look_again().await;
+    assert_eq!(world.before(), (None, None));
+    let noted = super::note(&world.release, &over, Some(&written)).unwrap();
+    assert_eq!(noted.failed, None, "and it is noted");
+}
