@@ -131,7 +131,8 @@ impl LastServed {
         self.until.unwrap_or(Timestamp::MAX)
     }
 
-    /// Who served last has the highest. What may be a copy is below what is none.
+    /// The release that served last has the highest rank. A note that may be a copy ranks below all
+    /// that are none.
     pub fn rank(&self) -> (bool, Timestamp) {
         (self.named, self.end())
     }

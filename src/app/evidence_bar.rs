@@ -44,7 +44,7 @@ pub fn side(metric: &MetricStatus, sample: &Sample) -> String {
     if sample.count == 0 {
         return "-".to_owned();
     }
-    format!("{} of {}", metric.unit.value(sample.value), sample.count)
+    metric.unit.sample(*sample)
 }
 
 #[cfg(test)]

@@ -303,9 +303,9 @@ pub fn read_remembered(copy: &ReleaseSnapshot) -> Option<Remembered> {
     read_note(copy).filter(|note| note.is_of(&owner(copy).key()))
 }
 
-/// The note on a copy, for whomever it was written. One that can not be read is none: it is
-/// written anew. So is one with a routing generation that no release has: it could not go on from
-/// there.
+/// The note on a copy, whichever release it was written for. A note that can not be read counts
+/// as none and is written anew. So does a note with a routing generation that no release has,
+/// because nothing could go on from there.
 fn read_note(copy: &ReleaseSnapshot) -> Option<Remembered> {
     let text = copy.annotations().get(keys::REMEMBERED_ANNOTATION)?;
     let note: Remembered = serde_json::from_str(text).ok()?;

@@ -123,14 +123,13 @@ pub(super) fn attribute(
     }
     // Also at the last look: a policy may go on with a step that ends without an answer.
     status.verdict = Verdict::Undecided;
-    let side = |s: Sample| format!("{} of {}", status.unit.value(s.value), s.count);
     status.message = format!(
         "the canary looks worse because of {} of {} moments; of the rest: canary {}, stable {}. \
          It is looked at again with each collection",
         worst.len(),
         batches.count,
-        side(rest.canary),
-        side(rest.stable),
+        status.unit.sample(rest.canary),
+        status.unit.sample(rest.stable),
     );
     status.batches = Some(Batches { decide: true, ..batches });
 }

@@ -21,7 +21,7 @@ use crate::{
     analysis::callers::{minorities, without},
     api::{
         canary_policy::Metric,
-        prompt_release::{Counts, MetricStatus, Sample, StepEvidence, Verdict},
+        prompt_release::{Counts, MetricStatus, StepEvidence, Verdict},
     },
 };
 
@@ -146,14 +146,24 @@ fn pass_stands(
         && rest.z_harm(status.harm) <= harm_z
 }
 
-/// The canary turned bad for one caller, as far as is known.
-pub(super) fn turned_for_one(caller: &str, lately: &Measured, status: &MetricStatus) -> String {
-    let side = |s: Sample| format!("{} of {}", status.unit.value(s.value), s.count);
-    format!(
-        "since it began to look worse: canary {}, stable {}, because of one caller, {caller}. It is held while that is so: abort or promote it to end this",
-        side(lately.canary),
-        side(lately.stable),
-    )
+/// The canary turned bad, and what the `others` sent since then does not show it.
+pub(super) fn turned_for_one(
+    caller: &str,
+    others: Option<&Measured>,
+    status: &MetricStatus,
+) -> String {
+    let others = others.map_or_else(
+        || "of the others nothing is known".to_owned(),
+        |others| of_others(others, status),
+    );
+    format!("it began to look worse because of one caller, {caller}; {others}. {HELD}")
+}
+
+const HELD: &str = "It is held while that is so: abort or promote it to end this";
+
+fn of_others(others: &Measured, status: &MetricStatus) -> String {
+    let [canary, stable] = [others.canary, others.stable].map(|side| status.unit.sample(side));
+    format!("of the others: canary {canary}, stable {stable}")
 }
 
 fn message(
@@ -163,14 +173,11 @@ fn message(
     rest: &Measured,
     canary: &Counts,
 ) -> String {
-    let side = |s: Sample| format!("{} of {}", status.unit.value(s.value), s.count);
     let own = canary.callers.get(caller).map_or(0, |c| c.ended());
     let what = if verdict == Verdict::Fail { "looks worse" } else { "looks as good as stable" };
+    let (all, others) = (canary.ended(), of_others(rest, status));
     format!(
-        "the canary {what} because of one caller, {caller}, with {own} of {} canary requests; of the others: canary {}, stable {}. It is held while that is so: abort or promote it to end this",
-        canary.ended(),
-        side(rest.canary),
-        side(rest.stable),
+        "the canary {what} because of one caller, {caller}, with {own} of {all} canary requests; {others}. {HELD}"
     )
 }
 

@@ -16,8 +16,17 @@ fn metric() -> Metric {
     }
 }
 
-fn errors() -> Metric {
-    Metric { error_rate: Some(Nothing {}), ..metric() }
+pub(super) fn errors() -> Metric {
+    Metric { name: "errors".into(), error_rate: Some(Nothing {}), ..metric() }
+}
+
+pub(super) fn durations() -> Metric {
+    Metric {
+        name: "slow".into(),
+        duration: Some(Latency { quantile: 0.9 }),
+        margin: Some(Margin { harm: 0.05, accept: 0.1 }),
+        ..Metric::default()
+    }
 }
 
 fn counts(requests: u64, bad: u64) -> Counts {

@@ -8,10 +8,11 @@
 //! While the canary is at no time worse than stable by more than the harm margin, it exceeds
 //! `1 / alpha` at any time with a probability of at most `alpha`.
 //!
-//! Where the canary began to look worse is told by the cumulative sum of the same growth (Page
-//! 1954), which starts anew when it falls to zero. What came since then has to do what all
-//! of the step has to: be enough, lie beyond the harm margin, and rest on no few moments and on
-//! no one caller. Only shares are followed so, and not those of a shadow's pairs.
+//! A cumulative sum of the same growth (Page 1954) tells since when the canary looks worse: it
+//! starts anew when it falls to zero. Only what came since then is judged. The rules are those of
+//! a whole step: there must be enough of it, it must lie beyond the harm margin, and it must not
+//! rest on a few moments or on one caller. This is done for shares, but not for the pairs of a
+//! shadow.
 
 use super::{
     Measured, Scope, Window, as_share,
@@ -33,9 +34,9 @@ const FOR_LATER: f64 = 0.2;
 const LOOKS_WORSE: f64 = 1.0;
 /// From this sum on nothing passes: 20 to 1.
 const DOUBT: f64 = 3.0;
-/// A rollback wants so many batches since the canary began to look worse.
+/// A rollback needs at least this many batches since the canary began to look worse.
 const LEAST: i32 = 3;
-/// What stable did before counts as so many requests in a bet.
+/// In each bet, stable's earlier share weighs as much as this many requests.
 const REMEMBERED: f64 = 20.0;
 
 /// What is left of `alpha` for the test that begins with the window.
@@ -138,17 +139,18 @@ pub(super) fn judge(
     let Some(lately) = own.since(since.at) else { return };
     let alpha = window.open_alpha * FOR_LATER;
     if turn.log_e >= -alpha.ln() && shows_harm(&lately, &since.batches, status.harm, alpha) {
-        let agrees = |caller: &str, rest: &Measured| {
-            let at = since.without.get(caller).copied().unwrap_or(since.at);
-            rest.since(at).is_some_and(|lately| callers::see_harm(&lately, status.harm))
+        let since_then = |caller: &str, rest: &Measured| {
+            rest.since(since.without.get(caller).copied().unwrap_or(since.at))
         };
-        match rests().find(|(caller, rest)| !agrees(caller, rest)) {
+        let mut others = rests().map(|(caller, rest)| (caller, since_then(caller, &rest)));
+        let sees_harm = |lately: &Measured| callers::see_harm(lately, status.harm);
+        match others.find(|(_, lately)| !lately.as_ref().is_some_and(sees_harm)) {
             None => {
                 status.verdict = Verdict::Fail;
                 status.message = explain::turned(&lately, status);
             }
-            Some((caller, _)) => {
-                status.message = callers::turned_for_one(caller, &lately, status);
+            Some((caller, others)) => {
+                status.message = callers::turned_for_one(caller, others.as_ref(), status);
                 status.caller = Some(caller.to_owned());
                 if status.verdict == Verdict::Pass {
                     status.verdict = Verdict::Undecided;

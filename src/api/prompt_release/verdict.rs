@@ -56,6 +56,11 @@ impl Unit {
         }
     }
 
+    /// A value and of how many it is: `3.1 % of 1204`.
+    pub fn sample(self, Sample { count, value }: Sample) -> String {
+        format!("{} of {count}", self.value(value))
+    }
+
     /// A difference as people read it.
     pub fn difference(self, value: f64) -> String {
         match self {

@@ -124,8 +124,9 @@ impl StateLocation {
         }
     }
 
-    /// In the folder. Where a state begins behind a symbolic link, the log tells what a deploy that
-    /// moves the link would do; not where a person has chosen the location by links of their own.
+    /// The location in the folder. When a state begins behind a symbolic link, the log says what
+    /// happens if a deploy moves the link. It does not when a person has chosen the location by
+    /// links of their own.
     fn inside(folder: &Path, is_chosen: bool) -> anyhow::Result<Self> {
         let inside = folder.join(INSIDE);
         let file = inside.join(FILE);

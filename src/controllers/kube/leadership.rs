@@ -82,6 +82,11 @@ struct Seen {
     trouble: Option<String>,
 }
 
+/// How long it may take until another process has taken a Lease that is valid for `duration`.
+fn patience(duration: Duration) -> Duration {
+    duration + 2 * duration / READS
+}
+
 /// That nobody leads, as far as this process sees.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Leaderless {
@@ -94,7 +99,7 @@ pub struct Leaderless {
 impl Leadership {
     /// Nobody leads yet. A Lease is valid for `duration`.
     pub fn new(identity: &str, duration: Duration) -> Arc<Self> {
-        let patience = duration + 2 * duration / READS;
+        let patience = patience(duration);
         let seen = Seen { leader: Instant::now(), holder: None, patience, trouble: None };
         let (identity, seen) = (identity.to_owned(), Mutex::new(seen));
         Arc::new(Self { identity, duration, held: watch::channel(None).0, seen })
@@ -121,7 +126,7 @@ impl Leadership {
             let why = match (&seen.trouble, &seen.holder) {
                 (Some(trouble), _) => trouble.clone(),
                 (None, Some(holder)) => format!(
-                    "{holder} holds the Lease for longer and does not renew it: where it does not live any more, delete the Lease"
+                    "{holder} holds the Lease and does not renew it: if that process is gone, delete the Lease"
                 ),
                 (None, None) => "nobody has taken the Lease".to_owned(),
             };
@@ -139,7 +144,6 @@ impl Leadership {
                 };
                 self.set(held);
                 let mut seen = self.seen();
-                let own = self.duration + 2 * self.duration / READS;
                 let (lived, valid);
                 (seen.holder, lived, valid) = match state {
                     LeaseState::Held(_) => (None, Instant::now(), Duration::ZERO),
@@ -147,7 +151,7 @@ impl Leadership {
                 };
                 // A process that has just begun does not know how long it was so before.
                 seen.leader = seen.leader.max(lived);
-                seen.patience = own.max(valid.min(LONGEST_VALID));
+                seen.patience = patience(self.duration).max(valid.min(LONGEST_VALID));
                 if seen.trouble.take().is_some() {
                     tracing::info!("the Lease can be used again");
                 }
@@ -494,7 +498,7 @@ mod tests {
             assert_eq!(leadership.leaderless(), None, "{valid}");
             tokio::time::advance(second).await;
             let why = leadership.leaderless().unwrap().why;
-            assert!(why.contains("b holds the Lease for longer and does not renew it"), "{why}");
+            assert!(why.contains("b holds the Lease and does not renew it"), "{why}");
         }
         // Whoever leads itself says nothing, also when it can renew no more, until its end.
         let held = Held { term: 7, until: Instant::now() + 14 * second };

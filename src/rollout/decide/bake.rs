@@ -13,7 +13,7 @@ use crate::{
     analysis::{evidence, judge},
     api::{
         CanaryPolicySpec,
-        prompt_release::{CanaryStatus, Outcome, Phase, Sample, VariantRole, Verdict},
+        prompt_release::{CanaryStatus, Outcome, Phase, VariantRole, Verdict},
     },
     prompt::short,
     rollout::snapshot::Action,
@@ -153,8 +153,7 @@ fn compare(draft: &mut Draft<'_>, policy: &CanaryPolicySpec, revision: &str) {
 /// accepted.
 fn doubted(draft: &Draft<'_>, revision: &str) -> Option<String> {
     let (metric, shown) = judge::worse(&draft.status.analysis)?;
-    let side = |sample: Sample| format!("{} of {}", metric.unit.value(sample.value), sample.count);
-    let (new, previous) = (side(shown.canary), side(shown.stable));
+    let [new, previous] = [shown.canary, shown.stable].map(|side| metric.unit.sample(side));
     Some(format!(
         "the time of the bake is over, but {} looks worse than is accepted: {new}, of the previous variant {previous}. It goes on until that is over, or sure enough to roll back; promote {revision} to end it, or abort it",
         metric.metric

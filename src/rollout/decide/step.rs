@@ -14,7 +14,7 @@ use crate::{
     api::{
         CanaryPolicySpec,
         canary_policy::{OnInconclusive, OnNoData, Step},
-        prompt_release::{CanaryStatus, MetricStatus, Outcome, Phase, Sample, Verdict},
+        prompt_release::{CanaryStatus, MetricStatus, Outcome, Phase, Verdict},
     },
     prompt::short,
     rollout::snapshot::Action,
@@ -287,15 +287,15 @@ fn progressing(draft: &mut Draft<'_>, policy: &CanaryPolicySpec, note: &str) {
     let Some(canary) = &draft.status.canary else { return };
     let passes = |m: &&MetricStatus| m.verdict == Verdict::Pass && !m.guard;
     let passed = draft.status.analysis.iter().filter(passes).count();
-    let doubt = judge::doubt(&draft.status.analysis).filter(|_| passed > 0).map(|(m, shown)| {
-        let side = |sample: Sample| format!("{} of {}", m.unit.value(sample.value), sample.count);
-        let (canary, stable) = (side(shown.canary), side(shown.stable));
+    // A built-in comparison matters once something passes; a canary that turned bad, at once.
+    let doubt = judge::doubt(&draft.status.analysis).filter(|(m, _)| passed > 0 || !m.guard);
+    let doubt = doubt.map(|(m, shown)| {
+        let [canary, stable] = [shown.canary, shown.stable].map(|side| m.unit.sample(side));
         format!("; {} is looked at longer: canary {canary}, stable {stable}", m.metric)
     });
     let held_back = judge::against(&draft.status.analysis).filter(|m| !m.guard).map(|m| {
         let in_step = m.in_step.unwrap_or_default();
-        let side = |sample: Sample| format!("{} of {}", m.unit.value(sample.value), sample.count);
-        let (canary, stable) = (side(in_step.canary), side(in_step.stable));
+        let [canary, stable] = [in_step.canary, in_step.stable].map(|side| m.unit.sample(side));
         format!("; {} is looked at longer in this step: canary {canary}, stable {stable}", m.metric)
     });
     let doubt = doubt.or(held_back).unwrap_or_default();

@@ -1,29 +1,11 @@
-use super::super::*;
+use super::super::{
+    tests::{durations, errors},
+    *,
+};
 use crate::{
     analysis::buckets,
-    api::{
-        canary_policy::{Floor, Latency, Margin, Nothing},
-        prompt_release::Batches,
-    },
+    api::{canary_policy::Floor, prompt_release::Batches},
 };
-
-fn errors() -> Metric {
-    Metric {
-        name: "errors".into(),
-        error_rate: Some(Nothing {}),
-        margin: Some(Margin { harm: 0.02, accept: 0.05 }),
-        ..Metric::default()
-    }
-}
-
-fn durations() -> Metric {
-    Metric {
-        name: "slow".into(),
-        duration: Some(Latency { quantile: 0.9 }),
-        margin: Some(Margin { harm: 0.05, accept: 0.1 }),
-        ..Metric::default()
-    }
-}
 
 /// What becomes of a step after each of these batches: the canary's requests and failures in it.
 /// Stable has as many requests and one failure of each hundred. What fails is slow, too.

@@ -1,31 +1,10 @@
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
-use super::super::*;
-use crate::{
-    analysis::buckets,
-    api::{
-        canary_policy::{Latency, Margin, Nothing},
-        prompt_release::CallerCounts,
-    },
+use super::super::{
+    tests::{durations, errors},
+    *,
 };
-
-fn errors() -> Metric {
-    Metric {
-        name: "errors".into(),
-        error_rate: Some(Nothing {}),
-        margin: Some(Margin { harm: 0.02, accept: 0.05 }),
-        ..Metric::default()
-    }
-}
-
-fn durations() -> Metric {
-    Metric {
-        name: "slow".into(),
-        duration: Some(Latency { quantile: 0.9 }),
-        margin: Some(Margin { harm: 0.05, accept: 0.1 }),
-        ..Metric::default()
-    }
-}
+use crate::{analysis::buckets, api::prompt_release::CallerCounts};
 
 /// A step of a life: what both sides answer from one collection to the next.
 struct Life<'a> {
@@ -160,6 +139,11 @@ fn one_caller_turns_no_canary_bad() {
         assert_eq!(status.caller.as_deref(), named, "{}", status.message);
         if named.is_some() {
             assert!(status.message.contains("because of one caller, a"), "{}", status.message);
+            assert!(
+                status.message.contains("of the others: canary 0.0 % of"),
+                "{}",
+                status.message
+            );
         }
     }
 }
