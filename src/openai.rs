@@ -14,5 +14,6 @@ pub mod request;
 pub mod retry_after;
 pub mod sse;
 pub mod usage;
+pub mod visible;
 
 pub use request::Operation;

@@ -5,6 +5,7 @@ use crate::{
     openai::{
         answer::{Answer, Call, Other},
         reason::Ending,
+        visible::is_blank,
     },
     prompt::{Template, Tools, Verdict},
 };
@@ -23,7 +24,7 @@ pub(super) fn check(
         answer.ending() == Some(ending)
             || answer.others.iter().any(|other| other.ending == Some(ending))
     };
-    let says_nothing = !answer.tool_call && answer.text.trim().is_empty();
+    let says_nothing = !answer.tool_call && is_blank(&answer.text);
     let fewer = answer.first.is_some() && answer.choices() < wanted;
     if answer.refused || is_another(|other| other.refused) || ends(Ending::Safety) {
         CheckResult::Refused
@@ -56,7 +57,7 @@ fn is_under_way(answer: &Answer) -> bool {
 /// Whether the calls name a function, and what they hold is JSON of the tools' schemas.
 fn all_fit(calls: &[Call], tools: &Tools) -> bool {
     calls.iter().filter(|call| !call.cut).all(|call| {
-        if call.name.trim().is_empty() {
+        if is_blank(&call.name) {
             return false;
         }
         // Of a function without parameters many models write nothing.

@@ -27,6 +27,7 @@ use super::{
     reason::{Ending, is_none},
     request::Operation,
     usage::{Tokens, Usage},
+    visible::is_blank,
 };
 
 /// Text beyond this is counted as there but not kept for checking.
@@ -320,7 +321,7 @@ impl Answer {
             self.gave_up = reason.as_deref().map(str::to_owned);
         }
         if !is_first {
-            let speaks = said.is_some_and(|text| !text.trim().is_empty()) || other;
+            let speaks = said.is_some_and(|text| !is_blank(&text)) || other;
             return self.another_choice(Other { index, speaks, unread, refused: refusal, ending });
         }
         self.refused |= refusal || ending == Some(Ending::Safety);
@@ -350,7 +351,7 @@ impl Answer {
             Some(first) if first <= index => return first == index,
             Some(later) => {
                 let ending = self.finish_reason.take().as_deref().map(Ending::of);
-                let speaks = self.tool_call || !self.text.trim().is_empty();
+                let speaks = self.tool_call || !is_blank(&self.text);
                 let (unread, refused) = (self.unread, self.refused);
                 self.another_choice(Other { index: later, speaks, unread, refused, ending });
                 self.text.clear();

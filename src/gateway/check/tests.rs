@@ -69,6 +69,7 @@ fn a_message_in_which_nothing_is_readable_is_not_judged() {
     }
     for message in [
         json!({"role": "assistant", "content": ""}),
+        json!({"role": "assistant", "content": "\u{200b}\n\u{feff}"}),
         json!({"role": "assistant", "content": null, "tool_calls": [], "annotations": []}),
         json!({"role": "assistant", "content": "", "reasoning_content": "I think."}),
         json!({"role": "assistant", "content": [{"type": "thinking", "thinking": "hm"}]}),

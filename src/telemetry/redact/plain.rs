@@ -8,6 +8,8 @@
 
 use std::borrow::Cow;
 
+use crate::openai::visible::is_invisible;
+
 /// How often a backslash or a percent sign may be escaped again.
 const MOST_AGAIN: usize = 32;
 /// Escapes of different kinds within each other, as of JSON in an entity in a URL.
@@ -186,10 +188,6 @@ fn seen(c: char) -> Option<char> {
         return char::from_digit(code - zero, 10);
     }
     Some(match code {
-        // Soft hyphen, joiners, marks of direction, the mark of the byte order.
-        0xAD | 0x180E | 0x200B..=0x200F | 0x202A..=0x202E | 0x2060..=0x2064 | 0xFEFF => {
-            return None;
-        }
         // The wide forms of ASCII, and the small ones of a few signs.
         0xFF01..=0xFF5E => char::from_u32(code - 0xFEE0)?,
         0xFE52 | 0x2024 | 0x3002 | 0xFF61 => '.',
@@ -197,6 +195,7 @@ fn seen(c: char) -> Option<char> {
         0x2010..=0x2015 | 0x2212 | 0xFE58 | 0xFE63 => '-',
         0x1D7CE..=0x1D7FF => char::from_digit((code - 0x1D7CE) % 10, 10)?,
         _ if c.is_whitespace() => ' ',
+        _ if is_invisible(c) => return None,
         _ => c,
     })
 }

@@ -134,6 +134,8 @@ fn what_stays_around_it_is_as_it_was() {
             "postgres://user:hunter2@db.example.com/x",
             "postgres://user:[redacted:secret]@db.example.com/x",
         ),
+        // What nobody sees parts nothing.
+        ("a\u{fe0f}da\u{e0041}@mail.\u{34f}example.org", "[redacted:email]"),
         (r#"{"m":"a\u0040b.example"}"#, r#"{"m":"[redacted:email]"}"#),
         ("C:\\users\\new 100 % &amp; é \u{200b}", "C:\\users\\new 100 % &amp; é \u{200b}"),
     ] {
