@@ -1,6 +1,7 @@
 //! Where evidence comes from, and where requests may go.
 
 pub mod addresses;
+pub mod api_server;
 pub mod endpoints;
 pub mod gateways;
 pub mod index;

@@ -4,10 +4,8 @@ use std::time::Duration;
 
 use kube::core::Status;
 
-use crate::api::conditions::truncate;
+use crate::signals::api_server::said;
 
-/// So much is kept of what the API server says: it may quote what was written.
-const LONGEST_WHY: usize = 300;
 /// How the API server begins or ends what it says of a quota, of an admission webhook or policy
 /// that denies, of a namespace that is being deleted, and of an object that etcd does not take.
 /// Some of these have the code of a missing right (403) or of a fault (500), so the words decide.
@@ -56,7 +54,7 @@ pub enum ControllerError {
         what: String,
     },
     /// The API server failed or refused.
-    #[error("{what}: {source}")]
+    #[error("{what}: {}", said(source).0)]
     Api {
         /// What was attempted.
         what: String,
@@ -102,7 +100,7 @@ impl ControllerError {
     pub fn kept(what: impl Into<String>, source: kube::Error) -> Self {
         match &source {
             kube::Error::Api(status) if is_about_content(status) => {
-                Self::Refused { what: what.into(), why: truncate(&status.message, LONGEST_WHY) }
+                Self::Refused { what: what.into(), why: said(&source).0 }
             }
             _ => Self::api(what, source),
         }

@@ -18,11 +18,14 @@ use serde_json::json;
 
 use self::{events::Events, leadership::Leadership};
 use super::{error::ControllerError, exported::Exported, problems::News, superseded::Superseded};
-use crate::api::{
-    PromptRelease, ReleaseSnapshot, ReleaseSnapshotSpec,
-    conditions::truncate,
-    keys,
-    snapshot::{Remembered, Saved},
+use crate::{
+    api::{
+        PromptRelease, ReleaseSnapshot, ReleaseSnapshotSpec,
+        conditions::truncate,
+        keys,
+        snapshot::{Remembered, Saved},
+    },
+    signals::api_server::said,
 };
 
 /// The longest note that the API server accepts on an Event.
@@ -386,7 +389,7 @@ impl Cluster {
             secondary: None,
         };
         if let Err(error) = self.events.publish(&event, &object.object_ref(&())).await {
-            tracing::warn!(name, reason, "the Event could not be written: {error}");
+            tracing::warn!(name, reason, "the Event could not be written: {}", said(&error).0);
         }
     }
 }

@@ -44,6 +44,7 @@ use crate::{
         snapshot::{PackedVariant, copy_name},
     },
     signals::{
+        api_server::said,
         endpoints::{SERVICE_LABEL, endpoints, for_requests},
         watch::{Filled, cache, follow},
     },
@@ -396,7 +397,7 @@ impl Followed {
                     "gateways may not read the Secret {name}: bind the ClusterRole \
                      serinus-gateway-api-keys to them in the namespace {namespace}"
                 ),
-                error => format!("the Secret {name} can not be read: {error}"),
+                error => format!("the Secret {name} can not be read: {}", said(error).0),
             };
             Fault::new(Fault::SECRET_UNREADABLE, message)
         })?;

@@ -17,7 +17,7 @@ use kube::{
 use serde::de::DeserializeOwned;
 use tokio::{sync::watch, time::Instant};
 
-use crate::api::conditions::truncate;
+use super::api_server::said_of_watch;
 
 /// The watch that fills a store: objects that were written or deleted.
 pub type Touched<K> = BoxStream<'static, watcher::Result<K>>;
@@ -90,26 +90,17 @@ impl Watched {
 
 /// Why a watch fails, and what to do.
 fn why(kind: &str, error: &watcher::Error) -> String {
-    let (said, code) = match error {
-        watcher::Error::InitialListFailed(kube::Error::Api(status))
-        | watcher::Error::WatchStartFailed(kube::Error::Api(status))
-        | watcher::Error::WatchError(status) => (status.message.clone(), status.code),
-        error => (error.to_string(), 0),
-    };
+    let (said, code) = said_of_watch(error);
     let remedy = match code {
         401 => ": look at the ServiceAccount of this process and at its token",
         403 => ": apply the roles of deploy/",
         404 => ": is its definition installed? kubectl apply --server-side -k crds",
         _ => "",
     };
-    let said = truncate(said.trim(), LONGEST);
     format!(
         "the watch of {kind} fails, so what is known of it is not what there is: {said}{remedy}"
     )
 }
-
-/// So much of an error is kept.
-const LONGEST: usize = 300;
 
 /// A store, the watch that fills it, and whether it has. What nobody reads is dropped before it is kept:
 /// who changed which field, and what `trim` takes away.
@@ -199,7 +190,10 @@ pub async fn follow<K>(
     while let Some(touched) = watch.next().await {
         match touched {
             Ok(object) => each(object),
-            Err(error) => tracing::warn!(kind, "the watch failed and is tried again: {error}"),
+            Err(error) => {
+                let (why, _) = said_of_watch(&error);
+                tracing::warn!(kind, "the watch failed and is tried again: {why}");
+            }
         }
     }
 }

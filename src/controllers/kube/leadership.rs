@@ -31,12 +31,10 @@ use kube::{
 };
 use tokio::{sync::watch, time::Instant};
 
-use crate::{api::conditions::truncate, controllers::exported::Exported};
+use crate::{controllers::exported::Exported, signals::api_server::said};
 
 /// Leadership ends this long before the Lease does.
 const MARGIN: Duration = Duration::from_secs(1);
-/// So much of an error is kept.
-const LONGEST: usize = 300;
 /// A Lease that says it is valid for longer, and is not renewed for so long, has no leader.
 const LONGEST_VALID: Duration = Duration::from_secs(300);
 
@@ -277,23 +275,20 @@ pub async fn seek(
     let held = leadership.term().is_some();
     leadership.set(None);
     if held && let Err(error) = hand_back(&api, &config).await {
-        tracing::warn!("the Lease was not handed back: {error}");
+        tracing::warn!("the Lease was not handed back: {}", said(&error).0);
     }
 }
 
 /// Why the Lease can not be used, and what to do.
 fn unusable(config: &ElectionConfig, error: &kube::Error) -> String {
-    let (why, code) = match error {
-        kube::Error::Api(status) => (status.message.clone(), status.code),
-        error => (error.to_string(), 0),
-    };
+    let (why, code) = said(error);
     let remedy = match code {
         401 => ": the API server does not know this operator: look at its ServiceAccount and token",
         403 => ": apply the Role serinus-operator of deploy/rbac-operator.yaml",
         404 => ": does its namespace exist?",
         _ => "",
     };
-    let (ElectionConfig { namespace, lease, .. }, why) = (config, truncate(&why, LONGEST));
+    let ElectionConfig { namespace, lease, .. } = config;
     format!("the Lease {namespace}/{lease} can not be used: {why}{remedy}")
 }
 
