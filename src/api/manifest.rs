@@ -268,9 +268,34 @@ fn documents(text: &str) -> Documents {
     // files that were joined it begins a line.
     let text = text.strip_prefix('\u{feff}').unwrap_or(text).replace("\n\u{feff}", "\n");
     let yaml::Begun { documents, error, cut } = yaml::begun(&text);
-    let mut values: Vec<_> = (1..).zip(documents).collect();
-    values.retain(|(_, value)| !value.is_null());
+    let (count, mut values) = (documents.len(), vec![]);
+    for (number, document) in (1..).zip(documents) {
+        spread(number, document, cut && number == count, &mut values);
+    }
+    let cut = cut && values.last().is_some_and(|(number, _)| *number == count);
     Documents { values, error, cut }
+}
+
+/// Adds a document to `values`, or the objects of a list, as `kubectl get -o yaml` writes it. Of
+/// one that is cut the kind may have come after the items.
+fn spread(number: usize, mut document: Value, is_cut: bool, values: &mut Vec<(usize, Value)>) {
+    let is_list = match document.get("kind").and_then(Value::as_str) {
+        Some(kind) => kind.ends_with("List"),
+        None => is_cut,
+    };
+    if document.is_null() {
+        return;
+    }
+    match document.get_mut("items") {
+        Some(Value::Array(items)) if is_list => {
+            let last = items.len();
+            for (i, item) in (1..).zip(std::mem::take(items)) {
+                spread(number, item, is_cut && i == last, values);
+            }
+        }
+        Some(Value::Null) | None if is_list && !is_cut => {}
+        _ => values.push((number, document)),
+    }
 }
 
 /// What is known of a document; nothing without a name, and of a document that `is_complete` only
@@ -481,6 +506,49 @@ mod tests {
         let cut = [release.as_bytes(), b"spec:\n  route: caf\xe9\n"].concat();
         let broken = read(&cut).unwrap_err();
         assert!(broken.said.iter().all(|said| said.route.is_none()), "{:?}", broken.said);
+    }
+
+    /// As `kubectl get -o yaml` writes it: fields in the order of their names, the kind last.
+    #[test]
+    fn a_list_is_what_is_in_it() {
+        let item = |name: &str| {
+            let object = CAREFUL.replace("careful", name);
+            let lines: Vec<_> = object.trim().lines().map(|line| format!("  {line}")).collect();
+            format!("-{}\n", &lines.join("\n")[1..])
+        };
+        let list = |items: &str| {
+            format!(
+                "apiVersion: v1\nitems:\n{items}kind: List\nmetadata: {{resourceVersion: \"\"}}\n"
+            )
+        };
+        let names = |text: &str| {
+            let objects = parse(text).unwrap();
+            objects.iter().map(|o| o.metadata().name.clone().unwrap()).collect::<Vec<_>>()
+        };
+        let two = item("a") + &item("b");
+        assert_eq!(names(&format!("{}---\n{CAREFUL}", list(&two))), ["a", "b", "careful"]);
+        assert_eq!(names(&list(&two).replace("List", "CanaryPolicyList")), ["a", "b"]);
+        let within = |list: String| format!("- {}\n", list.trim().replace('\n', "\n  "));
+        assert_eq!(names(&list(&within(list(&two)))), ["a", "b"]);
+        for empty in ["kind: List\napiVersion: v1\n", "kind: List\napiVersion: v1\nitems: []\n"] {
+            assert_eq!(names(&format!("{empty}---\n{CAREFUL}")), ["careful"], "{empty}");
+        }
+        // What is wrong in it is told with its name; what is no list is not taken for one.
+        let wrong = parse(&list(&(item("a") + &item("B")))).unwrap_err().to_string();
+        assert!(wrong.contains("CanaryPolicy B"), "{wrong}");
+        for other in
+            ["kind: List\nitems: {a: 1}\n", "items: [{a: 1}]\n", "kind: Listing\nitems: []\n"]
+        {
+            parse(other).unwrap_err();
+        }
+        // Where it is cut the kind is not known yet, and the last item may be only half there.
+        let cut = format!("{CAREFUL}---\napiVersion: v1\nitems:\n{two}  x: [\n");
+        let broken = read(cut.as_bytes()).unwrap_err();
+        let said = broken.said.iter().map(|said| (&*said.name, said.at_fault, said.is_complete));
+        let known = [("careful", false, true), ("a", false, true), ("b", true, false)];
+        assert_eq!((broken.document, said.collect::<Vec<_>>()), (2, known.to_vec()), "{broken}");
+        let none = read(format!("{CAREFUL}---\nkind: List\nitems: [\n").as_bytes()).unwrap_err();
+        assert_eq!((none.document, none.said.len(), none.said[0].at_fault), (2, 1, false));
     }
 
     #[test]
