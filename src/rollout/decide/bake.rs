@@ -92,7 +92,7 @@ pub(super) fn watch(draft: &mut Draft<'_>) {
         return end(draft, "the spec names another variant");
     }
     let Some(policy) = running_policy(draft, &canary) else {
-        return without_policy(draft, &format!("promote {revision} to end the bake, or abort it"));
+        return without_policy(draft);
     };
     compare(draft, &policy, &revision);
 }

@@ -1,6 +1,6 @@
 //! A canary runs: what ends it, what holds it, what moves it on, in this order.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use super::{
     bake,
@@ -14,7 +14,7 @@ use crate::{
         judge::{self, Pool, Window},
     },
     api::{
-        CanaryPolicySpec,
+        CanaryPolicySpec, GoDuration,
         canary_policy::{Analysis, Step},
         prompt_release::{
             CanaryStatus, ExternalCounts, InStep, MetricStatus, Outcome, Phase, RoutingSettings,
@@ -25,6 +25,9 @@ use crate::{
     rollout::snapshot::Action,
 };
 
+/// What judges a canary counts as gone after this time. Sooner it may come back: a restore writes
+/// one object after the other.
+const LOST: Duration = Duration::from_secs(300);
 /// A policy has at most so many steps.
 const MOST_EARLIER: usize = 16;
 
@@ -35,7 +38,7 @@ pub(super) fn advance(draft: &mut Draft<'_>) {
         return;
     }
     let Some(policy) = running_policy(draft, &canary) else {
-        return without_policy(draft, "abort the canary");
+        return without_policy(draft);
     };
     release(draft, reasons::POLICY_LOST);
     draft.run_clock(policy.analysis.interval);
@@ -88,20 +91,41 @@ pub(super) fn running_policy(
     saved.or_else(|| current.filter(is_it).cloned().map(Arc::new))
 }
 
-/// Nobody knows what the canary is to be judged by: neither a pass nor a failure, so it is held.
+/// Nobody knows what the canary is to be judged by: neither a pass nor a failure, so it is held,
+/// and withdrawn when that lasts. Then it may begin again, with the policy that there is. In a
+/// bake, where it has passed, somebody has to say.
 /// While the release is being deleted, nobody may be there to put the policy back, and in a
-/// namespace that is being deleted nobody can: users go back to what served before.
-pub(super) fn without_policy(draft: &mut Draft<'_>, way_out: &str) {
+/// namespace that is being deleted nobody can: users go back to what served before at once.
+pub(super) fn without_policy(draft: &mut Draft<'_>) {
     if draft.snapshot.deleting.is_some() {
         let message = "the policy that judges it is gone, and no canary is held without one while \
                        the release is being deleted";
         return draft.withdraw(Outcome::Withdrawn, reasons::POLICY_LOST, message, true);
     }
     draft.run_clock(Analysis::default().interval);
+    if draft.clock().stopped.as_deref() != Some(reasons::POLICY_LOST) {
+        // How long it waited for something else does not count.
+        draft.stop_clock(None);
+    }
     draft.stop_clock(Some(reasons::POLICY_LOST));
+    let since = draft.clock().stopped_since.unwrap_or(draft.now);
+    let left = LOST.saturating_sub(draft.elapsed_since(since));
+    let bakes = draft.status.previous.is_some();
+    if !bakes && left.is_zero() {
+        let message = "what judges it is gone for five minutes: the snapshot of the running policy is \
+                       missing and the CanaryPolicy has changed";
+        return draft.withdraw(Outcome::Withdrawn, reasons::POLICY_LOST, message, true);
+    }
     hold(draft, reasons::POLICY_LOST, true);
+    let then = if bakes {
+        "promote it to end the bake, or abort it".to_owned()
+    } else {
+        let until = draft.now + GoDuration(left).signed();
+        draft.wake(until);
+        format!("it is withdrawn at {until:.0} if that is still so")
+    };
     let message = format!(
-        "the snapshot of the running policy is missing and the CanaryPolicy has changed: nothing can be judged; {way_out}"
+        "the snapshot of the running policy is missing and the CanaryPolicy has changed: nothing can be judged; {then}"
     );
     draft.say(reasons::POLICY_LOST, message);
 }
