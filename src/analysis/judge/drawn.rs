@@ -251,3 +251,31 @@ fn a_canary_that_always_fails_is_found_however_many_a_breaker_turned_away() {
     let unknown = judge(&[errors()], &answered(1957), &unseen, 0);
     assert_ne!(unknown[0].verdict, Verdict::Fail, "{}", unknown[0].message);
 }
+
+/// What a breaker turns away takes nothing from what did fail before it opened.
+#[test]
+fn failures_tell_however_few_probes_speak_for_those_who_were_turned_away() {
+    let failed = |asked: u64, away: u64, probes: u64| Counts {
+        requests: asked + away,
+        errors: asked + away,
+        turned_away: TurnedAway {
+            requests: away,
+            errors: away,
+            waiting: 0,
+            probes,
+            probe_errors: probes,
+        },
+        ..answered(0)
+    };
+    for (asked, away, probes) in [(100, 400, 1), (100, 400, 2), (60, 240, 1), (300, 10, 0)] {
+        let found = judge(&[errors()], &answered(1957), &failed(asked, away, probes), 0);
+        assert_eq!(found[0].verdict, Verdict::Fail, "{asked} {away}: {}", found[0].message);
+        assert!(found[0].interval.unwrap()[0] > 0.02, "{:?}", found[0].interval);
+    }
+    // A floor acts on them alone, before any look.
+    let floor = Some(Floor { max: Some(0.2), min_samples: 50, ..Floor::default() });
+    let braked = Metric { floor, ..errors() };
+    let found = judge(&[braked], &answered(198), &failed(13, 39, 2), 0);
+    assert_eq!(found[0].verdict, Verdict::Fail, "{}", found[0].message);
+    assert!(found[0].message.contains("floor"), "{}", found[0].message);
+}

@@ -257,7 +257,7 @@ pub(super) fn of_part(whole: Effects, all: [&Counts; 2], part: [&Counts; 2]) -> 
 /// mean of a sample in two strata, of which one was counted whole and the other by its
 /// probes (Cochran, Sampling Techniques, 1977, chapter 5), over that of independent
 /// requests. Half a failed and half a good probe more, so that few do not pass for sure.
-fn of_probes(counts: &Counts) -> f64 {
+pub(super) fn of_probes(counts: &Counts) -> f64 {
     let away = &counts.turned_away;
     if away.requests == 0 {
         return 1.0;

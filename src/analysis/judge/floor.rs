@@ -54,7 +54,11 @@ impl Measured {
             _ if self.unit == Unit::Share => {
                 let n = count as f64;
                 let share = Share { n, bad: value * n }.deflated(self.effects.canary.factor);
-                floor.max.is_some_and(|max| surely_above(share, max))
+                // Whoever was asked tells for himself, however many others a breaker turned away.
+                let asked = self.asked_alone();
+                let sure =
+                    |max| surely_above(share, max) || asked.is_some_and(|a| surely_above(a, max));
+                floor.max.is_some_and(sure)
             }
             _ => false,
         };

@@ -91,6 +91,11 @@ pub(super) struct Measured {
     pub probed: bool,
     /// Canary's and stable's independent observations that no breaker turned away, where one did.
     seen: Option<[f64; 2]>,
+    /// By how much less the canary's requests tell because a breaker's probes speak for some.
+    probes: f64,
+    /// Of each of the canary's steps that is compared, the last one included, those that no breaker
+    /// turned away, where one did.
+    asked: Vec<Share>,
     /// What most of the canary's failures are.
     pub mostly: Option<String>,
     missing: Option<String>,
@@ -189,6 +194,7 @@ impl Measured {
             let [stable, canary] = strata.whole;
             [effect::seen(canary, of_canary.factor), effect::seen(stable, of_stable.factor)]
         });
+        self.probes = effect::of_probes(canary);
         self
     }
 
@@ -218,7 +224,7 @@ impl Measured {
     fn with_effects_of(self, whole: &Self, all: [&Counts; 2], rest: [&Counts; 2]) -> Self {
         let effects =
             if whole.probed { effect::of_part(whole.effects, all, rest) } else { whole.effects };
-        Self { effects, ..self }
+        Self { effects, probes: effect::of_probes(rest[1]), ..self }
     }
 
     /// Whether the canary's observed value is beyond the metric's floor, sure or not.
@@ -248,6 +254,8 @@ impl Measured {
             closed: None,
             probed: false,
             seen: None,
+            probes: 1.0,
+            asked: vec![],
             mostly: None,
             missing: None,
             waits: false,
@@ -279,13 +287,14 @@ impl Measured {
             comparison: Comparison::Shares(canary, stable),
             canary: share_sample(canary),
             stable: share_sample(stable),
+            asked: vec![],
             ..self.clone()
         })
     }
 
     /// A share of what came after `at`.
     pub(super) fn since(&self, at: Batch) -> Option<Self> {
-        Some(Self { seen: None, earlier: vec![], ..self.without(&[at])? })
+        Some(Self { seen: None, asked: vec![], earlier: vec![], ..self.without(&[at])? })
     }
 
     /// Both sides' shares, of a metric that has such: canary, stable.
@@ -321,9 +330,12 @@ impl Measured {
             _ => self.comparison,
         };
         let adjusted = self.adjusted_with(parts);
+        let compared = parts.iter().filter(|m| m.pair().is_some()).chain([self]);
+        let asked = compared.flat_map(|m| m.asked.iter().copied()).collect();
         Self {
             comparison,
             earlier,
+            asked,
             adjusted,
             stable: sample(|m| m.stable),
             canary: sample(|m| m.canary),
@@ -360,6 +372,11 @@ impl Measured {
             share(stable.requests, stable.errors),
         );
         measured.probed = stable.turned_away.requests > 0 || canary.turned_away.requests > 0;
+        let away = &canary.turned_away;
+        measured.asked = vec![share(
+            canary.requests.saturating_sub(away.requests),
+            canary.errors.saturating_sub(away.errors),
+        )];
         measured.mostly = commonest(&canary.failures, |_| true);
         measured
     }

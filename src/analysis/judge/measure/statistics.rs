@@ -60,18 +60,52 @@ impl Measured {
 
     /// The statistic that shows harm: large when the canary is worse by more than `delta`.
     pub(in crate::analysis::judge) fn z_harm(&self, delta: f64) -> f64 {
-        self.scaled(self.z(delta, Doubt::Stable), Freedom::AtLooks)
+        self.harm(delta, Freedom::AtLooks)
     }
 
     /// The same at every collection: one busy user makes a difference sooner or later.
     pub(in crate::analysis::judge) fn z_watched(&self, delta: f64) -> f64 {
-        self.scaled(self.z(delta, Doubt::Stable), Freedom::All)
+        self.harm(delta, Freedom::All)
+    }
+
+    fn harm(&self, delta: f64, freedom: Freedom) -> f64 {
+        let z = self.scaled(self.z(delta, Doubt::Stable), freedom);
+        let answered = self.as_if_answered();
+        let z_of = |other: Self| other.scaled(other.z(delta, Doubt::Stable), freedom);
+        answered.map_or(z, |answered| z.max(z_of(answered)))
+    }
+
+    /// The same, as if everybody whom a breaker turned away from the canary had got an answer:
+    /// what did fail shows no more harm than there is, and does not tell less because few probes
+    /// speak for many. None where nobody was turned away.
+    fn as_if_answered(&self) -> Option<Self> {
+        let Comparison::Shares(canary, stable) = self.comparison else { return None };
+        let (own, before) = self.asked.split_last().filter(|_| self.probes > 1.0)?;
+        let answered = |all: Share, asked: &Share| Share { bad: asked.bad.min(all.bad), ..all };
+        let earlier = self.earlier.iter().zip(before);
+        let Effects { canary: mut effect, stable: of_stable } = self.effects;
+        effect.factor = (effect.factor / self.probes).max(1.0);
+        Some(Self {
+            comparison: Comparison::Shares(answered(canary, own), stable),
+            earlier: earlier.map(|([c, s], asked)| [answered(*c, asked), *s]).collect(),
+            effects: Effects { canary: effect, stable: of_stable },
+            asked: vec![],
+            ..self.clone()
+        })
     }
 
     /// A statistic as the standard normal deviate that is as rare.
     fn scaled(&self, z: f64, freedom: Freedom) -> f64 {
         let known = self.freedom();
         student::deviate(z, if freedom == Freedom::All { known } else { known.max(HARM_FREEDOM) })
+    }
+
+    /// The canary's requests that no breaker turned away, where one did, as independent ones.
+    pub(in crate::analysis::judge) fn asked_alone(&self) -> Option<Share> {
+        let asked = Some(&self.asked).filter(|asked| self.probes > 1.0 && !asked.is_empty())?;
+        let add = |all: Share, one: &Share| Share { n: all.n + one.n, bad: all.bad + one.bad };
+        let all = asked.iter().fold(Share::default(), add);
+        Some(all.deflated((self.effects.canary.factor / self.probes).max(1.0)))
     }
 
     /// The degrees of freedom of the difference's variance; infinite without a design effect.
@@ -198,7 +232,7 @@ impl Measured {
     ) -> f64 {
         let (low, high) = self.range();
         let near = self.difference().unwrap_or(0.0);
-        match self.comparison {
+        let limit = match self.comparison {
             Comparison::Shares(c, s) if !self.earlier.is_empty() => {
                 let strata = self.strata((c, s), doubt);
                 let z = |delta: f64| self.scaled(strata.z(delta), freedom);
@@ -208,7 +242,10 @@ impl Measured {
                 let z = |delta: f64| self.scaled(self.z(delta, doubt), freedom);
                 invert_near(z, level, low, high, near)
             }
-        }
+        };
+        // How little it may be is told by what did fail, too.
+        let answered = self.as_if_answered().filter(|_| level > 0.0);
+        answered.map_or(limit, |answered| limit.max(answered.limit(doubt, freedom, level)))
     }
 
     /// The differences that are possible.
