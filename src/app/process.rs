@@ -129,8 +129,9 @@ impl Drop for WritesLast {
 }
 
 /// What is logged without RUST_LOG. The client of the API server would log each answer of 500
-/// and more as an error; whoever asked says what came of it, once.
-const LOGGED: &str = "info,kube_client::client::builder=off";
+/// and more as an error, and one that it can not read as a whole; whoever asked says what came of
+/// it, once.
+const LOGGED: &str = "info,kube_client::client=error,kube_client::client::builder=off";
 
 /// Listens on an address.
 ///

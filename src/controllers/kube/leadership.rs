@@ -281,14 +281,20 @@ pub async fn seek(
 
 /// Why the Lease can not be used, and what to do.
 fn unusable(config: &ElectionConfig, error: &kube::Error) -> String {
+    let ElectionConfig { namespace, lease, .. } = config;
     let (why, code) = said(error);
+    if matches!(error, kube::Error::SerdeError(_)) {
+        return format!(
+            "the Lease {namespace}/{lease} can not be read, so nobody leads: {why}: kubectl -n \
+             {namespace} delete lease {lease}, and a leader is elected anew"
+        );
+    }
     let remedy = match code {
         401 => ": the API server does not know this operator: look at its ServiceAccount and token",
         403 => ": apply the Role serinus-operator of deploy/rbac-operator.yaml",
         404 => ": does its namespace exist?",
         _ => "",
     };
-    let ElectionConfig { namespace, lease, .. } = config;
     format!("the Lease {namespace}/{lease} can not be used: {why}{remedy}")
 }
 
@@ -474,6 +480,11 @@ mod tests {
         for part in ["Lease ns/serinus", "Unauthorized", "ServiceAccount"] {
             assert!(why.contains(part), "{part} is not in {why}");
         }
+        // What is in it is no Lease that anybody can read.
+        let odd = serde_json::from_str::<Timestamp>("\"9999-12-31T23:59:59.999999Z\"").unwrap_err();
+        leadership.observed(Err(unusable(&config("a"), &kube::Error::SerdeError(odd))));
+        let why = leadership.leaderless().unwrap().why;
+        assert!(why.contains("kubectl -n ns delete lease serinus,"), "{why}");
         // Another one leads: this one need not.
         let holder = Some("b".to_owned());
         let other = |lived, valid| Ok(LeaseState::Other { holder: holder.clone(), lived, valid });

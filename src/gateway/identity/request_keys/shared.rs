@@ -18,7 +18,11 @@ use tokio::sync::watch;
 use super::{RequestKeys, Stored, UNUSABLE, fingerprint, rotated};
 use crate::{
     gateway::notices::{Notice, Notices},
-    signals::{keyring::of_secret, watch::WatchBackoff},
+    signals::{
+        api_server::{said, said_of_watch},
+        keyring::of_secret,
+        watch::WatchBackoff,
+    },
 };
 
 /// How often it is looked whether a new key is due, or an old one signs.
@@ -84,7 +88,7 @@ impl SharedKeys {
                     Ok(Event::Apply(secret)) => { self.last = Some(secret); true }
                     Ok(Event::Delete(_)) => { self.last = None; true }
                     Err(error) => {
-                        let why = format!("can not be read: {error}");
+                        let why = format!("can not be read: {}", said_of_watch(&error).0);
                         self.tell(vec![self.notice(&why)]);
                         self.unread = Some(why);
                         false
@@ -106,7 +110,9 @@ impl SharedKeys {
                 Ok(written) => self.last = Some(written),
                 // Another replica was faster: the watch brings what it wrote.
                 Err(kube::Error::Api(status)) if status.code == 409 => {}
-                Err(error) => wrong.push(self.notice(&format!("can not be written: {error}"))),
+                Err(error) => {
+                    wrong.push(self.notice(&format!("can not be written: {}", said(&error).0)))
+                }
             }
         }
         let stored = self.last.as_ref().map(of_secret).unwrap_or_default();
