@@ -57,7 +57,10 @@ pub fn sse(data: &[u8]) {
     let whole = read_stream(stream.chunks(stream.len().max(1)));
     let cut = read_stream(stream.chunks(usize::from(cut).max(1)));
     assert_eq!(whole, cut, "where a stream is cut does not matter");
-    assert_eq!(whole.1, stream, "what is not left out goes on as it came");
+    // A mark of the byte order is left out, and the last event gets the end that it lacks.
+    let came = stream.strip_prefix(b"\xef\xbb\xbf").unwrap_or(stream);
+    let added = whole.1.strip_prefix(came).expect("what is not left out goes on as it came");
+    assert!(matches!(added, b"" | b"\n" | b"\n\n"), "{added:?} is the end of no event");
 }
 
 fn read_stream<'a>(chunks: impl Iterator<Item = &'a [u8]>) -> (Answer, Vec<u8>) {

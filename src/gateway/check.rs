@@ -54,15 +54,17 @@ fn is_under_way(answer: &Answer) -> bool {
     matches!(answer.finish_reason.as_deref(), Some("queued" | "in_progress"))
 }
 
-/// Whether the calls name a function, and what they hold is JSON of the tools' schemas.
+/// Whether the calls name a function, and what they hold is an object of JSON that fits the tools'
+/// schemas.
 fn all_fit(calls: &[Call], tools: &Tools) -> bool {
     calls.iter().filter(|call| !call.cut).all(|call| {
-        if is_blank(&call.name) {
+        if call.unfit || is_blank(&call.name) {
             return false;
         }
         // Of a function without parameters many models write nothing.
         let arguments = if call.arguments.trim().is_empty() { "{}" } else { &call.arguments };
-        tools.judge(&call.name, arguments) != Verdict::Unfit
+        arguments.trim_start().starts_with('{')
+            && tools.judge(&call.name, arguments) != Verdict::Unfit
     })
 }
 

@@ -82,7 +82,8 @@ pub(super) fn codings(headers: &HeaderMap) -> Result<Vec<Coding>, Unreadable> {
         let names = value.to_str().map_err(|_| Unreadable::Unknown("?".to_owned()))?;
         for name in names.split(',').map(str::trim) {
             codings.push(match name.to_ascii_lowercase().as_str() {
-                "" | "identity" => continue,
+                // Clients read a body under a name that is none of a coding as it is.
+                "" | "identity" | "none" | "utf-8" | "utf8" => continue,
                 "gzip" | "x-gzip" => Coding::Gzip,
                 "deflate" => Coding::Deflate,
                 "zstd" => Coding::Zstd,

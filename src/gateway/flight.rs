@@ -16,7 +16,7 @@ use super::{
     feedback::{Issued, Kind},
     identity::credential,
     phases::Passed,
-    prepare::{Asked, Prepared},
+    prepare::{Asked, Prepared, WantedVectors},
     routes::{Route, Target},
     tally::Drawn,
     unread,
@@ -65,6 +65,8 @@ pub(super) struct Flight {
     tools: Option<Box<[u8]>>,
     /// How many choices, or vectors, were asked for.
     pub wanted: Option<usize>,
+    /// What the vectors have to be like that were asked for.
+    pub vectors: WantedVectors,
     /// How what was not understood begins.
     not_understood: Option<Box<[u8]>>,
     /// What is kept of what was said, where it is.
@@ -135,6 +137,7 @@ impl Flight {
             is_withheld: false,
             tools: None,
             wanted: None,
+            vectors: WantedVectors::default(),
             not_understood: None,
             content: None,
             conversation: asked.conversation().filter(|_| asked.operation == Operation::Responses),
@@ -171,6 +174,7 @@ impl Flight {
         self.written = Some(held);
         self.tools = asked.request.raw("tools").map(Into::into);
         self.wanted = asked.wanted();
+        self.vectors = asked.vectors();
         if let Some(most) = self.gateway.config.telemetry.tracing.content_of(self.trace.as_ref()) {
             let input = body[input].iter().copied().take(most).collect();
             let (user, conversation) = (asked.user(), asked.conversation());

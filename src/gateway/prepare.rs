@@ -57,6 +57,15 @@ struct Ours {
 /// More input is not told apart: an image, most of all, is much longer than it costs.
 const MOST_INPUT: usize = 1 << 20;
 
+/// What an application asks of vectors.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct WantedVectors {
+    /// How many numbers each has to have.
+    pub length: Option<usize>,
+    /// They may be written in base64, which OpenAI's clients ask for.
+    pub in_base64: bool,
+}
+
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct StreamOptions {
@@ -76,6 +85,18 @@ impl Asked {
             Operation::Embeddings => request::inputs(self.request.raw("input")?),
             Operation::Responses => None,
         }
+    }
+
+    /// What the vectors have to be like that it asks for.
+    pub(super) fn vectors(&self) -> WantedVectors {
+        if self.operation != Operation::Embeddings {
+            return WantedVectors::default();
+        }
+        let length = self.request.raw("dimensions");
+        let length = length.and_then(|json| serde_json::from_slice(json).ok());
+        let encoding = self.request.raw("encoding_format");
+        let in_base64 = encoding.is_some_and(|json| json == b"\"base64\"");
+        WantedVectors { length, in_base64 }
     }
 
     /// Reads a body with at most so many messages; what it takes beside the body is `held`.

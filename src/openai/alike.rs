@@ -167,11 +167,18 @@ mod tests {
 
     #[test]
     fn words_of_one_stream_are_read_without_json() {
-        for choice in [
-            |word: &str| json!({"index": 0, "delta": {"content": word}, "logprobs": null, "finish_reason": null}),
-            |word: &str| json!({"index": 0, "text": word, "finish_reason": null}),
+        for (operation, choice) in [
+            (
+                Operation::Chat,
+                (|word| json!({"index": 0, "delta": {"content": word}, "logprobs": null, "finish_reason": null}))
+                    as fn(&str) -> Value,
+            ),
+            (
+                Operation::Completions,
+                |word| json!({"index": 0, "text": word, "finish_reason": null}),
+            ),
         ] {
-            let (mut reader, mut answer) = (Reader::new(Operation::Chat), Answer::default());
+            let (mut reader, mut answer) = (Reader::new(operation), Answer::default());
             let mut seen = vec![];
             for word in ["", "Hel", "lo", " ", "é", "\"\n", "!"] {
                 let event = chunk(1, choice(word)).to_string().into_bytes();

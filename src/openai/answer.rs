@@ -16,7 +16,7 @@ use std::{borrow::Cow, ops::Range};
 pub use self::calls::Call;
 use self::{
     calls::Piece,
-    message::{Calls, Content, Message},
+    message::{Calls, Content, Function, Message},
     wire::{Accused, Body, Choice, Delta, Index, Rare, Signs},
 };
 use super::{
@@ -62,6 +62,10 @@ pub struct Answer {
     pub understood: bool,
     /// How many vectors it has; of embeddings only.
     pub vectors: usize,
+    /// How many numbers each has, where that is known.
+    pub vector_length: Option<usize>,
+    /// They are written in base64.
+    pub in_base64: bool,
     /// Why the answer ended.
     pub finish_reason: Option<String>,
     /// What it took.
@@ -110,6 +114,13 @@ pub struct Carried {
     pub only_text: Option<Range<usize>>,
 }
 
+/// How an answer comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    Whole,
+    Events,
+}
+
 /// What came is no JSON.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("is not JSON")]
@@ -140,11 +151,12 @@ impl Answer {
         let is_error = with_body(json, |body| {
             answer.missing = !body.is_an_answer(operation);
             answer.vectors = body.data.count();
+            (answer.vector_length, answer.in_base64) = (body.data.length, body.data.in_base64);
             let is_error = body.tells_an_error() || (answer.missing && body.signs.tell());
             match operation {
                 Operation::Responses => answer.response(body),
                 _ => {
-                    answer.absorb(operation, body);
+                    answer.absorb((operation, Form::Whole), body);
                 }
             }
             is_error
@@ -162,6 +174,10 @@ impl Answer {
 
     /// Reads one payload of a stream.
     pub fn event(&mut self, operation: Operation, data: &[u8]) -> Carried {
+        if self.done && operation != Operation::Responses {
+            // What comes after the mark of the end nobody reads.
+            return Carried::default();
+        }
         if data.starts_with(b"[DONE]") {
             self.ends();
             return Carried::default();
@@ -179,7 +195,7 @@ impl Answer {
             self.read_event(operation, body, data)
         });
         let carried = carried.ok().filter(|_| is_an_object(data)).unwrap_or_else(|| {
-            // What comes after the end nobody reads.
+            // After the last event of a response nobody reads on.
             is_broken = !self.done;
             Carried { unread: true, ..Carried::default() }
         });
@@ -237,11 +253,13 @@ impl Answer {
         }
         // Each event tells again whose it is, which is known by now.
         let known = self.id.is_some() && self.model.is_some();
-        let only_text = known.then(|| body.only_text()).flatten();
+        let only_text = known.then(|| body.only_text(operation)).flatten();
         let only_text = only_text.and_then(|text| place(text, data));
         let unread = body.is_strange();
-        let carried = self.absorb(operation, body);
-        Carried { only_text, unread: carried.unread || unread, ..carried }
+        // What says nothing, OpenAI's clients hand on as an event without choices.
+        let nothing = body.says_nothing();
+        let carried = self.absorb((operation, Form::Events), body);
+        Carried { only_text, unread: carried.unread || unread, nothing, ..carried }
     }
 
     /// Reads an event that says nothing but this text of the first choice.
@@ -272,7 +290,7 @@ impl Answer {
         self.finish_reason.as_deref().map(Ending::of)
     }
 
-    fn absorb(&mut self, operation: Operation, body: Body<'_>) -> Carried {
+    fn absorb(&mut self, (operation, form): (Operation, Form), body: Body<'_>) -> Carried {
         keep(&mut self.id, body.id);
         keep(&mut self.model, body.model);
         if operation == Operation::Embeddings {
@@ -286,26 +304,37 @@ impl Answer {
         let only_usage = usage != Tokens::default() && body.choices.0.is_empty();
         let mut carried = Carried { only_usage, ..Carried::default() };
         for (position, choice) in (0..).zip(body.choices.0) {
-            self.choice(position, choice, &mut carried);
+            self.choice((operation, form), position, choice, &mut carried);
         }
         self.tokens.absorb(usage);
         self.unread |= carried.unread;
         carried
     }
 
-    fn choice(&mut self, position: u32, choice: Choice<'_>, carried: &mut Carried) {
-        // Of several choices the first is checked; all are content.
-        let index = choice.index.0.unwrap_or(position);
+    /// Reads a choice where clients do: a chat in `message` of an answer and in `delta` of an
+    /// event, a completion in `text`.
+    fn choice(
+        &mut self,
+        (operation, form): (Operation, Form),
+        position: u32,
+        choice: Choice<'_>,
+        carried: &mut Carried,
+    ) {
+        // Of several choices the first is checked; all are content. In a list they lie side by
+        // side, whatever their numbers are.
+        let index = choice.index.0.filter(|_| form == Form::Events).unwrap_or(position);
         let is_first = self.is_first(index);
         self.tokens.absorb(tokens(choice.usage));
-        let message = choice.message.filter(Message::is_filled).or(choice.delta);
+        let (message, text) = match (operation, form) {
+            (Operation::Completions, _) => (None, choice.text),
+            (_, Form::Whole) => (choice.message, Text(None)),
+            (_, Form::Events) => (choice.delta, Text(None)),
+        };
         let message = message.unwrap_or_default();
         // Some servers send an empty reason until there is one.
         let reason = choice.finish_reason.0.filter(|reason| !is_none(reason));
         let content = message.content;
-        // Together says the same in both.
-        let said = content.text.0.filter(|text| !text.is_empty()).or(choice.text.0);
-        let said = said.filter(|text| !text.is_empty());
+        let said = content.text.0.or(text.0).filter(|text| !text.is_empty());
         let refusal = content.refused || message.refusal.0.is_some_and(|r| !r.is_empty());
         let called = message.tool_calls.filled || message.function_call.is_some();
         let other = called || message.media || content.media;
@@ -329,16 +358,22 @@ impl Answer {
         if let Some(text) = said {
             self.say(&text);
         }
+        if message.tool_calls.is_object {
+            calls::push(&mut self.calls, Piece::default());
+        }
+        let add = if form == Form::Whole { calls::push } else { calls::add };
         for part in message.tool_calls.parts.into_iter().filter(|part| !part.is_of_another_kind()) {
             // A call that names no function is one all the same, and calls nothing.
             let function = part.function.unwrap_or_default();
             let (index, id) = (part.index.0, part.id.0);
-            let (name, arguments) = (function.name.0, function.arguments);
-            calls::add(&mut self.calls, Piece { index, id, name, arguments });
+            let Function { name, arguments, is_text, .. } = function;
+            let unfit = !is_text;
+            add(&mut self.calls, Piece { index, id, name: name.0, arguments, unfit });
         }
         if let Some(function) = message.function_call {
-            let (name, arguments) = (function.name.0, function.arguments);
-            calls::add(&mut self.calls, Piece { index: Some(0), id: None, name, arguments });
+            let Function { name, arguments, is_text, .. } = function;
+            let (index, id, unfit) = (Some(0), None, !is_text);
+            add(&mut self.calls, Piece { index, id, name: name.0, arguments, unfit });
         }
         if let Some(reason) = reason {
             self.finish_reason = Some(reason.into_owned());
@@ -466,6 +501,16 @@ impl<'a> Body<'a> {
             || (self.choices.0.is_empty() && self.signs.tell())
     }
 
+    /// Whether an event says nothing: it is empty, or tells that the connection is alive.
+    fn says_nothing(&self) -> bool {
+        let is_sign_of_life = matches!(
+            self.kind.0.as_deref(),
+            Some("ping" | "heartbeat" | "keepalive" | "keep-alive")
+        );
+        let is_empty = !self.some && !self.odd;
+        (is_empty || is_sign_of_life && !self.listed && self.usage.is_none()) && !self.is_an_error()
+    }
+
     /// Whether an event is of no known kind.
     fn is_strange(&self) -> bool {
         let kind = self.kind.0.as_deref().unwrap_or_default();
@@ -481,7 +526,7 @@ impl<'a> Body<'a> {
     /// The text of the first choice, if that is all that this event says and was read
     /// without being decoded. Each field stands here, so that a new one can not be
     /// forgotten.
-    fn only_text(&self) -> Option<&'a str> {
+    fn only_text(&self, operation: Operation) -> Option<&'a str> {
         let Body {
             // Whose event it is.
             id: _,
@@ -524,9 +569,9 @@ impl<'a> Body<'a> {
         else {
             return None;
         };
-        let text = match (delta, text) {
-            (Some(message), Text(None)) => message.only_text()?,
-            (None, text) => text,
+        let text = match (operation, delta, text) {
+            (Operation::Chat, Some(message), Text(None)) => message.only_text()?,
+            (Operation::Completions, None, text) => text,
             _ => return None,
         };
         match text {
@@ -539,9 +584,17 @@ impl<'a> Body<'a> {
 impl<'a> Message<'a> {
     fn only_text(&self) -> Option<&Text<'a>> {
         let Message {
-            content: Content { text, thought: false, media: false, refused: false, unread: false },
+            content:
+                Content {
+                    text,
+                    thought: false,
+                    media: false,
+                    refused: false,
+                    unread: false,
+                    is_output: _,
+                },
             refusal: Text(None),
-            tool_calls: Calls { filled: false, parts: _ },
+            tool_calls: Calls { filled: false, is_object: false, parts: _ },
             function_call: None,
             media: false,
             thought: false,

@@ -5,8 +5,10 @@
 //!
 //! Events are those of the [standard](https://html.spec.whatwg.org/multipage/server-sent-events.html):
 //! lines end with LF, CR or both, a mark of the byte order may come first, several lines of
-//! data are one text. What servers do besides is read, too: several payloads in one event,
-//! a field `error`, JSON without a field, and a last event that nothing ends.
+//! data are one text. What servers do besides is read, too: a field `error`, JSON without a
+//! field, and a last event that nothing ends. The mark, which OpenAI's client for Python takes for
+//! a part of the first event, is left out, and what is missing of the last event's end is added:
+//! without it no client reads that event.
 
 use std::{borrow::Cow, collections::VecDeque};
 
@@ -22,11 +24,16 @@ const MOST_LINES: usize = 1 << 16;
 /// An empty line with the line's end before it.
 const LONGEST_END: usize = 4;
 
+/// A mark of the byte order in UTF-8.
+const MARK: &[u8] = b"\xef\xbb\xbf";
+
 /// What becomes of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
     /// It goes on.
     Forward,
+    /// It goes on, and nothing is added to it: it is half an event.
+    AsItCame,
     /// It is left out.
     Drop,
 }
@@ -51,6 +58,8 @@ pub struct Events {
     searched: usize,
     /// The event under way must go on, whatever it says.
     too_long: bool,
+    /// Something was read: no mark of the byte order comes any more.
+    has_begun: bool,
     /// What goes on and was not taken yet.
     out: VecDeque<Bytes>,
 }
@@ -77,9 +86,21 @@ impl Events {
 
     /// The stream has ended well: an event that no empty line has ended is one all the same.
     pub fn end(&mut self, read: impl FnMut(Payload<'_>) -> Fate) {
-        let rest = self.begun.split().freeze();
-        if self.too_long || fate(&rest, read) == Fate::Forward {
-            self.forward(rest);
+        let mut rest = self.begun.split();
+        if !self.has_begun && rest.starts_with(MARK) {
+            rest.advance(MARK.len());
+        }
+        if self.too_long || rest.is_empty() {
+            return self.forward(rest.freeze());
+        }
+        match fate(&rest, read) {
+            Fate::Forward => {
+                let ends = if rest.ends_with(b"\n") { &b"\n"[..] } else { b"\n\n" };
+                rest.extend_from_slice(ends);
+                self.forward(rest.freeze());
+            }
+            Fate::AsItCame => self.forward(rest.freeze()),
+            Fate::Drop => {}
         }
     }
 
@@ -102,13 +123,20 @@ impl Events {
             self.begun.split().freeze()
         };
         let mut searched = std::mem::take(&mut self.searched);
+        if !self.has_begun && !MARK.starts_with(&rest) {
+            self.has_begun = true;
+            if rest.starts_with(MARK) {
+                rest.advance(MARK.len());
+                searched = searched.saturating_sub(MARK.len());
+            }
+        }
         // Events that go on and lie side by side go on together.
         let mut going = 0;
         while let Some(length) = event_length(&rest[going..], searched) {
             searched = 0;
             let event = &rest[going..going + length];
             let too_long = std::mem::take(&mut self.too_long);
-            if too_long || fate(event, &mut read) == Fate::Forward {
+            if too_long || fate(event, &mut read) != Fate::Drop {
                 going += length;
             } else {
                 self.forward(rest.split_to(going));
@@ -181,7 +209,6 @@ fn lines(event: &[u8]) -> impl Iterator<Item = &[u8]> {
 
 /// A line of an event: the name of a field and what it says.
 fn field(line: &[u8]) -> (&[u8], &[u8]) {
-    let line = line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(line);
     if let Some(rest) = line.strip_prefix(b"data:") {
         return (b"data", rest.strip_prefix(b" ").unwrap_or(rest));
     }
@@ -208,7 +235,7 @@ fn fate(event: &[u8], mut read: impl FnMut(Payload<'_>) -> Fate) -> Fate {
     let mut fate = None;
     let mut heard = |payload: Payload<'_>, fate: &mut Option<Fate>| {
         let said = read(payload);
-        if *fate != Some(Fate::Forward) {
+        if fate.is_none_or(|fate| fate == Fate::Drop) {
             *fate = Some(said);
         }
     };
@@ -218,8 +245,12 @@ fn fate(event: &[u8], mut read: impl FnMut(Payload<'_>) -> Fate) -> Fate {
                 first = first.or(Some(data));
                 count += 1;
             }
-            (b"event", name) => is_error = is_an_error(name),
             (b"error", error) => heard(Payload::Error(error), &mut fate),
+            // OpenAI's client for Python decodes each line, and ends at one that is no UTF-8.
+            _ if std::str::from_utf8(line).is_err() => {
+                heard(Payload::Data(line), &mut fate);
+            }
+            (b"event", name) => is_error = is_an_error(name),
             // A comment, or fields of the standard.
             (b"" | b"id" | b"retry", _) => {}
             (name, _) if name.first() == Some(&b'{') => heard(Payload::Stray(line), &mut fate),
@@ -229,9 +260,6 @@ fn fate(event: &[u8], mut read: impl FnMut(Payload<'_>) -> Fate) -> Fate {
     let kind = if is_error { Payload::Error } else { Payload::Data };
     match first {
         Some(first) if count == 1 => heard(kind(first), &mut fate),
-        Some(_) if data_of(event).all(is_whole) => {
-            data_of(event).for_each(|data| heard(kind(data), &mut fate));
-        }
         Some(_) => {
             let all: Vec<&[u8]> = data_of(event).collect();
             heard(kind(&all.join(&b'\n')), &mut fate);
@@ -249,12 +277,6 @@ fn is_an_error(name: &[u8]) -> bool {
         name => name.to_ascii_lowercase(),
     };
     name.ends_with("error") || name.ends_with("exception")
-}
-
-/// Whether a line of data is a payload by itself, where there are several.
-fn is_whole(data: &[u8]) -> bool {
-    let data = data.trim_ascii();
-    data.is_empty() || data == b"[DONE]" || (data.starts_with(b"{") && data.ends_with(b"}"))
 }
 
 /// Whether a body begins as a stream of events does; none while that does not show yet.
@@ -338,8 +360,17 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_that_ends_within_an_event_goes_on_to_its_last_byte() {
-        assert_eq!(read(&[b"data: 1\n\ndata: 2\n"]).1, b"data: 1\n\ndata: 2\n");
+    fn a_last_event_that_nothing_ends_goes_on_to_its_last_byte_and_with_its_end() {
+        for (end, whole) in [("", "\n\n"), ("\n", "\n\n"), ("\r\n", "\r\n\n"), ("\r", "\r\n\n")] {
+            for stream in ["data: 1\n\ndata: 3", "data: 1\n\n: late"] {
+                let (came, goes) = (format!("{stream}{end}"), format!("{stream}{whole}"));
+                assert_eq!(read(&[came.leak().as_bytes()]).1, goes.as_bytes());
+            }
+        }
+        let mut events = Events::default();
+        events.feed(Bytes::from_static(b"data: {\"a"), |_| Fate::Forward);
+        events.end(|_| Fate::AsItCame);
+        assert_eq!(events.take(), Some(Bytes::from_static(b"data: {\"a")));
     }
 
     #[test]
@@ -411,6 +442,14 @@ mod tests {
             (b"data: {\ndata:  \"a\": 1\ndata: }\n\n", vec!["{\n \"a\": 1\n}"]),
             (b": comment\nid: 7\nretry: 1\n\n", vec![]),
             (b"data\n\n", vec![""]),
+            // Between these lines no event ends: their data is one text, and no JSON.
+            (b"data: {\"a\":1}\ndata: [DONE]\n\n", vec!["{\"a\":1}\n[DONE]"]),
+            (b"data: {\"a\":1}\n \ndata: {\"b\":2}\n\n", vec!["{\"a\":1}\n{\"b\":2}"]),
+            // Later than at the beginning a mark of the byte order is a part of the name.
+            (b"data: 1\n\n\xef\xbb\xbfdata: 2\n\n", vec!["1"]),
+            // Whatever the line is.
+            (b": \xff\ndata: 1\n\n", vec![": \u{fffd}", "1"]),
+            (b"event: \xe9\n\n", vec!["event: \u{fffd}"]),
             (b"data:1\ndata:\ndata:2\n\n", vec!["1\n\n2"]),
             // A last event that nothing ends.
             (b"data: 1\n\ndata: [DONE]\n", vec!["1", "[DONE]"]),
@@ -424,11 +463,7 @@ mod tests {
     #[test]
     fn what_servers_do_besides_is_read() {
         for (stream, expected) in [
-            (
-                &b"data: {\"a\":1}\ndata: {\"b\":2}\ndata: [DONE]\n\n"[..],
-                vec!["{\"a\":1}", "{\"b\":2}", "[DONE]"],
-            ),
-            (b"error: {\"code\":500}\n\n", vec!["error: {\"code\":500}"]),
+            (&b"error: {\"code\":500}\n\n"[..], vec!["error: {\"code\":500}"]),
             (b"event: error\ndata: died\n\n", vec!["error: died"]),
             (b"data: died\nevent: Server_Error\n\n", vec!["error: died"]),
             (b"event: internalServerException\ndata: {}\n\n", vec!["error: {}"]),
@@ -489,7 +524,7 @@ mod tests {
 
     #[test]
     fn an_event_of_more_lines_than_any_server_sends_goes_on_unread() {
-        for line in ["data: {}\n", "data\n", "error: {}\n", "{}\n", ": x\r\n", "\u{feff}data:\r"] {
+        for line in ["data: {}\n", "data\n", "error: {}\n", "{}\n", ": x\r\n", "data:\r"] {
             let event = [line.repeat(MOST_LINES + 1).as_bytes(), b"\n"].concat();
             let (mut events, mut read, mut passed) = (Events::default(), 0, 0);
             for piece in event.chunks(4 << 10) {
@@ -502,7 +537,9 @@ mod tests {
             while let Some(bytes) = events.take() {
                 passed += bytes.len();
             }
-            assert_eq!((read, passed), (0, event.len()), "{line:?}");
+            // A CR with the LF behind it ends one line: the end of the event is missing.
+            let missing = usize::from(line.ends_with('\r'));
+            assert_eq!((read, passed), (0, event.len() + missing), "{line:?}");
         }
     }
 }

@@ -192,7 +192,9 @@ async fn every_servers_answer_reaches_the_application_byte_for_byte() {
         let request = if stream {
             json!({"model": "r", "stream": true, "stream_options": {"include_usage": true}})
         } else {
-            json!({"model": "r", "input": "x"})
+            let encoding =
+                if file.to_string_lossy().contains("base64") { "base64" } else { "float" };
+            json!({"model": "r", "input": "x", "encoding_format": encoding})
         };
         let (status, got) = answered(&file, stream, &request).await;
         assert_eq!((status, got == fs::read(&file).unwrap()), (200, true), "{}", file.display());
@@ -236,6 +238,7 @@ async fn headers_that_concern_the_model_go_there_and_keys_do_not() {
             .header("content-type", "application/json")
             .header("x-request-id", "theirs")
             .header("x-ratelimit-remaining-tokens", "5")
+            .header("x-ratelimit-sk-live-9f8a7b6c5d4e3f2g1h0j", "5")
             .header("set-cookie", "a=b")
             .body(Body::from("{}"))
             .unwrap()
@@ -257,6 +260,8 @@ async fn headers_that_concern_the_model_go_there_and_keys_do_not() {
     }
     assert_eq!(answer.headers()["x-request-id"], "theirs");
     assert_eq!(answer.headers()["x-ratelimit-remaining-tokens"], "5");
+    let limits = answer.headers().keys().filter(|name| name.as_str().starts_with("x-ratelimit-"));
+    assert_eq!(limits.count(), 1, "a name may be a key");
     assert!(answer.headers().get("set-cookie").is_none());
 }
 

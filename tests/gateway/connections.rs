@@ -198,6 +198,8 @@ async fn an_answer_that_is_compressed_all_the_same_is_read_and_passed_on_decoded
             "zstd" => ("zstd", zstd::encode_all(text.as_bytes(), 3).unwrap()),
             "chain" => ("deflate, gzip", gzip(&zlib(text.as_bytes()))),
             "identity" => ("identity", text.into_bytes()),
+            "none" => ("none", text.into_bytes()),
+            "utf-8" => ("UTF-8", text.into_bytes()),
             "br" => ("br", b"???".to_vec()),
             "cut" => ("gzip", gzip(text.as_bytes())[..40].to_vec()),
             _ => ("gzip", text.into_bytes()),
@@ -206,7 +208,7 @@ async fn an_answer_that_is_compressed_all_the_same_is_read_and_passed_on_decoded
     })
     .await;
     bench.serve(bench.release(0));
-    for user in ["gzip", "deflate", "zstd", "chain", "identity"] {
+    for user in ["gzip", "deflate", "zstd", "chain", "identity", "none", "utf-8"] {
         let answer = bench.chat(json!({"user": user})).await;
         assert_eq!(answer.status(), 200, "{user}");
         assert!(answer.headers().get("content-encoding").is_none());

@@ -383,22 +383,20 @@ async fn events_of_the_standard_and_of_servers_are_read() {
     let usage =
         "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":11,\"completion_tokens\":3}}\n\n";
     let pretty = "data: {\"choices\": [{\"index\": 0,\ndata:  \"delta\": {\"content\": \"{\\\"answer\\\": 1}\"},\ndata: \"finish_reason\": \"stop\"}]}\n\n";
-    for (text, hides) in [
-        (plain.clone() + usage + DONE, true),
-        ((plain.clone() + usage + DONE).replace('\n', "\r\n"), true),
-        ((plain.clone() + usage + DONE).replace('\n', "\r"), true),
-        (format!("\u{feff}{plain}{usage}{DONE}"), true),
-        (pretty.to_owned() + usage + DONE, true),
+    for text in [
+        plain.clone() + usage + DONE,
+        (plain.clone() + usage + DONE).replace('\n', "\r\n"),
+        (plain.clone() + usage + DONE).replace('\n', "\r"),
+        format!("\u{feff}{plain}{usage}{DONE}"),
+        pretty.to_owned() + usage + DONE,
         // Nothing ends the last event.
-        (plain.clone() + usage.trim_end(), true),
-        // All in one event, which can not be left out in part.
-        ((plain.clone() + usage + DONE).replace("\n\n", "\n") + "\n", false),
+        plain.clone() + usage.trim_end(),
     ] {
         let sent = text.clone();
         let (bench, answer, _) = once(json!({"stream": true}), move |_| events(sent.clone())).await;
         assert_eq!(answer.status(), 200, "{text}");
         let got = answer.text().await.unwrap();
-        assert_eq!(got.contains("prompt_tokens"), !hides, "{text:?}: {got:?}");
+        assert!(!got.contains("prompt_tokens"), "{text:?}: {got:?}");
         assert!(got.contains("answer"));
         let (metrics, _) = told(&bench).await;
         assert!(
@@ -565,6 +563,8 @@ async fn an_event_that_no_application_can_read_is_a_failure() {
         "event: ping\ndata: ping\n\n",
         "data: null\n\n",
         "data: 5\n\n",
+        "data: {\"choices\":[]}\ndata: {\"choices\":[]}\n\n",
+        "data: {\"choices\":[]}\n \ndata: [DONE]\n\n",
     ] {
         let first = move || events(format!("{broken}{}{DONE}", event("Hi", Some("stop"))));
         is_answered_by_stable(true, broken, first).await;
@@ -601,6 +601,11 @@ async fn what_says_nothing_and_no_application_reads_is_left_out_of_a_stream() {
         (format!("{}data: \"[DONE]\"\n\n", good()), good()),
         // After the end nobody reads on, and what nothing ends is no event.
         (format!("{}{DONE}data: half\n\n", good()), format!("{}{DONE}data: half\n\n", good())),
+        // Clients read the last event, too.
+        (good().trim_end().to_owned(), good()),
+        (format!("{}\n", good().trim_end()), good()),
+        (format!("\u{feff}{}", good()), good()),
+        (format!("{}data: {{}}\n\n{DONE}", good()), format!("{}{DONE}", good())),
         (
             format!("{}data: {{\"usage\":{{\"pro", good()),
             format!("{}data: {{\"usage\":{{\"pro", good()),
@@ -639,6 +644,31 @@ async fn fewer_choices_or_vectors_than_were_asked_for_are_a_failure() {
         let bench = Bench::new(move |_| whole(vectors)).await;
         bench.serve(bench.release(0));
         let body = json!({"model": "r", "input": input});
+        let answer = bench.post("/v1/embeddings", &body).await;
+        let got = (answer.status().as_u16(), answer.text().await.unwrap());
+        assert_eq!(got.0, status, "{body}: {}", got.1);
+    }
+}
+
+#[tokio::test]
+async fn vectors_are_as_long_and_written_as_they_were_asked_for() {
+    let numbers = r#"{"data":[{"index":0,"embedding":[0.1,0.2]}],"model":"e"}"#;
+    let base64 = r#"{"data":[{"index":0,"embedding":"AACAPwAAgD8="}],"model":"e"}"#;
+    for (vectors, asked, status) in [
+        (numbers, json!({}), 200),
+        (numbers, json!({"dimensions": 2}), 200),
+        (numbers, json!({"dimensions": 3}), 502),
+        (numbers, json!({"encoding_format": "base64"}), 200),
+        (base64, json!({"encoding_format": "base64"}), 200),
+        (base64, json!({"encoding_format": "base64", "dimensions": 2}), 200),
+        (base64, json!({"encoding_format": "base64", "dimensions": 4}), 502),
+        (base64, json!({"encoding_format": "float"}), 502),
+        (base64, json!({}), 502),
+    ] {
+        let bench = Bench::new(move |_| whole(vectors)).await;
+        bench.serve(bench.release(0));
+        let mut body = json!({"model": "r", "input": "a"});
+        body.as_object_mut().unwrap().extend(asked.as_object().unwrap().clone());
         let answer = bench.post("/v1/embeddings", &body).await;
         let got = (answer.status().as_u16(), answer.text().await.unwrap());
         assert_eq!(got.0, status, "{body}: {}", got.1);

@@ -98,7 +98,10 @@ fn calls_are_json_of_the_tools_schema() {
     let (good, bad) = (CheckResult::Passed, CheckResult::ToolCall);
     for (arguments, schema, json) in [
         (json!(r#"{"a": true}"#), good, good),
-        (json!({"a": true}), good, good),
+        // Clients read arguments as a text of JSON.
+        (json!({"a": true}), bad, bad),
+        (json!("[true]"), bad, bad),
+        (json!(r#""{\"a\": true}""#), bad, bad),
         (json!(r#"{"a": tru"#), bad, bad),
         (json!(r#"{"a": 1}"#), bad, good),
         (json!(""), bad, good),
@@ -139,6 +142,7 @@ fn a_call_that_names_no_function_calls_nothing() {
         json!({"id": "c", "function": {"arguments": "{}"}}),
         json!({"id": "c", "function": {"name": null, "arguments": "{}"}}),
         json!({"id": "c", "function": {"name": " ", "arguments": "{}"}}),
+        json!({"id": "c", "type": "function", "name": "f", "arguments": "{}"}),
         json!("f()"),
         json!(null),
         json!({}),
@@ -146,13 +150,26 @@ fn a_call_that_names_no_function_calls_nothing() {
         let message = json!({"role": "assistant", "content": null, "tool_calls": [call]});
         assert_eq!(found(says(message, json!("tool_calls"))), CheckResult::ToolCall, "{call}");
     }
+    let call = json!({"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}});
+    let message = json!({"role": "assistant", "content": null, "tool_calls": call});
+    assert_eq!(found(says(message, json!("tool_calls"))), CheckResult::ToolCall, "no list");
     let old = json!({"content": null, "function_call": {"arguments": "{}"}});
     assert_eq!(found(says(old, json!("function_call"))), CheckResult::ToolCall);
-    let item = json!({"type": "function_call", "call_id": "c", "arguments": "{}"});
-    let response = json!({"status": "completed", "output": [item]}).to_string();
-    let answer = Answer::whole(Operation::Responses, response.as_bytes()).unwrap();
     let template = template(json!({"prompt": "p", "messages": []}));
-    assert_eq!(check(&answer, 1, &template, Tools::default), CheckResult::ToolCall);
+    for (item, found) in [
+        (json!({"call_id": "c", "name": "f", "arguments": "{}"}), CheckResult::Passed),
+        (json!({"call_id": "c", "arguments": "{}"}), CheckResult::ToolCall),
+        (json!({"call_id": "c", "name": "f", "arguments": {}}), CheckResult::ToolCall),
+        // Nobody can answer these.
+        (json!({"name": "f", "arguments": "{}"}), CheckResult::ToolCall),
+        (json!({"call_id": null, "name": "f", "arguments": "{}"}), CheckResult::ToolCall),
+    ] {
+        let mut item = item;
+        item["type"] = json!("function_call");
+        let response = json!({"status": "completed", "output": [item]}).to_string();
+        let answer = Answer::whole(Operation::Responses, response.as_bytes()).unwrap();
+        assert_eq!(check(&answer, 1, &template, Tools::default), found, "{item}");
+    }
     // Other tools than functions are no functions without a name.
     for call in [
         json!({"id": "c", "type": "custom", "custom": {"name": "f", "input": "x"}}),
@@ -184,7 +201,32 @@ fn a_call_may_come_in_pieces_of_which_only_the_first_has_a_name() {
     let input = json!({"index": 0, "custom": {"input": "x"}});
     assert_eq!(streamed(&[name.clone(), nothing, rest.clone()]), CheckResult::Passed);
     assert_eq!(streamed(&[custom, input]), CheckResult::Passed);
-    assert_eq!(streamed(&[rest.clone(), rest]), CheckResult::ToolCall);
+    assert_eq!(streamed(&[rest.clone(), rest.clone()]), CheckResult::ToolCall);
+    // Each piece with another id, and the arguments in an object.
+    let other = json!({"index": 0, "id": "d", "function": {"arguments": "{}"}});
+    assert_eq!(streamed(&[name.clone(), other]), CheckResult::Passed);
+    let object = json!({"index": 0, "function": {"arguments": {}}});
+    assert_eq!(streamed(&[name, object]), CheckResult::ToolCall);
+}
+
+#[test]
+fn each_call_in_a_list_is_one_by_itself_whatever_its_number_and_id() {
+    for (first, second) in [
+        (json!({"id": "c"}), json!({"id": "c"})),
+        (json!({"id": "", "index": 0}), json!({"id": "", "index": 0})),
+        (json!({"index": 0}), json!({"index": 0})),
+    ] {
+        let calls = [first, second].map(|mut call| {
+            call["function"] = json!({"name": "f", "arguments": "{\"a\": true}"});
+            call
+        });
+        let message = json!({"role": "assistant", "content": null, "tool_calls": calls});
+        assert_eq!(
+            found(says(message.clone(), json!("tool_calls"))),
+            CheckResult::Passed,
+            "{message}"
+        );
+    }
 }
 
 #[test]
@@ -194,7 +236,7 @@ fn every_choice_that_was_asked_for_counts() {
         let answer = if streamed {
             let mut answer = Answer::default();
             for choice in choices.as_array().unwrap() {
-                let event = json!({"choices": [choice]}).to_string();
+                let event = json!({"choices": [choice]}).to_string().replace("message", "delta");
                 answer.event(Operation::Chat, event.as_bytes());
             }
             answer.event(Operation::Chat, b"[DONE]");

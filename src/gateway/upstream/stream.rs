@@ -364,7 +364,7 @@ fn heard(
     hides_usage: bool,
     content: &mut bool,
 ) -> Fate {
-    let mut is_left_out = false;
+    let mut fate = Fate::Forward;
     let (Payload::Data(data) | Payload::Error(data) | Payload::Stray(data)) = payload;
     match payload {
         Payload::Data(data) => {
@@ -381,7 +381,11 @@ fn heard(
             }
             flight.answer.tool_call |= called;
             *content |= carried.content;
-            is_left_out = carried.nothing || (hides_usage && carried.only_usage);
+            if carried.nothing || (hides_usage && carried.only_usage) {
+                fate = Fate::Drop;
+            } else if said.is_last && carried.unread {
+                fate = Fate::AsItCame;
+            }
             if carried.unread {
                 flight.not_understood(data);
             }
@@ -399,5 +403,5 @@ fn heard(
     if flight.answer.failed && said.failed.is_none() {
         *said.failed = Some(Bytes::copy_from_slice(data));
     }
-    if is_left_out { Fate::Drop } else { Fate::Forward }
+    fate
 }

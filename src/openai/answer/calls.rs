@@ -16,6 +16,8 @@ pub struct Call {
     pub arguments: String,
     /// It was too large to be kept whole.
     pub cut: bool,
+    /// No application can use it, whatever it says.
+    pub unfit: bool,
     index: Option<u32>,
     id: String,
 }
@@ -27,23 +29,33 @@ pub(super) struct Piece<'a> {
     pub id: Option<Cow<'a, str>>,
     pub name: Option<Cow<'a, str>>,
     pub arguments: Option<Cow<'a, str>>,
+    /// Its arguments are no text, or it lacks what an application has to answer with.
+    pub unfit: bool,
+}
+
+/// Adds a call that is told as a whole: what is in a list of calls is a call of its own.
+pub(super) fn push(calls: &mut Vec<Call>, piece: Piece<'_>) {
+    let Piece { index, id, name, arguments, unfit } = piece;
+    let held = held(calls);
+    if calls.len() < MOST {
+        let [name, id] = [name, id].map(|text| text.map(Cow::into_owned).unwrap_or_default());
+        let mut call = Call { name, index, id, unfit, ..Call::default() };
+        call.goes_on(arguments.as_deref().unwrap_or_default(), held);
+        calls.push(call);
+    }
+}
+
+fn held(calls: &[Call]) -> usize {
+    calls.iter().map(|call| call.arguments.len() + call.name.len()).sum()
 }
 
 /// Adds a piece to the call that it belongs to.
 pub(super) fn add(calls: &mut Vec<Call>, piece: Piece<'_>) {
-    let Piece { index, id, name, arguments } = piece;
-    let text = |text: Option<Cow<'_, str>>| text.map(Cow::into_owned).unwrap_or_default();
-    let (id, name) = (text(id), text(name));
-    let held: usize = calls.iter().map(|call| call.arguments.len() + call.name.len()).sum();
-    let at = place(calls, index, &id, &name);
-    let Some(call) = at.and_then(|at| calls.get_mut(at)) else {
-        if calls.len() < MOST {
-            let mut call = Call { name, index, id, ..Call::default() };
-            call.goes_on(arguments.as_deref().unwrap_or_default(), held);
-            calls.push(call);
-        }
-        return;
-    };
+    let text = |text: &Option<Cow<'_, str>>| text.as_deref().unwrap_or_default().to_owned();
+    let (id, name) = (text(&piece.id), text(&piece.name));
+    let held = held(calls);
+    let at = place(calls, piece.index, &id, &name);
+    let Some(call) = at.and_then(|at| calls.get_mut(at)) else { return push(calls, piece) };
     // Some servers tell the name again with each piece.
     if call.name != name {
         call.name.push_str(&name);
@@ -51,7 +63,8 @@ pub(super) fn add(calls: &mut Vec<Call>, piece: Piece<'_>) {
     if call.id.is_empty() {
         call.id = id;
     }
-    call.goes_on(arguments.as_deref().unwrap_or_default(), held);
+    call.unfit |= piece.unfit;
+    call.goes_on(piece.arguments.as_deref().unwrap_or_default(), held);
 }
 
 /// Where the call is that this is a piece of; none of a new one.
@@ -63,8 +76,10 @@ fn place(calls: &[Call], index: Option<u32>, id: &str, name: &str) -> Option<usi
         return calls.len().checked_sub(1).filter(|_| name.is_empty());
     }
     let at = calls.iter().rposition(|call| call.index == index)?;
-    // Some servers number all calls alike, each with an id of its own.
-    let another = !id.is_empty() && !calls[at].id.is_empty() && calls[at].id != id;
+    // Some servers number all calls alike, each with a name and an id of its own; others give
+    // each piece of one call another id.
+    let another =
+        !name.is_empty() && !id.is_empty() && !calls[at].id.is_empty() && calls[at].id != id;
     (!another).then_some(at)
 }
 
@@ -89,8 +104,13 @@ mod tests {
         let mut calls = vec![];
         let some = |text: &str| Some(Cow::Owned(text.to_owned()));
         for (index, id, name, arguments) in pieces {
-            let piece =
-                Piece { index: *index, id: some(id), name: some(name), arguments: some(arguments) };
+            let piece = Piece {
+                index: *index,
+                id: some(id),
+                name: some(name),
+                arguments: some(arguments),
+                unfit: false,
+            };
             add(&mut calls, piece);
         }
         calls.into_iter().map(|call| (call.name, call.arguments)).collect()
@@ -111,6 +131,10 @@ mod tests {
         );
         // Gemini numbers all of them 0; others give no number, or say everything each time.
         assert_eq!(put(&[(first, "1", "f", "{\"a\":1}"), (first, "2", "g", "{}")]), two);
+        assert_eq!(
+            put(&[(first, "1", "f", "{\"a\":"), (first, "9", "", "1}"), (second, "2", "g", "{}")]),
+            two
+        );
         assert_eq!(
             put(&[(None, "", "f", "{\"a\":"), (None, "", "", "1}"), (None, "", "g", "{}")]),
             two

@@ -66,26 +66,6 @@ impl<'de: 'a, 'a> Read<'de> for Message<'a> {
     }
 }
 
-impl Message<'_> {
-    /// Something is there, whether it was understood or not.
-    pub fn is_filled(&self) -> bool {
-        let text = |text: &Text<'_>| text.0.as_ref().is_some_and(|t| !t.is_empty());
-        let content = &self.content;
-        text(&content.text)
-            || text(&self.refusal)
-            || content.thought
-            || content.media
-            || content.refused
-            || content.unread
-            || self.tool_calls.filled
-            || self.function_call.is_some()
-            || self.media
-            || self.thought
-            || self.aside
-            || self.unread
-    }
-}
-
 /// What a message holds: a text, or parts of which some may be no text.
 #[derive(Default)]
 pub(super) struct Content<'a> {
@@ -94,6 +74,8 @@ pub(super) struct Content<'a> {
     pub media: bool,
     pub refused: bool,
     pub unread: bool,
+    /// There are parts of the type `output_text`: the only text of a response that clients read.
+    pub is_output: bool,
 }
 
 impl<'de: 'a, 'a> Deserialize<'de> for Content<'a> {
@@ -130,6 +112,7 @@ impl<'de> Visitor<'de> for ContentVisitor {
             whole.media |= part.media;
             whole.refused |= part.refused;
             whole.unread |= part.unread;
+            whole.is_output |= part.is_output;
         }
         whole.text = Text(texts.map(Cow::Owned));
         Ok(whole)
@@ -149,6 +132,7 @@ impl<'de> Visitor<'de> for ContentVisitor {
                 _ => filled |= map.next_value::<Filled>()?.0,
             }
         }
+        part.is_output = kind.0.as_deref() == Some("output_text");
         match kind.0.as_deref() {
             Some("thinking" | "reasoning" | "redacted_thinking" | "thought" | "reference") => {
                 part.thought = true;
@@ -200,6 +184,8 @@ impl<'de: 'a, 'a> Deserialize<'de> for Part<'a> {
 pub(super) struct Calls<'a> {
     pub parts: Vec<CallPart<'a>>,
     pub filled: bool,
+    /// There is an object, where clients go through a list.
+    pub is_object: bool,
 }
 
 impl<'de: 'a, 'a> Deserialize<'de> for Calls<'a> {
@@ -215,10 +201,11 @@ impl<'de: 'a, 'a> Deserialize<'de> for Calls<'a> {
                 while let Some(part) = seq.next_element()? {
                     parts.push(part);
                 }
-                Ok(Calls { filled: !parts.is_empty(), parts })
+                Ok(Calls { filled: !parts.is_empty(), is_object: false, parts })
             }
-            otherwise!(|_this, filled| Calls { filled, parts: vec![] };
-                unit, bool, number, text, map);
+            otherwise!(@map |_this, filled| Calls { filled, is_object: filled, parts: vec![] });
+            otherwise!(|_this, filled| Calls { filled, ..Calls::default() };
+                unit, bool, number, text);
         }
         deserializer.deserialize_any(Any)
     }
@@ -239,7 +226,7 @@ impl CallPart<'_> {
     /// A call of something else than a function: a custom tool, a search of the server's own.
     pub fn is_of_another_kind(&self) -> bool {
         let kind = self.kind.0.as_deref().unwrap_or_default();
-        self.function.is_none() && (self.other || !matches!(kind, "" | "function"))
+        self.function.is_none() && kind != "function" && (self.other || !kind.is_empty())
     }
 }
 
@@ -253,29 +240,37 @@ impl<'de: 'a, 'a> Read<'de> for CallPart<'a> {
     }
 }
 
-#[derive(Default)]
 pub(super) struct Function<'a> {
     pub name: Text<'a>,
     /// As a text; what is no text as it was written.
     pub arguments: Option<Cow<'a, str>>,
+    /// They are a text, as clients expect them, or there are none.
+    pub is_text: bool,
     pub is_there: bool,
+}
+
+impl Default for Function<'_> {
+    fn default() -> Self {
+        Self { name: Text(None), arguments: None, is_text: true, is_there: false }
+    }
 }
 
 impl<'de: 'a, 'a> Read<'de> for Function<'a> {
     fn read<A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<(), A::Error> {
         self.is_there = true;
         fields!(self, name, map; name;
-            "arguments" => self.arguments = arguments(map.next_value()?),
+            "arguments" => (self.arguments, self.is_text) = arguments(map.next_value()?),
             _ => skip(map)?,
         );
         Ok(())
     }
 }
 
-pub(super) fn arguments(raw: &RawValue) -> Option<Cow<'_, str>> {
+/// The arguments of a call, and whether they are a text where there are any.
+pub(super) fn arguments(raw: &RawValue) -> (Option<Cow<'_, str>>, bool) {
     match raw.get() {
-        "null" => None,
-        text if text.starts_with('"') => serde_json::from_str(text).ok().map(Cow::Owned),
-        other => Some(Cow::Borrowed(other)),
+        "null" => (None, true),
+        text if text.starts_with('"') => (serde_json::from_str(text).ok().map(Cow::Owned), true),
+        other => (Some(Cow::Borrowed(other)), false),
     }
 }

@@ -24,21 +24,37 @@ impl Answer {
     fn output_item(&mut self, item: Item<'_>, speaks: bool) {
         match item.kind.0.as_deref() {
             Some("message") => {
-                self.refused |= item.content.refused;
-                self.unread |= item.content.unread;
-                self.tool_call |= item.content.media;
-                if let Some(text) = item.content.text.0.filter(|_| speaks) {
+                let content = item.content;
+                self.refused |= content.refused;
+                self.unread |= content.unread;
+                self.tool_call |= content.media;
+                // Clients read parts of this type, and of no other.
+                let is_read = content.is_output;
+                if let Some(text) = content.text.0.filter(|_| speaks && is_read) {
                     self.say(&text);
                 }
             }
-            // Thinking is neither text nor a call.
-            Some("reasoning" | "compaction") | None => {}
+            // Thinking is neither text nor a call, and what the server asked its own tools is
+            // nothing to anybody yet.
+            Some(
+                "reasoning"
+                | "compaction"
+                | "web_search_call"
+                | "file_search_call"
+                | "code_interpreter_call"
+                | "mcp_list_tools"
+                | "mcp_call",
+            )
+            | None => {}
+            Some("image_generation_call") => self.tool_call |= item.result.0,
             Some("function_call") => {
                 self.tool_call = true;
-                let Item { id, name, arguments, .. } = item;
+                let Item { id, call_id, name, arguments, is_unfit, .. } = item;
+                // Under `call_id` an application answers.
+                let unfit = is_unfit || call_id.0.is_none_or(|id| id.is_empty());
                 let known = id.0.as_ref().is_some_and(|id| self.knows_call(id));
                 if !known {
-                    let piece = Piece { index: None, id: id.0, name: name.0, arguments };
+                    let piece = Piece { index: None, id: id.0, name: name.0, arguments, unfit };
                     calls::add(&mut self.calls, piece);
                 }
             }

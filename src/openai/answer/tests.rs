@@ -65,12 +65,19 @@ fn tool_calls_refusals_and_filters_are_seen() {
 }
 
 #[test]
-fn the_first_choice_is_checked_in_whatever_order_they_come() {
-    let both = json!({"choices": [
+fn the_choice_is_checked_that_clients_take_for_the_first() {
+    let both = json!([
         {"index": 1, "message": {"content": "b"}, "finish_reason": "length"},
         {"index": 0, "message": {"content": "a"}, "finish_reason": "stop"},
-    ]});
-    let answer = chat(&both);
+    ]);
+    // Of a list that is the first, of events that with the lowest number.
+    let answer = chat(&json!({"choices": both}));
+    assert_eq!((answer.text.as_str(), answer.finish_reason.as_deref()), ("b", Some("length")));
+    let mut answer = Answer::default();
+    for choice in both.as_array().unwrap() {
+        let event = json!({"choices": [choice]}).to_string().replace("message", "delta");
+        answer.event(Operation::Chat, event.as_bytes());
+    }
     assert_eq!((answer.text.as_str(), answer.finish_reason.as_deref()), ("a", Some("stop")));
 }
 
@@ -262,7 +269,8 @@ fn the_same_holds_for_the_events_of_a_stream() {
         r#"{"id":"x","model":"m","choices":[{"index":0,"delta":{"content":"Hello"},"logprobs":{"content":[{"logprob":-Infinity}]}}]}"#,
         r#"{"id":"x","model":"m","choices":[{"index":0,"delta":{"reasoning_content":null,"content":"Hello","reasoning_content":null}}]}"#,
         r#"{"id":"x","model":"m","choices":[{"index":0,"delta":{"content":["Hel",{"type":"text","text":"lo"}]}}]}"#,
-        r#"{"id":"x","model":"m","choices":[{"index":0,"message":{"content":"Hello"},"delta":null}]}"#,
+        r#"{"id":"x","model":"m","choices":[{"index":0,"message":{"content":"all"},"delta":{"content":"Hello"}}]}"#,
+        r#"{"id":"x","model":"m","choices":[{"index":0,"text":"Hello","delta":{"content":"Hello"}}]}"#,
     ] {
         // First, and after others.
         let mut answer = Answer::default();

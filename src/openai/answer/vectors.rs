@@ -23,6 +23,10 @@ pub(super) struct Vectors {
     pub bad: usize,
     /// Something of another shape.
     pub unread: usize,
+    /// How many numbers a good one has, where that is known.
+    pub length: Option<usize>,
+    /// One is written in base64.
+    pub in_base64: bool,
 }
 
 impl<'de> Deserialize<'de> for Vectors {
@@ -39,7 +43,8 @@ impl<'de> Deserialize<'de> for Vectors {
                 while let Some(One { vector, index }) = seq.next_element()? {
                     let is_another = index.0.is_none_or(|index| inputs.insert(index));
                     match vector {
-                        Vector::Good(own) => {
+                        Vector::Good { length: own, in_base64 } => {
+                            all.in_base64 |= in_base64;
                             let is_as_long = own.is_none() || own == *length.get_or_insert(own);
                             let is_good = is_another && is_as_long;
                             *(if is_good { &mut all.good } else { &mut all.bad }) += 1;
@@ -48,6 +53,7 @@ impl<'de> Deserialize<'de> for Vectors {
                         Vector::Unread => all.unread += 1,
                     }
                 }
+                all.length = length.flatten();
                 Ok(all)
             }
             otherwise!(|_this, filled| Vectors { unread: usize::from(filled), ..Vectors::default() };
@@ -67,7 +73,10 @@ impl Vectors {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Vector {
     /// How many numbers it has, where that is to be compared.
-    Good(Option<usize>),
+    Good {
+        length: Option<usize>,
+        in_base64: bool,
+    },
     #[default]
     Bad,
     Unread,
@@ -112,7 +121,7 @@ fn vector(json: &str) -> Vector {
             }
             let is_list_of_lists = memchr::memrchr(b'[', bytes) != Some(0);
             let length = 1 + memchr::memchr_iter(b',', bytes).count();
-            Vector::Good(Some(length).filter(|_| !is_list_of_lists))
+            Vector::Good { length: Some(length).filter(|_| !is_list_of_lists), in_base64: false }
         }
         Some(b'"') => encoded(json.trim_matches('"')),
         Some(b'{') if json.len() > 2 => Vector::Unread,
@@ -136,11 +145,14 @@ fn has_one_too_large(json: &[u8]) -> bool {
 
 /// Four bytes a number, the lowest first, as OpenAI's clients ask for them.
 fn encoded(text: &str) -> Vector {
-    // JSON may write a slash with an escape.
-    let text = text.replace("\\/", "/");
+    // JSON may write a slash with an escape; readers of base64 pass over line ends.
+    let text = text.replace("\\/", "/").replace("\\n", "").replace("\\r", "");
     let Ok(bytes) = STANDARD.decode(text) else { return Vector::Bad };
     let (numbers, rest) = bytes.as_chunks::<4>();
     let finite = numbers.iter().all(|number| f32::from_le_bytes(*number).is_finite());
     let zero = bytes.iter().all(|byte| *byte == 0);
-    if finite && rest.is_empty() && !zero { Vector::Good(Some(numbers.len())) } else { Vector::Bad }
+    if !finite || !rest.is_empty() || zero {
+        return Vector::Bad;
+    }
+    Vector::Good { length: Some(numbers.len()), in_base64: true }
 }

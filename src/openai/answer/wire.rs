@@ -13,7 +13,7 @@ use super::{
     vectors::Vectors,
 };
 use crate::openai::{
-    forgiving::{Count, Many, Read, Text, object, otherwise, skip},
+    forgiving::{Count, Filled, Many, Read, Text, object, otherwise, skip},
     reason::is_none,
     usage::{Nested, Timings, Usage},
 };
@@ -351,14 +351,22 @@ pub(super) struct Item<'a> {
     pub content: Content<'a>,
     pub id: Text<'a>,
     pub name: Text<'a>,
+    pub call_id: Text<'a>,
     pub arguments: Option<Cow<'a, str>>,
+    /// Its arguments are something else than a text.
+    pub is_unfit: bool,
+    /// It has a result, as a picture that was drawn.
+    pub result: Filled,
 }
 
 impl<'de: 'a, 'a> Read<'de> for Item<'a> {
     fn read<A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<(), A::Error> {
-        fields!(self, name, map; content, id, name;
+        fields!(self, name, map; content, id, name, call_id, result;
             "type" => self.kind = map.next_value()?,
-            "arguments" => self.arguments = arguments(map.next_value()?),
+            "arguments" => {
+                let (text, is_text) = arguments(map.next_value()?);
+                (self.arguments, self.is_unfit) = (text, !is_text);
+            },
             _ => skip(map)?,
         );
         Ok(())

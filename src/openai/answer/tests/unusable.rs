@@ -62,13 +62,18 @@ fn events_that_say_nothing_are_left_out() {
     for (event, nothing) in [
         (&b""[..], true),
         (b" ", true),
-        (b"[done]", true),
-        (b"\"[DONE]\"", true),
+        (b"{}", true),
+        (br#"{"type":"ping"}"#, true),
+        (br#"{"type":"ping","usage":{"prompt_tokens":1,"completion_tokens":1}}"#, false),
+        (br#"{"choices":[]}"#, false),
         (b" [DONE]", true),
     ] {
         assert_eq!(answer.event(Operation::Chat, event).nothing, nothing);
     }
-    assert!(!answer.event(Operation::Chat, b"[DONE] ").nothing, "clients know it");
+    for mark in [&b"\"[DONE]\""[..], b"[done]"] {
+        assert!(Answer::default().event(Operation::Chat, mark).nothing);
+    }
+    assert!(!Answer::default().event(Operation::Chat, b"[DONE] ").nothing, "clients know it");
 }
 
 #[test]
@@ -101,5 +106,77 @@ fn vectors_that_no_application_can_use_are_none() {
     ] {
         assert_eq!(of(json!([good(), second])), (true, 2), "{second}");
     }
-    assert_eq!(of(json!([good(), one(1, json!("AACAPwAAgD8="))])), (false, 2));
+    assert_eq!(of(json!([good(), one(1, json!("AACAPwAA\ngD8="))])), (false, 2));
+}
+
+/// A chat is in `message` of an answer and in `delta` of an event, a completion in `text`.
+#[test]
+fn what_stands_in_another_place_than_clients_read_is_not_said() {
+    let choice = |field: &str| {
+        let said = if field == "text" { json!("Hi") } else { json!({"content": "Hi"}) };
+        json!({"choices": [{"index": 0, field: said, "finish_reason": "stop"}]}).to_string()
+    };
+    for (operation, whole, event) in
+        [(Operation::Chat, "message", "delta"), (Operation::Completions, "text", "text")]
+    {
+        for field in ["message", "delta", "text"] {
+            let answer = Answer::whole(operation, choice(field).as_bytes()).unwrap();
+            assert_eq!(answer.text == "Hi", field == whole, "{operation:?} {field}");
+            // Also where each event but for its text is like the one before.
+            let mut answer = Answer::default();
+            for text in ["Hi", "Ho"] {
+                let event = choice(field).replace("Hi", text).replace("\"stop\"", "null");
+                answer.event(
+                    operation,
+                    event.replacen('{', "{\"id\":\"i\",\"model\":\"m\",", 1).as_bytes(),
+                );
+            }
+            assert_eq!(answer.text == "HiHo", field == event, "{operation:?} {field}");
+            assert!(answer.text.is_empty() || field == event);
+        }
+    }
+    // In a list choices are told apart by where they stand.
+    let said =
+        |text: &str| json!({"index": 0, "message": {"content": text}, "finish_reason": "stop"});
+    let both = json!({"choices": [said("a"), said("b")]});
+    let answer = Answer::whole(Operation::Chat, both.to_string().as_bytes()).unwrap();
+    assert_eq!((answer.text.as_str(), answer.choices()), ("a", 2));
+    assert!(answer.others[0].speaks);
+    let none = json!({"choices": [null, said("b")]}).to_string();
+    assert_eq!(Answer::whole(Operation::Chat, none.as_bytes()).unwrap().text, "");
+}
+
+#[test]
+fn nothing_is_read_after_the_mark_of_the_end() {
+    let says = br#"{"choices":[{"index":0,"delta":{"content":"a"},"finish_reason":"stop"}]}"#;
+    let mut answer = Answer::default();
+    answer.event(Operation::Chat, says);
+    answer.event(Operation::Chat, b"[DONE]");
+    for late in [&says[..], br#"{"error":{"message":"late"}}"#, b"<html>"] {
+        assert_eq!(answer.event(Operation::Chat, late), Carried::default());
+    }
+    assert!(answer.text == "a" && !answer.failed && !answer.unread);
+}
+
+#[test]
+fn of_a_response_what_clients_show_is_said() {
+    let response = |output: &Value| {
+        let whole = json!({"status": "completed", "output": output}).to_string();
+        Answer::whole(Operation::Responses, whole.as_bytes()).unwrap()
+    };
+    let part = |kind: &str| json!([{"type": "message", "content": [{"type": kind, "text": "Hi"}]}]);
+    assert_eq!(response(&part("output_text")).text, "Hi");
+    for odd in [part("text"), json!([{"type": "message", "content": "Hi"}])] {
+        assert_eq!(response(&odd).text, "", "{odd}");
+    }
+    for (item, says) in [
+        (json!({"type": "web_search_call", "status": "failed"}), false),
+        (json!({"type": "mcp_list_tools", "tools": []}), false),
+        (json!({"type": "image_generation_call", "result": null}), false),
+        (json!({"type": "image_generation_call", "result": "iVBO"}), true),
+        (json!({"type": "custom_tool_call", "call_id": "c", "input": "x"}), true),
+        (json!({"type": "computer_call", "call_id": "c"}), true),
+    ] {
+        assert_eq!(response(&json!([item])).tool_call, says, "{item}");
+    }
 }
