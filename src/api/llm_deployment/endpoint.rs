@@ -139,6 +139,27 @@ mod tests {
         }
     }
 
+    /// A key that stands where the name of its Secret belongs is in no log.
+    #[test]
+    fn the_name_of_a_secret_is_one_and_what_is_none_is_not_quoted() {
+        for (name, is_one) in [
+            ("keys", true),
+            ("team-a.keys", true),
+            ("sk-live-9f8A7b6C5d4E", false),
+            ("a_b", false),
+            ("-a", false),
+            ("a b", false),
+        ] {
+            let endpoint =
+                format!("{{url: \"http://m/v1\", apiKeySecretRef: {{name: \"{name}\", key: k}}}}");
+            let message = refused(&endpoint);
+            assert_eq!(message.is_none(), is_one, "{message:?}");
+            let message = message.unwrap_or_default();
+            assert!(is_one || message.contains("apiKeySecretRef.name"), "{message}");
+            assert!(is_one || !message.contains(&format!("\"{name}\"")), "{message}");
+        }
+    }
+
     #[test]
     fn a_header_is_one_line_and_the_key_has_one_header() {
         let key = "apiKeySecretRef: {name: s, key: k}";
