@@ -76,6 +76,7 @@ struct Event {
     /// The first gateway does not take new routing.
     stuck: Option<bool>,
     silent: Option<bool>,
+    all_silent: Option<bool>,
     control_loss: Option<bool>,
     restart_gateway: Option<usize>,
     requests_per_minute: Option<f64>,
@@ -143,6 +144,9 @@ fn apply(event: &Event, world: &mut World) {
     let first = &mut world.gateways[0];
     first.stuck = event.stuck.unwrap_or(first.stuck);
     first.silent = event.silent.unwrap_or(first.silent);
+    if let Some(silent) = event.all_silent {
+        world.gateways.iter_mut().for_each(|gateway| gateway.silent = silent);
+    }
     if let Some(lost) = event.control_loss {
         world.gateways.iter_mut().for_each(|g| g.control_loss = lost);
     }

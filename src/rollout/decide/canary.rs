@@ -176,7 +176,8 @@ pub(super) fn unfollowed(draft: &Draft<'_>) -> Option<(&'static str, String)> {
         let message = "gateways saw no leader for too long and send everything to stable";
         return Some((reasons::CONTROL_LOSS, message.to_owned()));
     }
-    if draft.status.canary.as_ref().is_some_and(|c| c.confirmed_at.is_some()) {
+    let is_confirmed = draft.status.canary.as_ref().is_some_and(|c| c.confirmed_at.is_some());
+    if is_confirmed && !draft.nobody_tells() {
         return None;
     }
     Some((reasons::WAITING_FOR_GATEWAYS, draft.followed()))

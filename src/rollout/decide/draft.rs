@@ -226,6 +226,12 @@ impl<'a> Draft<'a> {
         !self.snapshot.gateways.is_empty() && self.applied() == self.snapshot.gateways.len()
     }
 
+    /// Not one gateway answers: what it does is not known, nor what its users get.
+    pub(super) fn nobody_tells(&self) -> bool {
+        let gateways = &self.snapshot.gateways;
+        !gateways.is_empty() && gateways.iter().all(|gateway| gateway.silent.is_some())
+    }
+
     pub(super) fn control_loss(&self) -> bool {
         self.snapshot.gateways.iter().any(|g| g.control_loss)
     }
