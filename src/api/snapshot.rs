@@ -155,6 +155,10 @@ pub struct Remembered {
     pub since: Timestamp,
     /// The routing generation at which this was noted: of two notes the later one counts.
     pub generation: i64,
+    /// The routing generation of the status that was noted, when that is an earlier one: a note of
+    /// another object of the release's name was later.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status_generation: Option<i64>,
     /// The variant that served.
     pub stable: VariantRef,
     /// The revision that failed last.
@@ -200,6 +204,7 @@ impl Remembered {
             route,
             since,
             generation: status.routing.generation,
+            status_generation: None,
             stable,
             failed,
             history,
@@ -256,7 +261,12 @@ impl Remembered {
     /// Whether both say the same, whenever it was noted and of which object of the release's
     /// name.
     pub fn says_the_same_as(&self, other: &Self) -> bool {
-        let said = |note: &Self| Self { generation: 0, uid: None, ..note.clone() };
+        let said = |note: &Self| Self {
+            generation: 0,
+            status_generation: None,
+            uid: None,
+            ..note.clone()
+        };
         said(self) == said(other)
     }
 }

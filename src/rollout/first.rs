@@ -25,7 +25,7 @@ pub const RESTORED_WITHIN: SignedDuration = SignedDuration::from_hours(24);
 
 /// A status that says it began so long before its object was created is that of an earlier
 /// object. Shorter, the clocks of the API server and of the operator may differ.
-const CLOCKS: SignedDuration = SignedDuration::from_mins(5);
+pub(super) const CLOCKS: SignedDuration = SignedDuration::from_mins(5);
 
 /// The object that a status is read from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -52,6 +52,11 @@ struct Event {
     status_kept: bool,
     /// The object is created again, with the status of that backup.
     status_restored: bool,
+    /// The same object gets the status of that backup.
+    status_put_back: bool,
+    /// A ReleaseSnapshot of another object of the release's name appears: in it this variant is
+    /// stable.
+    of_another_object: Option<String>,
     /// Everything is lost, and the release alone is restored.
     release_restored: bool,
     /// The ReleaseSnapshots come later.
@@ -106,6 +111,12 @@ fn apply(event: &Event, world: &mut World) {
     }
     if event.status_restored {
         world.restore_status();
+    }
+    if event.status_put_back {
+        world.put_status_back();
+    }
+    if let Some(stable) = &event.of_another_object {
+        world.restore_of_another(stable, None);
     }
     if event.release_restored {
         world.restore_release();

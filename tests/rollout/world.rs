@@ -21,7 +21,7 @@ use serinus::{
         first::{Late, Object, late},
         invariants,
         snapshot::Action,
-        stale::knows_more,
+        stale::{self, serves_what_failed},
     },
 };
 
@@ -74,6 +74,10 @@ pub struct World {
     of_before: Option<(Remembered, Saved)>,
     /// When the object was created.
     created: Timestamp,
+    /// Its uid.
+    uid: String,
+    /// So many objects of its name there were before.
+    objects: usize,
     /// A status in a backup, with the copies of that time.
     backup: Option<(PromptReleaseStatus, HashMap<String, Saved>)>,
     /// That note was restored.
@@ -140,6 +144,8 @@ impl World {
             deleting: None,
             of_before: None,
             created: Timestamp::UNIX_EPOCH,
+            uid: "object 0".into(),
+            objects: 0,
             backup: None,
             is_restored: false,
             requests_per_minute,
@@ -213,7 +219,7 @@ impl World {
             route_held_by: self.route_held_by.clone(),
             remembered: self.known_before(),
             copied: self.copied.clone(),
-            noted: self.remembered.as_ref().map_or(0, |note| note.generation),
+            noted: self.noted(),
             served_before: self.elsewhere(),
             lost: self.lost(),
             not_ready: self.not_ready.clone(),
@@ -224,19 +230,46 @@ impl World {
         }
     }
 
+    fn noted(&self) -> i64 {
+        let notes = self.notes();
+        let last = notes.iter().max_by_key(|note| note.rank());
+        last.filter(|note| note.route == ROUTE).map_or(0, |note| note.generation)
+    }
+
     /// The note that somebody has restored.
     fn came(&self) -> Option<&Remembered> {
         self.of_before.as_ref().filter(|_| self.is_restored).map(|(note, _)| note)
     }
 
-    fn object(&self) -> Object<'static> {
-        Object { uid: Some("own"), created: self.created }
+    fn object(&self) -> Object<'_> {
+        Object { uid: Some(&self.uid), created: self.created }
+    }
+
+    /// All notes that there are.
+    fn notes(&self) -> Vec<Remembered> {
+        self.came().into_iter().chain(self.remembered.as_deref()).cloned().collect()
     }
 
     /// The note, when it knows more than a status that was restored.
-    fn later(&self) -> Option<&Remembered> {
-        let note = self.remembered.as_deref();
-        note.filter(|note| knows_more(note, self.object(), &self.status, ROUTE))
+    fn later(&self) -> Option<Remembered> {
+        stale::later(&self.notes(), self.object(), &self.status, ROUTE)
+    }
+
+    /// What is noted of the status, as `controllers::release::keep` does.
+    fn note(&self) -> Option<Remembered> {
+        // Less than what is known is not noted.
+        if self.later().is_some() || self.late().is_some_and(|late| late.in_time) {
+            return self.remembered.as_deref().cloned();
+        }
+        let mut note = Remembered::of(ROUTE.into(), Timestamp::UNIX_EPOCH, &self.status)?;
+        note.uid = Some(self.uid.clone());
+        if let Some(known) = self.notes().iter().max_by_key(|note| note.rank()) {
+            let next = i64::from(known.stable != note.stable || known.route != note.route);
+            note.generation = note.generation.max(known.generation + next);
+        }
+        let noted = self.status.routing.generation;
+        note.status_generation = (note.generation > noted).then_some(noted);
+        Some(note)
     }
 
     fn late(&self) -> Option<Late> {
@@ -247,12 +280,12 @@ impl World {
     fn known_before(&self) -> Option<Box<Remembered>> {
         let note = match &self.status.stable {
             None => {
-                let all = self.came().into_iter().chain(self.remembered.as_deref());
-                all.max_by_key(|note| note.rank()).cloned()
+                let last = self.notes().into_iter().max_by_key(|note| note.rank());
+                last.filter(|note| !serves_what_failed(note, &self.status))
             }
             Some(_) => match self.late() {
                 Some(late) => late.in_time.then_some(late.note),
-                None => self.later().cloned(),
+                None => self.later(),
             },
         };
         note.filter(|note| note.route == ROUTE).map(Box::new)
@@ -265,18 +298,24 @@ impl World {
         let other = self.served_before.clone().filter(|_| !routes);
         let late =
             self.late().filter(|late| if late.in_time { late.note.route != ROUTE } else { routes });
-        let own = |late: Late| {
-            let last = late.note.on_route(ROUTE)?;
+        let told = || {
+            let notes = self.notes();
+            let told = stale::told(&notes, self.object(), &self.status, ROUTE);
+            told.filter(|_| routes && self.later().is_none()).cloned()
+        };
+        let late = late.map(|late| (late.note, !late.in_time));
+        let own = |(note, too_late): (Remembered, bool)| {
+            let last = note.on_route(ROUTE)?;
             Some(ServedBefore {
                 release: RELEASE.into(),
                 revision: last.revision,
                 failed: last.failed,
                 since: last.until,
                 forget: None,
-                too_late: !late.in_time,
+                too_late,
             })
         };
-        other.or_else(|| late.and_then(own))
+        other.or_else(|| late.or_else(|| Some((told()?, true))).and_then(own))
     }
 
     /// What serves or runs and has no snapshot any more.
@@ -315,13 +354,8 @@ impl World {
             }
         }
         self.status = plan.status.clone();
-        let remembered = Remembered::of(ROUTE.into(), Timestamp::UNIX_EPOCH, &self.status);
-        // Less than what is known is not noted.
-        if let Some(mut remembered) = remembered.filter(|_| self.later().is_none()) {
-            let known = self.remembered.as_ref().map_or(0, |note| note.generation);
-            remembered.generation = remembered.generation.max(known);
-            self.remembered = Some(Box::new(remembered));
-        }
+        self.status.uid = Some(self.uid.clone());
+        self.remembered = self.note().map(Box::new);
         self.check_saved();
         plan
     }
@@ -338,6 +372,8 @@ impl World {
         self.deleting = None;
         self.generation = 1;
         self.created = self.now;
+        self.objects += 1;
+        self.uid = format!("object {}", self.objects);
     }
 
     /// Somebody takes a backup of the status.
@@ -355,12 +391,42 @@ impl World {
         }
     }
 
+    /// The same object gets the status of the backup.
+    pub fn put_status_back(&mut self) {
+        let Some((status, saved)) = self.backup.clone() else { return };
+        self.status = status;
+        for (name, content) in saved {
+            self.saved.entry(name).or_insert(content);
+        }
+    }
+
+    /// A ReleaseSnapshot of another object of the release's name appears, with a note of many
+    /// changes of routing: of an earlier life of the name, or of another cluster.
+    pub fn restore_of_another(&mut self, stable: &str, failed: Option<&str>) {
+        let reference = |name: &str| VariantRef {
+            revision: revision(name),
+            prompt: name.into(),
+            backend: "model".into(),
+        };
+        let mut status = PromptReleaseStatus {
+            stable: Some(reference(stable)),
+            failed_revision: failed.map(revision),
+            ..PromptReleaseStatus::default()
+        };
+        status.routing.generation = 50_000;
+        let note = Remembered::of(ROUTE.into(), Timestamp::UNIX_EPOCH, &status);
+        let uid = Some("of another cluster".into());
+        let content = Saved::Variant(Variant::default());
+        self.of_before = note.map(|note| (Remembered { uid, ..note }, content));
+        self.restore_snapshots();
+    }
+
     /// Everything is lost, and the release alone is restored.
     pub fn restore_release(&mut self) {
         let note = self.remembered.take();
         let content = note.as_ref().and_then(|note| self.saved.remove(&note.stable.revision));
         if let (Some(note), Some(content)) = (note, content) {
-            self.of_before = Some((Remembered { uid: Some("of before".into()), ..*note }, content));
+            self.of_before = Some((*note, content));
         }
         self.is_restored = false;
         self.saved.clear();

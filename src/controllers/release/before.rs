@@ -16,7 +16,7 @@ use crate::{
     rollout::{
         ServedBefore,
         first::{self, Late, Object},
-        stale::knows_more,
+        stale::{self, serves_what_failed},
     },
     signals::index::Named,
 };
@@ -38,14 +38,15 @@ pub(super) fn before(
     let later = if is_stale { later(release, status, context)? } else { None };
     let late = late.or(later);
     if status.routes() && late.is_none() {
-        let told = told.and_then(|late| late.note.on_route(&route));
+        let told = told.map(|late| late.note).or_else(|| told_only(release, status, context));
+        let told = told.and_then(|note| note.on_route(&route));
         let told = told.map(|last| ServedBefore {
             release: named.key(),
             revision: last.revision,
             failed: last.failed,
             since: last.until,
             forget: None,
-            too_late,
+            too_late: true,
         });
         return Ok((None, told));
     }
@@ -63,6 +64,7 @@ pub(super) fn before(
         too_late: false,
     };
     let goes_on = known.filter(|known| is_first && known.route == route);
+    let goes_on = goes_on.filter(|known| !serves_what_failed(known, status));
     if goes_on.is_some() || !is_first {
         let elsewhere = other.filter(|(by, _)| by.namespace != named.namespace);
         return Ok((goes_on.map(Box::new), elsewhere.map(served_before)));
@@ -96,12 +98,33 @@ fn later(
     status: &PromptReleaseStatus,
     context: &Context,
 ) -> Result<Option<Remembered>, ControllerError> {
-    let (named, route) = (Named::of(release), release.route());
-    let known = context.caches.remembered(&named).map(|(_, note)| note);
-    let known = known.filter(|note| knows_more(note, object(release), status, &route));
-    let Some(note) = known else { return Ok(None) };
+    let named = Named::of(release);
+    let Some(note) = knows_more(release, status, context) else { return Ok(None) };
     let content = context.caches.saved(&named.namespace, &named.name, &note.stable.revision)?;
     Ok(matches!(content, Some(Saved::Variant(_))).then_some(note))
+}
+
+/// As `later`, whether what is to serve again is there or not.
+pub(super) fn knows_more(
+    release: &PromptRelease,
+    status: &PromptReleaseStatus,
+    context: &Context,
+) -> Option<Remembered> {
+    stale::later(&notes(release, context), object(release), status, &release.route())
+}
+
+/// What ReleaseSnapshots of another object of the release's name say, which counts for nothing here.
+fn told_only(
+    release: &PromptRelease,
+    status: &PromptReleaseStatus,
+    context: &Context,
+) -> Option<Remembered> {
+    stale::told(&notes(release, context), object(release), status, &release.route()).cloned()
+}
+
+fn notes(release: &PromptRelease, context: &Context) -> Vec<Remembered> {
+    let notes = context.caches.notes_of(&Named::of(release));
+    notes.into_iter().map(|(_, note)| note).collect()
 }
 
 /// The object that a release's status is read from.
@@ -119,8 +142,7 @@ fn late(
     context: &Context,
 ) -> Result<Option<Late>, ControllerError> {
     let (named, route) = (Named::of(release), release.route());
-    let notes = context.caches.notes_of(&named).into_iter().map(|(_, note)| note);
-    let late = first::late(notes, object(release), status, &route, (context.clock)());
+    let late = first::late(notes(release, context), object(release), status, &route, (context.clock)());
     let Some(late) = late else { return Ok(None) };
     if late.note.route != route || !late.in_time {
         return Ok(Some(late));

@@ -97,6 +97,7 @@ async fn with_a_status_of_a_backup() -> (World, Remembered) {
     world.restore(&note);
     let mut backup = serving();
     backup.routing.generation = 2;
+    backup.uid = Some("of before".into());
     world.release.status = Some(backup);
     world.look_again().await;
     (world, note)
@@ -125,6 +126,48 @@ async fn a_note_that_knows_more_than_a_restored_status_counts_and_is_not_overwri
     assert!(plan.status.routing.variants.iter().all(|v| v.revision == REVISION));
     world.reconcile(snapshot, plan.status, vec![]).await;
     assert_eq!(world.before(), (None, None), "the status knows it now");
+}
+
+/// As a restore of a namespace brings them when an earlier life of the name left them in a backup.
+#[tokio::test]
+async fn a_note_of_another_object_takes_nothing_from_a_release_that_has_its_own_status() {
+    let mut world = World::new().await;
+    let mut status = serving();
+    status.history.push(HistoryEntry { outcome: Outcome::Promoted, ..serving().history.remove(0) });
+    status.routing.generation = 9;
+    status.uid = Some("own".into());
+    let own = note(&world.release, &status, None).unwrap();
+    let earlier = EarlierRoute {
+        route: "elsewhere".into(),
+        revision: GOOD.into(),
+        failed: None,
+        until: Timestamp::UNIX_EPOCH,
+    };
+    world.restore(&Remembered { earlier: vec![earlier.clone()], ..own });
+    world.restore(&Remembered { failed: Some("7".repeat(40)), ..of_before(93) });
+    world.release.status = Some(status.clone());
+    world.look_again().await;
+    let (remembered, told) = world.before();
+    assert_eq!(remembered, None);
+    let told = told.unwrap();
+    assert_eq!((told.revision.as_str(), told.too_late), (GOOD, true));
+    let snapshot = Snapshot { served_before: Some(told), noted: 93, ..world.snapshot() };
+    let plan = decide(&snapshot, Timestamp::UNIX_EPOCH);
+    assert_eq!(plan.status.stable, Some(stable()));
+    let (_, _, message) = ready(&plan.status);
+    assert!(message.contains("ReleaseSnapshots of another object of this name"), "{message}");
+    // What this object notes is the last note from now on, and it is noted once.
+    assert_eq!(last_noted(&world.release, &world.context).unwrap().1.generation, 94);
+    let known = last_noted(&world.release, &world.context).unwrap().1;
+    let noted = note(&world.release, &status, Some(&known)).unwrap();
+    assert_eq!((noted.generation, noted.status_generation), (94, Some(9)));
+    assert_eq!(noted.earlier, [earlier]);
+    let (_, patched, _) = world.reconcile(world.snapshot(), status.clone(), vec![]).await;
+    assert_eq!(patched, 1);
+    world.restore(&noted);
+    world.look_again().await;
+    let (_, patched, _) = world.reconcile(world.snapshot(), status, vec![]).await;
+    assert_eq!((patched, world.before().0), (0, None));
 }
 
 #[tokio::test]
