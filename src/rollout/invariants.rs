@@ -50,7 +50,7 @@ pub fn broken(snapshot: &Snapshot, plan: &Plan) -> Vec<String> {
             || snapshot
                 .remembered
                 .as_ref()
-                .is_none_or(|r| after.stable.as_ref() == Some(&r.stable)),
+                .is_none_or(|r| after.stable.as_ref() == Some(r.goes_on_with())),
         "what served before the status was lost serves on",
     );
     check(

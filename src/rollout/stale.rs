@@ -98,7 +98,8 @@ pub fn is_of_before(status: &PromptReleaseStatus, object: Object<'_>) -> bool {
 
 /// Whether what `note` would have serve again is what the status knows to have failed.
 pub fn serves_what_failed(note: &Remembered, status: &PromptReleaseStatus) -> bool {
-    status.failed_revision.as_deref().is_some_and(|failed| is_one(&note.stable.revision, failed))
+    let serves = &note.goes_on_with().revision;
+    status.failed_revision.as_deref().is_some_and(|failed| is_one(serves, failed))
 }
 
 /// The operator was killed between the note of a promotion and its status: the promotion is

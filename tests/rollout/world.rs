@@ -70,8 +70,8 @@ pub struct World {
     pub copied: Option<Box<Remembered>>,
     pub served_before: Option<ServedBefore>,
     pub deleting: Option<Deleting>,
-    /// What is remembered of the release before its last restore, with stable's content.
-    of_before: Option<(Remembered, Saved)>,
+    /// What is remembered of the release before its last restore, with the content of what it names.
+    of_before: Option<(Remembered, HashMap<String, Saved>)>,
     /// When the object was created.
     created: Timestamp,
     /// Its uid.
@@ -245,9 +245,14 @@ impl World {
         Object { uid: Some(&self.uid), created: self.created }
     }
 
-    /// All notes that there are.
+    /// All notes that there are, with the bakes that can be gone back from.
     fn notes(&self) -> Vec<Remembered> {
-        self.came().into_iter().chain(self.remembered.as_deref()).cloned().collect()
+        let is_kept = |previous: &VariantRef| self.saved.contains_key(&previous.revision);
+        let kept = |note: &Remembered| Remembered {
+            previous: note.previous.clone().filter(is_kept),
+            ..note.clone()
+        };
+        self.came().into_iter().chain(self.remembered.as_deref()).map(kept).collect()
     }
 
     /// The note, when it knows more than a status that was restored.
@@ -273,7 +278,7 @@ impl World {
     }
 
     fn late(&self) -> Option<Late> {
-        late(self.came().cloned(), self.object(), &self.status, ROUTE, self.now)
+        late(self.notes(), self.object(), &self.status, ROUTE, self.now)
     }
 
     /// What the release goes on from: a note while there is no status, or one that came late.
@@ -345,7 +350,7 @@ impl World {
                 Effect::Prune { keep } => {
                     self.saved.retain(|name, _| keep.contains(name));
                     // The note goes with its snapshot.
-                    let is_gone = |(note, _): &mut (Remembered, Saved)| {
+                    let is_gone = |(note, _): &mut (Remembered, HashMap<String, Saved>)| {
                         self.is_restored && !keep.contains(&note.stable.revision)
                     };
                     drop(self.of_before.take_if(is_gone));
@@ -416,17 +421,17 @@ impl World {
         status.routing.generation = 50_000;
         let note = Remembered::of(ROUTE.into(), Timestamp::UNIX_EPOCH, &status);
         let uid = Some("of another cluster".into());
-        let content = Saved::Variant(Variant::default());
+        let content = [(revision(stable), Saved::Variant(Variant::default()))].into();
         self.of_before = note.map(|note| (Remembered { uid, ..note }, content));
         self.restore_snapshots();
     }
 
     /// Everything is lost, and the release alone is restored.
     pub fn restore_release(&mut self) {
-        let note = self.remembered.take();
-        let content = note.as_ref().and_then(|note| self.saved.remove(&note.stable.revision));
-        if let (Some(note), Some(content)) = (note, content) {
-            self.of_before = Some((*note, content));
+        if let Some(note) = self.remembered.take() {
+            let named = [Some(&note.stable), note.previous.as_ref()].into_iter().flatten();
+            let content = named.filter_map(|variant| self.saved.remove_entry(&variant.revision));
+            self.of_before = Some((*note.clone(), content.collect()));
         }
         self.is_restored = false;
         self.saved.clear();
@@ -435,8 +440,10 @@ impl World {
 
     /// The snapshots come later, with the note.
     pub fn restore_snapshots(&mut self) {
-        let Some((note, content)) = &self.of_before else { return };
-        self.saved.entry(note.stable.revision.clone()).or_insert_with(|| content.clone());
+        let Some((_, content)) = &self.of_before else { return };
+        for (name, content) in content {
+            self.saved.entry(name.clone()).or_insert_with(|| content.clone());
+        }
         self.is_restored = true;
     }
 

@@ -10,6 +10,7 @@ use super::observe::created;
 use crate::{
     api::{
         PromptRelease, PromptReleaseStatus, keys,
+        prompt_release::VariantRef,
         snapshot::{LastServed, Remembered, Saved},
     },
     controllers::{Context, error::ControllerError},
@@ -51,7 +52,8 @@ pub(super) fn before(
         return Ok((None, told));
     }
     let is_first = status.stable.is_none() || late.is_some();
-    let known = late.or_else(|| caches.remembered(&named).map(|(_, remembered)| remembered));
+    let noted = || caches.remembered(&named).map(|(_, note)| with_what_is_kept(note, &named, context));
+    let known = late.or_else(noted);
     let own = known.as_ref().and_then(|known| known.on_route(&route));
     let other = if status.routes() { None } else { caches.served_before(&route, &named) };
     let other = other.filter(|(_, other)| own.as_ref().is_none_or(|own| own.rank() < other.rank()));
@@ -100,7 +102,8 @@ fn later(
 ) -> Result<Option<Remembered>, ControllerError> {
     let named = Named::of(release);
     let Some(note) = knows_more(release, status, context) else { return Ok(None) };
-    let content = context.caches.saved(&named.namespace, &named.name, &note.stable.revision)?;
+    let serves = &note.goes_on_with().revision;
+    let content = context.caches.saved(&named.namespace, &named.name, serves)?;
     Ok(matches!(content, Some(Saved::Variant(_))).then_some(note))
 }
 
@@ -123,8 +126,18 @@ fn told_only(
 }
 
 fn notes(release: &PromptRelease, context: &Context) -> Vec<Remembered> {
-    let notes = context.caches.notes_of(&Named::of(release));
-    notes.into_iter().map(|(_, note)| note).collect()
+    let named = Named::of(release);
+    let notes = context.caches.notes_of(&named).into_iter();
+    notes.map(|(_, note)| with_what_is_kept(note, &named, context)).collect()
+}
+
+/// A note without the bake of which the previous variant is not kept any more: users can not go
+/// back to it.
+fn with_what_is_kept(note: Remembered, release: &Named, context: &Context) -> Remembered {
+    let is_kept = |previous: &VariantRef| {
+        context.caches.copy(&release.namespace, &release.name, &previous.revision).is_some()
+    };
+    Remembered { previous: note.previous.clone().filter(is_kept), ..note }
 }
 
 /// The object that a release's status is read from.
@@ -147,8 +160,8 @@ fn late(
     if late.note.route != route || !late.in_time {
         return Ok(Some(late));
     }
-    let stable = &late.note.stable.revision;
-    let content = context.caches.saved(&named.namespace, &named.name, stable)?;
+    let serves = &late.note.goes_on_with().revision;
+    let content = context.caches.saved(&named.namespace, &named.name, serves)?;
     Ok(matches!(content, Some(Saved::Variant(_))).then_some(late))
 }
 

@@ -64,17 +64,24 @@ pub(super) fn first_release(draft: &mut Draft<'_>) {
 /// A release that was deleted and created again, or restored without its status, is not new:
 /// what served serves on, and what failed stays out. When that becomes known only after a
 /// first release, what that one served is taken back. A status of a backup, which knows less,
-/// gives way to it.
+/// gives way to it. A bake is not gone on with: its evidence is lost with the status, so the
+/// previous variant serves, and the one that baked goes through a canary.
 pub(super) fn go_on(draft: &mut Draft<'_>, remembered: &Remembered) {
     let failed = stale::failed(remembered, &draft.status);
-    let Remembered { stable, mut history, generation, .. } = remembered.clone();
+    let Remembered { mut history, generation, .. } = remembered.clone();
+    let stable = remembered.goes_on_with().clone();
+    let baked = remembered.previous.is_some().then(|| remembered.stable.clone());
     let out = failed.as_deref().map(|f| format!(", {} failed and stays out", short(f)));
+    let begins = baked.as_ref().map(|baked| {
+        format!("; the bake of {} was not over: it goes through a canary again", short(&baked.revision))
+    });
     let back = format!(
-        "it goes on where it was, {} ({} on {}) serves{}",
+        "it goes on where it was, {} ({} on {}) serves{}{}",
         short(&stable.revision),
         stable.prompt,
         stable.backend,
-        out.unwrap_or_default()
+        out.unwrap_or_default(),
+        begins.unwrap_or_default()
     );
     let is_first = only_first(&draft.status)
         .is_some_and(|first| !stands_for(&first.variant.revision, &stable.revision));
@@ -103,6 +110,10 @@ pub(super) fn go_on(draft: &mut Draft<'_>, remembered: &Remembered) {
     let known = history.len().saturating_sub(HISTORY.saturating_sub(draft.status.history.len()));
     draft.status.history.extend(history.drain(known..));
     draft.status.history.sort_by_key(|entry| entry.at);
+    if let Some(baked) = baked {
+        let message = "its bake was not over when the release came back";
+        draft.remember(baked, Outcome::Withdrawn, reasons::RETURNED, message, vec![]);
+    }
     // The history tells of it also when it has not failed any more: a status that has never heard
     // of a failure that is noted is taken for one of a backup.
     if let Some(failed) = &failed

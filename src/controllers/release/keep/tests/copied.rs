@@ -170,6 +170,41 @@ async fn a_note_of_another_object_takes_nothing_from_a_release_that_has_its_own_
     assert_eq!((patched, world.before().0), (0, None));
 }
 
+/// As `kubectl replace --force` does during a bake.
+#[tokio::test]
+async fn a_release_that_is_replaced_in_a_bake_goes_back_while_the_previous_variant_is_kept() {
+    let mut world = World::new().await;
+    let good = VariantRef { revision: GOOD.into(), ..stable() };
+    let mut baking = PromptReleaseStatus { previous: Some(good.clone()), ..serving() };
+    baking.routing.generation = 5;
+    let noted = note(&world.release, &baking, None).unwrap();
+    assert_eq!(noted.previous.as_ref(), Some(&good));
+    let over = PromptReleaseStatus { previous: None, ..baking.clone() };
+    assert!(!note(&world.release, &over, None).unwrap().says_the_same_as(&noted));
+    for kept in [true, false] {
+        world.restore(&noted);
+        if kept {
+            world.restore(&Remembered { stable: good.clone(), ..of_before(1) });
+        } else {
+            lock(&world.server).snapshots.remove(&copy_name("answers", GOOD));
+        }
+        world.release.status = None;
+        world.release.metadata.uid = Some("of now".into());
+        world.look_again().await;
+        let remembered = world.before().0.unwrap();
+        assert_eq!(remembered.goes_on_with() == &good, kept);
+        let snapshot = Snapshot { remembered: Some(Box::new(remembered)), ..world.snapshot() };
+        let plan = decide(&snapshot, Timestamp::UNIX_EPOCH);
+        let serves = plan.status.stable.as_ref().unwrap();
+        assert_eq!((serves == &good, serves == &stable()), (kept, !kept));
+        let routed: Vec<_> = plan.status.routing.variants.iter().map(|v| v.weight).collect();
+        assert_eq!((routed, plan.status.previous.is_none()), (vec![100], true));
+        let (_, reason, message) = ready(&plan.status);
+        assert_eq!(reason, "Returned");
+        assert_eq!(message.contains("was not over"), kept, "{message}");
+    }
+}
+
 #[tokio::test]
 async fn no_note_is_written_at_an_earlier_generation() {
     let (world, known) = with_a_status_of_a_backup().await;
