@@ -38,6 +38,7 @@ pub enum Event {
     KeepStatus,
     RestoreStatus,
     PutStatusBack,
+    LoseNote,
     OfAnotherObject(u8, Option<u8>),
 }
 
@@ -81,6 +82,7 @@ pub fn event() -> impl Strategy<Value = Event> {
         1 => Just(Event::KeepStatus),
         1 => Just(Event::RestoreStatus),
         1 => Just(Event::PutStatusBack),
+        1 => Just(Event::LoseNote),
         1 => (any::<u8>(), prop::option::of(any::<u8>())).prop_map(|(s, f)| Event::OfAnotherObject(s, f)),
     ]
 }
@@ -162,6 +164,10 @@ pub fn happen(world: &mut World, event: Event) {
         Event::KeepStatus => world.keep_status(),
         Event::RestoreStatus => world.restore_status(),
         Event::PutStatusBack => world.put_status_back(),
+        Event::LoseNote => {
+            world.lose_note();
+            world.lose_status();
+        }
         Event::OfAnotherObject(stable, failed) => {
             let failed = failed.filter(|failed| name(*failed) != name(stable)).map(name);
             world.restore_of_another(name(stable), failed);
@@ -228,6 +234,7 @@ proptest! {
                     | Event::RestoreRelease
                     | Event::RestoreStatus
                     | Event::PutStatusBack
+                    | Event::LoseNote
             ) {
                 continue;
             }

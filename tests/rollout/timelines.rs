@@ -48,6 +48,8 @@ struct Event {
     suspend: Option<bool>,
     /// The object is deleted and created again.
     recreated: bool,
+    /// Somebody removes the note of what served.
+    note_lost: bool,
     /// Somebody takes a backup of the status.
     status_kept: bool,
     /// The object is created again, with the status of that backup.
@@ -102,6 +104,9 @@ fn apply(event: &Event, world: &mut World) {
     }
     for (action, value) in &event.annotate {
         world.annotate(action_of(action), value.clone());
+    }
+    if event.note_lost {
+        world.lose_note();
     }
     if event.recreated {
         world.lose_status();

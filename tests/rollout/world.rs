@@ -219,6 +219,7 @@ impl World {
             route_held_by: self.route_held_by.clone(),
             remembered: self.known_before(),
             copied: self.copied.clone(),
+            beside: self.beside(),
             noted: self.noted(),
             served_before: self.elsewhere(),
             lost: self.lost(),
@@ -234,6 +235,18 @@ impl World {
         let notes = self.notes();
         let last = notes.iter().max_by_key(|note| note.rank());
         last.filter(|note| note.route == ROUTE).map_or(0, |note| note.generation)
+    }
+
+    /// Revisions that are kept without a note.
+    fn beside(&self) -> Vec<String> {
+        if self.status.stable.is_some() || self.copied.is_some() || !self.notes().is_empty() {
+            return vec![];
+        }
+        let is_variant = |saved: &Saved| matches!(saved, Saved::Variant(_));
+        let variants = self.saved.iter().filter(|(_, saved)| is_variant(saved));
+        let mut beside: Vec<_> = variants.map(|(revision, _)| revision.clone()).collect();
+        beside.sort();
+        beside
     }
 
     /// The note that somebody has restored.
@@ -379,6 +392,11 @@ impl World {
         self.created = self.now;
         self.objects += 1;
         self.uid = format!("object {}", self.objects);
+    }
+
+    /// Somebody removes the note, or writes something else in its place.
+    pub fn lose_note(&mut self) {
+        (self.remembered, self.of_before) = (None, None);
     }
 
     /// Somebody takes a backup of the status.

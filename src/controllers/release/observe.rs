@@ -109,6 +109,7 @@ pub(super) fn observe(
         route_held_by: route_held_by(release, &key, context),
         remembered,
         copied: is_new.then(copied).flatten(),
+        beside: if is_new { beside(&named, context) } else { vec![] },
         noted: noted.unwrap_or_default(),
         served_before,
         // What is gone is known when it was tried to write it again.
@@ -123,6 +124,19 @@ pub(super) fn observe(
         status,
         target,
     })
+}
+
+/// Revisions that are kept of a release while no note beside them can be read: somebody has removed
+/// or garbled it, or restored a part.
+fn beside(release: &Named, context: &Context) -> Vec<String> {
+    if context.caches.copied_note(release).is_some() {
+        return vec![];
+    }
+    let copies = context.caches.copies_of(release).into_iter();
+    let variants = copies.filter(|copy| copy.spec.variant.is_some());
+    let mut beside: Vec<String> = variants.map(|copy| copy.spec.revision.clone()).collect();
+    beside.sort();
+    beside
 }
 
 /// The stable variant's backend as it is now, or as it was saved.

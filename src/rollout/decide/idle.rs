@@ -10,6 +10,7 @@ use super::{
 use crate::{
     api::{
         conditions::Readiness,
+        keys,
         prompt_release::{
             CanaryStatus, HistoryEntry, Outcome, Phase, RoutingSettings, VariantRef, VariantRole,
         },
@@ -160,7 +161,7 @@ fn may_not_be_first(draft: &mut Draft<'_>, target: &Target) -> bool {
         .filter(|_| !draft.snapshot.was_not_first())
         .map(|h| ("this release".to_owned(), h.variant.revision.clone()));
     let Some((who, served)) = own.or_else(|| before.map(|b| (b.release, b.revision))) else {
-        return false;
+        return beside_others(draft, revision);
     };
     if served == revision {
         return false;
@@ -174,6 +175,38 @@ fn may_not_be_first(draft: &mut Draft<'_>, target: &Target) -> bool {
          it{failure}: approve {1} to give it to all users, or name {0} again",
         short(&served),
         short(revision)
+    );
+    draft.status.phase = Phase::Held;
+    draft.say_as(Readiness::Stalled, reasons::FIRST_RELEASE_HELD, message);
+    true
+}
+
+/// Something was served under this name, and nobody knows what: ReleaseSnapshots of other revisions
+/// are there, and no note. The one that is named may have failed.
+fn beside_others(draft: &mut Draft<'_>, revision: &str) -> bool {
+    let others: Vec<&str> =
+        draft.snapshot.beside.iter().filter(|r| *r != revision).map(|r| short(r)).collect();
+    if others.is_empty() {
+        return false;
+    }
+    if draft.status.conditions.is_empty() {
+        // It may be left of what this release was.
+        let why = "it was there before anybody could know that the release waits: look at what the \
+                   release says, and ask again";
+        requests::refuse_all(draft, &requests::APPROVALS, why);
+    } else if requests::take_approval(draft, revision).is_some() {
+        return false;
+    }
+    let name = draft.snapshot.release.rsplit('/').next().unwrap_or_default();
+    let message = format!(
+        "ReleaseSnapshots of {others} are kept of a release of this name, and no note on them can be \
+         read that says what served and what failed (the annotation {note}): so {revision} can not \
+         be compared with it. Approve {revision} to give it to all users, put the note back, or \
+         forget what was: kubectl delete releasesnapshots -l {label}={name}",
+        others = others.join(", "),
+        note = keys::REMEMBERED_ANNOTATION,
+        revision = short(revision),
+        label = keys::RELEASE_LABEL,
     );
     draft.status.phase = Phase::Held;
     draft.say_as(Readiness::Stalled, reasons::FIRST_RELEASE_HELD, message);

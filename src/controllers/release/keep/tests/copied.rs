@@ -205,6 +205,49 @@ async fn a_release_that_is_replaced_in_a_bake_goes_back_while_the_previous_varia
     }
 }
 
+/// Somebody removes or garbles the note, or a copy of another namespace takes its place.
+#[tokio::test]
+async fn what_is_kept_without_a_note_is_beside_a_release_that_has_served_nothing() {
+    let mut world = World::new().await;
+    let note = of_before(7);
+    let named = |note: Option<&str>, world: &World| {
+        let name = copy_name("answers", GOOD);
+        let mut asked = lock(&world.server);
+        let copy = asked.snapshots.get_mut(&name).unwrap();
+        copy["metadata"]["annotations"] = match note {
+            Some(note) => json!({"serinus.dev/remembered": note}),
+            None => json!({}),
+        };
+    };
+    let copied = Remembered { written_for: Some("prod/answers".into()), ..note.clone() };
+    let [copied, own] = [&copied, &note].map(|note| serde_json::to_string(note).unwrap());
+    for (text, status, is_beside) in [
+        (None, None, true),
+        (Some("garbled"), None, true),
+        (Some(own.as_str()), None, false),
+        (Some(copied.as_str()), None, false),
+        (None, Some(serving()), false),
+    ] {
+        world.restore(&note);
+        named(text, &world);
+        world.release.status = status;
+        world.look_again().await;
+        let seen = crate::signals::gateways::Seen { gateways: vec![], departed: vec![] };
+        let seen = observe(&world.release, seen, &BTreeMap::new(), &world.context).unwrap();
+        assert_eq!(seen.beside.iter().any(|r| r == GOOD), is_beside, "{text:?}");
+        if is_beside {
+            let plan = decide(
+                &Snapshot { target: world.snapshot().target, ..seen },
+                Timestamp::UNIX_EPOCH,
+            );
+            assert_eq!((plan.status.phase, plan.status.routes()), (Phase::Held, false));
+            let (_, reason, message) = ready(&plan.status);
+            assert_eq!(reason, "FirstReleaseHeld");
+            assert!(message.contains("-l serinus.dev/release=answers"), "{message}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn no_note_is_written_at_an_earlier_generation() {
     let (world, known) = with_a_status_of_a_backup().await;
