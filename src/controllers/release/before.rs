@@ -52,7 +52,8 @@ pub(super) fn before(
         return Ok((None, told));
     }
     let is_first = status.stable.is_none() || late.is_some();
-    let noted = || caches.remembered(&named).map(|(_, note)| with_what_is_kept(note, &named, context));
+    let noted =
+        || caches.remembered(&named).map(|(_, note)| with_what_is_kept(note, &named, context));
     let known = late.or_else(noted);
     let own = known.as_ref().and_then(|known| known.on_route(&route));
     let other = if status.routes() { None } else { caches.served_before(&route, &named) };
@@ -155,7 +156,8 @@ fn late(
     context: &Context,
 ) -> Result<Option<Late>, ControllerError> {
     let (named, route) = (Named::of(release), release.route());
-    let late = first::late(notes(release, context), object(release), status, &route, (context.clock)());
+    let late =
+        first::late(notes(release, context), object(release), status, &route, (context.clock)());
     let Some(late) = late else { return Ok(None) };
     if late.note.route != route || !late.in_time {
         return Ok(Some(late));

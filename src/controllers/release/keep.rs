@@ -17,7 +17,7 @@ use jiff::Timestamp;
 use kube::ResourceExt;
 
 use super::{
-    before::{knows_more, known_late, object},
+    before::{known_late, knows_more, object},
     observe::{claims_since, created},
 };
 use crate::{

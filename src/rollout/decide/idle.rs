@@ -74,7 +74,10 @@ pub(super) fn go_on(draft: &mut Draft<'_>, remembered: &Remembered) {
     let baked = remembered.previous.is_some().then(|| remembered.stable.clone());
     let out = failed.as_deref().map(|f| format!(", {} failed and stays out", short(f)));
     let begins = baked.as_ref().map(|baked| {
-        format!("; the bake of {} was not over: it goes through a canary again", short(&baked.revision))
+        format!(
+            "; the bake of {} was not over: it goes through a canary again",
+            short(&baked.revision)
+        )
     });
     let back = format!(
         "it goes on where it was, {} ({} on {}) serves{}{}",
