@@ -117,6 +117,19 @@ pub(super) fn knows_more(
     stale::later(&notes(release, context), object(release), status, &release.route())
 }
 
+/// The uid of the object that a status counts as written for. One that was restored into this
+/// object is this object's from the first decision on, but not while a note knows more and nothing
+/// is decided, as long as the route is another release's.
+pub(super) fn written_for(
+    release: &PromptRelease,
+    status: &PromptReleaseStatus,
+    context: &Context,
+) -> Option<String> {
+    let own = &release.metadata.uid;
+    let waits = status.uid != *own && knows_more(release, status, context).is_some();
+    if waits { status.uid.clone() } else { own.clone() }
+}
+
 /// What ReleaseSnapshots of another object of the release's name say, which counts for nothing here.
 fn told_only(
     release: &PromptRelease,

@@ -261,7 +261,6 @@ pub(super) async fn tell_refused(
     conditions::set(conditions, Readiness::Stalled, reason, &message, generation, now);
     status.leader_term = Some(context.cluster.term()?);
     status.written_for = Some(Named::of(&release).key());
-    status.uid.clone_from(&release.metadata.uid);
     release.status = Some(status);
     Box::pin(context.cluster.write_status(&release)).await?;
     Ok(true)

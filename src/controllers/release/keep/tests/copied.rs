@@ -1,7 +1,7 @@
 //! Notes and statuses that were copied from another release, or restored from a backup.
 
 use super::*;
-use crate::controllers::release::observe::observe;
+use crate::controllers::release::{before::written_for, observe::observe};
 
 /// A release of each of two namespaces on one route, and the note of `prod` with its copy in `ns`.
 async fn copied_into_another_namespace(named: bool) -> World {
@@ -111,6 +111,8 @@ async fn a_note_that_knows_more_than_a_restored_status_counts_and_is_not_overwri
     // While the route is another release's, nothing is decided, and nothing is forgotten.
     let held = world.reconcile(world.snapshot(), backup.clone(), vec![]).await;
     assert_eq!((held.0, held.1), (0, 0));
+    let uid = |status: &PromptReleaseStatus| written_for(&world.release, status, &world.context);
+    assert_eq!(uid(&backup).as_deref(), Some("of before"), "it is of a backup until that is over");
     // What is made again beside it does not outdo it.
     let other = VariantRef { revision: "7".repeat(40), ..stable() };
     let status = PromptReleaseStatus { stable: Some(other.clone()), ..backup };
@@ -124,6 +126,7 @@ async fn a_note_that_knows_more_than_a_restored_status_counts_and_is_not_overwri
     assert_eq!(plan.status.failed_revision.as_deref(), Some(GOOD));
     assert!(plan.status.routing.generation > note.generation);
     assert!(plan.status.routing.variants.iter().all(|v| v.revision == REVISION));
+    assert_eq!(uid(&plan.status).as_deref(), Some("own"));
     world.reconcile(snapshot, plan.status, vec![]).await;
     assert_eq!(world.before(), (None, None), "the status knows it now");
 }
