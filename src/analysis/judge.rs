@@ -563,9 +563,11 @@ pub fn worse(metrics: &[MetricStatus]) -> Option<(&MetricStatus, Batch)> {
     })
 }
 
-/// A metric whose failure waits for another collection.
-pub fn undecided_failure(metrics: &[MetricStatus]) -> Option<&MetricStatus> {
-    metrics.iter().find(|metric| bursts::waits(metric))
+/// A metric that looked worse than the harm margin in what was collected last, or whose failure
+/// waits for another collection.
+pub fn worse_lately(metrics: &[MetricStatus]) -> Option<&MetricStatus> {
+    let was_bad = |m: &MetricStatus| m.batches.as_ref().is_some_and(|all| all.bad_in_a_row > 0);
+    metrics.iter().find(|metric| bursts::waits(metric) || was_bad(metric))
 }
 
 /// A metric of the policy of which so little was counted that nothing could have been found;

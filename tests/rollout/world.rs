@@ -319,7 +319,7 @@ impl World {
         let told = || {
             let notes = self.notes();
             let told = stale::told(&notes, self.object(), &self.status, ROUTE);
-            told.filter(|_| routes && self.later().is_none()).cloned()
+            told.filter(|_| routes && self.late().is_none() && self.later().is_none()).cloned()
         };
         let late = late.map(|late| (late.note, !late.in_time));
         let own = |(note, too_late): (Remembered, bool)| {

@@ -136,7 +136,13 @@ fn told_only(
     status: &PromptReleaseStatus,
     context: &Context,
 ) -> Option<Remembered> {
-    stale::told(&notes(release, context), object(release), status, &release.route()).cloned()
+    let named = Named::of(release);
+    let told =
+        stale::told(&notes(release, context), object(release), status, &release.route()).cloned();
+    told.filter(|note| {
+        let serves = &note.goes_on_with().revision;
+        context.caches.copy(&named.namespace, &named.name, serves).is_some()
+    })
 }
 
 fn notes(release: &PromptRelease, context: &Context) -> Vec<Remembered> {

@@ -187,8 +187,8 @@ fn so_far(
     if let Some(worse) = looks_worse(draft) {
         return Err(worse);
     }
-    if let Some(metric) = judge::undecided_failure(&draft.status.analysis) {
-        return Err(format!("{} looks like a failure that is not sure yet", metric.metric));
+    if let Some(metric) = judge::worse_lately(&draft.status.analysis) {
+        return Err(format!("{} looked worse in what was collected last", metric.metric));
     }
     if let Some(missing) = look::floor_on_both_sides(draft).or_else(|| unwatched(draft, verdict)) {
         return Err(missing);

@@ -19,7 +19,7 @@ pub(super) fn told(draft: &Draft<'_>) -> String {
         return String::new();
     };
     if only_first(&draft.status).is_none() {
-        return told_of_another(before, stable);
+        return told_of_another(draft, before, stable);
     }
     let (serves, served) = (short(&stable.revision), short(&before.revision));
     let is_it = |failed: &&String| stands_for(failed, &stable.revision);
@@ -34,8 +34,11 @@ pub(super) fn told(draft: &Draft<'_>) -> String {
 
 /// The release has done more since: the ReleaseSnapshots are of an earlier life of its name, or of
 /// another cluster.
-fn told_of_another(before: &ServedBefore, stable: &VariantRef) -> String {
-    if !before.too_late || stands_for(&before.revision, &stable.revision) {
+fn told_of_another(draft: &Draft<'_>, before: &ServedBefore, stable: &VariantRef) -> String {
+    // Who names it in the spec knows.
+    let named = draft.snapshot.target.as_ref().ok().map(|target| &target.revision);
+    let is_it = |revision: &String| stands_for(&before.revision, revision);
+    if !before.too_late || is_it(&stable.revision) || named.is_some_and(is_it) {
         return String::new();
     }
     let served = short(&before.revision);

@@ -1,7 +1,10 @@
 //! Notes and statuses that were copied from another release, or restored from a backup.
 
 use super::*;
-use crate::controllers::release::{before::written_for, observe::observe};
+use crate::{
+    api::prompt_release::{RoutedVariant, VariantRole},
+    controllers::release::{before::written_for, observe::observe},
+};
 
 /// A release of each of two namespaces on one route, and the note of `prod` with its copy in `ns`.
 async fn copied_into_another_namespace(named: bool) -> World {
@@ -139,6 +142,12 @@ async fn a_note_of_another_object_takes_nothing_from_a_release_that_has_its_own_
     status.history.push(HistoryEntry { outcome: Outcome::Promoted, ..serving().history.remove(0) });
     status.routing.generation = 9;
     status.uid = Some("own".into());
+    status.routing.variants = vec![RoutedVariant {
+        revision: REVISION.into(),
+        role: VariantRole::Stable,
+        weight: 100,
+        copies: None,
+    }];
     let own = note(&world.release, &status, None).unwrap();
     let earlier = EarlierRoute {
         route: "elsewhere".into(),
