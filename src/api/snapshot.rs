@@ -244,6 +244,11 @@ impl Remembered {
         self
     }
 
+    /// The routing generation of the status that was noted.
+    pub fn of_status(&self) -> i64 {
+        self.status_generation.unwrap_or(self.generation)
+    }
+
     /// What serves when the release goes on from this note: of two variants in a bake the one that
     /// was there before.
     pub fn goes_on_with(&self) -> &VariantRef {

@@ -56,7 +56,7 @@ pub fn knows_more(
     }
     // Of one object the generations of its statuses are compared.
     let is_of_one = note.uid.is_some() && (status.uid.is_none() || note.uid == status.uid);
-    let noted = note.status_generation.filter(|_| is_of_one).unwrap_or(note.generation);
+    let noted = if is_of_one { note.of_status() } else { note.generation };
     noted > status.routing.generation
         && !says_the_same(note, status)
         && !(is_own(note, object) && is_unwritten_promotion(note, status))

@@ -291,7 +291,7 @@ impl World {
     }
 
     fn late(&self) -> Option<Late> {
-        late(self.notes(), self.object(), &self.status, ROUTE, self.now)
+        late(&self.notes(), self.object(), &self.status, ROUTE, self.now)
     }
 
     /// What the release goes on from: a note while there is no status, or one that came late.

@@ -176,7 +176,7 @@ fn late(
 ) -> Result<Option<Late>, ControllerError> {
     let (named, route) = (Named::of(release), release.route());
     let late =
-        first::late(notes(release, context), object(release), status, &route, (context.clock)());
+        first::late(&notes(release, context), object(release), status, &route, (context.clock)());
     let Some(late) = late else { return Ok(None) };
     if late.note.route != route || !late.in_time {
         return Ok(Some(late));
