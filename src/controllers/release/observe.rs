@@ -11,7 +11,6 @@ use crate::{
     api::{
         CanaryPolicy, CanaryPolicySpec, LLMDeployment, LLMDeploymentSpec, PromptRelease,
         PromptReleaseStatus, conditions,
-        prompt_release::VariantRef,
         snapshot::{LastServed, Remembered, Saved},
     },
     controllers::{
@@ -75,7 +74,8 @@ pub(super) fn observe(
     {
         not_ready.insert(target.revision.clone(), why);
     }
-    for variant in routed(&status.stable, status.canary.as_ref().map(|c| &c.variant)) {
+    let canary = status.canary.as_ref().map(|canary| &canary.variant);
+    for variant in status.stable.iter().chain(&status.previous).chain(canary) {
         if let Some(backend) = caches.backends.get(&reference(&namespace, &variant.backend))
             && let Some(why) = why_not_ready(&backend)
         {
@@ -156,13 +156,6 @@ fn stable_backend(
         },
     };
     Ok(spec.map(|spec| (stable.backend.clone(), spec)))
-}
-
-fn routed<'a>(
-    stable: &'a Option<VariantRef>,
-    canary: Option<&'a VariantRef>,
-) -> impl Iterator<Item = &'a VariantRef> {
-    stable.iter().chain(canary)
 }
 
 /// Why a backend can not answer now. One that nobody has looked at yet is not ready.

@@ -91,10 +91,10 @@ pub(super) fn watch(draft: &mut Draft<'_>) {
     }
     match (running_policy(draft, &canary), another) {
         (Some(policy), _) => compare(draft, &policy, &revision, another),
-        (None, Some(another)) => {
+        (None, Some(another)) if !stays(draft) => {
             superseded(draft, another, Err("what judges it is gone".to_owned()));
         }
-        (None, None) => without_policy(draft),
+        (None, _) => without_policy(draft),
     }
 }
 
@@ -118,7 +118,7 @@ fn compare(
         return draft.withdraw(Outcome::RolledBack, reasons::METRIC_FAILED, &message, false);
     }
     if let Some(another) = another
-        && !previous_is_down(draft)
+        && !stays(draft)
     {
         let found = so_far(draft, policy, verdict);
         return superseded(draft, another, found);
@@ -208,10 +208,12 @@ fn found_nothing(draft: &Draft<'_>) -> String {
     )
 }
 
-/// Users can not go back to it now.
-fn previous_is_down(draft: &Draft<'_>) -> bool {
+/// Whether another spec waits: the weights are frozen, or users can not go back to the previous
+/// variant now.
+fn stays(draft: &Draft<'_>) -> bool {
     let previous = draft.status.previous.as_ref();
-    previous.is_some_and(|p| draft.snapshot.why_not_ready(&p.revision).is_some())
+    let is_down = previous.is_some_and(|p| draft.snapshot.why_not_ready(&p.revision).is_some());
+    draft.snapshot.spec.suspend || is_down
 }
 
 /// The spec names `another` variant. The bake is over when it has found nothing; or the new variant
