@@ -300,6 +300,151 @@ def test_a_status_from_a_backup_brings_back_nothing_that_has_failed_since(world)
         generation = now["routing"]["generation"]
 
 
+def routed(world, name: str) -> dict[str, int]:
+    variants = world.cluster.release(name).get("status", {}).get("routing", {}).get("variants", [])
+    return {v["revision"]: v["weight"] for v in variants}
+
+
+def without_identity(o: dict) -> dict:
+    for part in ("uid", "resourceVersion", "creationTimestamp", "managedFields", "generation"):
+        o["metadata"].pop(part, None)
+    return o
+
+
+@pytest.mark.parametrize("then", ["promoted", "failed"])
+def test_a_snapshot_of_an_earlier_life_of_the_name_takes_nothing_from_users(world, then):
+    """As Velero restores what is missing: the backup has a ReleaseSnapshot of before."""
+    name = f"life-{then}"
+    before, _ = failed_once(world, name)
+    release = world.cluster.release(name)
+    # Replaced once: its generations are far ahead of those of a new release.
+    world.cluster.kubectl("replace", "--force", "-f", "-", stdin=json.dumps(bare(release)))
+    back(world, name, release["metadata"]["uid"], "RolledBack")
+    wait_for("its note", lambda: any(json.loads(c["metadata"].get("annotations", {}).get(
+        "serinus.dev/remembered", "{}")).get("generation", 0) > 1000 for c in copies(world, name)))
+    kept = copies(world, name)
+    # The name begins anew, as docs/reasons.md says.
+    world.cluster.kubectl("delete", "promptrelease", name)
+    time.sleep(4)
+    world.cluster.kubectl("delete", "releasesnapshots", "-l", f"serinus.dev/release={name}")
+    time.sleep(2)
+    world.cluster.apply([m.prompt(f"{name}-v3", "firstTokenMs=20"), m.release(name, f"{name}-v3")])
+    world.wait_phase(name, "Stable")
+    with Traffic(world.gateways, name):
+        if then == "promoted":
+            world.next(name, "v4", "firstTokenMs=20")
+            wait_for("the promotion", lambda: (f"{name}-v4", "Promoted") in world.history(name)
+                     and world.phase(name) == "Stable", 90)
+        else:
+            # What the earlier life had as stable is aborted in this one.
+            world.cluster.patch("promptrelease", name, {"spec": {"promptRef": {"name": f"{name}-v1"}}})
+            world.wait_phase(name, "Progressing", seconds=30)
+            world.cluster.patch("promptrelease", name, {"metadata": {"annotations": {
+                "serinus.dev/abort": f"{before} by=ada"}}})
+            world.wait_phase(name, "RolledBack", seconds=30)
+            wait_for("its copy to go", lambda: f"{name}-{before}" not in {
+                c["metadata"]["name"] for c in copies(world, name)})
+    status = world.cluster.release(name)["status"]
+    serves, failed = status["stable"]["revision"], status.get("failedRevision")
+    assert serves != before and (failed == before) == (then == "failed")
+    there = {c["metadata"]["name"] for c in copies(world, name)}
+    for copy in kept:
+        if copy["metadata"]["name"] not in there:
+            world.cluster.kubectl("create", "-f", "-", stdin=json.dumps(without_identity(copy)))
+    with Traffic(world.gateways, name) as users:
+        if then == "promoted":  # Who names it in the spec is told of its failure.
+            wait_for("what is told", lambda: "another object of this name" in json.dumps(
+                world.cluster.release(name)["status"]["conditions"]))
+        time.sleep(5)
+    assert {s.revision for s in users.seen if s.ok} == {serves}
+    now = world.cluster.release(name)["status"]
+    assert (now["stable"]["revision"], now.get("failedRevision")) == (serves, failed)
+    assert routed(world, name) == {serves: 100}
+    assert then == "failed" or "KnownTooLate" in world.cluster.kubectl("get", "events", "-o", "yaml")
+
+
+@pytest.mark.parametrize("how", ["replaced", "deleted for a moment"])
+def test_a_bake_that_is_cut_short_goes_back_to_the_previous_variant(world, how):
+    name = f"bake-{how.split()[0]}"
+    world.cluster.apply(m.policy("longbake", bake={"duration": "10m", "holdback": 10}))
+    stable = world.first(name, policy="longbake")["status"]["stable"]["revision"]
+    with Traffic(world.gateways, name, rate=80) as users:
+        world.next(name, "v2", "firstTokenMs=20")
+        release = world.wait_phase(name, "Baking", seconds=90)
+        baked = release["status"]["stable"]["revision"]
+        uid = release["metadata"]["uid"]
+        if how == "replaced":
+            world.cluster.kubectl("replace", "--force", "-f", "-", stdin=json.dumps(bare(release)))
+        else:
+            world.cluster.kubectl("delete", "promptrelease", name)
+            time.sleep(5)  # its absence is noted
+            assert f"{name}-{stable}" in {c["metadata"]["name"] for c in copies(world, name)}
+            world.cluster.kubectl("create", "-f", "-", stdin=json.dumps(bare(release)))
+        back(world, name, uid, "Promoting", "Stable", "Progressing")
+        wait_for("the canary", lambda: world.phase(name) in ("Progressing", "Baking"), 60)
+        wait_for("its bake", lambda: world.phase(name) == "Baking", 90)
+    now = world.cluster.release(name)
+    outcomes = [(h["revision"], h["outcome"], h["reason"]) for h in now["status"]["history"]]
+    assert outcomes == [(stable, "Initial", "FirstRelease"), (baked, "Promoted", "Promoted"),
+                        (baked, "Withdrawn", "Returned"), (baked, "Promoted", "Promoted")]
+    assert now["status"]["previous"]["revision"] == stable
+    seen = [{v["revision"]: v["weight"] for v in o["status"]["routing"]["variants"]}
+            for _, o in world.watcher.of(name) if o["metadata"]["uid"] != uid and "status" in o]
+    assert {stable: 100} in seen and {baked: 100} not in seen, seen
+    assert "was not over" in world.cluster.kubectl("get", "events", "-o", "yaml")
+    assert users.seen
+
+
+def test_a_release_whose_note_is_gone_is_held_until_somebody_approves(world):
+    stable, failed = failed_once(world, "noteless")
+    release = world.cluster.release("noteless")
+    for operator in world.operators:
+        operator.process.stop()
+    for copy in copies(world, "noteless"):
+        world.cluster.kubectl("annotate", "releasesnapshot", copy["metadata"]["name"], "serinus.dev/remembered-")
+    world.cluster.kubectl("delete", "promptrelease", "noteless")
+    world.cluster.kubectl("create", "-f", "-", stdin=json.dumps(bare(release)))
+    for operator in world.operators:
+        operator.start()
+    held = back(world, "noteless", release["metadata"]["uid"], "Held", "Stable", "Progressing")
+    time.sleep(3)
+    held = world.cluster.release("noteless")
+    ready = next(c for c in held["status"]["conditions"] if c["type"] == "Ready")
+    assert (held["status"]["phase"], ready["reason"]) == ("Held", "FirstReleaseHeld"), held["status"]
+    assert stable[:10] in ready["message"] and "no note" in ready["message"]
+    assert routed(world, "noteless") == {}
+    world.cluster.patch("promptrelease", "noteless", {"metadata": {"annotations": {
+        "serinus.dev/approve": f"{failed} by=ada"}}})
+    world.wait_phase("noteless", "Stable")
+    assert routed(world, "noteless") == {failed: 100}
+
+
+def test_copies_that_are_restored_before_their_release_stay_until_it_comes(world):
+    """In the documented order, of a moment in a bake; the previous variant's prompt is gone."""
+    name = "restored-bake"
+    world.cluster.apply(m.policy("longbake", bake={"duration": "10m", "holdback": 10}))
+    stable = world.first(name, policy="longbake")["status"]["stable"]["revision"]
+    with Traffic(world.gateways, name, rate=80):
+        world.next(name, "v2", "firstTokenMs=20")
+        release = world.wait_phase(name, "Baking", seconds=90)
+    world.cluster.kubectl("delete", "promptversion", f"{name}-v1")
+    kept = copies(world, name)
+    world.cluster.kubectl("delete", "promptrelease", name)
+    time.sleep(4)
+    world.cluster.kubectl("delete", "releasesnapshots", "-l", f"serinus.dev/release={name}")
+    for copy in kept:
+        world.cluster.kubectl("create", "-f", "-", stdin=json.dumps(without_identity(copy)))
+    time.sleep(8)
+    assert {c["metadata"]["name"] for c in copies(world, name)} == {c["metadata"]["name"] for c in kept}
+    world.cluster.kubectl("create", "-f", "-", stdin=json.dumps(bare(release)))
+    world.cluster.kubectl("patch", "promptrelease", name, "--subresource=status", "--type=merge", "-p",
+                          json.dumps({"status": release["status"]}))
+    time.sleep(4)
+    assert f"{name}-{stable}" in {c["metadata"]["name"] for c in copies(world, name)}
+    conditions = world.cluster.release(name)["status"]["conditions"]
+    assert not [c for c in conditions if (c["type"], c["status"]) == ("SnapshotsKept", "False")], conditions
+
+
 def test_what_failed_on_a_route_is_known_when_the_release_had_another_one_meanwhile(world):
     _, failed = failed_once(world, "moved")
     release = world.cluster.release("moved")

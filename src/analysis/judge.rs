@@ -563,6 +563,24 @@ pub fn worse(metrics: &[MetricStatus]) -> Option<(&MetricStatus, Batch)> {
     })
 }
 
+/// A metric that looked worse than the harm margin in what was collected last, or whose failure
+/// waits for another collection.
+pub fn worse_lately(metrics: &[MetricStatus]) -> Option<&MetricStatus> {
+    let was_bad = |m: &MetricStatus| m.batches.as_ref().is_some_and(|all| all.bad_in_a_row > 0);
+    metrics.iter().find(|metric| bursts::waits(metric) || was_bad(metric))
+}
+
+/// A metric of the policy of which so little was counted that nothing could have been found;
+/// where nothing `compares`, of the new variant. A fixed rule has seen enough when it passes.
+pub fn hardly_seen(metrics: &[MetricStatus], compares: bool) -> Option<&MetricStatus> {
+    let enough = |count: i64| count >= MINIMUM as i64;
+    let is_seen = |m: &MetricStatus| match m.streak {
+        0 => enough(m.canary.count) && (!compares || enough(m.stable.count)),
+        _ => m.verdict == Verdict::Pass,
+    };
+    metrics.iter().find(|metric| !metric.guard && !is_seen(metric))
+}
+
 /// The verdict of all metrics together: any Fail fails, all Pass pass, and what is
 /// missing keeps the rest from passing. Built-in comparisons need not pass, but nothing
 /// passes while one of them is in [`doubt`], and nothing ends while a failure waits for another

@@ -438,6 +438,11 @@ pub struct PromptReleaseStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 317))]
     pub written_for: Option<String>,
+    /// The uid of the object that this was written for. A status with another uid was restored
+    /// into this object. None in what an earlier version wrote.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub uid: Option<String>,
     /// The last request of each action.
     #[serde(default)]
     #[schemars(length(max = 4))]

@@ -155,12 +155,20 @@ pub struct Remembered {
     pub since: Timestamp,
     /// The routing generation at which this was noted: of two notes the later one counts.
     pub generation: i64,
+    /// The routing generation of the status that was noted, when that is an earlier one: a note of
+    /// another object of the release's name was later.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status_generation: Option<i64>,
     /// The variant that served.
     pub stable: VariantRef,
+    /// The variant that served before, while the stable one bakes: users go back to it when the
+    /// bake is cut short.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous: Option<VariantRef>,
     /// The revision that failed last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failed: Option<String>,
-    /// How the two came to be that, as far as it was known.
+    /// How these came to be that, as far as it was known.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub history: Vec<HistoryEntry>,
     /// The requests that were handled: their annotations outlive the status, too.
@@ -191,8 +199,12 @@ impl Remembered {
             HistoryEntry { message, requests: vec![], ..entry.clone() }
         };
         let failed = status.failed_revision.clone();
-        let served = status.history.iter().rfind(|h| h.variant.revision == stable.revision);
-        let known = served.into_iter().chain(status.failure());
+        let previous = status.previous.clone();
+        let served = |variant: &VariantRef| {
+            status.history.iter().rfind(|h| h.variant.revision == variant.revision)
+        };
+        let all = previous.iter().chain([&stable]).filter_map(served);
+        let known = all.chain(status.failure());
         let mut history: Vec<HistoryEntry> = known.map(short).collect();
         history.sort_by_key(|entry| entry.at);
         history.dedup();
@@ -200,7 +212,9 @@ impl Remembered {
             route,
             since,
             generation: status.routing.generation,
+            status_generation: None,
             stable,
+            previous,
             failed,
             history,
             requests: status.requests.clone(),
@@ -221,7 +235,7 @@ impl Remembered {
         if known.route != self.route {
             let left = EarlierRoute {
                 route: known.route.clone(),
-                revision: known.stable.revision.clone(),
+                revision: known.goes_on_with().revision.clone(),
                 failed: known.failed.clone(),
                 until: known.absent_since.unwrap_or(created),
             };
@@ -230,10 +244,21 @@ impl Remembered {
         self
     }
 
+    /// The routing generation of the status that was noted.
+    pub fn of_status(&self) -> i64 {
+        self.status_generation.unwrap_or(self.generation)
+    }
+
+    /// What serves when the release goes on from this note: of two variants in a bake the one that
+    /// was there before.
+    pub fn goes_on_with(&self) -> &VariantRef {
+        self.previous.as_ref().unwrap_or(&self.stable)
+    }
+
     /// What users of `route` got last from a release of this name, if there was one.
     pub fn on_route(&self, route: &str) -> Option<LastServed> {
         if self.route == route {
-            let (revision, failed) = (self.stable.revision.clone(), self.failed.clone());
+            let (revision, failed) = (self.goes_on_with().revision.clone(), self.failed.clone());
             let (until, named) = (self.absent_since, self.written_for.is_some());
             return Some(LastServed { revision, failed, until, named });
         }
@@ -256,7 +281,12 @@ impl Remembered {
     /// Whether both say the same, whenever it was noted and of which object of the release's
     /// name.
     pub fn says_the_same_as(&self, other: &Self) -> bool {
-        let said = |note: &Self| Self { generation: 0, uid: None, ..note.clone() };
+        let said = |note: &Self| Self {
+            generation: 0,
+            status_generation: None,
+            uid: None,
+            ..note.clone()
+        };
         said(self) == said(other)
     }
 }

@@ -148,13 +148,16 @@ async fn look(
     let copies = context.caches.copies_of(&Named::of(&**release));
     label(&copies, context).await;
     let plan = decide_and_keep(release, &mut snapshot, now, written, context).await?;
-    let changed = plan.status != snapshot.status;
+    let uid = before::written_for(release, &plan.status, context);
+    let is_taken_over = snapshot.status.uid.is_some() && snapshot.status.uid != uid;
+    let changed = plan.status != snapshot.status || is_taken_over;
     written.later = false;
     if changed || context.ahead.has(release) {
         let mut status = plan.status;
         status.observed_generation = snapshot.generation;
         status.leader_term = Some(context.cluster.term()?);
         status.written_for = Some(key);
+        status.uid = uid;
         let due = context.ahead.due(release, status, &plan.effects, &snapshot.gateways);
         written.later = due.is_none();
         if let Some(status) = due {

@@ -25,7 +25,7 @@ pub const RESTORED_WITHIN: SignedDuration = SignedDuration::from_hours(24);
 
 /// A status that says it began so long before its object was created is that of an earlier
 /// object. Shorter, the clocks of the API server and of the operator may differ.
-const CLOCKS: SignedDuration = SignedDuration::from_mins(5);
+pub(super) const CLOCKS: SignedDuration = SignedDuration::from_mins(5);
 
 /// The object that a status is read from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,17 +47,22 @@ pub struct Late {
 
 /// What `notes` of a release say of the time before its first release, as long as that is all
 /// that it has done. The highest note that came in time counts;
-/// without one, the highest that came too late.
+/// without one, the highest that came too late. A first release of which this object has noted
+/// more is in a status that somebody has put back.
 pub fn late(
-    notes: impl IntoIterator<Item = Remembered>,
+    notes: &[Remembered],
     object: Object<'_>,
     status: &PromptReleaseStatus,
     route: &str,
     now: Timestamp,
 ) -> Option<Late> {
     let first = only_first(status)?;
-    let notes = notes.into_iter().filter(|note| is_late(note, object, status, route));
-    let notes = notes.map(|note| Late { in_time: came_in_time(&note, first, now), note });
+    let is_own = |note: &Remembered| note.uid.is_some() && note.uid.as_deref() == object.uid;
+    if notes.iter().any(|n| is_own(n) && n.of_status() > status.routing.generation) {
+        return None;
+    }
+    let notes = notes.iter().filter(|note| is_late(note, object, status, route));
+    let notes = notes.map(|n| Late { in_time: came_in_time(n, first, now), note: n.clone() });
     notes.max_by_key(|late| (late.in_time, late.note.rank()))
 }
 
@@ -228,7 +233,7 @@ mod tests {
             ..Remembered::of("route".into(), first, &serves("another")).unwrap()
         };
         let late = |notes: &[Remembered], now| {
-            let late = late(notes.to_vec(), OWN, &status, "route", now);
+            let late = late(notes, OWN, &status, "route", now);
             late.map(|late| (late.note.generation, late.in_time))
         };
         let second = SignedDuration::from_secs(1);
@@ -248,6 +253,12 @@ mod tests {
         assert_eq!(late(&[note(2, forgotten)], first), Some((2, false)));
         assert_eq!(late(&[note(1, known), note(2, forgotten)], first), Some((1, true)));
         assert_eq!(late(&[note(1, known), note(2, None)], first), Some((2, true)));
+        // This object has noted more than its first release: the status was put back.
+        let own = |generation| Remembered { uid: Some("own".into()), ..note(generation, None) };
+        assert_eq!(late(&[note(7, None), own(2)], first), None);
+        assert_eq!(late(&[note(7, None), own(1)], first), Some((7, true)));
+        let after = Remembered { status_generation: Some(1), ..own(8) };
+        assert_eq!(late(&[note(7, None), after], first), Some((7, true)));
     }
 
     #[test]

@@ -7,7 +7,9 @@ use super::{
 };
 use crate::api::{
     CanaryPolicySpec,
-    prompt_release::{CanaryStatus, HandledRequest, PromptReleaseStatus, VariantRole},
+    prompt_release::{
+        CanaryStatus, HandledRequest, HistoryEntry, PromptReleaseStatus, VariantRole,
+    },
 };
 
 /// Every invariant that the step from `snapshot.status` to `plan.status` breaks.
@@ -50,7 +52,7 @@ pub fn broken(snapshot: &Snapshot, plan: &Plan) -> Vec<String> {
             || snapshot
                 .remembered
                 .as_ref()
-                .is_none_or(|r| after.stable.as_ref() == Some(&r.stable)),
+                .is_none_or(|r| after.stable.as_ref() == Some(r.goes_on_with())),
         "what served before the status was lost serves on",
     );
     check(
@@ -194,8 +196,13 @@ fn stopped_time_counts_for_nothing(
 fn history_only_grows(snapshot: &Snapshot, after: &PromptReleaseStatus) -> bool {
     let (old, new) = (&snapshot.status.history, &after.history);
     if snapshot.remembered.is_some() {
-        let mut new = new.iter();
-        return new.len() <= 20 && old.iter().all(|entry| new.any(|other| other == entry));
+        let is_within = |kept: &[HistoryEntry]| {
+            let mut new = new.iter();
+            kept.iter().all(|entry| new.any(|other| other == entry))
+        };
+        return new.len() <= 20
+            && (0..=old.len())
+                .any(|dropped| (dropped == 0 || new.len() == 20) && is_within(&old[dropped..]));
     }
     new.len() <= 20
         && (0..=old.len())

@@ -442,11 +442,12 @@ mod tests {
             accepted: false,
             message: worst(512),
         };
-        let (stable, failed) = (name(64), "f".repeat(64));
+        let (stable, previous, failed) = (name(64), "e".repeat(64), "f".repeat(64));
         let status = PromptReleaseStatus {
             stable: Some(variant(&stable)),
+            previous: Some(variant(&previous)),
             failed_revision: Some(failed.clone()),
-            history: vec![entry(&stable), entry(&failed)],
+            history: vec![entry(&previous), entry(&stable), entry(&failed)],
             requests: (0..4).map(|_| request()).collect(),
             ..PromptReleaseStatus::default()
         };

@@ -47,6 +47,9 @@ pub struct Snapshot {
     /// What copies of this release's snapshots say that were written for another release, when
     /// there is no note of this one: they came with a restore into another namespace.
     pub copied: Option<Box<Remembered>>,
+    /// Revisions of which ReleaseSnapshots lie beside this release, while it has served nothing and
+    /// no note says which of them served.
+    pub beside: Vec<String>,
     /// The last routing generation that was noted on this route: whatever the status says, the next
     /// one is later.
     pub noted: i64,

@@ -1,62 +1,130 @@
 //! A status that is older than what is remembered of its release: a backup was restored with its
 //! statuses, while the ReleaseSnapshots are those of today. The note is written before each status
 //! that changes what it says, so a status that was written after it knows all that it says.
+//!
+//! A note of another object of the release's name may be of an earlier life of the name, or of
+//! another cluster. Its generations are not those of this object, so it never goes before a status
+//! that was written for this object. It is told, and users keep what they have.
 
 use crate::{
     api::{
         PromptReleaseStatus,
-        prompt_release::{HandledRequest, HistoryEntry, Outcome, RETURNED},
+        prompt_release::{HistoryEntry, Outcome, RETURNED},
         snapshot::Remembered,
     },
     prompt::stands_for,
-    rollout::{
-        first::{Object, is_late},
-        snapshot::Action,
-    },
+    rollout::first::{CLOCKS, Object, is_late},
 };
+
+/// The note that knows more of `route` than `status`, if one does: the last one of this object, or
+/// the last one of all.
+pub fn later(
+    notes: &[Remembered],
+    object: Object<'_>,
+    status: &PromptReleaseStatus,
+    route: &str,
+) -> Option<Remembered> {
+    let last = |own: bool| {
+        let notes = notes.iter().filter(|note| !own || is_own(note, object));
+        notes.max_by_key(|note| note.rank())
+    };
+    let known = [last(true), last(false)].into_iter().flatten();
+    known.into_iter().find(|note| knows_more(note, object, status, route)).cloned()
+}
 
 /// Whether `note` knows more of `route` than `status`: a failure of which the status has never
 /// heard, or something else at a later routing generation. Without a status everything is more,
-/// and what came after a first release counts as `rollout::first` says.
+/// and what came after a first release counts as `rollout::first` says. A note of another object
+/// knows more only than a status that is of before this object, and none makes stable what the
+/// status knows to have failed.
 pub fn knows_more(
     note: &Remembered,
     object: Object<'_>,
     status: &PromptReleaseStatus,
     route: &str,
 ) -> bool {
-    let Some(stable) = &status.stable else { return false };
-    if note.route != route || is_late(note, object, status, route) {
+    let counts = is_own(note, object) || is_of_before(status, object);
+    if status.stable.is_none() || note.route != route || !counts || serves_what_failed(note, status)
+    {
+        return false;
+    }
+    if is_late(note, object, status, route) {
         return false;
     }
     if note.failed.as_deref().is_some_and(|failed| !has_heard_of(status, failed)) {
         return true;
     }
-    // The status of this promotion was not written, and it is decided again.
-    let is_own = note.uid.is_some() && note.uid.as_deref() == object.uid;
+    // Of one object the generations of its statuses are compared.
+    let is_of_one = note.uid.is_some() && (status.uid.is_none() || note.uid == status.uid);
+    let noted = if is_of_one { note.of_status() } else { note.generation };
+    noted > status.routing.generation
+        && !says_the_same(note, status)
+        && !(is_own(note, object) && is_unwritten_promotion(note, status))
+}
+
+/// The note that says otherwise than a status of this very object, which goes on, at what looks
+/// like a later time.
+pub fn told<'a>(
+    notes: &'a [Remembered],
+    object: Object<'_>,
+    status: &PromptReleaseStatus,
+    route: &str,
+) -> Option<&'a Remembered> {
+    let stable = status.stable.as_ref().filter(|_| !is_of_before(status, object))?;
+    let is_foreign = |note: &&Remembered| note.uid.is_some() && !is_own(note, object);
+    let says_more = |note: &&Remembered| {
+        note.route == route
+            && note.generation > status.routing.generation
+            && !is_one(&note.stable.revision, &stable.revision)
+    };
+    notes.iter().filter(is_foreign).filter(says_more).max_by_key(|note| note.rank())
+}
+
+/// Whether `note` was written for `object`.
+fn is_own(note: &Remembered, object: Object<'_>) -> bool {
+    note.uid.is_some() && note.uid.as_deref() == object.uid
+}
+
+/// Whether `status` was not written for `object`: it was restored into it. A status of an earlier
+/// version does not say for which one it was written. It is of before when it tells of a time
+/// before the object.
+pub fn is_of_before(status: &PromptReleaseStatus, object: Object<'_>) -> bool {
+    let is_before = |entry: &HistoryEntry| object.created > entry.at + CLOCKS;
+    match &status.uid {
+        Some(uid) => object.uid != Some(uid.as_str()),
+        None => status.history.iter().any(is_before),
+    }
+}
+
+/// Whether what `note` would have serve again is what the status knows to have failed.
+pub fn serves_what_failed(note: &Remembered, status: &PromptReleaseStatus) -> bool {
+    let serves = &note.goes_on_with().revision;
+    status.failed_revision.as_deref().is_some_and(|failed| is_one(serves, failed))
+}
+
+/// The operator was killed between the note of a promotion and its status: the promotion is
+/// decided again. It is the very next change of routing; a canary of a backup has had others since.
+fn is_unwritten_promotion(note: &Remembered, status: &PromptReleaseStatus) -> bool {
     let canary = status.canary.as_ref().map(|canary| &canary.variant.revision);
-    let is_not_promoted = is_own && canary.is_some_and(|c| is_one(c, &note.stable.revision));
-    let says_the_same = is_one(&note.stable.revision, &stable.revision)
+    note.generation == status.routing.generation.saturating_add(1)
+        && canary.is_some_and(|canary| is_one(canary, &note.stable.revision))
+}
+
+/// Whether both name what serves and what failed.
+fn says_the_same(note: &Remembered, status: &PromptReleaseStatus) -> bool {
+    let stable = status.stable.as_ref();
+    stable.is_some_and(|stable| is_one(&note.stable.revision, &stable.revision))
         && match (&note.failed, &status.failed_revision) {
             (Some(noted), Some(known)) => is_one(noted, known),
             (None, None) => true,
             _ => false,
-        };
-    note.generation > status.routing.generation && !says_the_same && !is_not_promoted
+        }
 }
 
-/// The revision that stays out when `status` gives way to `note`: one that only the status knows
-/// does, too, unless the note says how that was over.
+/// The revision that stays out when `status` gives way to `note`. One that only the status knows
+/// does, too: no note ends a failure.
 pub fn failed(note: &Remembered, status: &PromptReleaseStatus) -> Option<String> {
-    let is_over = |failed: &String| {
-        let is_retried = |handled: &HandledRequest| {
-            handled.accepted
-                && handled.action == Action::Retry.as_str()
-                && is_one(&handled.revision, failed)
-        };
-        is_one(&note.stable.revision, failed) || note.requests.iter().any(is_retried)
-    };
-    let known = || status.failed_revision.clone().filter(|failed| !is_over(failed));
-    note.failed.clone().or_else(known)
+    note.failed.clone().or_else(|| status.failed_revision.clone())
 }
 
 /// Whether a status was written when `failed` had failed: it is out, or was until somebody asked
@@ -81,10 +149,10 @@ fn is_one(one: &str, other: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use jiff::Timestamp;
+    use jiff::{SignedDuration, Timestamp};
 
     use super::*;
-    use crate::api::prompt_release::{CanaryStatus, Routing, VariantRef};
+    use crate::api::prompt_release::{CanaryStatus, HandledRequest, Routing, VariantRef};
 
     fn variant(revision: &str) -> VariantRef {
         VariantRef { revision: revision.into(), ..VariantRef::default() }
@@ -161,17 +229,79 @@ mod tests {
     fn a_promotion_whose_status_was_not_written_is_decided_again() {
         let canary = Some(CanaryStatus { variant: variant("b"), ..CanaryStatus::default() });
         let status = PromptReleaseStatus { canary, ..serves("a", None, 4) };
-        let restored = Object { uid: Some("of now"), ..OWN };
         assert!(!more(&note("b", None, 5), OWN, &status));
+        // It is the very next change of routing: others have come since.
+        assert!(more(&note("b", None, 6), OWN, &status), "the status was put back");
+        let restored = Object { uid: Some("of now"), ..OWN };
+        let status = PromptReleaseStatus { uid: Some("own".into()), ..status };
         assert!(more(&note("b", None, 5), restored, &status), "it is a backup");
     }
 
     #[test]
-    fn what_only_the_status_knows_to_have_failed_stays_out_unless_that_is_over() {
-        let of = |note: &Remembered| failed(note, &serves("a", Some("b"), 2));
+    fn a_note_of_another_object_never_goes_before_a_status_of_this_one() {
+        let other = |note: Remembered| Remembered { uid: Some("other".into()), ..note };
+        let first = HistoryEntry {
+            variant: variant("a"),
+            outcome: Outcome::Promoted,
+            reason: String::new(),
+            message: String::new(),
+            at: Timestamp::UNIX_EPOCH,
+            requests: vec![],
+        };
+        let status = |uid: Option<&str>| PromptReleaseStatus {
+            uid: uid.map(str::to_owned),
+            history: vec![first.clone()],
+            ..serves("a", None, 9)
+        };
+        let (hour, own) = (SignedDuration::from_hours(1), Object { ..OWN });
+        let younger = Object { created: OWN.created + hour, ..OWN };
+        for (uid, object, counts) in [
+            (Some("own"), own, false),
+            // It goes on from what an object before it has done.
+            (Some("own"), younger, false),
+            (Some("of before"), own, true),
+            // Nobody wrote whose it is: what it tells is from before the object, or is not.
+            (None, own, false),
+            (None, younger, true),
+        ] {
+            for noted in [note("b", None, 93), note("a", Some("c"), 93), note("b", Some("c"), 3)] {
+                let status = status(uid);
+                assert_eq!(more(&other(noted.clone()), object, &status), counts, "{uid:?}");
+                assert!(more(&noted, object, &status), "this object's own");
+                let notes = [other(noted)];
+                let told = told(&notes, object, &status, "route").map(|n| &*n.stable.revision);
+                let is_told = !counts && notes[0].generation == 93;
+                assert_eq!(told, Some("b").filter(|b| is_told && notes[0].stable.revision == *b));
+            }
+        }
+        // What this object noted counts also beside a later one of another.
+        let notes = [other(note("c", None, 93)), note("b", None, 10)];
+        let found = later(&notes, own, &status(Some("own")), "route");
+        assert_eq!(found.map(|note| note.stable.revision).as_deref(), Some("b"));
+    }
+
+    #[test]
+    fn a_note_that_is_later_only_because_of_another_one_knows_no_more() {
+        let noted = Remembered { status_generation: Some(9), ..note("a", Some("b"), 94) };
+        let mut status = serves("a", None, 9);
+        status.history.push(HistoryEntry {
+            variant: variant("b"),
+            outcome: Outcome::RolledBack,
+            reason: String::new(),
+            message: String::new(),
+            at: Timestamp::UNIX_EPOCH,
+            requests: vec![],
+        });
+        assert!(!more(&noted, OWN, &status), "somebody asked for a retry");
+        assert!(more(&Remembered { status_generation: None, ..noted }, OWN, &status));
+    }
+
+    #[test]
+    fn no_note_ends_a_failure_or_has_serve_again_what_failed() {
+        let known = serves("a", Some("b"), 2);
+        let of = |note: &Remembered| failed(note, &known);
         assert_eq!(of(&note("a", Some("c"), 9)).as_deref(), Some("c"));
         assert_eq!(of(&note("d", None, 9)).as_deref(), Some("b"));
-        assert_eq!(of(&note("b", None, 9)), None, "it was promoted");
         let mut retried = note("a", None, 9);
         retried.requests.push(HandledRequest {
             action: "retry".into(),
@@ -182,6 +312,12 @@ mod tests {
             accepted: true,
             message: String::new(),
         });
-        assert_eq!(of(&retried), None);
+        assert_eq!(of(&retried).as_deref(), Some("b"), "somebody asks again");
+        let backup = PromptReleaseStatus { uid: Some("of before".into()), ..known.clone() };
+        for status in [known, backup] {
+            assert!(!more(&note("b", None, 9), OWN, &status));
+            assert!(!more(&note("b", Some("c"), 9), OWN, &status));
+            assert!(more(&note("d", None, 9), OWN, &status));
+        }
     }
 }

@@ -37,6 +37,9 @@ pub enum Event {
     PassDays(u8),
     KeepStatus,
     RestoreStatus,
+    PutStatusBack,
+    LoseNote,
+    OfAnotherObject(u8, Option<u8>),
 }
 
 const NAMES: [&str; 4] = ["a", "b", "c", "d"];
@@ -78,6 +81,9 @@ pub fn event() -> impl Strategy<Value = Event> {
         1 => (1..3_u8).prop_map(Event::PassDays),
         1 => Just(Event::KeepStatus),
         1 => Just(Event::RestoreStatus),
+        1 => Just(Event::PutStatusBack),
+        1 => Just(Event::LoseNote),
+        1 => (any::<u8>(), prop::option::of(any::<u8>())).prop_map(|(s, f)| Event::OfAnotherObject(s, f)),
     ]
 }
 
@@ -157,6 +163,15 @@ pub fn happen(world: &mut World, event: Event) {
         Event::HadAnotherRoute => world.had_another_route(),
         Event::KeepStatus => world.keep_status(),
         Event::RestoreStatus => world.restore_status(),
+        Event::PutStatusBack => world.put_status_back(),
+        Event::LoseNote => {
+            world.lose_note();
+            world.lose_status();
+        }
+        Event::OfAnotherObject(stable, failed) => {
+            let failed = failed.filter(|failed| name(*failed) != name(stable)).map(name);
+            world.restore_of_another(name(stable), failed);
+        }
         Event::PassDays(days) => world.pass(SignedDuration::from_hours(24 * i64::from(days))),
     }
 }
@@ -213,7 +228,14 @@ proptest! {
         let runs = |world: &World| world.status.canary.as_ref().map(|c| c.variant.revision.clone());
         for event in after {
             // Another object of its name is not being deleted.
-            if matches!(event, Event::LoseStatus | Event::RestoreRelease | Event::RestoreStatus) {
+            if matches!(
+                event,
+                Event::LoseStatus
+                    | Event::RestoreRelease
+                    | Event::RestoreStatus
+                    | Event::PutStatusBack
+                    | Event::LoseNote
+            ) {
                 continue;
             }
             let ran = runs(&world);

@@ -48,10 +48,17 @@ struct Event {
     suspend: Option<bool>,
     /// The object is deleted and created again.
     recreated: bool,
+    /// Somebody removes the note of what served.
+    note_lost: bool,
     /// Somebody takes a backup of the status.
     status_kept: bool,
     /// The object is created again, with the status of that backup.
     status_restored: bool,
+    /// The same object gets the status of that backup.
+    status_put_back: bool,
+    /// A ReleaseSnapshot of another object of the release's name appears: in it this variant is
+    /// stable.
+    of_another_object: Option<String>,
     /// Everything is lost, and the release alone is restored.
     release_restored: bool,
     /// The ReleaseSnapshots come later.
@@ -99,6 +106,9 @@ fn apply(event: &Event, world: &mut World) {
     for (action, value) in &event.annotate {
         world.annotate(action_of(action), value.clone());
     }
+    if event.note_lost {
+        world.lose_note();
+    }
     if event.recreated {
         world.lose_status();
     }
@@ -107,6 +117,12 @@ fn apply(event: &Event, world: &mut World) {
     }
     if event.status_restored {
         world.restore_status();
+    }
+    if event.status_put_back {
+        world.put_status_back();
+    }
+    if let Some(stable) = &event.of_another_object {
+        world.restore_of_another(stable, None);
     }
     if event.release_restored {
         world.restore_release();

@@ -21,7 +21,7 @@ use serinus::{
         first::{Late, Object, late},
         invariants,
         snapshot::Action,
-        stale::knows_more,
+        stale::{self, serves_what_failed},
     },
 };
 
@@ -70,10 +70,14 @@ pub struct World {
     pub copied: Option<Box<Remembered>>,
     pub served_before: Option<ServedBefore>,
     pub deleting: Option<Deleting>,
-    /// What is remembered of the release before its last restore, with stable's content.
-    of_before: Option<(Remembered, Saved)>,
+    /// What is remembered of the release before its last restore, with the content of what it names.
+    of_before: Option<(Remembered, HashMap<String, Saved>)>,
     /// When the object was created.
     created: Timestamp,
+    /// Its uid.
+    uid: String,
+    /// So many objects of its name there were before.
+    objects: usize,
     /// A status in a backup, with the copies of that time.
     backup: Option<(PromptReleaseStatus, HashMap<String, Saved>)>,
     /// That note was restored.
@@ -140,6 +144,8 @@ impl World {
             deleting: None,
             of_before: None,
             created: Timestamp::UNIX_EPOCH,
+            uid: "object 0".into(),
+            objects: 0,
             backup: None,
             is_restored: false,
             requests_per_minute,
@@ -213,7 +219,8 @@ impl World {
             route_held_by: self.route_held_by.clone(),
             remembered: self.known_before(),
             copied: self.copied.clone(),
-            noted: self.remembered.as_ref().map_or(0, |note| note.generation),
+            beside: self.beside(),
+            noted: self.noted(),
             served_before: self.elsewhere(),
             lost: self.lost(),
             not_ready: self.not_ready.clone(),
@@ -224,35 +231,79 @@ impl World {
         }
     }
 
+    fn noted(&self) -> i64 {
+        let notes = self.notes();
+        let last = notes.iter().max_by_key(|note| note.rank());
+        last.filter(|note| note.route == ROUTE).map_or(0, |note| note.generation)
+    }
+
+    /// Revisions that are kept without a note.
+    fn beside(&self) -> Vec<String> {
+        if self.status.stable.is_some() || self.copied.is_some() || !self.notes().is_empty() {
+            return vec![];
+        }
+        let is_variant = |saved: &Saved| matches!(saved, Saved::Variant(_));
+        let variants = self.saved.iter().filter(|(_, saved)| is_variant(saved));
+        let mut beside: Vec<_> = variants.map(|(revision, _)| revision.clone()).collect();
+        beside.sort();
+        beside
+    }
+
     /// The note that somebody has restored.
     fn came(&self) -> Option<&Remembered> {
         self.of_before.as_ref().filter(|_| self.is_restored).map(|(note, _)| note)
     }
 
-    fn object(&self) -> Object<'static> {
-        Object { uid: Some("own"), created: self.created }
+    fn object(&self) -> Object<'_> {
+        Object { uid: Some(&self.uid), created: self.created }
+    }
+
+    /// All notes that there are, with the bakes that can be gone back from.
+    fn notes(&self) -> Vec<Remembered> {
+        let is_kept = |previous: &VariantRef| self.saved.contains_key(&previous.revision);
+        let kept = |note: &Remembered| Remembered {
+            previous: note.previous.clone().filter(is_kept),
+            ..note.clone()
+        };
+        self.came().into_iter().chain(self.remembered.as_deref()).map(kept).collect()
     }
 
     /// The note, when it knows more than a status that was restored.
-    fn later(&self) -> Option<&Remembered> {
-        let note = self.remembered.as_deref();
-        note.filter(|note| knows_more(note, self.object(), &self.status, ROUTE))
+    fn later(&self) -> Option<Remembered> {
+        stale::later(&self.notes(), self.object(), &self.status, ROUTE)
+    }
+
+    /// What is noted of the status, as `controllers::release::keep` does.
+    fn note(&self) -> Option<Remembered> {
+        // Less than what is known is not noted.
+        if self.later().is_some() || self.late().is_some_and(|late| late.in_time) {
+            return self.remembered.as_deref().cloned();
+        }
+        let mut note = Remembered::of(ROUTE.into(), Timestamp::UNIX_EPOCH, &self.status)?;
+        note.uid = Some(self.uid.clone());
+        if let Some(known) = self.notes().iter().max_by_key(|note| note.rank()) {
+            let next = i64::from(known.stable != note.stable || known.route != note.route);
+            note.generation = note.generation.max(known.generation + next);
+        }
+        let noted = self.status.routing.generation;
+        note.status_generation = (note.generation > noted).then_some(noted);
+        Some(note)
     }
 
     fn late(&self) -> Option<Late> {
-        late(self.came().cloned(), self.object(), &self.status, ROUTE, self.now)
+        late(&self.notes(), self.object(), &self.status, ROUTE, self.now)
     }
 
     /// What the release goes on from: a note while there is no status, or one that came late.
     fn known_before(&self) -> Option<Box<Remembered>> {
         let note = match &self.status.stable {
             None => {
-                let all = self.came().into_iter().chain(self.remembered.as_deref());
-                all.max_by_key(|note| note.rank()).cloned()
+                let last = self.notes().into_iter().max_by_key(|note| note.rank());
+                last.filter(|note| !serves_what_failed(note, &self.status))
             }
             Some(_) => match self.late() {
                 Some(late) => late.in_time.then_some(late.note),
-                None => self.later().cloned(),
+                None => self.later(),
             },
         };
         note.filter(|note| note.route == ROUTE).map(Box::new)
@@ -265,18 +316,24 @@ impl World {
         let other = self.served_before.clone().filter(|_| !routes);
         let late =
             self.late().filter(|late| if late.in_time { late.note.route != ROUTE } else { routes });
-        let own = |late: Late| {
-            let last = late.note.on_route(ROUTE)?;
+        let told = || {
+            let notes = self.notes();
+            let told = stale::told(&notes, self.object(), &self.status, ROUTE);
+            told.filter(|_| routes && self.late().is_none() && self.later().is_none()).cloned()
+        };
+        let late = late.map(|late| (late.note, !late.in_time));
+        let own = |(note, too_late): (Remembered, bool)| {
+            let last = note.on_route(ROUTE)?;
             Some(ServedBefore {
                 release: RELEASE.into(),
                 revision: last.revision,
                 failed: last.failed,
                 since: last.until,
                 forget: None,
-                too_late: !late.in_time,
+                too_late,
             })
         };
-        other.or_else(|| late.and_then(own))
+        other.or_else(|| late.or_else(|| Some((told()?, true))).and_then(own))
     }
 
     /// What serves or runs and has no snapshot any more.
@@ -306,7 +363,7 @@ impl World {
                 Effect::Prune { keep } => {
                     self.saved.retain(|name, _| keep.contains(name));
                     // The note goes with its snapshot.
-                    let is_gone = |(note, _): &mut (Remembered, Saved)| {
+                    let is_gone = |(note, _): &mut (Remembered, HashMap<String, Saved>)| {
                         self.is_restored && !keep.contains(&note.stable.revision)
                     };
                     drop(self.of_before.take_if(is_gone));
@@ -315,13 +372,8 @@ impl World {
             }
         }
         self.status = plan.status.clone();
-        let remembered = Remembered::of(ROUTE.into(), Timestamp::UNIX_EPOCH, &self.status);
-        // Less than what is known is not noted.
-        if let Some(mut remembered) = remembered.filter(|_| self.later().is_none()) {
-            let known = self.remembered.as_ref().map_or(0, |note| note.generation);
-            remembered.generation = remembered.generation.max(known);
-            self.remembered = Some(Box::new(remembered));
-        }
+        self.status.uid = Some(self.uid.clone());
+        self.remembered = self.note().map(Box::new);
         self.check_saved();
         plan
     }
@@ -338,6 +390,13 @@ impl World {
         self.deleting = None;
         self.generation = 1;
         self.created = self.now;
+        self.objects += 1;
+        self.uid = format!("object {}", self.objects);
+    }
+
+    /// Somebody removes the note, or writes something else in its place.
+    pub fn lose_note(&mut self) {
+        (self.remembered, self.of_before) = (None, None);
     }
 
     /// Somebody takes a backup of the status.
@@ -355,12 +414,42 @@ impl World {
         }
     }
 
+    /// The same object gets the status of the backup.
+    pub fn put_status_back(&mut self) {
+        let Some((status, saved)) = self.backup.clone() else { return };
+        self.status = status;
+        for (name, content) in saved {
+            self.saved.entry(name).or_insert(content);
+        }
+    }
+
+    /// A ReleaseSnapshot of another object of the release's name appears, with a note of many
+    /// changes of routing: of an earlier life of the name, or of another cluster.
+    pub fn restore_of_another(&mut self, stable: &str, failed: Option<&str>) {
+        let reference = |name: &str| VariantRef {
+            revision: revision(name),
+            prompt: name.into(),
+            backend: "model".into(),
+        };
+        let mut status = PromptReleaseStatus {
+            stable: Some(reference(stable)),
+            failed_revision: failed.map(revision),
+            ..PromptReleaseStatus::default()
+        };
+        status.routing.generation = 50_000;
+        let note = Remembered::of(ROUTE.into(), Timestamp::UNIX_EPOCH, &status);
+        let uid = Some("of another cluster".into());
+        let content = [(revision(stable), Saved::Variant(Variant::default()))].into();
+        self.of_before = note.map(|note| (Remembered { uid, ..note }, content));
+        self.restore_snapshots();
+    }
+
     /// Everything is lost, and the release alone is restored.
     pub fn restore_release(&mut self) {
-        let note = self.remembered.take();
-        let content = note.as_ref().and_then(|note| self.saved.remove(&note.stable.revision));
-        if let (Some(note), Some(content)) = (note, content) {
-            self.of_before = Some((Remembered { uid: Some("of before".into()), ..*note }, content));
+        if let Some(note) = self.remembered.take() {
+            let named = [Some(&note.stable), note.previous.as_ref()].into_iter().flatten();
+            let content = named.filter_map(|variant| self.saved.remove_entry(&variant.revision));
+            self.of_before = Some((*note.clone(), content.collect()));
         }
         self.is_restored = false;
         self.saved.clear();
@@ -369,8 +458,10 @@ impl World {
 
     /// The snapshots come later, with the note.
     pub fn restore_snapshots(&mut self) {
-        let Some((note, content)) = &self.of_before else { return };
-        self.saved.entry(note.stable.revision.clone()).or_insert_with(|| content.clone());
+        let Some((_, content)) = &self.of_before else { return };
+        for (name, content) in content {
+            self.saved.entry(name.clone()).or_insert_with(|| content.clone());
+        }
         self.is_restored = true;
     }
 

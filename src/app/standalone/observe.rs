@@ -83,6 +83,7 @@ impl Standalone {
             // The state of a release outlives its manifest under the release's own name.
             remembered: None,
             copied: None,
+            beside: vec![],
             noted: 0,
             served_before: self.served_before(&key, kept, &route),
             // Content is in the state file, together with the status that names it.

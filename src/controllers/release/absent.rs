@@ -3,8 +3,10 @@
 //! not exist any more is kept for [`KEPT`], then dropped.
 //!
 //! Absent is not deleted: the first thing that happens is a note of since when, on the copy
-//! of what served last; its other copies go, because a canary begins anew anyway. Nothing
-//! here has a timer while every copy has its release.
+//! of what served last. That copy stays, and the one that a bake compared it with. Others go,
+//! because a canary begins anew anyway, but not before they are an hour old: a restore brings
+//! ReleaseSnapshots before the releases, and a status may name them. Nothing here has a timer
+//! while every copy has its release.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,13 +15,16 @@ use std::{
 };
 
 use futures::{StreamExt, channel::mpsc::UnboundedSender};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use kube::{ResourceExt, runtime::reflector::ObjectRef};
 use tokio::time::Instant;
 
 use super::{Triggers, keep::label};
 use crate::{
-    api::{LLMDeployment, snapshot::KEPT},
+    api::{
+        LLMDeployment, ReleaseSnapshot,
+        snapshot::{KEPT, Remembered, copy_name},
+    },
     controllers::{
         Context,
         backend::orphans,
@@ -33,6 +38,9 @@ use crate::{
 
 /// Of a namespace's releases that do not exist the last so many are remembered.
 const MOST: usize = 1000;
+/// A copy of a release that does not exist stays for so long: as long as an absence takes to count
+/// elsewhere (docs/decisions/0010), and longer than most restores take from one kind to the next.
+const RESTORED: SignedDuration = SignedDuration::from_hours(1);
 /// A release that is replaced is back within this time.
 const SETTLE: Duration = Duration::from_secs(2);
 /// When what failed is tried again.
@@ -52,6 +60,8 @@ struct Tidy {
     /// When to look at those.
     due: Option<Instant>,
     absent: Absent,
+    /// Releases with copies that are to be dropped later.
+    young: BTreeSet<(Timestamp, Named)>,
 }
 
 /// Releases that do not exist, and since when.
@@ -120,6 +130,7 @@ pub async fn follow_changes(
         orphans: BTreeSet::new(),
         due: None,
         absent: Absent::default(),
+        young: BTreeSet::new(),
     };
     loop {
         let wait = tidy.next_timer();
@@ -199,6 +210,7 @@ impl Tidy {
             return;
         }
         self.absent = Absent::default();
+        self.young.clear();
         for copy in self.context.caches.copies.state() {
             let release = caches::owner(&copy);
             if self.context.caches.release(&release).is_none() {
@@ -218,7 +230,9 @@ impl Tidy {
         if let Some(due) = self.due {
             return Some(due.saturating_duration_since(Instant::now()));
         }
-        let left = self.absent.first()? - (self.context.clock)();
+        let young = self.young.first().map(|(until, _)| *until);
+        let next = self.absent.first().into_iter().chain(young).min()?;
+        let left = next - (self.context.clock)();
         let left = Duration::try_from(left).unwrap_or_default();
         Some(left.clamp(Duration::from_secs(1), LONGEST_WAIT))
     }
@@ -230,6 +244,9 @@ impl Tidy {
         }
         let now = (self.context.clock)();
         self.releases.extend(self.absent.over(now).cloned());
+        while self.young.first().is_some_and(|(until, _)| *until <= now) {
+            self.releases.extend(self.young.pop_first().map(|(_, release)| release));
+        }
         let (mut again, mut refused) = (None, BTreeSet::new());
         while let Some(release) = self.releases.pop_first() {
             let Err(error) = self.miss(&release, now).await else { continue };
@@ -275,12 +292,12 @@ impl Tidy {
         }
         // A note of another release claims nothing, and what failed there is known for as long.
         let remembered = caches.remembered(release).or_else(|| caches.copied_note(release));
-        let carries = remembered.as_ref().map(|(copy, _)| copy.name_any());
-        for copy in caches.copies_of(release) {
-            if Some(copy.name_any()) != carries {
-                cluster.drop_copy(&copy).await?;
-            }
+        let copies = caches.copies_of(release);
+        let (over, next) = left_over(&copies, remembered.as_ref(), release, now);
+        for copy in over {
+            cluster.drop_copy(copy).await?;
         }
+        self.young.extend(next.map(|until| (until, release.clone())));
         let Some((copy, mut remembered)) = remembered else { return Ok(()) };
         // By its label people find what makes the release forgotten.
         label(std::slice::from_ref(&copy), &context).await;
@@ -293,7 +310,10 @@ impl Tidy {
             }
         };
         if since + KEPT <= now {
-            return cluster.drop_copy(&copy).await;
+            for copy in &copies {
+                cluster.drop_copy(copy).await?;
+            }
+            return Ok(());
         }
         let Some(forgotten) = self.absent.add(release, since, MOST) else { return Ok(()) };
         for copy in caches.copies_of(&forgotten) {
@@ -303,9 +323,70 @@ impl Tidy {
     }
 }
 
+/// Of the copies of a release that does not exist those that are dropped now, and when to look at
+/// the others again. What the release goes on from stays with its note.
+fn left_over<'a>(
+    copies: &'a [Arc<ReleaseSnapshot>],
+    remembered: Option<&(Arc<ReleaseSnapshot>, Remembered)>,
+    release: &Named,
+    now: Timestamp,
+) -> (Vec<&'a Arc<ReleaseSnapshot>>, Option<Timestamp>) {
+    let goes_on_with = |(copy, note): &(Arc<ReleaseSnapshot>, Remembered)| {
+        [copy.name_any(), copy_name(&release.name, &note.goes_on_with().revision)]
+    };
+    let needed = remembered.map(goes_on_with);
+    let is_needed = |name: &String| needed.as_ref().is_some_and(|names| names.contains(name));
+    let left = copies.iter().filter(|copy| !is_needed(&copy.name_any()));
+    let until = |copy: &ReleaseSnapshot| {
+        let created = copy.creation_timestamp().map_or(Timestamp::UNIX_EPOCH, |at| at.0);
+        created.checked_add(RESTORED).unwrap_or(Timestamp::MAX)
+    };
+    let (over, young): (Vec<_>, Vec<_>) = left.partition(|copy| until(copy) <= now);
+    (over, young.into_iter().map(|copy| until(copy)).min())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::{PromptReleaseStatus, prompt_release::VariantRef};
+
+    #[test]
+    fn a_copy_of_a_release_that_does_not_exist_stays_for_an_hour_and_what_it_goes_on_from_longer() {
+        let at = |minute: i64| Timestamp::from_second(60 * minute).unwrap();
+        let release = Named::new("ns", "r");
+        let copy = |revision: &str, minute| {
+            let mut copy = ReleaseSnapshot::default();
+            copy.metadata.name = Some(copy_name("r", revision));
+            let created = k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at(minute));
+            copy.metadata.creation_timestamp = Some(created);
+            Arc::new(copy)
+        };
+        let copies = [copy("new", 0), copy("old", 0), copy("canary", 10), copy("policy", 20)];
+        let variant = |name: &str| VariantRef { revision: name.into(), ..VariantRef::default() };
+        let status = |previous: Option<&str>| PromptReleaseStatus {
+            stable: Some(variant("new")),
+            previous: previous.map(variant),
+            ..PromptReleaseStatus::default()
+        };
+        let noted = |previous| {
+            let note = Remembered::of("route".into(), at(0), &status(previous)).unwrap();
+            Some((copies[0].clone(), note))
+        };
+        for (remembered, minute, over, next) in [
+            (noted(Some("old")), 69, vec![], Some(70)),
+            (noted(Some("old")), 70, vec!["canary"], Some(80)),
+            (noted(Some("old")), 80, vec!["canary", "policy"], None),
+            (noted(None), 60, vec!["old"], Some(70)),
+            // Restored before the one that has the note.
+            (None, 59, vec![], Some(60)),
+            (None, 60, vec!["new", "old"], Some(70)),
+        ] {
+            let found = left_over(&copies, remembered.as_ref(), &release, at(minute));
+            let names: Vec<_> = found.0.iter().map(|copy| copy.name_any()).collect();
+            let expected: Vec<_> = over.into_iter().map(|name| copy_name("r", name)).collect();
+            assert_eq!((names, found.1), (expected, next.map(at)), "{minute}");
+        }
+    }
 
     #[test]
     fn the_one_that_is_away_for_longest_is_forgotten_first_in_each_namespace() {

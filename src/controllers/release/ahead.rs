@@ -118,6 +118,7 @@ impl Ahead {
         }
         let since = inner.kept.get(&key).map_or(now, |kept| kept.since);
         let is_progress = effects.is_empty()
+            && !was_restored(base, &status)
             && decided(base) == decided(&status)
             && !is_last_word(base, &status, gateways);
         let is_old = now.saturating_duration_since(since) >= OLDEST;
@@ -167,7 +168,9 @@ impl Inner {
         self.kept.remove(&key);
         // Who writes it is no news of a release at rest.
         let known = PromptReleaseStatus { leader_term: status.leader_term, ..base.clone() };
-        let is_news = !effects.is_empty() || decided(&known) != decided(&status);
+        let is_news = !effects.is_empty()
+            || was_restored(base, &status)
+            || decided(&known) != decided(&status);
         if is_news || self.resting.take(Instant::now()) {
             self.waiting.remove(&key);
             return Some(status);
@@ -214,6 +217,12 @@ fn is_at_rest(status: &PromptReleaseStatus) -> bool {
     status.canary.is_none() && status.previous.is_none()
 }
 
+/// Whether `base` was written for another object of the release's name. Until it is written anew,
+/// nobody can tell it from a status that was restored a moment ago.
+fn was_restored(base: &PromptReleaseStatus, status: &PromptReleaseStatus) -> bool {
+    base.uid.is_some() && base.uid != status.uid
+}
+
 /// Whether `status` has counts of a gateway process that is gone, and `base` does not have them.
 /// That process will not tell them again.
 fn is_last_word(
@@ -244,8 +253,9 @@ fn decided(status: &PromptReleaseStatus) -> impl PartialEq + '_ {
         earlier_steps,
         history,
         leader_term,
-        // Whose it is does not change.
+        // Whose it is does not change, or `was_restored`.
         written_for: _,
+        uid: _,
         requests,
         conditions,
     } = status;

@@ -10,13 +10,14 @@ use super::observe::created;
 use crate::{
     api::{
         PromptRelease, PromptReleaseStatus, keys,
+        prompt_release::VariantRef,
         snapshot::{LastServed, Remembered, Saved},
     },
     controllers::{Context, error::ControllerError},
     rollout::{
         ServedBefore,
         first::{self, Late, Object},
-        stale::knows_more,
+        stale::{self, serves_what_failed},
     },
     signals::index::Named,
 };
@@ -38,19 +39,22 @@ pub(super) fn before(
     let later = if is_stale { later(release, status, context)? } else { None };
     let late = late.or(later);
     if status.routes() && late.is_none() {
-        let told = told.and_then(|late| late.note.on_route(&route));
+        let told = told.map(|late| late.note).or_else(|| told_only(release, status, context));
+        let told = told.and_then(|note| note.on_route(&route));
         let told = told.map(|last| ServedBefore {
             release: named.key(),
             revision: last.revision,
             failed: last.failed,
             since: last.until,
             forget: None,
-            too_late,
+            too_late: true,
         });
         return Ok((None, told));
     }
     let is_first = status.stable.is_none() || late.is_some();
-    let known = late.or_else(|| caches.remembered(&named).map(|(_, remembered)| remembered));
+    let noted =
+        || caches.remembered(&named).map(|(_, note)| with_what_is_kept(note, &named, context));
+    let known = late.or_else(noted);
     let own = known.as_ref().and_then(|known| known.on_route(&route));
     let other = if status.routes() { None } else { caches.served_before(&route, &named) };
     let other = other.filter(|(_, other)| own.as_ref().is_none_or(|own| own.rank() < other.rank()));
@@ -63,6 +67,7 @@ pub(super) fn before(
         too_late: false,
     };
     let goes_on = known.filter(|known| is_first && known.route == route);
+    let goes_on = goes_on.filter(|known| !serves_what_failed(known, status));
     if goes_on.is_some() || !is_first {
         let elsewhere = other.filter(|(by, _)| by.namespace != named.namespace);
         return Ok((goes_on.map(Box::new), elsewhere.map(served_before)));
@@ -96,12 +101,63 @@ fn later(
     status: &PromptReleaseStatus,
     context: &Context,
 ) -> Result<Option<Remembered>, ControllerError> {
-    let (named, route) = (Named::of(release), release.route());
-    let known = context.caches.remembered(&named).map(|(_, note)| note);
-    let known = known.filter(|note| knows_more(note, object(release), status, &route));
-    let Some(note) = known else { return Ok(None) };
-    let content = context.caches.saved(&named.namespace, &named.name, &note.stable.revision)?;
+    let named = Named::of(release);
+    let Some(note) = knows_more(release, status, context) else { return Ok(None) };
+    let serves = &note.goes_on_with().revision;
+    let content = context.caches.saved(&named.namespace, &named.name, serves)?;
     Ok(matches!(content, Some(Saved::Variant(_))).then_some(note))
+}
+
+/// As `later`, whether what is to serve again is there or not.
+pub(super) fn knows_more(
+    release: &PromptRelease,
+    status: &PromptReleaseStatus,
+    context: &Context,
+) -> Option<Remembered> {
+    stale::later(&notes(release, context), object(release), status, &release.route())
+}
+
+/// The uid of the object that a status counts as written for. One that was restored into this
+/// object is this object's from the first decision on, but not while a note knows more and nothing
+/// is decided, as long as the route is another release's.
+pub(super) fn written_for(
+    release: &PromptRelease,
+    status: &PromptReleaseStatus,
+    context: &Context,
+) -> Option<String> {
+    let own = &release.metadata.uid;
+    let waits = status.uid != *own && knows_more(release, status, context).is_some();
+    if waits { status.uid.clone() } else { own.clone() }
+}
+
+/// What ReleaseSnapshots of another object of the release's name say, which counts for nothing here.
+fn told_only(
+    release: &PromptRelease,
+    status: &PromptReleaseStatus,
+    context: &Context,
+) -> Option<Remembered> {
+    let named = Named::of(release);
+    let told =
+        stale::told(&notes(release, context), object(release), status, &release.route()).cloned();
+    told.filter(|note| {
+        let serves = &note.goes_on_with().revision;
+        context.caches.copy(&named.namespace, &named.name, serves).is_some()
+    })
+}
+
+fn notes(release: &PromptRelease, context: &Context) -> Vec<Remembered> {
+    let named = Named::of(release);
+    let notes = context.caches.notes_of(&named).into_iter();
+    notes.map(|(_, note)| with_what_is_kept(note, &named, context)).collect()
+}
+
+/// A note without the bake of which the previous variant is not kept any more: users can not go
+/// back to it.
+fn with_what_is_kept(note: Remembered, release: &Named, context: &Context) -> Remembered {
+    let is_kept = |previous: &VariantRef| {
+        context.caches.copy(&release.namespace, &release.name, &previous.revision).is_some()
+    };
+    Remembered { previous: note.previous.clone().filter(is_kept), ..note }
 }
 
 /// The object that a release's status is read from.
@@ -119,14 +175,14 @@ fn late(
     context: &Context,
 ) -> Result<Option<Late>, ControllerError> {
     let (named, route) = (Named::of(release), release.route());
-    let notes = context.caches.notes_of(&named).into_iter().map(|(_, note)| note);
-    let late = first::late(notes, object(release), status, &route, (context.clock)());
+    let late =
+        first::late(&notes(release, context), object(release), status, &route, (context.clock)());
     let Some(late) = late else { return Ok(None) };
     if late.note.route != route || !late.in_time {
         return Ok(Some(late));
     }
-    let stable = &late.note.stable.revision;
-    let content = context.caches.saved(&named.namespace, &named.name, stable)?;
+    let serves = &late.note.goes_on_with().revision;
+    let content = context.caches.saved(&named.namespace, &named.name, serves)?;
     Ok(matches!(content, Some(Saved::Variant(_))).then_some(late))
 }
 

@@ -11,13 +11,13 @@
 //! What the API server refuses to keep for what it is concerns this release alone, and its
 //! status says so: a target that can not be kept is decided on as one that does not exist.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use jiff::Timestamp;
 use kube::ResourceExt;
 
 use super::{
-    before::{known_late, object},
+    before::{known_late, knows_more, object},
     observe::{claims_since, created},
 };
 use crate::{
@@ -30,8 +30,7 @@ use crate::{
     controllers::{Context, error::ControllerError, pulse::Done, reference},
     prompt::{revision, stands_for},
     rollout::{
-        Effect, LostSnapshot, Plan, Snapshot, decide, decide::policy_digest, resolve,
-        stale::knows_more,
+        Effect, LostSnapshot, Plan, Snapshot, decide, decide::policy_digest, resolve, stale,
     },
     signals::index::Named,
 };
@@ -275,8 +274,26 @@ fn note_for(
     context: &Context,
 ) -> Option<Remembered> {
     status.stable.as_ref().filter(|stable| stable.revision == copy)?;
-    let known = context.caches.remembered(&Named::of(release)).map(|(_, remembered)| remembered);
+    if knows_more(release, status, context).is_some() {
+        return None;
+    }
+    let known = last_noted(release, context).map(|(_, known)| known);
     note(release, status, known.as_ref())
+}
+
+/// What was noted last, and the copy whose note counts before all others. What this object has
+/// noted is told from what is beside it of another one; it is noted anew, to be the last again.
+fn last_noted(
+    release: &PromptRelease,
+    context: &Context,
+) -> Option<(Arc<ReleaseSnapshot>, Remembered)> {
+    let notes = context.caches.notes_of(&Named::of(release));
+    let own = |note: &Remembered| note.uid.is_some() && note.uid == release.metadata.uid;
+    let last = notes.iter().max_by_key(|(_, note)| note.rank())?;
+    let mine = notes.iter().filter(|(_, note)| own(note)).max_by_key(|(_, note)| note.rank());
+    let Some((_, mine)) = mine.filter(|_| !own(&last.1)) else { return Some(last.clone()) };
+    let generation = last.1.generation.saturating_add(1);
+    Some((last.0.clone(), Remembered { generation, ..mine.clone() }))
 }
 
 /// What is to be noted, when `known` is what was noted last. Of two notes the later one counts, so
@@ -287,7 +304,7 @@ fn note(
     known: Option<&Remembered>,
 ) -> Option<Remembered> {
     let route = release.route();
-    if known.is_some_and(|known| knows_more(known, object(release), status, &route)) {
+    if known.is_some_and(|known| stale::knows_more(known, object(release), status, &route)) {
         // Less than what is known is not noted.
         return None;
     }
@@ -303,6 +320,8 @@ fn note(
     if known.stable != note.stable || known.route != note.route {
         note.generation = note.generation.max(known.generation.saturating_add(1));
     }
+    let noted = status.routing.generation;
+    note.status_generation = (note.generation > noted).then_some(noted);
     Some(note)
 }
 
@@ -319,7 +338,10 @@ async fn remember(
     if before.is_some_and(|before| !matches!(known_late(release, before, context), Ok(None))) {
         return Ok(());
     }
-    let last = context.caches.remembered(&Named::of(release));
+    if knows_more(release, status, context).is_some() {
+        return Ok(());
+    }
+    let last = last_noted(release, context);
     let known = last.as_ref().map(|(_, known)| known);
     let Some(note) = note(release, status, known) else { return Ok(()) };
     let (namespace, name) = (release.namespace().unwrap_or_default(), release.name_any());

@@ -11,7 +11,6 @@ use crate::{
     api::{
         CanaryPolicy, CanaryPolicySpec, LLMDeployment, LLMDeploymentSpec, PromptRelease,
         PromptReleaseStatus, conditions,
-        prompt_release::VariantRef,
         snapshot::{LastServed, Remembered, Saved},
     },
     controllers::{
@@ -75,7 +74,8 @@ pub(super) fn observe(
     {
         not_ready.insert(target.revision.clone(), why);
     }
-    for variant in routed(&status.stable, status.canary.as_ref().map(|c| &c.variant)) {
+    let canary = status.canary.as_ref().map(|canary| &canary.variant);
+    for variant in status.stable.iter().chain(&status.previous).chain(canary) {
         if let Some(backend) = caches.backends.get(&reference(&namespace, &variant.backend))
             && let Some(why) = why_not_ready(&backend)
         {
@@ -109,6 +109,7 @@ pub(super) fn observe(
         route_held_by: route_held_by(release, &key, context),
         remembered,
         copied: is_new.then(copied).flatten(),
+        beside: if is_new { beside(&named, context) } else { vec![] },
         noted: noted.unwrap_or_default(),
         served_before,
         // What is gone is known when it was tried to write it again.
@@ -123,6 +124,19 @@ pub(super) fn observe(
         status,
         target,
     })
+}
+
+/// Revisions that are kept of a release while no note beside them can be read: somebody has removed
+/// or garbled it, or restored a part.
+fn beside(release: &Named, context: &Context) -> Vec<String> {
+    if context.caches.copied_note(release).is_some() {
+        return vec![];
+    }
+    let copies = context.caches.copies_of(release).into_iter();
+    let variants = copies.filter(|copy| copy.spec.variant.is_some());
+    let mut beside: Vec<String> = variants.map(|copy| copy.spec.revision.clone()).collect();
+    beside.sort();
+    beside
 }
 
 /// The stable variant's backend as it is now, or as it was saved.
@@ -142,13 +156,6 @@ fn stable_backend(
         },
     };
     Ok(spec.map(|spec| (stable.backend.clone(), spec)))
-}
-
-fn routed<'a>(
-    stable: &'a Option<VariantRef>,
-    canary: Option<&'a VariantRef>,
-) -> impl Iterator<Item = &'a VariantRef> {
-    stable.iter().chain(canary)
 }
 
 /// Why a backend can not answer now. One that nobody has looked at yet is not ready.

@@ -79,36 +79,49 @@ pub(super) fn watch(draft: &mut Draft<'_>) {
     if canary.held.is_some()
         && let Some(request) = requests::take_approval(draft, &revision)
     {
-        return end(draft, &format!("ended at the request of {}", request.by));
+        let message = format!("ended at the request of {}", request.by);
+        return end(draft, reasons::BAKED, &message);
     }
-    if let Ok(target) = &draft.snapshot.target
-        && target.revision != revision
-    {
-        let previous = draft.status.previous.as_ref().map(|p| p.revision.as_str());
-        if previous == Some(target.revision.as_str()) {
-            let message = "the spec names the previous variant again";
-            return draft.withdraw(Outcome::Withdrawn, reasons::BACK_TO_STABLE, message, true);
+    let named = draft.snapshot.target.as_ref().ok().map(|target| target.revision.as_str());
+    let another = named.filter(|named| *named != revision);
+    let previous = draft.status.previous.as_ref().map(|p| p.revision.as_str());
+    if another.is_some() && another == previous {
+        let message = "the spec names the previous variant again";
+        return draft.withdraw(Outcome::Withdrawn, reasons::BACK_TO_STABLE, message, true);
+    }
+    match (running_policy(draft, &canary), another) {
+        (Some(policy), _) => compare(draft, &policy, &revision, another),
+        (None, Some(another)) if !stays(draft) => {
+            superseded(draft, another, Err("what judges it is gone".to_owned()));
         }
-        return end(draft, "the spec names another variant");
+        (None, _) => without_policy(draft),
     }
-    let Some(policy) = running_policy(draft, &canary) else {
-        return without_policy(draft);
-    };
-    compare(draft, &policy, &revision);
 }
 
-/// Judges, and ends the bake when its time was spent on something.
-fn compare(draft: &mut Draft<'_>, policy: &CanaryPolicySpec, revision: &str) {
+/// Judges, and ends the bake when its time was spent on something, or when the spec names
+/// `another` variant.
+fn compare(
+    draft: &mut Draft<'_>,
+    policy: &CanaryPolicySpec,
+    revision: &str,
+    another: Option<&str>,
+) {
     release(draft, reasons::POLICY_LOST);
     draft.run_clock(policy.analysis.interval);
     draft.wake(draft.now + policy.analysis.interval.signed());
     look::confirm(draft);
     let duration = policy.bake.duration;
     let over = draft.reaches(Some(duration), |clock| clock.step);
-    let verdict = look::judge(draft, policy, over);
+    let verdict = look::judge(draft, policy, over || another.is_some());
     if verdict == Verdict::Fail {
         let message = look::failure(draft);
         return draft.withdraw(Outcome::RolledBack, reasons::METRIC_FAILED, &message, false);
+    }
+    if let Some(another) = another
+        && !stays(draft)
+    {
+        let found = so_far(draft, policy, verdict);
+        return superseded(draft, another, found);
     }
     let stopped = stopped(draft);
     draft.stop_clock(stopped.as_ref().map(|(why, _)| *why));
@@ -139,12 +152,8 @@ fn compare(draft: &mut Draft<'_>, policy: &CanaryPolicySpec, revision: &str) {
             draft.say(reasons::NO_DATA, message);
         }
         None => {
-            let (previous, new) = evidence::totals(&draft.status.evidence);
-            let message = format!(
-                "nothing was found while baking, in {} requests beside {} of the previous variant",
-                new.requests, previous.requests
-            );
-            end(draft, &message);
+            let message = found_nothing(draft);
+            end(draft, reasons::BAKED, &message);
         }
     }
 }
@@ -152,12 +161,79 @@ fn compare(draft: &mut Draft<'_>, policy: &CanaryPolicySpec, revision: &str) {
 /// Why a bake whose time is over goes on, if so: the new variant looks worse than would be
 /// accepted.
 fn doubted(draft: &Draft<'_>, revision: &str) -> Option<String> {
+    let worse = looks_worse(draft)?;
+    Some(format!(
+        "the time of the bake is over, but {worse}. It goes on until that is over, or sure enough to roll back; promote {revision} to end it, or abort it"
+    ))
+}
+
+/// What looks worse in the new variant than would be accepted.
+fn looks_worse(draft: &Draft<'_>) -> Option<String> {
     let (metric, shown) = judge::worse(&draft.status.analysis)?;
     let [new, previous] = [shown.canary, shown.stable].map(|side| metric.unit.sample(side));
     Some(format!(
-        "the time of the bake is over, but {} looks worse than is accepted: {new}, of the previous variant {previous}. It goes on until that is over, or sure enough to roll back; promote {revision} to end it, or abort it",
+        "{} looks worse than is accepted: {new}, of the previous variant {previous}",
         metric.metric
     ))
+}
+
+/// What a bake that is cut short has found: that nothing speaks against the new variant, as a
+/// bake at its end would say, or what keeps it from saying so.
+fn so_far(
+    draft: &Draft<'_>,
+    policy: &CanaryPolicySpec,
+    verdict: Verdict,
+) -> Result<String, String> {
+    if let Some(worse) = looks_worse(draft) {
+        return Err(worse);
+    }
+    if let Some(metric) = judge::worse_lately(&draft.status.analysis) {
+        return Err(format!("{} looked worse in what was collected last", metric.metric));
+    }
+    if let Some(missing) = look::floor_on_both_sides(draft).or_else(|| unwatched(draft, verdict)) {
+        return Err(missing);
+    }
+    let compares = policy.bake.holdback > 0;
+    if let Some(metric) = judge::hardly_seen(&draft.status.analysis, compares) {
+        return Err(format!("{} was hardly judged: {}", metric.metric, metric.message));
+    }
+    Ok(found_nothing(draft))
+}
+
+fn found_nothing(draft: &Draft<'_>) -> String {
+    let (previous, new) = evidence::totals(&draft.status.evidence);
+    format!(
+        "nothing was found while baking, in {} requests beside {} of the previous variant",
+        new.requests, previous.requests
+    )
+}
+
+/// Whether another spec waits: the weights are frozen, or users can not go back to the previous
+/// variant now.
+fn stays(draft: &Draft<'_>) -> bool {
+    let previous = draft.status.previous.as_ref();
+    let is_down = previous.is_some_and(|p| draft.snapshot.why_not_ready(&p.revision).is_some());
+    draft.snapshot.spec.suspend || is_down
+}
+
+/// The spec names `another` variant. The bake is over when it has found nothing; or the new variant
+/// is not proven, and the other one is compared with the one before.
+fn superseded(draft: &mut Draft<'_>, another: &str, found: Result<String, String>) {
+    let another = short(another);
+    match found {
+        Ok(found) => {
+            let message = format!("the spec names {another} now, which ends the bake: {found}");
+            end(draft, reasons::SUPERSEDED, &message);
+        }
+        Err(doubt) => {
+            let previous = draft.status.previous.as_ref().map_or("", |p| short(&p.revision));
+            let message = format!(
+                "the spec names {another} now, and the bake was not over: {doubt}. {another} is \
+                 compared with the previous variant, {previous}"
+            );
+            draft.withdraw(Outcome::Withdrawn, reasons::SUPERSEDED, &message, true);
+        }
+    }
 }
 
 /// Why no time counts for the bake now, if so.
@@ -202,14 +278,14 @@ fn without_record(draft: &Draft<'_>) -> CanaryStatus {
     }
 }
 
-fn end(draft: &mut Draft<'_>, message: &str) {
+fn end(draft: &mut Draft<'_>, reason: &'static str, message: &str) {
     draft.status.previous = None;
     draft.status.canary = None;
     draft.status.analysis.clear();
     draft.route_stable_only();
     draft.status.phase = Phase::Promoting;
-    draft.announce(false, reasons::BAKED, message.to_owned());
-    draft.say(reasons::BAKED, message);
+    draft.announce(false, reason, message.to_owned());
+    draft.say(reason, message);
     draft.prune();
     draft.wake_now();
 }

@@ -39,7 +39,7 @@ pub(super) fn keeps_the_route(draft: &mut Draft<'_>) -> bool {
     let Some(before) = draft.snapshot.served_elsewhere() else { return false };
     // A canary that ran on the route before begins anew.
     draft.leave_route();
-    let remembered = draft.snapshot.remembered.as_ref().map(|remembered| &remembered.stable);
+    let remembered = draft.snapshot.remembered.as_ref().map(|note| note.goes_on_with());
     let goes_on_with = remembered.or(draft.status.stable.as_ref());
     let Some(revision) = goes_on_with.map(|stable| stable.revision.clone()) else { return false };
     holds(draft, before, &revision)

@@ -10,6 +10,7 @@ use super::{
 use crate::{
     api::{
         conditions::Readiness,
+        keys,
         prompt_release::{
             CanaryStatus, HistoryEntry, Outcome, Phase, RoutingSettings, VariantRef, VariantRole,
         },
@@ -64,17 +65,27 @@ pub(super) fn first_release(draft: &mut Draft<'_>) {
 /// A release that was deleted and created again, or restored without its status, is not new:
 /// what served serves on, and what failed stays out. When that becomes known only after a
 /// first release, what that one served is taken back. A status of a backup, which knows less,
-/// gives way to it.
+/// gives way to it. A bake is not gone on with: its evidence is lost with the status, so the
+/// previous variant serves, and the one that baked goes through a canary.
 pub(super) fn go_on(draft: &mut Draft<'_>, remembered: &Remembered) {
     let failed = stale::failed(remembered, &draft.status);
-    let Remembered { stable, mut history, generation, .. } = remembered.clone();
+    let Remembered { mut history, generation, .. } = remembered.clone();
+    let stable = remembered.goes_on_with().clone();
+    let baked = remembered.previous.is_some().then(|| remembered.stable.clone());
     let out = failed.as_deref().map(|f| format!(", {} failed and stays out", short(f)));
+    let begins = baked.as_ref().map(|baked| {
+        format!(
+            "; the bake of {} was not over: it goes through a canary again",
+            short(&baked.revision)
+        )
+    });
     let back = format!(
-        "it goes on where it was, {} ({} on {}) serves{}",
+        "it goes on where it was, {} ({} on {}) serves{}{}",
         short(&stable.revision),
         stable.prompt,
         stable.backend,
-        out.unwrap_or_default()
+        out.unwrap_or_default(),
+        begins.unwrap_or_default()
     );
     let is_first = only_first(&draft.status)
         .is_some_and(|first| !stands_for(&first.variant.revision, &stable.revision));
@@ -103,6 +114,10 @@ pub(super) fn go_on(draft: &mut Draft<'_>, remembered: &Remembered) {
     let known = history.len().saturating_sub(HISTORY.saturating_sub(draft.status.history.len()));
     draft.status.history.extend(history.drain(known..));
     draft.status.history.sort_by_key(|entry| entry.at);
+    if let Some(baked) = baked {
+        let message = "its bake was not over when the release came back";
+        draft.remember(baked, Outcome::Withdrawn, reasons::RETURNED, message, vec![]);
+    }
     // The history tells of it also when it has not failed any more: a status that has never heard
     // of a failure that is noted is taken for one of a backup.
     if let Some(failed) = &failed
@@ -149,7 +164,7 @@ fn may_not_be_first(draft: &mut Draft<'_>, target: &Target) -> bool {
         .filter(|_| !draft.snapshot.was_not_first())
         .map(|h| ("this release".to_owned(), h.variant.revision.clone()));
     let Some((who, served)) = own.or_else(|| before.map(|b| (b.release, b.revision))) else {
-        return false;
+        return beside_others(draft, revision);
     };
     if served == revision {
         return false;
@@ -163,6 +178,38 @@ fn may_not_be_first(draft: &mut Draft<'_>, target: &Target) -> bool {
          it{failure}: approve {1} to give it to all users, or name {0} again",
         short(&served),
         short(revision)
+    );
+    draft.status.phase = Phase::Held;
+    draft.say_as(Readiness::Stalled, reasons::FIRST_RELEASE_HELD, message);
+    true
+}
+
+/// Something was served under this name, and nobody knows what: ReleaseSnapshots of other revisions
+/// are there, and no note. The one that is named may have failed.
+fn beside_others(draft: &mut Draft<'_>, revision: &str) -> bool {
+    let others: Vec<&str> =
+        draft.snapshot.beside.iter().filter(|r| *r != revision).map(|r| short(r)).collect();
+    if others.is_empty() {
+        return false;
+    }
+    if draft.status.conditions.is_empty() {
+        // It may be left of what this release was.
+        let why = "it was there before anybody could know that the release waits: look at what the \
+                   release says, and ask again";
+        requests::refuse_all(draft, &requests::APPROVALS, why);
+    } else if requests::take_approval(draft, revision).is_some() {
+        return false;
+    }
+    let name = draft.snapshot.release.rsplit('/').next().unwrap_or_default();
+    let message = format!(
+        "ReleaseSnapshots of {others} are kept of a release of this name, and no note on them can be \
+         read that says what served and what failed (the annotation {note}): so {revision} can not \
+         be compared with it. Approve {revision} to give it to all users, put the note back, or \
+         forget what was: kubectl delete releasesnapshots -l {label}={name}",
+        others = others.join(", "),
+        note = keys::REMEMBERED_ANNOTATION,
+        revision = short(revision),
+        label = keys::RELEASE_LABEL,
     );
     draft.status.phase = Phase::Held;
     draft.say_as(Readiness::Stalled, reasons::FIRST_RELEASE_HELD, message);

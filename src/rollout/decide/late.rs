@@ -4,19 +4,23 @@
 
 use super::{draft::Draft, reasons};
 use crate::{
-    api::conditions::{self, types},
+    api::{
+        conditions::{self, types},
+        prompt_release::VariantRef,
+    },
     prompt::{short, stands_for},
-    rollout::first::only_first,
+    rollout::{first::only_first, snapshot::ServedBefore},
 };
 
-/// What the Ready condition says of it, while the release has done nothing but serve its first
-/// revision.
+/// What the Ready condition says of it.
 pub(super) fn told(draft: &Draft<'_>) -> String {
     let Some(before) = draft.snapshot.known_late() else { return String::new() };
-    let goes_on = draft.status.routes() && only_first(&draft.status).is_some();
-    let Some(stable) = draft.status.stable.as_ref().filter(|_| goes_on) else {
+    let Some(stable) = draft.status.stable.as_ref().filter(|_| draft.status.routes()) else {
         return String::new();
     };
+    if only_first(&draft.status).is_none() {
+        return told_of_another(draft, before, stable);
+    }
     let (serves, served) = (short(&stable.revision), short(&before.revision));
     let is_it = |failed: &&String| stands_for(failed, &stable.revision);
     let failed = before.failed.as_ref().filter(is_it);
@@ -25,6 +29,25 @@ pub(super) fn told(draft: &Draft<'_>) -> String {
         "; ReleaseSnapshots that came after the first release say that its users had {served} \
          before{failed}. {serves} goes on serving all users: to go back name {served} in the spec, \
          which starts a canary"
+    )
+}
+
+/// The release has done more since: the ReleaseSnapshots are of an earlier life of its name, or of
+/// another cluster.
+fn told_of_another(draft: &Draft<'_>, before: &ServedBefore, stable: &VariantRef) -> String {
+    // Who names it in the spec knows.
+    let named = draft.snapshot.target.as_ref().ok().map(|target| &target.revision);
+    let is_it = |revision: &String| stands_for(&before.revision, revision);
+    if !before.too_late || is_it(&stable.revision) || named.is_some_and(is_it) {
+        return String::new();
+    }
+    let served = short(&before.revision);
+    let failed = before.failed.as_deref().map(|f| format!(", and that {} failed", short(f)));
+    format!(
+        "; ReleaseSnapshots of another object of this name, deleted since or of another cluster, \
+         say that {served} served{}. They count for nothing here: to go to {served} name it in the \
+         spec, which starts a canary",
+        failed.unwrap_or_default()
     )
 }
 

@@ -239,6 +239,7 @@ impl World {
             route_held_by: None,
             remembered: None,
             copied: None,
+            beside: vec![],
             noted: 0,
             served_before: None,
             lost: vec![],
