@@ -276,13 +276,25 @@ fn documents(text: &str) -> Documents {
     Documents { values, error, cut }
 }
 
+/// Kinds of lists of what a file may hold.
+const LISTS: [&str; 6] = [
+    "List",
+    "LLMDeploymentList",
+    "PromptVersionList",
+    "CanaryPolicyList",
+    "PromptReleaseList",
+    "SecretList",
+];
+
 /// Adds a document to `values`, or the objects of a list, as `kubectl get -o yaml` writes it. Of
 /// one that is cut the kind may have come after the items.
 fn spread(number: usize, mut document: Value, is_cut: bool, values: &mut Vec<(usize, Value)>) {
     let is_list = match document.get("kind").and_then(Value::as_str) {
-        Some(kind) => kind.ends_with("List"),
+        Some(kind) => LISTS.contains(&kind),
         None => is_cut,
     };
+    let mut fields = document.as_object().into_iter().flat_map(|fields| fields.keys());
+    let has_others = fields.any(|f| !["apiVersion", "kind", "metadata", "items"].contains(&&**f));
     if document.is_null() {
         return;
     }
@@ -293,7 +305,7 @@ fn spread(number: usize, mut document: Value, is_cut: bool, values: &mut Vec<(us
                 spread(number, item, is_cut && i == last, values);
             }
         }
-        Some(Value::Null) | None if is_list && !is_cut => {}
+        Some(Value::Null) | None if is_list && !is_cut && !has_others => {}
         _ => values.push((number, document)),
     }
 }
@@ -536,9 +548,13 @@ mod tests {
         // What is wrong in it is told with its name; what is no list is not taken for one.
         let wrong = parse(&list(&(item("a") + &item("B")))).unwrap_err().to_string();
         assert!(wrong.contains("CanaryPolicy B"), "{wrong}");
-        for other in
-            ["kind: List\nitems: {a: 1}\n", "items: [{a: 1}]\n", "kind: Listing\nitems: []\n"]
-        {
+        for other in [
+            "kind: List\nitems: {a: 1}\n",
+            "items: [{a: 1}]\n",
+            "kind: Listing\nitems: []\n",
+            "kind: PromptReleaseList\nitem: [{a: 1}]\n",
+            "kind: ConfigMapList\nitems: []\n",
+        ] {
             parse(other).unwrap_err();
         }
         // Where it is cut the kind is not known yet, and the last item may be only half there.

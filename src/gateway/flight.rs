@@ -426,6 +426,9 @@ impl Flight {
 
     fn check(&self) -> CheckResult {
         let template = &self.target.template;
+        if !self.vectors.are_those_of(&self.answer) {
+            return CheckResult::Schema;
+        }
         let wanted = self.wanted.unwrap_or(1);
         check(&self.answer, wanted, template, || template.tools().with_own(self.tools.as_deref()))
     }

@@ -19,6 +19,7 @@ use crate::{
     api::prompt_version::Role,
     openai::{
         Operation,
+        answer::Answer,
         error::ApiError,
         request::{self, Malformed, Request},
     },
@@ -62,8 +63,17 @@ const MOST_INPUT: usize = 1 << 20;
 pub(super) struct WantedVectors {
     /// How many numbers each has to have.
     pub length: Option<usize>,
-    /// They may be written in base64, which OpenAI's clients ask for.
-    pub in_base64: bool,
+    /// They have to be lists of numbers, and not base64, for which OpenAI's clients ask.
+    pub in_numbers: bool,
+}
+
+impl WantedVectors {
+    /// Whether an answer's vectors are of that kind.
+    pub(super) fn are_those_of(self, answer: &Answer) -> bool {
+        let are_so_long = self.length.zip(answer.vector_length).is_none_or(|(a, b)| a == b);
+        let are_numbers = !self.in_numbers || !answer.in_base64;
+        are_so_long && are_numbers
+    }
 }
 
 #[derive(Default, Deserialize)]
@@ -92,11 +102,16 @@ impl Asked {
         if self.operation != Operation::Embeddings {
             return WantedVectors::default();
         }
+        // Numbers of another size, or bits, are packed: how long they are then is another matter.
+        let packs = ["embedding_type", "embedding_types", "embed_dtype", "output_dtype"];
+        if packs.iter().any(|name| self.request.raw(name).is_some()) {
+            return WantedVectors::default();
+        }
         let length = self.request.raw("dimensions");
         let length = length.and_then(|json| serde_json::from_slice(json).ok());
         let encoding = self.request.raw("encoding_format");
         let in_base64 = encoding.is_some_and(|json| json == b"\"base64\"");
-        WantedVectors { length, in_base64 }
+        WantedVectors { length: length.filter(|n| *n > 0), in_numbers: !in_base64 }
     }
 
     /// Reads a body with at most so many messages; what it takes beside the body is `held`.

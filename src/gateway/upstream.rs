@@ -20,7 +20,7 @@ use super::{
     clients::{self, Answered, Outgoing, Unread},
     fault::Fault,
     flight::Flight,
-    prepare::{Asked, WantedVectors},
+    prepare::Asked,
     renderer::Refused,
 };
 use crate::{
@@ -185,15 +185,6 @@ pub(super) async fn call(
     answered(flight, bytes, wait).map_err(|failure| *failure)
 }
 
-/// Why vectors are not those that were asked for, which no index and no reader takes.
-fn wrong_vectors(answer: &Answer, wanted: WantedVectors) -> Option<String> {
-    if answer.in_base64 && !wanted.in_base64 {
-        return Some("has vectors in base64, which was not asked for".to_owned());
-    }
-    let (length, wanted) = (answer.vector_length?, wanted.length?);
-    (length != wanted).then(|| format!("has vectors of {length} numbers, not of {wanted}"))
-}
-
 /// Reads an answer that came as a whole.
 fn answered(
     flight: &mut Flight,
@@ -229,9 +220,6 @@ fn answered(
         && flight.answer.vectors != wanted
     {
         return Err(none(&format!("has {} vectors for {wanted} inputs", flight.answer.vectors)));
-    }
-    if let Some(why) = wrong_vectors(&flight.answer, flight.vectors) {
-        return Err(none(&why));
     }
     if flight.streamed {
         return Err(none("is no stream, which was asked for"));
@@ -454,13 +442,14 @@ const PASSED_BACK: [&str; 7] = [
     "openai-version",
 ];
 
-/// Whether a header tells of a limit, by a name of words: what else a name may hold is the model's
+/// Whether a header tells of a limit, by a name of words and short numbers: what else a name may hold is the model's
 /// to say, and may be a key.
 fn tells_a_limit(name: &str) -> bool {
     let is_word = |part: &str| {
         (1..=12).contains(&part.len()) && part.bytes().all(|byte| byte.is_ascii_lowercase())
+            || (1..=4).contains(&part.len()) && part.bytes().all(|byte| byte.is_ascii_digit())
     };
-    name.strip_prefix("x-ratelimit-").is_some_and(|rest| rest.split('-').all(is_word))
+    name.strip_prefix("x-ratelimit-").is_some_and(|rest| rest.split(['-', '_']).all(is_word))
 }
 
 /// `ours` is what clients show as the request's id when the model tells none.

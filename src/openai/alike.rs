@@ -49,7 +49,9 @@ impl Reader {
         data: &[u8],
         hear: impl FnOnce(Said<'_>),
     ) -> Carried {
-        if let Some(text) = self.text(data) {
+        if !answer.done
+            && let Some(text) = self.text(data)
+        {
             hear(Said::Words(&text));
             return answer.goes_on(&text);
         }
@@ -129,7 +131,8 @@ mod tests {
             event.to_string().replace("RAW", &word)
         });
         let json = prop_oneof![5 => delta, 2 => odd].prop_map(|value| value.to_string());
-        let value = prop_oneof![7 => json, 2 => raw];
+        let end = Just("[DONE]".to_owned());
+        let value = prop_oneof![21 => json, 6 => raw, 1 => end];
         // Cut, or with a byte changed: no longer what its beginning and end promise.
         (value, any::<prop::sample::Index>(), any::<u8>(), 0..8_u8).prop_map(
             |(value, at, byte, what)| {

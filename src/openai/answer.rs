@@ -585,14 +585,7 @@ impl<'a> Message<'a> {
     fn only_text(&self) -> Option<&Text<'a>> {
         let Message {
             content:
-                Content {
-                    text,
-                    thought: false,
-                    media: false,
-                    refused: false,
-                    unread: false,
-                    is_output: _,
-                },
+                Content { text, thought: false, media: false, refused: false, unread: false, output: _ },
             refusal: Text(None),
             tool_calls: Calls { filled: false, is_object: false, parts: _ },
             function_call: None,

@@ -32,7 +32,7 @@ const MARK: &[u8] = b"\xef\xbb\xbf";
 pub enum Fate {
     /// It goes on.
     Forward,
-    /// It goes on, and nothing is added to it: it is half an event.
+    /// It goes on, and gets no end if it has none.
     AsItCame,
     /// It is left out.
     Drop,

@@ -74,7 +74,8 @@ pub(super) fn is_late(
     status: &PromptReleaseStatus,
     route: &str,
 ) -> bool {
-    let first = only_first(status).filter(|first| object.created <= first.at + CLOCKS);
+    let first =
+        only_first(status).filter(|first| object.created.duration_since(first.at) <= CLOCKS);
     first.is_some_and(|first| was_before(note, object.uid, first, route))
 }
 

@@ -89,7 +89,7 @@ fn is_own(note: &Remembered, object: Object<'_>) -> bool {
 /// version does not say for which one it was written. It is of before when it tells of a time
 /// before the object.
 pub fn is_of_before(status: &PromptReleaseStatus, object: Object<'_>) -> bool {
-    let is_before = |entry: &HistoryEntry| object.created > entry.at + CLOCKS;
+    let is_before = |entry: &HistoryEntry| object.created.duration_since(entry.at) > CLOCKS;
     match &status.uid {
         Some(uid) => object.uid != Some(uid.as_str()),
         None => status.history.iter().any(is_before),

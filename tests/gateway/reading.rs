@@ -654,23 +654,30 @@ async fn fewer_choices_or_vectors_than_were_asked_for_are_a_failure() {
 async fn vectors_are_as_long_and_written_as_they_were_asked_for() {
     let numbers = r#"{"data":[{"index":0,"embedding":[0.1,0.2]}],"model":"e"}"#;
     let base64 = r#"{"data":[{"index":0,"embedding":"AACAPwAAgD8="}],"model":"e"}"#;
-    for (vectors, asked, status) in [
-        (numbers, json!({}), 200),
-        (numbers, json!({"dimensions": 2}), 200),
-        (numbers, json!({"dimensions": 3}), 502),
-        (numbers, json!({"encoding_format": "base64"}), 200),
-        (base64, json!({"encoding_format": "base64"}), 200),
-        (base64, json!({"encoding_format": "base64", "dimensions": 2}), 200),
-        (base64, json!({"encoding_format": "base64", "dimensions": 4}), 502),
-        (base64, json!({"encoding_format": "float"}), 502),
-        (base64, json!({}), 502),
+    for (vectors, asked, fails) in [
+        (numbers, json!({}), false),
+        (numbers, json!({"dimensions": 2}), false),
+        (numbers, json!({"dimensions": 3}), true),
+        (numbers, json!({"dimensions": 16, "embedding_type": "binary"}), false),
+        (numbers, json!({"encoding_format": "base64"}), false),
+        (base64, json!({"encoding_format": "base64"}), false),
+        (base64, json!({"encoding_format": "base64", "dimensions": 2}), false),
+        (base64, json!({"encoding_format": "base64", "dimensions": 4}), true),
+        (base64, json!({"encoding_format": "float"}), true),
+        (base64, json!({"embedding_type": "base64"}), false),
+        (base64, json!({}), true),
     ] {
         let bench = Bench::new(move |_| whole(vectors)).await;
         bench.serve(bench.release(0));
         let mut body = json!({"model": "r", "input": "a"});
         body.as_object_mut().unwrap().extend(asked.as_object().unwrap().clone());
         let answer = bench.post("/v1/embeddings", &body).await;
-        let got = (answer.status().as_u16(), answer.text().await.unwrap());
-        assert_eq!(got.0, status, "{body}: {}", got.1);
+        assert_eq!(
+            (answer.status().as_u16(), answer.text().await.unwrap()),
+            (200, vectors.to_owned())
+        );
+        let (metrics, _) = told(&bench).await;
+        let name = "serinus_gateway_check_failures_total";
+        assert_eq!(counts_one(&metrics, name, &["check=\"schema\""]), fails, "{body}: {metrics}");
     }
 }

@@ -275,7 +275,57 @@ fn failures_tell_however_few_probes_speak_for_those_who_were_turned_away() {
     // A floor acts on them alone, before any look.
     let floor = Some(Floor { max: Some(0.2), min_samples: 50, ..Floor::default() });
     let braked = Metric { floor, ..errors() };
-    let found = judge(&[braked], &answered(198), &failed(13, 39, 2), 0);
-    assert_eq!(found[0].verdict, Verdict::Fail, "{}", found[0].message);
-    assert!(found[0].message.contains("floor"), "{}", found[0].message);
+    let floored = |canary: &Counts| {
+        let found = judge(std::slice::from_ref(&braked), &answered(198), canary, 0);
+        found[0].verdict == Verdict::Fail && found[0].message.contains("floor")
+    };
+    assert!(floored(&failed(50, 140, 2)));
+    assert!(!floored(&failed(13, 140, 2)), "fewer were asked than the floor wants");
+    // An outage, and then all that was asked was fine: in all it is not beyond the floor.
+    let over = Counts { errors: 40, ..failed(60, 200, 0) };
+    let probes = TurnedAway { errors: 0, probes: 20, probe_errors: 0, ..over.turned_away };
+    assert!(!floored(&Counts { turned_away: probes, ..over }));
+}
+
+/// Where the canary is worse by just the harm margin and a breaker opens by chance, not more
+/// canaries fail than without one.
+#[test]
+fn what_a_breaker_turns_away_makes_no_false_alarms() {
+    use rand::{RngExt, SeedableRng, rngs::StdRng};
+    let mut rng = StdRng::seed_from_u64(7);
+    let mut fails = |opens: f64| {
+        let runs = 2_000;
+        let failed = (0..runs).filter(|_| {
+            let stable = Counts {
+                errors: (0..1_200).filter(|_| rng.random::<f64>() < 0.05).count() as u64,
+                ..answered(1_200)
+            };
+            let (mut asked, mut bad, mut away) = (0, 0, TurnedAway::default());
+            while asked + away.requests < 300 {
+                let failed = u64::from(rng.random::<f64>() < 0.07);
+                (asked, bad) = (asked + 1, bad + failed);
+                if rng.random::<f64>() < opens {
+                    // A probe in the end speaks for those who were turned away.
+                    let probe = u64::from(rng.random::<f64>() < 0.07);
+                    (asked, bad) = (asked + 1, bad + probe);
+                    let turned = 10;
+                    away.requests += turned;
+                    away.errors += turned * probe;
+                    (away.probes, away.probe_errors) = (away.probes + 1, away.probe_errors + probe);
+                }
+            }
+            let canary = Counts {
+                requests: asked + away.requests,
+                errors: bad + away.errors,
+                turned_away: away,
+                ..answered(0)
+            };
+            judge(&[errors()], &stable, &canary, 0)[0].verdict == Verdict::Fail
+        });
+        failed.count() as f64 / f64::from(runs)
+    };
+    for opens in [0.0, 0.005, 0.02, 0.1] {
+        let share = fails(opens);
+        assert!(share < 0.05 + 5.0 * (0.05_f64 * 0.95 / 2_000.0).sqrt(), "{opens}: {share}");
+    }
 }

@@ -55,9 +55,13 @@ impl Measured {
                 let n = count as f64;
                 let share = Share { n, bad: value * n }.deflated(self.effects.canary.factor);
                 // Whoever was asked tells for himself, however many others a breaker turned away.
-                let asked = self.asked_alone();
-                let sure =
-                    |max| surely_above(share, max) || asked.is_some_and(|a| surely_above(a, max));
+                let asked = self
+                    .asked_alone()
+                    .filter(|(asked, _)| *asked >= floor.min_samples as f64 && beyond(value));
+                let sure = |max| {
+                    surely_above(share, max)
+                        || asked.is_some_and(|(_, asked)| surely_above(asked, max))
+                };
                 floor.max.is_some_and(sure)
             }
             _ => false,

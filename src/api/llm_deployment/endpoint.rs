@@ -139,7 +139,8 @@ mod tests {
         }
     }
 
-    /// A key that stands where the name of its Secret belongs is in no log.
+    /// A key that stands by mistake where the name of its Secret belongs is not quoted, as long as
+    /// Kubernetes has no such names.
     #[test]
     fn the_name_of_a_secret_is_one_and_what_is_none_is_not_quoted() {
         for (name, is_one) in [
@@ -156,7 +157,7 @@ mod tests {
             assert_eq!(message.is_none(), is_one, "{message:?}");
             let message = message.unwrap_or_default();
             assert!(is_one || message.contains("apiKeySecretRef.name"), "{message}");
-            assert!(is_one || !message.contains(&format!("\"{name}\"")), "{message}");
+            assert!(is_one || name.len() < 8 || !message.contains(name), "{message}");
         }
     }
 

@@ -102,12 +102,13 @@ impl Absent {
 
     /// When the first one's time is over.
     fn first(&self) -> Option<Timestamp> {
-        Some(self.order.first()?.0 + KEPT)
+        Some(self.order.first()?.0.checked_add(KEPT).unwrap_or(Timestamp::MAX))
     }
 
     /// Those whose time is over.
     fn over(&self, now: Timestamp) -> impl Iterator<Item = &Named> {
-        let all = self.order.iter().take_while(move |(since, _)| *since + KEPT <= now);
+        let all =
+            self.order.iter().take_while(move |(since, _)| now.duration_since(*since) >= KEPT);
         all.map(|(_, release)| release)
     }
 }
@@ -309,15 +310,23 @@ impl Tidy {
                 now
             }
         };
-        if since + KEPT <= now {
-            for copy in &copies {
-                cluster.drop_copy(copy).await?;
-            }
-            return Ok(());
+        if now.duration_since(since) >= KEPT {
+            return self.forget(release).await;
         }
         let Some(forgotten) = self.absent.add(release, since, MOST) else { return Ok(()) };
-        for copy in caches.copies_of(&forgotten) {
-            cluster.drop_copy(&copy).await?;
+        self.forget(&forgotten).await
+    }
+
+    /// Drops the copies of a release, the one with the note last: copies without a note would hold
+    /// a release of this name that comes meanwhile.
+    async fn forget(&self, release: &Named) -> Result<(), ControllerError> {
+        let caches = &self.context.caches;
+        let noted = caches.remembered(release).or_else(|| caches.copied_note(release));
+        let noted = noted.map(|(copy, _)| copy.name_any());
+        let mut copies = caches.copies_of(release);
+        copies.sort_by_key(|copy| Some(copy.name_any()) == noted);
+        for copy in copies {
+            self.context.cluster.drop_copy(&copy).await?;
         }
         Ok(())
     }

@@ -4,6 +4,7 @@ use std::{pin::Pin, time::Duration};
 
 use bytes::Bytes;
 use futures::FutureExt;
+use serde::de::IgnoredAny;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::{
@@ -399,6 +400,10 @@ fn heard(
             flight.answer.stray_line(line);
             flight.not_understood(line);
         }
+    }
+    let is_half = || serde_json::from_slice::<IgnoredAny>(data).is_err();
+    if said.is_last && !matches!(payload, Payload::Data(_)) && is_half() {
+        fate = Fate::AsItCame;
     }
     if flight.answer.failed && said.failed.is_none() {
         *said.failed = Some(Bytes::copy_from_slice(data));

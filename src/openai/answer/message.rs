@@ -74,8 +74,8 @@ pub(super) struct Content<'a> {
     pub media: bool,
     pub refused: bool,
     pub unread: bool,
-    /// There are parts of the type `output_text`: the only text of a response that clients read.
-    pub is_output: bool,
+    /// The text of parts of the type `output_text`: all that clients read of a response.
+    pub output: Text<'a>,
 }
 
 impl<'de: 'a, 'a> Deserialize<'de> for Content<'a> {
@@ -103,7 +103,8 @@ impl<'de> Visitor<'de> for ContentVisitor {
 
     /// The parts of a message (`[{"type": "text", "text": …}, …]`).
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
-        let (mut whole, mut texts) = (Content::default(), None::<String>);
+        let (mut whole, mut texts, mut outputs) =
+            (Content::default(), None::<String>, None::<String>);
         while let Some(Part(part)) = seq.next_element()? {
             if let Some(text) = &part.text.0 {
                 texts.get_or_insert_default().push_str(text);
@@ -112,9 +113,12 @@ impl<'de> Visitor<'de> for ContentVisitor {
             whole.media |= part.media;
             whole.refused |= part.refused;
             whole.unread |= part.unread;
-            whole.is_output |= part.is_output;
+            if let Some(text) = &part.output.0 {
+                outputs.get_or_insert_default().push_str(text);
+            }
         }
         whole.text = Text(texts.map(Cow::Owned));
+        whole.output = Text(outputs.map(Cow::Owned));
         Ok(whole)
     }
 
@@ -132,7 +136,9 @@ impl<'de> Visitor<'de> for ContentVisitor {
                 _ => filled |= map.next_value::<Filled>()?.0,
             }
         }
-        part.is_output = kind.0.as_deref() == Some("output_text");
+        if kind.0.as_deref() == Some("output_text") {
+            part.output = Text(part.text.0.clone());
+        }
         match kind.0.as_deref() {
             Some("thinking" | "reasoning" | "redacted_thinking" | "thought" | "reference") => {
                 part.thought = true;

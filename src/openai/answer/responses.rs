@@ -28,9 +28,7 @@ impl Answer {
                 self.refused |= content.refused;
                 self.unread |= content.unread;
                 self.tool_call |= content.media;
-                // Clients read parts of this type, and of no other.
-                let is_read = content.is_output;
-                if let Some(text) = content.text.0.filter(|_| speaks && is_read) {
+                if let Some(text) = content.output.0.filter(|_| speaks) {
                     self.say(&text);
                 }
             }

@@ -5,7 +5,7 @@
 //! incident is not taken for the new variant's fault.
 
 use super::{
-    canary::{hold, release, running_policy, settings, unfollowed, without_policy},
+    canary::{hold, release, running_policy, settings, stays, unfollowed, without_policy},
     draft::Draft,
     look, reasons, requests,
 };
@@ -112,7 +112,8 @@ fn compare(
     look::confirm(draft);
     let duration = policy.bake.duration;
     let over = draft.reaches(Some(duration), |clock| clock.step);
-    let verdict = look::judge(draft, policy, over || another.is_some());
+    let ends = over || another.is_some() && !stays(draft);
+    let verdict = look::judge(draft, policy, ends);
     if verdict == Verdict::Fail {
         let message = look::failure(draft);
         return draft.withdraw(Outcome::RolledBack, reasons::METRIC_FAILED, &message, false);
@@ -206,14 +207,6 @@ fn found_nothing(draft: &Draft<'_>) -> String {
         "nothing was found while baking, in {} requests beside {} of the previous variant",
         new.requests, previous.requests
     )
-}
-
-/// Whether another spec waits: the weights are frozen, or users can not go back to the previous
-/// variant now.
-fn stays(draft: &Draft<'_>) -> bool {
-    let previous = draft.status.previous.as_ref();
-    let is_down = previous.is_some_and(|p| draft.snapshot.why_not_ready(&p.revision).is_some());
-    draft.snapshot.spec.suspend || is_down
 }
 
 /// The spec names `another` variant. The bake is over when it has found nothing; or the new variant

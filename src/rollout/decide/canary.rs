@@ -92,8 +92,8 @@ pub(super) fn running_policy(
 }
 
 /// Nobody knows what the canary is to be judged by: neither a pass nor a failure, so it is held,
-/// and withdrawn when that lasts. Then it may begin again, with the policy that there is. In a
-/// bake, where it has passed, somebody has to say.
+/// and withdrawn when that lasts. Then it may begin again, with the policy that there is. A bake
+/// stays held: its variant has passed every step, and people decide.
 /// While the release is being deleted, nobody may be there to put the policy back, and in a
 /// namespace that is being deleted nobody can: users go back to what served before at once.
 pub(super) fn without_policy(draft: &mut Draft<'_>) {
@@ -110,15 +110,18 @@ pub(super) fn without_policy(draft: &mut Draft<'_>) {
     draft.stop_clock(Some(reasons::POLICY_LOST));
     let since = draft.clock().stopped_since.unwrap_or(draft.now);
     let left = LOST.saturating_sub(draft.elapsed_since(since));
-    let bakes = draft.status.previous.is_some();
-    if !bakes && left.is_zero() {
+    let (bakes, stays) = (draft.status.previous.is_some(), stays(draft));
+    if !bakes && !stays && left.is_zero() {
         let message = "what judges it is gone for five minutes: the snapshot of the running policy is \
                        missing and the CanaryPolicy has changed";
         return draft.withdraw(Outcome::Withdrawn, reasons::POLICY_LOST, message, true);
     }
     hold(draft, reasons::POLICY_LOST, true);
+    let revision = draft.status.canary.as_ref().map_or("", |c| short(&c.variant.revision));
     let then = if bakes {
-        "promote it to end the bake, or abort it".to_owned()
+        format!("promote {revision} to end the bake, or abort it")
+    } else if stays {
+        format!("abort {revision}, or promote it")
     } else {
         let until = draft.now + GoDuration(left).signed();
         draft.wake(until);
@@ -128,6 +131,14 @@ pub(super) fn without_policy(draft: &mut Draft<'_>) {
         "the snapshot of the running policy is missing and the CanaryPolicy has changed: nothing can be judged; {then}"
     );
     draft.say(reasons::POLICY_LOST, message);
+}
+
+/// Whether nothing moves users by itself: the weights are frozen, or what they would go back to is
+/// down.
+pub(super) fn stays(draft: &Draft<'_>) -> bool {
+    let back = draft.status.previous.as_ref().or(draft.status.stable.as_ref());
+    let is_down = back.is_some_and(|b| draft.snapshot.why_not_ready(&b.revision).is_some());
+    draft.snapshot.spec.suspend || is_down
 }
 
 /// Why no time counts for the canary now, if so.

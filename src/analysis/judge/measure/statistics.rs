@@ -100,12 +100,13 @@ impl Measured {
         student::deviate(z, if freedom == Freedom::All { known } else { known.max(HARM_FREEDOM) })
     }
 
-    /// The canary's requests that no breaker turned away, where one did, as independent ones.
-    pub(in crate::analysis::judge) fn asked_alone(&self) -> Option<Share> {
+    /// The canary's requests that no breaker turned away, where one did: how many there are, and
+    /// their failures among as many as they are worth.
+    pub(in crate::analysis::judge) fn asked_alone(&self) -> Option<(f64, Share)> {
         let asked = Some(&self.asked).filter(|asked| self.probes > 1.0 && !asked.is_empty())?;
         let add = |all: Share, one: &Share| Share { n: all.n + one.n, bad: all.bad + one.bad };
         let all = asked.iter().fold(Share::default(), add);
-        Some(all.deflated((self.effects.canary.factor / self.probes).max(1.0)))
+        Some((all.n, all.deflated((self.effects.canary.factor / self.probes).max(1.0))))
     }
 
     /// The degrees of freedom of the difference's variance; infinite without a design effect.

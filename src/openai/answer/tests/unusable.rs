@@ -169,6 +169,9 @@ fn of_a_response_what_clients_show_is_said() {
     for odd in [part("text"), json!([{"type": "message", "content": "Hi"}])] {
         assert_eq!(response(&odd).text, "", "{odd}");
     }
+    let mixed = json!([{"type": "message", "content": [
+        {"type": "text", "text": "no"}, {"type": "output_text", "text": "Hi"}]}]);
+    assert_eq!(response(&mixed).text, "Hi");
     for (item, says) in [
         (json!({"type": "web_search_call", "status": "failed"}), false),
         (json!({"type": "mcp_list_tools", "tools": []}), false),
