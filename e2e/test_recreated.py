@@ -34,6 +34,12 @@ def back(world, name: str, uid: str, *phases: str) -> dict:
     return wait_for(f"{name} back", reached, 60)
 
 
+def without_identity(o: dict) -> dict:
+    for part in ("uid", "resourceVersion", "creationTimestamp", "managedFields", "generation"):
+        o["metadata"].pop(part, None)
+    return o
+
+
 def bare(release: dict) -> dict:
     """What a backup without statuses, or a folder in git, has of it."""
     meta = {k: v for k, v in release["metadata"].items() if k in ("name", "namespace", "annotations", "labels")}
@@ -98,9 +104,7 @@ def test_a_restore_without_statuses_takes_back_no_decision_and_repeats_no_reques
     world.cluster.kubectl("delete", "promptrelease", "restored")
     world.cluster.kubectl("delete", "releasesnapshots", "-l", "serinus.dev/release=restored")
     for copy in kept:
-        for part in ("uid", "resourceVersion", "creationTimestamp", "managedFields"):
-            copy["metadata"].pop(part, None)
-        world.cluster.kubectl("create", "-f", "-", stdin=json.dumps(copy))
+        world.cluster.kubectl("create", "-f", "-", stdin=json.dumps(without_identity(copy)))
     world.cluster.kubectl("create", "-f", "-", stdin=json.dumps(bare(release)))
     time.sleep(3)  # for the garbage collector
     for operator in world.operators:
@@ -128,9 +132,7 @@ def test_a_restore_may_bring_the_snapshots_after_the_release(world, names):
     uid, served = first["metadata"]["uid"], first["status"]["stable"]["revision"]
     assert served != stable and first["status"]["history"][0]["outcome"] == "Initial"
     for copy in kept:
-        for part in ("uid", "resourceVersion", "creationTimestamp", "managedFields"):
-            copy["metadata"].pop(part, None)
-        world.cluster.kubectl("create", "-f", "-", stdin=json.dumps(copy))
+        world.cluster.kubectl("create", "-f", "-", stdin=json.dumps(without_identity(copy)))
     if names == "the failed one":
         now = world.wait_phase(name, "RolledBack")
         with Traffic(world.gateways, name) as users:
@@ -304,12 +306,6 @@ def test_a_status_from_a_backup_brings_back_nothing_that_has_failed_since(world)
 def routed(world, name: str) -> dict[str, int]:
     variants = world.cluster.release(name).get("status", {}).get("routing", {}).get("variants", [])
     return {v["revision"]: v["weight"] for v in variants}
-
-
-def without_identity(o: dict) -> dict:
-    for part in ("uid", "resourceVersion", "creationTimestamp", "managedFields", "generation"):
-        o["metadata"].pop(part, None)
-    return o
 
 
 @pytest.mark.parametrize("then", ["promoted", "failed"])

@@ -2,6 +2,7 @@
 
 pub mod addresses;
 pub mod api_server;
+pub mod cause;
 pub mod endpoints;
 pub mod gateways;
 pub mod index;

@@ -545,7 +545,7 @@ mod tests {
         for empty in ["kind: List\napiVersion: v1\n", "kind: List\napiVersion: v1\nitems: []\n"] {
             assert_eq!(names(&format!("{empty}---\n{CAREFUL}")), ["careful"], "{empty}");
         }
-        // What is wrong in it is told with its name; what is no list is not taken for one.
+        // An error names the object within the list. Other kinds are not read as lists.
         let wrong = parse(&list(&(item("a") + &item("B")))).unwrap_err().to_string();
         assert!(wrong.contains("CanaryPolicy B"), "{wrong}");
         for other in [

@@ -131,8 +131,8 @@ impl LastServed {
         self.until.unwrap_or(Timestamp::MAX)
     }
 
-    /// The release that served last has the highest rank. A note that may be a copy ranks below all
-    /// that are none.
+    /// The release that served last has the highest rank. A note that may be a copy ranks below
+    /// every note that says for which release it was written.
     pub fn rank(&self) -> (bool, Timestamp) {
         (self.named, self.end())
     }
@@ -242,6 +242,11 @@ impl Remembered {
             EarlierRoute::add(&mut self.earlier, left);
         }
         self
+    }
+
+    /// Whether this was noted of the object with this uid.
+    pub fn is_about(&self, uid: Option<&str>) -> bool {
+        self.uid.is_some() && self.uid.as_deref() == uid
     }
 
     /// The routing generation of the status that was noted.

@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand};
 
 use super::{
     cost, demo, gateway, operator, policies,
-    process::{block_on, listen_on, say, stop_signal},
+    process::{block_on, listen_on, say, stop_signal, told},
     releases, simulated_model, snapshots, standalone,
 };
 use crate::{
@@ -100,7 +100,7 @@ pub fn run() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            say(format_args!("serinus: {error:#}"));
+            say(format_args!("serinus: {}", told(&error)));
             ExitCode::FAILURE
         }
     }

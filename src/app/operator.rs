@@ -40,6 +40,7 @@ use crate::{
         retries::Retries,
     },
     signals::{
+        api_server::said,
         endpoints::{SERVICE_LABEL, endpoints},
         gateways::{Gateways, Read},
         keyring,
@@ -204,7 +205,7 @@ fn report_keys(options: &Options, client: &Client) -> Read {
     Box::new(move || {
         let (api, name) = (api.clone(), name.clone());
         Box::pin(async move {
-            let secret = api.get(&name).await.map_err(|error| error.to_string())?;
+            let secret = api.get(&name).await.map_err(|error| said(&error).0)?;
             Ok(keyring::of_secret(&secret))
         })
     })

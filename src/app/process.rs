@@ -12,7 +12,7 @@ use std::{
 };
 
 use anyhow::Context;
-use kube::Client;
+use kube::{Client, runtime::watcher};
 use rustix::process::Signal;
 use tokio::{
     net::TcpListener,
@@ -20,9 +20,12 @@ use tokio::{
 };
 use tracing_subscriber::EnvFilter;
 
-use crate::telemetry::{
-    Stream,
-    log::{Log, Lost},
+use crate::{
+    signals::api_server::{said, said_of_watch},
+    telemetry::{
+        Stream,
+        log::{Log, Lost},
+    },
 };
 
 /// How long the end of the process waits for who reads its log.
@@ -133,6 +136,23 @@ impl Drop for WritesLast {
 /// it, once.
 const LOGGED: &str = "info,kube_client::client=error,kube_client::client::builder=off";
 
+/// An error with its reasons, and what the API server says in its own words.
+pub(super) fn told(error: &anyhow::Error) -> String {
+    let mut reasons = vec![];
+    for cause in error.chain() {
+        let by_api_server = cause
+            .downcast_ref::<kube::Error>()
+            .map(said)
+            .or_else(|| cause.downcast_ref::<watcher::Error>().map(said_of_watch));
+        if let Some((words, _)) = by_api_server {
+            reasons.push(words);
+            break;
+        }
+        reasons.push(cause.to_string());
+    }
+    reasons.join(": ")
+}
+
 /// Listens on an address.
 ///
 /// # Errors
@@ -150,5 +170,26 @@ pub async fn stop_signal() {
     tokio::select! {
         _ = term.recv() => {}
         _ = int.recv() => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::core::Status;
+
+    use super::*;
+
+    #[test]
+    fn an_error_of_the_api_server_is_told_in_its_words() {
+        let forbidden =
+            || kube::Error::Api(Box::new(Status::failure("no right", "").with_code(403)));
+        let read = || "the releases can not be read";
+        let error = Err::<(), _>(forbidden()).with_context(read).unwrap_err();
+        assert_eq!(told(&error), "the releases can not be read: no right");
+        let watch = watcher::Error::WatchStartFailed(forbidden());
+        assert_eq!(told(&Err::<(), _>(watch).with_context(read).unwrap_err()), told(&error));
+        let other =
+            Err::<(), _>(std::io::Error::other("disk full")).context("the file").unwrap_err();
+        assert_eq!(told(&other), "the file: disk full");
     }
 }

@@ -15,7 +15,10 @@ use kube::{
 };
 use serde_json::json;
 
-use super::{process::say, releases::Place};
+use super::{
+    process::{say, told},
+    releases::Place,
+};
 use crate::api::{ReleaseSnapshot, ReleaseSnapshotSpec, keys, snapshot::Remembered};
 
 /// Objects read at once.
@@ -90,7 +93,7 @@ async fn convert_one(client: &Client, old: &ControllerRevision, delete: bool, co
     };
     if let Err(error) = done {
         counts.failed += 1;
-        say(format_args!("{namespace}/{}: {error:#}", old.name_any()));
+        say(format_args!("{namespace}/{}: {}", old.name_any(), told(&error)));
     }
 }
 

@@ -442,8 +442,8 @@ const PASSED_BACK: [&str; 7] = [
     "openai-version",
 ];
 
-/// Whether a header tells of a limit, by a name of words and short numbers: what else a name may hold is the model's
-/// to say, and may be a key.
+/// Whether this is the name of a header about limits, made of words and short numbers. Any other
+/// name is chosen by the model, and may hold a key.
 fn tells_a_limit(name: &str) -> bool {
     let is_word = |part: &str| {
         (1..=12).contains(&part.len()) && part.bytes().all(|byte| byte.is_ascii_lowercase())

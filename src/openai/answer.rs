@@ -5,6 +5,7 @@
 //! read is any good is judged strictly all the same: an error is one in whatever form it is
 //! told, and what could not be understood is noted as such.
 
+mod body;
 mod calls;
 mod message;
 mod responses;
@@ -16,13 +17,13 @@ use std::{borrow::Cow, ops::Range};
 pub use self::calls::Call;
 use self::{
     calls::Piece,
-    message::{Calls, Content, Function, Message},
-    wire::{Accused, Body, Choice, Delta, Index, Rare, Signs},
+    message::Function,
+    wire::{Body, Choice, Rare},
 };
 use super::{
     complaint::Complaint,
     depth,
-    forgiving::{Many, Text},
+    forgiving::Text,
     mend::{Mended, mend, trimmed},
     reason::{Ending, is_none},
     request::Operation,
@@ -256,7 +257,7 @@ impl Answer {
         let only_text = known.then(|| body.only_text(operation)).flatten();
         let only_text = only_text.and_then(|text| place(text, data));
         let unread = body.is_strange();
-        // What says nothing, OpenAI's clients hand on as an event without choices.
+        // OpenAI's clients hand an empty event to the application, which fails at its choices.
         let nothing = body.says_nothing();
         let carried = self.absorb((operation, Form::Events), body);
         Carried { only_text, unread: carried.unread || unread, nothing, ..carried }
@@ -463,142 +464,6 @@ fn place(part: &str, whole: &[u8]) -> Option<Range<usize>> {
 fn keep(slot: &mut Option<String>, text: Text<'_>) {
     if slot.is_none() {
         *slot = text.0.filter(|t| !t.is_empty()).map(Cow::into_owned);
-    }
-}
-
-impl<'a> Body<'a> {
-    /// Whether it holds an answer to such a request, good or bad.
-    fn is_an_answer(&self, operation: Operation) -> bool {
-        match operation {
-            Operation::Chat | Operation::Completions => self.choices.0.iter().any(|choice| {
-                choice.odd
-                    || choice.message.is_some()
-                    || choice.delta.is_some()
-                    || choice.text.0.is_some()
-                    || choice.finish_reason.0.is_some()
-            }),
-            Operation::Embeddings => self.data.bad == 0 && self.data.good + self.data.unread > 0,
-            Operation::Responses => {
-                let status = self.status.0.as_deref().unwrap_or_default();
-                !self.output.0.is_empty() || !matches!(status, "" | "completed")
-            }
-        }
-    }
-
-    /// Whether it says of itself, or of one of its choices, that it failed.
-    fn tells_an_error(&self) -> bool {
-        let of_choice = |choice: &Choice<'_>| {
-            let messages = [&choice.message, &choice.delta].into_iter().flatten();
-            choice.error.is_told() || messages.into_iter().any(|message| message.error.is_told())
-        };
-        self.error.is_told() || self.choices.0.iter().any(of_choice)
-    }
-
-    /// Whether an event is an error.
-    fn is_an_error(&self) -> bool {
-        self.tells_an_error()
-            || self.kind.0.as_deref() == Some("error")
-            || (self.choices.0.is_empty() && self.signs.tell())
-    }
-
-    /// Whether an event says nothing: it is empty, or tells that the connection is alive.
-    fn says_nothing(&self) -> bool {
-        let is_sign_of_life = matches!(
-            self.kind.0.as_deref(),
-            Some("ping" | "heartbeat" | "keepalive" | "keep-alive")
-        );
-        let is_empty = !self.some && !self.odd;
-        (is_empty || is_sign_of_life && !self.listed && self.usage.is_none()) && !self.is_an_error()
-    }
-
-    /// Whether an event is of no known kind.
-    fn is_strange(&self) -> bool {
-        let kind = self.kind.0.as_deref().unwrap_or_default();
-        let is_known = self.listed
-            || self.familiar
-            || self.usage.is_some()
-            || self.x_groq.is_some()
-            || self.timings.is_some()
-            || matches!(kind, "ping" | "heartbeat" | "keepalive" | "keep-alive");
-        (self.odd || self.some) && !is_known && !self.is_an_error()
-    }
-
-    /// The text of the first choice, if that is all that this event says and was read
-    /// without being decoded. Each field stands here, so that a new one can not be
-    /// forgotten.
-    fn only_text(&self, operation: Operation) -> Option<&'a str> {
-        let Body {
-            // Whose event it is.
-            id: _,
-            model: _,
-            familiar: _,
-            listed: _,
-            some: _,
-            // Of other operations.
-            delta: Delta { .. },
-            output: _,
-            item: _,
-            data: _,
-            incomplete_details: _,
-            response: _,
-            status: _,
-            kind: Text(None),
-            choices: Many(choices),
-            usage: None,
-            x_groq: None,
-            timings: None,
-            error: Accused::NONE,
-            signs: Signs::NONE,
-            odd: false,
-        } = self
-        else {
-            return None;
-        };
-        let [
-            Choice {
-                index: Index(None | Some(0)),
-                message: None,
-                delta,
-                text,
-                finish_reason: Text(None),
-                usage: None,
-                error: Accused::NONE,
-                odd: false,
-            },
-        ] = &choices[..]
-        else {
-            return None;
-        };
-        let text = match (operation, delta, text) {
-            (Operation::Chat, Some(message), Text(None)) => message.only_text()?,
-            (Operation::Completions, None, text) => text,
-            _ => return None,
-        };
-        match text {
-            Text(Some(Cow::Borrowed(text))) => Some(*text),
-            _ => None,
-        }
-    }
-}
-
-impl<'a> Message<'a> {
-    fn only_text(&self) -> Option<&Text<'a>> {
-        let Message {
-            content:
-                Content { text, thought: false, media: false, refused: false, unread: false, output: _ },
-            refusal: Text(None),
-            tool_calls: Calls { filled: false, is_object: false, parts: _ },
-            function_call: None,
-            media: false,
-            thought: false,
-            aside: false,
-            error: Accused::NONE,
-            unread: false,
-        } = self
-        else {
-            return None;
-        };
-        Some(text)
     }
 }
 

@@ -57,8 +57,7 @@ pub fn late(
     now: Timestamp,
 ) -> Option<Late> {
     let first = only_first(status)?;
-    let is_own = |note: &Remembered| note.uid.is_some() && note.uid.as_deref() == object.uid;
-    if notes.iter().any(|n| is_own(n) && n.of_status() > status.routing.generation) {
+    if notes.iter().any(|n| n.is_about(object.uid) && n.of_status() > status.routing.generation) {
         return None;
     }
     let notes = notes.iter().filter(|note| is_late(note, object, status, route));
@@ -107,7 +106,7 @@ pub(super) fn only_first(status: &PromptReleaseStatus) -> Option<&HistoryEntry> 
 /// from the release's own by what it says; of another route than its own it says nothing,
 /// because the release's own note keeps what others of its name served on other routes.
 fn was_before(note: &Remembered, uid: Option<&str>, first: &HistoryEntry, route: &str) -> bool {
-    let is_own = note.uid.is_some() && note.uid.as_deref() == uid;
+    let is_own = note.is_about(uid);
     let is_other = |revision: &str| {
         let served = first.variant.revision.as_str();
         !stands_for(revision, served) && !stands_for(served, revision)

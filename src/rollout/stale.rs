@@ -25,7 +25,7 @@ pub fn later(
     route: &str,
 ) -> Option<Remembered> {
     let last = |own: bool| {
-        let notes = notes.iter().filter(|note| !own || is_own(note, object));
+        let notes = notes.iter().filter(|note| !own || note.is_about(object.uid));
         notes.max_by_key(|note| note.rank())
     };
     let known = [last(true), last(false)].into_iter().flatten();
@@ -43,7 +43,7 @@ pub fn knows_more(
     status: &PromptReleaseStatus,
     route: &str,
 ) -> bool {
-    let counts = is_own(note, object) || is_of_before(status, object);
+    let counts = note.is_about(object.uid) || is_of_before(status, object);
     if status.stable.is_none() || note.route != route || !counts || serves_what_failed(note, status)
     {
         return false;
@@ -55,11 +55,12 @@ pub fn knows_more(
         return true;
     }
     // Of one object the generations of its statuses are compared.
-    let is_of_one = note.uid.is_some() && (status.uid.is_none() || note.uid == status.uid);
+    let is_of_one =
+        note.uid.is_some() && (status.uid.is_none() || note.is_about(status.uid.as_deref()));
     let noted = if is_of_one { note.of_status() } else { note.generation };
     noted > status.routing.generation
         && !says_the_same(note, status)
-        && !(is_own(note, object) && is_unwritten_promotion(note, status))
+        && !(note.is_about(object.uid) && is_unwritten_promotion(note, status))
 }
 
 /// The note that says otherwise than a status of this very object, which goes on, at what looks
@@ -71,18 +72,13 @@ pub fn told<'a>(
     route: &str,
 ) -> Option<&'a Remembered> {
     let stable = status.stable.as_ref().filter(|_| !is_of_before(status, object))?;
-    let is_foreign = |note: &&Remembered| note.uid.is_some() && !is_own(note, object);
+    let is_foreign = |note: &&Remembered| note.uid.is_some() && !note.is_about(object.uid);
     let says_more = |note: &&Remembered| {
         note.route == route
             && note.generation > status.routing.generation
             && !is_one(&note.stable.revision, &stable.revision)
     };
     notes.iter().filter(is_foreign).filter(says_more).max_by_key(|note| note.rank())
-}
-
-/// Whether `note` was written for `object`.
-fn is_own(note: &Remembered, object: Object<'_>) -> bool {
-    note.uid.is_some() && note.uid.as_deref() == object.uid
 }
 
 /// Whether `status` was not written for `object`: it was restored into it. A status of an earlier
@@ -158,6 +154,17 @@ mod tests {
         VariantRef { revision: revision.into(), ..VariantRef::default() }
     }
 
+    fn entry(revision: &str, outcome: Outcome) -> HistoryEntry {
+        HistoryEntry {
+            variant: variant(revision),
+            outcome,
+            reason: String::new(),
+            message: String::new(),
+            at: Timestamp::UNIX_EPOCH,
+            requests: vec![],
+        }
+    }
+
     fn serves(revision: &str, failed: Option<&str>, generation: i64) -> PromptReleaseStatus {
         PromptReleaseStatus {
             stable: Some(variant(revision)),
@@ -207,14 +214,7 @@ mod tests {
     #[test]
     fn a_status_after_a_retry_has_heard_of_the_failure() {
         let mut status = serves("a", None, 4);
-        status.history.push(HistoryEntry {
-            variant: variant("b"),
-            outcome: Outcome::RolledBack,
-            reason: String::new(),
-            message: String::new(),
-            at: Timestamp::UNIX_EPOCH,
-            requests: vec![],
-        });
+        status.history.push(entry("b", Outcome::RolledBack));
         assert!(!more(&note("a", Some("b"), 3), OWN, &status));
         // And a bake that began, when the note is of its end.
         let baking = PromptReleaseStatus {
@@ -240,14 +240,7 @@ mod tests {
     #[test]
     fn a_note_of_another_object_never_goes_before_a_status_of_this_one() {
         let other = |note: Remembered| Remembered { uid: Some("other".into()), ..note };
-        let first = HistoryEntry {
-            variant: variant("a"),
-            outcome: Outcome::Promoted,
-            reason: String::new(),
-            message: String::new(),
-            at: Timestamp::UNIX_EPOCH,
-            requests: vec![],
-        };
+        let first = entry("a", Outcome::Promoted);
         let status = |uid: Option<&str>| PromptReleaseStatus {
             uid: uid.map(str::to_owned),
             history: vec![first.clone()],
@@ -284,14 +277,7 @@ mod tests {
     fn a_note_that_is_later_only_because_of_another_one_knows_no_more() {
         let noted = Remembered { status_generation: Some(9), ..note("a", Some("b"), 94) };
         let mut status = serves("a", None, 9);
-        status.history.push(HistoryEntry {
-            variant: variant("b"),
-            outcome: Outcome::RolledBack,
-            reason: String::new(),
-            message: String::new(),
-            at: Timestamp::UNIX_EPOCH,
-            requests: vec![],
-        });
+        status.history.push(entry("b", Outcome::RolledBack));
         assert!(!more(&noted, OWN, &status), "somebody asked for a retry");
         assert!(more(&Remembered { status_generation: None, ..noted }, OWN, &status));
     }

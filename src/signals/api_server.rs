@@ -1,9 +1,8 @@
 //! What the API server says when it refuses, or why it can not be asked.
 
-use std::error::Error;
-
 use kube::runtime::watcher;
 
+use super::cause::innermost;
 use crate::api::conditions::truncate;
 
 /// So much is kept of it: it may quote what was written.
@@ -18,7 +17,7 @@ pub fn said(error: &kube::Error) -> (String, u16) {
             (truncate(words.unwrap_or("no reason given"), LONGEST), status.code)
         }
         kube::Error::HyperError(_) | kube::Error::Service(_) => {
-            let why = root(error);
+            let why = innermost(error);
             (truncate(&format!("the API server can not be reached: {why}"), LONGEST), 0)
         }
         error => (truncate(error.to_string().trim(), LONGEST), 0),
@@ -34,15 +33,6 @@ pub fn said_of_watch(error: &watcher::Error) -> (String, u16) {
         watcher::Error::WatchError(status) => said(&kube::Error::Api(status.clone())),
         error => (truncate(error.to_string().trim(), LONGEST), 0),
     }
-}
-
-/// What is behind all that wraps it.
-fn root(error: &dyn Error) -> String {
-    let mut inner = error;
-    while let Some(source) = inner.source() {
-        inner = source;
-    }
-    inner.to_string()
 }
 
 #[cfg(test)]

@@ -287,8 +287,8 @@ fn failures_tell_however_few_probes_speak_for_those_who_were_turned_away() {
     assert!(!floored(&Counts { turned_away: probes, ..over }));
 }
 
-/// Where the canary is worse by just the harm margin and a breaker opens by chance, not more
-/// canaries fail than without one.
+/// Of canaries that are worse by just the harm margin, no more fail when a breaker opens by chance
+/// than without one (1.0 % without; 1.6, 0.6 and 0.6 % in the three cells).
 #[test]
 fn what_a_breaker_turns_away_makes_no_false_alarms() {
     use rand::{RngExt, SeedableRng, rngs::StdRng};
@@ -324,8 +324,11 @@ fn what_a_breaker_turns_away_makes_no_false_alarms() {
         });
         failed.count() as f64 / f64::from(runs)
     };
-    for opens in [0.0, 0.005, 0.02, 0.1] {
+    let without = fails(0.0);
+    for opens in [0.005, 0.02, 0.1] {
         let share = fails(opens);
-        assert!(share < 0.05 + 5.0 * (0.05_f64 * 0.95 / 2_000.0).sqrt(), "{opens}: {share}");
+        // Five standard errors of a difference between two shares of 1.5 %, in 2,000 canaries each.
+        let noise = 5.0 * (2.0 * 0.015_f64 * 0.985 / 2_000.0).sqrt();
+        assert!(share < without + noise, "{opens}: {share}, without a breaker {without}");
     }
 }

@@ -54,7 +54,7 @@ impl Measured {
             _ if self.unit == Unit::Share => {
                 let n = count as f64;
                 let share = Share { n, bad: value * n }.deflated(self.effects.canary.factor);
-                // Whoever was asked tells for himself, however many others a breaker turned away.
+                // Requests that the breaker let through decide alone, if there are enough of them.
                 let asked = self
                     .asked_alone()
                     .filter(|(asked, _)| *asked >= floor.min_samples as f64 && beyond(value));

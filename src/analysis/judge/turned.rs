@@ -8,8 +8,8 @@
 //! While the canary is at no time worse than stable by more than the harm margin, it exceeds
 //! `1 / alpha` at any time with a probability of at most `alpha`.
 //!
-//! A cumulative sum of the same growth (Page 1954) tells since when the canary looks worse: it
-//! starts anew when it falls to zero. Only what came since then is judged. The rules are those of
+//! A cumulative sum of the same growth (Page 1954) shows when the canary began to look worse. The
+//! sum starts anew when it falls to zero. Only what came since then is judged. The rules are those of
 //! a whole step: there must be enough of it, it must lie beyond the harm margin, and it must not
 //! rest on a few moments or on one caller. This is done for shares, but not for the pairs of a
 //! shadow.

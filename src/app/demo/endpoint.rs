@@ -1,13 +1,16 @@
 //! A real model for the demo: whether it can be reached is found out before the story begins.
 
-use std::{error::Error, path::PathBuf, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Context, bail, ensure};
 use reqwest::{StatusCode, redirect::Policy};
 
-use crate::api::{
-    SecretText,
-    url::{has_credentials, shown},
+use crate::{
+    api::{
+        SecretText,
+        url::{has_credentials, shown},
+    },
+    signals::cause::innermost,
 };
 
 /// A server that has something to say says it sooner.
@@ -90,7 +93,10 @@ async fn ask(url: &str, key: Option<&SecretText>) -> anyhow::Result<()> {
             bail!("{shown} did not answer within {} s: is it up?", PATIENCE.as_secs())
         }
         Err(error) => {
-            bail!("{shown} can not be reached ({}): is it up, is the address right?", cause(&error))
+            bail!(
+                "{shown} can not be reached ({}): is it up, is the address right?",
+                innermost(&error)
+            )
         }
     };
     match status {
@@ -104,15 +110,6 @@ async fn ask(url: &str, key: Option<&SecretText>) -> anyhow::Result<()> {
         // Not every server has a list.
         _ => Ok(()),
     }
-}
-
-/// The innermost reason, which is the one that helps.
-fn cause(error: &reqwest::Error) -> String {
-    let mut deepest: &dyn Error = error;
-    while let Some(source) = deepest.source() {
-        deepest = source;
-    }
-    deepest.to_string()
 }
 
 #[cfg(test)]

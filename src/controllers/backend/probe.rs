@@ -6,7 +6,10 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use crate::{
     api::{LLMDeploymentSpec, url::has_credentials},
-    signals::addresses::{Addresses, Resolver},
+    signals::{
+        addresses::{Addresses, Resolver},
+        cause::innermost,
+    },
 };
 
 /// Longer than any server needs to say something.
@@ -108,7 +111,7 @@ impl Probe {
                 Err(error) if error.is_timeout() => {
                     last = format!("{base} did not answer within {} s", PATIENCE.as_secs());
                 }
-                Err(error) => last = format!("{base} can not be reached: {}", root_cause(&error)),
+                Err(error) => last = format!("{base} can not be reached: {}", innermost(&error)),
             }
         }
         Err(last)
@@ -164,15 +167,6 @@ fn way(backend: &LLMDeploymentSpec, host: &str) -> Way {
         Some(proxy) if proxy.credentials_secret_ref.is_some() => Way::Unknown,
         Some(proxy) => proxy.url.clone().map_or(Way::Direct, Way::Proxy),
     }
-}
-
-/// The innermost reason, which is the one that helps.
-fn root_cause(error: &dyn std::error::Error) -> String {
-    let mut cause = error;
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
-    cause.to_string()
 }
 
 #[cfg(test)]

@@ -36,7 +36,7 @@ pub(super) fn before(
     let too_late = late.as_ref().is_some_and(|late| !late.in_time);
     let (late, told) = if too_late { (None, late) } else { (late.map(|late| late.note), None) };
     let is_stale = late.is_none() && told.is_none();
-    let later = if is_stale { later(release, status, context)? } else { None };
+    let later = if is_stale { newer_note_with_content(release, status, context)? } else { None };
     let late = late.or(later);
     if status.routes() && late.is_none() {
         let told = told.map(|late| late.note).or_else(|| told_only(release, status, context));
@@ -96,20 +96,21 @@ pub(super) fn known_late(
 ///
 /// # Errors
 /// It can not be read.
-fn later(
+fn newer_note_with_content(
     release: &PromptRelease,
     status: &PromptReleaseStatus,
     context: &Context,
 ) -> Result<Option<Remembered>, ControllerError> {
     let named = Named::of(release);
-    let Some(note) = knows_more(release, status, context) else { return Ok(None) };
+    let Some(note) = newer_note(release, status, context) else { return Ok(None) };
     let serves = &note.goes_on_with().revision;
     let content = context.caches.saved(&named.namespace, &named.name, serves)?;
     Ok(matches!(content, Some(Saved::Variant(_))).then_some(note))
 }
 
-/// As `later`, whether what is to serve again is there or not.
-pub(super) fn knows_more(
+/// The note that knows more than the status, whether the content of what is to serve again is there
+/// or not.
+pub(super) fn newer_note(
     release: &PromptRelease,
     status: &PromptReleaseStatus,
     context: &Context,
@@ -126,7 +127,7 @@ pub(super) fn written_for(
     context: &Context,
 ) -> Option<String> {
     let own = &release.metadata.uid;
-    let waits = status.uid != *own && knows_more(release, status, context).is_some();
+    let waits = status.uid != *own && newer_note(release, status, context).is_some();
     if waits { status.uid.clone() } else { own.clone() }
 }
 

@@ -17,7 +17,7 @@ use jiff::Timestamp;
 use kube::ResourceExt;
 
 use super::{
-    before::{known_late, knows_more, object},
+    before::{known_late, newer_note, object},
     observe::{claims_since, created},
 };
 use crate::{
@@ -274,7 +274,7 @@ fn note_for(
     context: &Context,
 ) -> Option<Remembered> {
     status.stable.as_ref().filter(|stable| stable.revision == copy)?;
-    if knows_more(release, status, context).is_some() {
+    if newer_note(release, status, context).is_some() {
         return None;
     }
     let known = last_noted(release, context).map(|(_, known)| known);
@@ -288,7 +288,7 @@ fn last_noted(
     context: &Context,
 ) -> Option<(Arc<ReleaseSnapshot>, Remembered)> {
     let notes = context.caches.notes_of(&Named::of(release));
-    let own = |note: &Remembered| note.uid.is_some() && note.uid == release.metadata.uid;
+    let own = |note: &Remembered| note.is_about(release.metadata.uid.as_deref());
     let last = notes.iter().max_by_key(|(_, note)| note.rank())?;
     let mine = notes.iter().filter(|(_, note)| own(note)).max_by_key(|(_, note)| note.rank());
     let Some((_, mine)) = mine.filter(|_| !own(&last.1)) else { return Some(last.clone()) };
@@ -338,7 +338,7 @@ async fn remember(
     if before.is_some_and(|before| !matches!(known_late(release, before, context), Ok(None))) {
         return Ok(());
     }
-    if knows_more(release, status, context).is_some() {
+    if newer_note(release, status, context).is_some() {
         return Ok(());
     }
     let last = last_noted(release, context);

@@ -18,6 +18,7 @@ use super::{failure::Failure, together::Batch};
 use crate::{
     api::url::{has_credentials, shown},
     audit::secrets::Secrets,
+    signals::cause::innermost,
 };
 
 /// A larger answer is not one number.
@@ -184,11 +185,7 @@ impl Source {
         if error.is_timeout() {
             return Failure::Timeout(self.timeout);
         }
-        let mut deepest: &dyn std::error::Error = error;
-        while let Some(cause) = deepest.source() {
-            deepest = cause;
-        }
-        Failure::Unreachable(quote(&deepest.to_string()))
+        Failure::Unreachable(quote(&innermost(error)))
     }
 }
 

@@ -75,9 +75,9 @@ impl Measured {
         answered.map_or(z, |answered| z.max(z_of(answered)))
     }
 
-    /// The same, as if everybody whom a breaker turned away from the canary had got an answer:
-    /// what did fail shows no more harm than there is, and does not tell less because few probes
-    /// speak for many. None where nobody was turned away.
+    /// The same, as if each request that a breaker turned away from the canary had been answered.
+    /// The canary never looks worse by that, and its real failures keep their weight, however few
+    /// probes there were. None if no request was turned away.
     fn as_if_answered(&self) -> Option<Self> {
         let Comparison::Shares(canary, stable) = self.comparison else { return None };
         let (own, before) = self.asked.split_last().filter(|_| self.probes > 1.0)?;
@@ -244,7 +244,7 @@ impl Measured {
                 invert_near(z, level, low, high, near)
             }
         };
-        // How little it may be is told by what did fail, too.
+        // The real failures alone may show a larger difference.
         let answered = self.as_if_answered().filter(|_| level > 0.0);
         answered.map_or(limit, |answered| limit.max(answered.limit(doubt, freedom, level)))
     }
