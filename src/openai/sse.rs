@@ -60,6 +60,9 @@ pub struct Events {
     too_long: bool,
     /// Something was read: no mark of the byte order comes any more.
     has_begun: bool,
+    /// What became of an event that ended with a CR, the last byte that came: an LF behind it
+    /// belongs to it.
+    may_get_lf: Option<Fate>,
     /// What goes on and was not taken yet.
     out: VecDeque<Bytes>,
 }
@@ -112,7 +115,18 @@ impl Events {
 
     /// Reads the next chunk and calls `read` with each payload of its complete events. An
     /// event is left out if all of its payloads are to be left out.
-    pub fn feed(&mut self, chunk: Bytes, mut read: impl FnMut(Payload<'_>) -> Fate) {
+    pub fn feed(&mut self, mut chunk: Bytes, mut read: impl FnMut(Payload<'_>) -> Fate) {
+        if chunk.is_empty() {
+            return;
+        }
+        if let Some(fate) = self.may_get_lf.take()
+            && chunk.starts_with(b"\n")
+        {
+            let lf = chunk.split_to(1);
+            if fate != Fate::Drop {
+                self.forward(lf);
+            }
+        }
         let mut rest = if self.begun.is_empty() {
             chunk
         } else {
@@ -136,12 +150,16 @@ impl Events {
             searched = 0;
             let event = &rest[going..going + length];
             let too_long = std::mem::take(&mut self.too_long);
-            if too_long || fate(event, &mut read) != Fate::Drop {
-                going += length;
-            } else {
+            let fate = if too_long { Fate::Forward } else { fate(event, &mut read) };
+            if going + length == rest.len() && event.ends_with(b"\r") {
+                self.may_get_lf = Some(fate);
+            }
+            if fate == Fate::Drop {
                 self.forward(rest.split_to(going));
                 rest.advance(length);
                 going = 0;
+            } else {
+                going += length;
             }
         }
         self.forward(rest.split_to(going));
@@ -345,7 +363,22 @@ mod tests {
             chunks.push(&STREAM[from..]);
             prop_assert_eq!(read(&chunks), read(&[STREAM]));
         }
+
+        #[test]
+        fn nor_does_it_where_lines_end_in_every_way(
+            parts in prop::collection::vec(0..ENDS.len(), 1..12),
+            size in 1_usize..6,
+        ) {
+            let stream: Vec<u8> = parts.iter().flat_map(|part| ENDS[*part]).copied().collect();
+            let stream: &'static [u8] = stream.leak();
+            let chunks: Vec<_> = stream.chunks(size).collect();
+            prop_assert_eq!(read(&chunks), read(&[stream]));
+        }
     }
+
+    /// What decides where an event is over.
+    const ENDS: [&[u8]; 8] =
+        [b"\r", b"\n", b"\r", b"\n", b"data: two", b"data: 1", MARK, b"\xef\xbb"];
 
     #[test]
     fn payloads_are_found_with_either_line_end() {
