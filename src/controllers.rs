@@ -40,7 +40,7 @@ use self::{
     pulse::Pulse,
     retries::{Retries, Retry},
 };
-use crate::signals::{gateways::Gateways, prometheus::Prometheus};
+use crate::signals::{gateways::Gateways, prometheus::Prometheus, watch::News};
 
 /// Reconciles of one kind that run at the same time.
 const CONCURRENCY: u16 = 48;
@@ -110,6 +110,7 @@ async fn drive<K, F>(
     F: Future<Output = Reconciled> + Send + 'static,
 {
     let elected = context.cluster.leadership().elections();
+    let mut news = News::default();
     paced(controller)
         .reconcile_all_on(elected)
         .run(
@@ -130,12 +131,18 @@ async fn drive<K, F>(
             },
             context,
         )
-        .for_each(|result| async move {
+        .for_each(move |result| {
             match result {
                 // The object is gone, or the error was told above.
                 Ok(_) | Err(LoopError::ObjectNotFound(_) | LoopError::ReconcilerFailed(..)) => {}
-                Err(error) => tracing::warn!(kind, "the watch failed and is tried again: {error}"),
+                Err(error) => {
+                    let why = error.to_string();
+                    if news.is_due(&why) {
+                        tracing::warn!(kind, "the watch failed and is tried again: {why}");
+                    }
+                }
             }
+            std::future::ready(())
         })
         .await;
 }

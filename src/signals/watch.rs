@@ -186,29 +186,37 @@ pub async fn follow<K>(
     kind: &'static str,
     mut each: impl FnMut(K),
 ) {
-    let mut watch = std::pin::pin!(watch);
+    let (mut watch, mut news) = (std::pin::pin!(watch), News::default());
     while let Some(touched) = watch.next().await {
         match touched {
             Ok(object) => each(object),
             Err(error) => {
                 let (why, _) = said_of_watch(&error);
-                tracing::warn!(kind, "the watch failed and is tried again: {why}");
+                if news.is_due(&why) {
+                    tracing::warn!(kind, "the watch failed and is tried again: {why}");
+                }
             }
         }
     }
 }
 
 /// A watch is taken up again soon: a rollout may be waiting. From 0.2 to 5 s, give or
-/// take a third.
+/// take a third. An attempt that begins is no success, though kube's watcher says so: failures
+/// count until there was none for half a minute.
 #[derive(Default)]
 pub struct WatchBackoff {
     failures: u32,
+    last: Option<Instant>,
 }
 
 impl Iterator for WatchBackoff {
     type Item = Duration;
 
     fn next(&mut self) -> Option<Duration> {
+        let now = Instant::now();
+        if self.last.replace(now).is_some_and(|last| now - last >= FORGOTTEN) {
+            self.failures = 0;
+        }
         let seconds = 0.2 * f64::from(1u32 << self.failures.min(5));
         self.failures += 1;
         Some(Duration::from_secs_f64(seconds.min(5.0) * (0.67 + 0.66 * rand::random::<f64>())))
@@ -216,8 +224,26 @@ impl Iterator for WatchBackoff {
 }
 
 impl Backoff for WatchBackoff {
-    fn reset(&mut self) {
-        self.failures = 0;
+    fn reset(&mut self) {}
+}
+
+/// Which failures of a watch the log tells: what is new, and once a minute that it goes on.
+#[derive(Debug, Default)]
+pub struct News(Option<(String, Instant)>);
+
+impl News {
+    /// How often the same failure is told.
+    const AGAIN: Duration = Duration::from_secs(60);
+
+    /// Whether to tell of this failure now.
+    pub fn is_due(&mut self, why: &str) -> bool {
+        let now = Instant::now();
+        let is_known =
+            self.0.as_ref().is_some_and(|(told, at)| told == why && now - *at < Self::AGAIN);
+        if !is_known {
+            self.0 = Some((why.to_owned(), now));
+        }
+        !is_known
     }
 }
 
@@ -262,5 +288,31 @@ mod tests {
         assert!(filled.now(), "what it held it holds");
         pass(60).await;
         assert_eq!(filled.failing(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_watch_that_fails_before_its_first_list_is_tried_more_seldom_each_time() {
+        let (mut backoff, mut waits) = (WatchBackoff::default(), vec![]);
+        for _ in 0..12 {
+            // kube's watcher says that an attempt begins, and the backoff is told of a success.
+            backoff.reset();
+            let wait = backoff.next().unwrap();
+            tokio::time::advance(wait).await;
+            waits.push(wait);
+        }
+        let slow = Duration::from_secs(3);
+        assert!(waits[0] < Duration::from_millis(300), "{waits:?}");
+        assert!(waits[5..].iter().all(|wait| *wait > slow), "{waits:?}");
+        tokio::time::advance(FORGOTTEN).await;
+        assert!(backoff.next().unwrap() < Duration::from_millis(300), "it went well in between");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_failure_that_goes_on_is_told_once_a_minute_and_another_one_at_once() {
+        let mut news = News::default();
+        let told = |news: &mut News, why| (0..20).filter(|_| news.is_due(why)).count();
+        assert_eq!((told(&mut news, "a"), told(&mut news, "b"), told(&mut news, "b")), (1, 1, 0));
+        tokio::time::advance(Duration::from_secs(61)).await;
+        assert_eq!(told(&mut news, "b"), 1);
     }
 }
