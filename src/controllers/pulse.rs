@@ -15,7 +15,7 @@
 mod unjudged;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -56,6 +56,8 @@ struct Term {
     taken: Option<Instant>,
     /// Releases whose last attempt failed.
     failing: BTreeMap<Named, Failure>,
+    /// Releases that were rolled back, and which some gateway goes on serving as before, since when.
+    behind: BTreeMap<Named, Instant>,
     /// Why the last dry run was refused.
     refused: Option<String>,
 }
@@ -149,6 +151,17 @@ impl Pulse {
         });
     }
 
+    /// Whether some gateway does not follow the rollback of a release.
+    pub fn follows(&self, term: i64, release: &Named, follows: bool) {
+        self.with(term, |term, now| {
+            if follows {
+                term.behind.remove(release);
+            } else {
+                term.behind.entry(release.clone()).or_insert(now);
+            }
+        });
+    }
+
     /// A dry run was taken, or refused.
     pub fn tried(&self, term: i64, tried: Result<(), String>) {
         self.with(term, |term, now| {
@@ -172,7 +185,10 @@ impl Pulse {
 
     /// Forgets releases that do not exist any more.
     pub fn keep(&self, term: i64, exists: impl Fn(&Named) -> bool) {
-        self.with(term, |term, _| term.failing.retain(|release, _| exists(release)));
+        self.with(term, |term, _| {
+            term.failing.retain(|release, _| exists(release));
+            term.behind.retain(|release, _| exists(release));
+        });
     }
 
     /// For how long there was no sign in this term.
@@ -191,7 +207,10 @@ impl Pulse {
     pub fn sign(&self, term: i64) -> Sign {
         let sign = self.with(term, |term, now| {
             let alone = term.failing.iter().filter(|(_, failure)| term.is_alone(failure, now));
-            let unjudged = unjudged::named(alone.map(|(release, _)| release));
+            let behind = term.behind.iter().filter(|(_, since)| now - **since >= Self::UNJUDGED);
+            let alone = alone.map(|(release, _)| release);
+            let all: BTreeSet<&Named> = alone.chain(behind.map(|(release, _)| release)).collect();
+            let unjudged = unjudged::named(all);
             let works = term.shown && now - term.sign < Self::LOST;
             Sign { leads: works && unjudged.is_some(), unjudged: unjudged.unwrap_or_default() }
         });
@@ -259,6 +278,7 @@ impl Term {
             shown: false,
             taken: None,
             failing: BTreeMap::new(),
+            behind: BTreeMap::new(),
             refused: None,
         }
     }

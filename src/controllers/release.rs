@@ -39,7 +39,7 @@ use super::{
     pulse::Done,
 };
 use crate::{
-    api::{PromptRelease, PromptReleaseStatus},
+    api::{PromptRelease, PromptReleaseStatus, prompt_release::Phase},
     rollout::{Effect, Snapshot},
     signals::{
         gateways::{Changes, Pulled, Seen},
@@ -148,6 +148,9 @@ async fn look(
     let copies = context.caches.copies_of(&Named::of(&**release));
     label(&copies, context).await;
     let plan = decide_and_keep(release, &mut snapshot, now, written, context).await?;
+    // A gateway that can not read releases may still hear its leader.
+    let follows = plan.status.phase != Phase::RollingBack;
+    context.pulse.follows(term, &Named::of(&**release), follows);
     let uid = before::written_for(release, &plan.status, context);
     let is_taken_over = snapshot.status.uid.is_some() && snapshot.status.uid != uid;
     let changed = plan.status != snapshot.status || is_taken_over;

@@ -68,9 +68,8 @@ pub(super) fn assign(
         return Ok(baseline_or_other(gateway, route, AssignmentReason::Forced));
     }
     if gateway.control_loss(route) {
-        let promoted = route.candidate.as_ref().filter(|c| c.promoted);
-        let stable = promoted.map_or(&route.baseline, |c| &c.target);
-        return Ok(Assigned::new(stable, AssignmentReason::ControlLoss));
+        // In a bake this is what served before: what bakes is on trial, too.
+        return Ok(Assigned::new(&route.baseline, AssignmentReason::ControlLoss));
     }
     let key = sticky_key(route, headers, client, asked);
     let draw = |revision: &str, weight: u32| match &key {

@@ -160,8 +160,6 @@ pub struct Candidate {
     pub target: Arc<Target>,
     /// Its share in percent.
     pub weight: u32,
-    /// It is in charge already and only compared with the one before.
-    pub promoted: bool,
 }
 
 /// The part of a route that gets copies.

@@ -140,6 +140,14 @@ async fn ask(bench: &Bench, n: usize) -> Vec<String> {
 }
 
 #[tokio::test]
+async fn without_a_judge_users_of_a_bake_get_what_served_before() {
+    let bench = Bench::with_control_loss(Duration::ZERO, |_| good()).await;
+    bench.serve(with(&bench, VariantRole::Previous));
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    assert!(ask(&bench, 20).await.iter().all(|who| who == "stable"));
+}
+
+#[tokio::test]
 async fn whatever_is_wrong_with_a_variant_the_others_answer_and_it_is_told() {
     for (fault, reason) in FAULTS {
         for (role, bad, answers) in [

@@ -48,6 +48,24 @@ async fn a_leader_without_a_look_has_no_pulse() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_release_that_some_gateway_goes_on_serving_after_its_rollback_has_no_judge_for_it() {
+    let pulse = proven(3);
+    let told = |pulse: &Pulse| pulse.sign(3).unjudged.has("shop/bad");
+    pulse.follows(3, &named("bad"), false);
+    tokio::time::advance(Pulse::UNJUDGED - SECOND).await;
+    pulse.follows(3, &named("bad"), false);
+    assert!(!told(&pulse), "gateways take a moment");
+    tokio::time::advance(SECOND).await;
+    assert!(told(&pulse) && pulse.sign(3).leads);
+    pulse.follows(3, &named("bad"), true);
+    assert!(!told(&pulse));
+    pulse.follows(3, &named("bad"), false);
+    tokio::time::advance(Pulse::UNJUDGED).await;
+    pulse.keep(3, |_| false);
+    assert!(!told(&pulse), "it does not exist any more");
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_earlier_term_that_leads_has_a_pulse_of_its_own() {
     let pulse = proven(9);
     pulse.leads(3);

@@ -146,7 +146,7 @@ impl Builder<'_> {
         };
         match (first, self.variant(routed)) {
             (Some(baseline), Some(target)) => {
-                let candidate = Some(Candidate { target, weight: weight(routed), promoted });
+                let candidate = Some(Candidate { target, weight: weight(routed) });
                 Some(Sides { answers: outside, baseline, candidate, missing: None })
             }
             (Some(first), None) => Some(alone(outside, first, Some(missing(routed, true)))),
