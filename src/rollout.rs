@@ -12,6 +12,6 @@ pub mod stale;
 
 pub use decide::{decidable, decide};
 pub use snapshot::{
-    Deleting, Effect, Gateway, LostSnapshot, Plan, Problem, Request, ServedBefore, Snapshot,
-    Target, WithoutData, namespace_of,
+    Awaited, Deleting, Effect, Gateway, LostSnapshot, Plan, Problem, Request, ServedBefore,
+    Snapshot, Target, WithoutData, namespace_of,
 };

@@ -3,7 +3,7 @@
 //! remembered of the release itself when its object is deleted or restored without its
 //! status: an annotation on the snapshot of its stable variant (docs/decisions/0011).
 
-use std::cmp::Reverse;
+use std::{cmp::Reverse, collections::BTreeMap};
 
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Deserializer, Serialize, de::Error};
@@ -180,6 +180,10 @@ pub struct Remembered {
     /// What a release of this name served on other routes before.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub earlier: Vec<EarlierRoute>,
+    /// When this was noted, and not before any note that was known then; none in a note of an
+    /// earlier version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub noted_at: Option<Timestamp>,
     /// The uid of the release whose status was noted; none in a note of an earlier version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uid: Option<String>,
@@ -220,6 +224,7 @@ impl Remembered {
             requests: status.requests.clone(),
             absent_since: None,
             earlier: vec![],
+            noted_at: None,
             uid: None,
             written_for: None,
         })
@@ -277,8 +282,28 @@ impl Remembered {
         self.written_for.as_deref().is_none_or(|of| of == release)
     }
 
-    /// Of several notes the highest counts: the one that was written last, and of two that may
-    /// have been, the one that goes back further.
+    /// The last time of which this tells.
+    pub fn told_at(&self) -> Timestamp {
+        let told = self.history.iter().map(|entry| entry.at).max();
+        self.noted_at.or(told).unwrap_or(self.since)
+    }
+
+    /// Of several notes of a release's name the one that was written last. Notes of one object are
+    /// compared by their routing generations. Those of another object begin anew when the name was
+    /// forgotten in between, so notes of different objects are compared by when they were noted.
+    pub fn last<T>(notes: impl IntoIterator<Item = T>, note: impl Fn(&T) -> &Self) -> Option<T> {
+        let mut of_objects: BTreeMap<Option<String>, T> = BTreeMap::new();
+        for one in notes {
+            let known = of_objects.get(&note(&one).uid);
+            if known.is_none_or(|known| note(known).rank() <= note(&one).rank()) {
+                of_objects.insert(note(&one).uid.clone(), one);
+            }
+        }
+        of_objects.into_values().max_by_key(|one| (note(one).told_at(), note(one).rank()))
+    }
+
+    /// Of several notes of one object the highest counts: the one that was written last, and of
+    /// two that may have been, the one that goes back further.
     pub fn rank(&self) -> (i64, Reverse<Timestamp>) {
         (self.generation, Reverse(self.since))
     }
@@ -289,6 +314,7 @@ impl Remembered {
         let said = |note: &Self| Self {
             generation: 0,
             status_generation: None,
+            noted_at: None,
             uid: None,
             ..note.clone()
         };

@@ -51,6 +51,8 @@ pub enum Use {
 pub enum CopyKey {
     /// The release that it was saved for.
     Release(Named),
+    /// It says since when this release does not exist.
+    Absent(Named),
     /// It carries what is remembered of a release that served this route last, or before it
     /// had another one.
     Route(String),
@@ -178,7 +180,7 @@ impl Caches {
 
     /// What is remembered of a release, and the copy that carries it.
     pub fn remembered(&self, release: &Named) -> Option<(Arc<ReleaseSnapshot>, Remembered)> {
-        self.notes_of(release).into_iter().max_by_key(|(_, remembered)| remembered.rank())
+        Remembered::last(self.notes_of(release), |(_, remembered)| remembered)
     }
 
     /// All that copies of a release say of it.
@@ -193,7 +195,7 @@ impl Caches {
         let copies = self.copies_of(release).into_iter();
         let notes = copies.filter_map(|copy| Some((copy.clone(), read_note(&copy)?)));
         let copied = notes.filter(|(_, note)| !note.is_of(&release.key()));
-        copied.max_by_key(|(_, note)| note.rank())
+        Remembered::last(copied, |(_, note)| note)
     }
 
     /// The release that served `route` last and does not exist any more, or not with that
@@ -285,11 +287,13 @@ pub(super) fn uses_of(release: &PromptRelease) -> Vec<Use> {
 
 fn keys_of_copy(copy: &ReleaseSnapshot) -> Vec<CopyKey> {
     let remembered = read_remembered(copy);
+    let absent = remembered.as_ref().and_then(|note| note.absent_since);
+    let absent = absent.map(|_| CopyKey::Absent(owner(copy)));
     let routes = remembered.into_iter().flat_map(|remembered| {
         let earlier = remembered.earlier.into_iter().map(|earlier| earlier.route);
         std::iter::once(remembered.route).chain(earlier).map(CopyKey::Route)
     });
-    std::iter::once(CopyKey::Release(owner(copy))).chain(routes).collect()
+    std::iter::once(CopyKey::Release(owner(copy))).chain(routes).chain(absent).collect()
 }
 
 /// The release that a copy was saved for.

@@ -47,8 +47,11 @@ pub enum ControllerError {
     /// This process does not lead, or is no longer sure of it.
     #[error("this operator does not lead")]
     NotLeading,
-    /// The API server refused because a newer leader has written already.
-    #[error("{what} was written by a newer leader")]
+    /// The API server refused because a leader with a later term has written already.
+    #[error(
+        "{what} was written by an operator with a later term: another one leads, or the Lease was \
+         deleted, or a clock put back (docs/reasons.md says what to do: DecisionNotWritten)"
+    )]
     Fenced {
         /// What was written.
         what: String,

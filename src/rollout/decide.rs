@@ -24,8 +24,11 @@ mod step;
 use jiff::Timestamp;
 
 use self::draft::Draft;
-use super::snapshot::{Action, Plan, Snapshot};
-use crate::api::{conditions::Readiness, prompt_release::Phase};
+use super::{
+    snapshot::{Action, Plan, Snapshot},
+    stale,
+};
+use crate::api::{PromptReleaseStatus, conditions::Readiness, prompt_release::Phase};
 
 /// Another release has the route.
 pub const ROUTE_TAKEN: &str = reasons::ROUTE_TAKEN;
@@ -67,13 +70,17 @@ pub fn decide(snapshot: &Snapshot, now: Timestamp) -> Plan {
     draft.observe_gateways();
     lost::tell(&mut draft);
     late::tell(&mut draft);
-    if let Some(remembered) = &snapshot.remembered {
+    if let Some(awaited) = &snapshot.awaited {
+        idle::wait_for(&mut draft, awaited);
+    } else if let Some(remembered) = &snapshot.remembered {
         idle::go_on(&mut draft, remembered);
     } else if snapshot.was_not_first() {
         draft.leave_route();
         idle::first_release(&mut draft);
     } else if draft.status.stable.is_none() {
         idle::first_release(&mut draft);
+    } else if is_cut(&draft.status) {
+        idle::begin_again(&mut draft);
     } else if draft.status.previous.is_some() {
         bake::watch(&mut draft);
     } else if draft.status.canary.is_some() {
@@ -83,6 +90,13 @@ pub fn decide(snapshot: &Snapshot, now: Timestamp) -> Plan {
     }
     requests::refuse_the_rest(&mut draft);
     draft.finish()
+}
+
+/// Whether a part of the status of a canary or of a bake was taken away by hand: it routes nothing,
+/// or would be compared with itself.
+fn is_cut(status: &PromptReleaseStatus) -> bool {
+    let runs = status.canary.is_some() || status.previous.is_some();
+    runs && (!status.routes() || !stale::is_whole(status))
 }
 
 /// How each phase reads for kstatus.

@@ -62,7 +62,9 @@ pub fn late(
     }
     let notes = notes.iter().filter(|note| is_late(note, object, status, route));
     let notes = notes.map(|n| Late { in_time: came_in_time(n, first, now), note: n.clone() });
-    notes.max_by_key(|late| (late.in_time, late.note.rank()))
+    let (in_time, late): (Vec<Late>, Vec<Late>) = notes.partition(|late| late.in_time);
+    let last = |notes| Remembered::last(notes, |late: &Late| &late.note);
+    last(in_time).or_else(|| last(late))
 }
 
 /// Whether `note` says what was before a first release that is all that `status` knows. The first

@@ -75,6 +75,15 @@ pub fn broken(snapshot: &Snapshot, plan: &Plan) -> Vec<String> {
         "no look is taken twice, so no error is spent twice",
     );
     check(stopped_time_counts_for_nothing(before, after), "stopped time counts for no deadline");
+    let known = [after.stable.as_ref(), after.previous.as_ref()].into_iter().flatten();
+    let known: Vec<&str> = known
+        .chain(after.canary.as_ref().map(|canary| &canary.variant))
+        .map(|variant| variant.revision.as_str())
+        .collect();
+    check(
+        after.stable.is_none() || variants.iter().all(|v| known.contains(&v.revision.as_str())),
+        "what is in routing serves, served before the bake, or is judged",
+    );
     check(
         after.stable.as_ref().is_none_or(|s| {
             variants.is_empty()

@@ -44,6 +44,8 @@ pub struct Snapshot {
     /// known only after a first release (`rollout::first`), and when it is more than the status
     /// knows, which is of a backup (`rollout::stale`).
     pub remembered: Option<Box<Remembered>>,
+    /// The copy of what is to serve again has not come yet.
+    pub awaited: Option<Awaited>,
     /// What copies of this release's snapshots say that were written for another release, when
     /// there is no note of this one: they came with a restore into another namespace.
     pub copied: Option<Box<Remembered>>,
@@ -133,6 +135,16 @@ impl Snapshot {
         let all = self.gateways.iter().flat_map(|gateway| gateway.unbuilt.keys());
         self.unbuilt(all.filter(|revision| *revision != stable).min()?)
     }
+}
+
+/// What a release without a status waits for before it goes on from a note: the copy of what served
+/// before the bake of which the note tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Awaited {
+    /// Its revision.
+    pub revision: String,
+    /// Later the copy counts as gone.
+    pub until: Timestamp,
 }
 
 /// What users of a route had before.

@@ -24,9 +24,14 @@ pub fn later(
     status: &PromptReleaseStatus,
     route: &str,
 ) -> Option<Remembered> {
+    let told = status.history.iter().map(|entry| entry.at).max();
+    // What another object has noted before this status was written is no news.
+    let is_news = |note: &Remembered| {
+        note.is_about(object.uid) || told.is_none_or(|told| note.told_at() >= told)
+    };
     let last = |own: bool| {
         let notes = notes.iter().filter(|note| !own || note.is_about(object.uid));
-        notes.max_by_key(|note| note.rank())
+        Remembered::last(notes.filter(|note| is_news(note)), |note| note)
     };
     let known = [last(true), last(false)].into_iter().flatten();
     known.into_iter().find(|note| knows_more(note, object, status, route)).cloned()
@@ -78,7 +83,7 @@ pub fn told<'a>(
             && note.generation > status.routing.generation
             && !is_one(&note.stable.revision, &stable.revision)
     };
-    notes.iter().filter(is_foreign).filter(says_more).max_by_key(|note| note.rank())
+    Remembered::last(notes.iter().filter(is_foreign).filter(says_more), |note| note)
 }
 
 /// Whether `status` was not written for `object`: it was restored into it. A status of an earlier
@@ -90,6 +95,14 @@ pub fn is_of_before(status: &PromptReleaseStatus, object: Object<'_>) -> bool {
         Some(uid) => object.uid != Some(uid.as_str()),
         None => status.history.iter().any(is_before),
     }
+}
+
+/// Whether a status has all that it must have to go on from it: somebody may have taken a part away.
+/// What routes requests has a stable variant, and what bakes one that served before.
+pub fn is_whole(status: &PromptReleaseStatus) -> bool {
+    let Some(stable) = &status.stable else { return !status.routes() };
+    let canary = status.canary.as_ref().map(|canary| &canary.variant.revision);
+    status.previous.is_some() || canary != Some(&stable.revision)
 }
 
 /// Whether what `note` would have serve again is what the status knows to have failed.

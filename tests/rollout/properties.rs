@@ -39,6 +39,7 @@ pub enum Event {
     RestoreStatus,
     PutStatusBack,
     LoseNote,
+    TakeAway(u8),
     OfAnotherObject(u8, Option<u8>),
 }
 
@@ -83,6 +84,7 @@ pub fn event() -> impl Strategy<Value = Event> {
         1 => Just(Event::RestoreStatus),
         1 => Just(Event::PutStatusBack),
         1 => Just(Event::LoseNote),
+        1 => any::<u8>().prop_map(Event::TakeAway),
         1 => (any::<u8>(), prop::option::of(any::<u8>())).prop_map(|(s, f)| Event::OfAnotherObject(s, f)),
     ]
 }
@@ -168,6 +170,7 @@ pub fn happen(world: &mut World, event: Event) {
             world.lose_note();
             world.lose_status();
         }
+        Event::TakeAway(part) => world.take_away(part),
         Event::OfAnotherObject(stable, failed) => {
             let failed = failed.filter(|failed| name(*failed) != name(stable)).map(name);
             world.restore_of_another(name(stable), failed);

@@ -56,6 +56,8 @@ struct Event {
     status_restored: bool,
     /// The same object gets the status of that backup.
     status_put_back: bool,
+    /// Somebody takes a part of the status away: routing, canary, previous or stable.
+    taken_away: Option<String>,
     /// A ReleaseSnapshot of another object of the release's name appears: in it this variant is
     /// stable.
     of_another_object: Option<String>,
@@ -117,6 +119,11 @@ fn apply(event: &Event, world: &mut World) {
     }
     if event.status_restored {
         world.restore_status();
+    }
+    if let Some(part) = &event.taken_away {
+        let parts = ["routing", "canary", "previous", "stable"];
+        let part = parts.iter().position(|known| known == part).expect("a part of the status");
+        world.take_away(u8::try_from(part).unwrap());
     }
     if event.status_put_back {
         world.put_status_back();

@@ -220,6 +220,7 @@ impl World {
             remembered: self.known_before(),
             copied: self.copied.clone(),
             beside: self.beside(),
+            awaited: None,
             noted: self.noted(),
             served_before: self.elsewhere(),
             lost: self.lost(),
@@ -232,9 +233,8 @@ impl World {
     }
 
     fn noted(&self) -> i64 {
-        let notes = self.notes();
-        let last = notes.iter().max_by_key(|note| note.rank());
-        last.filter(|note| note.route == ROUTE).map_or(0, |note| note.generation)
+        let notes = self.notes().into_iter().filter(|note| note.route == ROUTE);
+        notes.map(|note| note.generation).max().unwrap_or_default()
     }
 
     /// Revisions that are kept without a note.
@@ -243,8 +243,12 @@ impl World {
             return vec![];
         }
         let is_variant = |saved: &Saved| matches!(saved, Saved::Variant(_));
+        let has_policy = self.saved.values().any(|saved| !is_variant(saved));
         let variants = self.saved.iter().filter(|(_, saved)| is_variant(saved));
-        let mut beside: Vec<_> = variants.map(|(revision, _)| revision.clone()).collect();
+        let named = revision(&self.spec.prompt_ref.name);
+        let others = variants.map(|(revision, _)| revision);
+        let mut beside: Vec<_> =
+            others.filter(|revision| has_policy || **revision != named).cloned().collect();
         beside.sort();
         beside
     }
@@ -281,9 +285,14 @@ impl World {
         }
         let mut note = Remembered::of(ROUTE.into(), Timestamp::UNIX_EPOCH, &self.status)?;
         note.uid = Some(self.uid.clone());
-        if let Some(known) = self.notes().iter().max_by_key(|note| note.rank()) {
+        note.noted_at = Some(self.now);
+        let notes = self.notes();
+        if let Some(known) = Remembered::last(&notes, |note| note) {
+            note.noted_at = Some(self.now.max(known.told_at()));
             let next = i64::from(known.stable != note.stable || known.route != note.route);
-            note.generation = note.generation.max(known.generation + next);
+            let highest = notes.iter().map(|note| note.generation).max().unwrap_or_default();
+            let highest = highest + i64::from(highest > known.generation);
+            note.generation = note.generation.max(highest.max(known.generation + next));
         }
         let noted = self.status.routing.generation;
         note.status_generation = (note.generation > noted).then_some(noted);
@@ -296,12 +305,12 @@ impl World {
 
     /// What the release goes on from: a note while there is no status, or one that came late.
     fn known_before(&self) -> Option<Box<Remembered>> {
-        let note = match &self.status.stable {
-            None => {
-                let last = self.notes().into_iter().max_by_key(|note| note.rank());
+        let note = match stale::is_whole(&self.status) && self.status.stable.is_some() {
+            false => {
+                let last = Remembered::last(self.notes(), |note| note);
                 last.filter(|note| !serves_what_failed(note, &self.status))
             }
-            Some(_) => match self.late() {
+            true => match self.late() {
                 Some(late) => late.in_time.then_some(late.note),
                 None => self.later(),
             },
@@ -382,6 +391,16 @@ impl World {
     pub fn delete(&mut self) {
         let finalizers = vec!["example.com/hold".to_owned()];
         self.deleting.get_or_insert(Deleting { since: self.now, finalizers });
+    }
+
+    /// Somebody takes a part of the status away.
+    pub fn take_away(&mut self, part: u8) {
+        match part % 4 {
+            0 => self.status.routing.variants.clear(),
+            1 => self.status.canary = None,
+            2 => self.status.previous = None,
+            _ => self.status.stable = None,
+        }
     }
 
     /// The object was deleted and created again, or restored without its status.
@@ -489,7 +508,8 @@ impl World {
                 variant.revision
             );
         }
-        if let Some(canary) = &self.status.canary {
+        // A bake whose record somebody took away is held: what judged it is not known.
+        if let Some(canary) = self.status.canary.as_ref().filter(|c| !c.policy.is_empty()) {
             assert!(self.saved.contains_key(&canary.policy), "the running policy is not saved");
         }
     }

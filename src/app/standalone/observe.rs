@@ -82,6 +82,7 @@ impl Standalone {
             route_held_by,
             // The state of a release outlives its manifest under the release's own name.
             remembered: None,
+            awaited: None,
             copied: None,
             beside: vec![],
             noted: 0,

@@ -190,7 +190,8 @@ impl Tidy {
             }
         }
         for key in change.left.iter().chain(&change.joined) {
-            let CopyKey::Release(release) = key else { continue };
+            // A restore may write a note anew that does not say since when.
+            let (CopyKey::Release(release) | CopyKey::Absent(release)) = key else { continue };
             if self.context.caches.release(release).is_some() {
                 self.triggers.send(release);
             } else {

@@ -6,21 +6,28 @@
 //! first revision, and for a day. A release that serves for longer keeps its route towards other releases
 //! (docs/decisions/0010), so only what is remembered of the release itself can come late.
 
+use jiff::SignedDuration;
+use kube::ResourceExt;
+
 use super::observe::created;
 use crate::{
     api::{
-        PromptRelease, PromptReleaseStatus, keys,
+        PromptRelease, PromptReleaseStatus, ReleaseSnapshot, keys,
         prompt_release::VariantRef,
         snapshot::{LastServed, Remembered, Saved},
     },
-    controllers::{Context, error::ControllerError},
+    controllers::{Context, caches, error::ControllerError},
     rollout::{
-        ServedBefore,
+        Awaited, ServedBefore,
         first::{self, Late, Object},
         stale::{self, serves_what_failed},
     },
     signals::index::Named,
 };
+
+/// A restore writes the copies of a release one after the other: one that its note names counts as
+/// gone so long after the copy with the note came.
+const STILL_COMES: SignedDuration = SignedDuration::from_mins(5);
 
 /// What a release without a status goes on from, and what another one had on its route.
 ///
@@ -38,7 +45,8 @@ pub(super) fn before(
     let is_stale = late.is_none() && told.is_none();
     let later = if is_stale { newer_note_with_content(release, status, context)? } else { None };
     let late = late.or(later);
-    if status.routes() && late.is_none() {
+    let is_whole = stale::is_whole(status);
+    if status.routes() && late.is_none() && is_whole {
         let told = told.map(|late| late.note).or_else(|| told_only(release, status, context));
         let told = told.and_then(|note| note.on_route(&route));
         let told = told.map(|last| ServedBefore {
@@ -51,9 +59,8 @@ pub(super) fn before(
         });
         return Ok((None, told));
     }
-    let is_first = status.stable.is_none() || late.is_some();
-    let noted =
-        || caches.remembered(&named).map(|(_, note)| with_what_is_kept(note, &named, context));
+    let is_first = status.stable.is_none() || late.is_some() || !is_whole;
+    let noted = || last_note(&named, context);
     let known = late.or_else(noted);
     let own = known.as_ref().and_then(|known| known.on_route(&route));
     let other = if status.routes() { None } else { caches.served_before(&route, &named) };
@@ -77,18 +84,16 @@ pub(super) fn before(
     Ok((None, last.map(served_before)))
 }
 
-/// What is remembered of the release, when that became known only after its first release, and
-/// in time to go on from it. What is to serve again is there.
-///
-/// # Errors
-/// It can not be read.
-pub(super) fn known_late(
+/// Whether something is remembered of the release that became known only after its first release,
+/// and in time to go on from it, whether the content of what is to serve again is there or not.
+pub(super) fn is_known_late(
     release: &PromptRelease,
     status: &PromptReleaseStatus,
     context: &Context,
-) -> Result<Option<Remembered>, ControllerError> {
-    let late = late(release, status, context)?.filter(|late| late.in_time);
-    Ok(late.map(|late| late.note))
+) -> bool {
+    let (notes, route) = (notes(release, context), release.route());
+    let late = first::late(&notes, object(release), status, &route, (context.clock)());
+    late.is_some_and(|late| late.in_time)
 }
 
 /// What is remembered of the release, when that is more than its status knows: that is of a backup.
@@ -149,16 +154,37 @@ fn told_only(
 fn notes(release: &PromptRelease, context: &Context) -> Vec<Remembered> {
     let named = Named::of(release);
     let notes = context.caches.notes_of(&named).into_iter();
-    notes.map(|(_, note)| with_what_is_kept(note, &named, context)).collect()
+    notes.map(|(copy, note)| with_what_is_kept(&copy, note, context)).collect()
 }
 
-/// A note without the bake of which the previous variant is not kept any more: users can not go
-/// back to it.
-fn with_what_is_kept(note: Remembered, release: &Named, context: &Context) -> Remembered {
+fn last_note(release: &Named, context: &Context) -> Option<Remembered> {
+    let last = context.caches.remembered(release);
+    last.map(|(copy, note)| with_what_is_kept(&copy, note, context))
+}
+
+/// The note on `copy`, without the bake of which the previous variant is not kept any more: users
+/// can not go back to it. That of a bake whose copies were restored a moment ago may still come.
+fn with_what_is_kept(copy: &ReleaseSnapshot, note: Remembered, context: &Context) -> Remembered {
+    let came = copy.creation_timestamp().map(|created| created.0);
+    let may_come = came.is_some_and(|came| (context.clock)().duration_since(came) < STILL_COMES);
+    let owner = caches::owner(copy);
     let is_kept = |previous: &VariantRef| {
-        context.caches.copy(&release.namespace, &release.name, &previous.revision).is_some()
+        context.caches.copy(&owner.namespace, &owner.name, &previous.revision).is_some()
     };
-    Remembered { previous: note.previous.clone().filter(is_kept), ..note }
+    let stays = |previous: &VariantRef| may_come || is_kept(previous);
+    Remembered { previous: note.previous.clone().filter(stays), ..note }
+}
+
+/// What a release without a status is to go on with, whose copy has not come yet, and until when
+/// it is waited for.
+pub(super) fn awaited(release: &PromptRelease, context: &Context) -> Option<Awaited> {
+    let (named, route) = (Named::of(release), release.route());
+    let (copy, note) = context.caches.remembered(&named)?;
+    let note = with_what_is_kept(&copy, note, context);
+    let previous = note.previous.as_ref().filter(|_| note.route == route)?;
+    let is_kept = context.caches.copy(&named.namespace, &named.name, &previous.revision).is_some();
+    let until = copy.creation_timestamp()?.0 + STILL_COMES;
+    (!is_kept).then(|| Awaited { revision: previous.revision.clone(), until })
 }
 
 /// The object that a release's status is read from.
@@ -166,7 +192,8 @@ pub(super) fn object(release: &PromptRelease) -> Object<'_> {
     Object { uid: release.metadata.uid.as_deref(), created: created(release) }
 }
 
-/// As `known_late`, also what came too late.
+/// What became known only after the first release. What is to serve again is there, if the note
+/// came in time.
 ///
 /// # Errors
 /// What is to serve again can not be read.

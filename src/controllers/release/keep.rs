@@ -17,7 +17,7 @@ use jiff::Timestamp;
 use kube::ResourceExt;
 
 use super::{
-    before::{known_late, newer_note, object},
+    before::{is_known_late, newer_note, object},
     observe::{claims_since, created},
 };
 use crate::{
@@ -254,7 +254,7 @@ pub(super) async fn tell_refused(
     }
     let message = format!(
         "the note of what this release serves can not be kept, and nothing is decided before that, \
-         so a canary gets no users: {why}. Mend that; it is tried again within minutes"
+         so a canary gets no users, and in a bake all users get what served before: {why}. Mend that; it is tried again within minutes"
     );
     let (conditions, now) = (&mut status.conditions, (context.clock)());
     let reason = resolve::SNAPSHOT_REFUSED;
@@ -278,7 +278,7 @@ fn note_for(
         return None;
     }
     let known = last_noted(release, context).map(|(_, known)| known);
-    note(release, status, known.as_ref())
+    note(release, status, known.as_ref(), (context.clock)())
 }
 
 /// What was noted last, and the copy whose note counts before all others. What this object has
@@ -289,11 +289,18 @@ fn last_noted(
 ) -> Option<(Arc<ReleaseSnapshot>, Remembered)> {
     let notes = context.caches.notes_of(&Named::of(release));
     let own = |note: &Remembered| note.is_about(release.metadata.uid.as_deref());
-    let last = notes.iter().max_by_key(|(_, note)| note.rank())?;
+    let last = Remembered::last(&notes, |(_, note)| note)?;
     let mine = notes.iter().filter(|(_, note)| own(note)).max_by_key(|(_, note)| note.rank());
-    let Some((_, mine)) = mine.filter(|_| !own(&last.1)) else { return Some(last.clone()) };
-    let generation = last.1.generation.saturating_add(1);
-    Some((last.0.clone(), Remembered { generation, ..mine.clone() }))
+    let highest = notes.iter().map(|(_, note)| note.generation).max().unwrap_or_default();
+    let next = |note: &Remembered| {
+        if highest > note.generation { highest.saturating_add(1) } else { note.generation }
+    };
+    let Some((_, mine)) = mine.filter(|_| !own(&last.1)) else {
+        return Some((last.0.clone(), Remembered { generation: next(&last.1), ..last.1.clone() }));
+    };
+    let generation = highest.saturating_add(1);
+    let noted_at = Some(last.1.told_at());
+    Some((last.0.clone(), Remembered { generation, noted_at, ..mine.clone() }))
 }
 
 /// What is to be noted, when `known` is what was noted last. Of two notes the later one counts, so
@@ -302,6 +309,7 @@ fn note(
     release: &PromptRelease,
     status: &PromptReleaseStatus,
     known: Option<&Remembered>,
+    now: Timestamp,
 ) -> Option<Remembered> {
     let route = release.route();
     if known.is_some_and(|known| stale::knows_more(known, object(release), status, &route)) {
@@ -310,6 +318,7 @@ fn note(
     }
     let since = claims_since(release, known);
     let mut note = Remembered::of(route, since, status)?;
+    note.noted_at = Some(known.map_or(now, |known| now.max(known.told_at())));
     note.uid.clone_from(&release.metadata.uid);
     note.written_for = Some(Named::of(release).key());
     let Some(known) = known else { return Some(note) };
@@ -335,7 +344,7 @@ async fn remember(
     context: &Context,
 ) -> Result<(), ControllerError> {
     let before = release.status.as_ref();
-    if before.is_some_and(|before| !matches!(known_late(release, before, context), Ok(None))) {
+    if before.is_some_and(|before| is_known_late(release, before, context)) {
         return Ok(());
     }
     if newer_note(release, status, context).is_some() {
@@ -343,7 +352,8 @@ async fn remember(
     }
     let last = last_noted(release, context);
     let known = last.as_ref().map(|(_, known)| known);
-    let Some(note) = note(release, status, known) else { return Ok(()) };
+    let now = (context.clock)();
+    let Some(note) = note(release, status, known, now) else { return Ok(()) };
     let (namespace, name) = (release.namespace().unwrap_or_default(), release.name_any());
     let stable = &note.stable.revision;
     let up_to_date = |known: &Remembered| {
@@ -357,7 +367,7 @@ async fn remember(
         }
         // It was written a moment ago, and the status that is there came after its note.
         None if written.saved.contains_key(stable) => {
-            let before = before.and_then(|status| self::note(release, status, known));
+            let before = before.and_then(|status| self::note(release, status, known, now));
             before.as_ref().is_some_and(up_to_date)
         }
         // Its origin is gone, too: there is nothing to write on.

@@ -5,12 +5,13 @@ use std::{collections::BTreeMap, sync::Arc};
 use jiff::Timestamp;
 use kube::ResourceExt;
 
-use super::before::before;
+use super::before::{awaited, before};
 use crate::{
     analysis::external::Externals,
     api::{
         CanaryPolicy, CanaryPolicySpec, LLMDeployment, LLMDeploymentSpec, PromptRelease,
         PromptReleaseStatus, conditions,
+        prompt_release::VariantRef,
         snapshot::{LastServed, Remembered, Saved},
     },
     controllers::{
@@ -19,6 +20,7 @@ use crate::{
         error::ControllerError,
         reference,
     },
+    prompt,
     rollout::{
         Deleting, Request, Snapshot,
         resolve::{self, Gone},
@@ -78,6 +80,7 @@ pub(super) fn observe(
     for variant in status.stable.iter().chain(&status.previous).chain(canary) {
         if let Some(backend) = caches.backends.get(&reference(&namespace, &variant.backend))
             && let Some(why) = why_not_ready(&backend)
+            && is_made_of(variant, &backend, release, context)?
         {
             not_ready.insert(variant.revision.clone(), why);
         }
@@ -98,7 +101,10 @@ pub(super) fn observe(
     let known = caches.remembered(&named).map(|(_, note)| note);
     let copied = || caches.copied_note(&named).map(|(_, note)| Box::new(note));
     let is_new = status.stable.is_none() && known.is_none();
-    let noted = known.filter(|note| release.has_route(&note.route)).map(|note| note.generation);
+    let names = target.as_ref().ok().map(|target| &target.revision);
+    let notes = caches.notes_of(&named).into_iter().map(|(_, note)| note);
+    let noted =
+        notes.filter(|note| release.has_route(&note.route)).map(|note| note.generation).max();
     Ok(Snapshot {
         generation: release.metadata.generation.unwrap_or_default(),
         requests: Request::from_annotations(release.annotations()),
@@ -107,9 +113,10 @@ pub(super) fn observe(
         without_data,
         running_policy,
         route_held_by: route_held_by(release, &key, context),
+        awaited: if status.stable.is_none() { awaited(release, context) } else { None },
         remembered,
         copied: is_new.then(copied).flatten(),
-        beside: if is_new { beside(&named, context) } else { vec![] },
+        beside: if is_new { beside(&named, names, context) } else { vec![] },
         noted: noted.unwrap_or_default(),
         served_before,
         // What is gone is known when it was tried to write it again.
@@ -128,13 +135,18 @@ pub(super) fn observe(
 
 /// Revisions that are kept of a release while no note beside them can be read: somebody has removed
 /// or garbled it, or restored a part.
-fn beside(release: &Named, context: &Context) -> Vec<String> {
+/// `named` is what the spec names: its own copy tells nothing, unless it is that of a canary.
+pub(super) fn beside(release: &Named, named: Option<&String>, context: &Context) -> Vec<String> {
     if context.caches.copied_note(release).is_some() {
         return vec![];
     }
-    let copies = context.caches.copies_of(release).into_iter();
-    let variants = copies.filter(|copy| copy.spec.variant.is_some());
-    let mut beside: Vec<String> = variants.map(|copy| copy.spec.revision.clone()).collect();
+    let copies = context.caches.copies_of(release);
+    let has_policy = copies.iter().any(|copy| copy.spec.policy.is_some());
+    let variants = copies.iter().filter(|copy| copy.spec.variant.is_some());
+    // A canary's copy has no note, and is kept together with a policy.
+    let others = variants.map(|copy| &copy.spec.revision);
+    let mut beside: Vec<String> =
+        others.filter(|revision| has_policy || named != Some(revision)).cloned().collect();
     beside.sort();
     beside
 }
@@ -156,6 +168,24 @@ fn stable_backend(
         },
     };
     Ok(spec.map(|spec| (stable.backend.clone(), spec)))
+}
+
+/// Whether a variant still has this backend. One that was deleted and made anew with another
+/// content is the backend of other revisions: the variant goes on with what was saved of it.
+///
+/// # Errors
+/// The saved copy can not be read.
+fn is_made_of(
+    variant: &VariantRef,
+    backend: &LLMDeployment,
+    release: &PromptRelease,
+    context: &Context,
+) -> Result<bool, ControllerError> {
+    let named = Named::of(release);
+    let saved = context.caches.saved(&named.namespace, &named.name, &variant.revision)?;
+    let Some(Saved::Variant(saved)) = saved else { return Ok(true) };
+    let now = prompt::revision(&saved.prompt, &backend.spec);
+    Ok(now == prompt::revision(&saved.prompt, &saved.backend))
 }
 
 /// Why a backend can not answer now. One that nobody has looked at yet is not ready.
@@ -224,6 +254,12 @@ pub(super) fn claims_since(release: &PromptRelease, known: Option<&Remembered>) 
     }
 }
 
+/// Whether a status was not written for another object: who had the route when a backup was taken
+/// serves it no more when that is restored.
+fn is_own(status: &PromptReleaseStatus, release: &PromptRelease) -> bool {
+    status.uid.is_none() || status.uid == release.metadata.uid
+}
+
 fn route_held_by(release: &PromptRelease, key: &str, context: &Context) -> Option<String> {
     let route = release.route();
     let others = context.caches.releases_with(&Use::Route(route.clone()));
@@ -256,7 +292,7 @@ fn route_held_by(release: &PromptRelease, key: &str, context: &Context) -> Optio
         resolve::Claim {
             release: by.key(),
             created: claims_since(other, known).to_string(),
-            serves: other.status.as_ref().is_some_and(|s| s.routes()),
+            serves: other.status.as_ref().is_some_and(|s| s.routes() && is_own(s, other)),
             served: served.map(|served| served.end()),
         }
     };

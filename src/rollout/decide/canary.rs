@@ -113,7 +113,7 @@ pub(super) fn without_policy(draft: &mut Draft<'_>) {
     let (bakes, stays) = (draft.status.previous.is_some(), stays(draft));
     if !bakes && !stays && left.is_zero() {
         let message = "what judges it is gone for five minutes: the snapshot of the running policy is \
-                       missing and the CanaryPolicy has changed";
+                       missing, and the CanaryPolicy is gone or has changed";
         return draft.withdraw(Outcome::Withdrawn, reasons::POLICY_LOST, message, true);
     }
     hold(draft, reasons::POLICY_LOST, true);
@@ -125,10 +125,11 @@ pub(super) fn without_policy(draft: &mut Draft<'_>) {
     } else {
         let until = draft.now + GoDuration(left).signed();
         draft.wake(until);
-        format!("it is withdrawn at {until:.0} if that is still so")
+        format!("the canary is withdrawn at {until:.0}")
     };
     let message = format!(
-        "the snapshot of the running policy is missing and the CanaryPolicy has changed: nothing can be judged; {then}"
+        "the snapshot of the running policy is missing, and the CanaryPolicy is gone or has changed, so \
+         nothing can be judged: put back the CanaryPolicy as it was when the canary began, or {then}"
     );
     draft.say(reasons::POLICY_LOST, message);
 }
@@ -241,7 +242,9 @@ fn without_backend(
             format!("its ReleaseSnapshot is gone and can not be written again: {}", lost.why)
         })
     };
-    match draft.snapshot.why_not_ready(revision).or_else(lost) {
+    let not_ready = draft.snapshot.why_not_ready(revision);
+    let is_lost = not_ready.is_none() || !draft.snapshot.not_ready.contains_key(revision);
+    match not_ready.or_else(lost) {
         Some(why) => {
             if !held || routed {
                 set_weight(draft, 0);
@@ -252,8 +255,12 @@ fn without_backend(
             draft.say(
                 reasons::BACKEND_NOT_READY,
                 format!(
-                    "waits for LLMDeployment {}: {why}: goes on by itself when it is ready; or abort {revision}",
-                    canary.variant.backend
+                    "{}{why}: goes on by itself when that is over; or abort {revision}",
+                    if is_lost {
+                        String::new()
+                    } else {
+                        format!("waits for LLMDeployment {}: ", canary.variant.backend)
+                    }
                 ),
             );
             true

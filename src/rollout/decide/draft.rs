@@ -26,6 +26,9 @@ use crate::{
 /// History keeps this many entries.
 pub(super) const HISTORY: usize = 20;
 
+/// A gateway follows a change of routing within a second or two.
+const STRAGGLES: Duration = Duration::from_secs(15);
+
 /// That nobody decided is told from so long on.
 const WORTH_TELLING: Duration = Duration::from_secs(60);
 
@@ -221,6 +224,21 @@ impl<'a> Draft<'a> {
         format!("{observed_by} gateways apply routing generation {generation}{silent}")
     }
 
+    /// Gateways that do not follow a rollback some time after it, so that some users still get what
+    /// was taken back.
+    fn told_of_stragglers(&self) -> String {
+        let ended = self.status.history.last().map(|entry| self.elapsed_since(entry.at));
+        let is_late = ended.is_some_and(|ended| ended >= STRAGGLES);
+        if self.status.phase != Phase::RollingBack || !is_late || self.confirmed() {
+            return String::new();
+        }
+        format!(
+            "; {}: the others are told to send all users to stable, and their /readyz?verbose (port \
+             admin) says why they do not follow",
+            self.followed()
+        )
+    }
+
     /// Every gateway that should follow applies the current routing; false without any.
     pub(super) fn confirmed(&self) -> bool {
         !self.snapshot.gateways.is_empty() && self.applied() == self.snapshot.gateways.len()
@@ -369,18 +387,23 @@ impl<'a> Draft<'a> {
         self.effects.push(Effect::Prune { keep: refs.chain(running).collect() });
     }
 
+    /// Forgets the canary or the bake, and what was found of it. Routing stays as it is.
+    pub(super) fn drop_canary(&mut self) {
+        (self.status.canary, self.status.previous) = (None, None);
+        self.status.analysis.clear();
+        self.status.earlier_steps.clear();
+    }
+
     /// Serves nothing any more. What it served before is remembered: it serves again when
     /// it has the route.
     pub(super) fn leave_route(&mut self) {
         if !self.status.routing.variants.is_empty() {
             self.route(&[], RoutingSettings::default());
         }
-        self.status.canary = None;
         if let Some(previous) = self.status.previous.take() {
             self.status.stable = Some(previous);
         }
-        self.status.analysis.clear();
-        self.status.earlier_steps.clear();
+        self.drop_canary();
     }
 
     /// Of two releases of one route one is not accepted.
@@ -396,6 +419,7 @@ impl<'a> Draft<'a> {
     pub(super) fn finish(mut self) -> Plan {
         if let Some((readiness, reason, mut message)) = self.condition.take() {
             message.push_str(&late::told(&self));
+            message.push_str(&self.told_of_stragglers());
             message.push_str(&deleting::told(&self));
             let generation = self.snapshot.generation;
             let conditions = &mut self.status.conditions;

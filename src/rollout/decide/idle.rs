@@ -14,13 +14,13 @@ use crate::{
         prompt_release::{
             CanaryStatus, HistoryEntry, Outcome, Phase, RoutingSettings, VariantRef, VariantRole,
         },
-        snapshot::Remembered,
+        snapshot::{Remembered, copy_name},
     },
     prompt::{short, stands_for},
     rollout::{
         first::{GENERATIONS_SINCE, only_first},
         resolve,
-        snapshot::{Action, Problem, Target},
+        snapshot::{Action, Awaited, Problem, Target},
         stale,
     },
 };
@@ -92,7 +92,10 @@ pub(super) fn go_on(draft: &mut Draft<'_>, remembered: &Remembered) {
     let before = draft.status.stable.replace(stable);
     let is_news = before.is_some();
     let note = match before {
-        None => format!("is back without its status: {back}"),
+        None => {
+            draft.drop_canary();
+            format!("is back without its status: {back}")
+        }
         Some(first) if is_first => {
             let served = short(&first.revision).to_owned();
             let message =
@@ -101,9 +104,7 @@ pub(super) fn go_on(draft: &mut Draft<'_>, remembered: &Remembered) {
             format!("its ReleaseSnapshots came after it: {served} {message}; {back}")
         }
         Some(_) => {
-            (draft.status.canary, draft.status.previous) = (None, None);
-            draft.status.analysis.clear();
-            draft.status.earlier_steps.clear();
+            draft.drop_canary();
             format!("its status is older than its ReleaseSnapshots, as one of a backup: {back}")
         }
     };
@@ -187,8 +188,7 @@ fn may_not_be_first(draft: &mut Draft<'_>, target: &Target) -> bool {
 /// Something was served under this name, and nobody knows what: ReleaseSnapshots of other revisions
 /// are there, and no note. The one that is named may have failed.
 fn beside_others(draft: &mut Draft<'_>, revision: &str) -> bool {
-    let others: Vec<&str> =
-        draft.snapshot.beside.iter().filter(|r| *r != revision).map(|r| short(r)).collect();
+    let others: Vec<&str> = draft.snapshot.beside.iter().map(|r| short(r)).collect();
     if others.is_empty() {
         return false;
     }
@@ -216,6 +216,38 @@ fn beside_others(draft: &mut Draft<'_>, revision: &str) -> bool {
     true
 }
 
+/// What is to serve again is in a copy that a restore has not written yet.
+pub(super) fn wait_for(draft: &mut Draft<'_>, awaited: &Awaited) {
+    let Awaited { revision, until } = awaited;
+    let name = draft.snapshot.release.rsplit('/').next().unwrap_or_default();
+    let copy = copy_name(name, revision);
+    let message = format!(
+        "is back without its status, in the middle of a bake: waits for the ReleaseSnapshot {copy} of \
+         {0}, which served before, and goes on without {0} at {until:.0}",
+        short(revision)
+    );
+    draft.status.phase = Phase::Pending;
+    draft.wake(*until);
+    draft.say(reasons::RETURNED, message);
+}
+
+/// A part of the status is gone, so nobody can judge what runs: stable serves, or what served before
+/// the bake, and the revision that the spec names goes through a canary.
+pub(super) fn begin_again(draft: &mut Draft<'_>) {
+    let message = "a part of its status was taken away, so it can not be judged";
+    if stale::is_whole(&draft.status) {
+        return draft.withdraw(Outcome::Withdrawn, reasons::RETURNED, message, true);
+    }
+    // What served before the bake is not known any more.
+    let revision = draft.status.stable.as_ref().map_or("", |stable| short(&stable.revision));
+    let note =
+        format!("{revision} serves all users: {message}, and what served before is not known");
+    draft.drop_canary();
+    draft.announce(true, reasons::RETURNED, note.clone());
+    serve_again(draft);
+    draft.say(reasons::RETURNED, note);
+}
+
 /// The route was another release's for a while: what served before serves again.
 fn serve_again(draft: &mut Draft<'_>) {
     draft.route_stable_only();
@@ -225,11 +257,20 @@ fn serve_again(draft: &mut Draft<'_>) {
 
 /// Confirms the last change of routing, and starts a canary when the spec names another variant.
 pub(super) fn settle_or_start(draft: &mut Draft<'_>) {
-    if draft.status.routing.variants.is_empty() {
+    let stable = draft.status.stable.clone().unwrap_or_default();
+    let routed = &draft.status.routing.variants;
+    if let Some(other) = routed.iter().find(|routed| routed.revision != stable.revision) {
+        let note = format!(
+            "the status does not say for what {} is in routing: {} serves all users",
+            short(&other.revision),
+            short(&stable.revision)
+        );
+        draft.announce(true, reasons::RETURNED, note);
+        serve_again(draft);
+    } else if routed.is_empty() {
         serve_again(draft);
     }
     settle(draft);
-    let stable = draft.status.stable.clone().unwrap_or_default();
     let target = match &draft.snapshot.target {
         Ok(target) => target,
         Err(problem) => {

@@ -9,7 +9,8 @@ fn message(lost: &LostSnapshot) -> String {
     let LostSnapshot { name, variant, why } = lost;
     format!(
         "the ReleaseSnapshot {name} of {} ({} on {}) is gone and can not be written again: {why}. \
-         Gateways that have it go on, one that starts can not serve it: put back the \
+         Of what serves, gateways that have it go on, and one that starts can not serve it; a canary gets \
+         no users. Put back the \
          ReleaseSnapshot or what it was made of, or release another revision. After an upgrade, \
          see whether `serinus convert-snapshots` was run",
         short(&variant.revision),

@@ -41,6 +41,7 @@ use crate::{
 
 mod copied;
 mod refused;
+mod restored;
 
 const REVISION: &str = "0123456789012345678901234567890123456789";
 
@@ -241,6 +242,7 @@ impl World {
             remembered: None,
             copied: None,
             beside: vec![],
+            awaited: None,
             noted: 0,
             served_before: None,
             lost: vec![],
@@ -356,7 +358,7 @@ async fn a_note_says_what_was_served_on_the_route_that_a_release_of_its_name_had
         (None, Timestamp::UNIX_EPOCH),
     ] {
         let known = Remembered { absent_since, generation: 7, ..known.clone() };
-        let noted = note(&world.release, &serving(), Some(&known)).unwrap();
+        let noted = note(&world.release, &serving(), Some(&known), Timestamp::UNIX_EPOCH).unwrap();
         assert_eq!((noted.route.as_str(), noted.absent_since), ("answers", None));
         assert_eq!(noted.generation, 8, "of two notes it is the later one");
         let last = noted.on_route("elsewhere").unwrap();
@@ -364,7 +366,7 @@ async fn a_note_says_what_was_served_on_the_route_that_a_release_of_its_name_had
         assert_eq!(last.until, Some(until));
         assert_eq!(noted.on_route("answers").unwrap().revision, REVISION);
         // It is not lost when the note is written again.
-        let again = note(&world.release, &serving(), Some(&noted)).unwrap();
+        let again = note(&world.release, &serving(), Some(&noted), Timestamp::UNIX_EPOCH).unwrap();
         assert!(again.says_the_same_as(&noted), "{again:?}");
     }
 }

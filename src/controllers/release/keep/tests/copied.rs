@@ -64,7 +64,7 @@ async fn a_note_that_was_copied_into_another_namespace_is_no_claim_to_the_route(
 async fn a_note_says_for_which_release_it_was_written_and_one_of_before_is_written_again() {
     let mut world = World::new().await;
     world.release.status = Some(serving());
-    let noted = note(&world.release, &serving(), None).unwrap();
+    let noted = note(&world.release, &serving(), None, Timestamp::UNIX_EPOCH).unwrap();
     assert_eq!(noted.written_for.as_deref(), Some("ns/answers"));
     for (written_for, patches) in [(noted.written_for.clone(), 0), (None, 1)] {
         world.restore(&Remembered { written_for, ..noted.clone() });
@@ -148,7 +148,7 @@ async fn a_note_of_another_object_takes_nothing_from_a_release_that_has_its_own_
         weight: 100,
         copies: None,
     }];
-    let own = note(&world.release, &status, None).unwrap();
+    let own = note(&world.release, &status, None, Timestamp::UNIX_EPOCH).unwrap();
     let earlier = EarlierRoute {
         route: "elsewhere".into(),
         revision: GOOD.into(),
@@ -171,7 +171,7 @@ async fn a_note_of_another_object_takes_nothing_from_a_release_that_has_its_own_
     // What this object notes is the last note from now on, and it is noted once.
     assert_eq!(last_noted(&world.release, &world.context).unwrap().1.generation, 94);
     let known = last_noted(&world.release, &world.context).unwrap().1;
-    let noted = note(&world.release, &status, Some(&known)).unwrap();
+    let noted = note(&world.release, &status, Some(&known), Timestamp::UNIX_EPOCH).unwrap();
     assert_eq!((noted.generation, noted.status_generation), (94, Some(9)));
     assert_eq!(noted.earlier, [earlier]);
     let (_, patched, _) = world.reconcile(world.snapshot(), status.clone(), vec![]).await;
@@ -189,10 +189,12 @@ async fn a_release_that_is_replaced_in_a_bake_goes_back_while_the_previous_varia
     let good = VariantRef { revision: GOOD.into(), ..stable() };
     let mut baking = PromptReleaseStatus { previous: Some(good.clone()), ..serving() };
     baking.routing.generation = 5;
-    let noted = note(&world.release, &baking, None).unwrap();
+    let noted = note(&world.release, &baking, None, Timestamp::UNIX_EPOCH).unwrap();
     assert_eq!(noted.previous.as_ref(), Some(&good));
     let over = PromptReleaseStatus { previous: None, ..baking.clone() };
-    assert!(!note(&world.release, &over, None).unwrap().says_the_same_as(&noted));
+    assert!(
+        !note(&world.release, &over, None, Timestamp::UNIX_EPOCH).unwrap().says_the_same_as(&noted)
+    );
     for kept in [true, false] {
         world.restore(&noted);
         if kept {
@@ -272,7 +274,7 @@ async fn no_note_is_written_at_an_earlier_generation() {
     });
     status.routing.generation = 2;
     let own = Remembered { uid: Some("own".into()), failed: None, ..known };
-    let noted = note(&world.release, &status, Some(&own)).unwrap();
+    let noted = note(&world.release, &status, Some(&own), Timestamp::UNIX_EPOCH).unwrap();
     assert_eq!(noted.generation, 3);
 }
 
@@ -285,12 +287,12 @@ async fn a_release_that_is_back_goes_on_from_its_note_once() {
     let snapshot = Snapshot { remembered: Some(Box::new(note)), noted: 3, ..world.snapshot() };
     let back = decide(&snapshot, Timestamp::UNIX_EPOCH).status;
     assert_eq!(back.failed_revision.as_deref(), Some(GOOD));
-    let written = super::note(&world.release, &back, None).unwrap();
+    let written = super::note(&world.release, &back, None, Timestamp::UNIX_EPOCH).unwrap();
     let over = PromptReleaseStatus { failed_revision: None, ..back };
     world.restore(&Remembered { uid: Some("of before".into()), ..written.clone() });
     world.release.status = Some(over.clone());
     world.look_again().await;
     assert_eq!(world.before(), (None, None));
-    let noted = super::note(&world.release, &over, Some(&written)).unwrap();
+    let noted = super::note(&world.release, &over, Some(&written), Timestamp::UNIX_EPOCH).unwrap();
     assert_eq!(noted.failed, None, "and it is noted");
 }
