@@ -290,18 +290,14 @@ impl Flight {
     /// As `tell_operator`, of a backend that can not be reached.
     pub(super) fn unreachable(&self, error: &dyn std::error::Error) {
         self.warn("upstream_unreachable", || {
-            let mut causes: Vec<String> = vec![];
-            let mut next = Some(error);
-            while let Some(error) = next {
-                let cause = error.to_string();
-                // Some errors name their source themselves.
-                if !causes.iter().any(|known| known.contains(&cause)) {
-                    causes.push(cause);
-                }
-                next = error.source();
-            }
-            let causes = causes.join(": ");
-            format!("can not be reached: {}", without_credentials(&causes)).into()
+            format!("can not be reached: {}", causes(error)).into()
+        });
+    }
+
+    /// As `tell_operator`, of a backend that was reached and speaks something else.
+    pub(super) fn no_http(&self, what: &str, error: &dyn std::error::Error) {
+        self.warn("upstream_invalid", || {
+            format!("was reached, and its answer {what}: {}", causes(error)).into()
         });
     }
 
@@ -466,6 +462,21 @@ impl Drop for Flight {
         self.finish(outcome);
     }
 }
+/// An error and what caused it, without credentials of addresses.
+fn causes(error: &dyn std::error::Error) -> String {
+    let mut causes: Vec<String> = vec![];
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let cause = error.to_string();
+        // Some errors name their source themselves.
+        if !causes.iter().any(|known| known.contains(&cause)) {
+            causes.push(cause);
+        }
+        next = error.source();
+    }
+    without_credentials(&causes.join(": ")).into_owned()
+}
+
 
 /// The word for a failure that an answer tells of itself.
 pub(super) fn told_code(answer: &Answer) -> &'static str {

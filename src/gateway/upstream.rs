@@ -146,6 +146,8 @@ pub(super) async fn call(
             } else if e.is_connect() {
                 flight.unreachable(&e);
             }
+            } else if let Some(what) = e.no_http() {
+                flight.no_http(what, &e);
             unreachable_model(&e)
         })?;
     let (head, rest) = response.into_parts();
@@ -275,9 +277,14 @@ fn at(uri: &Uri, pod: Option<&Taken>) -> Uri {
 fn unreachable_model(error: &clients::Error) -> Failure {
     // Only what never reached the model is sent again without asking anybody.
     let repeatable = error.is_connect();
-    let failure =
-        Failure::new(502, "upstream_unreachable", "the model can not be reached".to_owned());
-    tracing::debug!(%error, "the model can not be reached");
+    let failure = match error.no_http() {
+        Some(what) => {
+            let message = format!("the model was reached, and its answer {what}");
+            Failure::new(502, "upstream_invalid", message)
+        }
+        None => Failure::new(502, "upstream_unreachable", "the model can not be reached"),
+    };
+    tracing::debug!(%error, "{}", failure.error.message);
     Failure { repeatable, untouched: repeatable, ..failure }
 }
 
