@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, sync::Arc, time::Duration};
 
-use axum::http::{HeaderName, HeaderValue};
+use axum::http::{HeaderName, HeaderValue, Uri};
 use bytes::Bytes;
 use jiff::Timestamp;
 use tokio::{sync::oneshot, time::Instant};
@@ -306,9 +306,8 @@ impl Flight {
         let Origin { release, backend, model, .. } = &*self.target.origin;
         let subject = format!("{release} {backend} {code}");
         if self.gateway.refused.is_due(&subject, self.now_millis()) {
-            let uri = self.target.uri(self.operation);
-            let (host, path) = (uri.host().unwrap_or_default(), uri.path());
-            tracing::warn!(%release, %backend, %model, %code, "{host} (POST {path}) {}", what());
+            let place = place(self.target.uri(self.operation), self.operation);
+            tracing::warn!(%release, %backend, %model, %code, "{place} {}", what());
         }
     }
 
@@ -462,6 +461,13 @@ impl Drop for Flight {
         self.finish(outcome);
     }
 }
+
+/// Where a request goes, for logs. The path that the backend's address begins with may hold a
+/// token.
+fn place(uri: &Uri, operation: Operation) -> String {
+    format!("{} (POST ...{})", uri.host().unwrap_or_default(), operation.path())
+}
+
 /// An error and what caused it, without credentials of addresses.
 fn causes(error: &dyn std::error::Error) -> String {
     let mut causes: Vec<String> = vec![];
@@ -477,9 +483,19 @@ fn causes(error: &dyn std::error::Error) -> String {
     without_credentials(&causes.join(": ")).into_owned()
 }
 
-
 /// The word for a failure that an answer tells of itself.
 pub(super) fn told_code(answer: &Answer) -> &'static str {
     let says_why = answer.complaint.is_some() || answer.finish_reason.is_some();
     if says_why { "upstream_failed" } else { "upstream_broken" }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_line_holds_no_path_of_a_backends_address() {
+        let uri = Uri::from_static("https://m:8443/v1/zq7Kp2Lm9X/chat/completions?key=zq7Kp2Lm9X");
+        assert_eq!(place(&uri, Operation::Chat), "m (POST .../chat/completions)");
+    }
 }

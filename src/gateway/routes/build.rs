@@ -16,7 +16,7 @@ use crate::{
         prompt_release::{RoutedVariant, VariantRole},
         secret::SecretText,
         snapshot::PackedVariant,
-        url::{has_credentials, shown},
+        url::{has_credentials, without_path},
     },
     audit::record::{Operation, Origin},
     cost::Prices,
@@ -374,7 +374,7 @@ fn build_target(
 fn no_address(base: &str) -> Fault {
     Fault::new(
         Fault::ADDRESS_INVALID,
-        format!("{} is no address: change spec.endpoint.url", shown(base)),
+        format!("{} is no address: change spec.endpoint.url", without_path(base)),
     )
 }
 
