@@ -9,7 +9,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use self::endpoint::{Endpoint, EndpointTls, TLS_CERTIFICATE, TLS_KEY};
+pub use self::endpoint::{Endpoint, EndpointTls, TLS_CERTIFICATE, TLS_KEY, key_in_words};
 use super::{conditions::Condition, duration::GoDuration, schema, url::no_credentials_in};
 
 /// A model backend: where a model answers, or how Serinus runs it.
@@ -149,14 +149,17 @@ pub struct Proxy {
 }
 
 /// One key of a Secret in the same namespace.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Deserialize, Serialize, KubeSchema)]
+#[x_kube(
+    validation = Rule::new("!(self.key.matches('[0-9]') && self.key.matches('^((sk|pk|rk)[-_]|gsk_|xai-|pplx-|hf_|r8_|fw_|nvapi-|tvly-|gh[pousr]_|github_pat_|glpat-|xox[abeoprs]-|AIza|AKIA|ASIA|dapi|eyJ)[A-Za-z0-9_.-]{16,}'))").message("key is the name of an entry in the Secret's data, and what stands there looks like the secret itself: put that into a Secret, for example under the name token, and write key: token"),
+)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct SecretKeyRef {
     /// The Secret's name.
     #[schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
     pub name: String,
-    /// The key in the Secret's data.
-    #[schemars(length(min = 1, max = 253))]
+    /// The key in the Secret's data: its name, for example token, and not the secret itself.
+    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[A-Za-z0-9._-]+$"))]
     pub key: String,
 }
 

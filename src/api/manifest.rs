@@ -80,12 +80,36 @@ pub enum ManifestError {
 }
 
 fn what_is_said(api_version: &str, kind: &str) -> String {
+    let version = if is_version(api_version) { api_version } else { "another apiVersion" };
+    let shown = shown_kind(kind);
     match (api_version, kind) {
         ("", "") => "a document that has no apiVersion and no kind".to_owned(),
-        ("", kind) => format!("{kind} without an apiVersion"),
-        (api_version, "") => format!("{api_version} without a kind"),
-        (api_version, kind) => format!("{api_version} {kind}"),
+        ("", _) => format!("{shown} without an apiVersion"),
+        (_, "") => format!("{version} without a kind"),
+        _ => format!("{version} {shown}"),
     }
+}
+
+/// A kind as a message may show it: made of letters. Anything else may be a secret in the wrong
+/// place.
+fn shown_kind(kind: &str) -> &str {
+    let is_word = kind.len() <= 40 && kind.bytes().all(|c| c.is_ascii_alphabetic());
+    if is_word { kind } else { "another kind" }
+}
+
+/// Whether this looks like an apiVersion: short parts, of letters alone where they are longer.
+fn is_version(text: &str) -> bool {
+    let is_part = |part: &str| {
+        part.len() <= 10 && part.bytes().all(|c| c.is_ascii_alphanumeric())
+            || part.len() <= 30 && part.bytes().all(|c| c.is_ascii_lowercase())
+    };
+    text.len() <= 80 && text.split(['.', '/', '-']).all(is_part)
+}
+
+/// Whether objects of this kind may hold a secret, by mistake or as they are meant to. A kind
+/// that is none of ours may be a mistyped one.
+fn may_hold_secrets(kind: &str) -> bool {
+    !["PromptVersion", "CanaryPolicy", "PromptRelease"].contains(&kind)
 }
 
 impl Object {
@@ -346,10 +370,12 @@ fn names(value: &Value) -> Result<(), ManifestError> {
         (false, _) => ("metadata.name", "253 characters, a-z, 0-9, - and ."),
         (true, false) => ("metadata.namespace", "63 characters, a-z, 0-9 and -"),
     };
+    let kind = text("/kind");
+    let is_shown = is_name || !may_hold_secrets(kind);
     Err(ManifestError::Invalid {
-        kind: text("/kind").to_owned(),
+        kind: shown_kind(kind).to_owned(),
         namespace: namespace.to_owned(),
-        name: name.to_owned(),
+        name: if is_shown { name } else { "whose name is not valid" }.to_owned(),
         message: format!(
             "{field}: Kubernetes has other names: at most {most}, with a letter or digit at both \
              ends and beside each dot"
@@ -440,16 +466,19 @@ fn checks_of(kind: &str) -> Result<&'static Checks, String> {
 
 /// Checks `value` against the kind's schema, gives it its type, and checks the rules.
 fn typed<T: DeserializeOwned + Serialize>(value: Value, kind: &str) -> Result<T, String> {
+    let quotes = !may_hold_secrets(kind);
     if let Some(spec) = value.get("spec")
         && let Some(error) = checks_of(kind)?.schema.iter_errors(spec).next()
     {
         let path = faults::instance_path(&error);
         let path = if path.is_empty() { "spec".to_owned() } else { format!("spec.{path}") };
-        // An address may hold a password by mistake, and a header a key.
+        // An address may hold a password by mistake, a header a key, and any field what was
+        // pasted into it. A number in another place is no secret, and helps.
         let is_private = ["spec.endpoint", "spec.proxy"].iter().any(|part| path.starts_with(part));
-        return Err(format!("{path}: {}", faults::of(&error, !is_private)));
+        let shows = quotes || (!is_private && error.instance().is_number());
+        return Err(format!("{path}: {}", faults::of(&error, shows)));
     }
-    let object = faults::typed(value)?;
+    let object = faults::typed(value, quotes)?;
     rules(kind, &object, None)?;
     Ok(object)
 }
@@ -581,6 +610,58 @@ mod tests {
         }
         let away = CAREFUL.replace("name: careful", "name: careful\n  namespace: team.a");
         assert!(parse(&away).unwrap_err().to_string().contains("metadata.namespace"));
+    }
+
+    #[test]
+    fn what_may_be_a_secret_in_the_place_of_a_name_or_kind_is_not_told() {
+        let of = |version: &str, kind: &str, name: &str| {
+            let text = format!("apiVersion: {version}\nkind: {kind}\nmetadata: {{name: {name}}}\n");
+            parse(&text).unwrap_err().to_string()
+        };
+        let (ours, secret) = ("serinus.dev/v1alpha1", "zq7Kp2Lm9Xw4Rt8Vb3Nc");
+        for (version, kind, name, told) in [
+            ("v1", "Secret", "zq7Kp2Lm9Xw4Rt8Vb3Nc_BAD", "Secret whose name is not valid: metad"),
+            (ours, "LLMDeployment", secret, "LLMDeployment whose name is not valid: metadata.n"),
+            (ours, secret, secret, "another kind whose name is not valid: metadata.name: Kube"),
+            ("v1", secret, "a", "v1 another kind is not a Serinus kind"),
+            (secret, "Secret", "a", "another apiVersion Secret is not a Serinus kind"),
+            ("\"\"", secret, "a", "another kind without an apiVersion is not a Serinus kind"),
+            (secret, "\"\"", "a", "another apiVersion without a kind is not a Serinus kind"),
+            ("apps/v1", "Deployment", "a", "apps/v1 Deployment is not a Serinus kind"),
+            ("rbac.authorization.k8s.io/v1", "Role", "a", "rbac.authorization.k8s.io/v1 Role is"),
+        ] {
+            let error = of(version, kind, name);
+            assert!(error.starts_with(told) && !error.contains(secret), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_text_in_the_wrong_place_is_not_told_where_it_may_be_a_secret() {
+        let spec = "provider: openai, model: m, endpoint: {url: 'http://m/v1'}";
+        let of = |metadata: &str, spec: &str| {
+            let text = format!(
+                "apiVersion: serinus.dev/v1alpha1\nkind: LLMDeployment\nmetadata: {{name: \
+                 a{metadata}}}\nspec: {spec}\n"
+            );
+            parse(&text).unwrap_err().to_string()
+        };
+        let more = |more: &str| of("", &format!("{{{spec}, {more}}}"));
+        for (error, told) in [
+            (more("pricing: zq7Kp2Lm9X"), "spec.pricing: value is not of type \"object\""),
+            (more("pricing: {gpuHour: zq7Kp2Lm9X}"), "spec.pricing.gpuHour: "),
+            (more("limits: [zq7Kp2Lm9X]"), "spec.limits: value is not of type \"object\""),
+            (more("limits: {timeout: zq7Kp2Lm9X}"), "spec.limits.timeout: value does not match"),
+            (more("compatibility: {tokenLimit: zq7Kp2Lm9X}"), "the value is not one of \"max"),
+            (of("", "zq7Kp2Lm9X"), "spec: value is not of type \"object\""),
+            (of(", generation: zq7Kp2Lm9X", &format!("{{{spec}}}")), "metadata.generation: the"),
+            (of(", finalizers: zq7Kp2Lm9X", &format!("{{{spec}}}")), "metadata.finalizers: the"),
+        ] {
+            assert!(error.starts_with("LLMDeployment a: ") && error.contains(told), "{error}");
+            assert!(!error.contains("zq7Kp2Lm9X"), "{error}");
+        }
+        // A number is none, and what is a mistake there is easier to see.
+        let error = more("limits: {retries: -4711}");
+        assert!(error.contains("spec.limits.retries: -4711 is less than"), "{error}");
     }
 
     #[test]

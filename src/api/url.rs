@@ -47,6 +47,16 @@ pub fn shown(url: &str) -> Cow<'_, str> {
     }
 }
 
+/// Scheme and host of an address as a message may show them: the path behind them may hold a token.
+pub fn without_path(url: &str) -> Cow<'_, str> {
+    let host = url.find("://").map_or(0, |at| at + "://".len());
+    match url[host..].find(['/', '\\', '?', '#']) {
+        _ if has_credentials(url) => Cow::Borrowed(REDACTED),
+        Some(length) => Cow::Borrowed(&url[..host + length]),
+        None => Cow::Borrowed(url),
+    }
+}
+
 /// The rule in CEL by which the API server refuses credentials in `field`, a text.
 pub fn no_credentials_in(field: &str) -> String {
     let quoted = CREDENTIALS.replace('\\', r"\\");

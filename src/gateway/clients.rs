@@ -75,6 +75,10 @@ impl Client {
     }
 }
 
+/// What hyper says of bytes that come before a request was sent, as a server of another protocol
+/// greets: it has no function that tells this error.
+const UNASKED: &str = "received unexpected message from connection";
+
 /// Why a request got no answer.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
@@ -90,6 +94,28 @@ impl Error {
     /// Whether nothing of the request was sent.
     pub(super) fn is_connect(&self) -> bool {
         matches!(self, Self::Connect(_))
+    }
+
+    /// What is wrong with what a server sent that was reached, when that is no answer of HTTP.
+    pub(super) fn no_http(&self) -> Option<&'static str> {
+        let first = match self {
+            // Of the connection itself: what was made on the way to it has other errors.
+            Self::Connect(error) => error.downcast_ref::<hyper::Error>()?,
+            Self::Exchange(error) => error,
+        };
+        let mut next: Option<&(dyn std::error::Error + 'static)> = Some(first);
+        while let Some(error) = next {
+            match error.downcast_ref::<hyper::Error>() {
+                Some(error) if error.is_parse_too_large() => {
+                    return Some("has too many headers, or too large ones");
+                }
+                Some(error) if error.is_parse() || error.to_string() == UNASKED => {
+                    return Some("is not HTTP");
+                }
+                _ => next = error.source(),
+            }
+        }
+        None
     }
 }
 

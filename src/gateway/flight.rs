@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, sync::Arc, time::Duration};
 
-use axum::http::{HeaderName, HeaderValue};
+use axum::http::{HeaderName, HeaderValue, Uri};
 use bytes::Bytes;
 use jiff::Timestamp;
 use tokio::{sync::oneshot, time::Instant};
@@ -290,18 +290,14 @@ impl Flight {
     /// As `tell_operator`, of a backend that can not be reached.
     pub(super) fn unreachable(&self, error: &dyn std::error::Error) {
         self.warn("upstream_unreachable", || {
-            let mut causes: Vec<String> = vec![];
-            let mut next = Some(error);
-            while let Some(error) = next {
-                let cause = error.to_string();
-                // Some errors name their source themselves.
-                if !causes.iter().any(|known| known.contains(&cause)) {
-                    causes.push(cause);
-                }
-                next = error.source();
-            }
-            let causes = causes.join(": ");
-            format!("can not be reached: {}", without_credentials(&causes)).into()
+            format!("can not be reached: {}", causes(error)).into()
+        });
+    }
+
+    /// As `tell_operator`, of a backend that was reached and speaks something else.
+    pub(super) fn no_http(&self, what: &str, error: &dyn std::error::Error) {
+        self.warn("upstream_invalid", || {
+            format!("was reached, and its answer {what}: {}", causes(error)).into()
         });
     }
 
@@ -310,9 +306,8 @@ impl Flight {
         let Origin { release, backend, model, .. } = &*self.target.origin;
         let subject = format!("{release} {backend} {code}");
         if self.gateway.refused.is_due(&subject, self.now_millis()) {
-            let uri = self.target.uri(self.operation);
-            let (host, path) = (uri.host().unwrap_or_default(), uri.path());
-            tracing::warn!(%release, %backend, %model, %code, "{host} (POST {path}) {}", what());
+            let place = place(self.target.uri(self.operation), self.operation);
+            tracing::warn!(%release, %backend, %model, %code, "{place} {}", what());
         }
     }
 
@@ -467,8 +462,40 @@ impl Drop for Flight {
     }
 }
 
+/// Where a request goes, for logs. The path that the backend's address begins with may hold a
+/// token.
+fn place(uri: &Uri, operation: Operation) -> String {
+    format!("{} (POST ...{})", uri.host().unwrap_or_default(), operation.path())
+}
+
+/// An error and what caused it, without credentials of addresses.
+fn causes(error: &dyn std::error::Error) -> String {
+    let mut causes: Vec<String> = vec![];
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let cause = error.to_string();
+        // Some errors name their source themselves.
+        if !causes.iter().any(|known| known.contains(&cause)) {
+            causes.push(cause);
+        }
+        next = error.source();
+    }
+    without_credentials(&causes.join(": ")).into_owned()
+}
+
 /// The word for a failure that an answer tells of itself.
 pub(super) fn told_code(answer: &Answer) -> &'static str {
     let says_why = answer.complaint.is_some() || answer.finish_reason.is_some();
     if says_why { "upstream_failed" } else { "upstream_broken" }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_line_holds_no_path_of_a_backends_address() {
+        let uri = Uri::from_static("https://m:8443/v1/zq7Kp2Lm9X/chat/completions?key=zq7Kp2Lm9X");
+        assert_eq!(place(&uri, Operation::Chat), "m (POST .../chat/completions)");
+    }
 }

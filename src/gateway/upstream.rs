@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use bytes::{Bytes, BytesMut};
+use http_body::Body;
 use http_body_util::BodyExt;
 use tokio::time::{Instant, timeout_at};
 
@@ -34,6 +35,8 @@ use crate::{
 
 /// The largest JSON answer that is read.
 const LARGEST_ANSWER: usize = 64 << 20;
+/// So long the rest of an answer is read for which there is no room, to see how large it is.
+const LONGEST_LOOK: Duration = Duration::from_secs(5);
 /// By so many bytes it has shown whether an answer is a stream.
 const LONGEST_BEGINNING: usize = 64 << 10;
 
@@ -143,6 +146,8 @@ pub(super) async fn call(
             }
             if let Some(refused) = addresses::refused(&e) {
                 flight.refused_address(refused);
+            } else if let Some(what) = e.no_http() {
+                flight.no_http(what, &e);
             } else if e.is_connect() {
                 flight.unreachable(&e);
             }
@@ -168,7 +173,8 @@ pub(super) async fn call(
         }
     }
     let held = flight.holds();
-    let bytes = timeout_at(deadline, whole(first, rest, LARGEST_ANSWER, held)).await;
+    let answer = Gathered::new(held, LARGEST_ANSWER);
+    let bytes = timeout_at(deadline, whole(first, rest, answer, deadline)).await;
     let bytes = bytes.map_err(|_| late())?.inspect_err(|failure| {
         flight.crowded |= failure.crowded;
     })?;
@@ -275,9 +281,14 @@ fn at(uri: &Uri, pod: Option<&Taken>) -> Uri {
 fn unreachable_model(error: &clients::Error) -> Failure {
     // Only what never reached the model is sent again without asking anybody.
     let repeatable = error.is_connect();
-    let failure =
-        Failure::new(502, "upstream_unreachable", "the model can not be reached".to_owned());
-    tracing::debug!(%error, "the model can not be reached");
+    let failure = match error.no_http() {
+        Some(what) => {
+            let message = format!("the model was reached, and its answer {what}");
+            Failure::new(502, "upstream_invalid", message)
+        }
+        None => Failure::new(502, "upstream_unreachable", "the model can not be reached"),
+    };
+    tracing::debug!(%error, "{}", failure.error.message);
     Failure { repeatable, untouched: repeatable, ..failure }
 }
 
@@ -380,34 +391,87 @@ fn told(flight: &mut Flight, said: Option<&Bytes>, wait: Option<Duration>) -> Fa
     failure
 }
 
-/// All of a body that begins so.
-async fn whole(
-    mut first: Bytes,
-    mut rest: Answered,
-    largest: usize,
-    mut held: Held,
-) -> Result<Bytes, Failure> {
-    let mut bytes = BytesMut::new();
-    while let Some(chunk) = next_chunk(&mut rest).await {
-        let chunk = chunk.map_err(|e| broken(&e))?;
-        if first.len() + bytes.len() + chunk.len() > largest {
-            return Err(Failure::new(502, "upstream_too_large", "the model's answer is too large"));
+/// All of a body that begins so. Where there is no room for it, the rest is read and let go: what
+/// is too large in any case is the model's fault, whoever holds the room.
+async fn whole<B>(
+    first: Bytes,
+    mut rest: B,
+    mut answer: Gathered,
+    deadline: Instant,
+) -> Result<Bytes, Failure>
+where
+    B: Body<Data = Bytes, Error = Unread> + Unpin,
+{
+    answer.add(first).map_err(|failure| *failure)?;
+    let mut until = None;
+    loop {
+        if answer.refused.is_some() && until.is_none() {
+            until = Some(deadline.min(Instant::now() + LONGEST_LOOK));
         }
-        let length = first.len() + bytes.len() + chunk.len();
-        if length > SMALL {
-            held.grow_to(length * ANSWER_COPIES).map_err(no_memory)?;
+        let next = next_chunk(&mut rest);
+        let chunk = match until {
+            None => next.await,
+            Some(until) => timeout_at(until, next).await.ok().flatten(),
+        };
+        let Some(chunk) = chunk else { return answer.end().map_err(|failure| *failure) };
+        answer.add(chunk.map_err(|e| broken(&e))?).map_err(|failure| *failure)?;
+    }
+}
+
+/// What has come of an answer.
+struct Gathered {
+    first: Bytes,
+    bytes: BytesMut,
+    /// Of all that came.
+    length: usize,
+    largest: usize,
+    held: Held,
+    /// There was no room for it, and nothing of it is kept any more.
+    refused: Option<ApiError>,
+}
+
+impl Gathered {
+    fn new(held: Held, largest: usize) -> Self {
+        let (first, bytes) = (Bytes::new(), BytesMut::new());
+        Self { first, bytes, length: 0, largest, held, refused: None }
+    }
+
+    fn add(&mut self, chunk: Bytes) -> Result<(), Box<Failure>> {
+        self.length += chunk.len();
+        let takes = self.length.saturating_mul(ANSWER_COPIES);
+        let is_small = self.length <= SMALL;
+        if self.length > self.largest || !(is_small || self.held.may_ever_be(takes)) {
+            let message = "the model's answer is too large";
+            return Err(Box::new(Failure::new(502, "upstream_too_large", message)));
+        }
+        if self.refused.is_some() {
+            return Ok(());
+        }
+        if !is_small && let Err(error) = self.held.grow_to(takes) {
+            self.refused = Some(error);
+            (self.first, self.bytes) = (Bytes::new(), BytesMut::new());
+            self.held.shrink_to(0);
+            return Ok(());
         }
         // Most answers come in one piece, which needs no copy.
-        if first.is_empty() && bytes.is_empty() {
-            first = chunk;
-            continue;
+        if self.first.is_empty() && self.bytes.is_empty() {
+            self.first = chunk;
+            return Ok(());
         }
-        if bytes.is_empty() {
-            bytes.extend_from_slice(&std::mem::take(&mut first));
+        if self.bytes.is_empty() {
+            self.bytes.extend_from_slice(&std::mem::take(&mut self.first));
         }
-        bytes.extend_from_slice(&chunk);
+        self.bytes.extend_from_slice(&chunk);
+        Ok(())
     }
-    Ok(held.keep(if bytes.is_empty() { first } else { bytes.freeze() }))
+
+    fn end(self) -> Result<Bytes, Box<Failure>> {
+        match self.refused {
+            Some(error) => Err(Box::new(no_memory(error))),
+            None if self.bytes.is_empty() => Ok(self.held.keep(self.first)),
+            None => Ok(self.held.keep(self.bytes.freeze())),
+        }
+    }
 }
 
 /// There is no room for what the model answers. A client that holds its share has itself
@@ -417,7 +481,10 @@ fn no_memory(error: ApiError) -> Failure {
     Failure { untouched: false, crowded: true, client_fault, ..Failure::of(error) }
 }
 
-async fn next_chunk(body: &mut Answered) -> Option<Result<Bytes, Unread>> {
+async fn next_chunk<B>(body: &mut B) -> Option<Result<Bytes, Unread>>
+where
+    B: Body<Data = Bytes, Error = Unread> + Unpin,
+{
     loop {
         match body.frame().await? {
             Ok(frame) => {
@@ -475,4 +542,83 @@ fn passed_back(
         .filter_map(|(name, value)| Some((name.clone(), without(value)?)))
         .chain(ours)
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::{StreamExt, stream};
+    use http_body::Frame;
+    use http_body_util::StreamBody;
+
+    use super::*;
+    use crate::gateway::budget::{Budget, Class};
+
+    fn length(mut answer: Gathered, pieces: usize) -> Result<usize, &'static str> {
+        for _ in 0..pieces {
+            answer
+                .add(Bytes::from_static(&[b'x'; 10_000]))
+                .map_err(|failure| failure.error.code)?;
+        }
+        answer.end().map(|bytes| bytes.len()).map_err(|failure| failure.error.code)
+    }
+
+    #[test]
+    fn an_answer_that_is_too_large_for_any_client_is_the_models_fault() {
+        // Answers may hold half of it, and one client three quarters of that: 375,000 bytes.
+        let budget = Budget::new(1_000_000);
+        let client = budget.account("a");
+        let answer = || Gathered::new(client.nothing(Class::Answers), LARGEST_ANSWER);
+        assert_eq!(length(answer(), 18), Ok(180_000));
+        assert_eq!(length(answer(), 19), Err("upstream_too_large"));
+        // The client's other answers leave less.
+        let others = client.take(Class::Answers, 300_000).unwrap();
+        assert_eq!(length(answer(), 3), Ok(30_000));
+        assert_eq!(length(answer(), 18), Err(CLIENT_SHARE));
+        assert_eq!(length(answer(), 19), Err("upstream_too_large"));
+        drop(others);
+        // And so may other clients.
+        let others = budget.take(Class::Answers, 490_000).unwrap();
+        assert_eq!(length(answer(), 18), Err("overloaded"));
+        assert_eq!(length(answer(), 19), Err("upstream_too_large"));
+        drop(others);
+        let small = || Gathered::new(client.nothing(Class::Answers), 20_000);
+        assert_eq!(length(small(), 2), Ok(20_000));
+        assert_eq!(length(small(), 3), Err("upstream_too_large"));
+        assert!(client.take(Class::Answers, 375_000).is_ok(), "all is given back");
+    }
+
+    #[test]
+    fn an_answer_that_finds_no_room_gives_back_what_it_held() {
+        let budget = Budget::new(1_000_000);
+        let client = budget.account("a");
+        let _others = client.take(Class::Answers, 300_000).unwrap();
+        let mut answer = Gathered::new(client.nothing(Class::Answers), LARGEST_ANSWER);
+        for _ in 0..6 {
+            answer.add(Bytes::from_static(&[b'x'; 10_000])).unwrap();
+        }
+        assert!(answer.refused.is_some() && answer.bytes.is_empty());
+        assert!(client.take(Class::Answers, 70_000).is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_stalls_is_late_and_one_without_room_is_looked_at_for_a_while() {
+        let budget = Budget::new(1_000_000);
+        let client = budget.account("a");
+        let _others = client.take(Class::Answers, 300_000).unwrap();
+        let read = async |pieces: usize, seconds: u64| {
+            let began = Instant::now();
+            let deadline = began + Duration::from_secs(seconds);
+            let piece = || Ok(Frame::data(Bytes::from_static(&[b'x'; 10_000])));
+            let pieces = stream::iter((0..pieces).map(move |_| piece()));
+            let rest = StreamBody::new(pieces.chain(stream::pending()));
+            let answer = Gathered::new(client.nothing(Class::Answers), LARGEST_ANSWER);
+            let read = timeout_at(deadline, whole(Bytes::new(), rest, answer, deadline)).await;
+            let code = read.map(|read| read.map_err(|failure| failure.error.code)).ok();
+            (code, began.elapsed().as_secs())
+        };
+        assert_eq!(read(2, 60).await, (None, 60), "what came so far is no answer");
+        assert_eq!(read(10, 60).await, (Some(Err(CLIENT_SHARE)), 5));
+        assert_eq!(read(10, 3).await, (Some(Err(CLIENT_SHARE)), 3));
+        assert_eq!(read(30, 60).await, (Some(Err("upstream_too_large")), 0));
+    }
 }

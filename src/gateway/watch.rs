@@ -39,7 +39,7 @@ use super::{
 use crate::{
     api::{
         LLMDeploymentSpec, keys,
-        llm_deployment::SecretKeyRef,
+        llm_deployment::{SecretKeyRef, key_in_words},
         secret::SecretText,
         snapshot::{PackedVariant, copy_name},
     },
@@ -370,14 +370,8 @@ impl Followed {
             let value = match self.read_secret(&id).await {
                 Ok(value) => value,
                 Err(fault) => {
-                    let (namespace, name, key) = &id;
-                    tracing::debug!(
-                        namespace,
-                        name,
-                        key,
-                        "keeps its last value: {}",
-                        fault.message
-                    );
+                    let (namespace, name, _) = &id;
+                    tracing::debug!(namespace, name, "keeps its last value: {}", fault.message);
                     continue;
                 }
             };
@@ -407,10 +401,10 @@ impl Followed {
         };
         let secret = secret.ok_or_else(|| not_found(&format!("there is no Secret {name}")))?;
         let bytes = secret.data.as_ref().and_then(|d| d.get(key));
-        let bytes =
-            bytes.ok_or_else(|| not_found(&format!("the Secret {name} has no key {key}")))?;
+        let key = key_in_words(key);
+        let bytes = bytes.ok_or_else(|| not_found(&format!("the Secret {name} has no {key}")))?;
         let text = std::str::from_utf8(&bytes.0).map_err(|_| {
-            let message = format!("the key {key} of the Secret {name} is not text");
+            let message = format!("in the Secret {name}, the {key} is not text");
             Fault::new(Fault::SECRET_NOT_FOUND, message)
         })?;
         let hosts = secret.annotations().get(keys::HOSTS_ANNOTATION).cloned();

@@ -86,6 +86,16 @@ pub const TLS_CERTIFICATE: &str = "tls.crt";
 /// The key of its private key.
 pub const TLS_KEY: &str = "tls.key";
 
+/// What messages say of the key within a Secret. Only a name that Serinus chose is quoted: by
+/// mistake, the reference may hold the API key itself.
+pub fn key_in_words(key: &str) -> &'static str {
+    match key {
+        TLS_CERTIFICATE => "key tls.crt",
+        TLS_KEY => "key tls.key",
+        _ => "key that the LLMDeployment names",
+    }
+}
+
 /// TLS towards an endpoint.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -159,6 +169,45 @@ mod tests {
             assert!(is_one || message.contains("apiKeySecretRef.name"), "{message}");
             assert!(is_one || name.len() < 8 || !message.contains(name), "{message}");
         }
+    }
+
+    #[test]
+    fn an_api_key_in_the_place_of_its_name_is_refused_and_not_told() {
+        for (key, is_name) in [
+            ("token", true),
+            ("tls.crt", true),
+            ("OPENAI_API_KEY_2", true),
+            ("sk-production-of-the-second-team", true),
+            ("a key", false),
+            ("Bearer zq7Kp2Lm9Xw4Rt8Vb3Nc", false),
+            ("sk-proj-zq7Kp2Lm9Xw4Rt8Vb3Nc", false),
+            ("gsk_zq7Kp2Lm9Xw4Rt8Vb3Nc", false),
+            ("hf_zq7Kp2Lm9Xw4Rt8Vb3Nc", false),
+            ("eyJzq7Kp2Lm9Xw4Rt8Vb3Nc.eyJ.x", false),
+        ] {
+            let reference = format!("{{name: s, key: \"{key}\"}}");
+            for endpoint in [
+                format!("{{url: \"http://m/v1\", apiKeySecretRef: {reference}}}"),
+                format!("{{url: \"http://m/v1\", tls: {{caSecretRef: {reference}}}}}"),
+                format!(
+                    "{{url: \"http://m/v1\"}}, proxy: {{url: \"http://p:1\", \
+                     credentialsSecretRef: {reference}}}"
+                ),
+            ] {
+                let message = refused(&endpoint);
+                assert_eq!(message.is_none(), is_name, "{key}: {message:?}");
+                let message = message.unwrap_or_default();
+                assert!(is_name || message.contains("SecretRef"), "{message}");
+                assert!(is_name || !message.contains(key), "{message}");
+            }
+        }
+    }
+
+    #[test]
+    fn messages_quote_only_keys_that_serinus_chose() {
+        assert_eq!(key_in_words(TLS_CERTIFICATE), "key tls.crt");
+        assert_eq!(key_in_words(TLS_KEY), "key tls.key");
+        assert_eq!(key_in_words("9f2c7d1e8a4b6c3d"), "key that the LLMDeployment names");
     }
 
     #[test]

@@ -79,13 +79,27 @@ fn one_of(found: &str, all: &[String]) -> String {
     }
 }
 
-/// Gives a value its type. What is wrong is told with its place.
-pub(super) fn typed<T: DeserializeOwned>(value: Value) -> Result<T, String> {
+/// Gives a value its type. What is wrong is told with its place; without `quotes`, it holds no
+/// value.
+pub(super) fn typed<T: DeserializeOwned>(value: Value, quotes: bool) -> Result<T, String> {
     serde_path_to_error::deserialize(value).map_err(|error| {
         let path = error.path().to_string();
-        let error = error.into_inner();
-        if path == "." { error.to_string() } else { format!("{path}: {error}") }
+        let error = error.into_inner().to_string();
+        let error = if quotes { error } else { without_value(error) };
+        if path == "." { error } else { format!("{path}: {error}") }
     })
+}
+
+/// The same error, which names fields and no value.
+fn without_value(error: String) -> String {
+    if ["unknown field", "missing field", "duplicate field"].iter().any(|s| error.starts_with(s)) {
+        return error;
+    }
+    // A value may hold these words, and what follows the last of them is the type's own text.
+    match error.rsplit_once(", expected ") {
+        Some((_, expected)) => format!("the value is not {expected}"),
+        None => "the value can not be used".to_owned(),
+    }
 }
 
 /// What is wrong with the metadata of an object of any kind.

@@ -209,3 +209,16 @@ proptest! {
         prop_assert!(has != Some(true) || has_credentials(&url), "{url:?}");
     }
 }
+
+#[test]
+fn a_message_can_name_an_address_without_its_path() {
+    for (url, shown) in [
+        ("https://m:8443/v1/zq7Kp2Lm9X", "https://m:8443"),
+        ("http://m", "http://m"),
+        ("http://m?key=zq7Kp2Lm9X", "http://m"),
+        ("m/zq7Kp2Lm9X", "m"),
+        ("https://ada:zq7Kp2Lm9X@m/v1", REDACTED),
+    ] {
+        assert_eq!(without_path(url), shown, "{url}");
+    }
+}

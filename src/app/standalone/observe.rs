@@ -11,7 +11,7 @@ use super::{Claims, Standalone, key, namespace, secrets, state::Kept};
 use crate::{
     api::{
         CanaryPolicySpec, LLMDeploymentSpec, PromptRelease, PromptReleaseSpec,
-        llm_deployment::SecretKeyRef,
+        llm_deployment::{SecretKeyRef, key_in_words},
         snapshot::{PackedVariant, Saved},
     },
     gateway::routes::{Fault, Faults, Grants, ReleaseInput, World},
@@ -120,11 +120,11 @@ impl Standalone {
     fn no_secret(&self, namespace: &str, wanted: &SecretKeyRef) -> String {
         let missing = || {
             format!(
-                "no Secret {} with the key {}: add one to the folder, or set the environment \
-                 variable {} and start again",
+                "no Secret {} with the {}: add one to the folder, or set the environment variable \
+                 {} and start again",
                 wanted.name,
-                wanted.key,
-                secrets::secret_variable(&wanted.name, &wanted.key)
+                key_in_words(&wanted.key),
+                secrets::variable_in_words(wanted)
             )
         };
         let instead = self.manifests.instead_of(("Secret", namespace, &wanted.name), missing);

@@ -6,7 +6,12 @@ use std::collections::BTreeMap;
 
 use super::{manifests::Manifests, object_key_of};
 use crate::{
-    api::{SecretText, keys::CLIENT_KEY_LABEL, llm_deployment::SecretKeyRef, manifest::Secrets},
+    api::{
+        SecretText,
+        keys::CLIENT_KEY_LABEL,
+        llm_deployment::{SecretKeyRef, TLS_CERTIFICATE, TLS_KEY},
+        manifest::Secrets,
+    },
     gateway::{
         identity::{ClientKey, Keys, Owner},
         notices::Notice,
@@ -19,6 +24,16 @@ pub fn secret_variable(name: &str, key: &str) -> String {
         .chars()
         .map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' })
         .collect()
+}
+
+/// The same variable as messages name it: without the key where somebody may have written the
+/// secret itself in its place.
+pub(super) fn variable_in_words(wanted: &SecretKeyRef) -> String {
+    if [TLS_CERTIFICATE, TLS_KEY].contains(&wanted.key.as_str()) {
+        return secret_variable(&wanted.name, &wanted.key);
+    }
+    let begins = secret_variable(&wanted.name, "");
+    format!("{begins}<KEY> (that key in capitals, with _ for all but letters and digits)")
 }
 
 fn from_environment(name: &str, key: &str) -> Option<SecretText> {
@@ -73,4 +88,20 @@ fn invalid(name: &str, why: &str) -> Notice {
 fn is_client_key(secret: &Secrets) -> bool {
     let labels = secret.metadata.labels.as_ref();
     labels.and_then(|labels| labels.get(CLIENT_KEY_LABEL)).is_some_and(|value| value == "true")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_names_the_variable_and_only_keys_that_serinus_chose() {
+        let variable = |key: &str| {
+            variable_in_words(&SecretKeyRef { name: "open-ai".to_owned(), key: key.to_owned() })
+        };
+        assert_eq!(variable("tls.key"), "SERINUS_SECRET_OPEN_AI_TLS_KEY");
+        let told = variable("9f2c7d1e8a4b6c3d");
+        assert!(told.starts_with("SERINUS_SECRET_OPEN_AI_<KEY> (that key in capitals"), "{told}");
+        assert!(!told.to_lowercase().contains("9f2c"), "{told}");
+    }
 }

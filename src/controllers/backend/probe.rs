@@ -5,7 +5,10 @@
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use crate::{
-    api::{LLMDeploymentSpec, url::has_credentials},
+    api::{
+        LLMDeploymentSpec,
+        url::{has_credentials, without_path},
+    },
     signals::{
         addresses::{Addresses, Resolver},
         cause::innermost,
@@ -64,8 +67,10 @@ impl Probe {
                         spec.endpoint.apiKeySecretRef"
                 .to_owned());
         }
-        let url: reqwest::Url =
-            format!("{base}/models").parse().map_err(|e| format!("{base}: {e}"))?;
+        let asked: Result<reqwest::Url, _> = format!("{base}/models").parse();
+        // The path of an address may hold a token.
+        let base = without_path(base);
+        let url = asked.map_err(|e| format!("{base}: {e}"))?;
         // The client resolves names only, and none of those that a proxy resolves.
         let host = url.host_str().unwrap_or_default();
         self.addresses.check_named(host).map_err(|e| format!("{base} is not asked: {e}"))?;
@@ -101,7 +106,9 @@ impl Probe {
                     };
                     return Ok(format!("{base} answers{checked}"));
                 }
-                Ok(answer) => last = format!("{base}/models answered {}", answer.status().as_u16()),
+                Ok(answer) => {
+                    last = format!("{base} (GET .../models) answered {}", answer.status().as_u16())
+                }
                 Err(error)
                     if own.is_some_and(|tls| tls.client_certificate_secret_ref.is_some())
                         && is_alert(&error) =>
@@ -111,7 +118,10 @@ impl Probe {
                 Err(error) if error.is_timeout() => {
                     last = format!("{base} did not answer within {} s", PATIENCE.as_secs());
                 }
-                Err(error) => last = format!("{base} can not be reached: {}", innermost(&error)),
+                Err(error) => {
+                    let error = error.without_url();
+                    last = format!("{base} can not be reached: {}", innermost(&error));
+                }
             }
         }
         Err(last)
@@ -228,7 +238,7 @@ mod tests {
             (true, authority, Err("can not be reached")),
         ] {
             let (address, _serving) = server(wants).await;
-            let base = format!("https://localhost:{}/v1", address.port());
+            let base = format!("https://localhost:{}/v1/zq7Kp2Lm9X", address.port());
             let spec = serde_json::json!({"provider": "openai", "model": "m",
                 "endpoint": {"url": base, "tls": tls}});
             let found = probe.ask(&base, &serde_json::from_value(spec).unwrap()).await;
@@ -236,6 +246,8 @@ mod tests {
                 (Ok(text), Ok(part)) | (Err(text), Err(part)) if text.contains(part) => {}
                 _ => panic!("{wants} {tls}: {found:?}", tls = base),
             }
+            let (Ok(text) | Err(text)) = found;
+            assert!(text.contains("https://localhost:") && !text.contains("zq7Kp"), "{text}");
         }
     }
 }

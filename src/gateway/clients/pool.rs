@@ -175,12 +175,22 @@ impl Pool {
         builder.max_headers(MOST_HEADERS).max_buf_size(LARGEST_BUFFER);
         let (mut sender, connection) =
             builder.handshake(io).await.map_err(|e| Error::Connect(e.into()))?;
+        let mut connection = Box::pin(connection);
+        // What ends it before it is ready is known to the connection alone.
+        let ready = tokio::select! {
+            biased;
+            ended = &mut connection => match ended {
+                Ok(()) => return Err(Error::Connect("it was closed at once".into())),
+                Err(error) => Err(error),
+            },
+            ready = sender.ready() => ready,
+        };
+        ready.map_err(|e| Error::Connect(e.into()))?;
         self.tasks.spawn(async {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "a connection to a model ended");
             }
         });
-        sender.ready().await.map_err(|e| Error::Connect(e.into()))?;
         let retires = Instant::now() + OLDEST.mul_f64(rand::random_range(0.8..1.0));
         Ok(Connection { sender, read, retires })
     }

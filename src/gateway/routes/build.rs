@@ -12,11 +12,13 @@ use super::{
 use crate::{
     api::{
         LLMDeploymentSpec, Variant,
-        llm_deployment::{SecretKeyRef, TLS_CERTIFICATE, TLS_KEY, endpoint::reserved_header},
+        llm_deployment::{
+            SecretKeyRef, TLS_CERTIFICATE, TLS_KEY, endpoint::reserved_header, key_in_words,
+        },
         prompt_release::{RoutedVariant, VariantRole},
         secret::SecretText,
         snapshot::PackedVariant,
-        url::{has_credentials, shown},
+        url::{has_credentials, without_path},
     },
     audit::record::{Operation, Origin},
     cost::Prices,
@@ -374,7 +376,7 @@ fn build_target(
 fn no_address(base: &str) -> Fault {
     Fault::new(
         Fault::ADDRESS_INVALID,
-        format!("{} is no address: change spec.endpoint.url", shown(base)),
+        format!("{} is no address: change spec.endpoint.url", without_path(base)),
     )
 }
 
@@ -400,17 +402,17 @@ fn escaped(text: &str) -> String {
 
 /// One key of a Secret that a backend names. A blank one is none.
 fn secret<'a>(input: &'a ReleaseInput, wanted: &SecretKeyRef) -> Result<&'a SecretText, Fault> {
-    let SecretKeyRef { name, key } = wanted;
+    let (name, key) = (&wanted.name, key_in_words(&wanted.key));
     let text = input.secrets.get(wanted).ok_or_else(|| {
         input.faults.secrets.get(wanted).cloned().unwrap_or_else(|| {
-            let message = format!("there is no Secret {name} with the key {key}: create it");
+            let message = format!("there is no Secret {name} with the {key}: create it");
             Fault::new(Fault::SECRET_NOT_FOUND, message)
         })
     })?;
     if text.is_blank() {
         let message = format!(
-            "the key {key} of the Secret {name} is empty or has only white space: write the \
-             value there, or take its reference out of the LLMDeployment"
+            "in the Secret {name}, the {key} is empty or has only white space: write the value \
+             there, or take its reference out of the LLMDeployment"
         );
         return Err(Fault::new(Fault::SECRET_INVALID, message));
     }
@@ -523,10 +525,11 @@ fn headers(
         Some(name) => (named(name)?, key.expose().to_owned()),
     };
     let mut value: HeaderValue = text.parse().map_err(|_| {
-        let SecretKeyRef { name, key } = wanted;
         let message = format!(
-            "the key {key} of the Secret {name} can not be sent in a header: it has a line break \
-             or another character that no header may have"
+            "in the Secret {}, the {} can not be sent in a header: it has a line break or another \
+             character that no header may have",
+            wanted.name,
+            key_in_words(&wanted.key)
         );
         Fault::new(Fault::SECRET_INVALID, message)
     })?;
@@ -540,6 +543,23 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn what_is_wrong_with_a_secret_is_told_without_its_key() {
+        let wanted = SecretKeyRef { name: "openai".into(), key: "9f2c7d1e8a4b6c3d".into() };
+        let spec = json!({"provider": "openai", "model": "m",
+            "endpoint": {"url": "http://m/v1", "apiKeySecretRef": wanted}});
+        let backend: LLMDeploymentSpec = serde_json::from_value(spec).unwrap();
+        let uri: Uri = "http://m/v1/chat/completions".parse().unwrap();
+        for text in [None, Some(" "), Some("a\nb")] {
+            let mut input = ReleaseInput::default();
+            input.grants.allow("openai", "m");
+            input.secrets.extend(text.map(|text| (wanted.clone(), text.to_owned().into())));
+            let fault = headers(&backend, &uri, &input).unwrap_err();
+            assert!(fault.message.contains("key that the LLMDeployment names"), "{fault:?}");
+            assert!(!fault.message.contains("9f2c"), "{fault:?}");
+        }
+    }
 
     #[test]
     fn a_proxy_reads_what_is_not_encrypted_for_somebody_else() {

@@ -307,3 +307,35 @@ fn idle_time_is_what_the_server_says_less_the_way_to_it() {
     }
     assert_eq!(rest(&HeaderMap::new(), Duration::ZERO), None, "not kept at all");
 }
+
+/// Reads no request, and sends `what` at once or after one.
+async fn sends(server: Arc<Server>, mut io: DuplexStream, at_once: bool, what: &[u8]) {
+    if at_once || server.request(&mut io).await {
+        let _ = io.write_all(what).await;
+        // The other side ends it.
+        while server.request(&mut io).await {}
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_speaks_something_else_is_told_from_one_that_is_not_there() {
+    const NOT_HTTP: Option<&str> = Some("is not HTTP");
+    let cases: [(Script, Option<&str>); 5] = [
+        (|s, io| Box::pin(sends(s, io, false, b"SSH-2.0-x\r\n")), NOT_HTTP),
+        (|s, io| Box::pin(sends(s, io, true, b"SSH-2.0-x\r\n")), NOT_HTTP),
+        (|s, io| Box::pin(sends(s, io, false, b"HTTP/1.1 200 OK\r\nno colon\r\n\r\n")), NOT_HTTP),
+        (
+            |s, io| {
+                let head = format!("HTTP/1.1 200 OK\r\n{}\r\n", "x: v\r\n".repeat(300));
+                Box::pin(async move { sends(s, io, false, head.as_bytes()).await })
+            },
+            Some("has too many headers, or too large ones"),
+        ),
+        (|_, io| Box::pin(async { drop(io) }), None),
+    ];
+    for (n, (script, told)) in cases.into_iter().enumerate() {
+        let server = Server::new(script);
+        let error = ask(&pool(&server, Duration::from_secs(5)), false).await.unwrap_err();
+        assert_eq!(error.no_http(), told, "{n}: {error:?}");
+    }
+}
