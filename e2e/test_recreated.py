@@ -482,7 +482,7 @@ def test_copies_that_somebody_deletes_are_made_again(world):
         assert after[name]["metadata"]["uid"] != copy["metadata"]["uid"]
         assert after[name]["spec"] == copy["spec"]
         noted = lambda c: {k: v for k, v in json.loads(c["metadata"].get("annotations", {}).get(
-            "serinus.dev/remembered", "{}")).items() if k != "generation"}
+            "serinus.dev/remembered", "{}")).items() if k not in ("generation", "notedAt")}
         assert noted(after[name]) == noted(copy)
     # Gone for good is what has no origin any more: stable's prompt, then its copy.
     stable = world.cluster.release("healed")["status"]["stable"]["revision"]

@@ -282,7 +282,7 @@ async fn a_key_that_was_replaced_by_nothing_stays_the_one_before() {
         assert_eq!(bench.chat(json!({"user": "u"})).await.status(), 200, "{key:?}");
         let told = bench.gateway.notices().text();
         assert_eq!(told.contains("SecretInvalid"), is_told, "{key:?}: {told}");
-        let what_to_do = "the key token of the Secret stable is empty";
+        let what_to_do = "in the Secret stable, the key that the LLMDeployment names is empty";
         assert_eq!(told.contains(what_to_do), is_told, "{key:?}: {told}");
     }
     let first = "Bearer first";
@@ -365,7 +365,7 @@ async fn a_tester_who_asks_for_a_variant_that_can_not_be_built_is_told_why() {
             .unwrap();
         let (status, text) = (answer.status(), answer.text().await.unwrap());
         match wanted {
-            "canary" => assert!(status == 404 && text.contains("ca.crt"), "{text}"),
+            "canary" => assert!(status == 404 && text.contains("there is no Secret ca"), "{text}"),
             _ => assert_eq!(status, 200, "{text}"),
         }
     }
