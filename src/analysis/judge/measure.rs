@@ -37,9 +37,9 @@ use crate::{
 };
 
 /// Looks for harm use at least this many degrees of freedom. A canary for a dozen users may have
-/// one or two; then one that fails 30 points more often would be held more often than
-/// rolled back (`docs/decisions/0017-few-users-are-few-observations.md`).
-pub(in crate::analysis) const HARM_FREEDOM: f64 = 5.0;
+/// one or two; then many that fail 30 points more often would be held and not rolled back
+/// (`docs/decisions/0017-few-users-are-few-observations.md`).
+pub(in crate::analysis) const HARM_FREEDOM: f64 = 30.0;
 
 /// Which degrees of freedom a statistic uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -33,9 +33,18 @@ impl Grouped<'_> {
 /// It needs no failure to be seen, and no real effect is larger. 1 when independent
 /// requests vary as much in one of twenty cases.
 pub fn dispersion(counts: &[f64]) -> f64 {
-    let n: f64 = counts.iter().sum();
-    let groups = counts.len() as f64;
-    if groups < 8.0 || n < 2.0 * groups {
+    if is_few(counts) { 1.0 } else { dispersion_of_few(counts) }
+}
+
+/// Whether these are so few requests that they say little of how uneven they are.
+pub fn is_few(counts: &[f64]) -> bool {
+    counts.iter().sum::<f64>() < 2.0 * counts.len() as f64
+}
+
+/// As [`dispersion`], of any number of requests: of few only what is very uneven shows.
+pub fn dispersion_of_few(counts: &[f64]) -> f64 {
+    let (n, groups) = (counts.iter().sum::<f64>(), counts.len() as f64);
+    if groups < 8.0 || n < 2.0 {
         return 1.0;
     }
     let mean = n / groups;

@@ -49,3 +49,30 @@ fn over_steps_it_is_that_of_the_difference() {
     let empty = [Counts::default(), Counts::default()];
     assert!((of_steps(&[&busy, &many, &empty]) - pooled).abs() < 1e-9);
 }
+
+#[test]
+fn the_first_requests_of_a_canary_count_as_uneven_as_stables() {
+    let effect = |stable: Counts, canary: Counts| {
+        let whole = [Counts::default(), Counts::default()];
+        let strata = Strata { each: vec![[&stable, &canary]], whole: whole.each_ref() };
+        of_errors(&strata).canary
+    };
+    // A busy user in every eighth group; nobody fails often enough to tell how alike users are.
+    let uneven = || counts(groups(|i| if i % 8 == 0 { 200 } else { 20 }), groups(|_| 0));
+    let even = || counts(groups(|i| 40 + i as u64 % 5), groups(|_| 0));
+    // As many as two thirds of all groups have one request, which looks even.
+    let few = || counts(groups(|i| u64::from(i % 3 != 0)), groups(|i| u64::from(i == 1)));
+    let known = effect(uneven(), few());
+    assert!(known.factor > 20.0 && known.freedom.is_finite(), "{known:?}");
+    assert_eq!(effect(even(), few()), Effect::NONE);
+    // What is very uneven shows by itself.
+    let busy =
+        counts(groups(|i| if i == 3 { 20 } else { 0 }), groups(|i| if i == 3 { 9 } else { 0 }));
+    assert!(effect(even(), busy).factor > 10.0);
+    // From two requests a group on a side says itself how uneven it is.
+    let many = counts(groups(|i| 2 + i as u64 % 2), groups(|i| u64::from(i == 1)));
+    assert_eq!(effect(uneven(), many), Effect::NONE);
+    // Without sticky keys nothing is known of users.
+    let keyless = Counts { requests: 30, errors: 1, ..Counts::default() };
+    assert_eq!(effect(uneven(), keyless), Effect::NONE);
+}
