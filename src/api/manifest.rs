@@ -106,8 +106,8 @@ fn is_version(text: &str) -> bool {
     text.len() <= 80 && text.split(['.', '/', '-']).all(is_part)
 }
 
-/// Whether objects of this kind may hold a secret, by mistake or as they are meant to. A kind
-/// that is none of ours may be a mistyped one.
+/// Whether objects of this kind may hold a secret, by mistake or as they are meant to. An unknown
+/// kind counts as one that may: somebody may have mistyped `Secret`.
 fn may_hold_secrets(kind: &str) -> bool {
     !["PromptVersion", "CanaryPolicy", "PromptRelease"].contains(&kind)
 }
@@ -659,7 +659,7 @@ mod tests {
             assert!(error.starts_with("LLMDeployment a: ") && error.contains(told), "{error}");
             assert!(!error.contains("zq7Kp2Lm9X"), "{error}");
         }
-        // A number is none, and what is a mistake there is easier to see.
+        // A number here is no secret, so the message shows it.
         let error = more("limits: {retries: -4711}");
         assert!(error.contains("spec.limits.retries: -4711 is less than"), "{error}");
     }

@@ -282,7 +282,8 @@ impl Remembered {
         self.written_for.as_deref().is_none_or(|of| of == release)
     }
 
-    /// The last time of which this tells.
+    /// When this note was written. A note of an earlier version does not say so: then the time of
+    /// its last history entry, or of its claim to the route.
     pub fn told_at(&self) -> Timestamp {
         let told = self.history.iter().map(|entry| entry.at).max();
         self.noted_at.or(told).unwrap_or(self.since)

@@ -399,7 +399,8 @@ async fn announce(context: &Context, news: &[(Named, Failure)]) {
     for (release, Failure { why, .. }) in news {
         let Some(release) = context.caches.release(release) else { continue };
         let note = format!(
-            "no decision can be made or written, so a canary gets no users until one is: {why}"
+            "no decision can be made or written, so until one is a canary gets no users, and in a bake \
+             all users get what served before: {why}"
         );
         context.cluster.announce(release.as_ref(), true, UNWRITTEN, &note).await;
     }

@@ -89,8 +89,8 @@ impl Gateway {
         };
         let message = format!(
             "no operator that leads and can write has asked for a report {since}, so all users \
-             get the stable variants: /readyz?verbose of the operators (port admin) says why; it \
-             goes on by itself when one asks"
+             get the stable variants, and in a bake what served before: /readyz?verbose of the \
+             operators (port admin) says why; it goes on by itself when one asks"
         );
         let lost = Notice::new("operator", CONTROL_LOSS, message);
         [lost].into_iter().chain(refused).collect()

@@ -7,10 +7,10 @@
 //! to be all alike. It never is more than if they were, which the numbers of their requests
 //! tell; where these are as even as those of independent requests, there is no effect.
 //!
-//! The first tens of requests of a side do not tell how even they are, and a canary has these for a
-//! while. Its users are drawn by chance from those that stable's come from too, so they count as
-//! uneven as stable's, or as they look themselves. Taken for independent, nearly all of the false
-//! rollbacks of few uneven users came at the first looks.
+//! The first 64 requests of a side do not show how unevenly users send. The canary's users are drawn
+//! by chance from the same people as stable's, so until then its requests count as uneven as
+//! stable's, or as uneven as they look themselves. While such requests counted as independent, most
+//! false rollbacks of few uneven users came at the first looks.
 //!
 //! An effect is known as well as there are groups with many requests. So statistics are
 //! compared with Student's distribution ([`Effect::freedom`]): three users who send most
@@ -159,7 +159,7 @@ struct Side {
     hint: f64,
     /// If all requests of a user were alike.
     most: f64,
-    /// The requests are too few to tell that.
+    /// These are too few requests to show how unevenly users send.
     few: bool,
     /// The part of the requests that have a sticky key.
     keyed: f64,

@@ -79,8 +79,7 @@ fn one_of(found: &str, all: &[String]) -> String {
     }
 }
 
-/// Gives a value its type. What is wrong is told with its place; without `quotes`, it holds no
-/// value.
+/// Gives a value its type. The error names the field; without `quotes` the error shows no value.
 pub(super) fn typed<T: DeserializeOwned>(value: Value, quotes: bool) -> Result<T, String> {
     serde_path_to_error::deserialize(value).map_err(|error| {
         let path = error.path().to_string();

@@ -98,13 +98,12 @@ pub(super) fn observe(
     };
     let (remembered, served_before) = before(release, &status, context)?;
     let named = Named::of(release);
-    let known = caches.remembered(&named).map(|(_, note)| note);
+    let notes = caches.notes_of(&named);
+    let on_route = notes.iter().filter(|(_, note)| release.has_route(&note.route));
+    let noted = on_route.map(|(_, note)| note.generation).max();
     let copied = || caches.copied_note(&named).map(|(_, note)| Box::new(note));
-    let is_new = status.stable.is_none() && known.is_none();
+    let is_new = status.stable.is_none() && notes.is_empty();
     let names = target.as_ref().ok().map(|target| &target.revision);
-    let notes = caches.notes_of(&named).into_iter().map(|(_, note)| note);
-    let noted =
-        notes.filter(|note| release.has_route(&note.route)).map(|note| note.generation).max();
     Ok(Snapshot {
         generation: release.metadata.generation.unwrap_or_default(),
         requests: Request::from_annotations(release.annotations()),

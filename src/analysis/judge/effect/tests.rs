@@ -57,7 +57,8 @@ fn the_first_requests_of_a_canary_count_as_uneven_as_stables() {
         let strata = Strata { each: vec![[&stable, &canary]], whole: whole.each_ref() };
         of_errors(&strata).canary
     };
-    // A busy user in every eighth group; nobody fails often enough to tell how alike users are.
+    // Every eighth group has a busy user. No request fails, so failures do not show how alike the
+    // requests of a user are.
     let uneven = || counts(groups(|i| if i % 8 == 0 { 200 } else { 20 }), groups(|_| 0));
     let even = || counts(groups(|i| 40 + i as u64 % 5), groups(|_| 0));
     // As many as two thirds of all groups have one request, which looks even.
