@@ -12,7 +12,7 @@ from harness import rights
 from harness.cluster import GROUP
 from harness.processes import wait_for
 from harness.proxy import FaultyProxy
-from harness.serinus import Operator
+from harness.serinus import Model, Operator
 from harness.traffic import Traffic
 
 SEED = 20261124
@@ -108,6 +108,60 @@ def test_without_any_operator_gateways_send_everything_to_stable(world):
         wait_for("a leader", lambda: world.leader)
         wait_for("the promotion", lambda: ("orphan-v2", "Promoted") in world.history("orphan"), 120)
     assert not users.errors(), users.errors()[:5]
+
+
+def test_users_notice_nothing_when_the_model_before_a_bake_is_retired(world, tmp_path):
+    """People move away from a model, it is switched off during the bake, and later its
+    LLMDeployment is deleted."""
+    old = Model(tmp_path, "retired-model").start()
+    world.cluster.apply([
+        m.backend("retired", old.url, "old"), m.backend("its-successor", world.model.url, "new"),
+        m.policy("moves", steps=[{"weight": 50, "samples": 40}], bake={"duration": "10m", "holdback": 10}),
+        m.prompt("moves-v1", "firstTokenMs=20"), m.release("moves", "moves-v1", "retired", "moves")])
+    first = world.wait_phase("moves", "Stable")["status"]["stable"]["revision"]
+    wait_for("both gateways", lambda: world.cluster.release("moves")["status"]["routing"]["observedBy"] == "2/2")
+    with Traffic(world.gateways, "moves", rate=60, stream_share=0) as users:
+        world.cluster.patch("promptrelease", "moves", {"spec": {"backendRef": {"name": "its-successor"}}})
+        world.wait_phase("moves", "Baking", seconds=90)
+        baking = world.cluster.release("moves")["status"]["stable"]["revision"]
+        old.process.kill()
+        time.sleep(10)
+        for operator in world.operators:
+            operator.process.kill()
+        time.sleep(35)  # control loss
+        assert answered_by(users, 3) == {baking}, "the one that is dead is not asked"
+        for operator in world.operators:
+            operator.start()
+        wait_for("a leader", lambda: world.leader)
+        world.cluster.kubectl("delete", "llmdeployment", "retired")
+        time.sleep(5)
+        world.next("moves", "v2", "firstTokenMs=20")
+        wait_for("the canary", lambda: "moves-v2" in json.dumps(
+            world.cluster.release("moves")["status"].get("canary", {})), 60)
+        routed = world.cluster.release("moves")["status"]["routing"]["variants"]
+        assert {v["revision"] for v in routed if v["role"] == "stable"} == {baking}
+        assert first not in {v["revision"] for v in routed}
+        time.sleep(5)
+    assert not users.errors(), users.errors()[:5]
+
+
+def test_who_can_not_see_releases_does_not_keep_the_lease_from_others(world):
+    """An operator without the right to list snapshots stands beside healthy ones that pause."""
+    rights.another_operator(world.cluster, "blind-operator", without="releasesnapshots")
+    blind = Operator(world.cluster, "operator-blind", world.gateways, account="blind-operator").start()
+    try:
+        for operator in world.operators:
+            operator.process.child.send_signal(signal.SIGSTOP)
+        time.sleep(25)
+        assert not blind.leads
+        status, words = ready_in_words(blind)
+        assert status == 503 and "the caches are not filled yet" in words, words
+        assert "releasesnapshots" in words, words
+    finally:
+        for operator in world.operators:
+            operator.process.child.send_signal(signal.SIGCONT)
+        blind.process.kill()
+    wait_for("a leader", lambda: world.leader)
 
 
 def ready_in_words(operator: Operator) -> tuple[int, str]:

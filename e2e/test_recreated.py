@@ -392,6 +392,28 @@ def test_a_bake_that_is_cut_short_goes_back_to_the_previous_variant(world, how):
     assert users.seen
 
 
+def test_a_bake_whose_previous_copy_is_gone_goes_on_at_once_if_it_can_be_made_again(world):
+    world.cluster.apply(m.policy("longbake", bake={"duration": "10m", "holdback": 10}))
+    stable = world.first("copyless", policy="longbake")["status"]["stable"]["revision"]
+    with Traffic(world.gateways, "copyless", rate=80):
+        world.next("copyless", "v2", "firstTokenMs=20")
+        release = world.wait_phase("copyless", "Baking", seconds=90)
+    for operator in world.operators:
+        operator.process.stop()
+    world.cluster.kubectl("delete", "promptrelease", "copyless")
+    world.cluster.kubectl("delete", "releasesnapshot", f"copyless-{stable}")
+    world.cluster.kubectl("create", "-f", "-", stdin=json.dumps(bare(release)))
+    for operator in world.operators:
+        operator.start()
+    back(world, "copyless", release["metadata"]["uid"], "Promoting", "Stable", "Progressing")
+    wait_for("its copy", lambda: f"copyless-{stable}" in {
+        c["metadata"]["name"] for c in copies(world, "copyless")})
+    with Traffic(world.gateways, "copyless") as users:
+        time.sleep(3)
+    assert not users.errors(), users.errors()[:5]
+    assert world.cluster.release("copyless")["status"]["stable"]["revision"] == stable
+
+
 def test_a_release_whose_note_is_gone_is_held_until_somebody_approves(world):
     stable, failed = failed_once(world, "noteless")
     release = world.cluster.release("noteless")

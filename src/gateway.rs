@@ -318,7 +318,7 @@ impl Gateway {
             let state = ReleaseReport {
                 applied: route.generation,
                 control_loss: without.all || without.some.has(&route.release),
-                breaker_open: route.on_trial().is_some_and(|target| target.breaker.is_open()),
+                failing: route.failing(),
                 counts: if compared { callers::counts(&route, read_at) } else { BTreeMap::new() },
                 unbuilt: unbuilt.remove(&route.release).unwrap_or_default(),
             };

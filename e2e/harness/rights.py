@@ -71,6 +71,25 @@ def unused(uses: Iterable[Use]) -> list[str]:
     return [str(g) for g in grants if g not in needed]
 
 
+def another_operator(cluster, account: str, without: str) -> None:
+    """A service account with the rights of the operator's, but for a resource."""
+    mine = {"metadata": {"name": account, "namespace": "serinus-system"}}
+    found = [{"apiVersion": "v1", "kind": "ServiceAccount", **mine}]
+    for o in yaml.safe_load_all((DEPLOY / "rbac-operator.yaml").read_text()):
+        if o["kind"] not in ("ClusterRole", "Role", "ClusterRoleBinding", "RoleBinding"):
+            continue
+        o["metadata"]["name"] += f"-of-{account}"
+        rules = [{**rule, "resources": [r for r in rule["resources"] if r != without]}
+                 for rule in o.get("rules", [])]
+        if rules:
+            o["rules"] = [rule for rule in rules if rule["resources"]]
+        else:
+            o["roleRef"]["name"] += f"-of-{account}"
+            o["subjects"] = [{**s, "name": account} for s in o["subjects"] if s["name"] == "serinus-operator"]
+        found.append(o)
+    cluster.apply(found)
+
+
 @contextmanager
 def taken(cluster, resource: str, role: str = "serinus-operator") -> Iterator[None]:
     """Takes a resource out of the roles of that name, and gives it back in the end."""

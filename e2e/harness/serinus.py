@@ -58,9 +58,10 @@ class Gateway:
 class Operator:
     def __init__(self, cluster: Cluster, name: str, gateways: list[Gateway],
                  server: str | None = None, lease_seconds: int = 5,
-                 prometheus: str | None = None, pull_milliseconds: int = 300):
+                 prometheus: str | None = None, pull_milliseconds: int = 300,
+                 account: str = "serinus-operator"):
         self.name, self.admin = name, free_port()
-        config = cluster.kubeconfig(name, cluster.token("serinus-operator"), server)
+        config = cluster.kubeconfig(name, cluster.token(account), server)
         # Without gateways it looks for those of the Service.
         endpoints = ",".join(f"127.0.0.1:{g.admin}" for g in gateways)
         self.process = Process(name, [

@@ -447,7 +447,7 @@ fn watch(
         status.log_e = (status.log_e + growth).clamp(-1e6, 1e6);
         // Its growth rests on the design effect. Where few users make that uncertain, all
         // counts together have to show the difference, too.
-        let shown = measured.freedom().is_infinite()
+        let shown = measured.freedom(Doubt::Stable).is_infinite()
             || measured.z_watched(status.harm) > upper_quantile(alpha);
         enough && shown && status.log_e >= -alpha.ln()
     } else {

@@ -170,7 +170,8 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     tasks.spawn(watch_over(context.clone(), triggers.sender()));
     tasks.spawn(ask_prometheus(context.clone(), pull));
     tasks.spawn(serve_admin(listener, context.clone()));
-    let seeking = seek(client, election, leadership, exported, stop.clone());
+    let fit = || context.caches.are_ready();
+    let seeking = seek(client, election, leadership, exported, fit, stop.clone());
     let mut seeking = std::pin::pin!(seeking);
     tokio::select! {
         () = stop_signal() => {}

@@ -19,9 +19,10 @@ pub enum AssignmentReason {
     Random,
     /// There is only one variant, or the request named a revision.
     Forced,
-    /// The canary failed before its first byte and stable answers instead.
+    /// The variant that was drawn failed before its first byte, and the other one answers instead:
+    /// stable of a canary's users, and in a bake each of both.
     Fallback,
-    /// The canary's breaker is open.
+    /// The breaker of the variant that was drawn is open, and the other one answers.
     Breaker,
     /// The side that was drawn could not be built.
     NotBuilt,

@@ -178,11 +178,6 @@ impl Pulse {
         self.with(term, Term::sign);
     }
 
-    /// Nothing can be looked at before the caches are filled: this is no sign, and no fault.
-    pub fn waits(&self, term: i64) {
-        self.with(term, |term, now| term.sign = now);
-    }
-
     /// Forgets releases that do not exist any more.
     pub fn keep(&self, term: i64, exists: impl Fn(&Named) -> bool) {
         self.with(term, |term, _| {
@@ -313,10 +308,6 @@ pub async fn watch_over(
         ticks.tick().await;
         let Some(term) = context.cluster.leadership().term() else { continue };
         pulse.leads(term);
-        if !context.caches.are_ready() {
-            pulse.waits(term);
-            continue;
-        }
         let releases = context.caches.releases.state();
         if releases.is_empty() {
             pulse.keep(term, |_| false);

@@ -69,7 +69,7 @@ pub(super) fn assign(
     }
     if gateway.control_loss(route) {
         // In a bake this is what served before: what bakes is on trial, too.
-        return Ok(Assigned::new(&route.baseline, AssignmentReason::ControlLoss));
+        return Ok(baseline_or_other(gateway, route, AssignmentReason::ControlLoss));
     }
     let key = sticky_key(route, headers, client, asked);
     let draw = |revision: &str, weight: u32| match &key {
@@ -119,7 +119,7 @@ impl Draw<'_> {
         let group = key.map(|key| assignment::group(&route.uid, key));
         let reason =
             if key.is_some() { AssignmentReason::Sticky } else { AssignmentReason::Random };
-        let other = route.alternatives.first();
+        let other = instead(route);
         let passage = if is_candidate || other.is_some() {
             target.breaker.admit(gateway.now_millis())
         } else {
@@ -134,7 +134,7 @@ impl Draw<'_> {
         }
         let instead = match other.filter(|_| !is_candidate) {
             _ if bound => Assigned::new(target, AssignmentReason::FollowUp),
-            Some(other) => Assigned::new(other, AssignmentReason::OtherBackend),
+            Some((other, reason)) => Assigned::new(other, reason),
             None => baseline_or_other(gateway, route, AssignmentReason::Breaker),
         };
         Assigned { group, bound, ..instead }
@@ -175,12 +175,21 @@ fn bound_to<'a>(
     Some(gateway.origins.among(&continued, variants))
 }
 
-/// The baseline, for this reason; or another backend, while it fails outright.
+/// Who answers while the baseline fails outright: another backend, or what bakes.
+fn instead(route: &Route) -> Option<(&Arc<Target>, AssignmentReason)> {
+    let other = route.alternatives.first().map(|other| (other, AssignmentReason::OtherBackend));
+    other.or_else(|| Some((route.stand_in()?, AssignmentReason::Breaker)))
+}
+
+/// The baseline, for this reason; or another, while it fails outright.
 fn baseline_or_other(gateway: &Gateway, route: &Route, reason: AssignmentReason) -> Assigned {
-    if let Some(other) = route.alternatives.first()
+    // What bakes does not stand in for itself.
+    let is_turned_away = reason == AssignmentReason::Breaker;
+    if let Some((other, instead)) = instead(route)
+        && !(is_turned_away && instead == AssignmentReason::Breaker)
         && let Passage::Away { .. } = route.baseline.breaker.admit(gateway.now_millis())
     {
-        return Assigned::new(other, AssignmentReason::OtherBackend);
+        return Assigned::new(other, instead);
     }
     Assigned::new(&route.baseline, reason)
 }

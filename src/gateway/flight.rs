@@ -431,7 +431,8 @@ impl Flight {
     fn has_breaker(&self) -> bool {
         let candidate = self.route.candidate.as_ref();
         let on_trial = candidate.is_some_and(|c| c.target.revision == self.target.revision);
-        on_trial || (!self.route.alternatives.is_empty() && self.is_baseline())
+        let stands_in = !self.route.alternatives.is_empty() || self.route.stand_in().is_some();
+        on_trial || (stands_in && self.is_baseline())
     }
 
     fn is_baseline(&self) -> bool {

@@ -70,8 +70,14 @@ async fn answer(
     let route = route(gateway, client, &asked)?;
     let assigned = assign(gateway, &route, &headers, client, &asked)?;
     let request = Request { asked, passed: Passed::new(gateway, headers, asker) };
-    let attempts =
-        Attempts { gateway, route: &route, request: &request, alternatives: 0, repeated: 0 };
+    let attempts = Attempts {
+        gateway,
+        route: &route,
+        request: &request,
+        alternatives: 0,
+        candidate: false,
+        repeated: 0,
+    };
     Ok(attempts.run(assigned).await)
 }
 
@@ -118,14 +124,16 @@ impl Passed {
 }
 
 /// The attempts of one request: the variant that was drawn; stable when a canary fails;
-/// the same once more where that can help; other backends. Nothing was sent to the
-/// application before the last of them.
+/// the same once more where that can help; other backends; in a bake what bakes, when what served
+/// before fails. Nothing was sent to the application before the last of them.
 struct Attempts<'a> {
     gateway: &'a Arc<Gateway>,
     route: &'a Arc<Route>,
     request: &'a Request,
     /// How many of the other backends were asked.
     alternatives: usize,
+    /// The candidate was asked, or is not to be.
+    candidate: bool,
     repeated: u32,
 }
 
@@ -162,8 +170,10 @@ impl Attempts<'_> {
         let mut earlier: Option<TraceContext> = None;
         loop {
             let (group, bound) = (assigned.group, assigned.bound);
+            let stands_in = [AssignmentReason::OtherBackend, AssignmentReason::Fallback];
             let is_candidate = !Arc::ptr_eq(&assigned.target, &self.route.baseline)
-                && assigned.reason != AssignmentReason::OtherBackend;
+                && !stands_in.contains(&assigned.reason);
+            self.candidate |= is_candidate;
             let failed = self.attempt(assigned, earlier, prepared.take()).await;
             let (mut flight, failure) = match failed {
                 Ok(response) => {
@@ -316,10 +326,14 @@ impl Attempts<'_> {
         if bound {
             return None;
         }
-        let alternative = self.route.alternatives.get(self.alternatives)?;
-        self.alternatives += 1;
         self.repeated = 0;
-        Some(self.again(alternative, AssignmentReason::OtherBackend, group))
+        if let Some(alternative) = self.route.alternatives.get(self.alternatives) {
+            self.alternatives += 1;
+            return Some(self.again(alternative, AssignmentReason::OtherBackend, group));
+        }
+        let baking = self.route.stand_in().filter(|_| !self.candidate && self.falls_back())?;
+        self.candidate = true;
+        Some(self.again(baking, AssignmentReason::Fallback, group))
     }
 
     /// One attempt, of which the body may be there already, with the time that it took. An error

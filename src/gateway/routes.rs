@@ -230,4 +230,17 @@ impl Route {
         let shadow = self.shadow.as_ref().map(|s| &s.target);
         self.candidate.as_ref().map(|c| &c.target).or(shadow)
     }
+
+    /// The revisions whose breaker is open.
+    pub fn failing(&self) -> Vec<String> {
+        let all = std::iter::once(&self.baseline).chain(self.on_trial());
+        all.filter(|target| target.breaker.is_open()).map(|t| t.revision.clone()).collect()
+    }
+
+    /// In a bake, what bakes. It has passed every step, so it answers when what served before fails
+    /// outright: that one's model may be gone, as models are that people move away from.
+    pub fn stand_in(&self) -> Option<&Arc<Target>> {
+        let bakes = self.baseline.role == VariantRole::Previous;
+        self.candidate.as_ref().map(|candidate| &candidate.target).filter(|_| bakes)
+    }
 }

@@ -92,11 +92,11 @@ pub fn decide(snapshot: &Snapshot, now: Timestamp) -> Plan {
     draft.finish()
 }
 
-/// Whether a part of the status of a canary or of a bake was taken away by hand: it routes nothing,
-/// or would be compared with itself.
+/// Whether a part of the status of a canary or of a bake was taken away by hand: its record, an entry
+/// of its routing, or what it is compared with.
 fn is_cut(status: &PromptReleaseStatus) -> bool {
-    let runs = status.canary.is_some() || status.previous.is_some();
-    runs && (!status.routes() || !stale::is_whole(status))
+    let (runs, bakes) = (status.canary.is_some(), status.previous.is_some());
+    (runs || bakes) && (!runs || !stale::is_routed(status) || !stale::is_whole(status))
 }
 
 /// How each phase reads for kstatus.

@@ -11,6 +11,7 @@ use crate::{
         snapshot::{KEPT, Remembered},
     },
     prompt::stands_for,
+    rollout::stale,
 };
 
 /// A release that goes on from a note begins so many routing generations after it: more than
@@ -63,7 +64,7 @@ pub fn late(
     let notes = notes.iter().filter(|note| is_late(note, object, status, route));
     let notes = notes.map(|n| Late { in_time: came_in_time(n, first, now), note: n.clone() });
     let (in_time, late): (Vec<Late>, Vec<Late>) = notes.partition(|late| late.in_time);
-    let last = |notes| Remembered::last(notes, |late: &Late| &late.note);
+    let last = |notes| stale::last_known(notes, |late: &Late| &late.note, now);
     last(in_time).or_else(|| last(late))
 }
 

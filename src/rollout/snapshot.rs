@@ -114,6 +114,15 @@ impl Snapshot {
         known.or_else(|| self.unbuilt(revision))
     }
 
+    /// Why what served before can not answer now, if so: it is not ready, or fails outright.
+    pub fn why_down(&self, revision: &str) -> Option<String> {
+        let fails = |gateway: &&Gateway| gateway.failing.iter().any(|failing| failing == revision);
+        let failing = self.gateways.iter().filter(fails).count();
+        let fails =
+            || format!("{failing} of {} gateways see all requests to it fail", self.gateways.len());
+        self.why_not_ready(revision).or_else(|| (failing > 0).then(fails))
+    }
+
     /// Which gateways can not build a revision, and why.
     pub fn unbuilt(&self, revision: &str) -> Option<String> {
         let why = |gateway: &Gateway| gateway.unbuilt.get(revision).cloned();
@@ -226,6 +235,8 @@ pub struct Gateway {
     pub control_loss: bool,
     /// Why it can not build a variant, by revision.
     pub unbuilt: BTreeMap<String, String>,
+    /// Revisions that fail outright there: their breakers are open.
+    pub failing: Vec<String>,
     /// Its counts by revision, under the applied generation.
     pub counts: BTreeMap<String, Arc<Counts>>,
 }

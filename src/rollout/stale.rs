@@ -6,15 +6,49 @@
 //! another cluster. Its generations are not those of this object, so it never goes before a status
 //! that was written for this object. It is told, and users keep what they have.
 
+use jiff::Timestamp;
+
 use crate::{
     api::{
         PromptReleaseStatus,
-        prompt_release::{HistoryEntry, Outcome, RETURNED},
+        prompt_release::{HistoryEntry, Outcome, RETURNED, RoutedVariant, VariantRef, VariantRole},
         snapshot::Remembered,
     },
     prompt::stands_for,
     rollout::first::{CLOCKS, Object, is_late},
 };
+
+/// Of several notes of a release's name the last one; but not one that would have serve again what
+/// another one says has failed since, or may have: a clock that was ahead, or a note of an earlier
+/// version, does not tell what came later.
+pub fn last_known<T>(
+    mut notes: Vec<T>,
+    note: impl Fn(&T) -> &Remembered,
+    now: Timestamp,
+) -> Option<T> {
+    let position = |of: &Remembered| notes.iter().position(|one| note(one) == of);
+    let last = Remembered::last(notes.iter().map(&note), |one| one)?;
+    let known = notes.iter().map(&note).filter(|other| contradicts(other, last, now));
+    let chosen = Remembered::last(known, |one| one).unwrap_or(last);
+    Some(notes.swap_remove(position(chosen)?))
+}
+
+/// Whether `note` says that what `last` would have serve on the same route has failed, and nothing
+/// shows that it was promoted after that.
+fn contradicts(note: &Remembered, last: &Remembered, now: Timestamp) -> bool {
+    let serves = &last.goes_on_with().revision;
+    let failed = note.failed.as_deref().filter(|failed| is_one(failed, serves));
+    let Some(failed) = failed.filter(|_| note.route == last.route) else { return false };
+    let of = |note: &Remembered, is_it: &dyn Fn(&HistoryEntry) -> bool| {
+        note.history.iter().filter(|entry| is_it(entry)).map(|entry| entry.at).max()
+    };
+    let has_failed = of(note, &|entry| tells_of(entry, failed)).unwrap_or_else(|| note.told_at());
+    let has_served = of(last, &|entry| {
+        matches!(entry.outcome, Outcome::Initial | Outcome::Promoted)
+            && is_one(&entry.variant.revision, serves)
+    });
+    has_served.is_none_or(|served| served <= has_failed || served > now)
+}
 
 /// The note that knows more of `route` than `status`, if one does: the last one of this object, or
 /// the last one of all.
@@ -23,6 +57,7 @@ pub fn later(
     object: Object<'_>,
     status: &PromptReleaseStatus,
     route: &str,
+    now: Timestamp,
 ) -> Option<Remembered> {
     let told = status.history.iter().map(|entry| entry.at).max();
     // What another object has noted before this status was written is no news.
@@ -31,7 +66,7 @@ pub fn later(
     };
     let last = |own: bool| {
         let notes = notes.iter().filter(|note| !own || note.is_about(object.uid));
-        Remembered::last(notes.filter(|note| is_news(note)), |note| note)
+        last_known(notes.filter(|note| is_news(note)).collect(), |note| note, now)
     };
     let known = [last(true), last(false)].into_iter().flatten();
     known.into_iter().find(|note| knows_more(note, object, status, route)).cloned()
@@ -103,6 +138,24 @@ pub fn is_whole(status: &PromptReleaseStatus) -> bool {
     let Some(stable) = &status.stable else { return !status.routes() };
     let canary = status.canary.as_ref().map(|canary| &canary.variant.revision);
     status.previous.is_some() || canary != Some(&stable.revision)
+}
+
+/// Whether all that a status says to serve is in its routing, if anything is: somebody may have taken
+/// an entry away.
+pub fn is_routed(status: &PromptReleaseStatus) -> bool {
+    let variants = &status.routing.variants;
+    let has = |variant: &VariantRef, role: VariantRole, weighs: &dyn Fn(i32) -> bool| {
+        let is_it = |v: &RoutedVariant| v.role == role && v.revision == variant.revision;
+        variants.iter().any(|v| is_it(v) && weighs(v.weight))
+    };
+    let stable = status.stable.as_ref();
+    let previous = status.previous.as_ref();
+    // What bakes is in charge.
+    let canary = status.canary.as_ref().filter(|c| previous.is_none() && c.weight > 0);
+    stable.is_none_or(|stable| has(stable, VariantRole::Stable, &|_| true))
+        && previous.is_none_or(|previous| has(previous, VariantRole::Previous, &|_| true))
+        && canary.is_none_or(|c| has(&c.variant, VariantRole::Canary, &|w| w == c.weight))
+        && variants.iter().map(|v| v.weight).sum::<i32>() == 100
 }
 
 /// Whether what `note` would have serve again is what the status knows to have failed.
@@ -282,8 +335,56 @@ mod tests {
         }
         // What this object noted counts also beside a later one of another.
         let notes = [other(note("c", None, 93)), note("b", None, 10)];
-        let found = later(&notes, own, &status(Some("own")), "route");
+        let found = later(&notes, own, &status(Some("own")), "route", Timestamp::UNIX_EPOCH);
         assert_eq!(found.map(|note| note.stable.revision).as_deref(), Some("b"));
+    }
+
+    #[test]
+    fn what_a_note_says_has_failed_serves_by_another_one_only_if_it_was_promoted_later() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        // In its first life "a" served. In its second one it failed beside "c".
+        let mut first = note("a", None, 900);
+        first.history = vec![HistoryEntry { at: at(10), ..entry("a", Outcome::Initial) }];
+        let mut second = note("c", Some("a"), 5);
+        second.history = vec![HistoryEntry { at: at(20), ..entry("a", Outcome::RolledBack) }];
+        let noted = |note: &Remembered, uid: Option<&str>, second: Option<i64>| Remembered {
+            uid: uid.map(str::to_owned),
+            noted_at: second.map(at),
+            ..note.clone()
+        };
+        let ahead = |note: &Remembered| {
+            let mut ahead = note.clone();
+            ahead.history.iter_mut().for_each(|entry| entry.at = at(1_000_000));
+            noted(&ahead, Some("first"), Some(1_000_000))
+        };
+        let last = |notes: Vec<Remembered>| {
+            let last = last_known(notes, |note| note, at(100)).unwrap();
+            last.stable.revision
+        };
+        for first in [
+            noted(&first, Some("first"), Some(11)),
+            ahead(&first),
+            // As an earlier version wrote them, and with a clock that was ahead of all notes.
+            noted(&first, None, None),
+            noted(&first, Some("first"), Some(50)),
+        ] {
+            for second in [noted(&second, Some("second"), Some(21)), noted(&second, None, None)] {
+                let at = format!("{first:?} {second:?}");
+                assert_eq!(last(vec![first.clone(), second.clone()]), "c", "{at}");
+                assert_eq!(last(vec![second, first.clone()]), "c", "{at}");
+            }
+        }
+        // It was tried again, and promoted.
+        let mut third = note("a", None, 9);
+        third.history = vec![HistoryEntry { at: at(30), ..entry("a", Outcome::Promoted) }];
+        let third = noted(&third, Some("third"), Some(31));
+        let second = noted(&second, Some("second"), Some(21));
+        assert_eq!(last(vec![second.clone(), third.clone()]), "a");
+        // What another route or another revision has to do with it is nothing.
+        let elsewhere = Remembered { route: "other".into(), ..second.clone() };
+        assert_eq!(last(vec![elsewhere, noted(&first, Some("first"), Some(50))]), "a");
+        let of_another = Remembered { failed: Some("d".into()), ..second };
+        assert_eq!(last(vec![of_another, noted(&first, Some("first"), Some(50))]), "a");
     }
 
     #[test]

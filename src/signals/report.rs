@@ -184,9 +184,9 @@ pub struct ReleaseReport<C = Counted> {
     /// state before this report's own request.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub control_loss: bool,
-    /// The canary's breaker is open.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    pub breaker_open: bool,
+    /// Revisions whose breaker is open: nearly all that was asked of them failed.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub failing: Vec<String>,
     /// Why a variant can not be built here, by revision; also of a canary that is held out
     /// of routing.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
@@ -208,6 +208,7 @@ impl ReleaseReport {
             applied: seen.map(|s| s.applied),
             control_loss: seen.is_some_and(|s| s.control_loss),
             unbuilt: seen.map(|s| s.unbuilt.clone()).unwrap_or_default(),
+            failing: seen.map(|s| s.failing.clone()).unwrap_or_default(),
             counts: seen.map(|s| s.counts.clone()).unwrap_or_default(),
         }
     }
@@ -222,7 +223,7 @@ impl ReleaseReport<Unread> {
         Ok(ReleaseReport {
             applied: self.applied,
             control_loss: self.control_loss,
-            breaker_open: self.breaker_open,
+            failing: self.failing.clone(),
             unbuilt: self.unbuilt.clone(),
             counts: self.counts.read()?,
         })

@@ -86,7 +86,7 @@ async fn the_breaker_stops_asking_a_canary_that_fails_outright() {
     }
     let tried = bench.asked().iter().filter(|r| variant(r) == "canary").count();
     assert!((10..30).contains(&tried), "{tried} of about 59 tried the canary");
-    assert!(bench.report().breaker_open);
+    assert_eq!(bench.report().failing, ["canary"]);
     // Who was turned away was drawn for the canary, and counts there as probes end.
     let counts = bench.counts("canary");
     let away = counts.turned_away;

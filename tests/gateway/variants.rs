@@ -12,7 +12,7 @@ use serinus::{
     gateway::routes::{Grants, ReleaseInput},
 };
 
-use crate::bench::{Bench, edit, good, variant};
+use crate::bench::{Bench, edit, fails, good, variant};
 
 /// Each way in which a variant can be impossible to build, and the word for it.
 const FAULTS: [(&str, &str); 14] = [
@@ -145,6 +145,49 @@ async fn without_a_judge_users_of_a_bake_get_what_served_before() {
     bench.serve(with(&bench, VariantRole::Previous));
     tokio::time::sleep(Duration::from_millis(5)).await;
     assert!(ask(&bench, 20).await.iter().all(|who| who == "stable"));
+}
+
+#[tokio::test]
+async fn in_a_bake_each_variant_answers_while_the_other_one_fails() {
+    for without_judge in [false, true] {
+        for dead in ["stable", "canary"] {
+            let at = format!("{dead} is dead, no judge: {without_judge}");
+            let patience = if without_judge { Duration::ZERO } else { Duration::from_secs(60) };
+            let script =
+                move |request: &Value| if variant(request) == dead { fails(500) } else { good() };
+            let bench = Bench::with_control_loss(patience, script).await;
+            bench.serve(with(&bench, VariantRole::Previous));
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            // Nobody notices the first failures either, nor those that open the breaker.
+            let asked = ask(&bench, 120).await;
+            let met = |who: &str| asked.iter().filter(|asked| *asked == who).count();
+            let other = if dead == "stable" { "canary" } else { "stable" };
+            assert!(met(other) >= 120, "{at}: {asked:?}");
+            let asks_the_dead = dead == "stable" || !without_judge;
+            assert_eq!(met(dead) > 0, asks_the_dead, "{at}");
+            assert!(met(dead) < 60, "{at}: its breaker opens: {}", met(dead));
+            if !without_judge {
+                let of_dead = bench.counts(dead);
+                let away = of_dead.turned_away.waiting + of_dead.turned_away.requests;
+                assert!(of_dead.errors > 0 && away > 0, "{at}: {of_dead:?}");
+                assert_eq!(bench.counts(other).errors, 0, "{at}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn when_both_variants_of_a_bake_fail_each_is_asked_and_no_more() {
+    let bench = Bench::new(|_| fails(500)).await;
+    bench.serve(with(&bench, VariantRole::Previous));
+    for n in 1..=4 {
+        assert_eq!(bench.chat(json!({"user": format!("user-{n}")})).await.status(), 500);
+        let asked = bench.asked();
+        let met = |who: &str| asked.iter().filter(|asked| variant(asked) == who).count();
+        // As often as one that fails is asked again.
+        assert!((n..=3 * n).contains(&met("stable")), "{}", met("stable"));
+        assert!((n..=3 * n).contains(&met("canary")), "{}", met("canary"));
+    }
 }
 
 #[tokio::test]

@@ -121,7 +121,14 @@ fn apply(event: &Event, world: &mut World) {
         world.restore_status();
     }
     if let Some(part) = &event.taken_away {
-        let parts = ["routing", "canary", "previous", "stable"];
+        let parts = [
+            "routing",
+            "canary",
+            "previous",
+            "stable",
+            "the last in routing",
+            "the first in routing",
+        ];
         let part = parts.iter().position(|known| known == part).expect("a part of the status");
         world.take_away(u8::try_from(part).unwrap());
     }

@@ -12,7 +12,7 @@ use serinus::{
     api::{
         CanaryPolicySpec, LLMDeploymentSpec, PromptReleaseSpec, PromptReleaseStatus,
         PromptVersionSpec, Variant,
-        prompt_release::{Counts, PairTable, Paired, Phase, Sums, VariantRef},
+        prompt_release::{Counts, PairTable, Paired, Phase, Sums, VariantRef, VariantRole},
         snapshot::{EarlierRoute, Remembered, Saved},
     },
     rollout::{
@@ -99,6 +99,7 @@ pub struct SimulatedGateway {
     pub silent: bool,
     pub control_loss: bool,
     pub unbuilt: BTreeMap<String, String>,
+    failing: Vec<String>,
     counts: BTreeMap<String, Arc<Counts>>,
 }
 
@@ -116,6 +117,7 @@ impl World {
             silent: false,
             control_loss: false,
             unbuilt: BTreeMap::new(),
+            failing: vec![],
             counts: BTreeMap::new(),
         };
         Self {
@@ -274,7 +276,7 @@ impl World {
 
     /// The note, when it knows more than a status that was restored.
     fn later(&self) -> Option<Remembered> {
-        stale::later(&self.notes(), self.object(), &self.status, ROUTE)
+        stale::later(&self.notes(), self.object(), &self.status, ROUTE, self.now)
     }
 
     /// What is noted of the status, as `controllers::release::keep` does.
@@ -307,7 +309,7 @@ impl World {
     fn known_before(&self) -> Option<Box<Remembered>> {
         let note = match stale::is_whole(&self.status) && self.status.stable.is_some() {
             false => {
-                let last = Remembered::last(self.notes(), |note| note);
+                let last = stale::last_known(self.notes(), |note| note, self.now);
                 last.filter(|note| !serves_what_failed(note, &self.status))
             }
             true => match self.late() {
@@ -395,11 +397,14 @@ impl World {
 
     /// Somebody takes a part of the status away.
     pub fn take_away(&mut self, part: u8) {
-        match part % 4 {
-            0 => self.status.routing.variants.clear(),
+        let routed = &mut self.status.routing.variants;
+        match part % 6 {
+            0 => routed.clear(),
             1 => self.status.canary = None,
             2 => self.status.previous = None,
-            _ => self.status.stable = None,
+            3 => self.status.stable = None,
+            4 => drop(routed.pop()),
+            _ => drop(routed.drain(..routed.len().min(1))),
         }
     }
 
@@ -531,6 +536,12 @@ impl World {
             if self.gateways[i].applied != Some(generation) || self.gateways[i].control_loss {
                 continue;
             }
+            // A canary and both variants of a bake have breakers.
+            let bakes = variants.iter().any(|v| v.role == VariantRole::Previous);
+            let guarded = variants.iter().filter(|v| bakes || v.role != VariantRole::Stable);
+            let revisions = guarded.map(|v| &v.revision);
+            let is_failing = |r: &&String| self.behaviours.get(*r).is_some_and(|b| b.errors > 0.9);
+            self.gateways[i].failing = revisions.filter(is_failing).cloned().collect();
             for variant in &variants {
                 let revision = &variant.revision;
                 let percent = variant.copies.unwrap_or(variant.weight);
@@ -652,6 +663,7 @@ impl SimulatedGateway {
             silent: None,
             applied: self.applied,
             control_loss: self.control_loss,
+            failing: self.failing.clone(),
             unbuilt: self.unbuilt.clone(),
             counts: self.counts.clone(),
         }

@@ -16,6 +16,10 @@
 //! compared with Student's distribution ([`Effect::freedom`]): three users who send most
 //! requests are three observations of what users are like.
 //!
+//! For acceptance a side with failures in few groups is taken to be as alike as the other one, as far
+//! as its users may be so alike: the canaries that look good by chance are those whose failing users
+//! show least, and their own failures then make them look least alike.
+//!
 //! Over steps that are pooled it is the effect of what is compared: each step's requests have the
 //! weight that they have in the difference of all steps ([`Side::over`]). A user is in the same
 //! group in each step, so it includes that the steps have the same users. From few failures of
@@ -37,6 +41,7 @@ use crate::{
                 Grouped, beyond_noise, design_effect, dispersion, dispersion_of_few, freedom,
                 is_few,
             },
+            mean::Doubt,
             stratified,
         },
     },
@@ -45,15 +50,25 @@ use crate::{
 
 /// Failures in fewer groups than this do not tell.
 const TELLING: usize = 8;
+/// In fewer than this they tell too little for acceptance.
+const ENOUGH: usize = 12;
 /// A group with fewer values than this does not tell.
 const LEAST_VALUES: f64 = 3.0;
 
 /// The design effect of one side.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(in crate::analysis) struct Effect {
+    /// As its own requests tell, for harm.
+    pub own: Estimate,
+    /// For acceptance.
+    pub careful: Estimate,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(in crate::analysis) struct Estimate {
     /// How many requests tell as much as one of a user alone; at least 1.
     pub factor: f64,
-    /// The degrees of freedom of its estimate; infinite where there is no effect.
+    /// The degrees of freedom of the estimate; infinite where there is no effect.
     pub freedom: f64,
 }
 
@@ -64,19 +79,39 @@ pub(in crate::analysis) struct Effects {
     pub stable: Effect,
 }
 
-impl Effect {
-    pub(super) const NONE: Self = Self { factor: 1.0, freedom: f64::INFINITY };
+impl Estimate {
+    const NONE: Self = Self { factor: 1.0, freedom: f64::INFINITY };
 
     fn times(self, factor: f64) -> Self {
         Self { factor: self.factor * factor, ..self }
     }
 }
 
+impl Effect {
+    pub(super) const NONE: Self = Self { own: Estimate::NONE, careful: Estimate::NONE };
+
+    fn times(self, factor: f64) -> Self {
+        Self { own: self.own.times(factor), careful: self.careful.times(factor) }
+    }
+
+    /// Without the part of it that comes from so large an effect of probes.
+    pub(super) fn without(self, probes: f64) -> Self {
+        let without = |e: Estimate| Estimate { factor: (e.factor / probes).max(1.0), ..e };
+        Self { own: without(self.own), careful: without(self.careful) }
+    }
+}
+
 impl Effects {
     pub(super) const NONE: Self = Self { canary: Effect::NONE, stable: Effect::NONE };
 
+    /// The canary's and stable's, for a statistic that rests its doubt on this side.
+    pub(super) fn under(self, doubt: Doubt) -> [Estimate; 2] {
+        let accepts = doubt == Doubt::Canary;
+        [self.canary, self.stable].map(|side| if accepts { side.careful } else { side.own })
+    }
+
     pub(super) fn larger(self) -> f64 {
-        self.canary.factor.max(self.stable.factor)
+        self.canary.own.factor.max(self.stable.own.factor)
     }
 }
 
@@ -159,6 +194,8 @@ struct Side {
     hint: f64,
     /// If all requests of a user were alike.
     most: f64,
+    /// How many groups tell something: they have failures, or values.
+    telling: usize,
     /// These are too few requests to show how unevenly users send.
     few: bool,
     /// The part of the requests that have a sticky key.
@@ -204,7 +241,7 @@ impl Side {
         let keyed = (counts.iter().sum::<f64>() / worth).min(1.0);
         let keyed = if keyed.is_finite() { keyed } else { 0.0 };
         let measured = (telling >= TELLING && !few).then_some(hint);
-        Self { measured, hint, most, few, keyed, counts }
+        Self { measured, hint, most, telling, few, keyed, counts }
     }
 
     /// The larger of both estimates, of the same groups.
@@ -227,9 +264,16 @@ impl Side {
             (None, Some(other)) => self.hint.max(other).min(most),
             (None, None) => most,
         };
+        // As alike as the other side's users.
+        let alike = other.measured.filter(|_| self.telling < ENOUGH).unwrap_or_default();
+        let careful = effect.max(alike.min(most));
+        Effect { own: self.estimate(effect), careful: self.estimate(careful) }
+    }
+
+    fn estimate(&self, effect: f64) -> Estimate {
         let effect = effect.max(1.0);
         let freedom = freedom(&self.counts, effect);
-        Effect { factor: 1.0 + (effect - 1.0) * self.keyed, freedom }
+        Estimate { factor: 1.0 + (effect - 1.0) * self.keyed, freedom }
     }
 }
 
@@ -391,7 +435,7 @@ pub(super) fn of_waits(
 
 /// Of copies of requests: their users' numbers of requests.
 pub(super) fn of_pairs(canary: &Counts) -> Effect {
-    Effect { factor: dispersion(&as_numbers(&canary.groups.requests)), ..Effect::NONE }
+    Effect::NONE.times(dispersion(&as_numbers(&canary.groups.requests)))
 }
 
 /// Of the split between the variants: users and not requests are drawn. The estimate from

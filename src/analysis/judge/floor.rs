@@ -47,13 +47,14 @@ impl Measured {
         };
         let sure = match self.comparison {
             Comparison::Means(mean, _) => {
-                let slack = FLOOR_Z * (mean.variance * self.effects.canary.factor / mean.n).sqrt();
+                let slack =
+                    FLOOR_Z * (mean.variance * self.effects.canary.own.factor / mean.n).sqrt();
                 floor.max.is_some_and(|max| mean.mean - slack > max)
                     || floor.min.is_some_and(|min| mean.mean + slack < min)
             }
             _ if self.unit == Unit::Share => {
                 let n = count as f64;
-                let share = Share { n, bad: value * n }.deflated(self.effects.canary.factor);
+                let share = Share { n, bad: value * n }.deflated(self.effects.canary.own.factor);
                 // Requests that the breaker let through decide alone, if there are enough of them.
                 let asked = self
                     .asked_alone()

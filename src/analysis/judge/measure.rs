@@ -192,7 +192,7 @@ impl Measured {
         let Effects { canary: of_canary, stable: of_stable } = self.effects;
         self.seen = self.probed.then(|| {
             let [stable, canary] = strata.whole;
-            [effect::seen(canary, of_canary.factor), effect::seen(stable, of_stable.factor)]
+            [effect::seen(canary, of_canary.own.factor), effect::seen(stable, of_stable.own.factor)]
         });
         self.probes = effect::of_probes(canary);
         self

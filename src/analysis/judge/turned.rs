@@ -21,7 +21,7 @@ use super::{
     explain, minimum,
 };
 use crate::{
-    analysis::stats::{anytime::growth, normal::upper_quantile, proportion::Share},
+    analysis::stats::{anytime::growth, mean::Doubt, normal::upper_quantile, proportion::Share},
     api::{
         canary_policy::Metric,
         prompt_release::{Batch, Batches, MetricStatus, Turn, TurnedSince, Verdict},
@@ -172,7 +172,10 @@ pub(super) fn in_doubt(metric: &MetricStatus) -> Option<Batch> {
 /// of its batches. Where few users make the design effect uncertain, it has to be sure, too.
 fn shows_harm(lately: &Measured, batches: &Batches, harm: f64, alpha: f64) -> bool {
     let enough = batches.count >= LEAST && lately.smallest_side() >= minimum(lately);
-    let sure = || lately.freedom().is_infinite() || lately.z_watched(harm) > upper_quantile(alpha);
+    let sure = || {
+        lately.freedom(Doubt::Stable).is_infinite()
+            || lately.z_watched(harm) > upper_quantile(alpha)
+    };
     let stands = || match bursts::few(batches) {
         Some(worst) => lately.without(worst).is_some_and(|rest| lies_beyond(&rest, harm)),
         None => lies_beyond(lately, harm),

@@ -30,6 +30,9 @@ const AT_THE_BOUND: [f64; 5] =
 const SPACING: f64 = 0.4;
 /// Increments of error below this are as good as none: the look can not stop.
 const NEGLIGIBLE: f64 = 1e-12;
+/// While no more than this part of the error is spent, nothing is carried: the density is taken
+/// for that of a test that never stops, which makes critical values too high by less than matters.
+const UNSPENT: f64 = 1e-6;
 /// A bound that no score reaches, for looks that can not stop.
 const OUT_OF_REACH: f64 = 9.0;
 /// The region has at most so many nodes, whatever the looks.
@@ -71,10 +74,14 @@ pub fn critical_values_on(
             Some(region) => region.bound_for(increment, step, t, guess(&values, looks)),
         };
         values.push(if stops { bound / t.sqrt() } else { f64::INFINITY });
+        spent = total;
+        if region.is_none() && spent <= UNSPENT * alpha {
+            continue;
+        }
         if let Some(next) = looks.get(i + 1) {
             region = Some(Region::after(region.as_ref(), t, step, next - t, bound, 0.0));
         }
-        (spent, before) = (total, t);
+        before = t;
     }
     values
 }
@@ -112,7 +119,7 @@ pub fn first_crossings(looks: &[f64], critical: &[f64], drift: f64) -> Vec<f64> 
         } else {
             match &region {
                 None => upper_tail((bound - drift * t) / t.sqrt()),
-                Some(region) => region.exceed(bound - drift * step, step).0,
+                Some(region) => region.exceed(bound - drift * step, step)[0],
             }
         });
         if let Some(next) = looks.get(i + 1) {
@@ -201,40 +208,45 @@ impl Region {
         from.min(to)..to
     }
 
-    /// The probability that the score is beyond `bound` after a step, and how fast it
-    /// falls with the bound.
-    fn exceed(&self, bound: f64, step: f64) -> (f64, f64) {
+    /// The probability that the score is beyond `bound` after a step, and its first and second
+    /// derivative by the bound.
+    fn exceed(&self, bound: f64, step: f64) -> [f64; 3] {
         let scale = step.sqrt();
-        let (mut tail, mut slope) = (0.0, 0.0);
+        let [mut tail, mut slope, mut bend] = [0.0; 3];
         // Nodes further below do not get there.
         for j in 0..self.near(bound, scale).end {
             let z = (bound - self.top + self.gap * j as f64) / scale;
+            let there = self.mass[j] * density(z) / scale;
             tail += self.mass[j] * upper_tail(z);
-            slope += self.mass[j] * density(z) / scale;
+            slope -= there;
+            bend += there * z / scale;
         }
-        (tail, slope)
+        [tail, slope, bend]
     }
 
-    /// The bound that the score after a step exceeds with probability `error`: Newton's
+    /// The bound that the score after a step exceeds with probability `error`: Halley's
     /// method on the logarithm of the tail, kept within a bracket.
     fn bound_for(&self, error: f64, step: f64, t: f64, guess: Option<f64>) -> f64 {
         let (mut low, mut high) = (-OUT_OF_REACH * t.sqrt(), OUT_OF_REACH * t.sqrt());
         let guess = guess.map_or(self.top, |z| z * t.sqrt());
         let mut bound = guess.clamp(low, high);
         for _ in 0..60 {
-            let (tail, slope) = self.exceed(bound, step);
+            let [tail, slope, bend] = self.exceed(bound, step);
             if tail > error {
                 low = bound
             } else {
                 high = bound
             }
-            let newton = bound + (tail / error).ln() * tail / slope;
-            let next = if newton > low && newton < high { newton } else { 0.5 * (low + high) };
-            // Newton's error after a step is of the order of the step squared.
-            if (next - bound).abs() < 1e-3 * t.sqrt() {
-                return next;
+            // The logarithm's value, and its derivatives.
+            let (by, first) = ((tail / error).ln(), slope / tail);
+            let second = bend / tail - first * first;
+            let halley = bound - 2.0 * by * first / (2.0 * first * first - by * second);
+            let is_within = low <= halley && halley <= high;
+            // The error after a step is of the order of its third power.
+            if is_within && (halley - bound).abs() < 0.01 * t.sqrt() {
+                return halley;
             }
-            bound = next;
+            bound = if is_within { halley } else { 0.5 * (low + high) };
         }
         bound
     }
@@ -276,6 +288,20 @@ mod tests {
             &critical_values(Spending::Pocock, 0.025, &FIFTHS),
             &[2.4380, 2.4268, 2.4101, 2.3966, 2.3859],
         );
+    }
+
+    #[test]
+    fn looks_that_spend_hardly_any_error_change_nothing_later() {
+        let (obf, late) = (Spending::OBrienFleming, [0.25, 0.5, 0.75, 1.0]);
+        for alpha in [0.05, 0.0005] {
+            let without = critical_values(obf, alpha, &late);
+            for early in [&[0.01][..], &[0.01, 0.03, 0.05, 0.08, 0.1], &[0.1, 0.15, 0.2, 0.24]] {
+                let with = critical_values(obf, alpha, &[early, &late].concat());
+                // What was spent at 0.24 is not spent again at 0.25.
+                assert_close(&with[early.len() + 1..], &without[1..]);
+                assert!(with[..early.len()].iter().all(|z| *z > without[0]), "{with:?}");
+            }
+        }
     }
 
     #[test]

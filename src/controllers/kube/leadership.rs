@@ -239,20 +239,24 @@ enum Step {
     Wait,
 }
 
-/// Seeks leadership until `stop`, then hands the Lease back.
+/// Seeks leadership until `stop`, then hands the Lease back. The Lease is not taken until this
+/// process is `fit` to lead: one that can not see what is to be done would keep others from it.
 pub async fn seek(
     client: Client,
     config: ElectionConfig,
     leadership: Arc<Leadership>,
     exported: Arc<Exported>,
+    fit: impl Fn() -> bool,
     stop: tokio_util::sync::CancellationToken,
 ) {
     let api: Api<Lease> = Api::namespaced(client, &config.namespace);
     let mut observed = Observed::default();
     let period = config.duration / READS;
     loop {
-        let attempt = tokio::time::timeout(config.duration / 2, once(&api, &config, &mut observed));
         let before = leadership.term();
+        let fit = before.is_some() || fit();
+        let attempt = once(&api, &config, &mut observed, fit);
+        let attempt = tokio::time::timeout(config.duration / 2, attempt);
         leadership.observed(match attempt.await {
             Ok(observed) => observed.map_err(|error| unusable(&config, &error)),
             Err(_) => {
@@ -302,6 +306,7 @@ async fn once(
     api: &Api<Lease>,
     config: &ElectionConfig,
     observed: &mut Observed,
+    fit: bool,
 ) -> Result<LeaseState, kube::Error> {
     let (lease, exists) = match api.get_opt(&config.lease).await? {
         Some(lease) => (lease, true),
@@ -314,8 +319,8 @@ async fn once(
     }
     let unchanged = observed.since.map_or(Duration::ZERO, |since| started - since);
     let spec = lease.spec.clone().unwrap_or_default();
-    let Step::Write { spec, term, acquired } = step(&spec, config, unchanged, (config.clock)())
-    else {
+    let step = Some(step(&spec, config, unchanged, (config.clock)())).filter(|_| fit);
+    let Some(Step::Write { spec, term, acquired }) = step else {
         let valid = spec.lease_duration_seconds.and_then(|seconds| u64::try_from(seconds).ok());
         let valid = Duration::from_secs(valid.unwrap_or_default());
         return Ok(LeaseState::Other {
@@ -398,6 +403,14 @@ async fn hand_back(api: &Api<Lease>, config: &ElectionConfig) -> Result<(), kube
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use axum::{
+        Router,
+        http::{Method, StatusCode},
+    };
+    use tokio::task::JoinSet;
+
     use super::*;
 
     fn config(identity: &str) -> ElectionConfig {
@@ -462,6 +475,46 @@ mod tests {
 
     fn failure(code: u16, message: &str) -> kube::Error {
         kube::Error::Api(Box::new(kube::core::Status::failure(message, "").with_code(code)))
+    }
+
+    /// Has no Lease, and counts how often it was asked for one, and for a new one.
+    async fn without_a_lease(asked: Arc<[AtomicUsize; 2]>) -> (Client, JoinSet<()>) {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        let answer = move |method: Method, body: String| async move {
+            let creates = method == Method::POST;
+            asked[usize::from(creates)].fetch_add(1, Ordering::Relaxed);
+            let status = kube::core::Status::failure("not found", "NotFound").with_code(404);
+            let body = if creates { body } else { serde_json::to_string(&status).unwrap() };
+            (if creates { StatusCode::CREATED } else { StatusCode::NOT_FOUND }, body)
+        };
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            axum::serve(listener, Router::new().fallback(answer)).await.unwrap();
+        });
+        (Client::try_from(kube::Config::new(address.parse().unwrap())).unwrap(), tasks)
+    }
+
+    #[tokio::test]
+    async fn who_can_not_see_what_is_to_be_done_leaves_the_lease_to_others() {
+        let asked: Arc<[AtomicUsize; 2]> = Arc::default();
+        let (client, _tasks) = without_a_lease(asked.clone()).await;
+        let count = |of: usize| asked[of].load(Ordering::Relaxed);
+        let config = ElectionConfig { duration: Duration::from_millis(100), ..config("a") };
+        let leadership = Leadership::new("a", config.duration);
+        // It is fit after it has looked five times.
+        let fit = || count(0) >= 5;
+        let stop = tokio_util::sync::CancellationToken::new();
+        let seeking = seek(client, config, leadership, Arc::default(), fit, stop.clone());
+        let taken = async {
+            while count(1) == 0 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            assert!(count(0) > 5, "{}", count(0));
+            stop.cancel();
+        };
+        tokio::join!(seeking, taken);
     }
 
     #[tokio::test(start_paused = true)]

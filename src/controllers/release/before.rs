@@ -6,10 +6,12 @@
 //! first revision, and for a day. A release that serves for longer keeps its route towards other releases
 //! (docs/decisions/0010), so only what is remembered of the release itself can come late.
 
+use std::sync::Arc;
+
 use jiff::SignedDuration;
 use kube::ResourceExt;
 
-use super::observe::created;
+use super::{keep::made_again, observe::created};
 use crate::{
     api::{
         PromptRelease, PromptReleaseStatus, ReleaseSnapshot, keys,
@@ -120,7 +122,8 @@ pub(super) fn newer_note(
     status: &PromptReleaseStatus,
     context: &Context,
 ) -> Option<Remembered> {
-    stale::later(&notes(release, context), object(release), status, &release.route())
+    let (notes, now) = (notes(release, context), (context.clock)());
+    stale::later(&notes, object(release), status, &release.route(), now)
 }
 
 /// The uid of the object that a status counts as written for. One that was restored into this
@@ -158,8 +161,12 @@ fn notes(release: &PromptRelease, context: &Context) -> Vec<Remembered> {
 }
 
 fn last_note(release: &Named, context: &Context) -> Option<Remembered> {
-    let last = context.caches.remembered(release);
-    last.map(|(copy, note)| with_what_is_kept(&copy, note, context))
+    let (copy, note) = last_noted(release, context)?;
+    Some(with_what_is_kept(&copy, note, context))
+}
+
+fn last_noted(release: &Named, context: &Context) -> Option<(Arc<ReleaseSnapshot>, Remembered)> {
+    stale::last_known(context.caches.notes_of(release), |(_, note)| note, (context.clock)())
 }
 
 /// The note on `copy`, without the bake of which the previous variant is not kept any more: users
@@ -168,23 +175,27 @@ fn with_what_is_kept(copy: &ReleaseSnapshot, note: Remembered, context: &Context
     let came = copy.creation_timestamp().map(|created| created.0);
     let may_come = came.is_some_and(|came| (context.clock)().duration_since(came) < STILL_COMES);
     let owner = caches::owner(copy);
-    let is_kept = |previous: &VariantRef| {
-        context.caches.copy(&owner.namespace, &owner.name, &previous.revision).is_some()
-    };
-    let stays = |previous: &VariantRef| may_come || is_kept(previous);
+    let stays = |previous: &VariantRef| may_come || is_there(&owner, previous, context);
     Remembered { previous: note.previous.clone().filter(stays), ..note }
+}
+
+/// Whether the copy of a variant is there, or can be made again.
+fn is_there(release: &Named, variant: &VariantRef, context: &Context) -> bool {
+    let Named { namespace, name } = release;
+    context.caches.copy(namespace, name, &variant.revision).is_some()
+        || made_again(namespace, variant, context).is_ok()
 }
 
 /// What a release without a status is to go on with, whose copy has not come yet, and until when
 /// it is waited for.
 pub(super) fn awaited(release: &PromptRelease, context: &Context) -> Option<Awaited> {
     let (named, route) = (Named::of(release), release.route());
-    let (copy, note) = context.caches.remembered(&named)?;
+    let (copy, note) = last_noted(&named, context)?;
     let note = with_what_is_kept(&copy, note, context);
     let previous = note.previous.as_ref().filter(|_| note.route == route)?;
-    let is_kept = context.caches.copy(&named.namespace, &named.name, &previous.revision).is_some();
     let until = copy.creation_timestamp()?.0 + STILL_COMES;
-    (!is_kept).then(|| Awaited { revision: previous.revision.clone(), until })
+    (!is_there(&named, previous, context))
+        .then(|| Awaited { revision: previous.revision.clone(), until })
 }
 
 /// The object that a release's status is read from.

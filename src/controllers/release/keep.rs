@@ -167,6 +167,18 @@ fn origin(
     {
         return Ok(target.variant.clone());
     }
+    made_again(namespace, known, context)
+}
+
+/// A variant from the objects that it was made of.
+///
+/// # Errors
+/// Why that is not possible: one of them is gone, or is another one now.
+pub(super) fn made_again(
+    namespace: &str,
+    known: &VariantRef,
+    context: &Context,
+) -> Result<Variant, String> {
     let VariantRef { prompt: prompt_name, backend: backend_name, .. } = known;
     let prompt = context.caches.prompts.get(&reference(namespace, prompt_name));
     let prompt = prompt.ok_or_else(|| format!("PromptVersion {prompt_name} does not exist"))?;

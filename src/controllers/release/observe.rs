@@ -259,6 +259,13 @@ fn is_own(status: &PromptReleaseStatus, release: &PromptRelease) -> bool {
     status.uid.is_none() || status.uid == release.metadata.uid
 }
 
+/// Until when a status that was restored served its route, as far as it tells: it names for which
+/// release it was written, so it is no copy of another one's.
+fn served_until(status: &PromptReleaseStatus) -> Option<Timestamp> {
+    let told = status.history.iter().map(|entry| entry.at).max();
+    told.filter(|_| status.written_for.is_some())
+}
+
 fn route_held_by(release: &PromptRelease, key: &str, context: &Context) -> Option<String> {
     let route = release.route();
     let others = context.caches.releases_with(&Use::Route(route.clone()));
@@ -288,11 +295,13 @@ fn route_held_by(release: &PromptRelease, key: &str, context: &Context) -> Optio
     let claim = |(other, by, known): &(&Arc<PromptRelease>, Named, Option<Remembered>)| {
         let served = on_route(known).filter(|served| counts(by, served));
         let known = known.as_ref().filter(|_| served.is_some());
+        let routes = other.status.as_ref().filter(|status| status.routes());
+        let restored = routes.filter(|status| !is_own(status, other)).and_then(served_until);
         resolve::Claim {
             release: by.key(),
             created: claims_since(other, known).to_string(),
-            serves: other.status.as_ref().is_some_and(|s| s.routes() && is_own(s, other)),
-            served: served.map(|served| served.end()),
+            serves: routes.is_some_and(|status| is_own(status, other)),
+            served: served.map(|served| served.end()).or(restored),
         }
     };
     let claims: Vec<resolve::Claim> = others.iter().map(claim).filter(serves).collect();

@@ -13,7 +13,7 @@ use crate::{
     analysis::{evidence, judge},
     api::{
         CanaryPolicySpec,
-        prompt_release::{CanaryStatus, Outcome, Phase, VariantRole, Verdict},
+        prompt_release::{Outcome, Phase, VariantRole, Verdict},
     },
     prompt::short,
     rollout::snapshot::Action,
@@ -69,14 +69,14 @@ pub(super) fn promote(draft: &mut Draft<'_>, policy: &CanaryPolicySpec, message:
 
 /// Watches the promoted variant until its time is over.
 pub(super) fn watch(draft: &mut Draft<'_>) {
-    let canary = draft.status.canary.clone().unwrap_or_else(|| without_record(draft));
-    draft.status.canary = Some(canary.clone());
+    let Some(canary) = draft.status.canary.clone() else { return };
     let revision = canary.variant.revision.clone();
     if let Some(request) = requests::take(draft, Action::Abort, &revision) {
         let message = format!("aborted at the request of {}", request.by);
         return draft.withdraw(Outcome::RolledBack, reasons::ABORTED, &message, false);
     }
-    if canary.held.is_some()
+    let down = previous_down(draft);
+    if (canary.held.is_some() || down.is_some())
         && let Some(request) = requests::take_approval(draft, &revision)
     {
         let message = format!("ended at the request of {}", request.by);
@@ -92,7 +92,7 @@ pub(super) fn watch(draft: &mut Draft<'_>) {
     match (running_policy(draft, &canary), another) {
         (Some(policy), _) => compare(draft, &policy, &revision, another),
         (None, Some(another)) if !stays(draft) => {
-            superseded(draft, another, Err("what judges it is gone".to_owned()));
+            superseded(draft, another, Err("what judges it is gone".to_owned()), None);
         }
         (None, _) => without_policy(draft),
     }
@@ -112,17 +112,19 @@ fn compare(
     look::confirm(draft);
     let duration = policy.bake.duration;
     let over = draft.reaches(Some(duration), |clock| clock.step);
-    let ends = over || another.is_some() && !stays(draft);
+    let another = another.filter(|_| !draft.snapshot.spec.suspend);
+    let ends = over || another.is_some();
     let verdict = look::judge(draft, policy, ends);
     if verdict == Verdict::Fail {
         let message = look::failure(draft);
         return draft.withdraw(Outcome::RolledBack, reasons::METRIC_FAILED, &message, false);
     }
-    if let Some(another) = another
-        && !stays(draft)
-    {
-        let found = so_far(draft, policy, verdict);
-        return superseded(draft, another, found);
+    if let Some(another) = another {
+        let (found, down) = (so_far(draft, policy, verdict), previous_down(draft));
+        // Both are bad: nothing moves users by itself.
+        if found.is_ok() || down.is_none() || seems_worse(draft).is_none() {
+            return superseded(draft, another, found, down);
+        }
     }
     let stopped = stopped(draft);
     draft.stop_clock(stopped.as_ref().map(|(why, _)| *why));
@@ -178,6 +180,20 @@ fn looks_worse(draft: &Draft<'_>) -> Option<String> {
     ))
 }
 
+/// What looks worse in it, or did in what was collected last.
+fn seems_worse(draft: &Draft<'_>) -> Option<String> {
+    let lately = || {
+        let metric = judge::worse_lately(&draft.status.analysis)?;
+        Some(format!("{} looked worse in what was collected last", metric.metric))
+    };
+    looks_worse(draft).or_else(lately)
+}
+
+/// Why users can not go back to what served before, if so.
+fn previous_down(draft: &Draft<'_>) -> Option<String> {
+    draft.snapshot.why_down(&draft.status.previous.as_ref()?.revision)
+}
+
 /// What a bake that is cut short has found: that nothing speaks against the new variant, as a
 /// bake at its end would say, or what keeps it from saying so.
 fn so_far(
@@ -185,11 +201,8 @@ fn so_far(
     policy: &CanaryPolicySpec,
     verdict: Verdict,
 ) -> Result<String, String> {
-    if let Some(worse) = looks_worse(draft) {
+    if let Some(worse) = seems_worse(draft) {
         return Err(worse);
-    }
-    if let Some(metric) = judge::worse_lately(&draft.status.analysis) {
-        return Err(format!("{} looked worse in what was collected last", metric.metric));
     }
     if let Some(missing) = look::floor_on_both_sides(draft).or_else(|| unwatched(draft, verdict)) {
         return Err(missing);
@@ -210,9 +223,22 @@ fn found_nothing(draft: &Draft<'_>) -> String {
 }
 
 /// The spec names `another` variant. The bake is over when it has found nothing; or the new variant
-/// is not proven, and the other one is compared with the one before.
-fn superseded(draft: &mut Draft<'_>, another: &str, found: Result<String, String>) {
+/// is not proven, and the other one is compared with the one before, unless that one is `down`.
+fn superseded(
+    draft: &mut Draft<'_>,
+    another: &str,
+    found: Result<String, String>,
+    down: Option<String>,
+) {
     let another = short(another);
+    if let (Err(doubt), Some(down)) = (&found, down) {
+        let previous = draft.status.previous.as_ref().map_or("", |p| short(&p.revision));
+        let message = format!(
+            "the spec names {another} now, which ends the bake: {doubt}, but what served before, \
+             {previous}, can not serve: {down}"
+        );
+        return end(draft, reasons::SUPERSEDED, &message);
+    }
     match found {
         Ok(found) => {
             let message = format!("the spec names {another} now, which ends the bake: {found}");
@@ -240,8 +266,10 @@ fn stopped(draft: &Draft<'_>) -> Option<(&'static str, String)> {
     }
     for side in [&draft.status.stable, &draft.status.previous].into_iter().flatten() {
         if let Some(why) = draft.snapshot.why_not_ready(&side.revision) {
+            let stable = draft.status.stable.as_ref().map_or("", |s| short(&s.revision));
             let message = format!(
-                "LLMDeployment {} of {} is not ready, so nothing can be compared: {why}",
+                "LLMDeployment {} of {} is not ready, so nothing can be compared: {why}; promote \
+                 {stable} to end the bake",
                 side.backend, side.revision
             );
             return Some((reasons::BACKEND_NOT_READY, message));
@@ -258,16 +286,6 @@ fn unwatched(draft: &Draft<'_>, verdict: Verdict) -> Option<String> {
         Some(metric) => Some(format!("{}: {}", metric.metric, metric.message)),
         None if seen == 0 || verdict == Verdict::NoData => Some("no request was judged".to_owned()),
         None => None,
-    }
-}
-
-/// The record of a bake that somebody removed: its policy is unknown, so it holds.
-fn without_record(draft: &Draft<'_>) -> CanaryStatus {
-    CanaryStatus {
-        variant: draft.status.stable.clone().unwrap_or_default(),
-        started_at: draft.now,
-        entered_at: draft.now,
-        ..CanaryStatus::default()
     }
 }
 

@@ -138,7 +138,7 @@ pub(super) fn without_policy(draft: &mut Draft<'_>) {
 /// down.
 pub(super) fn stays(draft: &Draft<'_>) -> bool {
     let back = draft.status.previous.as_ref().or(draft.status.stable.as_ref());
-    let is_down = back.is_some_and(|b| draft.snapshot.why_not_ready(&b.revision).is_some());
+    let is_down = back.is_some_and(|b| draft.snapshot.why_down(&b.revision).is_some());
     draft.snapshot.spec.suspend || is_down
 }
 

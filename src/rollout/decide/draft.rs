@@ -232,11 +232,15 @@ impl<'a> Draft<'a> {
         if self.status.phase != Phase::RollingBack || !is_late || self.confirmed() {
             return String::new();
         }
-        format!(
-            "; {}: the others are told to send all users to stable, and their /readyz?verbose (port \
-             admin) says why they do not follow",
-            self.followed()
-        )
+        let silent = self.snapshot.gateways.iter().any(|gateway| gateway.silent.is_some());
+        let others = if silent {
+            "one that does not answer is told nothing, and sends all users to stable as soon as it has \
+             heard of no leader for too long"
+        } else {
+            "the others are told to send all users to stable, and their /readyz?verbose (port admin) \
+             says why they do not follow"
+        };
+        format!("; {}: {others}", self.followed())
     }
 
     /// Every gateway that should follow applies the current routing; false without any.

@@ -235,6 +235,16 @@ pub(super) fn wait_for(draft: &mut Draft<'_>, awaited: &Awaited) {
 /// the bake, and the revision that the spec names goes through a canary.
 pub(super) fn begin_again(draft: &mut Draft<'_>) {
     let message = "a part of its status was taken away, so it can not be judged";
+    let (status, now) = (&mut draft.status, draft.now);
+    // The record of a bake is made anew, to end it.
+    let baking = status.stable.clone().filter(|_| status.previous.is_some());
+    let record = baking.map(|variant| CanaryStatus {
+        variant,
+        started_at: now,
+        entered_at: now,
+        ..CanaryStatus::default()
+    });
+    status.canary = status.canary.take().or(record);
     if stale::is_whole(&draft.status) {
         return draft.withdraw(Outcome::Withdrawn, reasons::RETURNED, message, true);
     }
@@ -267,7 +277,7 @@ pub(super) fn settle_or_start(draft: &mut Draft<'_>) {
         );
         draft.announce(true, reasons::RETURNED, note);
         serve_again(draft);
-    } else if routed.is_empty() {
+    } else if !stale::is_routed(&draft.status) {
         serve_again(draft);
     }
     settle(draft);

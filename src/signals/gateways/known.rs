@@ -128,8 +128,8 @@ impl News {
         now: &ReleaseReport<C>,
     ) {
         let same = before.is_some_and(|old| {
-            (old.applied, old.control_loss, old.breaker_open, &old.unbuilt)
-                == (now.applied, now.control_loss, now.breaker_open, &now.unbuilt)
+            (old.applied, old.control_loss, &old.failing, &old.unbuilt)
+                == (now.applied, now.control_loss, &now.failing, &now.unbuilt)
         });
         if !same {
             self.releases.insert(release.to_owned());

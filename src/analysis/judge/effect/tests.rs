@@ -17,7 +17,7 @@ fn groups(of: impl Fn(usize) -> u64) -> Vec<u64> {
 fn of_steps(steps: &[&[Counts; 2]]) -> f64 {
     let whole = [Counts::default(), Counts::default()];
     let each = steps.iter().map(|[stable, canary]| [stable, canary]).collect();
-    of_errors(&Strata { each, whole: whole.each_ref() }).canary.factor
+    of_errors(&Strata { each, whole: whole.each_ref() }).canary.own.factor
 }
 
 #[test]
@@ -64,16 +64,41 @@ fn the_first_requests_of_a_canary_count_as_uneven_as_stables() {
     // As many as two thirds of all groups have one request, which looks even.
     let few = || counts(groups(|i| u64::from(i % 3 != 0)), groups(|i| u64::from(i == 1)));
     let known = effect(uneven(), few());
-    assert!(known.factor > 20.0 && known.freedom.is_finite(), "{known:?}");
+    assert!(known.own.factor > 20.0 && known.own.freedom.is_finite(), "{known:?}");
     assert_eq!(effect(even(), few()), Effect::NONE);
     // What is very uneven shows by itself.
     let busy =
         counts(groups(|i| if i == 3 { 20 } else { 0 }), groups(|i| if i == 3 { 9 } else { 0 }));
-    assert!(effect(even(), busy).factor > 10.0);
+    assert!(effect(even(), busy).own.factor > 10.0);
     // From two requests a group on a side says itself how uneven it is.
     let many = counts(groups(|i| 2 + i as u64 % 2), groups(|i| u64::from(i == 1)));
     assert_eq!(effect(uneven(), many), Effect::NONE);
     // Without sticky keys nothing is known of users.
     let keyless = Counts { requests: 30, errors: 1, ..Counts::default() };
     assert_eq!(effect(uneven(), keyless), Effect::NONE);
+}
+
+#[test]
+fn for_acceptance_a_side_with_failures_in_few_groups_is_as_alike_as_the_other_one() {
+    let effects = |stable: &Counts, canary: &Counts| {
+        let whole = [Counts::default(), Counts::default()];
+        of_errors(&Strata { each: vec![[stable, canary]], whole: whole.each_ref() })
+    };
+    let uneven = |i: usize| if i.is_multiple_of(4) { 40 } else { 4 };
+    // Whole users fail, or one request of each.
+    let alike = counts(groups(uneven), groups(|i| if i % 3 == 0 { uneven(i) } else { 0 }));
+    let apart = |failing: usize| {
+        counts(groups(uneven), groups(|i| u64::from(i % (32 / failing) == 0 && i < 30)))
+    };
+    let Effects { canary, stable } = effects(&alike, &apart(8));
+    assert!(canary.own.factor < 2.0 && stable.own.factor > 10.0, "{canary:?} {stable:?}");
+    assert_eq!(canary.careful, stable.own, "of the same numbers of requests");
+    assert_eq!(stable.careful, stable.own);
+    // Failures in many groups tell enough.
+    let Effects { canary, .. } = effects(&alike, &apart(16));
+    assert_eq!(canary.careful, canary.own);
+    // It is never more than if all requests of a user were alike.
+    let even = counts(groups(|i| 12 + i as u64 % 2), groups(|i| u64::from(i % 3 == 0)));
+    let Effects { canary, .. } = effects(&alike, &even);
+    assert_eq!(canary, Effect::NONE);
 }

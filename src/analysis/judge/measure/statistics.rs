@@ -21,8 +21,8 @@ impl Measured {
     pub(in crate::analysis::judge) fn smallest_side(&self) -> f64 {
         let Effects { canary, stable } = self.effects;
         let [of_canary, of_stable] = self.seen.unwrap_or_default();
-        let canary = (self.canary.count as f64 / canary.factor).max(of_canary);
-        canary.min((self.stable.count as f64 / stable.factor).max(of_stable))
+        let canary = (self.canary.count as f64 / canary.own.factor).max(of_canary);
+        canary.min((self.stable.count as f64 / stable.own.factor).max(of_stable))
     }
 
     /// How many observations the smaller side has.
@@ -69,10 +69,9 @@ impl Measured {
     }
 
     fn harm(&self, delta: f64, freedom: Freedom) -> f64 {
-        let z = self.scaled(self.z(delta, Doubt::Stable), freedom);
-        let answered = self.as_if_answered();
-        let z_of = |other: Self| other.scaled(other.z(delta, Doubt::Stable), freedom);
-        answered.map_or(z, |answered| z.max(z_of(answered)))
+        let z_of = |it: &Self| it.scaled(it.z(delta, Doubt::Stable), Doubt::Stable, freedom);
+        let (z, answered) = (z_of(self), self.as_if_answered());
+        answered.map_or(z, |answered| z.max(z_of(&answered)))
     }
 
     /// The same, as if each request that a breaker turned away from the canary had been answered.
@@ -83,20 +82,19 @@ impl Measured {
         let (own, before) = self.asked.split_last().filter(|_| self.probes > 1.0)?;
         let answered = |all: Share, asked: &Share| Share { bad: asked.bad.min(all.bad), ..all };
         let earlier = self.earlier.iter().zip(before);
-        let Effects { canary: mut effect, stable: of_stable } = self.effects;
-        effect.factor = (effect.factor / self.probes).max(1.0);
+        let Effects { canary: of_canary, stable: of_stable } = self.effects;
         Some(Self {
             comparison: Comparison::Shares(answered(canary, own), stable),
             earlier: earlier.map(|([c, s], asked)| [answered(*c, asked), *s]).collect(),
-            effects: Effects { canary: effect, stable: of_stable },
+            effects: Effects { canary: of_canary.without(self.probes), stable: of_stable },
             asked: vec![],
             ..self.clone()
         })
     }
 
     /// A statistic as the standard normal deviate that is as rare.
-    fn scaled(&self, z: f64, freedom: Freedom) -> f64 {
-        let known = self.freedom();
+    fn scaled(&self, z: f64, doubt: Doubt, freedom: Freedom) -> f64 {
+        let known = self.freedom(doubt);
         student::deviate(z, if freedom == Freedom::All { known } else { known.max(HARM_FREEDOM) })
     }
 
@@ -106,12 +104,12 @@ impl Measured {
         let asked = Some(&self.asked).filter(|asked| self.probes > 1.0 && !asked.is_empty())?;
         let add = |all: Share, one: &Share| Share { n: all.n + one.n, bad: all.bad + one.bad };
         let all = asked.iter().fold(Share::default(), add);
-        Some((all.n, all.deflated((self.effects.canary.factor / self.probes).max(1.0))))
+        Some((all.n, all.deflated(self.effects.canary.without(self.probes).own.factor)))
     }
 
     /// The degrees of freedom of the difference's variance; infinite without a design effect.
-    pub(in crate::analysis::judge) fn freedom(&self) -> f64 {
-        let Effects { canary, stable } = self.effects;
+    pub(in crate::analysis::judge) fn freedom(&self, doubt: Doubt) -> f64 {
+        let [canary, stable] = self.effects.under(doubt);
         let variances = match self.comparison {
             Comparison::Shares(c, s) => {
                 let each = || self.earlier.iter().copied().chain([[c, s]]);
@@ -140,7 +138,7 @@ impl Measured {
 
     /// The shares of all steps, as the statistic counts them.
     fn strata(&self, (canary, stable): (Share, Share), doubt: Doubt) -> stratified::Shares {
-        let effects = self.effects;
+        let effects = self.effects.under(doubt).map(|effect| effect.factor);
         let each = || self.earlier.iter().copied().chain([[canary, stable]]);
         let [of_canary, of_stable] =
             [0, 1].map(|side| each().map(|pair| pair[side].n).sum::<f64>());
@@ -152,27 +150,25 @@ impl Measured {
         };
         stratified::Shares::new(each().map(|[c, s]| {
             [
-                doubted(c, of_canary, doubt == Doubt::Canary, effects.canary.factor),
-                doubted(s, of_stable, doubt == Doubt::Stable, effects.stable.factor),
+                doubted(c, of_canary, doubt == Doubt::Canary, effects[0]),
+                doubted(s, of_stable, doubt == Doubt::Stable, effects[1]),
             ]
         }))
     }
 
     /// The statistic that shows acceptance: very negative when it is worse by less than `delta`.
     pub(in crate::analysis::judge) fn z_accept(&self, delta: f64) -> f64 {
-        self.scaled(self.z(delta, Doubt::Canary), Freedom::All)
+        self.scaled(self.z(delta, Doubt::Canary), Doubt::Canary, Freedom::All)
     }
 
     fn z(&self, delta: f64, doubt: Doubt) -> f64 {
+        let [of_canary, of_stable] = self.effects.under(doubt).map(|effect| effect.factor);
         match self.comparison {
             Comparison::Shares(c, s) if !self.earlier.is_empty() => {
                 self.strata((c, s), doubt).z(delta)
             }
             Comparison::Shares(c, s) => {
-                let (c, s) = (
-                    c.deflated(self.effects.canary.factor),
-                    s.deflated(self.effects.stable.factor),
-                );
+                let (c, s) = (c.deflated(of_canary), s.deflated(of_stable));
                 match doubt {
                     Doubt::Canary => proportion::shares(c.doubted(), s, delta),
                     Doubt::Stable => proportion::shares(c, s.doubted(), delta),
@@ -181,10 +177,7 @@ impl Measured {
             }
             Comparison::Means(c, s) => {
                 let [c, s] = self.at_equal_inputs((1.0 + delta).max(0.0)).unwrap_or([c, s]);
-                let (c, s) = (
-                    c.deflated(self.effects.canary.factor),
-                    s.deflated(self.effects.stable.factor),
-                );
+                let (c, s) = (c.deflated(of_canary), s.deflated(of_stable));
                 match self.unit {
                     // Both cost nothing: no difference at all.
                     Unit::Relative if c.mean == 0.0 && s.mean == 0.0 => {
@@ -198,20 +191,18 @@ impl Measured {
                 }
             }
             Comparison::Pairs(pairs) => {
-                let pairs = pairs.deflated(self.effects.canary.factor);
+                let pairs = pairs.deflated(of_canary);
                 let doubted = if doubt == Doubt::Canary { pairs.doubted() } else { pairs };
                 paired::shares(doubted, delta)
             }
             Comparison::Differences(d, Some(s)) if s.mean == 0.0 && d.mean == 0.0 => {
                 f64::INFINITY.copysign(-delta)
             }
-            Comparison::Differences(d, Some(s)) => paired::relative_mean(
-                d.deflated(self.effects.canary.factor),
-                s.deflated(self.effects.canary.factor),
-                delta,
-            ),
+            Comparison::Differences(d, Some(s)) => {
+                paired::relative_mean(d.deflated(of_canary), s.deflated(of_canary), delta)
+            }
             Comparison::Differences(d, None) => {
-                let d = d.deflated(self.effects.canary.factor);
+                let d = d.deflated(of_canary);
                 // One pair more at the end that speaks against the decision.
                 let d = match doubt {
                     Doubt::Canary => d.with(-1.0),
@@ -236,11 +227,11 @@ impl Measured {
         let limit = match self.comparison {
             Comparison::Shares(c, s) if !self.earlier.is_empty() => {
                 let strata = self.strata((c, s), doubt);
-                let z = |delta: f64| self.scaled(strata.z(delta), freedom);
+                let z = |delta: f64| self.scaled(strata.z(delta), doubt, freedom);
                 invert_near(z, level, low, high, near)
             }
             _ => {
-                let z = |delta: f64| self.scaled(self.z(delta, doubt), freedom);
+                let z = |delta: f64| self.scaled(self.z(delta, doubt), doubt, freedom);
                 invert_near(z, level, low, high, near)
             }
         };

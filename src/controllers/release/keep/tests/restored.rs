@@ -184,3 +184,45 @@ async fn a_restored_owner_does_not_take_the_route_from_who_serves_it_now() {
         );
     }
 }
+
+/// Both are restored with their statuses, and none serves yet.
+#[tokio::test]
+async fn a_restored_owner_goes_before_one_that_only_waited_for_the_route() {
+    let mut world = World::new().await;
+    let base = serde_json::to_value(&world.release).unwrap();
+    let release = |(namespace, name): (&str, &str), status: Value| {
+        let mut release = base.clone();
+        release["metadata"]["name"] = json!(name);
+        release["metadata"]["namespace"] = json!(namespace);
+        release["metadata"]["uid"] = json!(format!("of {name}"));
+        release["spec"]["route"] = json!("chat");
+        release["status"] = status;
+        release
+    };
+    let mut served = serving();
+    served.routing = serde_json::from_value(json!({
+        "generation": 5, "variants": [{"revision": REVISION, "role": "stable", "weight": 100}],
+    }))
+    .unwrap();
+    served.uid = Some("of an object of before".into());
+    for (namespace, written_for, holder) in [
+        ("ns", Some("ns/was-owner"), "ns/was-owner"),
+        ("tenant", Some("ns/was-owner"), "ns/was-owner"),
+        // An earlier version did not say for whom a status was written.
+        ("ns", None, "ns/an-older"),
+    ] {
+        served.written_for = written_for.map(str::to_owned);
+        let owner = release(("ns", "was-owner"), serde_json::to_value(&served).unwrap());
+        let waits = release((namespace, "an-older"), json!({"phase": "Pending"}));
+        lock(&world.server).releases = vec![waits, owner];
+        world.look_again().await;
+        for key in ["ns/was-owner".to_owned(), format!("{namespace}/an-older")] {
+            let (of, name) = key.split_once('/').unwrap();
+            let release = world.context.caches.release(&Named::new(of, name)).unwrap();
+            let seen = crate::signals::gateways::Seen { gateways: vec![], departed: vec![] };
+            let seen = observe(&release, seen, &BTreeMap::new(), &world.context).unwrap();
+            let expected = Some(holder).filter(|holder| *holder != key);
+            assert_eq!(seen.route_held_by.as_deref(), expected, "{key} beside {written_for:?}");
+        }
+    }
+}
