@@ -42,7 +42,7 @@ def documents(*arguments: str) -> list[tuple[str, str]]:
     if done.returncode:
         sys.exit(done.stderr)
     found = re.split(r"^---\n# Source: serinus/templates/(\S+)\n", done.stdout, flags=re.M)[1:]
-    texts = [re.sub(r"\n{2,}", "\n", OF_HELM.sub("", text)).strip() + "\n" for text in found[1::2]]
+    texts = [OF_HELM.sub("", text).strip() + "\n" for text in found[1::2]]
     return list(zip(found[::2], texts))
 
 

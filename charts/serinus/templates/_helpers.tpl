@@ -101,13 +101,19 @@ readOnlyRootFilesystem: true
 capabilities: {drop: [ALL]}
 {{- end -}}
 
+{{/* The name of a role and of its bindings. A binding can not be moved to a role of another kind,
+     so Roles have other names than ClusterRoles: an upgrade may then set watchNamespace. */}}
+{{- define "serinus.roleName" -}}
+{{ .name }}{{ if .root.Values.watchNamespace }}-namespaced{{ end }}
+{{- end -}}
+
 {{/* Where a role is about the namespaces of releases: all of them, or one. */}}
 {{- define "serinus.watchedRole" -}}
 {{- if .root.Values.watchNamespace -}}
 kind: Role
 metadata:
-  name: {{ .name }}
-  namespace: {{ .root.Values.watchNamespace }}
+  name: {{ include "serinus.roleName" . }}
+  namespace: {{ .namespace | default .root.Values.watchNamespace }}
 {{- else -}}
 kind: ClusterRole
 metadata:
@@ -117,20 +123,21 @@ metadata:
     {{- include "serinus.labels" . | nindent 4 }}
 {{- end -}}
 
-{{/* A binding of role, of the kind that "serinus.watchedRole" makes, to the component's account in one namespace. */}}
+{{/* A binding of a role that "serinus.watchedRole" makes to the component's account, in one
+     namespace; value is the value of the chart that names this namespace, if one does. */}}
 {{- define "serinus.bindingIn" -}}
 {{- $watched := .root.Values.watchNamespace -}}
-{{- if and $watched (ne $watched .namespace) -}}
+{{- if and $watched .value (ne $watched .namespace) -}}
 {{- fail (printf "%s: the namespace %s is not looked after: watchNamespace is %s" .value .namespace $watched) -}}
 {{- end -}}
 apiVersion: rbac.authorization.k8s.io/v1
 kind: RoleBinding
 metadata:
-  name: {{ .role }}
+  name: {{ include "serinus.roleName" . }}
   namespace: {{ .namespace }}
   labels:
     {{- include "serinus.labels" . | nindent 4 }}
-{{ include "serinus.roleRef" (dict "kind" (ternary "Role" "ClusterRole" (not (empty $watched))) "name" .role) }}
+{{ include "serinus.roleRef" (dict "kind" (ternary "Role" "ClusterRole" (not (empty $watched))) "name" (include "serinus.roleName" .)) }}
 {{ include "serinus.subject" . }}
 {{- end -}}
 
