@@ -1,6 +1,5 @@
 """The Helm chart: what it renders, what the API server says to it, and an installation's whole life."""
 
-import io
 import json
 import os
 import re
@@ -21,7 +20,6 @@ from harness.processes import wait_for
 from harness.serinus import BIN, Gateway, Model, Operator
 from harness.traffic import Traffic
 
-PROBLEM = {"spec": {"containers": [{"name": "any", "image": "any:1"}]}}
 # What there is to choose, each at least once away from its default.
 COMBINATIONS = {
     "defaults": {},
@@ -61,7 +59,6 @@ for part in ("operator", "gateway"):
         "topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": "topology.kubernetes.io/zone",
                                        "whenUnsatisfiable": "DoNotSchedule"}]}
 EVERY = pytest.mark.parametrize("values", COMBINATIONS.values(), ids=COMBINATIONS.keys())
-WITHOUT_ROLES = {"everything": "its roles have other names"}
 
 
 # What is rendered; no cluster is needed.
@@ -461,6 +458,28 @@ def test_a_canary_goes_on_over_upgrade_and_rollback_and_uninstall_keeps_releases
     on(cluster, "uninstall", "serinus", "--wait", "--timeout=60s")
 
 
+def test_the_notes_lead_to_the_first_release(installed, tmp_path):
+    """Its commands are run as they are printed, but for what is on the internet or needs a kubelet."""
+    cluster, model = installed
+    notes = on(cluster, "install", "serinus", str(CHART), "--wait", "--timeout=60s")
+    script = notes.split("To the first release:\n")[1].split("The next version of the prompt")[0]
+    with Beside(cluster, "notes") as beside:
+        script = re.sub(r"kubectl port-forward .*\n", "", script)
+        for printed, here in (("https://api.openai.com/v1", model.url), ("=api.openai.com", "=127.0.0.1"),
+                              ("http://localhost:8080", beside.gateway.url), (" CHART ", f" {CHART} ")):
+            assert printed in script, printed
+            script = script.replace(printed, here)
+        (tmp_path / "openai.key").write_text("of-the-provider")
+        done = subprocess.run(["bash", "-euo", "pipefail", "-c", script], cwd=tmp_path, capture_output=True, text=True, env={
+            **os.environ, "PATH": f"{TOOLS}:{cluster.tools}:{os.environ['PATH']}", "KUBECONFIG": str(cluster.admin),
+            "HELM_CACHE_HOME": str(tmp_path)})
+        assert done.returncode == 0, done.stderr
+        assert '"finish_reason":"stop"' in done.stdout.splitlines()[-1], done.stdout
+        cluster.kubectl("delete", "promptreleases,llmdeployments", "--all")
+        cluster.kubectl("delete", "secret", "support-web", "-n", NAMESPACE)
+    on(cluster, "uninstall", "serinus", "--wait", "--timeout=60s")
+
+
 def test_without_model_servers_releases_work_and_the_log_stays_readable(installed, tmp_path):
     cluster, model = installed
     on(cluster, "install", "serinus", str(CHART), "--wait", "--timeout=60s")
@@ -523,6 +542,24 @@ def test_an_install_of_one_namespace_has_the_rights_that_it_needs(installed):
     on(cluster, "uninstall", "serinus", "--wait", "--timeout=60s")
 
 
+def test_the_number_of_gateways_stays_when_autoscaling_begins_and_ends(installed):
+    cluster, _ = installed
+    replicas = lambda: cluster.get(f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments/serinus-gateway")["spec"]["replicas"]
+    upgrade = lambda *how: on(cluster, "upgrade", "serinus", str(CHART), "--wait", "--timeout=60s", *how)
+    on(cluster, "install", "serinus", str(CHART), "--set=gateway.replicas=3", "--wait", "--timeout=60s")
+    upgrade("--set=gateway.autoscaling.enabled=true")
+    assert replicas() == 3
+    # As an autoscaler does it, which has no metrics here.
+    cluster.kubectl("scale", "deployment", "serinus-gateway", "-n", NAMESPACE, "--replicas=5")
+    upgrade("--set=gateway.autoscaling.enabled=true", "--set=gateway.podAnnotations.a=b")
+    assert replicas() == 5
+    upgrade("--set=gateway.autoscaling.enabled=true", "--set=gateway.podAnnotations.a=c")
+    assert replicas() == 5
+    upgrade("--set=gateway.replicas=4", "--force-conflicts")
+    assert replicas() == 4
+    on(cluster, "uninstall", "serinus", "--wait", "--timeout=60s")
+
+
 def test_an_install_from_deploy_becomes_one_of_the_chart(installed):
     """As docs/install.md says, without a moment in which a Deployment is away."""
     cluster, _ = installed
@@ -537,7 +574,8 @@ def test_an_install_from_deploy_becomes_one_of_the_chart(installed):
     assert len(before) == 6
     refused = on(cluster, "install", "serinus", str(CHART), check=False)
     assert "invalid ownership metadata" in refused, refused
-    on(cluster, "install", "serinus", str(CHART), "--take-ownership", "--force-conflicts", "--wait", "--timeout=60s")
+    on(cluster, "install", "serinus", str(CHART), "--take-ownership", "--force-conflicts", "--wait", "--timeout=60s",
+       "--set=serving.enabled=true")
     assert uids() == before and keys(cluster) == {"kept": "a2V5"}
     wait_for("the older pods' end", lambda: len(pods(cluster)) == 4)
     on(cluster, "uninstall", "serinus", "--wait", "--timeout=60s")
