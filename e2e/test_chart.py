@@ -549,12 +549,18 @@ def test_the_number_of_gateways_stays_when_autoscaling_begins_and_ends(installed
     on(cluster, "install", "serinus", str(CHART), "--set=gateway.replicas=3", "--wait", "--timeout=60s")
     upgrade("--set=gateway.autoscaling.enabled=true")
     assert replicas() == 3
+    upgrade("--set=gateway.autoscaling.enabled=true", "--set=gateway.podAnnotations.a=b")
+    assert replicas() == 3, "nobody else has set it"
     # As an autoscaler does it, which has no metrics here.
     cluster.kubectl("scale", "deployment", "serinus-gateway", "-n", NAMESPACE, "--replicas=5")
-    upgrade("--set=gateway.autoscaling.enabled=true", "--set=gateway.podAnnotations.a=b")
-    assert replicas() == 5
-    upgrade("--set=gateway.autoscaling.enabled=true", "--set=gateway.podAnnotations.a=c")
-    assert replicas() == 5
+    for annotation in ("c", "d"):
+        upgrade("--set=gateway.autoscaling.enabled=true", f"--set=gateway.podAnnotations.a={annotation}")
+        assert replicas() == 5
+    cluster.kubectl("scale", "deployment", "serinus-gateway", "-n", NAMESPACE, "--replicas=6")
+    on(cluster, "rollback", "serinus", "4", "--wait", "--timeout=60s")
+    assert replicas() == 6
+    refused = on(cluster, "upgrade", "serinus", str(CHART), "--set=gateway.replicas=4", check=False)
+    assert "conflict with" in refused and ".spec.replicas" in refused, refused
     upgrade("--set=gateway.replicas=4", "--force-conflicts")
     assert replicas() == 4
     on(cluster, "uninstall", "serinus", "--wait", "--timeout=60s")
