@@ -8,6 +8,7 @@
 Helm is that of HELM, or the one that e2e/tools/helm.sh builds once.
 """
 
+import itertools
 import os
 import re
 import subprocess
@@ -75,13 +76,9 @@ def values(text: str) -> list[tuple[str, str, str]]:
         path = [*path[:spaces // 2], named[1]]
         default = named[2].strip()
         if comment:
-            if not default:
-                # Several lines, which are deeper.
-                deeper = [row for row in rows[number + 1:]]
-                end = next((i for i, row in enumerate(deeper) if len(row) - len(row.lstrip()) <= spaces), len(deeper))
-                default = " ".join(row.strip() for row in deeper[:end])
-                path.append("")
-            found.append((".".join(filter(None, path)), default, comment))
+            # A list or map of several lines is everything deeper than its name.
+            deeper = itertools.takewhile(lambda row: len(row) - len(row.lstrip()) > spaces, rows[number + 1:])
+            found.append((".".join(path), default or " ".join(row.strip() for row in deeper), comment))
         comment = ""
     return found
 

@@ -31,19 +31,23 @@ COMBINATIONS = {
                       "tenantKeys": {"shop": ["web"]}},
     "its own namespace": {"watchNamespace": NAMESPACE, "crds": {"enabled": False},
                           "userRoles": {"create": False}, "apiKeys": {"namespaces": [NAMESPACE]}},
-    "the least": {"userRoles": {"create": False}, "crds": {"keep": False}, **{
-        part: {"replicas": 1, "podDisruptionBudget": {"enabled": False}, "networkPolicy": {"enabled": False}}
-        for part in ("operator", "gateway")}},
+    "the least": {"userRoles": {"create": False}, "crds": {"keep": False}, "image": {"tag": "edge"}, **{
+        part: {"replicas": 1, "podDisruptionBudget": {"enabled": False}, "networkPolicy": {"enabled": False},
+               "resources": {"requests": {"cpu": 1}, "limits": {"memory": "1Gi"}}, **more}
+        for part, more in (("operator", {}), ("gateway", {"clientAuth": "off", "graceSeconds": 0, "drainSeconds": 600}))}},
     "everything": {
         "image": {"repository": "registry.example/serinus", "digest": f"sha256:{'0' * 64}", "pullPolicy": "Always"},
         "imagePullSecrets": [{"name": "registry"}], "fullnameOverride": "prompts", "commonLabels": {"owner": "search"},
         "serving": {"enabled": True},
         "operator": {"prometheus": {"url": "http://prometheus.monitoring:9090",
-                                    "token": {"secretName": "prometheus", "key": "token"}}},
-        "gateway": {"autoscaling": {"enabled": True, "behavior": {"scaleDown": {"stabilizationWindowSeconds": 600}}},
+                                    "token": {"secretName": "prometheus", "key": "bearer"}}},
+        "gateway": {"autoscaling": {
+                        "enabled": True, "minReplicas": 3, "maxReplicas": 30, "metrics": [{"type": "Resource", "resource": {
+                            "name": "memory", "target": {"type": "AverageValue", "averageValue": "300Mi"}}}],
+                        "behavior": {"scaleDown": {"stabilizationWindowSeconds": 600}}},
                     "service": {"port": 443, "annotations": {"a": "b"}},
-                    "tls": {"secretName": "tls", "clientCa": True}, "adminTokens": {"secretName": "people"},
-                    "cache": {"redisUrl": {"secretName": "redis"}}}}}
+                    "tls": {"secretName": "tls", "clientCa": True}, "adminTokens": {"secretName": "people", "key": "list"},
+                    "cache": {"redisUrl": {"secretName": "redis", "key": "address"}}}}}
 for part in ("operator", "gateway"):
     COMBINATIONS["everything"][part] |= {
         "extraArgs": ["--allow-upstream=169.254.10.0/24"], "serviceAccount": {"annotations": {"a": "b"}},
@@ -58,6 +62,7 @@ for part in ("operator", "gateway"):
             {"weight": 1, "podAffinityTerm": {"topologyKey": "kubernetes.io/hostname"}}]}},
         "topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": "topology.kubernetes.io/zone",
                                        "whenUnsatisfiable": "DoNotSchedule"}]}
+COMBINATIONS["everything"]["gateway"]["networkPolicy"]["from"] = [{"namespaceSelector": {}}]
 EVERY = pytest.mark.parametrize("values", COMBINATIONS.values(), ids=COMBINATIONS.keys())
 
 
@@ -125,7 +130,7 @@ def test_pods_are_restricted_and_their_files_are_mounted(tmp_path, values):
     for deployment in kinds(objects, "Deployment"):
         spec = deployment["spec"]["template"]["spec"]
         assert spec["securityContext"] == {
-            "runAsNonRoot": True, "runAsUser": 65532, "seccompProfile": {"type": "RuntimeDefault"}}
+            "runAsNonRoot": True, "runAsUser": 65532, "runAsGroup": 65532, "seccompProfile": {"type": "RuntimeDefault"}}
         [container] = spec["containers"]
         assert container["securityContext"] == {
             "allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}}
@@ -187,17 +192,15 @@ def test_a_value_that_means_nothing_is_refused(tmp_path, arguments, said):
     assert not text.startswith("0\n") and said in text, text
 
 
-def leaves(values: dict, schema: dict, path: str = "") -> dict[str, bool]:
-    """The values by their paths, and whether the schema knows no other beside them."""
-    found = {}
-    for name in values.keys() | schema["properties"].keys() - {"global"}:
-        assert name in values and name in schema["properties"], f"{path}{name}: in values.yaml and in the schema"
+def leaves(values: dict, schema: dict, path: str = "") -> set[str]:
+    """The paths of all values, each of them in the schema, which knows no others."""
+    found = set()
+    assert values.keys() == schema["properties"].keys() - {"global"}, f"values.yaml and the schema differ at {path}"
+    assert schema["additionalProperties"] is False, path
+    for name in values:
         of = resolved(schema["properties"][name])
-        if name != "resources" and "properties" in of:
-            assert of["additionalProperties"] is False
-            found |= leaves(values[name], of, f"{path}{name}.")
-        else:
-            found[f"{path}{name}"] = True
+        deeper = name != "resources" and "properties" in of
+        found |= leaves(values[name], of, f"{path}{name}.") if deeper else {f"{path}{name}"}
     return found
 
 
@@ -209,9 +212,17 @@ def resolved(schema: dict) -> dict:
 def test_every_value_is_in_the_schema_and_says_what_it_is():
     values = yaml.safe_load((CHART / "values.yaml").read_text())
     schema = json.loads((CHART / "values.schema.json").read_text())
-    assert schema["additionalProperties"] is False
     documented = set(re.findall(r"^\| `([\w.]+)` \| `.+` \| .{9,} \|$", (CHART / "README.md").read_text(), re.M))
-    assert documented == set(leaves(values, schema))
+    every = leaves(values, schema)
+    assert documented == every
+
+    def at(path: str, of: dict):
+        for name in path.split("."):
+            of = of.get(name, {}) if isinstance(of, dict) else {}
+        return of
+    as_it_is = {path for path in every if not any(
+        at(path, chosen) not in ({}, at(path, values)) for chosen in COMBINATIONS.values())}
+    assert not as_it_is, "in no combination away from the default"
 
 
 def test_a_package_holds_the_definitions_of_crds(tmp_path):
@@ -455,6 +466,9 @@ def test_a_canary_goes_on_over_upgrade_and_rollback_and_uninstall_keeps_releases
         wait_phase(cluster, "other", "Stable")
         again = cluster.release("answer")["status"]
         assert again["phase"] == "Stable" and again["stable"] == status["stable"]
+        before = objects()
+    on(cluster, "upgrade", "serinus", str(CHART), "--set=crds.enabled=false", "--wait", "--timeout=60s")
+    assert objects() == before, "whoever takes the definitions out of the chart keeps them, too"
     on(cluster, "uninstall", "serinus", "--wait", "--timeout=60s")
 
 

@@ -92,6 +92,7 @@ topologySpreadConstraints:
 securityContext:
   runAsNonRoot: true
   runAsUser: 65532
+  runAsGroup: 65532
   seccompProfile: {type: RuntimeDefault}
 {{- end -}}
 
