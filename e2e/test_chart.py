@@ -402,7 +402,7 @@ def test_a_canary_goes_on_over_upgrade_and_rollback_and_uninstall_keeps_releases
     refused = cluster.kubectl("run", "any", "--image=any:1", "-n", NAMESPACE, check=False)
     assert "violates PodSecurity" in refused, "the namespace takes restricted pods only"
 
-    on(cluster, "install", "serinus", older_chart(folder), "--wait", "--timeout=60s")
+    on(cluster, "install", "serinus", older_chart(folder), "--wait", "--timeout=150s")
     images = lambda: sorted(c["image"].rsplit(":", 1)[1] for pod in pods(cluster) for c in pod["spec"]["containers"])
     assert images() == ["0.0.9"] * 4 and not columns(cluster)
     cluster.apply([m.client_key(), m.backend("model", model.url), m.policy("asks", steps=[
@@ -427,15 +427,15 @@ def test_a_canary_goes_on_over_upgrade_and_rollback_and_uninstall_keeps_releases
                 assert before[0] == 1
                 wait_for("more requests", lambda: sum(s.revision == canary for s in traffic.seen) > before[1] + 5)
 
-            on(cluster, "upgrade", "serinus", str(CHART), "--wait", "--timeout=60s")
+            on(cluster, "upgrade", "serinus", str(CHART), "--wait", "--timeout=150s")
             wait_for("the older pods' end", lambda: images() == [version()] * 4)
             assert columns(cluster), "the chart upgrades definitions"
             goes_on()
-            on(cluster, "rollback", "serinus", "1", "--wait", "--timeout=60s")
+            on(cluster, "rollback", "serinus", "1", "--wait", "--timeout=150s")
             wait_for("the newer pods' end", lambda: images() == ["0.0.9"] * 4)
             assert not columns(cluster)
             goes_on()
-            on(cluster, "upgrade", "serinus", str(CHART), "--wait", "--timeout=60s")
+            on(cluster, "upgrade", "serinus", str(CHART), "--wait", "--timeout=150s")
             goes_on()
             wait_phase(cluster, "answer", "AwaitingApproval")
             cluster.patch("promptrelease", "answer", {"metadata": {"annotations": {
@@ -448,7 +448,7 @@ def test_a_canary_goes_on_over_upgrade_and_rollback_and_uninstall_keeps_releases
                                                                  "llmdeployments", "releasesnapshots")
                                for o in cluster.get(f"/apis/{m.API}/{kind}")["items"]}
             before, status = objects(), cluster.release("answer")["status"]
-            on(cluster, "uninstall", "serinus", "--wait", "--timeout=60s")
+            on(cluster, "uninstall", "serinus", "--wait", "--timeout=150s")
             time.sleep(1)
         assert not traffic.errors(), traffic.errors()[:3]
         assert len(traffic.seen) > 100
@@ -459,7 +459,7 @@ def test_a_canary_goes_on_over_upgrade_and_rollback_and_uninstall_keeps_releases
     assert "serinus" not in roles_left
 
     # Installed again, it takes the definitions that it left, and goes on where it was.
-    on(cluster, "install", "serinus", str(CHART), "--wait", "--timeout=60s")
+    on(cluster, "install", "serinus", str(CHART), "--wait", "--timeout=150s")
     assert objects() == before
     with Beside(cluster, "again"):
         cluster.apply([m.prompt("answer-v3"), m.release("other", "answer-v3", policy_name="asks")])
@@ -467,15 +467,15 @@ def test_a_canary_goes_on_over_upgrade_and_rollback_and_uninstall_keeps_releases
         again = cluster.release("answer")["status"]
         assert again["phase"] == "Stable" and again["stable"] == status["stable"]
         before = objects()
-    on(cluster, "upgrade", "serinus", str(CHART), "--set=crds.enabled=false", "--wait", "--timeout=60s")
+    on(cluster, "upgrade", "serinus", str(CHART), "--set=crds.enabled=false", "--wait", "--timeout=150s")
     assert objects() == before, "whoever takes the definitions out of the chart keeps them, too"
-    on(cluster, "uninstall", "serinus", "--wait", "--timeout=60s")
+    on(cluster, "uninstall", "serinus", "--wait", "--timeout=150s")
 
 
 def test_the_notes_lead_to_the_first_release(installed, tmp_path):
     """Its commands are run as they are printed, but for what is on the internet or needs a kubelet."""
     cluster, model = installed
-    notes = on(cluster, "install", "serinus", str(CHART), "--wait", "--timeout=60s")
+    notes = on(cluster, "install", "serinus", str(CHART), "--wait", "--timeout=150s")
     script = notes.split("To the first release:\n")[1].split("The next version of the prompt")[0]
     with Beside(cluster, "notes") as beside:
         script = re.sub(r"kubectl port-forward .*\n", "", script)
@@ -491,12 +491,12 @@ def test_the_notes_lead_to_the_first_release(installed, tmp_path):
         assert '"finish_reason":"stop"' in done.stdout.splitlines()[-1], done.stdout
         cluster.kubectl("delete", "promptreleases,llmdeployments", "--all")
         cluster.kubectl("delete", "secret", "support-web", "-n", NAMESPACE)
-    on(cluster, "uninstall", "serinus", "--wait", "--timeout=60s")
+    on(cluster, "uninstall", "serinus", "--wait", "--timeout=150s")
 
 
 def test_without_model_servers_releases_work_and_the_log_stays_readable(installed, tmp_path):
     cluster, model = installed
-    on(cluster, "install", "serinus", str(CHART), "--wait", "--timeout=60s")
+    on(cluster, "install", "serinus", str(CHART), "--wait", "--timeout=150s")
     began = len(audit.uses(cluster.audit_log))
     set_ = {e["name"]: e["value"] for e in containers(rendered(tmp_path, {}))["operator"]["env"] if "value" in e}
     beside = Beside(cluster, "no-servers")
@@ -518,7 +518,7 @@ def test_without_model_servers_releases_work_and_the_log_stays_readable(installe
         assert 1 <= len(told) <= 3, told
         cluster.kubectl("delete", "promptrelease", "plain")
         cluster.kubectl("delete", "llmdeployment", "served", "plain")
-    on(cluster, "uninstall", "serinus", "--wait", "--timeout=60s")
+    on(cluster, "uninstall", "serinus", "--wait", "--timeout=150s")
 
 
 def test_an_install_of_one_namespace_has_the_rights_that_it_needs(installed):
@@ -526,9 +526,9 @@ def test_an_install_of_one_namespace_has_the_rights_that_it_needs(installed):
     cluster.kubectl("apply", "--server-side", "--force-conflicts", "-k", str(ROOT / "crds"))
     values = COMBINATIONS["one namespace"]
     # From an install of all namespaces: bindings can not be moved to a role of another kind.
-    on(cluster, "install", "serinus", str(CHART), "--set=crds.enabled=false", "--wait", "--timeout=60s")
+    on(cluster, "install", "serinus", str(CHART), "--set=crds.enabled=false", "--wait", "--timeout=150s")
     on(cluster, "upgrade", "serinus", str(CHART), "--reset-values", values_file(cluster.folder, values), "--wait",
-       "--timeout=60s")
+       "--timeout=150s")
     assert "serinus" not in cluster.kubectl("get", "clusterroles,clusterrolebindings", "-o", "name")
     of = lambda manifest: manifest | {"metadata": manifest["metadata"] | {"namespace": "shop"}}
     began = len(audit.uses(cluster.audit_log))
@@ -554,14 +554,14 @@ def test_an_install_of_one_namespace_has_the_rights_that_it_needs(installed):
         wait_for("the model server's end", lambda: not cluster.kubectl("get", "deployments", "-n", "shop", "-o", "name"))
     refused = {u for u in audit.uses(cluster.audit_log)[began:] if not u.allowed}
     assert not refused, f"asked for and not granted: {refused}"
-    on(cluster, "uninstall", "serinus", "--wait", "--timeout=60s")
+    on(cluster, "uninstall", "serinus", "--wait", "--timeout=150s")
 
 
 def test_the_number_of_gateways_stays_when_autoscaling_begins_and_ends(installed):
     cluster, _ = installed
     replicas = lambda: cluster.get(f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments/serinus-gateway")["spec"]["replicas"]
-    upgrade = lambda *how: on(cluster, "upgrade", "serinus", str(CHART), "--wait", "--timeout=60s", *how)
-    on(cluster, "install", "serinus", str(CHART), "--set=gateway.replicas=3", "--wait", "--timeout=60s")
+    upgrade = lambda *how: on(cluster, "upgrade", "serinus", str(CHART), "--wait", "--timeout=150s", *how)
+    on(cluster, "install", "serinus", str(CHART), "--set=gateway.replicas=3", "--wait", "--timeout=150s")
     upgrade("--set=gateway.autoscaling.enabled=true")
     assert replicas() == 3
     upgrade("--set=gateway.autoscaling.enabled=true", "--set=gateway.podAnnotations.a=b")
@@ -572,13 +572,13 @@ def test_the_number_of_gateways_stays_when_autoscaling_begins_and_ends(installed
         upgrade("--set=gateway.autoscaling.enabled=true", f"--set=gateway.podAnnotations.a={annotation}")
         assert replicas() == 5
     cluster.kubectl("scale", "deployment", "serinus-gateway", "-n", NAMESPACE, "--replicas=6")
-    on(cluster, "rollback", "serinus", "4", "--wait", "--timeout=60s")
+    on(cluster, "rollback", "serinus", "4", "--wait", "--timeout=150s")
     assert replicas() == 6
     refused = on(cluster, "upgrade", "serinus", str(CHART), "--set=gateway.replicas=4", check=False)
     assert "conflict with" in refused and ".spec.replicas" in refused, refused
     upgrade("--set=gateway.replicas=4", "--force-conflicts")
     assert replicas() == 4
-    on(cluster, "uninstall", "serinus", "--wait", "--timeout=60s")
+    on(cluster, "uninstall", "serinus", "--wait", "--timeout=150s")
 
 
 def test_an_install_from_deploy_becomes_one_of_the_chart(installed):
@@ -595,9 +595,9 @@ def test_an_install_from_deploy_becomes_one_of_the_chart(installed):
     assert len(before) == 6
     refused = on(cluster, "install", "serinus", str(CHART), check=False)
     assert "invalid ownership metadata" in refused, refused
-    on(cluster, "install", "serinus", str(CHART), "--take-ownership", "--force-conflicts", "--wait", "--timeout=60s",
+    on(cluster, "install", "serinus", str(CHART), "--take-ownership", "--force-conflicts", "--wait", "--timeout=150s",
        "--set=serving.enabled=true")
     assert uids() == before and keys(cluster) == {"kept": "a2V5"}
     wait_for("the older pods' end", lambda: len(pods(cluster)) == 4)
-    on(cluster, "uninstall", "serinus", "--wait", "--timeout=60s")
+    on(cluster, "uninstall", "serinus", "--wait", "--timeout=150s")
     assert cluster.kubectl("get", "crd", "promptreleases.serinus.dev", "-o", "name")
