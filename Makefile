@@ -1,5 +1,5 @@
 # The same targets for people and for CI.
-.PHONY: test lint unit e2e generate fuzz real-llm
+.PHONY: test lint unit e2e generate manifests fuzz real-llm
 
 test: lint unit e2e
 
@@ -18,6 +18,10 @@ e2e:
 # Refreshes crds/ and the golden files; read the diff before committing it.
 generate:
 	SERINUS_REFRESH=1 cargo test --locked
+
+# Renders deploy/ and the chart's table of values from the chart. Needs Go, which builds Helm once.
+manifests:
+	charts/render.py
 
 # A minute of each fuzz target on stable Rust; with a nightly compiler and cargo-fuzz,
 # `cd fuzz && cargo +nightly fuzz run request` and so on look further.

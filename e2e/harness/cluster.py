@@ -18,8 +18,10 @@ GROUP = "/apis/serinus.dev/v1alpha1"
 
 
 class Cluster:
-    def __init__(self, folder: Path, audited: str = audit.POLICY):
+    def __init__(self, folder: Path, audited: str = audit.POLICY, controllers: str = ""):
         self.folder = folder
+        # Beside those that every case needs, comma-separated.
+        self.controllers = controllers
         self.tools = Path(os.environ["SERINUS_E2E_TOOLS"])
         self.port = free_port()
         self.url = f"https://127.0.0.1:{self.port}"
@@ -59,7 +61,8 @@ class Cluster:
             "--leader-elect=false", "--bind-address=127.0.0.1", f"--secure-port={free_port()}",
             f"--cert-dir={f}/certs-kcm",
             "--controllers=deployment,replicaset,garbagecollector,serviceaccount,namespace,"
-            "clusterrole-aggregation,endpointslice,root-ca-cert-publisher",
+            "clusterrole-aggregation,endpointslice,root-ca-cert-publisher"
+            + (self.controllers and f",{self.controllers}"),
         ]
         data = [
             str(self.tools / "etcd"), f"--data-dir={f}/etcd", "--unsafe-no-fsync",
