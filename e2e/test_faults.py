@@ -278,7 +278,7 @@ def test_a_tenant_whose_releases_can_not_be_written_ends_no_canary_of_others(wor
             world.cluster.http.patch(f"{GROUP}/namespaces/flood/promptreleases/fenced{i}/status", json=body,
                                      headers={"content-type": "application/merge-patch+json"}).raise_for_status()
             world.cluster.patch("promptrelease", f"fenced{i}", {"spec": {"promptRef": {"name": "nothing2"}}}, "flood")
-        wait_for("that they are undecided", lambda: leader.metric("serinus_releases_unwritten") >= 70, 60)
+        wait_for("that they are undecided", lambda: leader.metric("serinus_releases_unwritten") >= 70, 180)
         # Beyond what the gateways wait for a leader.
         began = time.monotonic()
         while time.monotonic() < began + 60:
@@ -359,7 +359,7 @@ def test_cut_watches_conflicts_throttling_and_lost_answers_change_nothing(world)
                 world.next(name, "v2", marker)
                 wanted = {"Stable": "Promoted"}.get(end, end)
                 wait_for(f"{name} {wanted}", lambda: (f"{name}-v2", wanted) in world.history(name), 180)
-                world.wait_phase(name, end, seconds=60)
+                world.wait_phase(name, end, seconds=180)
             assert not users.errors(), users.errors()[:5]
             for proxy in proxies:
                 proxy.share, proxy.cut_after = 0.0, None

@@ -166,7 +166,7 @@ impl Attempts<'_> {
         }
         // A canary that refused the request: whose fault it is shows when stable is asked
         // the same.
-        let mut canary: Option<Box<Flight>> = None;
+        let mut canary: Option<(Box<Flight>, Failure)> = None;
         let mut earlier: Option<TraceContext> = None;
         loop {
             let (group, bound) = (assigned.group, assigned.bound);
@@ -177,7 +177,7 @@ impl Attempts<'_> {
             let failed = self.attempt(assigned, earlier, prepared.take()).await;
             let (mut flight, failure) = match failed {
                 Ok(response) => {
-                    if let Some(mut canary) = canary {
+                    if let Some((mut canary, _)) = canary {
                         canary.finish(RecordOutcome::Error);
                     }
                     return response;
@@ -196,7 +196,7 @@ impl Attempts<'_> {
             if is_candidate && self.falls_back() && may_go_on && !is_crowd && !bound {
                 assigned = self.again(&self.route.baseline, AssignmentReason::Fallback, group);
                 if failure.client_fault {
-                    canary = Some(Box::new(flight));
+                    canary = Some((Box::new(flight), failure));
                 } else {
                     flight.finish(RecordOutcome::Error);
                 }
@@ -211,15 +211,18 @@ impl Attempts<'_> {
                 assigned = next;
                 continue;
             }
-            if let Some(mut canary) = canary {
+            let Some((mut canary, refusal)) = canary else {
+                return give_up(&mut flight, failure);
+            };
+            if failure.client_fault {
                 // Both refuse it: the request itself is at fault.
-                canary.finish(if failure.client_fault {
-                    RecordOutcome::ClientError
-                } else {
-                    RecordOutcome::Error
-                });
+                canary.finish(RecordOutcome::ClientError);
+                return give_up(&mut flight, failure);
             }
-            return give_up(&mut flight, failure);
+            // Stable can not tell whose fault it is. A client does not send again what was refused.
+            canary.finish(RecordOutcome::Error);
+            flight.finish(RecordOutcome::Error);
+            return told(&canary, refusal);
         }
     }
 
@@ -478,6 +481,11 @@ fn give_up(flight: &mut Flight, failure: Failure) -> Response<Body> {
     } else {
         RecordOutcome::Error
     });
+    told(flight, failure)
+}
+
+/// How the application is told of a failure.
+fn told(flight: &Flight, failure: Failure) -> Response<Body> {
     let Some((status, body)) = failure.body else {
         let mut response = error_response(&failure.error);
         stamp(response.headers_mut(), flight);

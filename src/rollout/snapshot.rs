@@ -118,9 +118,12 @@ impl Snapshot {
     pub fn why_down(&self, revision: &str) -> Option<String> {
         let fails = |gateway: &&Gateway| gateway.failing.iter().any(|failing| failing == revision);
         let failing = self.gateways.iter().filter(fails).count();
+        // A gateway alone may have trouble of its own.
+        let answering = self.gateways.iter().filter(|gateway| gateway.silent.is_none()).count();
         let fails =
             || format!("{failing} of {} gateways see all requests to it fail", self.gateways.len());
-        self.why_not_ready(revision).or_else(|| (failing > 0).then(fails))
+        self.why_not_ready(revision)
+            .or_else(|| (failing > 0 && 2 * failing >= answering).then(fails))
     }
 
     /// Which gateways can not build a revision, and why.

@@ -177,6 +177,25 @@ async fn in_a_bake_each_variant_answers_while_the_other_one_fails() {
 }
 
 #[tokio::test]
+async fn a_refusal_stays_one_when_the_other_variant_can_not_be_asked() {
+    let script =
+        |request: &Value| if variant(request) == "canary" { fails(400) } else { fails(503) };
+    for role in [VariantRole::Previous, VariantRole::Canary] {
+        let bench = Bench::new(script).await;
+        bench.serve(with(&bench, role));
+        let mut statuses = std::collections::BTreeSet::new();
+        for n in 0..20 {
+            let answer = bench.chat(json!({"user": format!("user-{n}")})).await;
+            let asked_the_canary = bench.asked().iter().map(variant).any(|who| who == "canary");
+            if asked_the_canary && answer.headers()["x-serinus-revision"] == "canary" {
+                statuses.insert(answer.status().as_u16());
+            }
+        }
+        assert_eq!(statuses, [400].into(), "{role:?}");
+    }
+}
+
+#[tokio::test]
 async fn when_both_variants_of_a_bake_fail_each_is_asked_and_no_more() {
     let bench = Bench::new(|_| fails(500)).await;
     bench.serve(with(&bench, VariantRole::Previous));

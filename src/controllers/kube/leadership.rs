@@ -126,7 +126,7 @@ impl Leadership {
                 (None, Some(holder)) => format!(
                     "{holder} holds the Lease and does not renew it: if that process is gone, delete the Lease"
                 ),
-                (None, None) => "nobody has taken the Lease".to_owned(),
+                (None, None) => "nobody has taken the Lease, and this operator does not before its caches are filled".to_owned(),
             };
             Leaderless { since, why }
         })
@@ -138,7 +138,7 @@ impl Leadership {
             Ok(state) => {
                 let held = match state {
                     LeaseState::Held(held) => Some(held),
-                    LeaseState::Other { .. } => None,
+                    LeaseState::Other { .. } | LeaseState::Free => None,
                 };
                 self.set(held);
                 let mut seen = self.seen();
@@ -146,6 +146,7 @@ impl Leadership {
                 (seen.holder, lived, valid) = match state {
                     LeaseState::Held(_) => (None, Instant::now(), Duration::ZERO),
                     LeaseState::Other { holder, lived, valid } => (holder, lived, valid),
+                    LeaseState::Free => (None, seen.leader, Duration::ZERO),
                 };
                 // A process that has just begun does not know how long it was so before.
                 seen.leader = seen.leader.max(lived);
@@ -225,6 +226,8 @@ enum LeaseState {
     Held(Held),
     /// Another one, whose Lease is valid for so long after it last changed.
     Other { holder: Option<String>, lived: Instant, valid: Duration },
+    /// Nobody, and this process can not lead yet.
+    Free,
 }
 
 /// The Lease is observed at so often while it is valid.
@@ -319,8 +322,11 @@ async fn once(
     }
     let unchanged = observed.since.map_or(Duration::ZERO, |since| started - since);
     let spec = lease.spec.clone().unwrap_or_default();
-    let step = Some(step(&spec, config, unchanged, (config.clock)())).filter(|_| fit);
-    let Some(Step::Write { spec, term, acquired }) = step else {
+    let step = step(&spec, config, unchanged, (config.clock)());
+    if matches!(step, Step::Write { .. }) && !fit {
+        return Ok(LeaseState::Free);
+    }
+    let Step::Write { spec, term, acquired } = step else {
         let valid = spec.lease_duration_seconds.and_then(|seconds| u64::try_from(seconds).ok());
         let valid = Duration::from_secs(valid.unwrap_or_default());
         return Ok(LeaseState::Other {

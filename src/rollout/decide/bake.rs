@@ -117,6 +117,9 @@ fn compare(
     let verdict = look::judge(draft, policy, ends);
     if verdict == Verdict::Fail {
         let message = look::failure(draft);
+        if let Some(down) = previous_down(draft) {
+            return stay_in_trouble(draft, revision, &message, &down);
+        }
         return draft.withdraw(Outcome::RolledBack, reasons::METRIC_FAILED, &message, false);
     }
     if let Some(another) = another {
@@ -187,6 +190,19 @@ fn seems_worse(draft: &Draft<'_>) -> Option<String> {
         Some(format!("{} looked worse in what was collected last", metric.metric))
     };
     looks_worse(draft).or_else(lately)
+}
+
+/// What bakes is bad, and what served before can not serve: users would get less by going back.
+fn stay_in_trouble(draft: &mut Draft<'_>, revision: &str, failure: &str, down: &str) {
+    let previous = draft.status.previous.as_ref().map_or("", |p| short(&p.revision));
+    let message = format!(
+        "{failure}; but what served before, {previous}, can not serve: {down}. {0} is rolled back as \
+         soon as {previous} can: mend that, or promote {0} to keep it, or abort it",
+        short(revision)
+    );
+    hold(draft, reasons::METRIC_FAILED, true);
+    draft.stop_clock(Some(reasons::METRIC_FAILED));
+    draft.say(reasons::METRIC_FAILED, message);
 }
 
 /// Why users can not go back to what served before, if so.
@@ -264,16 +280,19 @@ fn stopped(draft: &Draft<'_>) -> Option<(&'static str, String)> {
     if let Some(unfollowed) = unfollowed(draft) {
         return Some(unfollowed);
     }
-    for side in [&draft.status.stable, &draft.status.previous].into_iter().flatten() {
-        if let Some(why) = draft.snapshot.why_not_ready(&side.revision) {
-            let stable = draft.status.stable.as_ref().map_or("", |s| short(&s.revision));
-            let message = format!(
-                "LLMDeployment {} of {} is not ready, so nothing can be compared: {why}; promote \
-                 {stable} to end the bake",
-                side.backend, side.revision
-            );
-            return Some((reasons::BACKEND_NOT_READY, message));
-        }
+    let stable = draft.status.stable.as_ref();
+    let not_ready = stable.and_then(|s| Some((s, draft.snapshot.why_not_ready(&s.revision)?)));
+    let down = previous_down(draft).and_then(|why| Some((draft.status.previous.as_ref()?, why)));
+    if let Some((side, why)) = not_ready.or(down) {
+        let ends = match stable.filter(|stable| stable.revision != side.revision) {
+            Some(stable) => format!("; promote {} to end the bake", short(&stable.revision)),
+            None => String::new(),
+        };
+        let message = format!(
+            "LLMDeployment {} of {} can not serve, so nothing can be compared: {why}{ends}",
+            side.backend, side.revision
+        );
+        return Some((reasons::BACKEND_NOT_READY, message));
     }
     look::floor_on_both_sides(draft).map(|message| (reasons::FLOOR_ON_BOTH_SIDES, message))
 }
