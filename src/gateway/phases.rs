@@ -484,7 +484,7 @@ fn give_up(flight: &mut Flight, failure: Failure) -> Response<Body> {
     told(flight, failure)
 }
 
-/// How the application is told of a failure.
+/// The response that tells the application of a failure.
 fn told(flight: &Flight, failure: Failure) -> Response<Body> {
     let Some((status, body)) = failure.body else {
         let mut response = error_response(&failure.error);

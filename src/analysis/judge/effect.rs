@@ -50,7 +50,8 @@ use crate::{
 
 /// Failures in fewer groups than this do not tell.
 const TELLING: usize = 8;
-/// In fewer than this they tell too little for acceptance.
+/// In fewer than this they tell too little for acceptance
+/// (`docs/decisions/0017-few-users-are-few-observations.md`).
 const ENOUGH: usize = 12;
 /// A group with fewer values than this does not tell.
 const LEAST_VALUES: f64 = 3.0;
@@ -64,6 +65,7 @@ pub(in crate::analysis) struct Effect {
     pub careful: Estimate,
 }
 
+/// How much less the requests of a side tell than independent ones.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(in crate::analysis) struct Estimate {
     /// How many requests tell as much as one of a user alone; at least 1.
@@ -94,7 +96,7 @@ impl Effect {
         Self { own: self.own.times(factor), careful: self.careful.times(factor) }
     }
 
-    /// Without the part of it that comes from so large an effect of probes.
+    /// Without the effect `probes` of requests that a breaker turned away ([`of_probes`]).
     pub(super) fn without(self, probes: f64) -> Self {
         let without = |e: Estimate| Estimate { factor: (e.factor / probes).max(1.0), ..e };
         Self { own: without(self.own), careful: without(self.careful) }

@@ -31,7 +31,7 @@ const SPACING: f64 = 0.4;
 /// Increments of error below this are as good as none: the look can not stop.
 const NEGLIGIBLE: f64 = 1e-12;
 /// While no more than this part of the error is spent, nothing is carried: the density is taken
-/// for that of a test that never stops, which makes critical values too high by less than matters.
+/// for that of a test that never stops. The next critical values are higher by less than 2e-4.
 const UNSPENT: f64 = 1e-6;
 /// A bound that no score reaches, for looks that can not stop.
 const OUT_OF_REACH: f64 = 9.0;

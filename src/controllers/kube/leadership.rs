@@ -126,7 +126,7 @@ impl Leadership {
                 (None, Some(holder)) => format!(
                     "{holder} holds the Lease and does not renew it: if that process is gone, delete the Lease"
                 ),
-                (None, None) => "nobody has taken the Lease, and this operator does not before its caches are filled".to_owned(),
+                (None, None) => "nobody has taken the Lease; an operator takes it when its caches are filled".to_owned(),
             };
             Leaderless { since, why }
         })

@@ -259,8 +259,8 @@ fn is_own(status: &PromptReleaseStatus, release: &PromptRelease) -> bool {
     status.uid.is_none() || status.uid == release.metadata.uid
 }
 
-/// Until when a status that was restored served its route, as far as it tells: it names for which
-/// release it was written, so it is no copy of another one's.
+/// Until when the release of a restored status served: the time of the last entry of its history.
+/// A status that does not say for which release it was written may be a copy, and tells nothing.
 fn served_until(status: &PromptReleaseStatus) -> Option<Timestamp> {
     let told = status.history.iter().map(|entry| entry.at).max();
     told.filter(|_| status.written_for.is_some())

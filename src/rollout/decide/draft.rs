@@ -234,11 +234,11 @@ impl<'a> Draft<'a> {
         }
         let silent = self.snapshot.gateways.iter().any(|gateway| gateway.silent.is_some());
         let others = if silent {
-            "one that does not answer is told nothing, and sends all users to stable as soon as it has \
-             heard of no leader for too long"
+            "a gateway that does not answer can not be told. It sends all users to stable when it has \
+             heard of no leader for --control-loss-seconds"
         } else {
-            "the others are told to send all users to stable, and their /readyz?verbose (port admin) \
-             says why they do not follow"
+            "the others are told to send all users to stable. Their /readyz?verbose (port admin) says \
+             why they do not follow"
         };
         format!("; {}: {others}", self.followed())
     }
