@@ -206,7 +206,7 @@ fn stay_in_trouble(draft: &mut Draft<'_>, revision: &str, failure: &str, down: &
 }
 
 /// Why users can not go back to what served before, if so.
-fn previous_down(draft: &Draft<'_>) -> Option<String> {
+pub(super) fn previous_down(draft: &Draft<'_>) -> Option<String> {
     draft.snapshot.why_down(&draft.status.previous.as_ref()?.revision)
 }
 

@@ -1,7 +1,7 @@
 //! No canary runs: the first release, waiting, and starting a canary.
 
 use super::{
-    canary, deleting,
+    bake, canary, deleting,
     draft::{Draft, HISTORY, reference},
     elsewhere,
     reasons::{self, REASONS},
@@ -245,13 +245,15 @@ pub(super) fn begin_again(draft: &mut Draft<'_>) {
         ..CanaryStatus::default()
     });
     status.canary = status.canary.take().or(record);
-    if stale::is_whole(&draft.status) {
-        return draft.withdraw(Outcome::Withdrawn, reasons::RETURNED, message, true);
-    }
-    // What served before the bake is not known any more.
+    let before = match (stale::is_whole(&draft.status), bake::previous_down(draft)) {
+        (true, None) => {
+            return draft.withdraw(Outcome::Withdrawn, reasons::RETURNED, message, true);
+        }
+        (true, Some(down)) => format!("can not serve: {down}"),
+        (false, _) => "is not known".to_owned(),
+    };
     let revision = draft.status.stable.as_ref().map_or("", |stable| short(&stable.revision));
-    let note =
-        format!("{revision} serves all users: {message}, and what served before is not known");
+    let note = format!("{revision} serves all users: {message}, and what served before {before}");
     draft.drop_canary();
     draft.announce(true, reasons::RETURNED, note.clone());
     serve_again(draft);
