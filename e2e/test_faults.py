@@ -244,6 +244,33 @@ def test_one_release_that_can_not_be_written_has_no_judge_and_costs_no_leadershi
     wait_for("nothing undecided", lambda: "not decided since" not in ready_in_words(leader)[1], 30)
 
 
+def test_what_can_not_be_read_of_a_status_costs_only_itself(world):
+    """The API server lets through what only the judge reads; a watch of all releases must not fail on it."""
+    world.first("garbled")
+    world.first("garbled-beside")
+    with Traffic(world.gateways, "garbled") as users:
+        world.next("garbled", "v2", "firstTokenMs=20")
+        world.wait_phase("garbled", "Progressing", seconds=30)
+        garbled = {"evidence": [{"instance": "a", "stable": {"assigned": -1}, "canary": {"ttft": {"never": 1}}}],
+                   "earlierSteps": [{"step": "first"}]}
+        for operator in world.operators:
+            operator.process.kill()
+        world.cluster.kubectl("patch", "promptrelease", "garbled", "--subresource=status", "--type=merge",
+                              "-p", json.dumps({"status": garbled}))
+        stored = world.cluster.release("garbled")["status"]
+        assert {part: stored[part] for part in garbled} == garbled, "it is stored as it was written"
+        # Whoever lists it now reads it.
+        for process in [*world.operators, world.gateways[0]]:
+            if process in world.gateways:
+                process.process.kill()
+            process.start()
+        world.gateways[0].wait_ready()
+        world.next("garbled-beside", "v2", "firstTokenMs=20")
+        world.wait_phase("garbled-beside", "Progressing", seconds=60)
+        wait_for("the promotion", lambda: ("garbled-v2", "Promoted") in world.history("garbled"), 120)
+    world.wait_phase("garbled", "Stable", seconds=60)
+
+
 def test_a_tenant_whose_releases_can_not_be_written_ends_no_canary_of_others(world):
     """More than can be named one by one: a prompt that no snapshot holds, and statuses that no leader may write."""
     world.cluster.kubectl("create", "namespace", "flood")

@@ -20,12 +20,14 @@ pub mod process;
 pub mod prometheus;
 pub mod releases;
 mod request_ids;
+pub mod shell;
 pub mod simulated_model;
 pub mod snapshots;
 pub mod standalone;
 mod table;
 mod telemetry;
 pub mod tls;
+pub mod validate;
 
 /// Runs the command line.
 pub fn main() -> ExitCode {

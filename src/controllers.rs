@@ -71,6 +71,8 @@ pub struct Context {
     pub refusals: release::Refusals,
     /// Objects whose last reconcile failed.
     pub retries: Retries,
+    /// Whether this operator runs model servers.
+    pub serving: bool,
 }
 
 impl Context {

@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use serinus::api::crd;
 
 #[test]
@@ -94,5 +94,71 @@ fn no_column_of_a_table_shows_one_item_of_a_list() {
                 assert!(!lists.contains('['), "{file}: {} shows {path}", column.name);
             }
         }
+    }
+}
+
+/// What of `schema` departs from the conventions of Kubernetes' own API (those rules of
+/// kube-api-linter that a schema shows; docs/decisions/0022), by its path.
+fn departures(schema: &Value, path: &str, found: &mut Vec<String>) {
+    let has = |key: &str| schema.get(key).is_some();
+    let mut note = |what: &str| found.push(format!("{path}: {what}"));
+    match schema["type"].as_str() {
+        Some("string") if !has("maxLength") && !has("enum") && !has("format") => {
+            note("a text without an end");
+        }
+        Some("array") if !has("maxItems") => note("a list without an end"),
+        Some("array") if path.contains(".spec") && !has("x-kubernetes-list-type") => {
+            note("a list that does not say how it is merged");
+        }
+        Some("integer") if schema["format"] != "int32" && schema["format"] != "int64" => {
+            note("a number of another size than int32 and int64");
+        }
+        _ => {}
+    }
+    for (name, property) in schema["properties"].as_object().into_iter().flatten() {
+        let is_top = !path.contains('.') && matches!(name.as_str(), "metadata" | "spec");
+        if !is_top && property["description"].as_str().is_none_or(str::is_empty) {
+            found.push(format!("{path}.{name}: nothing for kubectl explain"));
+        }
+        if !name.starts_with(|c: char| c.is_ascii_lowercase())
+            || !name.chars().all(|c| c.is_ascii_alphanumeric())
+        {
+            found.push(format!("{path}.{name}: a name that is not in camelCase"));
+        }
+        departures(property, &format!("{path}.{name}"), found);
+    }
+    for part in ["items", "additionalProperties"] {
+        if schema.get(part).is_some_and(Value::is_object) {
+            departures(&schema[part], &format!("{path}[]"), found);
+        }
+    }
+}
+
+#[test]
+fn definitions_follow_the_conventions_of_kubernetes() {
+    let (mut found, mut fields) = (vec![], 0);
+    for (file, definition) in crd::all() {
+        let definition = serde_json::to_value(&definition).unwrap();
+        for version in definition["spec"]["versions"].as_array().unwrap() {
+            let schema = &version["schema"]["openAPIV3Schema"];
+            departures(schema, file.trim_end_matches(".yaml"), &mut found);
+            fields += schema.to_string().matches("\"description\":").count();
+            let conditions = schema.pointer("/properties/status/properties/conditions");
+            if let Some(conditions) = conditions {
+                assert_eq!(conditions["x-kubernetes-list-map-keys"], json!(["type"]), "{file}");
+                assert_eq!(version["subresources"]["status"], json!({}), "{file}");
+            }
+        }
+    }
+    assert!(fields > 150, "the schemas are read: {fields}");
+    assert_eq!(found, Vec::<String>::new());
+}
+
+/// 40 KB, as YAML: what a client downloads for `kubectl explain`, and what a person can read.
+#[test]
+fn definitions_are_small_enough_to_be_read() {
+    for (file, definition) in crd::all() {
+        let size = crd::to_yaml(&definition).unwrap().len();
+        assert!(size <= 40_000, "{file} has {size} bytes");
     }
 }

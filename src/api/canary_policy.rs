@@ -250,7 +250,7 @@ pub struct Analysis {
     /// What is measured. At most 16. Default: errors, time to first token, duration,
     /// failed checks and cost, with careful margins.
     #[serde(default = "default_metrics")]
-    #[schemars(length(min = 1, max = 16))]
+    #[schemars(length(min = 1, max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub metrics: Vec<Metric>,
     /// How often the wrong decision may happen, over the whole canary and all metrics together.
     #[serde(default)]

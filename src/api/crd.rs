@@ -5,6 +5,9 @@
 //! a list that was completed is never the list that somebody wrote. Therefore no schema has
 //! a default inside a list; whoever reads the object fills it in, with the same value.
 //!
+//! Lists are of one author, too (`atomic`), because their order counts; only those whose items
+//! have a name of their own (conditions, metrics) are merged item by item (`map`).
+//!
 //! A status has one author, who writes it whole. It is declared so (`atomic`): otherwise the API
 //! server keeps a list of who wrote which field of it, which is as large as the status and
 //! computed at each write.
@@ -30,6 +33,9 @@ pub fn all() -> Vec<(&'static str, CustomResourceDefinition)> {
             let schema = version.schema.as_mut();
             if let Some(schema) = schema.and_then(|schema| schema.open_api_v3_schema.as_mut()) {
                 drop_defaults_in_lists(schema, false);
+                if let Some(spec) = schema.properties.as_mut().and_then(|p| p.get_mut("spec")) {
+                    name_list_types(spec);
+                }
                 if let Some(status) = schema.properties.as_mut().and_then(|p| p.get_mut("status")) {
                     status.x_kubernetes_map_type = Some("atomic".to_owned());
                 }
@@ -57,6 +63,17 @@ fn drop_defaults_in_lists(schema: &mut JSONSchemaProps, in_list: bool) {
             }
         }
         None => {}
+    }
+}
+
+/// Says of each list without a type that it is replaced as a whole.
+fn name_list_types(schema: &mut JSONSchemaProps) {
+    for property in schema.properties.iter_mut().flat_map(|properties| properties.values_mut()) {
+        name_list_types(property);
+    }
+    if let Some(JSONSchemaPropsOrArray::Schema(items)) = &mut schema.items {
+        name_list_types(items);
+        schema.x_kubernetes_list_type.get_or_insert_with(|| "atomic".to_owned());
     }
 }
 

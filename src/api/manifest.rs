@@ -31,7 +31,7 @@ pub enum Object {
     /// A policy.
     Policy(CanaryPolicy),
     /// A release.
-    Release(PromptRelease),
+    Release(Box<PromptRelease>),
     /// A Secret of Kubernetes: API keys of backends, client keys.
     Secret(Secrets),
 }
@@ -161,7 +161,7 @@ impl Object {
             (Self::Backend(new), Self::Backend(old)) => rules(self.kind(), new, Some(old)),
             (Self::Prompt(new), Self::Prompt(old)) => rules(self.kind(), new, Some(old)),
             (Self::Policy(new), Self::Policy(old)) => rules(self.kind(), new, Some(old)),
-            (Self::Release(new), Self::Release(old)) => rules(self.kind(), new, Some(old)),
+            (Self::Release(new), Self::Release(old)) => rules(self.kind(), &**new, Some(&**old)),
             _ => Ok(()),
         };
         result.map_err(|message| ManifestError::Invalid {
@@ -232,6 +232,25 @@ pub fn read(bytes: &[u8]) -> Result<Vec<Object>, Box<Broken>> {
             }))
         }
     }
+}
+
+/// Every document of a file by itself, with its number in the file, for who wants to know all
+/// that is wrong.
+pub fn each(bytes: &[u8]) -> Vec<(usize, Result<Object, ManifestError>)> {
+    let text = match std::str::from_utf8(bytes) {
+        Ok(text) => text,
+        Err(error) => return vec![(1, Err(ManifestError::NotText(error.valid_up_to())))],
+    };
+    let Documents { mut values, error, cut } = documents(text);
+    let last = values.last().map_or(0, |(number, _)| *number);
+    // What is known of a document that can not be read as a whole is no object.
+    let cut_one = error.as_ref().and_then(|_| if cut { values.pop() } else { None });
+    let read = |(number, value)| (number, names(&value).and_then(|()| object(value)));
+    let mut all: Vec<_> = values.into_iter().map(read).collect();
+    if let Some(error) = error {
+        all.push((cut_one.map_or(last + 1, |(number, _)| number), Err(error.into())));
+    }
+    all
 }
 
 /// Reads every document of a YAML text.
@@ -413,7 +432,7 @@ pub fn object(value: Value) -> Result<Object, ManifestError> {
         "LLMDeployment" => typed(value, &kind).map(Object::Backend).map_err(invalid),
         "PromptVersion" => typed(value, &kind).map(Object::Prompt).map_err(invalid),
         "CanaryPolicy" => typed(value, &kind).map(Object::Policy).map_err(invalid),
-        "PromptRelease" => typed(value, &kind).map(Object::Release).map_err(invalid),
+        "PromptRelease" => typed(value, &kind).map(Box::new).map(Object::Release).map_err(invalid),
         _ => Err(ManifestError::Kind { api_version, kind }),
     }
 }

@@ -15,7 +15,11 @@ pub use self::{
     },
     verdict::{Batch, Batches, InStep, MetricStatus, Sample, Turn, TurnedSince, Unit, Verdict},
 };
-use super::{conditions::Condition, duration::GoDuration, schema::LocalRef};
+use super::{
+    conditions::Condition,
+    duration::GoDuration,
+    schema::{LocalRef, free_objects, if_readable},
+};
 
 /// Which prompt version on which model backend a route should serve, and how carefully to get there.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Deserialize, Serialize, KubeSchema)]
@@ -172,7 +176,7 @@ pub struct CanaryStatus {
     /// Requests of gateway processes beyond the 128 that are remembered in a step: they
     /// are left out of the evidence.
     #[serde(default, skip_serializing_if = "is_nothing")]
-    #[schemars(with = "i64")]
+    #[schemars(with = "i64", range(min = 0))]
     pub uncounted: u64,
     /// About what is left until the canary is promoted, or waits for an approval, if it goes
     /// on like this; absent while that is not expected.
@@ -190,6 +194,10 @@ pub struct CanaryStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub approvals: Vec<HandledRequest>,
+    /// What the steps that passed have shown, a line a step.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), inner(length(max = 768)))]
+    pub passed: Vec<String>,
 }
 
 /// About what is left of a canary.
@@ -345,6 +353,10 @@ pub struct HistoryEntry {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub requests: Vec<HandledRequest>,
+    /// What was shown of it until then, a line a step.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 18), inner(length(max = 768)))]
+    pub evidence: Vec<String>,
 }
 
 /// A person's request that was carried out or refused.
@@ -417,13 +429,13 @@ pub struct PromptReleaseStatus {
     pub analysis: Vec<MetricStatus>,
     /// The counters behind the evidence, a line a gateway process. Kept so that a
     /// restarted operator resumes the same test.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "if_readable")]
     #[schemars(length(max = 128))]
     pub evidence: Vec<InstanceEvidence>,
     /// What earlier steps of the running canary have counted, where the policy pools the
     /// evidence of all steps.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 16))]
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "if_readable")]
+    #[schemars(schema_with = "free_objects::<16>")]
     pub earlier_steps: Vec<StepEvidence>,
     /// What was released before, newest last. At most 20.
     #[serde(default)]

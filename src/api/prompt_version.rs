@@ -59,7 +59,7 @@ pub struct PromptVersionSpec {
     pub response_format: Option<Map<String, Value>>,
     /// Tools in OpenAI's form, sent with every request.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(schema_with = "schema::free_objects")]
+    #[schemars(schema_with = "schema::free_objects::<128>")]
     pub tools: Vec<Map<String, Value>>,
 }
 

@@ -200,7 +200,7 @@ impl Remembered {
         let stable = status.stable.clone()?;
         let short = |entry: &HistoryEntry| {
             let message = truncate(&entry.message, LONGEST_MESSAGE);
-            HistoryEntry { message, requests: vec![], ..entry.clone() }
+            HistoryEntry { message, requests: vec![], evidence: vec![], ..entry.clone() }
         };
         let failed = status.failed_revision.clone();
         let previous = status.previous.clone();
@@ -364,6 +364,7 @@ mod tests {
             message: message.into(),
             at: Timestamp::from_second(second).unwrap(),
             requests: vec![],
+            evidence: vec![],
         };
         let long = "x".repeat(2000);
         let mut status = PromptReleaseStatus {

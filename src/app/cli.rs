@@ -2,12 +2,12 @@
 
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use super::{
     cost, demo, gateway, operator, policies,
     process::{block_on, listen_on, say, stop_signal, told},
-    releases, simulated_model, snapshots, standalone,
+    releases, shell, simulated_model, snapshots, standalone, validate,
 };
 use crate::{
     api::crd,
@@ -43,6 +43,8 @@ enum Command {
     Simulate(policies::SimulateOptions),
     #[command(flatten)]
     Releases(releases::Command),
+    /// Check manifests as the API server and the operator would, without either.
+    Validate(validate::Options),
     /// Run releases from a folder of manifests, without a cluster.
     Standalone(standalone::Options),
     /// Run the control plane in a cluster.
@@ -66,6 +68,10 @@ enum Command {
         #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(i32).range(0..=19))]
         nice: i32,
     },
+    /// Print what a shell needs to complete commands and arguments.
+    Completion(shell::CompletionOptions),
+    /// Print the manual page.
+    Man(shell::ManOptions),
     /// Print the version.
     Version,
 }
@@ -91,6 +97,12 @@ pub fn run() -> ExitCode {
         }
         Command::Plan(options) => policies::plan(&options),
         Command::Simulate(options) => policies::simulate(&options).map(|()| true),
+        Command::Validate(options) => validate::run(&options),
+        Command::Completion(options) => {
+            shell::complete(&options, Cli::command());
+            Ok(true)
+        }
+        Command::Man(options) => shell::man(&options, Cli::command()).map(|()| true),
         Command::Version => {
             println!("serinus {}", env!("CARGO_PKG_VERSION"));
             Ok(true)

@@ -8,7 +8,10 @@ use anyhow::{Context, bail, ensure};
 use clap::ValueEnum;
 use futures::future::try_join_all;
 
-use super::{numbers::between, prometheus};
+use super::{
+    numbers::{duration_between, in_days},
+    prometheus,
+};
 use crate::{
     api::{
         GoDuration,
@@ -31,7 +34,7 @@ const WINDOW: RangeInclusive<GoDuration> =
 #[derive(clap::Args)]
 pub struct Options {
     /// How far back to look; only Prometheus remembers.
-    #[arg(long, default_value = "24h", value_parser = between(WINDOW), requires = "prometheus_url")]
+    #[arg(long, default_value = "24h", value_parser = duration_between(WINDOW), requires = "prometheus_url")]
     since: GoDuration,
     /// What to tell apart.
     #[arg(
@@ -139,7 +142,7 @@ async fn remembered(
         collect(&mut lines, counter, answer);
     }
     let lines = lines.into_iter().map(|(whose, spent)| Line { whose, spent }).collect();
-    Ok(Costs { lines, span: format!("in the last {}", GoDuration(since)) })
+    Ok(Costs { lines, span: format!("in the last {}", in_days(since)) })
 }
 
 async fn counted(gateways: &[String]) -> anyhow::Result<Costs> {

@@ -135,7 +135,7 @@ impl Plain {
                 "          {:<8} {} {}",
                 metric.metric,
                 evidence_bar::draw(metric, 37),
-                evidence_bar::word(metric.verdict)
+                metric.verdict.word()
             );
         }
     }

@@ -1,7 +1,7 @@
 //! One metric's evidence as a line of text: where the difference may lie, and where
 //! the margins are.
 
-use crate::api::prompt_release::{MetricStatus, Sample, Verdict};
+use crate::api::prompt_release::{MetricStatus, Sample};
 
 /// Draws `metric` on `width` characters: `├──●──┤` is where the difference may lie,
 /// `H` the harm margin (wholly to its right fails), `A` the accept margin (wholly to
@@ -26,17 +26,6 @@ pub fn draw(metric: &MetricStatus, width: usize) -> String {
     cells[to] = if upper > reach { '▸' } else { '┤' };
     cells[column(difference)] = '●';
     cells.into_iter().collect()
-}
-
-/// The verdict as people read it.
-pub fn word(verdict: Verdict) -> &'static str {
-    match verdict {
-        Verdict::Pass => "pass",
-        Verdict::Fail => "FAIL",
-        Verdict::Undecided => "collecting",
-        Verdict::Inconclusive => "no answer",
-        Verdict::NoData => "no data",
-    }
 }
 
 /// What one side contributed.

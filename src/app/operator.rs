@@ -75,6 +75,10 @@ pub struct Options {
     /// them this operator shows gateways who asks, and knows whose answer it is.
     #[arg(long, default_value = "serinus-request-ids", value_name = "[NAMESPACE/]NAME")]
     request_id_secret: String,
+    /// Run model servers: LLMDeployments with spec.serving become Deployments and Services. With
+    /// false the operator asks for neither, and needs no right to them.
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
+    serving: bool,
     #[command(flatten)]
     addresses: addresses::Options,
     /// Where Prometheus and probes ask.
@@ -127,11 +131,8 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         examined: Examined::default(),
         refusals: Refusals::default(),
         retries: Retries::default(),
+        serving: options.serving,
     });
-    let deployments: Api<PartialObjectMeta<Deployment>> = match &options.watch_namespace {
-        Some(namespace) => Api::namespaced(client.clone(), namespace),
-        None => Api::all(client.clone()),
-    };
     let endpoints = gateway_addresses(&options, &client, &mut tasks);
     let stores = &context.caches;
     tasks.spawn(policy::run(
@@ -149,7 +150,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     tasks.spawn(backend::run(
         stores.backends.clone(),
         watches.backends,
-        deployments,
+        options.serving.then(|| deployments(&options, &client)),
         triggers.clone(),
         of_used,
         context.clone(),
@@ -186,6 +187,13 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     stop.cancel();
     seeking.await;
     Ok(())
+}
+
+fn deployments(options: &Options, client: &Client) -> Api<PartialObjectMeta<Deployment>> {
+    match &options.watch_namespace {
+        Some(namespace) => Api::namespaced(client.clone(), namespace),
+        None => Api::all(client.clone()),
+    }
 }
 
 fn election(options: &Options) -> ElectionConfig {

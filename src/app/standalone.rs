@@ -11,10 +11,12 @@ mod manifests;
 mod memory;
 mod notices;
 mod observe;
+mod requests;
 mod secrets;
 mod serve;
 mod state;
 mod unread;
+mod view;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -30,10 +32,12 @@ pub use self::{
     manifests::GRACE,
     secrets::secret_variable,
     serve::{Options, run},
+    view::View,
 };
 use self::{
     manifests::{Event, Manifests},
     notices::Notices,
+    requests::Requests,
     state::{Kept, State},
 };
 use crate::{
@@ -93,6 +97,7 @@ impl Happening {
 /// The folder, the state and the gateway together.
 pub struct Standalone {
     manifests: Manifests,
+    requests: Requests,
     state: State,
     gateway: Arc<Gateway>,
     prometheus: Arc<Prometheus>,
@@ -145,6 +150,7 @@ impl Standalone {
         let (state, before) = State::open(state_file.clone(), now)?;
         Ok(Self {
             manifests: Manifests::open(folder, &state_file)?,
+            requests: Requests::of(&state_file),
             state,
             gateway,
             prometheus: Arc::default(),
@@ -180,6 +186,11 @@ impl Standalone {
     pub fn tick(&mut self, now: Timestamp) -> anyhow::Result<Vec<Happening>> {
         let mut events = std::mem::take(&mut self.before);
         events.extend(self.manifests.reload(now));
+        let (asked, unread) = self.requests.reload();
+        events.extend(unread);
+        if asked {
+            self.at_rest.clear();
+        }
         let mut news: Vec<Happening> =
             events.into_iter().map(|event| Happening::new(now, "", event)).collect();
         self.know_clients();
@@ -200,7 +211,8 @@ impl Standalone {
         // What was decided must be kept before anything else is.
         self.manifests.keep()?;
         self.keep()?;
-        let releases: Vec<PromptRelease> = self.manifests.releases().cloned().collect();
+        let releases: Vec<PromptRelease> =
+            self.manifests.releases().map(|release| self.requests.over(release.clone())).collect();
         let names: BTreeSet<String> = releases.iter().map(key).collect();
         for release in &releases {
             let key = key(release);

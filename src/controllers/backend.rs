@@ -49,20 +49,21 @@ struct Finding {
     next: Action,
 }
 
-/// Runs the controller until the process stops.
+/// Runs the controller until the process stops. Without `deployments` no model servers are run.
 pub async fn run(
     store: Store<LLMDeployment>,
     watch: Touched<LLMDeployment>,
-    deployments: kube::Api<PartialObjectMeta<Deployment>>,
+    deployments: Option<kube::Api<PartialObjectMeta<Deployment>>>,
     triggers: Triggers,
     used: UnboundedReceiver<ObjectRef<LLMDeployment>>,
     context: Arc<Context>,
 ) {
     let watch = triggers.tap(watch, Use::Backend);
     let ours = watcher::Config::default().labels(keys::BACKEND_LABEL);
-    let controller = Controller::for_stream(watch, store)
-        .owns_stream(touched(deployments, ours))
-        .reconcile_on(used);
+    let mut controller = Controller::for_stream(watch, store).reconcile_on(used);
+    if let Some(deployments) = deployments {
+        controller = controller.owns_stream(touched(deployments, ours));
+    }
     super::drive("LLMDeployment", controller, context, reconcile).await;
 }
 
@@ -73,6 +74,7 @@ async fn reconcile(backend: Arc<LLMDeployment>, context: Arc<Context>) -> Reconc
         return Ok(Action::await_change());
     }
     let finding = match &backend.spec.serving {
+        Some(_) if !context.serving => serving_is_off(&backend),
         Some(spec) => match serve(&backend, spec, &context).await {
             Err(error) if error.is_forbidden() => not_permitted(&backend),
             served => served?,
@@ -106,15 +108,28 @@ async fn serve(
     Ok(Finding { readiness, reason, message, next: Action::await_change() })
 }
 
-/// The right to run model servers is given by namespace (`deploy/rbac-operator.yaml`).
+fn serving_is_off(backend: &LLMDeployment) -> Finding {
+    let namespace = backend.namespace().unwrap_or_default();
+    Finding {
+        readiness: Readiness::NotReady,
+        reason: "ServingNotPermitted",
+        message: format!(
+            "this operator runs no model servers (--serving=false): upgrade the Helm release with \
+             --set serving.enabled=true --set 'serving.namespaces={{{namespace}}}'"
+        ),
+        next: Action::await_change(),
+    }
+}
+
+/// The right to run model servers is given by namespace.
 fn not_permitted(backend: &LLMDeployment) -> Finding {
     let namespace = backend.namespace().unwrap_or_default();
     Finding {
         readiness: Readiness::NotReady,
         reason: "ServingNotPermitted",
         message: format!(
-            "the operator may run no model servers in the namespace {namespace}: kubectl create \
-             rolebinding serinus-serving -n {namespace} \
+            "the operator may run no model servers in the namespace {namespace}: name it in \
+             serving.namespaces of the Helm chart, or without Helm kubectl create rolebinding serinus-serving -n {namespace} \
              --clusterrole=serinus-operator-serving \
              --serviceaccount=serinus-system:serinus-operator"
         ),

@@ -19,6 +19,7 @@ mod lost;
 mod problem;
 mod reasons;
 mod requests;
+mod shown;
 mod step;
 
 use jiff::Timestamp;

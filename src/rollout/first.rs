@@ -142,6 +142,7 @@ mod tests {
             message: String::new(),
             at: Timestamp::UNIX_EPOCH,
             requests: vec![],
+            evidence: vec![],
         };
         PromptReleaseStatus {
             stable: Some(variant(revision)),

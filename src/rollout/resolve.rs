@@ -432,6 +432,7 @@ mod tests {
             message: worst(2_000),
             at: Timestamp::MAX,
             requests: vec![],
+            evidence: vec![],
         };
         let request = || HandledRequest {
             action: worst(16),

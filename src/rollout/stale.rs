@@ -228,6 +228,7 @@ mod tests {
             message: String::new(),
             at: Timestamp::UNIX_EPOCH,
             requests: vec![],
+            evidence: vec![],
         }
     }
 

@@ -93,7 +93,7 @@ fn why(kind: &str, error: &watcher::Error) -> String {
     let (said, code) = said_of_watch(error);
     let remedy = match code {
         401 => ": look at the ServiceAccount of this process and at its token",
-        403 => ": apply the roles of deploy/",
+        403 => ": upgrade the Helm release, or apply the roles of deploy/",
         404 => ": is its definition installed? kubectl apply --server-side -k crds",
         _ => "",
     };

@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Sample;
+use crate::api::schema::free_object;
 
 /// The word for what went wrong in another way than the ones that are counted by name.
 pub const OTHER: &str = "other";
@@ -18,35 +19,28 @@ pub const OTHER: &str = "other";
 /// `requests` + `refused` + `unfinished` + `excluded` + `turnedAway.waiting` + `open`, and of a
 /// shadow `paired.unsent`. Of a gateway that does not report, the requests that were open
 /// are forgotten: they stay in `assigned`.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Counts {
     /// Requests whose fair draw chose this side, whatever became of them.
-    #[schemars(with = "i64")]
     pub assigned: u64,
     /// Of these, those that this side answered or failed to answer.
-    #[schemars(with = "i64")]
     pub requests: u64,
     /// Of the answered or failed requests, those that failed.
-    #[schemars(with = "i64")]
     pub errors: u64,
     /// Drawn requests that the model refused as the application's mistake (4xx) and that
     /// nobody else was asked for, or refused too.
     #[serde(skip_serializing_if = "is_none")]
-    #[schemars(with = "i64")]
     pub refused: u64,
     /// Drawn requests whose application went away before the answer was complete.
     #[serde(skip_serializing_if = "is_none")]
-    #[schemars(with = "i64")]
     pub unfinished: u64,
     /// Of the answered requests, those whose answer could not be understood.
     #[serde(skip_serializing_if = "is_none")]
-    #[schemars(with = "i64")]
     pub unjudged: u64,
     /// Drawn requests that are no evidence by a rule that does not depend on the outcome:
     /// a cache had an answer of one of the variants.
     #[serde(skip_serializing_if = "is_none")]
-    #[schemars(with = "i64")]
     pub excluded: u64,
     /// Drawn requests that an open breaker kept away from this side.
     #[serde(skip_serializing_if = "TurnedAway::is_empty")]
@@ -54,29 +48,22 @@ pub struct Counts {
     /// Failures by the stable word for what went wrong. At most 7 words; what came after
     /// them is `other`.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(with = "BTreeMap<String, i64>", extend("maxProperties" = 8))]
     pub failures: BTreeMap<String, u64>,
     /// Refused requests by the stable word for why. At most 7 words; what came after
     /// them is `other`.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(with = "BTreeMap<String, i64>", extend("maxProperties" = 8))]
     pub refusals: BTreeMap<String, u64>,
     /// Answers that failed a check or could not be understood, by what was found. At most 8
     /// words.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(with = "BTreeMap<String, i64>", extend("maxProperties" = 8))]
     pub flaws: BTreeMap<String, u64>,
     /// Answers that were checked.
-    #[schemars(with = "i64")]
     pub checked: u64,
     /// Of the checked answers, those that failed a check.
-    #[schemars(with = "i64")]
     pub check_failures: u64,
     /// Time to first token: how many fell into each bucket of the shared scale, by bucket index.
-    #[schemars(with = "BTreeMap<String, i64>", extend("maxProperties" = 128))]
     pub ttft: BTreeMap<u8, u64>,
     /// Duration of complete answers: how many fell into each bucket of the shared scale, by bucket index.
-    #[schemars(with = "BTreeMap<String, i64>", extend("maxProperties" = 128))]
     pub duration: BTreeMap<u8, u64>,
     /// How long requests waited that ended without an answer, or whose answer was not complete.
     #[serde(skip_serializing_if = "Waits::is_empty")]
@@ -90,7 +77,6 @@ pub struct Counts {
     #[serde(skip_serializing_if = "ByInput::is_empty")]
     pub cost_by_input: ByInput,
     /// Feedback by score name. At most 16.
-    #[schemars(extend("maxProperties" = 16))]
     pub scores: BTreeMap<String, Sums>,
     /// Requests with a sticky key, by groups of keys: how much more alike the requests
     /// of one key are than those of different keys.
@@ -99,7 +85,6 @@ pub struct Counts {
     /// The same of single callers, by team or tenant: those with most requests, at most 8.
     /// Empty while there is only one.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend("maxProperties" = 8))]
     pub callers: BTreeMap<String, CallerCounts>,
     /// What both variants made of the same requests; only of a shadow.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -107,7 +92,6 @@ pub struct Counts {
     /// When these counts were read, in milliseconds since the process started: of two
     /// reports of one process the later one counts.
     #[serde(skip_serializing_if = "is_none")]
-    #[schemars(with = "i64")]
     pub read_at: u64,
 }
 
@@ -136,16 +120,14 @@ impl Counts {
 
 /// Requests by how long they have waited, without having got what they waited for: how
 /// many fell into each bucket of the shared scale, by bucket index.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Waits {
     /// For the first token.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(with = "BTreeMap<String, i64>", extend("maxProperties" = 128))]
     pub ttft: BTreeMap<u8, u64>,
     /// For the whole answer.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(with = "BTreeMap<String, i64>", extend("maxProperties" = 128))]
     pub duration: BTreeMap<u8, u64>,
 }
 
@@ -159,23 +141,18 @@ impl Waits {
 /// Requests that an open breaker kept away from the side that they were drawn for. While
 /// it is open, some requests are let through as probes: a sample of those that were drawn
 /// meanwhile. Each that was turned away counts as the probe that is nearest to it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct TurnedAway {
     /// Requests that were turned away and counted by a probe; part of `requests`.
-    #[schemars(with = "i64")]
     pub requests: u64,
     /// Of these, those that count as failed; part of `errors`.
-    #[schemars(with = "i64")]
     pub errors: u64,
     /// Requests that were turned away and wait for a probe's outcome.
-    #[schemars(with = "i64")]
     pub waiting: u64,
     /// Probes that ended.
-    #[schemars(with = "i64")]
     pub probes: u64,
     /// Of these, those that failed.
-    #[schemars(with = "i64")]
     pub probe_errors: u64,
 }
 
@@ -203,56 +180,44 @@ impl TurnedAway {
 
 /// Sums over groups of sticky keys. Each key belongs to one of 32 groups by its hash,
 /// in every gateway the same. Position i of each list is group i; empty lists are zeros.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Groups {
     /// Requests.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    #[schemars(with = "Vec<i64>", length(max = 32))]
     pub requests: Vec<u64>,
     /// Of these, those that failed.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    #[schemars(with = "Vec<i64>", length(max = 32))]
     pub errors: Vec<u64>,
     /// Requests that were refused as the application's mistake.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    #[schemars(with = "Vec<i64>", length(max = 32))]
     pub refused: Vec<u64>,
     /// Requests that their application gave up.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    #[schemars(with = "Vec<i64>", length(max = 32))]
     pub unfinished: Vec<u64>,
     /// Answers that were checked.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    #[schemars(with = "Vec<i64>", length(max = 32))]
     pub checked: Vec<u64>,
     /// Of these, those that failed a check.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    #[schemars(with = "Vec<i64>", length(max = 32))]
     pub check_failures: Vec<u64>,
     /// Requests whose cost is known.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    #[schemars(with = "Vec<i64>", length(max = 32))]
     pub costs: Vec<u64>,
     /// Their USD.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 32))]
     pub cost: Vec<f64>,
     /// The KiB of input of these requests.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 32))]
     pub input: Vec<f64>,
     /// Feedback by score name. At most 16.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend("maxProperties" = 16))]
     pub scores: BTreeMap<String, GroupedScore>,
     /// How long requests that ended had waited for their first token; four buckets at a time.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(with = "BTreeMap<String, Vec<i64>>", extend("maxProperties" = 32))]
     pub ttft: BTreeMap<u8, Vec<u64>>,
     /// The same for their whole answer.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(with = "BTreeMap<String, Vec<i64>>", extend("maxProperties" = 32))]
     pub duration: BTreeMap<u8, Vec<u64>>,
 }
 
@@ -264,44 +229,35 @@ impl Groups {
 }
 
 /// What was counted of the requests of one caller.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct CallerCounts {
     /// Requests.
     #[serde(skip_serializing_if = "is_none")]
-    #[schemars(with = "i64")]
     pub requests: u64,
     /// Of these, those that failed.
     #[serde(skip_serializing_if = "is_none")]
-    #[schemars(with = "i64")]
     pub errors: u64,
     /// Requests that were refused as the application's mistake.
     #[serde(skip_serializing_if = "is_none")]
-    #[schemars(with = "i64")]
     pub refused: u64,
     /// Requests that the application gave up.
     #[serde(skip_serializing_if = "is_none")]
-    #[schemars(with = "i64")]
     pub unfinished: u64,
     /// Answers that could not be understood.
     #[serde(skip_serializing_if = "is_none")]
-    #[schemars(with = "i64")]
     pub unjudged: u64,
     /// Answers that were checked.
     #[serde(skip_serializing_if = "is_none")]
-    #[schemars(with = "i64")]
     pub checked: u64,
     /// Of these, those that failed a check.
     #[serde(skip_serializing_if = "is_none")]
-    #[schemars(with = "i64")]
     pub check_failures: u64,
     /// Time to first token: how many fell into four buckets of the shared scale at a time.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(with = "BTreeMap<String, i64>", extend("maxProperties" = 32))]
     pub ttft: BTreeMap<u8, u64>,
     /// Duration: how many fell into four buckets of the shared scale at a time.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(with = "BTreeMap<String, i64>", extend("maxProperties" = 32))]
     pub duration: BTreeMap<u8, u64>,
     /// How long requests waited that ended without an answer; four buckets at a time.
     #[serde(skip_serializing_if = "Waits::is_empty")]
@@ -320,7 +276,6 @@ pub struct CallerCounts {
     pub cost_by_input: ByInput,
     /// Feedback by score name. At most 16.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend("maxProperties" = 16))]
     pub scores: BTreeMap<String, Sums>,
 }
 
@@ -344,19 +299,17 @@ impl CallerCounts {
 }
 
 /// One score by groups of sticky keys.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct GroupedScore {
     /// How many.
-    #[schemars(with = "Vec<i64>", length(max = 32))]
     pub counts: Vec<u64>,
     /// Their sum.
-    #[schemars(length(max = 32))]
     pub sums: Vec<f64>,
 }
 
 /// What both variants made of the same requests.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Paired {
     /// Did they fail?
@@ -368,37 +321,29 @@ pub struct Paired {
     /// USD of stable's answers to these requests.
     pub stable_cost: Sums,
     /// The canary's score less stable's, by score name. At most 16.
-    #[schemars(extend("maxProperties" = 16))]
     pub scores: BTreeMap<String, Sums>,
     /// USD that the copies cost, all together, as far as it is known.
     pub spent_usd: f64,
     /// Copies of which nobody knows what they cost.
-    #[schemars(with = "i64")]
     pub unpriced: u64,
     /// Copies that were not sent or not paired, because there was no room or stable had no outcome.
-    #[schemars(with = "i64")]
     pub dropped: u64,
     /// Of the dropped copies, those that were not sent.
     #[serde(skip_serializing_if = "is_none")]
-    #[schemars(with = "i64")]
     pub unsent: u64,
 }
 
 /// Pairs of outcomes of the same requests.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct PairTable {
     /// Both were good.
-    #[schemars(with = "i64")]
     pub neither: u64,
     /// Only the canary was bad.
-    #[schemars(with = "i64")]
     pub canary_only: u64,
     /// Only stable was bad.
-    #[schemars(with = "i64")]
     pub stable_only: u64,
     /// Both were bad.
-    #[schemars(with = "i64")]
     pub both: u64,
 }
 
@@ -412,11 +357,10 @@ impl PairTable {
 }
 
 /// The sufficient statistics of a mean.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Sums {
     /// How many.
-    #[schemars(with = "i64")]
     pub count: u64,
     /// Their sum.
     pub sum: f64,
@@ -436,11 +380,10 @@ impl Sums {
 /// Sums over the requests whose cost is known: of their input in KiB (x) and of its products
 /// with the cost in USD (y). Input is what applications and users say, without what models and
 /// tools said in a conversation before: it is known before the answer, and no variant changes it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ByInput {
     /// How many.
-    #[schemars(with = "i64")]
     pub count: u64,
     /// The sum of x.
     pub x: f64,
@@ -487,15 +430,19 @@ pub struct InstanceEvidence {
     /// The process, by an id that it drew when it started.
     #[schemars(length(max = 64))]
     pub instance: String,
-    /// The side that is compared with.
+    /// What it counted of the side that is compared with: `assigned` requests were drawn for it,
+    /// and of these `requests` were answered or failed, `errors` failed, `refused` were refused,
+    /// `unfinished` given up and `open` under way.
+    #[schemars(schema_with = "free_object")]
     pub stable: Arc<Counts>,
-    /// The side under comparison.
+    /// The same of the side under comparison.
+    #[schemars(schema_with = "free_object")]
     pub canary: Arc<Counts>,
 }
 
 /// What an earlier step of the running canary has counted, of all gateway processes
 /// together: evidence of the whole canary, where the policy pools it.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct StepEvidence {
     /// The index of the step, from 0.
@@ -506,12 +453,11 @@ pub struct StepEvidence {
     pub canary: Arc<Counts>,
     /// Counts from Prometheus, by the metric's name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend("maxProperties" = 16))]
     pub external: BTreeMap<String, ExternalCounts>,
 }
 
 /// Counts of both variants from Prometheus.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ExternalCounts {
     /// The side that is compared with.

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::api::schema::{free_object, if_readable};
+
 /// The answer of a test.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 pub enum Verdict {
@@ -19,6 +21,19 @@ pub enum Verdict {
     /// Nothing to judge.
     #[default]
     NoData,
+}
+
+impl Verdict {
+    /// As people read it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Pass => "pass",
+            Self::Fail => "FAIL",
+            Self::Undecided => "collecting",
+            Self::Inconclusive => "no answer",
+            Self::NoData => "no data",
+        }
+    }
 }
 
 /// What one variant contributed to a metric.
@@ -77,12 +92,11 @@ fn unsigned_zero(value: f64, digits: i32) -> f64 {
 }
 
 /// The batches of a step: what was counted from one collection to the next.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 pub struct Batches {
     /// How many there were with requests of the canary.
     pub count: i32,
     /// Those in which the canary looked worst beside stable, the worst first.
-    #[schemars(length(max = 5))]
     pub worst: Vec<Batch>,
     /// In so many of the latest ones in a row it was worse by more than the harm margin.
     #[serde(default)]
@@ -97,7 +111,7 @@ pub struct Batches {
 }
 
 /// Whether the canary turned bad within a step, whose average says little of that.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Turn {
     /// What both sides had counted when it was last asked.
@@ -118,21 +132,20 @@ pub struct Turn {
 }
 
 /// When a canary began to look worse.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TurnedSince {
     /// What both sides had counted then.
     pub at: Batch,
     /// The same without the requests of each caller that may not decide alone.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend("maxProperties" = 16))]
     pub without: BTreeMap<String, Batch>,
     /// The batches since then.
     pub batches: Batches,
 }
 
 /// What both sides showed between two collections.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize, Serialize)]
 pub struct Batch {
     /// The variant that is compared with.
     pub stable: Sample,
@@ -215,18 +228,23 @@ pub struct MetricStatus {
     #[schemars(length(max = 256))]
     pub caller: Option<String>,
     /// When the canary looked worst in this step: no rollback rests on few moments alone.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "if_readable")]
+    #[schemars(schema_with = "free_object")]
     pub batches: Option<Batches>,
     /// Whether the canary turned bad within this step.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "if_readable")]
+    #[schemars(schema_with = "free_object")]
     pub turn: Option<Turn>,
-    /// What the current step alone shows, when the numbers above are of all steps together.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// What the current step alone shows, when the numbers above are of all steps together:
+    /// `stable`, `canary` and `difference` as above, and how many samples were `seen` of those
+    /// `wanted`.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "if_readable")]
+    #[schemars(schema_with = "free_object")]
     pub in_step: Option<InStep>,
 }
 
 /// What the current step alone shows, where the evidence of all steps counts together.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct InStep {
     /// The variant that is compared with.

@@ -161,7 +161,7 @@ fn row(metric: &MetricStatus, bar: usize) -> Row<'static> {
         Cell::from(evidence_bar::side(metric, &metric.stable)),
         Cell::from(evidence_bar::side(metric, &metric.canary)),
         Cell::from(evidence_bar::draw(metric, bar)),
-        Cell::from(evidence_bar::word(metric.verdict)),
+        Cell::from(metric.verdict.word()),
     ])
     .style(style)
 }

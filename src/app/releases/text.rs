@@ -9,9 +9,12 @@ use crate::{
     analysis::evidence,
     api::{
         PromptRelease, PromptReleaseStatus, conditions,
-        prompt_release::{JudgedTime, MetricStatus, Paired, Remaining, VariantRef, Verdict},
+        prompt_release::{
+            HandledRequest, HistoryEntry, JudgedTime, MetricStatus, Paired, Remaining, VariantRef,
+            Verdict,
+        },
     },
-    app::{evidence_bar, table::table},
+    app::{evidence_bar, numbers::in_days, table::table},
     prompt::short,
 };
 
@@ -23,7 +26,7 @@ fn strings<const N: usize>(cells: [&str; N]) -> Vec<String> {
 }
 
 /// How long ago, in the largest unit that is at least two.
-fn age(since: Option<Timestamp>, now: Timestamp) -> String {
+pub(super) fn age(since: Option<Timestamp>, now: Timestamp) -> String {
     let Some(since) = since else { return "-".to_owned() };
     let seconds = (now - since).get_seconds().max(0);
     match seconds {
@@ -34,7 +37,7 @@ fn age(since: Option<Timestamp>, now: Timestamp) -> String {
     }
 }
 
-fn variant(variant: &VariantRef) -> String {
+pub(super) fn variant(variant: &VariantRef) -> String {
     format!("{} on {} ({})", variant.prompt, variant.backend, short(&variant.revision))
 }
 
@@ -79,7 +82,7 @@ pub(super) fn line(release: &PromptRelease) -> String {
         let _ = write!(line, " {weight:>3} % {prompt}{}", copied.unwrap_or_default());
     }
     for metric in &status.analysis {
-        let _ = write!(line, " | {} {}", metric.metric, evidence_bar::word(metric.verdict));
+        let _ = write!(line, " | {} {}", metric.metric, metric.verdict.word());
     }
     let ready = conditions::find(&status.conditions, conditions::types::READY);
     if let Some(ready) = ready {
@@ -106,6 +109,10 @@ pub(super) fn description(release: &PromptRelease, now: Timestamp) -> String {
         for metric in status.analysis.iter().filter(telling) {
             let _ = writeln!(out, "  {}: {}", metric.metric, metric.message);
         }
+    }
+    if let Some(canary) = status.canary.as_ref().filter(|canary| !canary.passed.is_empty()) {
+        out.push_str("\nSteps that passed: the canary (stable)\n");
+        out.extend(canary.passed.iter().map(|line| format!("  {line}\n")));
     }
     if !status.history.is_empty() {
         let mut rows = vec![strings(["  AGO", "PROMPT", "BACKEND", "REVISION", "OUTCOME", "WHY"])];
@@ -136,6 +143,28 @@ pub(super) fn description(release: &PromptRelease, now: Timestamp) -> String {
             ]);
         }
         let _ = write!(out, "\nRequests\n{}", table(&rows));
+    }
+    out
+}
+
+/// What was served, the latest first, with the evidence of each canary.
+pub(super) fn history(entries: &[HistoryEntry], now: Timestamp) -> String {
+    let mut out = String::new();
+    for entry in entries.iter().rev() {
+        let _ = writeln!(
+            out,
+            "{} ({} ago)  {:?}  {}\n  {}: {}",
+            entry.at.strftime("%Y-%m-%d %H:%M:%SZ"),
+            age(Some(entry.at), now),
+            entry.outcome,
+            variant(&entry.variant),
+            entry.reason,
+            entry.message
+        );
+        for HandledRequest { action, by, .. } in &entry.requests {
+            let _ = writeln!(out, "  {action} by {by}");
+        }
+        out.extend(entry.evidence.iter().map(|line| format!("  {line}\n")));
     }
     out
 }
@@ -214,15 +243,16 @@ fn judged_time(time: &JudgedTime, now: Timestamp) -> String {
         .map(|why| format!("; no time counts since {}: {why}", age(time.stopped_since, now)));
     format!(
         "{} of this step, {} of the canary{}",
-        time.step,
-        time.canary,
+        in_days(time.step.0),
+        in_days(time.canary.0),
         stopped.unwrap_or_default()
     )
 }
 
 /// What is left until the canary is promoted.
-fn left_text(left: &Remaining) -> String {
-    let time = left.time.map_or_else(String::new, |time| format!(", {time} at this rate"));
+pub(super) fn left_text(left: &Remaining) -> String {
+    let time =
+        left.time.map_or_else(String::new, |time| format!(", {} at this rate", in_days(time.0)));
     format!("about {} more requests{time}, if it goes on like this", left.requests)
 }
 
@@ -253,7 +283,7 @@ fn bars(metrics: &[MetricStatus]) -> String {
             metric.difference.map_or_else(|| "-".to_owned(), d),
             interval.unwrap_or_else(|| "-".to_owned()),
             evidence_bar::draw(metric, BAR),
-            evidence_bar::word(metric.verdict).to_owned(),
+            metric.verdict.word().to_owned(),
         ]);
     }
     table(&rows)

@@ -82,6 +82,25 @@ impl StateLocation {
         Ok(location)
     }
 
+    /// The state that a process has written for a folder. Makes and moves nothing.
+    ///
+    /// # Errors
+    /// There is none.
+    pub(super) fn existing(folder: &Path) -> anyhow::Result<PathBuf> {
+        ensure!(folder.is_dir(), "{} is not a folder", folder.display());
+        let folder: PathBuf = folder.components().collect();
+        for place in [beside_of(&folder), Some(folder.join(INSIDE))].into_iter().flatten() {
+            if holds_state(&place)? {
+                return Ok(place.join(FILE));
+            }
+        }
+        bail!(
+            "{0} has no state: name the folder as `serinus standalone` was started with it, or the \
+             file with --state",
+            folder.display()
+        )
+    }
+
     fn usual(folder: &Path, now: Timestamp) -> anyhow::Result<Self> {
         // With a slash at its end, a path is that of the folder and not of the link.
         let folder: PathBuf = folder.components().collect();

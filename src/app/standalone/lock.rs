@@ -38,6 +38,12 @@ impl Lock {
         Ok(lock)
     }
 
+    /// Whether some process has a state file now.
+    pub(super) fn is_held(state: &Path) -> bool {
+        let file = File::open(beside(state, "lock"));
+        file.is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
+    }
+
     /// Makes sure that the lock is still ours: its folder may have been moved or removed,
     /// and then another process can lock a file of the same name.
     ///

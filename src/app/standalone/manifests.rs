@@ -381,7 +381,7 @@ impl Manifests {
 
     pub(super) fn releases(&self) -> impl Iterator<Item = &PromptRelease> {
         self.objects.values().filter_map(|held| match &held.object {
-            Object::Release(release) => Some(release),
+            Object::Release(release) => Some(&**release),
             _ => None,
         })
     }

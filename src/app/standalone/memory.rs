@@ -69,7 +69,7 @@ impl Memory {
     }
 }
 
-fn objects(bytes: &[u8]) -> anyhow::Result<Vec<(String, Object)>> {
+pub(super) fn objects(bytes: &[u8]) -> anyhow::Result<Vec<(String, Object)>> {
     let stored: Stored = serde_json::from_slice(bytes)?;
     anyhow::ensure!(stored.format == FORMAT, "its format is {}", stored.format);
     let mut all = vec![];

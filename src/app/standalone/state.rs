@@ -61,6 +61,10 @@ impl Kept {
         }
     }
 
+    pub(super) fn spec(&self) -> &PromptReleaseSpec {
+        &self.spec
+    }
+
     pub(super) fn serves(&self) -> bool {
         !self.status.routing.variants.is_empty()
     }
@@ -87,7 +91,7 @@ impl Kept {
     }
 }
 
-type Releases = BTreeMap<String, Kept>;
+pub(super) type Releases = BTreeMap<String, Kept>;
 
 /// All releases and their file.
 pub(super) struct State {
@@ -278,7 +282,7 @@ impl State {
     }
 }
 
-fn parse(bytes: &[u8]) -> serde_json::Result<Releases> {
+pub(super) fn parse(bytes: &[u8]) -> serde_json::Result<Releases> {
     serde_json::from_slice(bytes)
 }
 

@@ -13,11 +13,15 @@ use crate::{
     signals::index::Named,
 };
 
-/// The backends that have a Deployment of ours and do not exist. One request.
+/// The backends that have a Deployment of ours and do not exist. One request; none when this
+/// operator runs no model servers.
 ///
 /// # Errors
 /// The API server failed.
 pub async fn all(context: &Context) -> Result<BTreeSet<Named>, ControllerError> {
+    if !context.serving {
+        return Ok(BTreeSet::new());
+    }
     let deployments: Vec<Deployment> = context.cluster.list(keys::BACKEND_LABEL).await?;
     let backends = deployments.iter().filter_map(|deployment| {
         let backend = deployment.labels().get(keys::BACKEND_LABEL)?;
@@ -31,7 +35,7 @@ pub async fn all(context: &Context) -> Result<BTreeSet<Named>, ControllerError> 
 /// # Errors
 /// The API server failed.
 pub async fn settle(backend: &Named, context: &Context) -> Result<(), ControllerError> {
-    if !is_gone(backend, context) {
+    if !context.serving || !is_gone(backend, context) {
         return Ok(());
     }
     settle_one::<Deployment>(backend, context).await?;

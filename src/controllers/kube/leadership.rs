@@ -298,7 +298,10 @@ fn unusable(config: &ElectionConfig, error: &kube::Error) -> String {
     }
     let remedy = match code {
         401 => ": the API server does not know this operator: look at its ServiceAccount and token",
-        403 => ": apply the Role serinus-operator of deploy/rbac-operator.yaml",
+        403 => {
+            ": upgrade the Helm release, or apply the Role serinus-operator of \
+                deploy/rbac-operator.yaml"
+        }
         404 => ": does its namespace exist?",
         _ => "",
     };
@@ -553,7 +556,9 @@ mod tests {
         leadership.observed(failed(403, "b is forbidden"));
         tokio::time::advance(21 * second).await;
         let why = leadership.leaderless().unwrap().why;
-        assert!(why.contains("is forbidden: apply the Role") && leadership.holder().is_none());
+        assert!(
+            why.contains("is forbidden: upgrade the Helm release") && leadership.holder().is_none()
+        );
         // It does not renew a Lease that is valid for years, or for as long as it may.
         for (valid, patience) in [(u32::MAX, 300), (60, 60), (5, 21)] {
             let lived = Instant::now();

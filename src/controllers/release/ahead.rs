@@ -293,10 +293,11 @@ fn decided_of_canary(canary: &CanaryStatus) -> impl PartialEq + '_ {
         extended,
         held,
         approvals,
+        passed,
     } = canary;
     let JudgedTime { canary: _, step: _, quiet: _, until: _, stopped, stopped_since } = &**clock;
     let place = (variant, policy, step, steps, weight, started_at, entered_at, confirmed_at);
-    (place, (warming, sampled_at, extended, held, approvals, stopped, stopped_since))
+    (place, (warming, sampled_at, extended, held, approvals, passed, stopped, stopped_since))
 }
 
 fn decided_of_metric(metric: &MetricStatus) -> impl PartialEq + '_ {

@@ -24,13 +24,10 @@ pub(super) fn promote(draft: &mut Draft<'_>, policy: &CanaryPolicySpec, message:
     let Some(mut canary) = draft.status.canary.take() else { return };
     let Some(old) = draft.status.stable.take() else { return };
     let new = canary.variant.clone();
-    draft.remember(
-        new.clone(),
-        Outcome::Promoted,
-        reasons::PROMOTED,
-        message,
-        canary.approvals.clone(),
-    );
+    let (approvals, shown) = (canary.approvals.clone(), draft.shown(&canary));
+    let entry = draft.remember(new.clone(), Outcome::Promoted, reasons::PROMOTED, message);
+    (entry.requests, entry.evidence) = (approvals, shown);
+    canary.passed.clear();
     draft.announce(
         false,
         reasons::PROMOTED,

@@ -95,9 +95,10 @@ pub(super) fn running_policy(
 /// and withdrawn when that lasts. Then it may begin again, with the policy that there is. A bake
 /// stays held: its variant has passed every step, and people decide.
 /// While the release is being deleted, nobody may be there to put the policy back, and in a
-/// namespace that is being deleted nobody can: users go back to what served before at once.
+/// namespace that is being deleted nobody can: users go back to what served before at once, if
+/// that can serve.
 pub(super) fn without_policy(draft: &mut Draft<'_>) {
-    if draft.snapshot.deleting.is_some() {
+    if draft.snapshot.deleting.is_some() && !goes_back_to_nothing(draft) {
         let message = "the policy that judges it is gone, and no canary is held without one while \
                        the release is being deleted";
         return draft.withdraw(Outcome::Withdrawn, reasons::POLICY_LOST, message, true);
@@ -137,9 +138,13 @@ pub(super) fn without_policy(draft: &mut Draft<'_>) {
 /// Whether nothing moves users by itself: the weights are frozen, or what they would go back to is
 /// down.
 pub(super) fn stays(draft: &Draft<'_>) -> bool {
+    draft.snapshot.spec.suspend || goes_back_to_nothing(draft)
+}
+
+/// What users would go back to is down.
+fn goes_back_to_nothing(draft: &Draft<'_>) -> bool {
     let back = draft.status.previous.as_ref().or(draft.status.stable.as_ref());
-    let is_down = back.is_some_and(|b| draft.snapshot.why_down(&b.revision).is_some());
-    draft.snapshot.spec.suspend || is_down
+    back.is_some_and(|back| draft.snapshot.why_down(&back.revision).is_some())
 }
 
 /// Why no time counts for the canary now, if so.
@@ -284,6 +289,11 @@ pub(super) fn enter_step(draft: &mut Draft<'_>, policy: &CanaryPolicySpec, index
     let ready = draft.snapshot.why_not_ready(&canary.variant.revision).is_none();
     let reached = policy.steps[..=index].iter().filter_map(|s| s.weight).max().unwrap_or(0);
     let pools = keep_evidence(draft, policy, &canary, index);
+    let left = usize::try_from(canary.step).unwrap_or_default();
+    let measured = policy.steps.get(left).is_some_and(|step| step.approval.is_none());
+    if index > left && measured && canary.passed.len() < policy.steps.len() {
+        canary.passed = draft.shown(&canary);
+    }
     canary.step = i32::try_from(index).unwrap_or(i32::MAX);
     let exposed = ready && step.shadow.is_none();
     canary.weight = if exposed { step.weight.unwrap_or(reached) } else { 0 };

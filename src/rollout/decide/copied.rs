@@ -32,6 +32,7 @@ pub(super) fn tell(draft: &mut Draft<'_>) {
         message: format!("it failed in {whose}, whose ReleaseSnapshots were copied here{why}"),
         at: known.map_or(draft.now, |entry| entry.at),
         requests: vec![],
+        evidence: vec![],
     });
     draft.status.failed_revision = Some(failed.clone());
 }

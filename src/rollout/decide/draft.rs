@@ -5,13 +5,13 @@ use std::time::Duration;
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
-use super::{columns, deleting, late, readiness, reasons};
+use super::{columns, deleting, late, readiness, reasons, shown};
 use crate::{
     api::{
         CanaryPolicySpec, GoDuration, PromptReleaseStatus,
         conditions::{self, Readiness},
         prompt_release::{
-            HandledRequest, HistoryEntry, JudgedTime, Outcome, Phase, RoutedVariant, Routing,
+            CanaryStatus, HistoryEntry, JudgedTime, Outcome, Phase, RoutedVariant, Routing,
             RoutingSettings, VariantRef, VariantRole,
         },
         snapshot::Saved,
@@ -331,14 +331,14 @@ impl<'a> Draft<'a> {
         name
     }
 
+    /// A line more in the history. The caller fills in who asked, and what was shown.
     pub(super) fn remember(
         &mut self,
         variant: VariantRef,
         outcome: Outcome,
         reason: &str,
         message: &str,
-        requests: Vec<HandledRequest>,
-    ) {
+    ) -> &mut HistoryEntry {
         let history = &mut self.status.history;
         if history.len() >= HISTORY {
             history.drain(..=history.len() - HISTORY);
@@ -349,8 +349,17 @@ impl<'a> Draft<'a> {
             reason: reason.to_owned(),
             message: message.to_owned(),
             at: self.now,
-            requests,
+            requests: vec![],
+            evidence: vec![],
         });
+        let last = history.len() - 1;
+        &mut history[last]
+    }
+
+    /// What the canary's steps have shown, with the one that it is in.
+    pub(super) fn shown(&self, canary: &CanaryStatus) -> Vec<String> {
+        let now = shown::in_a_line(canary, &self.status.analysis);
+        canary.passed.iter().cloned().chain(now).collect()
     }
 
     /// Takes the canary out of routing and records how it ended.
@@ -364,6 +373,7 @@ impl<'a> Draft<'a> {
         retry: bool,
     ) {
         let Some(canary) = self.status.canary.take() else { return };
+        let shown = self.shown(&canary);
         self.status.earlier_steps.clear();
         if let Some(previous) = self.status.previous.take() {
             self.status.stable = Some(previous);
@@ -371,7 +381,8 @@ impl<'a> Draft<'a> {
         if !retry {
             self.status.failed_revision = Some(canary.variant.revision.clone());
         }
-        self.remember(canary.variant.clone(), outcome, reason, message, canary.approvals);
+        let entry = self.remember(canary.variant.clone(), outcome, reason, message);
+        (entry.requests, entry.evidence) = (canary.approvals, shown);
         self.route_stable_only();
         self.status.phase = if retry { Phase::Stable } else { Phase::RollingBack };
         let note = format!("{} left routing: {message}", short(&canary.variant.revision));

@@ -54,7 +54,7 @@ pub(super) fn first_release(draft: &mut Draft<'_>) {
     draft.save_target(&target);
     draft.route(&[(&stable, VariantRole::Stable, 100)], RoutingSettings::default());
     let message = format!("{} on {} is the first revision", stable.prompt, stable.backend);
-    draft.remember(stable.clone(), Outcome::Initial, reasons::FIRST_RELEASE, &message, vec![]);
+    draft.remember(stable.clone(), Outcome::Initial, reasons::FIRST_RELEASE, &message);
     draft.status.stable = Some(stable.clone());
     draft.status.phase = Phase::Stable;
     draft.announce(false, reasons::FIRST_RELEASE, message);
@@ -100,7 +100,7 @@ pub(super) fn go_on(draft: &mut Draft<'_>, remembered: &Remembered) {
             let served = short(&first.revision).to_owned();
             let message =
                 "was the first release until it became known what was served before".to_owned();
-            draft.remember(first, Outcome::Withdrawn, reasons::RETURNED, &message, vec![]);
+            draft.remember(first, Outcome::Withdrawn, reasons::RETURNED, &message);
             format!("its ReleaseSnapshots came after it: {served} {message}; {back}")
         }
         Some(_) => {
@@ -117,7 +117,7 @@ pub(super) fn go_on(draft: &mut Draft<'_>, remembered: &Remembered) {
     draft.status.history.sort_by_key(|entry| entry.at);
     if let Some(baked) = baked {
         let message = "its bake was not over when the release came back";
-        draft.remember(baked, Outcome::Withdrawn, reasons::RETURNED, message, vec![]);
+        draft.remember(baked, Outcome::Withdrawn, reasons::RETURNED, message);
     }
     // The history tells of it also when it has not failed any more: a status that has never heard
     // of a failure that is noted is taken for one of a backup.
@@ -126,7 +126,7 @@ pub(super) fn go_on(draft: &mut Draft<'_>, remembered: &Remembered) {
     {
         let variant = VariantRef { revision: failed.clone(), ..VariantRef::default() };
         let message = "it had failed when the release came back; why is not remembered";
-        draft.remember(variant, Outcome::RolledBack, reasons::METRIC_FAILED, message, vec![]);
+        draft.remember(variant, Outcome::RolledBack, reasons::METRIC_FAILED, message);
     }
     draft.status.failed_revision = failed;
     let routing = &mut draft.status.routing;
@@ -394,7 +394,8 @@ fn without_stable(draft: &mut Draft<'_>, stable: &VariantRef, target: &Target, w
         );
         draft.save_target(target);
         draft.route(&[(&new, VariantRole::Stable, 100)], RoutingSettings::default());
-        draft.remember(new.clone(), Outcome::Promoted, reasons::PROMOTED, &message, vec![request]);
+        let entry = draft.remember(new.clone(), Outcome::Promoted, reasons::PROMOTED, &message);
+        entry.requests.push(request);
         let note = format!("{} serves now: {message}", short(&new.revision));
         draft.announce(false, reasons::PROMOTED, note);
         draft.status.stable = Some(new);

@@ -155,6 +155,7 @@ impl World {
             examined: Examined::default(),
             refusals: Refusals::default(),
             retries: Retries::default(),
+            serving: true,
         };
         let release = json!({
             "metadata": {"name": "answers", "namespace": "ns", "uid": "own",
@@ -291,6 +292,7 @@ fn serving() -> PromptReleaseStatus {
             message: String::new(),
             at: Timestamp::UNIX_EPOCH,
             requests: vec![],
+            evidence: vec![],
         }],
         ..PromptReleaseStatus::default()
     }

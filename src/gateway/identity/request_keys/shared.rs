@@ -150,8 +150,9 @@ impl SharedKeys {
         let place = format!("Secret {}/{}", self.namespace, self.name);
         let message = format!(
             "the Secret with the keys of request ids {what}; until it can be used, votes count \
-             only on the gateway that answered, and operators get no report: apply the Secret and \
-             the Role serinus-gateway-request-ids of deploy/rbac-gateway.yaml"
+             only on the gateway that answered, and operators get no report: upgrade the \
+             Helm release, or apply the Secret and the Role serinus-gateway-request-ids of \
+             deploy/rbac-gateway.yaml"
         );
         Notice::new(place, UNUSABLE, message)
     }
