@@ -19,9 +19,10 @@ SERINUS_E2E_TOOLS="$(e2e/tools/build.sh)"
 SERINUS_HELM="$(e2e/tools/helm.sh)"
 SERINUS_PROMETHEUS="$(e2e/tools/prometheus.sh)"
 SERINUS_REDIS="$(e2e/tools/redis.sh)"
+SERINUS_IMAGE_TOOLS="$(e2e/tools/image.sh)"
 SERINUS_TRACING="$(e2e/tools/tracing-servers.sh)"
 { read -r SERINUS_NODE; read -r SERINUS_CLIENTS; } < <(e2e/tools/clients.sh)
-export SERINUS_BIN SERINUS_E2E_TOOLS SERINUS_HELM SERINUS_PROMETHEUS SERINUS_REDIS SERINUS_TRACING SERINUS_NODE SERINUS_CLIENTS
+export SERINUS_BIN SERINUS_E2E_TOOLS SERINUS_HELM SERINUS_PROMETHEUS SERINUS_REDIS SERINUS_IMAGE_TOOLS SERINUS_TRACING SERINUS_NODE SERINUS_CLIENTS
 cd e2e
 [ $# -gt 0 ] || set -- -n 2 --dist loadfile
 exec "$venv/bin/python" -m pytest -q -ra -p no:cacheprovider "$@"
