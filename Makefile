@@ -1,5 +1,5 @@
 # The same targets for people and for CI.
-.PHONY: test lint unit e2e generate manifests fuzz real-llm
+.PHONY: test lint unit e2e generate manifests sbom fuzz real-llm
 
 test: lint unit e2e
 
@@ -22,6 +22,11 @@ generate:
 # Renders deploy/ and the chart's table of values from the chart. Needs Go, which builds Helm once.
 manifests:
 	charts/render.py
+
+# What the binary is made of (CycloneDX) and under which licences, in target/sbom; an error for a
+# licence that deny.toml does not allow.
+sbom:
+	release/sbom.py --out target/sbom
 
 # A minute of each fuzz target on stable Rust; with a nightly compiler and cargo-fuzz,
 # `cd fuzz && cargo +nightly fuzz run request` and so on look further.
