@@ -210,3 +210,32 @@ def test_objects_of_an_earlier_version_go_on_and_go_back(version, empty):
     back = {key: cluster.get(path(key)) for key in now}
     assert not [f"{key}{line}" for key, new in now.items() for line in lost(content(new), content(back[key]))]
     assert_valid(cluster, back)
+
+
+def test_an_object_with_a_field_of_a_later_version_stalls_nothing(world):
+    """The definitions are upgraded before the operators, and may stay when operators go back."""
+    cluster = world.cluster
+    later = {"CanaryPolicy": m.policy("later"), "LLMDeployment": m.backend("later", world.model.url),
+             "PromptVersion": m.prompt("later-v1"), "PromptRelease": m.release("later", "later-v1", "later", "later")}
+    try:
+        for file in (ROOT / "crds").glob("*s.yaml"):
+            definition = yaml.safe_load(file.read_text())
+            schema = definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+            schema["properties"]["spec"]["properties"]["newField"] = {"type": "string", "maxLength": 9}
+            cluster.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=yaml.safe_dump(definition))
+        for made in later.values():
+            made["spec"]["newField"] = "new"
+            wait_for("the new field", lambda made=made: cluster.apply(made) is not None and "new" == json.loads(
+                cluster.kubectl("get", made["kind"], made["metadata"]["name"], "-o", "json"))["spec"].get("newField"))
+        world.first("unconcerned")
+        world.wait_phase("later", "Stable")
+        for part in [*world.operators, *world.gateways]:
+            part.process.kill()
+            part.start()
+        for gateway in world.gateways:
+            gateway.wait_ready()
+        world.first("afterwards")
+    finally:
+        for made in reversed(later.values()):
+            cluster.kubectl("delete", made["kind"], made["metadata"]["name"], "--wait=false", check=False)
+        cluster.kubectl("apply", "--server-side", "--force-conflicts", "-k", str(ROOT / "crds"))

@@ -49,7 +49,7 @@ use super::{conditions::Condition, duration::GoDuration};
     validation = Rule::new("self.steps.all(s, !has(s.weight) || self.steps.filter(t, has(t.weight) && t.weight == s.weight).size() == 1)").message("every weight in spec.steps must be different and larger than the one before"),
     validation = Rule::new("self.steps.filter(s, has(s.weight)).map(s, s.weight).isSorted()").message("weights in spec.steps must increase from step to step"),
 )]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct CanaryPolicySpec {
     /// What keeps one user or conversation on one variant.
     #[serde(default)]
@@ -116,7 +116,7 @@ pub struct CanaryPolicyStatus {
 
 /// What keeps one user or conversation on one variant.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct Stickiness {
     /// Where the sticky key comes from: header:NAME, body:FIELD, or client (who the
     /// client key or token says it is). The first that a request has is used; a request
@@ -151,7 +151,7 @@ impl Default for Stickiness {
     validation = Rule::new("!has(self.deadline) || has(self.weight)").message("only a step with a weight has a deadline: an approval waits for a person, and a shadow has its own inside"),
     validation = Rule::new("!has(self.approval) || (!has(self.initialDelay) && !has(self.minDuration))").message("an approval has no initialDelay and no minDuration: nothing is judged there, and a person decides how long it takes"),
 )]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct Step {
     /// The share of traffic that the canary gets, in percent, 1 to 99.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -204,7 +204,7 @@ impl Step {
 /// answers nobody sees. Both answers to the same request are compared in pairs. The
 /// copies cost money: it is recorded as shadow cost.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct Shadow {
     /// The share of requests that is copied, in percent, 1 to 100.
     #[schemars(range(min = 1, max = 100))]
@@ -219,7 +219,6 @@ pub struct Shadow {
 
 /// Takes no settings: write {}.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
 pub struct Nothing {}
 
 impl JsonSchema for Nothing {
@@ -242,7 +241,7 @@ impl JsonSchema for Nothing {
 #[x_kube(
     validation = Rule::new("self.metrics.all(m, self.metrics.filter(n, n.name == m.name).size() == 1)").message("every metric needs its own name"),
 )]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct Analysis {
     /// How often evidence is collected. Default: 15s.
     #[serde(default = "default_interval")]
@@ -328,7 +327,7 @@ pub fn guards() -> [Metric; 3] {
     validation = Rule::new("has(self.margin) != (has(self.prometheus) && has(self.prometheus.value))").message("a metric needs a margin, except a prometheus value, which has limits of its own"),
     validation = Rule::new("!has(self.floor) || ((has(self.timeToFirstToken) || has(self.duration)) ? has(self.floor.maxDuration) : (has(self.score) ? has(self.floor.min) : has(self.floor.max)))").message("a floor is maxDuration for timeToFirstToken and duration, min for score, and max for every other metric"),
 )]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct Metric {
     /// A short name, unique in the policy.
     #[schemars(length(min = 1, max = 32), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
@@ -389,7 +388,7 @@ impl Metric {
 
 /// A latency, compared at stable's quantile.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct Latency {
     /// The quantile of stable that is frozen as threshold, 0.5 to 0.99. Default: 0.95.
     #[serde(default = "default_quantile")]
@@ -409,7 +408,7 @@ impl Default for Latency {
 
 /// A score from feedback.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct Score {
     /// The name that feedback carries, for example helpfulness.
     #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-zA-Z0-9_.-]+$"))]
@@ -429,7 +428,7 @@ fn default_min_samples() -> i64 {
 /// relative to stable's mean (0.10 = ten percent more).
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, KubeSchema)]
 #[x_kube(validation = Rule::new("self.harm <= self.accept").message("margin.harm must not be larger than margin.accept: between them every difference has an answer"))]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct Margin {
     /// Roll back when the canary is shown to be worse by more than this.
     #[schemars(range(min = 0.0, max = 10.0))]
@@ -443,7 +442,7 @@ pub struct Margin {
 /// beyond the same floor, nobody is rolled back for it: the step holds.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, KubeSchema)]
 #[x_kube(validation = Rule::new("[has(self.max), has(self.min), has(self.maxDuration)].filter(x, x).size() == 1").message("a floor sets exactly one of max, min and maxDuration"))]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct Floor {
     /// The largest share, or USD per request, that is tolerated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -468,7 +467,7 @@ fn default_floor_samples() -> i64 {
 
 /// How often the wrong decision may happen, over the whole canary.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct ErrorRates {
     /// A canary that is not worse by more than any harm margin is rolled back by the
     /// relative tests at most this often. Default: 0.05.
@@ -517,7 +516,7 @@ pub enum OnNoData {
 
 /// How long a promoted variant is still compared with the one before.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct Bake {
     /// The duration. Default: 1h. 0s switches baking off.
     #[serde(default = "default_bake")]

@@ -46,7 +46,7 @@ use super::{conditions::Condition, duration::GoDuration, schema, url::no_credent
     validation = Rule::new("has(self.serving) == has(oldSelf.serving) && (!has(self.serving) || (self.serving.image == oldSelf.serving.image && self.serving.port == oldSelf.serving.port && has(self.serving.args) == has(oldSelf.serving.args) && (!has(self.serving.args) || self.serving.args == oldSelf.serving.args)))").message("spec.serving image, args and port are immutable: create another LLMDeployment for another model server"),
     validation = Rule::new("!has(self.proxy) || has(self.endpoint)").message("spec.proxy is for spec.endpoint: pods of the cluster are reached directly"),
 )]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct LLMDeploymentSpec {
     /// Who serves the model, in the words of OpenTelemetry's gen_ai.provider.name:
     /// openai, anthropic, vllm, … It selects the price list and labels telemetry.
@@ -82,7 +82,7 @@ pub struct LLMDeploymentSpec {
 
 /// What a backend understands of OpenAI's API.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct Compatibility {
     /// Whether streams may be asked for their usage with stream_options. Default: true;
     /// false for the providers mistral_ai, databricks, cohere and aws.bedrock, and for
@@ -133,7 +133,7 @@ impl TokenLimit {
     validation = Rule::new(format!("!has(self.url) || {}", no_credentials_in("self.url"))).message("spec.proxy.url may hold no user and password, which everybody who reads the object would see: put them into a Secret, as user:password, and name it in spec.proxy.credentialsSecretRef"),
     validation = Rule::new("has(self.url) || !has(self.credentialsSecretRef)").message("spec.proxy.credentialsSecretRef needs spec.proxy.url"),
 )]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct Proxy {
     /// The proxy's address, for example http://proxy.corp:3128. To a model with TLS it is
     /// asked for a tunnel (CONNECT); requests to one without TLS are sent to it.
@@ -153,7 +153,7 @@ pub struct Proxy {
 #[x_kube(
     validation = Rule::new("!(self.key.matches('[0-9]') && self.key.matches('^((sk|pk|rk)[-_]|gsk_|xai-|pplx-|hf_|r8_|fw_|nvapi-|tvly-|gh[pousr]_|github_pat_|glpat-|xox[abeoprs]-|AIza|AKIA|ASIA|dapi|eyJ)[A-Za-z0-9_.-]{16,}'))").message("key is the name of an entry in the Secret's data, and what stands there looks like the secret itself: put that into a Secret, for example under the name token, and write key: token"),
 )]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct SecretKeyRef {
     /// The Secret's name.
     #[schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
@@ -165,7 +165,7 @@ pub struct SecretKeyRef {
 
 /// An OpenAI-compatible Service in the same namespace.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct ServiceRef {
     /// The Service's name.
     #[schemars(length(min = 1, max = 63))]
@@ -185,7 +185,7 @@ fn default_path() -> String {
 
 /// A model server that Serinus runs.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct Serving {
     /// The container image of an OpenAI-compatible server.
     #[schemars(length(min = 1, max = 1024))]
@@ -231,7 +231,7 @@ fn default_health() -> String {
     validation = Rule::new("has(self.inputPerMillion) == has(self.outputPerMillion)").message("set spec.pricing.inputPerMillion and spec.pricing.outputPerMillion together; outputPerMillion is 0 for embeddings"),
     validation = Rule::new("has(self.inputPerMillion) || !(has(self.cachedInputPerMillion) || has(self.cacheWritePerMillion))").message("spec.pricing.cachedInputPerMillion and spec.pricing.cacheWritePerMillion are prices of tokens: they need spec.pricing.inputPerMillion"),
 )]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct Pricing {
     /// USD for a million input tokens.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -261,7 +261,7 @@ pub struct Pricing {
 /// The costs of all requests add up to what the GPUs cost while requests ran, if the
 /// concurrency is the true one on average. Idle GPUs are nobody's cost.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct GpuHour {
     /// USD for one GPU for one hour.
     #[schemars(range(min = 0.0, max = 1_000_000.0))]
@@ -278,7 +278,7 @@ pub struct GpuHour {
 
 /// Timeouts and concurrency towards a backend.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct Limits {
     /// The longest that one answer may take; for a stream only if it is set here, because a
     /// stream that flows may go on. Default: 60s, and no limit for streams.

@@ -458,6 +458,8 @@ fn secrets(value: Value) -> Result<Secrets, String> {
 struct Checks {
     /// Of the spec.
     schema: Validator,
+    /// The same as a document: what a field may be called.
+    spec: Value,
     rules: CompiledSchema,
 }
 
@@ -474,9 +476,31 @@ fn checks(versions: Vec<CustomResourceDefinitionVersion>) -> Result<Checks, Stri
     let version = versions.into_iter().next().ok_or("no version")?;
     let whole = version.schema.and_then(|schema| schema.open_api_v3_schema).ok_or("none")?;
     let whole = serde_json::to_value(whole).map_err(|e| e.to_string())?;
-    let schema = jsonschema::validator_for(&whole["properties"]["spec"]);
+    let mut spec = whole["properties"]["spec"].clone();
+    close(&mut spec);
+    let schema = jsonschema::validator_for(&spec).map_err(|e| e.to_string())?;
     let rules = compile_schema(&whole);
-    Ok(Checks { schema: schema.map_err(|e| e.to_string())?, rules })
+    Ok(Checks { schema, spec, rules })
+}
+
+/// Admits no other fields than those that are named. A field of a manifest that nobody knows is a
+/// mistake. The types themselves pass over unknown fields, because an object of the API server may
+/// have fields of a later version, and a watch ends for all objects of a kind when one can not be
+/// read.
+fn close(schema: &mut Value) {
+    let Some(parts) = schema.as_object_mut() else { return };
+    let is_free = parts.get("x-kubernetes-preserve-unknown-fields") == Some(&Value::Bool(true));
+    let is_object = parts.get("type").and_then(Value::as_str) == Some("object");
+    if is_object && !parts.contains_key("additionalProperties") && !is_free {
+        parts.insert("additionalProperties".to_owned(), Value::Bool(false));
+    }
+    for part in ["items", "additionalProperties"] {
+        if let Some(inner) = parts.get_mut(part) {
+            close(inner);
+        }
+    }
+    let properties = parts.get_mut("properties").and_then(Value::as_object_mut);
+    properties.into_iter().flat_map(|fields| fields.values_mut()).for_each(close);
 }
 
 fn checks_of(kind: &str) -> Result<&'static Checks, String> {
@@ -486,8 +510,9 @@ fn checks_of(kind: &str) -> Result<&'static Checks, String> {
 /// Checks `value` against the kind's schema, gives it its type, and checks the rules.
 fn typed<T: DeserializeOwned + Serialize>(value: Value, kind: &str) -> Result<T, String> {
     let quotes = !may_hold_secrets(kind);
+    let checks = checks_of(kind)?;
     if let Some(spec) = value.get("spec")
-        && let Some(error) = checks_of(kind)?.schema.iter_errors(spec).next()
+        && let Some(error) = checks.schema.iter_errors(spec).next()
     {
         let path = faults::instance_path(&error);
         let path = if path.is_empty() { "spec".to_owned() } else { format!("spec.{path}") };
@@ -495,7 +520,8 @@ fn typed<T: DeserializeOwned + Serialize>(value: Value, kind: &str) -> Result<T,
         // pasted into it. A number in another place is no secret, and helps.
         let is_private = ["spec.endpoint", "spec.proxy"].iter().any(|part| path.starts_with(part));
         let shows = quotes || (!is_private && error.instance().is_number());
-        return Err(format!("{path}: {}", faults::of(&error, shows)));
+        let what = faults::unknown_field(&error, &checks.spec);
+        return Err(format!("{path}: {}", what.unwrap_or_else(|| faults::of(&error, shows))));
     }
     let object = faults::typed(value, quotes)?;
     rules(kind, &object, None)?;

@@ -52,7 +52,7 @@ use super::{
 #[x_kube(
     validation = Rule::new("has(self.route) == has(oldSelf.route) && (!has(self.route) || self.route == oldSelf.route)").message("spec.route is immutable: applications send it as their model name; create another PromptRelease for another route"),
 )]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct PromptReleaseSpec {
     /// The model name that applications send. Default: the object's name. Immutable.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -87,7 +87,7 @@ pub struct PromptReleaseSpec {
 /// A hit needs the same revision and the same request, apart from who asks. Hits are
 /// marked and never counted as evidence.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct ResponseCache {
     /// How long an answer may be given again.
     pub ttl: GoDuration,

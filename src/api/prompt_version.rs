@@ -33,7 +33,7 @@ pub const STRICT: &str = "strict";
 #[x_kube(
     validation = Rule::new("self == oldSelf").message("a PromptVersion is immutable: create a new PromptVersion with another name and point the PromptRelease to it"),
 )]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct PromptVersionSpec {
     /// The lineage that this version belongs to, for example support-answer.
     #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
@@ -65,7 +65,7 @@ pub struct PromptVersionSpec {
 
 /// One templated message.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct PromptMessage {
     /// Who speaks.
     pub role: Role,
@@ -90,7 +90,7 @@ pub enum Role {
 
 /// Sampling parameters; what is not set is left to the application and the model.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct Parameters {
     /// Randomness, 0 to 2.
     #[serde(default, skip_serializing_if = "Option::is_none")]

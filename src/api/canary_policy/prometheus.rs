@@ -18,7 +18,7 @@ use crate::api::duration::GoDuration;
     validation = Rule::new("has(self.slowerThan) == (has(self.template) && !self.template.endsWith('-aborts') && !self.template.endsWith('-errors'))").message("a template of a latency needs slowerThan (which answers count as slow), and nothing else has it"),
     validation = Rule::new("!has(self.selector) || has(self.template)").message("only a template has a selector: write the labels into bad, total or value yourself"),
 )]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct PrometheusQuery {
     /// How many were bad within the window.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -52,7 +52,7 @@ pub fn reserved_header(name: &str) -> Option<String> {
     validation = Rule::new("!has(self.headers) || !has(self.apiKeySecretRef) || !self.headers.exists(name, name.lowerAscii() == (has(self.apiKeyHeader) ? self.apiKeyHeader.lowerAscii() : 'authorization'))").message("spec.endpoint.headers names the header that carries the API key of spec.endpoint.apiKeySecretRef: leave it out, or name another one in spec.endpoint.apiKeyHeader"),
     validation = Rule::new("!has(self.apiKeyHeader) || (!(self.apiKeyHeader.lowerAscii() in ['accept-encoding', 'connection', 'content-encoding', 'content-length', 'content-type', 'expect', 'host', 'http2-settings', 'keep-alive', 'te', 'trailer', 'transfer-encoding', 'upgrade']) && !self.apiKeyHeader.lowerAscii().startsWith('proxy-'))").message("spec.endpoint.apiKeyHeader names a header that frames the request or is for the next hop: name the one that the server reads the key from, for example api-key"),
 )]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct Endpoint {
     /// The base URL with its version, for example https://api.openai.com/v1. Without user
     /// and password.
@@ -98,7 +98,7 @@ pub fn key_in_words(key: &str) -> &'static str {
 
 /// TLS towards an endpoint.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct EndpointTls {
     /// The Secret that holds the certificate authorities to trust, PEM. Default: the
     /// public ones.

@@ -27,9 +27,33 @@ pub fn of(error: &ValidationError<'_>, quotes: bool) -> String {
     }
 }
 
-/// Where it does not match, as fields with dots between them; empty for the whole.
+/// Which fields nobody knows, and which there may be by `schema`; none where something else is wrong.
+pub(super) fn unknown_field(error: &ValidationError<'_>, schema: &Value) -> Option<String> {
+    let ValidationErrorKind::AdditionalProperties { unexpected } = error.kind() else {
+        return None;
+    };
+    let place = error.schema_path().to_string();
+    let known = format!("{}/properties", place.strip_suffix("/additionalProperties")?);
+    let known: Vec<&str> =
+        schema.pointer(&known)?.as_object()?.keys().map(String::as_str).collect();
+    Some(format!(
+        "unknown field `{}`, expected one of `{}`",
+        unexpected.join("`, `"),
+        known.join("`, `")
+    ))
+}
+
+/// Where it does not match, as the API server names it: `steps[0].weight`; empty for the whole.
 pub fn instance_path(error: &ValidationError<'_>) -> String {
-    error.instance_path().to_string().trim_start_matches('/').replace('/', ".")
+    let mut path = String::new();
+    for part in error.instance_path().to_string().split('/').skip(1) {
+        match part.parse::<usize>() {
+            Ok(place) => path.push_str(&format!("[{place}]")),
+            Err(_) if path.is_empty() => path.push_str(part),
+            Err(_) => path.push_str(&format!(".{part}")),
+        }
+    }
+    path
 }
 
 fn usual(error: &ValidationError<'_>, quotes: bool) -> String {
@@ -270,17 +294,14 @@ mod tests {
         let roles =
             "\"assistent\" is not one of \"system\", \"developer\", \"user\" or \"assistant\"";
         for (error, told) in [
-            (prompt("assistent", ""), format!("spec.messages.0.role: {roles}")),
+            (prompt("assistent", ""), format!("spec.messages[0].role: {roles}")),
             (
                 prompt("user", ", parameters: {max_tokens: 1}"),
-                "spec.parameters.max_tokens: unknown field `max_tokens`, expected one of \
-                 `temperature`"
-                    .to_owned(),
+                "spec.parameters: unknown field `max_tokens`, expected one of `".to_owned(),
             ),
             (
                 of("CanaryPolicy", "spec: {steps: [{setWeight: 20}]}\n"),
-                "spec.steps[0].setWeight: unknown field `setWeight`, expected one of `weight`"
-                    .into(),
+                "spec.steps[0]: unknown field `setWeight`, expected one of `".to_owned(),
             ),
         ] {
             assert!(error.contains(&told), "{error}");
