@@ -61,3 +61,24 @@ def test_each_alert_fires_when_it_should_and_only_then(tmp_path):
     file.write_text(yaml.safe_dump({"rule_files": [str(RULES)], "evaluation_interval": "1m", "tests": tests}))
     done = promtool("test", "rules", str(file))
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_each_alert_has_a_runbook_and_each_runbook_an_alert():
+    pages = {path.stem: path.read_text() for path in RUNBOOKS.glob("*.md") if path.stem != "README"}
+    assert pages.keys() == ALERTS.keys()
+    for name, text in pages.items():
+        assert ALERTS[name]["annotations"]["runbook_url"].endswith(f"/docs/runbooks/{name}.md")
+        assert text.startswith(f"# {name}\n") and re.findall(r"^## (.+)$", text, re.M) == ["Find out", "What to do"], name
+        assert "\n**Users notice**: " in text, name
+
+
+def test_what_the_runbooks_refer_to_is_there():
+    for page in RUNBOOKS.glob("*.md"):
+        for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_each_alert_says_how_grave_it_is_and_what_it_means():
+    for name, rule in ALERTS.items():
+        assert rule["labels"].keys() == {"severity"} and rule["labels"]["severity"] in ("critical", "warning", "info"), name
+        assert rule["annotations"].keys() == {"summary", "description", "runbook_url"}, name

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -39,6 +40,10 @@ COMBINATIONS = {
         "image": {"repository": "registry.example/serinus", "digest": f"sha256:{'0' * 64}", "pullPolicy": "Always"},
         "imagePullSecrets": [{"name": "registry"}], "fullnameOverride": "prompts", "commonLabels": {"owner": "search"},
         "serving": {"enabled": True},
+        "prometheusRule": {"enabled": True, "labels": {"release": "prometheus"}, "disabled": ["SerinusCostUnknown"],
+                           "runbookUrl": "https://wiki.example/serinus/"},
+        "dashboards": {"enabled": True, "labels": {"grafana_dashboard": "1", "team": "search"},
+                       "annotations": {"grafana_folder": "Serinus"}},
         "operator": {"prometheus": {"url": "http://prometheus.monitoring:9090",
                                     "token": {"secretName": "prometheus", "key": "bearer"}}},
         "gateway": {"autoscaling": {
@@ -184,6 +189,8 @@ def test_chart_and_binary_have_one_version():
     ([f"--set=tenantKeys.{NAMESPACE}={{web}}"], f"{NAMESPACE} is the namespace of the gateways"),
     (["--set=gateway.tls.clientCa=true"], "set gateway.tls.secretName, too"),
     (["--set=operator.prometheus.token.secretName=x"], "set operator.prometheus.url, too"),
+    (["--set=prometheusRule.enabled=true", "--set=prometheusRule.disabled={SerinusCostUnknwon}"],
+     "prometheusRule.disabled: there is no alert SerinusCostUnknwon in files/rules.yaml"),
     (["--set=gateway.autoscaling.enabled=true", "--set=gateway.autoscaling.maxReplicas=1"],
      "maxReplicas is less than minReplicas"),
 ])
@@ -245,6 +252,29 @@ def test_definitions_are_those_of_crds_and_kept_unless_told_otherwise(tmp_path, 
         held = found["CustomResourceDefinition", None, original["metadata"]["name"]]
         assert held["spec"] == original["spec"]
         assert held["metadata"].get("annotations") == ({"helm.sh/resource-policy": "keep"} if keep else None)
+
+
+def test_alerts_are_those_of_the_rule_file_with_what_the_values_say(tmp_path):
+    plain = yaml.safe_load((CHART / "files/rules.yaml").read_text())
+    [rule] = kinds(rendered(tmp_path, {"prometheusRule": {"enabled": True}}), "PrometheusRule")
+    assert rule["spec"] == plain
+    values = COMBINATIONS["everything"]["prometheusRule"]
+    [rule] = kinds(rendered(tmp_path, {"prometheusRule": values}), "PrometheusRule")
+    assert values["labels"].items() <= rule["metadata"]["labels"].items()
+    alerts = lambda of: [r for group in of["groups"] for r in group["rules"]]
+    kept = {r["alert"]: r["annotations"]["runbook_url"] for r in alerts(rule["spec"])}
+    assert kept.keys() == {r["alert"] for r in alerts(plain)} - set(values["disabled"])
+    assert kept["SerinusNoLeader"] == "https://wiki.example/serinus/SerinusNoLeader.md"
+
+
+def test_each_dashboard_is_a_config_map_that_grafana_finds(tmp_path):
+    files = {path.name: path.read_text() for path in (CHART / "files/dashboards").glob("*.json")}
+    found = {}
+    for o in kinds(rendered(tmp_path, {"dashboards": {"enabled": True}}), "ConfigMap"):
+        assert o["metadata"]["labels"]["grafana_dashboard"] == "1"
+        found |= o["data"]
+    assert found == files and len(files) == 3
+    assert not kinds(rendered(tmp_path, {}), "ConfigMap", "PrometheusRule")
 
 
 # Who may do what. tests/rights.rs compares deploy/, which is one of the combinations, with the
@@ -318,7 +348,8 @@ def installed(tmp_path_factory):
     for name in (NAMESPACE, "shop", "search"):
         cluster.kubectl("create", "namespace", name)
     cluster.kubectl("label", "namespace", NAMESPACE, "pod-security.kubernetes.io/enforce=restricted")
-    cluster.kubectl("apply", "--server-side", "-f", str(TOOLS / "podmonitors.yaml"))
+    for kind in ("podmonitors", "prometheusrules"):
+        cluster.kubectl("apply", "--server-side", "-f", str(TOOLS / f"{kind}.yaml"))
     model = Model(cluster.folder).start()
     yield cluster, model
     model.process.stop()
@@ -334,7 +365,7 @@ def on(cluster: Cluster, *arguments: str, check: bool = True) -> str:
 def test_the_api_server_takes_every_combination(installed, tmp_path, values):
     cluster, _ = installed
     text = yaml.safe_dump_all(rendered(tmp_path, values))
-    # PodMonitors are known once their definition is established.
+    # PodMonitors and PrometheusRules are known once their definitions are established.
     def applied():
         return cluster.kubectl("apply", "--server-side", "--force-conflicts", "--dry-run=server", "--validate=strict",
                                "-f", "-", stdin=text)
@@ -472,6 +503,18 @@ def test_a_canary_goes_on_over_upgrade_and_rollback_and_uninstall_keeps_releases
     on(cluster, "uninstall", "serinus", "--wait", "--timeout=150s")
 
 
+def runbooks_find(cluster: Cluster) -> None:
+    """What the runbooks read from the cluster is there under the names that they use."""
+    pages = [path.read_text() for path in (ROOT / "docs/runbooks").glob("*.md")]
+    commands = {line for page in pages for block in re.findall(r"```sh\n(.*?)```", page, re.S)
+                for line in block.splitlines() if line.startswith("kubectl get ")}
+    assert len(commands) > 5
+    for command in sorted(commands):
+        found = cluster.kubectl(*shlex.split(command)[1:])
+        # There may be no Event and no PodMonitor; what is selected by a label or a name is there.
+        assert found or not (" -l " in command or " lease " in command), command
+
+
 def test_the_notes_lead_to_the_first_release(installed, tmp_path):
     """Its commands are run as they are printed, but for what is on the internet or needs a kubelet."""
     cluster, model = installed
@@ -489,6 +532,7 @@ def test_the_notes_lead_to_the_first_release(installed, tmp_path):
             "HELM_CACHE_HOME": str(tmp_path)})
         assert done.returncode == 0, done.stderr
         assert '"finish_reason":"stop"' in done.stdout.splitlines()[-1], done.stdout
+        runbooks_find(cluster)
         cluster.kubectl("delete", "promptreleases,llmdeployments", "--all")
         cluster.kubectl("delete", "secret", "support-web", "-n", NAMESPACE)
     on(cluster, "uninstall", "serinus", "--wait", "--timeout=150s")

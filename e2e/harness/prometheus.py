@@ -7,6 +7,7 @@ import urllib.parse
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import httpx
+import yaml
 
 from .processes import Process, free_port, wait_for
 
@@ -83,14 +84,17 @@ class Exporter:
 
 
 class Prometheus:
-    """The real server."""
+    """The real server. It evaluates the rule file `rules` once a second."""
 
-    def __init__(self, folder, target: str):
+    def __init__(self, folder, *targets: str, rules=None, labels: dict | None = None):
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         config = folder / "prometheus.yml"
-        config.write_text("global: {scrape_interval: 500ms, scrape_timeout: 400ms}\nscrape_configs:\n"
-                          f"- job_name: test\n  static_configs: [{{targets: ['{target}']}}]\n")
+        config.write_text(yaml.safe_dump({
+            "global": {"scrape_interval": "500ms", "scrape_timeout": "400ms", "evaluation_interval": "1s"},
+            "rule_files": [str(rules)] if rules else [],
+            "scrape_configs": [{"job_name": "test", "static_configs": [
+                {"targets": list(targets), "labels": labels or {}}]}]}))
         data = folder / "prometheus"
         self.process = Process("prometheus", [
             os.environ.get("SERINUS_PROMETHEUS", "prometheus"), f"--config.file={config}",
@@ -104,8 +108,13 @@ class Prometheus:
         return self
 
     def query(self, text: str) -> list:
-        answer = httpx.get(f"{self.url}/api/v1/query", params={"query": text}).json()
-        return answer["data"]["result"]
+        return self.get("query", query=text)["result"]
+
+    def get(self, path: str, **parameters):
+        """What its API says at this path; an error of it is told."""
+        answer = httpx.get(f"{self.url}/api/v1/{path}", params=parameters).json()
+        assert answer["status"] == "success", f"{path} {parameters}: {answer}"
+        return answer["data"]
 
 
 class PrometheusProxy:

@@ -16,10 +16,12 @@ if [ ! -e "$bin/.complete" ]; then
   for stage in "$stages"/{node,pod}/fast/{node,pod}-*.yaml; do
     if [ -e "$stage" ]; then echo ---; cat "$stage"; fi
   done > "$bin/stages.yaml"
-  # The definition of PodMonitor, as the Prometheus Operator's own module has it.
-  monitors=$(go mod download -json github.com/prometheus-operator/prometheus-operator@v0.85.0 |
+  # The definitions of PodMonitor and PrometheusRule, as the Prometheus Operator's own module has them.
+  definitions=$(go mod download -json github.com/prometheus-operator/prometheus-operator@v0.85.0 |
     awk -F '"' '$2 == "Dir" {print $4}')
-  cp "$monitors/example/prometheus-operator-crd/monitoring.coreos.com_podmonitors.yaml" "$bin/podmonitors.yaml"
+  for kind in podmonitors prometheusrules; do
+    cp "$definitions/example/prometheus-operator-crd/monitoring.coreos.com_$kind.yaml" "$bin/$kind.yaml"
+  done
   touch "$bin/.complete"
 fi
 echo "$bin"
