@@ -46,11 +46,12 @@ def test_the_rules_are_valid():
 
 def test_every_alert_has_a_case_and_every_case_an_alert():
     assert CASES.keys() == ALERTS.keys()
+    assert all({"fires", "quiet"} <= cases.keys() for cases in CASES.values())
     assert sum(len(group["rules"]) for group in GROUPS) == len(ALERTS), "an alert is there twice"
 
 
 def test_each_alert_fires_when_it_should_and_only_then(tmp_path):
-    tests = [unit_test(name, case[kind], kind == "fires") for name, case in CASES.items() for kind in ("fires", "quiet")]
+    tests = [unit_test(name, case, kind != "quiet") for name, cases in CASES.items() for kind, case in cases.items()]
     file = tmp_path / "test.yaml"
     file.write_text(yaml.safe_dump({"rule_files": [str(RULES)], "evaluation_interval": "1m", "tests": tests}))
     done = promtool("test", "rules", str(file))
