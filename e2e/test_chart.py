@@ -30,6 +30,9 @@ COMBINATIONS = {
     "one namespace": {"watchNamespace": "shop", "crds": {"enabled": False}, "userRoles": {"create": False},
                       "serving": {"enabled": True, "namespaces": ["shop"]}, "apiKeys": {"namespaces": ["shop"]},
                       "tenantKeys": {"shop": ["web"]}},
+    "one namespace with rules": {
+        "watchNamespace": "shop", "crds": {"enabled": False}, "admission": {
+            "actions": ["Warn"], "approvals": {"enabled": True}, "routes": {"enabled": True}, "secrets": {"enabled": True}}},
     "its own namespace": {"watchNamespace": NAMESPACE, "crds": {"enabled": False},
                           "userRoles": {"create": False}, "apiKeys": {"namespaces": [NAMESPACE]}},
     "the least": {"userRoles": {"create": False}, "crds": {"keep": False}, "image": {"tag": "edge"}, **{
@@ -44,6 +47,8 @@ COMBINATIONS = {
                            "runbookUrl": "https://wiki.example/serinus/"},
         "dashboards": {"enabled": True, "labels": {"grafana_dashboard": "1", "team": "search"},
                        "annotations": {"grafana_folder": "Serinus"}},
+        "admission": {"actions": ["Deny", "Audit"], "approvals": {"enabled": True, "requests": ["approve", "abort"]},
+                      "routes": {"enabled": True}, "secrets": {"enabled": True}},
         "operator": {"prometheus": {"url": "http://prometheus.monitoring:9090",
                                     "token": {"secretName": "prometheus", "key": "bearer"}}},
         "gateway": {"autoscaling": {
@@ -152,7 +157,8 @@ def test_pods_are_restricted_and_their_files_are_mounted(tmp_path, values):
 
 @EVERY
 def test_every_object_has_the_recommended_labels_and_a_namespace_where_it_needs_one(tmp_path, values):
-    of_all = {"ClusterRole", "ClusterRoleBinding", "CustomResourceDefinition"}
+    of_all = {"ClusterRole", "ClusterRoleBinding", "CustomResourceDefinition", "ValidatingAdmissionPolicy",
+              "ValidatingAdmissionPolicyBinding"}
     for o in by_name(rendered(tmp_path, values)).values():
         labels = o["metadata"]["labels"]
         wanted = {"app.kubernetes.io/instance": "serinus", "app.kubernetes.io/managed-by": "Helm",
@@ -181,6 +187,9 @@ def test_chart_and_binary_have_one_version():
     (["--set=commonLabels.app\\.kubernetes\\.io/name=x"], "at '/commonLabels/app.kubernetes.io~1name'"),
     (["--set=tenantKeys.Shop={web}"], "at '/tenantKeys': additional properties 'Shop' not allowed"),
     (["--set=gateway.extraArgs={drain}"], "at '/gateway/extraArgs/0'"),
+    (["--set=admission.actions={Deny,Warn}"], "at '/admission/actions': value must be one of"),
+    (["--set=admission.approvals.requests={}"], "at '/admission/approvals/requests'"),
+    (["--set=admission.approvals.requests={suspend}"], "at '/admission/approvals/requests/0'"),
     # What a schema can not say.
     (["--set=serving.namespaces={shop}"], "serving.namespaces: model servers are off: set serving.enabled to true"),
     (["--set=watchNamespace=shop", "--set=apiKeys.namespaces={search}"],
@@ -302,7 +311,7 @@ def roles(objects: list[dict]) -> set[tuple]:
     return {("operator" if "-operator" in role["metadata"]["name"] else "gateway", group, resource,
              bool(rule.get("resourceNames")), verb)
             for role in kinds(objects, "ClusterRole", "Role") for rule in role["rules"]
-            if not role["metadata"]["name"].endswith(("-view", "-edit"))
+            if not role["metadata"]["name"].endswith(("-view", "-edit", "-approve"))
             for group in rule["apiGroups"] for resource in rule["resources"] for verb in rule["verbs"]}
 
 

@@ -174,3 +174,45 @@ spec:
       interval: {{ . }}
       {{- end }}
 {{- end -}}
+
+{{/* The name of an admission policy and of its binding, which are of the whole cluster: each
+     install of one namespace has its own. */}}
+{{- define "serinus.admissionName" -}}
+{{ include "serinus.prefix" .root }}-{{ .name }}{{ with .root.Values.watchNamespace }}-{{ . }}{{ end }}
+{{- end -}}
+
+{{/* An admission policy about a kind of ours, up to its rules. */}}
+{{- define "serinus.admission" -}}
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicy
+metadata:
+  name: {{ include "serinus.admissionName" . }}
+  labels:
+    {{- include "serinus.labels" . | nindent 4 }}
+spec:
+  failurePolicy: Fail
+  matchConstraints:
+    resourceRules:
+      - apiGroups: [serinus.dev]
+        apiVersions: ["*"]
+        resources: [{{ .resource }}]
+        operations: [CREATE, UPDATE]
+{{- end -}}
+
+{{- define "serinus.admissionBinding" -}}
+---
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicyBinding
+metadata:
+  name: {{ include "serinus.admissionName" . }}
+  labels:
+    {{- include "serinus.labels" . | nindent 4 }}
+spec:
+  policyName: {{ include "serinus.admissionName" . }}
+  validationActions: {{ .root.Values.admission.actions | toJson }}
+  {{- with .root.Values.watchNamespace }}
+  matchResources:
+    namespaceSelector:
+      matchLabels: {kubernetes.io/metadata.name: {{ . }}}
+  {{- end }}
+{{- end -}}
