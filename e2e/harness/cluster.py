@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -17,9 +18,15 @@ ADMIN_TOKEN = "admin-of-this-test"  # noqa: S105 - lives as long as the test
 GROUP = "/apis/serinus.dev/v1alpha1"
 
 
+def token_of(person: str) -> str:
+    return f"{re.sub('[^a-z]', '-', person)}-of-this-test"
+
+
 class Cluster:
-    def __init__(self, folder: Path, audited: str = audit.POLICY, controllers: str = ""):
+    def __init__(self, folder: Path, audited: str = audit.POLICY, controllers: str = "", people: tuple[str, ...] = ()):
         self.folder = folder
+        # Users without a right beside those that a case binds.
+        self.people = people
         # Beside those that every case needs, comma-separated.
         self.controllers = controllers
         self.tools = Path(os.environ["SERINUS_E2E_TOOLS"])
@@ -34,13 +41,15 @@ class Cluster:
             headers={"authorization": f"Bearer {ADMIN_TOKEN}"},
         )
         self.admin = self.kubeconfig("admin", ADMIN_TOKEN)
+        self.of_people = {p: self.kubeconfig(re.sub("[^a-z]", "-", p), token_of(p)) for p in people}
 
     def _certificates(self) -> None:
         key = self.folder / "sa.key"
         subprocess.run(
             ["openssl", "genrsa", "-out", str(key), "2048"], check=True, capture_output=True
         )
-        (self.folder / "tokens.csv").write_text(f"{ADMIN_TOKEN},admin,admin,system:masters\n")
+        users = [f"{ADMIN_TOKEN},admin,admin,system:masters", *(f'{token_of(p)},"{p}",{p}' for p in self.people)]
+        (self.folder / "tokens.csv").write_text("\n".join(users) + "\n")
 
     def _parts(self) -> dict[str, Process]:
         f, etcd, peer = self.folder, free_port(), free_port()
