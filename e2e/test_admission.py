@@ -104,6 +104,8 @@ EASY = m.policy("easy")
 # What is there before the rules are, and against one of them.
 WAITING = named(m.release("waiting", "any-v1", policy_name="easy"), annotations={"serinus.dev/approve": f"{REVISION} by=eve"})
 HANDLED = named(WAITING, "handled")
+# Another request of the kind was handled, and this one was not.
+AGAIN = named(WAITING, "again")
 UNNAMED = m.release("unnamed", "any-v1", route="anybody/s")
 KEYED = keyed("keyed", "locked")
 # What a writer may create.
@@ -116,11 +118,12 @@ def ruled(tmp_path_factory):
     cluster.install()
     cluster.kubectl("annotate", "namespace", "default", "--overwrite", "serinus.dev/policies=asks, other",
                     "serinus.dev/routes=plain*, answer")
-    cluster.apply([{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop"}}, ASKS, EASY, WAITING, HANDLED, UNNAMED, KEYED, m.prompt("any-v1"), m.prompt("any-v2")])
+    cluster.apply([{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop"}}, ASKS, EASY, WAITING, HANDLED, AGAIN, UNNAMED, KEYED, m.prompt("any-v1"), m.prompt("any-v2")])
     # As the operator notes it.
-    cluster.kubectl("patch", "promptrelease", "handled", "--subresource=status", "--type=merge", "-p", json.dumps(
-        {"status": {"requests": [{"action": "approve", "value": f"{REVISION} by=eve", "revision": REVISION, "by": "eve",
-                                  "at": "2026-11-29T10:00:00Z", "accepted": True}]}}))
+    for name, value in (("handled", f"{REVISION} by=eve"), ("again", f"{REVISION} by=eve at=2026-11-28T10:00:00Z")):
+        cluster.kubectl("patch", "promptrelease", name, "--subresource=status", "--type=merge", "-p", json.dumps(
+            {"status": {"requests": [{"action": "approve", "value": value, "revision": REVISION, "by": "eve",
+                                      "at": "2026-11-29T10:00:00Z", "accepted": True}]}}))
     cluster.apply(rules(cluster.folder))
     cluster.apply([bound(who, role, namespace) for namespace in ("default", "shop")
                    for who, roles in PEOPLE.items() for role in roles])
@@ -268,6 +271,7 @@ def test_a_request_of_others_is_taken_away_when_it_was_handled(ruled):
                 taken(answer)
     taken(ruled.annotate("wren", "handled", approve=None))
     taken(ruled.replace("wren", HANDLED, None))
+    refused(ruled.annotate("wren", "again", approve=None), "approvals", "before the operator has handled it")
     # It is not written again by them, nor anything in its place.
     for value in ("", by("wren"), f"{REVISION} by=eve "):
         refused(ruled.annotate("wren", "handled", approve=value), "approvals")

@@ -187,10 +187,11 @@ def test_chart_and_binary_have_one_version():
     (["--set=commonLabels.app\\.kubernetes\\.io/name=x"], "at '/commonLabels/app.kubernetes.io~1name'"),
     (["--set=tenantKeys.Shop={web}"], "at '/tenantKeys': additional properties 'Shop' not allowed"),
     (["--set=gateway.extraArgs={drain}"], "at '/gateway/extraArgs/0'"),
-    (["--set=admission.actions={Deny,Warn}"], "at '/admission/actions': value must be one of"),
-    (["--set=admission.approvals.requests={}"], "at '/admission/approvals/requests'"),
+    (["--set=admission.actions={Refuse}"], "at '/admission/actions/0': value must be one of"),
+    (["--set-json=admission.approvals.requests=[]"], "at '/admission/approvals/requests'"),
     (["--set=admission.approvals.requests={suspend}"], "at '/admission/approvals/requests/0'"),
     # What a schema can not say.
+    (["--set=admission.actions={Deny,Warn}"], "admission.actions: whom a rule refuses needs no warning: choose Deny or Warn"),
     (["--set=serving.namespaces={shop}"], "serving.namespaces: model servers are off: set serving.enabled to true"),
     (["--set=watchNamespace=shop", "--set=apiKeys.namespaces={search}"],
      "apiKeys.namespaces: the namespace search is not looked after: watchNamespace is shop"),
