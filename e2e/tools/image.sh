@@ -3,7 +3,7 @@
 # the policy (any image) that they read. They are those that are installed, or the Debian
 # packages, unpacked once into the user's cache (nothing is installed). Both need root. Where
 # they can not run, this prints "missing: " and why; test_image.py is then skipped and says so,
-# and fails where SERINUS_IMAGE_REQUIRED is set, as .ci/run does.
+# and fails where SERINUS_IMAGE_REQUIRED is set, as the workflow of a release does.
 set -euo pipefail
 missing() {
   echo "missing: $1"

@@ -25,7 +25,7 @@ pub mod yaml;
 #[derive(Clone, Debug, PartialEq)]
 pub enum Object {
     /// A model backend.
-    Backend(LLMDeployment),
+    Backend(Box<LLMDeployment>),
     /// A prompt.
     Prompt(PromptVersion),
     /// A policy.
@@ -158,7 +158,7 @@ impl Object {
     /// The first rule that is broken, with what to do.
     pub fn check_update(&self, old: &Self) -> Result<(), ManifestError> {
         let result = match (self, old) {
-            (Self::Backend(new), Self::Backend(old)) => rules(self.kind(), new, Some(old)),
+            (Self::Backend(new), Self::Backend(old)) => rules(self.kind(), &**new, Some(&**old)),
             (Self::Prompt(new), Self::Prompt(old)) => rules(self.kind(), new, Some(old)),
             (Self::Policy(new), Self::Policy(old)) => rules(self.kind(), new, Some(old)),
             (Self::Release(new), Self::Release(old)) => rules(self.kind(), &**new, Some(&**old)),
@@ -429,7 +429,7 @@ pub fn object(value: Value) -> Result<Object, ManifestError> {
     }
     match kind.as_str() {
         "Secret" if is_secret => secrets(value).map(Object::Secret).map_err(invalid),
-        "LLMDeployment" => typed(value, &kind).map(Object::Backend).map_err(invalid),
+        "LLMDeployment" => typed(value, &kind).map(Box::new).map(Object::Backend).map_err(invalid),
         "PromptVersion" => typed(value, &kind).map(Object::Prompt).map_err(invalid),
         "CanaryPolicy" => typed(value, &kind).map(Object::Policy).map_err(invalid),
         "PromptRelease" => typed(value, &kind).map(Box::new).map(Object::Release).map_err(invalid),

@@ -267,7 +267,7 @@ mod tests {
         let problem = |n: usize| of(n).problem.clone().unwrap_or_default();
         assert!(of(0).valid && of(1).left_out && of(3).valid, "{found:#?}");
         assert_eq!(of(0).object, "PromptVersion v1");
-        assert!(problem(2).contains("open"), "{found:#?}");
+        assert!(problem(2).contains("is not a valid template"), "{found:#?}");
         assert_eq!(of(3).warnings, ["in none of these files: LLMDeployment openai"]);
         assert!(problem(4).contains("promptRef"), "{found:#?}");
         assert!(problem(5).contains("x.yaml defines it, too"), "{found:#?}");

@@ -372,7 +372,10 @@ fn a_state_in_the_folder_of_manifests_is_no_manifest_whatever_its_name() {
         place.process = None;
         for entry in fs::read_dir(folder.path()).unwrap().flatten() {
             let own = entry.file_name().to_string_lossy().starts_with(name);
-            if own && entry.file_name() != "release.yaml" {
+            if own && entry.path().is_dir() {
+                // What is asked for at the command line.
+                fs::remove_dir(entry.path()).unwrap();
+            } else if own && entry.file_name() != "release.yaml" {
                 fs::remove_file(entry.path()).unwrap();
             }
         }
