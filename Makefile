@@ -19,9 +19,11 @@ e2e:
 generate:
 	SERINUS_REFRESH=1 cargo test --locked
 
-# Renders deploy/ and the chart's table of values from the chart. Needs Go, which builds Helm once.
+# Renders deploy/ and the chart's table of values from the chart, and Argo CD's ConfigMap from its scripts.
+# Needs Go, which builds Helm once.
 manifests:
 	charts/render.py
+	gitops/argocd/render.py
 
 # What the binary is made of (CycloneDX) and under which licences, in target/sbom; an error for a
 # licence that deny.toml does not allow.

@@ -1,0 +1,3 @@
+-- Lets a suspended rollout go on.
+obj.spec.suspend = false
+return obj
