@@ -17,12 +17,14 @@ cargo build --locked
 SERINUS_BIN="$(cargo metadata --format-version 1 --no-deps --locked | "$venv/bin/python" -c 'import json,sys; print(json.load(sys.stdin)["target_directory"])')/debug/serinus"
 SERINUS_E2E_TOOLS="$(e2e/tools/build.sh)"
 SERINUS_HELM="$(e2e/tools/helm.sh)"
+SERINUS_KSTATUS="$(e2e/tools/kstatus.sh)"
+SERINUS_ARGOCD="$(e2e/tools/argocd.sh)"
 SERINUS_PROMETHEUS="$(e2e/tools/prometheus.sh)"
 SERINUS_REDIS="$(e2e/tools/redis.sh)"
 SERINUS_IMAGE_TOOLS="$(e2e/tools/image.sh)"
 SERINUS_TRACING="$(e2e/tools/tracing-servers.sh)"
 { read -r SERINUS_NODE; read -r SERINUS_CLIENTS; } < <(e2e/tools/clients.sh)
-export SERINUS_BIN SERINUS_E2E_TOOLS SERINUS_HELM SERINUS_PROMETHEUS SERINUS_REDIS SERINUS_IMAGE_TOOLS SERINUS_TRACING SERINUS_NODE SERINUS_CLIENTS
+export SERINUS_BIN SERINUS_E2E_TOOLS SERINUS_HELM SERINUS_KSTATUS SERINUS_ARGOCD SERINUS_PROMETHEUS SERINUS_REDIS SERINUS_IMAGE_TOOLS SERINUS_TRACING SERINUS_NODE SERINUS_CLIENTS
 cd e2e
 [ $# -gt 0 ] || set -- -n 2 --dist loadfile
 exec "$venv/bin/python" -m pytest -q -ra -p no:cacheprovider "$@"
