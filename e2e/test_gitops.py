@@ -12,6 +12,7 @@ from harness import manifests as m
 from harness.cluster import ROOT
 from harness.processes import wait_for
 from harness.traffic import Traffic
+from harness.watcher import seen
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -52,7 +53,7 @@ def test_what_was_applied_is_in_sync(world, name, text):
         # The operator has written its part of each object.
         kinds = "llmdeployments,promptversions,canarypolicies,promptreleases"
         found = lambda: json.loads(cluster.kubectl("get", kinds, "-n", space, "-o", "json"))["items"]
-        wait_for("every status", lambda: all("status" in o for o in found()), 90)
+        wait_for("every status", lambda: all(map(seen, found())), 90)
         again = apply().strip().splitlines()
         assert again and all(line.endswith(" unchanged") for line in again), again
         for how in ([], ["--server-side", "--field-manager=argocd-controller", "--force-conflicts"]):

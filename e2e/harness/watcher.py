@@ -46,7 +46,7 @@ class Watcher:
                     self.breaks.append(time.monotonic())
                     return ""
                 version = event["object"]["metadata"].get("resourceVersion", version)
-                if event["type"] in ("ADDED", "MODIFIED") and "status" in event["object"]:
+                if event["type"] in ("ADDED", "MODIFIED") and seen(event["object"]):
                     self.statuses.append((time.monotonic(), event["object"]))
         return version
 
@@ -69,6 +69,11 @@ class Watcher:
                 broken += [f"{release['metadata']['name']}: {b}" for b in found]
             last[uid] = (at, status)
         return broken
+
+
+def seen(object_: dict) -> bool:
+    """Whether an operator has written the status: before, it is the default of the definition."""
+    return object_.get("status", {}).get("observedGeneration", -1) >= 0
 
 
 def _check(release: dict, before: dict | None):

@@ -30,6 +30,9 @@ pub struct Condition {
     pub last_transition_time: Time,
 }
 
+/// The observed generation of a status that no operator has written: the default of the definitions.
+pub const UNSEEN: i64 = -1;
+
 /// The condition types in use.
 pub mod types {
     /// The object does what its spec asks for.
@@ -60,6 +63,8 @@ pub enum Readiness {
     InProgress,
     /// Does not work and nobody is repairing it yet: `Ready=False`.
     NotReady,
+    /// Does not work, and what is missing may be on its way: `Ready=False`, `Reconciling=True`.
+    Missing,
     /// Needs a person: `Ready=False`, `Stalled=True`.
     Stalled,
 }
@@ -80,6 +85,7 @@ pub fn set(
         Readiness::Ready => ("True", "False", "False"),
         Readiness::InProgress => ("Unknown", "True", "False"),
         Readiness::NotReady => ("False", "False", "False"),
+        Readiness::Missing => ("False", "True", "False"),
         Readiness::Stalled => ("False", "False", "True"),
     };
     for (type_, status) in

@@ -11,13 +11,20 @@
 //! A status has one author, who writes it whole. It is declared so (`atomic`): otherwise the API
 //! server keeps a list of who wrote which field of it, which is as large as the status and
 //! computed at each write.
+//!
+//! An object that no operator has looked at has no conditions, and kstatus, by which Helm and Flux
+//! wait, takes an object without conditions for done. So a status has a default, with a generation
+//! that no object has: kstatus waits until the operator writes the real one.
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
-    CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
+    CustomResourceDefinition, JSON, JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
 };
 use kube::CustomResourceExt;
+use serde_json::json;
 
-use super::{CanaryPolicy, LLMDeployment, PromptRelease, PromptVersion, ReleaseSnapshot};
+use super::{
+    CanaryPolicy, LLMDeployment, PromptRelease, PromptVersion, ReleaseSnapshot, conditions::UNSEEN,
+};
 
 /// All definitions, by the file name that they have under `crds/`.
 pub fn all() -> Vec<(&'static str, CustomResourceDefinition)> {
@@ -38,6 +45,7 @@ pub fn all() -> Vec<(&'static str, CustomResourceDefinition)> {
                 }
                 if let Some(status) = schema.properties.as_mut().and_then(|p| p.get_mut("status")) {
                     status.x_kubernetes_map_type = Some("atomic".to_owned());
+                    status.default = Some(JSON(json!({ "observedGeneration": UNSEEN })));
                 }
             }
         }

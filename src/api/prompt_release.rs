@@ -16,7 +16,7 @@ pub use self::{
     verdict::{Batch, Batches, InStep, MetricStatus, Sample, Turn, TurnedSince, Unit, Verdict},
 };
 use super::{
-    conditions::Condition,
+    conditions::{Condition, UNSEEN},
     duration::GoDuration,
     schema::{LocalRef, free_objects, if_readable},
 };
@@ -490,12 +490,13 @@ impl PromptRelease {
         self.spec.route.clone().unwrap_or_else(|| self.metadata.name.clone().unwrap_or_default())
     }
 
-    /// Forgets a status that was written for another release.
+    /// Forgets a status that was written for another release, or that no operator has written.
     pub fn drop_copied_status(&mut self) {
         let (namespace, name) = (&self.metadata.namespace, &self.metadata.name);
         let own = namespace.iter().chain(name).map(String::as_str).collect::<Vec<_>>().join("/");
         let written_for = self.status.as_ref().and_then(|status| status.written_for.as_ref());
-        if written_for.is_some_and(|written_for| *written_for != own) {
+        let unseen = self.status.as_ref().is_some_and(|s| s.observed_generation == UNSEEN);
+        if unseen || written_for.is_some_and(|written_for| *written_for != own) {
             self.status = None;
         }
     }
