@@ -2,6 +2,8 @@
 //! that check the invariants.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test says so when something is wrong")]
+#[path = "rollout/missing.rs"]
+mod missing;
 #[path = "rollout/properties.rs"]
 mod properties;
 #[path = "rollout/routes.rs"]

@@ -46,7 +46,11 @@ use crate::{
         prompt_release::VariantRef, snapshot::Saved,
     },
     gateway::{Gateway, notices::Notice},
-    rollout::{Effect, decide, resolve::Claim, snapshot::Action},
+    rollout::{
+        Effect, decide,
+        resolve::{self, Claim},
+        snapshot::Action,
+    },
     signals::{
         prometheus::{Prometheus, Questions, questions},
         report::{GatewayReport, ReleaseReport},
@@ -304,7 +308,11 @@ impl Standalone {
             ready.filter(|c| !served && c.status != "True")
         };
         let stalled = conditions::find(&status.conditions, conditions::types::STALLED);
-        let told = stalled.filter(|c| c.status == "True").or_else(not_served)?;
+        let missing = || {
+            let ready = conditions::find(&status.conditions, conditions::types::READY)?;
+            (ready.status == "False" && resolve::is_missing(&ready.reason)).then_some(ready)
+        };
+        let told = stalled.filter(|c| c.status == "True").or_else(missing).or_else(not_served)?;
         let mut notice = Notice::new(of_release(&key), told.reason.as_str(), told.message.as_str());
         notice.route = (!served).then(|| (namespace(release), release.route()));
         Some(notice)

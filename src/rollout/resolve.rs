@@ -28,6 +28,11 @@ pub const REASONS: [&str; 6] = [
     SNAPSHOT_REFUSED,
 ];
 
+/// Whether `reason` says that an object that the spec names does not exist.
+pub fn is_missing(reason: &str) -> bool {
+    matches!(reason, "PromptNotFound" | "BackendNotFound" | "PolicyNotFound")
+}
+
 /// What a release needs to keep is refused by the API server for what it is.
 pub const SNAPSHOT_REFUSED: &str = "SnapshotRefused";
 

@@ -18,7 +18,7 @@ use crate::{
     },
     prompt::{REVISION_DIGITS, short},
     rollout::{
-        judged_time,
+        judged_time, resolve,
         snapshot::{Effect, Plan, Snapshot, Target},
     },
 };
@@ -28,6 +28,9 @@ pub(super) const HISTORY: usize = 20;
 
 /// A gateway follows a change of routing within a second or two.
 const STRAGGLES: Duration = Duration::from_secs(15);
+
+/// An object that the spec names and that does not exist may be on its way for so long.
+const MAY_BE_MISSING: Duration = Duration::from_secs(30);
 
 /// That nobody decided is told from so long on.
 const WORTH_TELLING: Duration = Duration::from_secs(60);
@@ -66,6 +69,30 @@ impl<'a> Draft<'a> {
         message: impl Into<String>,
     ) {
         self.condition = Some((as_, reason, message.into()));
+    }
+
+    /// Says what keeps the spec from being carried out. People and tools apply a release together
+    /// with what it names, and often before it: for whoever waits by kstatus that is no failure yet.
+    pub(super) fn say_problem(&mut self, reason: &'static str, message: impl Into<String>) {
+        let until = self.missing_since(reason) + GoDuration(MAY_BE_MISSING).signed();
+        if !resolve::is_missing(reason) || self.now >= until {
+            return self.say_as(Readiness::Stalled, reason, message);
+        }
+        self.wake(until);
+        self.say_as(Readiness::Missing, reason, message);
+    }
+
+    /// Since when what the spec names is missing, as far as the conditions tell.
+    fn missing_since(&self, reason: &str) -> Timestamp {
+        let known = conditions::find(&self.status.conditions, conditions::types::RECONCILING);
+        let told = known.filter(|known| {
+            known.reason == reason && known.observed_generation == self.snapshot.generation
+        });
+        match told {
+            Some(told) if told.status == "True" => told.last_transition_time.0,
+            Some(_) => Timestamp::MIN,
+            None => self.now,
+        }
     }
 
     /// Says whether the running policy can decide. A warning; told as an Event when it is new.

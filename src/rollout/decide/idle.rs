@@ -35,7 +35,7 @@ pub(super) fn first_release(draft: &mut Draft<'_>) {
         Err(problem) => {
             draft.status.phase = Phase::Pending;
             let Problem { reason, message } = problem.clone();
-            return draft.say_as(Readiness::Stalled, reason, message);
+            return draft.say_problem(reason, message);
         }
     };
     if let Some(why) = draft.snapshot.why_not_ready(&target.revision) {
@@ -288,7 +288,7 @@ pub(super) fn settle_or_start(draft: &mut Draft<'_>) {
         Err(problem) => {
             let message =
                 format!("{}; {} goes on serving", problem.message, short(&stable.revision));
-            return draft.say_as(Readiness::Stalled, problem.reason, message);
+            return draft.say_problem(problem.reason, message);
         }
     };
     if target.revision == stable.revision {
@@ -333,7 +333,7 @@ fn say_who_serves(draft: &mut Draft<'_>, stable: &VariantRef) {
     }
     // The next change would not start: better known before it is made.
     if let Err(Problem { reason, message: problem }) = draft.snapshot.policy.clone() {
-        return draft.say_as(Readiness::Stalled, reason, format!("{problem}; {message}"));
+        return draft.say_problem(reason, format!("{problem}; {message}"));
     }
     draft.say(reasons::STABLE, message);
 }
@@ -429,7 +429,7 @@ fn start(draft: &mut Draft<'_>, target: &Target) {
         Err(problem) => {
             let message =
                 format!("{}; {} goes on serving", problem.message, short(&stable.revision));
-            return draft.say_as(Readiness::Stalled, problem.reason, message);
+            return draft.say_problem(problem.reason, message);
         }
     };
     let left_out: String =
