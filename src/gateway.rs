@@ -16,12 +16,14 @@ mod callers;
 mod check;
 pub mod clients;
 mod encoding;
+pub mod ends;
 mod exported;
 mod fault;
 mod feedback;
 mod flight;
 mod follow_up;
 mod forward;
+mod gone;
 pub mod identity;
 mod leader;
 mod ledger;
@@ -48,7 +50,7 @@ pub mod watch;
 pub mod workers;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicI64, Ordering},
@@ -57,7 +59,7 @@ use std::{
 };
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use jiff::Timestamp;
+use jiff::{Timestamp, civil::Date};
 
 use self::{
     backends::Backends,
@@ -75,7 +77,7 @@ use self::{
     peers::Peers,
     renderer::{Program, Renderer},
     routes::{
-        ReleaseInput, RouteTable, World,
+        ReleaseInput, Route, RouteTable, World,
         problems::{self, ByRelease},
     },
     seldom::Seldom,
@@ -85,6 +87,7 @@ use self::{
     unread::Unread,
 };
 use crate::{
+    rollout::namespace_of,
     signals::{
         addresses::Addresses,
         report::{GatewayReport, ReleaseReport, Unjudged, Wanted},
@@ -319,6 +322,8 @@ impl Gateway {
                 applied: route.generation,
                 control_loss: without.all || without.some.has(&route.release),
                 failing: route.failing(),
+                without_model: route.without_model(),
+                models_end: route.models_end(),
                 counts: if compared { callers::counts(&route, read_at) } else { BTreeMap::new() },
                 unbuilt: unbuilt.remove(&route.release).unwrap_or_default(),
             };
@@ -328,6 +333,29 @@ impl Gateway {
             // A release without a route is at no generation.
             each(release, ReleaseReport { unbuilt, ..ReleaseReport::default() });
         }
+    }
+
+    /// The LLMDeployments (namespace and name) that answer again and again that they have no
+    /// such model, or not for the key that they are asked with.
+    pub fn without_model(&self) -> BTreeSet<(String, String)> {
+        let all = self.table.all();
+        let of = |route: &Arc<Route>| {
+            let namespace = namespace_of(&route.release).to_owned();
+            route.without_model().into_iter().map(move |name| (namespace.clone(), name))
+        };
+        all.iter().flat_map(of).collect()
+    }
+
+    /// When models end, by namespace and name of the LLMDeployment, where its server's list has
+    /// the model.
+    pub fn models_end(&self) -> BTreeMap<(String, String), Option<Date>> {
+        let all = self.table.all();
+        let of = |route: &Arc<Route>| {
+            let namespace = namespace_of(&route.release).to_owned();
+            let ends = route.models_end().into_iter();
+            ends.map(move |(name, date)| ((namespace.clone(), name), date))
+        };
+        all.iter().flat_map(of).collect()
     }
 
     /// What requests have cost since the process started.

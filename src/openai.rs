@@ -8,6 +8,7 @@ pub mod depth;
 pub mod error;
 mod forgiving;
 mod mend;
+pub mod models;
 pub mod pieces;
 pub mod reason;
 pub mod request;

@@ -18,6 +18,8 @@ mod feedback;
 mod following;
 #[path = "gateway/identity.rs"]
 mod identity;
+#[path = "gateway/models.rs"]
+mod models;
 #[path = "gateway/reading.rs"]
 mod reading;
 #[path = "gateway/reports.rs"]

@@ -15,6 +15,7 @@ use super::{
 use crate::gateway::{
     Gateway, GatewayConfig,
     clients::Proxies,
+    ends::ask_when_models_end,
     server::{Door, Face, serve},
     tls::ServerTls,
     watch::follow_cluster,
@@ -103,6 +104,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let admin = listen_on(options.admin).await?;
     let until = stop.clone().cancelled_owned();
     tasks.spawn(serve(admin, Face::Operators, gateway.clone(), until, drain).map(Ok));
+    following.spawn(ask_when_models_end(gateway.clone()));
     let mut routes = JoinSet::new();
     routes.spawn(follow_cluster(gateway.clone(), client, options.watch_namespace));
     let until = stop.clone().cancelled_owned();

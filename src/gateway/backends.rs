@@ -14,6 +14,8 @@ use axum::http::{HeaderMap, Uri, uri::Authority};
 
 use super::{
     clients::Clients,
+    ends::Ends,
+    gone::Gone,
     room::{Bounds, Room},
     sent::Sent,
 };
@@ -33,6 +35,10 @@ pub(super) struct Backends {
 pub(super) struct Shared {
     bounds: Bounds,
     pub room: Arc<Room>,
+    /// Whether it has its model.
+    pub gone: Arc<Gone>,
+    /// When that one ends.
+    pub ends: Arc<Ends>,
     pods: Mutex<HashMap<SocketAddr, Weak<Pod>>>,
     /// One, unless variants were saved with different ones.
     addresses: Mutex<Vec<Weak<Address>>>,
@@ -74,12 +80,15 @@ impl Backends {
         let bounds = Bounds::of(limits);
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let key = format!("{namespace}/{name}");
-        let old = known.get(&key).and_then(Weak::upgrade).filter(|old| old.bounds == bounds);
-        old.unwrap_or_else(|| {
+        let old = known.get(&key).and_then(Weak::upgrade);
+        // Whether there is such a model, and until when, does not hang on limits.
+        let model = old.as_ref().map(|old| (old.gone.clone(), old.ends.clone()));
+        let (gone, ends) = model.unwrap_or_default();
+        old.filter(|old| old.bounds == bounds).unwrap_or_else(|| {
             known.retain(|_, shared| shared.strong_count() > 0);
             let room = Arc::new(Room::new(bounds));
             let (pods, addresses) = Default::default();
-            let shared = Arc::new(Shared { bounds, room, pods, addresses });
+            let shared = Arc::new(Shared { bounds, room, gone, ends, pods, addresses });
             known.insert(key, Arc::downgrade(&shared));
             shared
         })

@@ -3,6 +3,9 @@
 
 use crate::openai::complaint::Complaint;
 
+/// The code of a failure because of a model that is gone: in logs, metrics and answers.
+pub(super) const MODEL_GONE: &str = "upstream_model_gone";
+
 /// Whose fault it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fault {
@@ -26,11 +29,14 @@ impl Fault {
     /// Of an answer with this status, which says this.
     pub(super) fn of(status: u16, complaint: &Complaint) -> Self {
         match status {
-            401 | 402 | 407 => Self::Key,
             410 => Self::ModelGone,
-            _ if matches!(status, 400 | 403 | 404 | 422) && complaint.is_about_the_model() => {
+            // 401 is what LiteLLM answers to a key that may use other models.
+            _ if matches!(status, 400 | 401 | 403 | 404 | 422)
+                && complaint.is_about_the_model() =>
+            {
                 Self::ModelGone
             }
+            401 | 402 | 407 => Self::Key,
             403 if is_about_the_key(complaint) => Self::ModelGone,
             // A reference is all of a request that can be missing.
             404 if complaint.is_about_a_reference()
@@ -238,6 +244,40 @@ mod tests {
                 r#"[{"error":{"code":404,"message":"models/gemini-1.0-pro is not found for API version v1main","status":"NOT_FOUND"}}]"#,
             ),
             (ModelGone, 410, ""),
+            // Bedrock (rig#2309 and lgtmaybe#70 have recorded both), LiteLLM (litellm#9663 and
+            // the `ProxyErrorTypes` of its proxy), Vertex AI (truefoundry/models#946), a gateway
+            // of keys (truefoundry/models#949), OpenAI of keys without the model.
+            (ModelGone, 400, r#"{"message":"The provided model identifier is invalid."}"#),
+            (
+                ModelGone,
+                400,
+                r#"{"error":{"message":"/chat/completions: Invalid model name passed in model=m. Call `/v1/models` to view available models for your key.","type":"invalid_request_error","param":"model","code":"400"}}"#,
+            ),
+            (
+                ModelGone,
+                401,
+                r#"{"error":{"message":"key not allowed to access model. This key can only access models=['n']. Tried to access m","type":"key_model_access_denied","param":"model","code":"401"}}"#,
+            ),
+            (
+                ModelGone,
+                404,
+                r#"[{"error":{"code":404,"message":"Publisher Model `projects/p/locations/global/publishers/google/models/m` was not found or your project does not have access to it. Please ensure you are using a valid model version.","status":"NOT_FOUND"}}]"#,
+            ),
+            (
+                ModelGone,
+                403,
+                r#"{"status":"failure","message":"User u is not authorized to access model m or model does not exist","error":{"message":"User u is not authorized to access model m or model does not exist","type":"AuthorizationError","code":"403"}}"#,
+            ),
+            (
+                ModelGone,
+                403,
+                r#"{"error":{"message":"You are not allowed to sample from this model","type":"invalid_request_error","param":null,"code":null}}"#,
+            ),
+            (
+                Key,
+                401,
+                r#"{"error":{"message":"You have insufficient permissions for this operation. Missing scopes: model.request.","type":"invalid_request_error","param":null,"code":"missing_scope"}}"#,
+            ),
             (
                 ModelGone,
                 403,

@@ -13,6 +13,7 @@ use super::{
     backends::Taken,
     budget::{Account, Class, Held},
     check::check,
+    fault::MODEL_GONE,
     feedback::{Issued, Kind},
     identity::credential,
     phases::Passed,
@@ -280,7 +281,7 @@ impl Flight {
         let what = match code {
             "upstream_not_found" => "answers as if nothing were there: is spec.endpoint right?",
             "upstream_unauthorized" => "refuses the API key of the backend",
-            "upstream_model_gone" => "has no such model, or not for the API key of the backend",
+            MODEL_GONE => "has no such model, or not for the API key of the backend",
             "prompt_too_costly" => "was not asked: a template of the prompt takes too much",
             _ => return,
         };
@@ -321,6 +322,13 @@ impl Flight {
         let told = matches!(outcome, RecordOutcome::Ok | RecordOutcome::Error);
         if self.has_breaker() && told && !self.crowded {
             self.target.breaker.record(!ok, self.gateway.now_millis());
+        }
+        match self.error {
+            Some(MODEL_GONE) => self.target.gone.is_said(self.gateway.now_millis()),
+            _ if ok && self.reason != AssignmentReason::Cached => {
+                self.target.gone.has_answered(self.gateway.now_millis());
+            }
+            _ => {}
         }
         let first = self.first_token.map(|t| (t - self.started).as_secs_f64());
         let first_token_seconds = if self.streamed { first } else { ok.then_some(duration) };

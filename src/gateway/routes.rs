@@ -8,12 +8,13 @@ pub(super) mod problems;
 mod table;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{Arc, OnceLock},
     time::Duration,
 };
 
 use axum::http::{HeaderMap, Uri};
+use jiff::civil::Date;
 
 pub use self::{
     grants::Grants,
@@ -25,6 +26,8 @@ use super::{
     backends::{Address, Places},
     breaker::Breaker,
     clients::Client,
+    ends::Ends,
+    gone::Gone,
     prepare::Overlay,
     renderer::Turns,
     room::Room,
@@ -85,6 +88,10 @@ pub struct Target {
     pub breaker: Arc<Breaker>,
     /// Shared by all variants on the backend. Survives a change of the route.
     pub room: Arc<Room>,
+    /// Whether the backend has the model. Shared as the room is.
+    pub(super) gone: Arc<Gone>,
+    /// When its server says that the model ends. Shared as the room is.
+    pub(super) ends: Arc<Ends>,
     /// Where the backend's pods are; empty: wherever its name leads.
     pub(super) places: Places,
     address: Arc<Address>,
@@ -110,6 +117,8 @@ impl Target {
             prices: self.prices.clone(),
             breaker: self.breaker.clone(),
             room: self.room.clone(),
+            gone: self.gone.clone(),
+            ends: self.ends.clone(),
             places: self.places.clone(),
             address: self.address.clone(),
             overlays: Default::default(),
@@ -235,6 +244,30 @@ impl Route {
     pub fn failing(&self) -> Vec<String> {
         let all = std::iter::once(&self.baseline).chain(self.on_trial());
         all.filter(|target| target.breaker.is_open()).map(|t| t.revision.clone()).collect()
+    }
+
+    /// All that requests may be sent to.
+    pub(super) fn targets(&self) -> impl Iterator<Item = &Arc<Target>> {
+        std::iter::once(&self.baseline).chain(self.on_trial()).chain(&self.alternatives)
+    }
+
+    /// When models end, by the name of the LLMDeployment, where its server's list has the model.
+    pub fn models_end(&self) -> BTreeMap<String, Option<Date>> {
+        let said =
+            |target: &Arc<Target>| Some((target.origin.backend.clone(), target.ends.said()?));
+        self.targets().filter_map(said).collect()
+    }
+
+    /// The LLMDeployments that say that they have no such model.
+    pub fn without_model(&self) -> Vec<String> {
+        let mut names: Vec<String> = self
+            .targets()
+            .filter(|target| target.gone.is_gone())
+            .map(|target| target.origin.backend.clone())
+            .collect();
+        names.sort();
+        names.dedup();
+        names
     }
 
     /// In a bake, what bakes. It has passed every step, so it answers when what served before fails

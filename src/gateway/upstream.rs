@@ -5,7 +5,7 @@ mod stream;
 
 use std::time::Duration;
 
-use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use bytes::{Bytes, BytesMut};
 use http_body::Body;
 use http_body_util::BodyExt;
@@ -19,7 +19,7 @@ use super::{
     backends::Taken,
     budget::{ANSWER_COPIES, CLIENT_SHARE, Held, SMALL},
     clients::{self, Answered, Outgoing, Unread},
-    fault::Fault,
+    fault::{Fault, MODEL_GONE},
     flight::Flight,
     prepare::Asked,
     renderer::Refused,
@@ -136,7 +136,7 @@ pub(super) async fn call(
         headers
     };
     let alone = asked.request.leaves_something(asked.operation);
-    let request = Outgoing { uri: &uri, headers, body, alone };
+    let request = Outgoing { method: Method::POST, uri: &uri, headers, body, alone };
     let response = timeout_at(deadline, target.client().send(&request))
         .await
         .map_err(|_| late())?
@@ -335,7 +335,7 @@ fn refused(
         Fault::Key => return ours("upstream_unauthorized", " to this gateway's own API key"),
         Fault::ModelGone => {
             let what = " because it is retired, or not there for this gateway's own API key";
-            return ours("upstream_model_gone", what);
+            return ours(MODEL_GONE, what);
         }
         Fault::NoSuchPath => {
             let what = ", so that nothing answers such requests at the backend's address";

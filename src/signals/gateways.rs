@@ -17,7 +17,7 @@ use std::{
 };
 
 use futures::future::join_all;
-use jiff::Timestamp;
+use jiff::{Timestamp, civil::Date};
 use tokio::time::Instant;
 
 pub use self::{
@@ -246,6 +246,29 @@ impl Pulled {
         let surplus = departed.len().saturating_sub(PROCESSES);
         departed.drain(..surplus);
         (Self { term, reports: heard, departed }, changes)
+    }
+
+    /// Whether any gateway has answered.
+    pub fn has_heard(&self) -> bool {
+        self.reports.values().any(Result::is_ok)
+    }
+
+    /// Whether a gateway tells that an LLMDeployment which a release (`namespace/name`) uses
+    /// has no such model.
+    pub fn is_without_model(&self, release: &str, backend: &str) -> bool {
+        let known = self.reports.values().filter_map(|known| known.as_ref().ok());
+        known
+            .filter_map(|known| known.releases.get(release))
+            .any(|state| state.without_model.iter().any(|name| name == backend))
+    }
+
+    /// When gateways say that the model of an LLMDeployment ends which a release uses; none
+    /// while no list of its server has the model.
+    pub fn model_ends(&self, release: &str, backend: &str) -> Option<Option<Date>> {
+        let known = self.reports.values().filter_map(|known| known.as_ref().ok());
+        let said = known.filter_map(|known| known.releases.get(release)?.models_end.get(backend));
+        // Of several dates the first; any is more than none.
+        said.copied().min_by_key(|date| (date.is_none(), *date))
     }
 
     /// What the gateways have told of a release (`namespace/name`).

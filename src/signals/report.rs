@@ -24,6 +24,7 @@ use crate::{
     api::prompt_release::Counts,
     rollout::{Gateway, namespace_of},
 };
+use jiff::civil::Date;
 
 /// The header with which a leader asks for a report; its value is the leader's term.
 pub const LEADER_HEADER: &str = "x-serinus-leader";
@@ -187,6 +188,14 @@ pub struct ReleaseReport<C = Counted> {
     /// Revisions whose breaker is open: nearly all that was asked of them failed.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub failing: Vec<String>,
+    /// LLMDeployments that answer again and again that they have no such model, or not for the
+    /// key that they are asked with.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub without_model: Vec<String>,
+    /// When models end, by the name of the LLMDeployment, where its server's list has the model:
+    /// null where the list names no day.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub models_end: BTreeMap<String, Option<Date>>,
     /// Why a variant can not be built here, by revision; also of a canary that is held out
     /// of routing.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
@@ -224,6 +233,8 @@ impl ReleaseReport<Unread> {
             applied: self.applied,
             control_loss: self.control_loss,
             failing: self.failing.clone(),
+            without_model: self.without_model.clone(),
+            models_end: self.models_end.clone(),
             unbuilt: self.unbuilt.clone(),
             counts: self.counts.read()?,
         })

@@ -16,6 +16,7 @@ use crate::{
     gateway::{
         Gateway, GatewayConfig,
         clients::Proxies,
+        ends::ask_when_models_end,
         server::{Door, Face, serve},
         workers::Workers,
     },
@@ -120,6 +121,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         servers.spawn(serve(door, face, gateway.clone(), until, DRAIN));
     }
     tracing::info!(folder = %options.folder.display(), listen = %options.listen, admin = %options.admin, "standalone");
+    following.spawn(ask_when_models_end(gateway.clone()));
     let (ask, asked) = mpsc::channel(1);
     let mut asking = JoinSet::new();
     asking.spawn(answer(prometheus.clone(), asked));

@@ -68,6 +68,7 @@ const MOST_HEADERS: usize = 256;
 
 /// A request to be sent.
 pub(in crate::gateway) struct Outgoing<'a, H> {
+    pub method: Method,
     pub uri: &'a Uri,
     /// Made once, and once more if it is sent again.
     pub headers: H,
@@ -224,7 +225,7 @@ impl Pool {
 
     fn written<H: Fn() -> HeaderMap>(&self, request: &Outgoing<'_, H>) -> Request<Full<Bytes>> {
         let mut written = Request::new(Full::new(request.body.clone()));
-        *written.method_mut() = Method::POST;
+        *written.method_mut() = request.method.clone();
         *written.headers_mut() = (request.headers)();
         let forwarded = self.dial.forwards();
         *written.uri_mut() = match request.uri.path_and_query() {

@@ -365,6 +365,8 @@ fn build_target(
         prices: Prices::of(backend),
         breaker,
         room: shared.room.clone(),
+        gone: shared.gone.clone(),
+        ends: shared.ends.clone(),
         places: shared.places(pods.map_or(&[], Vec::as_slice)),
         address: shared.address(Address { uris, headers, sent }),
         overlays: Default::default(),

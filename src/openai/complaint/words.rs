@@ -306,7 +306,8 @@ const GONE: [&str; 43] = [
 ];
 
 /// What is said with the model's name behind it.
-const GONE_BEFORE: [&str; 18] = [
+const GONE_BEFORE: [&str; 19] = [
+    "not allowed to sample from this model",
     "unknown model",
     "invalid model",
     "no such model",

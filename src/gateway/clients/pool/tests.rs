@@ -2,7 +2,7 @@
 
 use std::sync::atomic::AtomicUsize;
 
-use axum::http::HeaderValue;
+use axum::http::{HeaderValue, Method};
 use http_body_util::BodyExt;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
@@ -72,7 +72,8 @@ fn pool(server: &Arc<Server>, idle: Duration) -> Arc<Pool> {
 async fn ask(pool: &Arc<Pool>, alone: bool) -> Result<String, Error> {
     let uri = Uri::from_static("http://model/v1/chat/completions");
     let headers = || HeaderMap::from_iter([(header::HOST, HeaderValue::from_static("model"))]);
-    let request = Outgoing { uri: &uri, headers, body: Bytes::from_static(b"{}"), alone };
+    let (method, body) = (Method::POST, Bytes::from_static(b"{}"));
+    let request = Outgoing { method, uri: &uri, headers, body, alone };
     let answer = pool.send(&request).await?;
     let read = answer.into_body().collect().await.map_err(Error::Exchange)?;
     // The connection notices that it is free.
