@@ -40,7 +40,10 @@ use self::{
     pulse::Pulse,
     retries::{Retries, Retry},
 };
-use crate::signals::{gateways::Gateways, prometheus::Prometheus, watch::News};
+use crate::{
+    rollout::retirement::days_left,
+    signals::{gateways::Gateways, prometheus::Prometheus, watch::News},
+};
 
 /// Reconciles of one kind that run at the same time.
 const CONCURRENCY: u16 = 48;
@@ -88,6 +91,13 @@ impl Context {
         }
         self.exported.phases(phases);
         self.exported.problems(problems::count(releases.iter().map(AsRef::as_ref)));
+        let backends = if term.is_some() { self.caches.backends.state() } else { vec![] };
+        let now = (self.clock)();
+        self.exported.models(backends.iter().filter_map(|backend| {
+            let ends = backend.status.as_ref()?.retirement.as_ref()?.date;
+            let left = days_left(ends, now);
+            Some((backend.namespace().unwrap_or_default(), backend.name_any(), left))
+        }));
         self.exported.unwritten(term.map_or(0, |term| self.pulse.failures(term).len()));
     }
 

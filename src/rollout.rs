@@ -6,6 +6,7 @@ pub mod first;
 pub mod invariants;
 pub mod judged_time;
 pub mod resolve;
+pub mod retirement;
 pub mod revisions;
 pub mod snapshot;
 pub mod stale;

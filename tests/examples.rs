@@ -114,6 +114,7 @@ fn every_reason_is_explained() {
     let missing: Vec<&&str> = serinus::rollout::decide::REASONS
         .iter()
         .chain(&serinus::rollout::resolve::REASONS)
+        .chain(&serinus::rollout::retirement::REASONS)
         .chain(&serinus::signals::prometheus::REASONS)
         .filter(|reason| !text.contains(&format!("`{reason}`")))
         .collect();

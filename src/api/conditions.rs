@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 #[serde(rename_all = "camelCase")]
 pub struct Condition {
     /// What is stated: `Ready`, `Reconciling`, `Stalled`, `Decidable`, `KeysSpread`,
-    /// `SnapshotsKept` or `Deleting`.
+    /// `SnapshotsKept`, `ModelRetirement` or `Deleting`.
     #[schemars(rename = "type", length(max = 64))]
     #[serde(rename = "type")]
     pub type_: String,
@@ -50,6 +50,9 @@ pub mod types {
     /// There is a snapshot of every variant that serves or runs. A warning: what serves goes
     /// on serving.
     pub const SNAPSHOTS_KEPT: &str = "SnapshotsKept";
+    /// The backend's model ends soon, or has ended. A warning: requests go on. Only there while
+    /// a date is known, or gateways report that the model is gone.
+    pub const MODEL_RETIREMENT: &str = "ModelRetirement";
     /// Somebody has deleted the object, and a finalizer holds it. Only there while it is so.
     pub const DELETING: &str = "Deleting";
 }

@@ -4,6 +4,7 @@ pub mod endpoint;
 
 use std::{collections::BTreeMap, time::Duration};
 
+use jiff::civil::Date;
 use k8s_openapi::api::core::v1::ResourceRequirements;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
@@ -36,6 +37,7 @@ use super::{conditions::Condition, duration::GoDuration, schema, url::no_credent
     printcolumn(name = "Model", type_ = "string", json_path = ".spec.model"),
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].status"),
     printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].reason"),
+    printcolumn(name = "Retires", type_ = "string", json_path = ".status.retirement.date"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[x_kube(
@@ -78,6 +80,11 @@ pub struct LLMDeploymentSpec {
     /// NO_PROXY of the gateway say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proxy: Option<Proxy>,
+    /// The day on which the provider ends the model, for example 2027-01-14: people are warned
+    /// 60, 30 and 7 days before, and requests go on as before. Default: what the server's list
+    /// of models says (shutdown_date), which OpenAI's does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retires_on: Option<Date>,
 }
 
 /// What a backend understands of OpenAI's API.
@@ -364,6 +371,26 @@ impl Default for Limits {
     }
 }
 
+/// When a model ends.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Retirement {
+    /// The day, in UTC.
+    pub date: Date,
+    /// Who says so.
+    pub source: RetirementSource,
+}
+
+/// Who says when a model ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub enum RetirementSource {
+    /// spec.retiresOn.
+    #[default]
+    Spec,
+    /// The server, in its list of models.
+    Server,
+}
+
 /// What was observed of the backend.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -375,6 +402,9 @@ pub struct LLMDeploymentStatus {
     #[serde(default)]
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
+    /// When the model ends, if that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retirement: Option<Retirement>,
 }
 
 /// Providers that answer 400 or 422 to `stream_options`. Mistral and Databricks tell their

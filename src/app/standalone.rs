@@ -49,6 +49,7 @@ use crate::{
     rollout::{
         Effect, decide,
         resolve::{self, Claim},
+        retirement,
         snapshot::Action,
     },
     signals::{
@@ -272,6 +273,7 @@ impl Standalone {
             let why = self.unusable(&namespace, self.manifests.backend(&namespace, name)?)?;
             Some(Notice::new(format!("LLMDeployment {namespace}/{name}"), "BackendNotReady", why))
         }));
+        all.extend(self.ends_of_models(now));
         all.extend(self.manifests.releases().filter_map(unknown_request));
         all.extend(
             unwritten.map(|e| Notice::new("the state", "StateUnwritable", format!("{e:#}"))),
@@ -296,6 +298,30 @@ impl Standalone {
             news.push(Happening::new(now, "", event));
         }
         self.gateway.notices().set(self.notices.all().cloned().collect());
+    }
+
+    /// Of each backend that a release names or serves: that its model ends, or is gone.
+    fn ends_of_models(&self, now: Timestamp) -> Vec<Notice> {
+        let (gone, ends) = (self.gateway.without_model(), self.gateway.models_end());
+        let named = self.manifests.releases().flat_map(|release| {
+            let own = release.spec.backend_ref.name.clone();
+            let all = release.other_backends().into_iter().chain([own]);
+            all.map(move |name| (namespace(release), name))
+        });
+        let backends: BTreeSet<(String, String)> = named.chain(gone.iter().cloned()).collect();
+        let notice = |backend: &(String, String)| {
+            let (namespace, name) = backend;
+            let spec = self.manifests.backend(namespace, name)?;
+            let known = retirement::retirement(spec, ends.get(backend).copied(), None);
+            let is_gone = gone.contains(backend);
+            let what_to_do = "write an LLMDeployment with another model, and name it in \
+                              spec.backendRef of the releases, which starts a canary of each";
+            let known = known.as_ref();
+            let found = retirement::finding(&spec.model, known, is_gone, what_to_do, now)?;
+            let place = format!("LLMDeployment {namespace}/{name}");
+            found.warns.then(|| Notice::new(place, found.reason, found.message))
+        };
+        backends.iter().filter_map(notice).collect()
     }
 
     /// What keeps a release from being served or from going on, as its conditions say.

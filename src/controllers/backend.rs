@@ -5,11 +5,13 @@
 
 pub mod orphans;
 pub mod probe;
+mod retirement;
 mod serving;
 
 use std::{sync::Arc, time::Duration};
 
 use futures::channel::mpsc::UnboundedReceiver;
+use jiff::civil::Date;
 use k8s_openapi::api::apps::v1::Deployment;
 use kube::{
     ResourceExt,
@@ -22,6 +24,7 @@ use kube::{
     },
 };
 
+use self::probe::Answered;
 use super::{Context, Reconciled, caches::Use, error::ControllerError, later, release::Triggers};
 use crate::{
     api::{
@@ -30,6 +33,7 @@ use crate::{
         keys,
         llm_deployment::{LLMDeploymentStatus, Serving},
     },
+    rollout::retirement::News,
     signals::{
         index::Named,
         watch::{Touched, touched},
@@ -41,11 +45,16 @@ const PROBE_EVERY: Duration = Duration::from_secs(30);
 /// How often one that does not.
 const PROBE_AGAIN: Duration = Duration::from_secs(5);
 
+/// A date may be further away than a timer can be set.
+const LONGEST_WAIT: Duration = Duration::from_secs(365 * 24 * 3600);
+
 /// What was found out about a backend.
 struct Finding {
     readiness: Readiness,
     reason: &'static str,
     message: String,
+    /// When the server says that the model ends, if it says which models it has.
+    retires: Option<Option<Date>>,
     next: Action,
 }
 
@@ -90,8 +99,15 @@ async fn reconcile(backend: Arc<LLMDeployment>, context: Arc<Context>) -> Reconc
         // The write is seen by the watch, which looks again.
         return Ok(Action::await_change());
     }
-    write_status(&backend, &finding, &context).await?;
-    Ok(finding.next)
+    let status = write_status(&backend, &finding, &context).await?;
+    let now = (context.clock)();
+    Ok(match retirement::changes_at(&status, now) {
+        // A model server is looked at when something changes: also its date is such a change.
+        Some(at) if finding.next == Action::await_change() => {
+            Action::requeue(at.duration_since(now).unsigned_abs().min(LONGEST_WAIT))
+        }
+        _ => finding.next,
+    })
 }
 
 /// Deployment and Service as the spec wants them; ready when a pod is.
@@ -105,7 +121,7 @@ async fn serve(
     context.cluster.apply(&serving::service(backend, spec, &owners)).await?;
     let deployment = context.cluster.apply(&serving::deployment(backend, spec, &owners)).await?;
     let (readiness, reason, message) = serving::readiness(&deployment, spec);
-    Ok(Finding { readiness, reason, message, next: Action::await_change() })
+    Ok(Finding { readiness, reason, message, retires: None, next: Action::await_change() })
 }
 
 fn serving_is_off(backend: &LLMDeployment) -> Finding {
@@ -133,6 +149,7 @@ fn not_permitted(backend: &LLMDeployment) -> Finding {
              --clusterrole=serinus-operator-serving \
              --serviceaccount=serinus-system:serinus-operator"
         ),
+        retires: None,
         next: later(PROBE_AGAIN),
     }
 }
@@ -141,16 +158,18 @@ async fn probe(backend: &LLMDeployment, context: &Context) -> Finding {
     let (namespace, name) = (backend.namespace().unwrap_or_default(), backend.name_any());
     let url = backend.spec.base_url(&name, &namespace);
     match context.probe.ask(&url, &backend.spec).await {
-        Ok(message) => Finding {
+        Ok(Answered { message, retires }) => Finding {
             readiness: Readiness::Ready,
             reason: "Reachable",
             message,
+            retires,
             next: later(PROBE_EVERY),
         },
         Err(message) => Finding {
             readiness: Readiness::NotReady,
             reason: "Unreachable",
             message,
+            retires: None,
             next: later(PROBE_AGAIN),
         },
     }
@@ -160,27 +179,30 @@ async fn write_status(
     backend: &LLMDeployment,
     finding: &Finding,
     context: &Context,
-) -> Result<(), ControllerError> {
+) -> Result<LLMDeploymentStatus, ControllerError> {
     let generation = backend.metadata.generation.unwrap_or_default();
     let old = backend.status.clone().unwrap_or_default();
-    let mut status =
-        LLMDeploymentStatus { observed_generation: generation, conditions: old.conditions.clone() };
-    let Finding { readiness, reason, message, .. } = finding;
+    let mut status = LLMDeploymentStatus { observed_generation: generation, ..old.clone() };
+    let Finding { readiness, reason, message, retires, .. } = finding;
     let now = (context.clock)();
     conditions::set(&mut status.conditions, *readiness, reason, message, generation, now);
+    let news = retirement::note(backend, &mut status, *retires, context, now);
     if status == old {
-        return Ok(());
+        return Ok(status);
     }
     let ready = |c: &[conditions::Condition]| {
         conditions::find(c, conditions::types::READY).map(|c| c.status == "True")
     };
     let turned = ready(&old.conditions) != ready(&status.conditions);
     let mut backend = backend.clone();
-    backend.status = Some(status);
+    backend.status = Some(status.clone());
     let backend = context.cluster.write_status(&backend).await?;
     if turned {
         let warning = *readiness == Readiness::NotReady;
         context.cluster.announce(&backend, warning, reason, message).await;
     }
-    Ok(())
+    if let Some(News { warning, reason, note }) = news {
+        context.cluster.announce(&backend, warning, reason, &note).await;
+    }
+    Ok(status)
 }

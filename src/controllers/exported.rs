@@ -1,4 +1,5 @@
-//! The operator's metrics for Prometheus. Labels are words of ours only.
+//! The operator's metrics for Prometheus. Labels are words of ours, and names of LLMDeployments
+//! whose model ends.
 
 use std::{sync::Arc, time::Instant};
 
@@ -43,6 +44,12 @@ struct Reason {
     reason: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Backend {
+    namespace: String,
+    llmdeployment: String,
+}
+
 /// The exported metrics of an operator.
 pub struct Exported {
     registry: Registry,
@@ -53,6 +60,7 @@ pub struct Exported {
     phases: Family<Phase, Gauge>,
     problems: Family<Reason, Gauge>,
     unwritten: Gauge,
+    model_days_left: Family<Backend, Gauge>,
     leader: Gauge,
     gateways: Gauge,
     gateways_silent: Gauge,
@@ -76,6 +84,7 @@ impl Default for Exported {
             phases: Family::default(),
             problems: Family::default(),
             unwritten: Gauge::default(),
+            model_days_left: Family::default(),
             leader: Gauge::default(),
             gateways: Gauge::default(),
             gateways_silent: Gauge::default(),
@@ -98,6 +107,11 @@ impl Default for Exported {
             "releases_unwritten",
             "Releases whose last decision could not be made or written; told by the leader",
             this.unwritten.clone(),
+        );
+        r.register(
+            "model_days_left",
+            "Days until the model of an LLMDeployment ends, where that is known, less than 0 after it; told by the leader",
+            this.model_days_left.clone(),
         );
         r.register("leader", "1 while this operator leads", this.leader.clone());
         r.register("gateways", "Gateways that should follow", this.gateways.clone());
@@ -187,6 +201,15 @@ impl Exported {
     /// How many releases the leader could not decide about.
     pub(super) fn unwritten(&self, count: usize) {
         self.unwritten.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// How many days are left of models, by namespace and name of the LLMDeployment.
+    pub(super) fn models(&self, left: impl IntoIterator<Item = (String, String, i32)>) {
+        self.model_days_left.clear();
+        for (namespace, llmdeployment, days) in left {
+            let backend = Backend { namespace, llmdeployment };
+            self.model_days_left.get_or_create(&backend).set(i64::from(days));
+        }
     }
 
     /// Counts of releases by phase. Phases without releases are left out.

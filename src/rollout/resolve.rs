@@ -68,7 +68,9 @@ pub fn target(
             prompt_name: prompt_name.clone(),
             prompt: prompt.clone(),
             backend_name: backend_name.clone(),
-            backend: backend.clone(),
+            // A date is not a part of what serves, and versions that do not know the field
+            // could not read a snapshot with it.
+            backend: LLMDeploymentSpec { retires_on: None, ..backend.clone() },
         },
     })
 }

@@ -4,11 +4,14 @@
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
+use jiff::civil::Date;
+
 use crate::{
     api::{
         LLMDeploymentSpec,
         url::{has_credentials, without_path},
     },
+    openai::models,
     signals::{
         addresses::{Addresses, Resolver},
         cause::innermost,
@@ -29,6 +32,21 @@ pub struct Probe {
     /// The same two for servers whose certificate only gateways can check.
     unchecked: [reqwest::Client; 2],
     addresses: Arc<Addresses>,
+}
+
+/// There is a server.
+#[derive(Debug)]
+pub(super) struct Answered {
+    /// A sentence.
+    pub message: String,
+    /// When it says that the model ends; none when it does not say which models it has.
+    pub retires: Option<Option<Date>>,
+}
+
+impl Answered {
+    fn says(message: String) -> Self {
+        Self { message, retires: None }
+    }
 }
 
 /// How a backend is reached.
@@ -54,12 +72,12 @@ impl Probe {
         Ok(Self { direct, environment, unchecked, addresses })
     }
 
-    /// Asks `{base}/models`, on the way that gateways take. Answers a sentence, good or bad.
+    /// Asks `{base}/models`, on the way that gateways take. What is wrong is a sentence.
     pub(super) async fn ask(
         &self,
         base: &str,
         backend: &LLMDeploymentSpec,
-    ) -> Result<String, String> {
+    ) -> Result<Answered, String> {
         // What is said here goes into a status.
         if has_credentials(base) {
             return Err("spec.endpoint.url holds a user or a password: create another \
@@ -90,7 +108,7 @@ impl Probe {
             }
             Way::Unknown => {
                 let message = "is behind a proxy that wants credentials, and is not probed";
-                return Ok(format!("{base} {message}"));
+                return Ok(Answered::says(format!("{base} {message}")));
             }
         };
         let mut last = String::new();
@@ -104,7 +122,11 @@ impl Probe {
                         Some(_) => "; its certificate is checked by gateways, which read Secrets",
                         None => "",
                     };
-                    return Ok(format!("{base} answers{checked}"));
+                    let retires = retires(answer, &backend.model).await;
+                    return Ok(Answered {
+                        retires,
+                        ..Answered::says(format!("{base} answers{checked}"))
+                    });
                 }
                 Ok(answer) => {
                     last = format!("{base} (GET .../models) answered {}", answer.status().as_u16())
@@ -113,7 +135,8 @@ impl Probe {
                     if own.is_some_and(|tls| tls.client_certificate_secret_ref.is_some())
                         && is_alert(&error) =>
                 {
-                    return Ok(format!("{base} wants the certificate that gateways show it"));
+                    let message = format!("{base} wants the certificate that gateways show it");
+                    return Ok(Answered::says(message));
                 }
                 Err(error) if error.is_timeout() => {
                     last = format!("{base} did not answer within {} s", PATIENCE.as_secs());
@@ -136,6 +159,22 @@ impl Probe {
         let client = if is_unchecked { unchecked(client) } else { client };
         client.build().map_err(|e| e.to_string())
     }
+}
+
+/// When a server's list says that a model ends. OpenAI itself lists its models for an API key
+/// only; a proxy that adds the key may list them for anybody.
+async fn retires(mut answer: reqwest::Response, model: &str) -> Option<Option<Date>> {
+    if answer.status() != reqwest::StatusCode::OK {
+        return None;
+    }
+    let mut json = vec![];
+    while let Some(chunk) = answer.chunk().await.ok()? {
+        json.extend_from_slice(&chunk);
+        if json.len() > models::LARGEST {
+            return None;
+        }
+    }
+    models::shutdown_date(&json, model)
 }
 
 fn builder(addresses: &Arc<Addresses>) -> reqwest::ClientBuilder {
@@ -242,6 +281,7 @@ mod tests {
             let spec = serde_json::json!({"provider": "openai", "model": "m",
                 "endpoint": {"url": base, "tls": tls}});
             let found = probe.ask(&base, &serde_json::from_value(spec).unwrap()).await;
+            let found = found.map(|answered| answered.message);
             match (&found, expected) {
                 (Ok(text), Ok(part)) | (Err(text), Err(part)) if text.contains(part) => {}
                 _ => panic!("{wants} {tls}: {found:?}", tls = base),
