@@ -13,6 +13,8 @@ pub mod evidence_bar;
 pub mod gateway;
 pub mod identity;
 pub mod limits;
+pub mod migrate;
+pub mod models;
 mod numbers;
 pub mod operator;
 pub mod policies;

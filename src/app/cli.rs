@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
 use clap::{CommandFactory, Parser, Subcommand};
 
 use super::{
-    cost, demo, gateway, operator, policies,
+    cost, demo, gateway, migrate, models, operator, policies,
     process::{block_on, listen_on, say, stop_signal, told},
     releases, shell, simulated_model, snapshots, standalone, validate,
 };
@@ -37,6 +37,10 @@ enum Command {
     Cost(cost::Options),
     /// A good prompt is promoted and a bad one rolled back, in about a minute.
     Demo(demo::Options),
+    /// Write what moves every release from one model to another, by canaries.
+    Migrate(migrate::Options),
+    /// Which models are in use, by whom, and until when.
+    Models(models::Options),
     /// What a policy can find, how long it takes, and what to change when it can not decide.
     Plan(policies::PlanOptions),
     /// Many virtual canaries: how often a policy rolls back, promotes or has no answer.
@@ -82,6 +86,8 @@ pub fn run() -> ExitCode {
         Command::Crd { out } => print_crds(out).map(|()| true),
         Command::ConvertSnapshots(options) => block_on(snapshots::convert(options)),
         Command::Cost(options) => block_on(cost::run(options)).map(|()| true),
+        Command::Migrate(options) => block_on(migrate::run(options)).map(|()| true),
+        Command::Models(options) => block_on(models::run(options)).map(|()| true),
         Command::Demo(options) => block_on(demo::run(options)),
         Command::Standalone(options) => block_on(standalone::run(options)).map(|()| true),
         Command::Releases(command) => block_on(releases::run(command)),

@@ -74,6 +74,10 @@ pub struct Behaviour {
     pub retry_after_ms: u64,
     /// How many tools are called, of those that the request offers.
     pub tool_calls: usize,
+    /// There is no such model: answers 404, as OpenAI does.
+    pub gone: bool,
+    /// Listed with this day as its last.
+    pub shutdown_date: String,
     /// Answers 401 without this API key.
     pub require_key: String,
     /// A name for `GET /control/stats`.
@@ -97,6 +101,8 @@ impl Default for Behaviour {
             fail_first: 0,
             retry_after_ms: 0,
             tool_calls: 0,
+            gone: false,
+            shutdown_date: String::new(),
             require_key: String::new(),
             tag: String::new(),
         }
@@ -181,8 +187,15 @@ pub async fn serve(
     axum::serve(listener, router).with_graceful_shutdown(stop).await
 }
 
-async fn models() -> Json<Value> {
-    Json(json!({"object": "list", "data": [{"id": "simulated", "object": "model"}]}))
+async fn models(State(model): State<Arc<Model>>) -> Json<Value> {
+    let mut all = vec![json!({"id": "simulated", "object": "model"})];
+    if let Ok(known) = model.behaviours.lock() {
+        let dated = known.iter().filter_map(|(id, fields)| Some((id, fields.get("shutdownDate")?)));
+        all.extend(
+            dated.map(|(id, date)| json!({"id": id, "object": "model", "shutdown_date": date})),
+        );
+    }
+    Json(json!({"object": "list", "data": all}))
 }
 
 async fn control(
@@ -287,6 +300,13 @@ async fn attempt(
     if !behaviour.require_key.is_empty() && sent != format!("Bearer {}", behaviour.require_key) {
         waiting.complete();
         return failure(StatusCode::UNAUTHORIZED, "the API key is wrong");
+    }
+    if behaviour.gone {
+        waiting.complete();
+        let message = "The model does not exist or you do not have access to it.";
+        let body = json!({"error": {"message": message, "type": "invalid_request_error",
+            "param": null, "code": "model_not_found"}});
+        return (StatusCode::NOT_FOUND, Json(body)).into_response();
     }
     pause(spread(behaviour.first_token_ms)).await;
     if let Some(refusal) = refusal(&behaviour, so_far) {
