@@ -19,10 +19,11 @@ e2e:
 generate:
 	SERINUS_REFRESH=1 cargo test --locked
 
-# Renders deploy/ and the chart's table of values from the chart, and Argo CD's ConfigMap from its scripts.
-# Needs Go, which builds Helm once.
+# Renders deploy/ and the chart's table of values from the chart, docs/api.md from the definitions,
+# and Argo CD's ConfigMap from its scripts. Needs Go, which builds Helm once, and Python 3.11.
 manifests:
 	charts/render.py
+	"$$(e2e/tools/python.sh)/bin/python" docs/render.py
 	gitops/argocd/render.py
 
 # What the binary is made of (CycloneDX) and under which licences, in target/sbom; an error for a

@@ -4,15 +4,7 @@
 # Without arguments all run, the files spread over two processes with a cluster each.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-cache="${SERINUS_E2E_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/serinus-e2e}"
-key=$(sha256sum e2e/requirements.txt | cut -c1-12)
-venv="$cache/venv-$key"
-if [ ! -e "$venv/.complete" ]; then
-  command -v python3 >/dev/null || { echo "the end-to-end tests need Python 3.11 or newer" >&2; exit 1; }
-  python3 -m venv "$venv"
-  "$venv/bin/pip" install --quiet --disable-pip-version-check -r e2e/requirements.txt
-  touch "$venv/.complete"
-fi
+venv="$(e2e/tools/python.sh)"
 cargo build --locked
 SERINUS_BIN="$(cargo metadata --format-version 1 --no-deps --locked | "$venv/bin/python" -c 'import json,sys; print(json.load(sys.stdin)["target_directory"])')/debug/serinus"
 SERINUS_E2E_TOOLS="$(e2e/tools/build.sh)"

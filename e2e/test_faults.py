@@ -248,10 +248,10 @@ def test_what_can_not_be_read_of_a_status_costs_only_itself(world):
     """The API server lets through what only the judge reads; a watch of all releases must not fail on it."""
     world.first("garbled")
     world.first("garbled-beside")
-    with Traffic(world.gateways, "garbled") as users:
+    with Traffic(world.gateways, "garbled"):
         world.next("garbled", "v2", "firstTokenMs=20")
         world.wait_phase("garbled", "Progressing", seconds=30)
-        garbled = {"evidence": [{"instance": "a", "stable": {"assigned": -1}, "canary": {"ttft": {"never": 1}}}],
+        garbled = {"evidence": [{"instance": "a", "stable": {"assigned": 0, "ttft": {"never": 1}}, "canary": {"assigned": 0}}],
                    "earlierSteps": [{"step": "first"}]}
         for operator in world.operators:
             operator.process.kill()
@@ -268,7 +268,7 @@ def test_what_can_not_be_read_of_a_status_costs_only_itself(world):
         world.next("garbled-beside", "v2", "firstTokenMs=20")
         world.wait_phase("garbled-beside", "Progressing", seconds=60)
         wait_for("the promotion", lambda: ("garbled-v2", "Promoted") in world.history("garbled"), 120)
-    world.wait_phase("garbled", "Stable", seconds=60)
+        world.wait_phase("garbled", "Stable", seconds=60)
 
 
 def test_a_tenant_whose_releases_can_not_be_written_ends_no_canary_of_others(world):

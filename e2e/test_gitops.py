@@ -10,22 +10,26 @@ import yaml
 
 from harness import manifests as m
 from harness.cluster import ROOT
+from harness.documents import blocks
 from harness.processes import wait_for
 from harness.traffic import Traffic
 from harness.watcher import seen
 
-EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+# The policies of the cookbook are in its document, too.
+EXAMPLES = sorted(path for path in (ROOT / "examples").glob("*.yaml") if not path.name.startswith("policy-"))
 
 
 def in_documents() -> list[tuple[str, str]]:
-    """The manifests of ours that documents show."""
-    found = []
-    for document in DOCUMENTS:
-        blocks = re.findall(r"```yaml\n(.*?)```", document.read_text(), re.DOTALL)
-        found += [(f"{document.name}-{i}", block) for i, block in enumerate(blocks)
-                  if "apiVersion: serinus.dev" in block]
-    return found
+    """The manifests of ours that documents show, as many at once as have names of their own."""
+    together: list[dict[tuple[str, str], dict]] = []
+    for block in blocks("yaml"):
+        objects = [o for o in yaml.safe_load_all(block.text) if o.get("apiVersion") == m.API]
+        names = {(o["kind"], o["metadata"]["name"]) for o in objects}
+        place = next((t for t in together if not names & t.keys()), None)
+        if place is None:
+            together.append(place := {})
+        place.update({(o["kind"], o["metadata"]["name"]): o for o in objects})
+    return [(f"documents-{i}", yaml.safe_dump_all(t.values())) for i, t in enumerate(together) if t]
 
 
 MANIFESTS = [*((path.name, path.read_text()) for path in EXAMPLES), *in_documents(),

@@ -8,16 +8,18 @@ bin="${SERINUS_E2E_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/serinus-e2e}/argocd-$k
 if [ ! -e "$bin/.complete" ]; then
   command -v go >/dev/null || { echo "the end-to-end tests need Go 1.26 or newer: https://go.dev/dl" >&2; exit 1; }
   rm -rf "$bin" && mkdir -p "$bin"
-  cd argocd
-  module=$(go list -m -f '{{.Dir}}' github.com/argoproj/argo-cd/v3)
-  # The controller's metrics have no option for their address: it is built with the loopback's.
-  sed 's/"0\.0\.0\.0:%d"/"127.0.0.1:%d"/' "$module/controller/appcontroller.go" > "$bin/appcontroller.go"
-  if cmp -s "$module/controller/appcontroller.go" "$bin/appcontroller.go"; then
+  module=$(cd argocd && go list -m -f '{{.Dir}}' github.com/argoproj/argo-cd/v3)
+  # The controller's metrics have no option for their address: a copy is built with the loopback's.
+  cp -r argocd "$bin/build" && cp -r "$module" "$bin/build/argo-cd" && chmod -R u+w "$bin/build"
+  sed -i 's/"0\.0\.0\.0:%d"/"127.0.0.1:%d"/' "$bin/build/argo-cd/controller/appcontroller.go"
+  if cmp -s "$module/controller/appcontroller.go" "$bin/build/argo-cd/controller/appcontroller.go"; then
     echo "Argo CD's controller says elsewhere now where its metrics listen: look at argocd.sh" >&2
     exit 1
   fi
-  printf '{"Replace": {"%s": "%s"}}' "$module/controller/appcontroller.go" "$bin/appcontroller.go" > "$bin/overlay.json"
-  CGO_ENABLED=0 go build -ldflags "-s -w" -overlay "$bin/overlay.json" -o "$bin/argocd" github.com/argoproj/argo-cd/v3/cmd >&2
+  cd "$bin/build"
+  go mod edit -replace github.com/argoproj/argo-cd/v3=./argo-cd
+  CGO_ENABLED=0 go build -mod=mod -ldflags "-s -w" -o "$bin/argocd" github.com/argoproj/argo-cd/v3/cmd >&2
+  cd "$bin" && rm -r build
   for part in repo-server application-controller applicationset-controller; do
     ln -s argocd "$bin/argocd-$part"
   done

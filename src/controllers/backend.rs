@@ -133,6 +133,7 @@ fn serving_is_off(backend: &LLMDeployment) -> Finding {
             "this operator runs no model servers (--serving=false): upgrade the Helm release with \
              --set serving.enabled=true --set 'serving.namespaces={{{namespace}}}'"
         ),
+        retires: None,
         next: Action::await_change(),
     }
 }
