@@ -71,7 +71,8 @@ def test_actions(kind, tmp_path):
     def check(case):
         after, problem = act(tmp_path, read(kind / "actions" / case["inputPath"]), case["action"])
         if wanted := case.get("expectedErrorMessage"):
-            return wanted not in problem and (case, problem)
+            # The binary logs JSON, in which Go writes < and > as escapes.
+            return wanted not in problem.replace("\\u003c", "<").replace("\\u003e", ">") and (case, problem)
         wanted = read(kind / "actions" / case["expectedOutputPath"])
         for key, value in (after.get("metadata", {}).get("annotations") or {}).items():
             after["metadata"]["annotations"][key] = WHEN.sub("at=0001-01-01T00:00:00Z", value) if (

@@ -34,6 +34,7 @@ NOT_RUN = {
     r"kubectl (port-forward|rollout status)": "needs a kubelet: a gateway of the test stands in",
     r"cosign |gh |SIGNED=|helm upgrade serinus oci:": "needs a published version",
     r"helm rollback ": "test_chart.py does it",
+    r"kubectl get podmonitors": "needs the definitions of the Prometheus Operator",
     r"kubectl patch configmap argocd-cm |kubectl wait .*--timeout=24h": "test_argocd.py and test_waiting.py do it",
     r"serinus migrate |kubectl patch llmdeployment gpt-4o |kubectl apply -f moves|serinus watch answers ": "test_models.py does it",
 }

@@ -133,7 +133,7 @@ fn no_module_is_a_drawer() {
 /// Who reads the wall clock in the loops, and for what: for times that people read, or that
 /// outlive the process. An interval of a process is none of these. By the wall clock it would end
 /// when somebody sets that clock back, until the old time is there again.
-const WALL_CLOCK: [(&str, &str); 16] = [
+const WALL_CLOCK: [(&str, &str); 17] = [
     ("controllers/backend.rs", "conditions"),
     ("controllers/kube/leadership.rs", "what people read in the Lease, and terms"),
     ("controllers/policy.rs", "conditions"),
@@ -147,6 +147,7 @@ const WALL_CLOCK: [(&str, &str); 16] = [
         "controllers/release/observe.rs",
         "how old what Prometheus told is: by a clock that went back it is asked anew",
     ),
+    ("controllers.rs", "days until models end"),
     ("gateway.rs", "when the process started, for people"),
     ("gateway/caching.rs", "ages of answers that replicas share"),
     ("gateway/flight.rs", "records"),

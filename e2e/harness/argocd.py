@@ -194,11 +194,14 @@ class ArgoCD:
             raise AssertionError(f"{error}\n{last}\n{logs}") from None
 
     def healths(self, name: str, since: float) -> list[str]:
-        """The healths of an application one after the other."""
+        """The healths of an application one after the other, without Missing: that is what an application is for a
+        moment after a commit with a new object, before Argo CD applies it."""
         found: list[str] = []
         for at, application in self.seen:
             now = application.get("status", {}).get("health", {}).get("status", "")
-            if application["metadata"]["name"] == name and at >= since and now and found[-1:] != [now]:
+            if application["metadata"]["name"] != name or at < since or now in ("", "Missing"):
+                continue
+            if found[-1:] != [now]:
                 found.append(now)
         return found
 

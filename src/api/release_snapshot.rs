@@ -74,8 +74,18 @@ pub struct ReleaseSnapshotSpec {
 pub struct Content(Box<str>);
 
 impl Content {
+    /// Reads the whole. What a later version has saved would be served as something else than it
+    /// was when it was compared, if a field of it were passed over.
     fn read<T: DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
-        serde_json::from_str(&self.0)
+        let mut unknown = None;
+        let mut from = serde_json::Deserializer::from_str(&self.0);
+        let read = serde_ignored::deserialize(&mut from, |path| {
+            unknown.get_or_insert_with(|| path.to_string());
+        })?;
+        match unknown {
+            None => Ok(read),
+            Some(field) => Err(serde::de::Error::custom(format!("unknown field `{field}`"))),
+        }
     }
 }
 
@@ -233,6 +243,7 @@ mod tests {
             ("variant", next, "ofNextYear"),
             ("variant", json!("text"), "text"),
             ("policy", json!([]), "policy"),
+            ("policy", json!({"spec": {"steps": [], "ofNextYear": 1}}), "ofNextYear"),
             ("type", json!("Model"), "Model"),
         ] {
             let error = with(key, value).unwrap_err().to_string();

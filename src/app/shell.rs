@@ -36,8 +36,10 @@ pub fn complete(options: &CompletionOptions, mut command: Command) {
 pub fn man(options: &ManOptions, command: Command) -> anyhow::Result<()> {
     match &options.out {
         Some(folder) => {
-            let written = clap_mangen::generate_to(command.disable_help_subcommand(true), folder);
-            written.with_context(|| format!("{} can not be written", folder.display()))
+            let command = command.disable_help_subcommand(true);
+            let made = std::fs::create_dir_all(folder);
+            made.and_then(|()| clap_mangen::generate_to(command, folder))
+                .with_context(|| format!("{} can not be written", folder.display()))
         }
         None => {
             let mut text = vec![];
