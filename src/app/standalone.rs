@@ -216,8 +216,13 @@ impl Standalone {
         // What was decided must be kept before anything else is.
         self.manifests.keep()?;
         self.keep()?;
-        let releases: Vec<PromptRelease> =
-            self.manifests.releases().map(|release| self.requests.over(release.clone())).collect();
+        let mut releases = vec![];
+        for release in self.manifests.releases() {
+            let key = key(release);
+            let mut replaced = self.state.replaced(&key);
+            releases.push(self.requests.over(release.clone(), &mut replaced));
+            self.state.replace(&key, replaced);
+        }
         let names: BTreeSet<String> = releases.iter().map(key).collect();
         for release in &releases {
             let key = key(release);

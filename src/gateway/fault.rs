@@ -37,6 +37,7 @@ impl Fault {
                 Self::ModelGone
             }
             401 | 402 | 407 => Self::Key,
+            400 if complaint.is_about_the_account() => Self::Key,
             403 if is_about_the_key(complaint) => Self::ModelGone,
             // A reference is all of a request that can be missing.
             404 if complaint.is_about_a_reference()
@@ -83,6 +84,22 @@ mod tests {
         for (fault, status, body) in [
             (Key, 401, r#"{"error":{"message":"Incorrect API key provided"}}"#),
             (Key, 402, r#"{"error":{"message":"Insufficient Balance"}}"#),
+            // Anthropic, OpenAI and Gemini.
+            (
+                Key,
+                400,
+                r#"{"type":"error","error":{"type":"invalid_request_error","message":"Your credit balance is too low to access the Anthropic API. Please go to Plans & Billing to upgrade or purchase credits."}}"#,
+            ),
+            (
+                Key,
+                400,
+                r#"{"error":{"message":"Billing hard limit has been reached","type":"billing_limit_user_error","code":"billing_hard_limit_reached"}}"#,
+            ),
+            (
+                Key,
+                400,
+                r#"[{"error":{"code":400,"message":"API key not valid. Please pass a valid API key.","status":"INVALID_ARGUMENT"}}]"#,
+            ),
             (
                 Application,
                 400,

@@ -203,6 +203,21 @@ impl Complaint {
     pub fn is_about_content(&self) -> bool {
         words::content_is_refused(&self.words, &self.message.to_lowercase())
     }
+
+    /// Whether it speaks of the account or the key that was sent: Anthropic and OpenAI tell of an
+    /// account without money, and Gemini of a wrong key, with status 400.
+    pub fn is_about_the_account(&self) -> bool {
+        const SAID: [&str; 6] = [
+            "credit balance is too low",
+            "billing hard limit",
+            "billing_hard_limit",
+            "api key not valid",
+            "api key expired",
+            "insufficient credits",
+        ];
+        let sentence = self.message.to_lowercase();
+        SAID.iter().any(|said| sentence.contains(said)) && !self.is_about_content()
+    }
 }
 
 /// A text, or the first of a list.

@@ -140,8 +140,8 @@ pub fn is_whole(status: &PromptReleaseStatus) -> bool {
     status.previous.is_some() || canary != Some(&stable.revision)
 }
 
-/// Whether all that a status says to serve is in its routing, if anything is: somebody may have taken
-/// an entry away.
+/// Whether all that a status says to serve is in its routing, if anything is, and nothing else:
+/// somebody may have taken an entry away, or put in one of what failed.
 pub fn is_routed(status: &PromptReleaseStatus) -> bool {
     let variants = &status.routing.variants;
     let has = |variant: &VariantRef, role: VariantRole, weighs: &dyn Fn(i32) -> bool| {
@@ -156,6 +156,23 @@ pub fn is_routed(status: &PromptReleaseStatus) -> bool {
         && previous.is_none_or(|previous| has(previous, VariantRole::Previous, &|_| true))
         && canary.is_none_or(|c| has(&c.variant, VariantRole::Canary, &|w| w == c.weight))
         && variants.iter().map(|v| v.weight).sum::<i32>() == 100
+        && variants.iter().all(|entry| is_explained(entry, status))
+        && variants
+            .iter()
+            .enumerate()
+            .all(|(place, entry)| variants.iter().take(place).all(|other| other.role != entry.role))
+}
+
+/// Whether a status says why somebody gets this variant.
+fn is_explained(entry: &RoutedVariant, status: &PromptReleaseStatus) -> bool {
+    let of = |variant: Option<&VariantRef>| variant.is_some_and(|v| v.revision == entry.revision);
+    match entry.role {
+        VariantRole::Stable => of(status.stable.as_ref()),
+        VariantRole::Previous => of(status.previous.as_ref()),
+        VariantRole::Canary | VariantRole::Shadow => {
+            of(status.canary.as_ref().map(|canary| &canary.variant))
+        }
+    }
 }
 
 /// Whether what `note` would have serve again is what the status knows to have failed.

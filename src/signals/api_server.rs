@@ -5,9 +5,8 @@ use kube::runtime::watcher;
 use super::cause::innermost;
 use crate::api::conditions::truncate;
 
-/// So much is kept of it: it may quote what was written. What an admission policy says comes
-/// after 150 bytes about the policy.
-const LONGEST: usize = 800;
+/// So much is kept of it: it may quote what was written.
+const LONGEST: usize = 300;
 
 /// The words of an error for people, and its code in HTTP: 0 when the API server did not answer.
 pub fn said(error: &kube::Error) -> (String, u16) {

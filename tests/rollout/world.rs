@@ -12,7 +12,9 @@ use serinus::{
     api::{
         CanaryPolicySpec, LLMDeploymentSpec, PromptReleaseSpec, PromptReleaseStatus,
         PromptVersionSpec, Variant,
-        prompt_release::{Counts, PairTable, Paired, Phase, Sums, VariantRef, VariantRole},
+        prompt_release::{
+            Counts, PairTable, Paired, Phase, RoutedVariant, Sums, VariantRef, VariantRole,
+        },
         snapshot::{EarlierRoute, Remembered, Saved},
     },
     rollout::{
@@ -395,16 +397,28 @@ impl World {
         self.deleting.get_or_insert(Deleting { since: self.now, finalizers });
     }
 
-    /// Somebody takes a part of the status away.
+    /// Somebody takes a part of the status away, or puts in an entry of what failed.
     pub fn take_away(&mut self, part: u8) {
+        let failed = self.status.failed_revision.clone();
         let routed = &mut self.status.routing.variants;
-        match part % 6 {
+        match part % 8 {
             0 => routed.clear(),
             1 => self.status.canary = None,
             2 => self.status.previous = None,
             3 => self.status.stable = None,
             4 => drop(routed.pop()),
-            _ => drop(routed.drain(..routed.len().min(1))),
+            5 => drop(routed.drain(..routed.len().min(1))),
+            other => {
+                let Some(first) = routed.first_mut() else { return };
+                let half = first.weight / 2;
+                first.weight -= half;
+                routed.push(RoutedVariant {
+                    revision: failed.unwrap_or_else(|| "f".repeat(40)),
+                    role: if other == 6 { VariantRole::Canary } else { VariantRole::Stable },
+                    weight: half,
+                    copies: None,
+                });
+            }
         }
     }
 

@@ -1,7 +1,9 @@
 //! What a person asks for at the command line of the machine (`serinus approve NAME --folder
 //! DIR`): a file a release and action in a folder beside the state, which only the owner of the
 //! state may write. It takes the place of the annotation in the manifest, which nobody has to
-//! edit, until that annotation changes: what was asked last counts.
+//! edit, until that annotation changes: what was asked last counts. What it took the place of is
+//! kept in the state, so that an annotation that was carried out long ago is not asked for again
+//! when the file is lost.
 
 use std::{
     collections::BTreeMap,
@@ -93,17 +95,21 @@ pub(super) struct Requests {
 impl Requests {
     /// Those beside `state`. Makes the folder; that it can not be made is told when it is read.
     pub(super) fn of(state: &Path) -> Self {
-        let folder = beside(state, FOLDER);
-        let _ = DirBuilder::new().mode(0o700).create(&folder);
-        Self { folder, seen: vec![], asked: BTreeMap::new() }
+        let requests = Self { folder: beside(state, FOLDER), seen: vec![], asked: BTreeMap::new() };
+        requests.make_folder();
+        requests
+    }
+
+    fn make_folder(&self) {
+        let _ = DirBuilder::new().mode(0o700).create(&self.folder);
     }
 
     /// Reads what has changed. Says whether something has, and what could not be read.
     pub(super) fn reload(&mut self) -> (bool, Vec<Event>) {
-        let seen = self.look();
-        if seen == self.seen {
+        // What can not be read changes nothing.
+        let Some(seen) = self.look().filter(|seen| *seen != self.seen) else {
             return (false, vec![]);
-        }
+        };
         let (mut asked, mut events) = (BTreeMap::new(), vec![]);
         for (path, ..) in &seen {
             match read(path) {
@@ -122,8 +128,16 @@ impl Requests {
         (true, events)
     }
 
-    fn look(&self) -> Vec<Seen> {
-        let files = fs::read_dir(&self.folder).into_iter().flatten().flatten();
+    fn look(&self) -> Option<Vec<Seen>> {
+        let files = match fs::read_dir(&self.folder) {
+            Ok(files) => Some(files),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.make_folder();
+                None
+            }
+            Err(_) => return None,
+        };
+        let files = files.into_iter().flatten().flatten();
         let named = files.map(|entry| entry.path()).filter(|path| {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             name.ends_with(".json") && !name.starts_with('.')
@@ -136,21 +150,37 @@ impl Requests {
             })
             .collect();
         seen.sort();
-        seen
+        Some(seen)
     }
 
     /// The release as its manifest and the requests say. A request whose annotation has changed
-    /// since is over.
-    pub(super) fn over(&mut self, mut release: PromptRelease) -> PromptRelease {
+    /// since is over. `replaced` are the annotations that requests took the place of: they ask for
+    /// nothing as long as they stay the same, whatever becomes of the files.
+    pub(super) fn over(
+        &mut self,
+        mut release: PromptRelease,
+        replaced: &mut BTreeMap<String, String>,
+    ) -> PromptRelease {
         let key = key(&release);
         for action in Action::ALL {
             let name = action.annotation();
+            let said = annotation(&release, name).cloned();
+            if replaced.get(name) != said.as_ref() {
+                replaced.remove(name);
+            }
             let of = (key.clone(), name.to_owned());
-            let Some((path, asked)) = self.asked.get(&of) else { continue };
-            if annotation(&release, name) == asked.instead_of.as_ref() {
-                let annotations = release.metadata.annotations.get_or_insert_default();
+            let asked = self.asked.get(&of);
+            let counts = asked.filter(|(_, asked)| asked.instead_of == said);
+            let annotations = release.metadata.annotations.get_or_insert_default();
+            if let Some((_, asked)) = counts {
+                replaced.extend(said.map(|said| (name.to_owned(), said)));
                 annotations.insert(name.to_owned(), asked.value.clone());
-            } else {
+                continue;
+            }
+            if replaced.contains_key(name) {
+                annotations.remove(name);
+            }
+            if let Some((path, _)) = asked {
                 // Without it the next look finds the same: that it remains costs nothing.
                 let _ = fs::remove_file(path);
                 self.asked.remove(&of);
@@ -185,33 +215,74 @@ mod tests {
         annotation(release, Action::Approve.annotation()).map(String::as_str)
     }
 
+    /// A process on a state: its requests, and what the state keeps of them.
+    struct Process(Requests, BTreeMap<String, String>);
+
+    impl Process {
+        fn says(&mut self, manifest: Option<&str>) -> Option<String> {
+            says(&self.0.over(release(manifest), &mut self.1)).map(str::to_owned)
+        }
+    }
+
     #[test]
     fn what_was_asked_last_counts_at_the_command_line_or_in_the_manifest() {
         let folder = tempfile::tempdir().unwrap();
         let state = folder.path().join("state.json");
         let without = put(&state, &release(None), Action::Approve, "abcd");
         assert!(format!("{:#}", without.unwrap_err()).contains("no process of this version"));
-        let mut requests = Requests::of(&state);
-        assert_eq!(requests.reload(), (false, vec![]));
+        let mut process = Process(Requests::of(&state), BTreeMap::new());
+        assert_eq!(process.0.reload(), (false, vec![]));
         for manifest in [None, Some("1111 by=ada")] {
             put(&state, &release(manifest), Action::Approve, "abcd by=bob").unwrap();
-            assert_eq!(requests.reload(), (true, vec![]));
-            assert_eq!(requests.reload(), (false, vec![]));
-            assert_eq!(says(&requests.over(release(manifest))), Some("abcd by=bob"));
+            assert_eq!(process.0.reload(), (true, vec![]));
+            assert_eq!(process.0.reload(), (false, vec![]));
+            assert_eq!(process.says(manifest).as_deref(), Some("abcd by=bob"));
             // Also for a process that starts now.
-            let mut restarted = Requests::of(&state);
-            restarted.reload();
-            assert_eq!(says(&restarted.over(release(manifest))), Some("abcd by=bob"));
+            let mut restarted = Process(Requests::of(&state), process.1.clone());
+            restarted.0.reload();
+            assert_eq!(restarted.says(manifest).as_deref(), Some("abcd by=bob"));
             // The manifest is edited: for good, also when the edit is taken back.
-            assert_eq!(says(&requests.over(release(Some("2222")))), Some("2222"));
-            assert_eq!(says(&requests.over(release(manifest))), manifest);
-            assert!(requests.reload().0, "its file is gone");
+            assert_eq!(process.says(Some("2222")).as_deref(), Some("2222"));
+            assert_eq!(process.says(manifest).as_deref(), manifest);
+            assert!(process.0.reload().0, "its file is gone");
         }
         let mut another = release(None);
         another.metadata.name = Some("other".into());
         put(&state, &release(None), Action::Approve, "abcd").unwrap();
-        requests.reload();
-        assert_eq!(says(&requests.over(another)), None);
+        process.0.reload();
+        assert_eq!(says(&process.0.over(another, &mut BTreeMap::new())), None);
+    }
+
+    /// Or a revision that failed would be tried again because of a retry of last month.
+    #[test]
+    fn a_request_whose_file_is_lost_does_not_bring_back_the_annotation_before_it() {
+        type Loss = fn(&Path);
+        let losses: [Loss; 3] = [
+            |inside| fs::remove_dir_all(inside).unwrap(),
+            |inside| fs::write(inside.join("approve.default.support.json"), "{").unwrap(),
+            |inside| fs::remove_file(inside.join("approve.default.support.json")).unwrap(),
+        ];
+        for lose in losses {
+            let folder = tempfile::tempdir().unwrap();
+            let state = folder.path().join("state.json");
+            let mut process = Process(Requests::of(&state), BTreeMap::new());
+            let manifest = Some("1111 by=ada");
+            assert_eq!(process.says(manifest).as_deref(), manifest);
+            put(&state, &release(manifest), Action::Approve, "abcd by=bob").unwrap();
+            process.0.reload();
+            assert_eq!(process.says(manifest).as_deref(), Some("abcd by=bob"));
+            lose(&folder.path().join("state.json.requests"));
+            process.0.reload();
+            assert_eq!(process.says(manifest), None);
+            let mut restarted = Process(Requests::of(&state), process.1.clone());
+            restarted.0.reload();
+            assert_eq!(restarted.says(manifest), None);
+            // What is asked from then on counts.
+            put(&state, &release(manifest), Action::Approve, "ffff by=bob").unwrap();
+            process.0.reload();
+            assert_eq!(process.says(manifest).as_deref(), Some("ffff by=bob"));
+            assert_eq!(process.says(Some("2222")).as_deref(), Some("2222"));
+        }
     }
 
     #[test]

@@ -51,6 +51,10 @@ pub(super) struct Kept {
     /// What it served on routes that it lost, or left.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     earlier: Vec<EarlierRoute>,
+    /// Annotations of the manifest that requests at the command line took the place of, by name:
+    /// they ask for nothing any more.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    replaced: BTreeMap<String, String>,
 }
 
 impl Kept {
@@ -179,6 +183,7 @@ impl State {
                 saved: BTreeMap::new(),
                 deleted: None,
                 earlier: vec![],
+                replaced: BTreeMap::new(),
             }
         });
         let goes_on = !taken && elsewhere.is_none() && kept.has_route(key, &route);
@@ -242,6 +247,19 @@ impl State {
             self.changed = true;
         }
         gone
+    }
+
+    /// The annotations of a release that requests at the command line took the place of.
+    pub(super) fn replaced(&self, key: &str) -> BTreeMap<String, String> {
+        self.releases.get(key).map(|kept| kept.replaced.clone()).unwrap_or_default()
+    }
+
+    /// Notes these annotations.
+    pub(super) fn replace(&mut self, key: &str, annotations: BTreeMap<String, String>) {
+        if let Some(kept) = self.releases.get_mut(key).filter(|kept| kept.replaced != annotations) {
+            kept.replaced = annotations;
+            self.changed = true;
+        }
     }
 
     pub(super) fn get(&self, key: &str) -> Option<&Kept> {
