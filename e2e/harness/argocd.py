@@ -154,7 +154,10 @@ class ArgoCD:
         kubectl("create", "namespace", NAMESPACE)
         ours = {"namespace": NAMESPACE, "labels": {"app.kubernetes.io/part-of": "argocd"}}
         everything = [{"group": "*", "kind": "*"}]
-        wait_for("Argo CD's definitions", lambda: self.cluster.get(APPLICATIONS))
+        # Each definition is served by itself, and kubectl knows the kinds that are listed.
+        kinds = {f"{kind}.argoproj.io" for kind in ("applications", "applicationsets", "appprojects")}
+        wait_for("Argo CD's definitions", lambda: kinds <= set(
+            kubectl("api-resources", "--api-group=argoproj.io", "-o", "name", check=False).split()))
         self.cluster.apply([
             {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "argocd-cm", **ours}},
             {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "argocd-secret", **ours},
@@ -219,14 +222,15 @@ class ArgoCD:
         return found
 
     def operations(self, name: str) -> list[str]:
-        """The commits that were synced, one for each operation in the order in which they began: a commit
-        that is there twice was synced again, which is what a fight looks like."""
+        """The commits that were synced, in the order in which that began. A commit may be synced twice at once:
+        Argo CD's self-heal goes by what it had seen of the cluster before the first time."""
         found: dict[str, str] = {}
         for _, application in self.seen:
             state = application.get("status", {}).get("operationState") or {}
             if application["metadata"]["name"] == name and state.get("operation", {}).get("sync"):
                 found[state["startedAt"]] = state["operation"]["sync"].get("revision") or state["syncResult"]["revision"]
-        return [found[at] for at in sorted(found)]
+        synced = [found[at] for at in sorted(found)]
+        return [commit for before, commit in zip([None, *synced], synced) if commit != before]
 
     def _follow(self) -> None:
         version = ""
