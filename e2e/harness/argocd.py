@@ -208,19 +208,6 @@ class ArgoCD:
                 found.append(now)
         return found
 
-    def drifts(self, name: str) -> list[str]:
-        """The commits with which the application was out of sync after it had been in sync with them."""
-        synced: set[str] = set()
-        found = []
-        for _, application in self.seen:
-            sync = application.get("status", {}).get("sync", {})
-            if application["metadata"]["name"] == name and sync.get("revision"):
-                if sync["status"] == "Synced":
-                    synced.add(sync["revision"])
-                elif sync["revision"] in synced:
-                    found.append(sync["revision"])
-        return found
-
     def operations(self, name: str) -> list[str]:
         """The commits that were synced, in the order in which that began. A commit may be synced twice at once:
         Argo CD's self-heal goes by what it had seen of the cluster before the first time."""
