@@ -208,16 +208,32 @@ class ArgoCD:
                 found.append(now)
         return found
 
+    def drifts(self, name: str) -> list[str]:
+        """The commits with which the application was out of sync after it had been in sync with them."""
+        synced: set[str] = set()
+        found = []
+        for _, application in self.seen:
+            sync = application.get("status", {}).get("sync", {})
+            if application["metadata"]["name"] == name and sync.get("revision"):
+                if sync["status"] == "Synced":
+                    synced.add(sync["revision"])
+                elif sync["revision"] in synced:
+                    found.append(sync["revision"])
+        return found
+
     def operations(self, name: str) -> list[str]:
-        """The commits that were synced, in the order in which that began. A commit may be synced twice at once:
-        Argo CD's self-heal goes by what it had seen of the cluster before the first time."""
-        found: dict[str, str] = {}
+        """The commits that were synced because they were new, in that order. What self-heal does besides is left out:
+        its first attempt follows at once, and goes by what was seen of the cluster before the sync. Whether it had
+        anything to heal is what `drifts` tells."""
+        found: dict[tuple[str, str], str] = {}
         for _, application in self.seen:
             state = application.get("status", {}).get("operationState") or {}
-            if application["metadata"]["name"] == name and state.get("operation", {}).get("sync"):
-                found[state["startedAt"]] = state["operation"]["sync"].get("revision") or state["syncResult"]["revision"]
-        synced = [found[at] for at in sorted(found)]
-        return [commit for before, commit in zip([None, *synced], synced) if commit != before]
+            sync = state.get("operation", {}).get("sync")
+            if application["metadata"]["name"] == name and sync and not sync.get("autoHealAttemptsCount"):
+                commit = sync.get("revision") or state["syncResult"]["revision"]
+                # Two may begin within one second.
+                found.setdefault((state["startedAt"], commit), commit)
+        return list(found.values())
 
     def _follow(self) -> None:
         version = ""
