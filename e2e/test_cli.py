@@ -153,7 +153,7 @@ def test_manifests_are_checked_without_a_cluster(tmp_path):
         place = re.sub(r" in body.*|: Required value|Unsupported value: ", "", expected)
         field = place if " " in place else place.rsplit(".")[-1]
         assert field in said, f"{file.name}: {said}"
-    found = json.loads(typed("validate", "--json", "-f", str(Path(__file__).parent / "invalid"), code=1))
+    found = json.loads(typed("validate", "--output", "json", "-f", str(Path(__file__).parent / "invalid"), code=1))
     assert len([f for f in found if f["valid"]]) > 5 and len([f for f in found if f["problem"]]) > 20
     assert "can not be read" in typed("validate", "-f", str(tmp_path / "nothing.yaml"), code=1)
 

@@ -17,6 +17,7 @@ pub mod migrate;
 pub mod models;
 mod numbers;
 pub mod operator;
+pub mod output;
 pub mod policies;
 pub mod process;
 pub mod prometheus;

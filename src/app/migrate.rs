@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 use super::{
     models::{read, uses},
     process::{install_tls, say},
-    releases::Place,
+    releases::Scope,
 };
 use crate::{
     api::{LLMDeployment, LLMDeploymentSpec, PromptRelease, llm_deployment::Limits},
@@ -31,10 +31,7 @@ const NOT_KEPT: [&str; 2] = ["kubectl.kubernetes.io/", "serinus.dev/"];
 #[derive(clap::Args)]
 pub struct Options {
     #[command(flatten)]
-    at: Place,
-    /// In all namespaces.
-    #[arg(short = 'A', long)]
-    all_namespaces: bool,
+    at: Scope,
     /// The model that ends, as spec.model of LLMDeployments has it.
     #[arg(long, value_name = "MODEL")]
     from: String,
@@ -72,7 +69,7 @@ struct Document {
 /// The cluster can not be asked, nothing uses the model, or names are taken.
 pub async fn run(options: Options) -> anyhow::Result<()> {
     install_tls();
-    let (backends, releases) = read(&options.at, options.all_namespaces).await?;
+    let (backends, releases) = read(&options.at).await?;
     let migration = migration(&options.from, &options.to, &backends, &releases)
         .map_err(|why| anyhow::anyhow!(why))?;
     match &options.out {

@@ -9,8 +9,9 @@ use serde::Serialize;
 
 use super::{
     clock,
+    output::Output,
     process::{install_tls, say},
-    releases::Place,
+    releases::Scope,
     table::table,
 };
 use crate::{
@@ -27,19 +28,10 @@ use crate::{
 #[derive(clap::Args)]
 pub struct Options {
     #[command(flatten)]
-    at: Place,
-    /// In all namespaces.
-    #[arg(short = 'A', long)]
-    all_namespaces: bool,
-    /// How to print it. Default: a table.
-    #[arg(short, long)]
-    output: Option<Output>,
-}
-
-/// A form for programs.
-#[derive(Clone, Copy, clap::ValueEnum)]
-enum Output {
-    Json,
+    at: Scope,
+    /// For people or for programs.
+    #[arg(short, long, default_value = "text")]
+    output: Output,
 }
 
 /// One model at one address.
@@ -76,12 +68,12 @@ struct User {
 /// The cluster can not be asked.
 pub async fn run(options: Options) -> anyhow::Result<()> {
     install_tls();
-    let (backends, releases) = read(&options.at, options.all_namespaces).await?;
+    let (backends, releases) = read(&options.at).await?;
     let models = models(&backends, &releases, clock::now());
-    match options.output {
-        Some(Output::Json) => println!("{}", serde_json::to_string_pretty(&models)?),
+    match options.output.document(&models)? {
+        Some(document) => print!("{document}"),
         None if models.is_empty() => say("no LLMDeployments found"),
-        None => print!("{}", text(&models, options.all_namespaces)),
+        None => print!("{}", text(&models, options.at.all_namespaces)),
     }
     Ok(())
 }
@@ -90,15 +82,10 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// The cluster can not be asked.
-pub(super) async fn read(
-    at: &Place,
-    all_namespaces: bool,
-) -> anyhow::Result<(Vec<LLMDeployment>, Vec<PromptRelease>)> {
+pub(super) async fn read(at: &Scope) -> anyhow::Result<(Vec<LLMDeployment>, Vec<PromptRelease>)> {
     let client = at.client().await?;
-    let (backends, releases): (Api<LLMDeployment>, Api<PromptRelease>) = match all_namespaces {
-        true => (Api::all(client.clone()), Api::all(client)),
-        false => (at.api(client.clone()), at.api(client)),
-    };
+    let (backends, releases): (Api<LLMDeployment>, Api<PromptRelease>) =
+        (at.api(&client), at.api(&client));
     let everything = ListParams::default();
     let backends =
         backends.list(&everything).await.context("the LLMDeployments can not be read")?.items;

@@ -4,7 +4,6 @@
 
 mod ask;
 mod explain;
-mod output;
 mod place;
 mod text;
 
@@ -12,15 +11,16 @@ use std::pin::pin;
 
 use anyhow::bail;
 use futures::TryStreamExt;
+use serde_json::{Value, json};
 
-pub use self::place::Place;
+pub use self::place::Scope;
 use self::{
     ask::{Asked, ask},
-    output::{Output, items, object},
     place::Where,
 };
 use super::{
     clock,
+    output::Output,
     process::{install_tls, say},
 };
 use crate::{
@@ -187,4 +187,17 @@ fn settled(release: &PromptRelease) -> Option<bool> {
         }
         _ => None,
     }
+}
+
+/// Releases as `kubectl get -o json` has several objects.
+fn items(releases: &[PromptRelease]) -> anyhow::Result<Value> {
+    let items = releases.iter().map(object).collect::<anyhow::Result<Vec<_>>>()?;
+    Ok(json!({"apiVersion": "v1", "kind": "List", "items": items}))
+}
+
+/// One release, without who wrote which field of it.
+fn object(release: &PromptRelease) -> anyhow::Result<Value> {
+    let mut release = release.clone();
+    release.metadata.managed_fields = None;
+    Ok(serde_json::to_value(release)?)
 }

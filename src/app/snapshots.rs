@@ -17,7 +17,7 @@ use serde_json::json;
 
 use super::{
     process::{say, told},
-    releases::Place,
+    releases::Scope,
 };
 use crate::api::{ReleaseSnapshot, ReleaseSnapshotSpec, keys, snapshot::Remembered};
 
@@ -28,10 +28,7 @@ const PAGE: u32 = 200;
 #[derive(clap::Args)]
 pub struct Options {
     #[command(flatten)]
-    at: Place,
-    /// In all namespaces.
-    #[arg(short = 'A', long)]
-    all_namespaces: bool,
+    at: Scope,
     /// Delete the ControllerRevisions that have become snapshots: when no gateway of the earlier
     /// version runs any more.
     #[arg(long)]
@@ -54,10 +51,7 @@ struct Counts {
 pub async fn convert(options: Options) -> anyhow::Result<bool> {
     super::process::install_tls();
     let client = options.at.client().await?;
-    let old: Api<ControllerRevision> = match options.all_namespaces {
-        true => Api::all(client.clone()),
-        false => options.at.api(client.clone()),
-    };
+    let old: Api<ControllerRevision> = options.at.api(&client);
     let mut counts = Counts::default();
     let mut page = ListParams::default().labels(keys::RELEASE_LABEL).limit(PAGE);
     loop {

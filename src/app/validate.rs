@@ -18,6 +18,7 @@ use crate::{
         PromptRelease,
         manifest::{self, ManifestError, Object},
     },
+    app::output::Output,
     prompt::check,
     rollout::resolve::prompt_that_fits,
 };
@@ -33,9 +34,9 @@ pub struct Options {
     /// Files, folders (their *.yaml, *.yml and *.json) or - for the standard input.
     #[arg(short = 'f', long = "filename", required = true, num_args = 1.., value_name = "FILE")]
     files: Vec<PathBuf>,
-    /// One JSON document for programs.
-    #[arg(long)]
-    json: bool,
+    /// For people or for programs.
+    #[arg(short, long, default_value = "text")]
+    output: Output,
 }
 
 /// What was found out about one document.
@@ -69,10 +70,9 @@ pub fn run(options: &Options) -> anyhow::Result<bool> {
     }
     warn_of_references(&mut findings, &objects);
     let bad = findings.iter().filter(|finding| !finding.valid && !finding.left_out).count();
-    if options.json {
-        println!("{}", serde_json::to_string_pretty(&findings)?);
-    } else {
-        print!("{}", text(&findings));
+    match options.output.document(&findings)? {
+        Some(document) => print!("{document}"),
+        None => print!("{}", text(&findings)),
     }
     Ok(bad == 0)
 }

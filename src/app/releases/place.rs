@@ -20,7 +20,7 @@ const LOOK: Duration = Duration::from_millis(500);
 
 /// Which cluster and namespace.
 #[derive(clap::Args)]
-pub struct Place {
+struct Place {
     /// The namespace. Default: the one of the kubeconfig's context.
     #[arg(short, long)]
     namespace: Option<String>,
@@ -34,7 +34,7 @@ impl Place {
     ///
     /// # Errors
     /// There is none, and what to do.
-    pub(in crate::app) async fn client(&self) -> anyhow::Result<Client> {
+    async fn client(&self) -> anyhow::Result<Client> {
         let advice = "no cluster to talk to: set KUBECONFIG or --context";
         let config = match &self.context {
             None => Config::infer().await.context(advice)?,
@@ -50,13 +50,44 @@ impl Place {
     }
 
     /// The objects of a kind in that namespace.
-    pub(in crate::app) fn api<K>(&self, client: Client) -> Api<K>
+    fn api<K>(&self, client: Client) -> Api<K>
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
     {
         match &self.namespace {
             Some(namespace) => Api::namespaced(client, namespace),
             None => Api::default_namespaced(client),
+        }
+    }
+}
+
+/// One namespace of a cluster, or all.
+#[derive(clap::Args)]
+pub struct Scope {
+    #[command(flatten)]
+    at: Place,
+    /// In all namespaces.
+    #[arg(short = 'A', long)]
+    pub(in crate::app) all_namespaces: bool,
+}
+
+impl Scope {
+    /// A client of that cluster.
+    ///
+    /// # Errors
+    /// There is none, and what to do.
+    pub(in crate::app) async fn client(&self) -> anyhow::Result<Client> {
+        self.at.client().await
+    }
+
+    /// The objects of a kind there.
+    pub(in crate::app) fn api<K>(&self, client: &Client) -> Api<K>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+    {
+        match self.all_namespaces {
+            true => Api::all(client.clone()),
+            false => self.at.api(client.clone()),
         }
     }
 }

@@ -1,7 +1,10 @@
 //! The releases of a folder as the process that runs them has written them, for commands beside
 //! it: nothing is changed, and no lock is taken.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use anyhow::Context;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
@@ -48,15 +51,16 @@ impl View {
             parse(&bytes).with_context(|| format!("{path} is no state of this version"))?;
         let manifests = read(&beside(&self.state, IN_FORCE))?.unwrap_or_default();
         // Without them the state tells all but annotations.
-        let manifests = memory::objects(&manifests).unwrap_or_default();
+        let manifests: BTreeMap<_, _> = memory::objects(&manifests)
+            .unwrap_or_default()
+            .into_iter()
+            .filter(|(_, object)| matches!(object, Object::Release(_)))
+            .map(|(_, object)| (object_key(&object), object))
+            .collect();
         let mut releases = vec![];
         for (name, kept) in states.iter().filter(|(_, kept)| kept.deleted.is_none()) {
             let (namespace, name) = name.split_once('/').unwrap_or(("", name));
-            let is_it = |object: &Object| {
-                matches!(object, Object::Release(_))
-                    && object_key(object) == (namespace.to_owned(), name.to_owned())
-            };
-            let manifest = manifests.iter().map(|(_, object)| object).find(|o| is_it(o));
+            let manifest = manifests.get(&(namespace.to_owned(), name.to_owned()));
             let annotations = manifest.and_then(|object| object.metadata().annotations.clone());
             releases.push(PromptRelease {
                 metadata: ObjectMeta {
