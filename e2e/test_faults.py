@@ -1,8 +1,10 @@
 """Whatever dies, whenever: the same end, no rule broken, and users do not notice."""
 
 import json
+import os
 import random
 import signal
+import subprocess
 import time
 
 import httpx
@@ -12,7 +14,7 @@ from harness import rights
 from harness.cluster import GROUP
 from harness.processes import wait_for
 from harness.proxy import FaultyProxy
-from harness.serinus import Model, Operator
+from harness.serinus import BIN, Model, Operator
 from harness.traffic import Traffic
 
 SEED = 20261124
@@ -270,6 +272,51 @@ def test_what_can_not_be_read_of_a_status_costs_only_itself(world):
         world.wait_phase("garbled-beside", "Progressing", seconds=60)
         wait_for("the promotion", lambda: ("garbled-v2", "Promoted") in world.history("garbled"), 120)
         world.wait_phase("garbled", "Stable", seconds=60)
+
+
+def test_objects_that_can_not_be_read_cost_only_themselves(world):
+    """The API server takes them; whoever starts must lead and serve without them."""
+    deep = json.loads("[" * 140 + "]" * 140)
+    served = world.first("odd-stays")["status"]["stable"]["revision"]
+    odd = {"apiVersion": m.API, "kind": "LLMDeployment", "metadata": m.meta("odd-server"),
+           "spec": {"provider": "vllm", "model": "m", "serving": {"image": "x", "resources": {"limits": 7}}}}
+    prompt = m.prompt("odd-deep")
+    prompt["spec"]["variables"] = {"type": "object", "properties": {"question": {"type": "string", "default": deep}}}
+    world.cluster.kubectl("apply", "--server-side", "-f", "-", stdin=json.dumps(odd))
+    world.cluster.kubectl("apply", "--server-side", "-f", "-", stdin=json.dumps(prompt))
+    world.first("odd-release")
+    evidence = {"status": {"evidence": [{"instance": "a", "stable": {"assigned": 0, "z": deep}, "canary": {"assigned": 0}}]}}
+    world.cluster.kubectl("patch", "promptrelease", "odd-release", "--subresource=status", "--type=merge",
+                          "-p", json.dumps(evidence))
+    try:
+        with Traffic(world.gateways, "odd-stays") as users:
+            for part in [*world.operators, *world.gateways]:
+                part.process.kill()
+                part.start()
+            for gateway in world.gateways:
+                gateway.wait_ready()
+            wait_for("a leader", lambda: world.leader, 60)
+            began = time.monotonic()
+            world.next("odd-stays", "v2", "firstTokenMs=20")
+            wait_for("the promotion", lambda: ("odd-stays-v2", "Promoted") in world.history("odd-stays"), 120)
+        assert not [e for e in users.errors() if e.at > began], users.errors()[:3]
+        assert {s.revision for s in users.since(began)} > {served}
+        _, words = ready_in_words(world.leader)
+        for name in ("LLMDeployment default/odd-server", "PromptVersion default/odd-deep",
+                     "PromptRelease default/odd-release"):
+            assert f"{name} can not be read" in words, words
+        assert world.cluster.release("odd-release")["status"]["stable"], "nobody takes it for deleted"
+        # Commands tell of the others, and do not hide that some are missing.
+        for command, unread in ((("get", "-A", "-o", "json"), ["default/odd-release"]),
+                                (("models", "-A", "-o", "json"), ["default/odd-server", "default/odd-release"])):
+            run = subprocess.run([BIN, *command], env={**os.environ, "KUBECONFIG": str(world.cluster.admin)},
+                                 capture_output=True, text=True, timeout=60)
+            assert run.returncode == 1 and json.loads(run.stdout), run
+            assert all(f"{name} can not be read" in run.stderr for name in unread), run.stderr
+    finally:
+        for what in ("promptrelease/odd-release", "llmdeployment/odd-server", "promptversion/odd-deep"):
+            world.cluster.kubectl("delete", what)
+    wait_for("nothing unread", lambda: "can not be read" not in ready_in_words(world.leader)[1], 30)
 
 
 def test_a_tenant_whose_releases_can_not_be_written_ends_no_canary_of_others(world):

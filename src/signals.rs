@@ -12,4 +12,5 @@ pub mod prometheus;
 pub mod proof;
 pub mod report;
 pub mod spending;
+pub mod tried;
 pub mod watch;

@@ -13,7 +13,8 @@ use kube::ResourceExt;
 use serde_json::{Map, Value, json};
 
 use super::{
-    models::{read, uses},
+    models::{Read, read, uses},
+    output::complete,
     process::{install_tls, say},
     releases::Scope,
 };
@@ -69,14 +70,14 @@ struct Document {
 /// The cluster can not be asked, nothing uses the model, or names are taken.
 pub async fn run(options: Options) -> anyhow::Result<()> {
     install_tls();
-    let (backends, releases) = read(&options.at).await?;
+    let Read { backends, releases, unread } = read(&options.at).await?;
     let migration = migration(&options.from, &options.to, &backends, &releases)
         .map_err(|why| anyhow::anyhow!(why))?;
     match &options.out {
         None => print!("{}", migration.text(&options)?),
         Some(folder) => migration.write(&options, folder)?,
     }
-    Ok(())
+    complete(&unread)
 }
 
 impl Migration {

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::{
     clock,
-    output::Output,
+    output::{Output, complete},
     process::{install_tls, say},
     releases::Scope,
     table::table,
@@ -22,6 +22,7 @@ use crate::{
         url::without_path,
     },
     rollout::retirement::{MODEL_GONE, days_left},
+    signals::tried,
 };
 
 /// What to list.
@@ -68,30 +69,42 @@ struct User {
 /// The cluster can not be asked.
 pub async fn run(options: Options) -> anyhow::Result<()> {
     install_tls();
-    let (backends, releases) = read(&options.at).await?;
+    let Read { backends, releases, unread } = read(&options.at).await?;
     let models = models(&backends, &releases, clock::now());
     match options.output.document(&models)? {
         Some(document) => print!("{document}"),
         None if models.is_empty() => say("no LLMDeployments found"),
         None => print!("{}", text(&models, options.at.all_namespaces)),
     }
-    Ok(())
+    complete(&unread)
+}
+
+/// What models and who uses them are read from.
+pub(super) struct Read {
+    pub backends: Vec<LLMDeployment>,
+    pub releases: Vec<PromptRelease>,
+    /// A line for each object that can not be read.
+    pub unread: Vec<String>,
 }
 
 /// The LLMDeployments and PromptReleases of a namespace, or of all.
 ///
 /// # Errors
 /// The cluster can not be asked.
-pub(super) async fn read(at: &Scope) -> anyhow::Result<(Vec<LLMDeployment>, Vec<PromptRelease>)> {
+pub(super) async fn read(at: &Scope) -> anyhow::Result<Read> {
     let client = at.client().await?;
     let (backends, releases): (Api<LLMDeployment>, Api<PromptRelease>) =
         (at.api(&client), at.api(&client));
     let everything = ListParams::default();
-    let backends =
-        backends.list(&everything).await.context("the LLMDeployments can not be read")?.items;
-    let releases =
-        releases.list(&everything).await.context("the PromptReleases can not be read")?.items;
-    Ok((backends, releases))
+    let backends = tried::list(&client, &backends, &everything).await;
+    let backends = backends.context("the LLMDeployments can not be read")?;
+    let releases = tried::list(&client, &releases, &everything).await;
+    let releases = releases.context("the PromptReleases can not be read")?;
+    Ok(Read {
+        backends: backends.objects,
+        releases: releases.objects,
+        unread: [backends.unread, releases.unread].concat(),
+    })
 }
 
 /// What a release uses an LLMDeployment of its namespace for.

@@ -1,5 +1,6 @@
 //! What is printed for programs.
 
+use anyhow::ensure;
 use serde::Serialize;
 
 /// For people, or for programs.
@@ -26,4 +27,14 @@ impl Output {
             Self::Yaml => Some(serde_yaml_ng::to_string(what)?),
         })
     }
+}
+
+/// Whether what was printed is all that there is.
+///
+/// # Errors
+/// Some objects can not be read: these lines say which, and why.
+pub fn complete(unread: &[String]) -> anyhow::Result<()> {
+    let lines = unread.join("\n");
+    ensure!(unread.is_empty(), "without what this version can not read:\n{lines}");
+    Ok(())
 }

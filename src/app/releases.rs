@@ -20,7 +20,7 @@ use self::{
 };
 use super::{
     clock,
-    output::Output,
+    output::{Output, complete},
     process::{install_tls, say},
 };
 use crate::{
@@ -137,8 +137,8 @@ pub async fn run(command: Command) -> anyhow::Result<bool> {
 
 async fn get(at: &Where, name: Option<&str>, all: bool, output: Output) -> anyhow::Result<()> {
     let source = at.source().await?;
-    let releases = match name {
-        Some(name) => vec![source.one(name).await?],
+    let (releases, unread) = match name {
+        Some(name) => (vec![source.one(name).await?], Vec::new()),
         None => source.list(all).await?,
     };
     let document = match name {
@@ -150,7 +150,7 @@ async fn get(at: &Where, name: Option<&str>, all: bool, output: Output) -> anyho
         None if releases.is_empty() => say("no PromptReleases found"),
         None => print!("{}", text::list(&releases, all, clock::now())),
     }
-    Ok(())
+    complete(&unread)
 }
 
 /// A line a change. With `wait`, until the release has settled.

@@ -19,7 +19,10 @@ use super::{
     process::{say, told},
     releases::Scope,
 };
-use crate::api::{ReleaseSnapshot, ReleaseSnapshotSpec, keys, snapshot::Remembered};
+use crate::{
+    api::{ReleaseSnapshot, ReleaseSnapshotSpec, keys, snapshot::Remembered},
+    signals::tried,
+};
 
 /// Objects read at once.
 const PAGE: u32 = 200;
@@ -55,11 +58,15 @@ pub async fn convert(options: Options) -> anyhow::Result<bool> {
     let mut counts = Counts::default();
     let mut page = ListParams::default().labels(keys::RELEASE_LABEL).limit(PAGE);
     loop {
-        let list = old.list(&page).await.context("the ControllerRevisions can not be read")?;
-        for revision in &list.items {
+        let list = tried::list(&client, &old, &page).await;
+        let list = list.context("the ControllerRevisions can not be read")?;
+        for revision in &list.objects {
             convert_one(&client, revision, options.delete, &mut counts).await;
         }
-        match list.metadata.continue_.filter(|more| !more.is_empty()) {
+        counts.found += list.unread.len();
+        counts.failed += list.unread.len();
+        list.unread.iter().for_each(say);
+        match list.more {
             Some(more) => page.continue_token = Some(more),
             None => break,
         }

@@ -156,9 +156,23 @@ impl Caches {
         self.filled.iter().all(Filled::now)
     }
 
-    /// Why watches fail, if some do.
+    /// Why watches fail, if some do, and what can not be read.
     pub fn failing(&self) -> Vec<String> {
-        self.filled.iter().filter_map(Filled::failing).collect()
+        let failing = self.filled.iter().filter_map(Filled::failing);
+        failing.chain(self.filled.iter().flat_map(Filled::unread_in_words)).collect()
+    }
+
+    /// Whether there is no such release. One that can not be read is there.
+    pub fn is_without(&self, release: &Named) -> bool {
+        let [of_releases, ..] = &self.filled;
+        self.release(release).is_none() && !of_releases.is_unread(release)
+    }
+
+    /// Whether there is no such LLMDeployment. One that can not be read is there.
+    pub fn is_without_backend(&self, backend: &Named) -> bool {
+        let [_, _, of_backends, ..] = &self.filled;
+        let reference = reference(&backend.namespace, &backend.name);
+        self.backends.get(&reference).is_none() && !of_backends.is_unread(backend)
     }
 
     /// A release.

@@ -82,6 +82,8 @@ impl std::fmt::Display for Notice {
 
 /// The reason of a watch that fails.
 const WATCH_FAILS: &str = "WatchFails";
+/// An object that this version can not read.
+const NOT_READ: &str = "ObjectNotRead";
 /// The longest message, in bytes: it may quote what is wrong.
 const LONGEST: usize = 2_000;
 /// More lines than this are counted and not shown.
@@ -194,7 +196,13 @@ impl Notices {
         let failing = watches
             .iter()
             .filter_map(|(kind, watch)| Some(Notice::new(*kind, WATCH_FAILS, watch.failing()?)));
-        let failing = Arc::new(failing.collect());
+        let unread = watches.iter().flat_map(|(kind, watch)| {
+            watch.unread().into_iter().map(move |(object, why)| {
+                let message = format!("counts as it was, or is not served: {why}");
+                Notice::new(format!("{kind} {}", object.key()), NOT_READ, message)
+            })
+        });
+        let failing = Arc::new(failing.chain(unread).collect());
         let [told, routes, keys, request_ids] =
             [&self.told, &self.routes, &self.keys, &self.request_ids].map(ArcSwap::load_full);
         [failing, told, routes, keys, request_ids]

@@ -1,6 +1,6 @@
 //! Watches of the API server and the stores that they fill, for operators and gateways.
 
-use std::{fmt::Debug, time::Duration};
+use std::{fmt::Debug, sync::Arc, time::Duration};
 
 use futures::{Stream, StreamExt, stream::BoxStream};
 use k8s_openapi::NamespaceResourceScope;
@@ -17,7 +17,11 @@ use kube::{
 use serde::de::DeserializeOwned;
 use tokio::{sync::watch, time::Instant};
 
-use super::api_server::said_of_watch;
+use super::{
+    api_server::said_of_watch,
+    index::Named,
+    tried::{Sieve, Tried, Unread},
+};
 
 /// The watch that fills a store: objects that were written or deleted.
 pub type Touched<K> = BoxStream<'static, watcher::Result<K>>;
@@ -26,13 +30,15 @@ pub type Touched<K> = BoxStream<'static, watcher::Result<K>>;
 /// wait for that, and give up. [`Store::wait_until_ready`] wakes only the task that asked
 /// last, for ever: it is for the one controller that runs on the store.
 #[derive(Clone, Debug)]
-pub struct Filled(watch::Receiver<Watched>);
+pub struct Filled(watch::Receiver<Watched>, Arc<str>);
 
 /// What has become of a watch.
 #[derive(Debug, Default)]
 struct Watched {
     filled: bool,
     failing: Option<Failing>,
+    /// Objects that can not be read, and why.
+    unread: Unread,
 }
 
 /// Attempts in a row that have failed.
@@ -58,6 +64,27 @@ impl Filled {
     /// Waits until it does; false when its watch is gone and never will.
     pub async fn wait(&self) -> bool {
         self.0.clone().wait_for(|watched| watched.filled).await.is_ok()
+    }
+
+    /// The objects that can not be read, each with the reason: what the store holds of them is
+    /// what they were, or nothing.
+    pub fn unread(&self) -> Vec<(Named, String)> {
+        let watched = self.0.borrow();
+        watched.unread.iter().map(|(object, why)| (object.clone(), why.clone())).collect()
+    }
+
+    /// A line for each of them.
+    pub fn unread_in_words(&self) -> Vec<String> {
+        let (kind, unread) = (&self.1, self.unread());
+        let line = |(object, why): &(Named, String)| {
+            format!("{kind} {} can not be read, and counts as it was: {why}", object.key())
+        };
+        unread.iter().map(line).collect()
+    }
+
+    /// Whether there is this object, and it can not be read.
+    pub fn is_unread(&self, object: &Named) -> bool {
+        self.0.borrow().unread.contains_key(object)
     }
 
     /// Why its watch fails, if it does: what the store holds is not what there is.
@@ -139,15 +166,34 @@ where
         + Sync
         + 'static,
 {
-    let api: Api<K> = namespace.map_or_else(
+    let api: Api<Tried<K>> = namespace.map_or_else(
         || Api::all(client.clone()),
         |namespace| Api::namespaced(client.clone(), namespace),
     );
     let (reader, writer) = store();
     let (fills, filled) = watch::channel(Watched::default());
+    let (fills, known) = (Arc::new(fills), reader.clone());
+    let (unread, mut sieve) = (fills.clone(), Sieve::default());
     let kind = K::kind(&()).into_owned();
+    let (of_unread, of_store) = (kind.clone(), kind.clone());
     let touched = watcher(api, config)
         .backoff(WatchBackoff::default())
+        .filter_map(move |event| {
+            let passed = match event {
+                Ok(event) => {
+                    let mut passed = None;
+                    unread.send_if_modified(|watched| {
+                        let before = watched.unread.clone();
+                        passed = sieve.pass(event, &known, &mut watched.unread);
+                        tell_of_unread(&of_unread, &before, &watched.unread);
+                        false
+                    });
+                    passed.map(Ok)
+                }
+                Err(error) => Some(Err(error)),
+            };
+            std::future::ready(passed)
+        })
         .modify(move |object: &mut K| {
             object.meta_mut().managed_fields = None;
             trim(object);
@@ -165,7 +211,17 @@ where
         })
         .touched_objects()
         .boxed();
-    (reader, touched, Filled(filled))
+    (reader, touched, Filled(filled, of_store.into()))
+}
+
+/// Logs which objects can not be read from now on, and which can again.
+fn tell_of_unread(kind: &str, before: &Unread, now: &Unread) {
+    for (object, why) in now.iter().filter(|(object, _)| !before.contains_key(*object)) {
+        tracing::warn!(kind, object = object.key(), "can not be read, and counts as it was: {why}");
+    }
+    for object in before.keys().filter(|object| !now.contains_key(*object)) {
+        tracing::info!(kind, object = object.key(), "can be read again, or is gone");
+    }
 }
 
 /// A watch that fills no store and tells of metadata only: which objects were written or
@@ -261,7 +317,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_watch_that_goes_on_failing_says_so_and_one_error_says_nothing() {
         let (sender, receiver) = watch::channel(Watched::default());
-        let filled = Filled(receiver);
+        let filled = Filled(receiver, "ConfigMap".into());
         let note = |event| sender.send_modify(|watched| watched.note("ConfigMap", &event));
         let pass = |seconds| tokio::time::advance(Duration::from_secs(seconds));
         // What begins with a failure says so as well.

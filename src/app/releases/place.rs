@@ -13,7 +13,7 @@ use kube::{
 };
 use serde_json::json;
 
-use crate::{api::PromptRelease, app::standalone::View, rollout::snapshot::Action};
+use crate::{api::PromptRelease, app::standalone::View, rollout::snapshot::Action, signals::tried};
 
 /// How often a folder's state is read again.
 const LOOK: Duration = Duration::from_millis(500);
@@ -140,20 +140,25 @@ impl Where {
 }
 
 impl Source {
-    /// Every release of the namespace, or of all.
-    pub(super) async fn list(&self, all: bool) -> anyhow::Result<Vec<PromptRelease>> {
+    /// Every release of the namespace, or of all, and a line for each that can not be read.
+    pub(super) async fn list(
+        &self,
+        all: bool,
+    ) -> anyhow::Result<(Vec<PromptRelease>, Vec<String>)> {
         match self {
             Self::Cluster { client, api } => {
                 let everywhere = all.then(|| Api::<PromptRelease>::all(client.clone()));
-                let list = everywhere.as_ref().unwrap_or(&**api).list(&ListParams::default()).await;
-                Ok(list.context("the releases can not be read")?.items)
+                let api = everywhere.as_ref().unwrap_or(&**api);
+                let list = tried::list(client, api, &ListParams::default()).await;
+                let list = list.context("the releases can not be read")?;
+                Ok((list.objects, list.unread))
             }
             Self::Folder { view, namespace } => {
                 let mut releases = view.releases()?;
                 releases.retain(|release| {
                     all || namespace.is_none() || release.metadata.namespace == *namespace
                 });
-                Ok(releases)
+                Ok((releases, Vec::new()))
             }
         }
     }
@@ -170,7 +175,7 @@ impl Source {
                 })
             }
             Self::Folder { .. } => {
-                let mut found = self.list(false).await?;
+                let (mut found, _) = self.list(false).await?;
                 found.retain(|release| release.name_any() == name);
                 if found.len() > 1 {
                     bail!(

@@ -9,7 +9,7 @@ use kube::ResourceExt;
 use super::serving;
 use crate::{
     api::keys,
-    controllers::{Context, caches::Use, error::ControllerError, kube::Kind, reference},
+    controllers::{Context, caches::Use, error::ControllerError, kube::Kind},
     signals::index::Named,
 };
 
@@ -43,8 +43,7 @@ pub async fn settle(backend: &Named, context: &Context) -> Result<(), Controller
 }
 
 fn is_gone(backend: &Named, context: &Context) -> bool {
-    let reference = reference(&backend.namespace, &backend.name);
-    context.caches.backends.get(&reference).is_none()
+    context.caches.is_without_backend(backend)
 }
 
 async fn settle_one<K: Kind>(backend: &Named, context: &Context) -> Result<(), ControllerError> {

@@ -192,7 +192,7 @@ impl Tidy {
         for key in change.left.iter().chain(&change.joined) {
             // A restore may write a note anew that does not say since when.
             let (CopyKey::Release(release) | CopyKey::Absent(release)) = key else { continue };
-            if self.context.caches.release(release).is_some() {
+            if !self.context.caches.is_without(release) {
                 self.triggers.send(release);
             } else {
                 self.releases.insert(release.clone());
@@ -215,7 +215,7 @@ impl Tidy {
         self.young.clear();
         for copy in self.context.caches.copies.state() {
             let release = caches::owner(&copy);
-            if self.context.caches.release(&release).is_none() {
+            if self.context.caches.is_without(&release) {
                 self.releases.insert(release);
             }
         }
@@ -289,7 +289,7 @@ impl Tidy {
         let context = self.context.clone();
         let (caches, cluster) = (&context.caches, &context.cluster);
         self.absent.remove(release);
-        if caches.release(release).is_some() {
+        if !caches.is_without(release) {
             return Ok(());
         }
         // A note of another release claims nothing, and what failed there is known for as long.
