@@ -36,6 +36,8 @@ impl Fault {
             {
                 Self::ModelGone
             }
+            400 | 404 if complaint.is_about_the_version() => Self::NoSuchPath,
+            400 | 404 | 409 if complaint.is_about_loading() => Self::Busy,
             401 | 402 | 407 => Self::Key,
             400 if complaint.is_about_the_account() => Self::Key,
             403 if is_about_the_key(complaint) => Self::ModelGone,
@@ -311,6 +313,38 @@ mod tests {
                 403,
                 r#"{"type":"error","error":{"type":"permission_error","message":"Your API key does not have permission to use the specified resource"}}"#,
             ),
+            // OpenRouter (openrouter-examples#74), LM Studio, and a gateway (9router#1187).
+            (
+                ModelGone,
+                400,
+                r#"{"error":{"message":"claude-sonnet-4-6 is not a valid model ID","code":400}}"#,
+            ),
+            (
+                ModelGone,
+                400,
+                r#"{"error":{"message":"No models loaded. Please load a model in the developer page","type":"invalid_request_error","param":"model"}}"#,
+            ),
+            (
+                ModelGone,
+                400,
+                r#"{"message":"Invalid model. Please select a different model to continue.","reason":"INVALID_MODEL_ID"}"#,
+            ),
+            // Azure: the address names a version (spring-ai#2424, aider-desk#460).
+            (
+                NoSuchPath,
+                400,
+                r#"{"error":{"code":"BadRequest","message":"Model {modelName} is enabled only for api versions 2024-12-01-preview and later"}}"#,
+            ),
+            (
+                NoSuchPath,
+                400,
+                r#"{"error":{"code":"BadRequest","message":"API version not supported"}}"#,
+            ),
+            (NoSuchPath, 400, r#"{"error":{"code":"UnsupportedApiVersion","message":"no"}}"#),
+            (Busy, 409, r#"{"error":"model is loading"}"#),
+            (Busy, 400, r#"{"error":{"message":"Loading model","type":"unavailable_error"}}"#),
+            (Application, 400, r#"{"error":{"message":"error loading the image: not a PNG"}}"#),
+            (Application, 409, r#"{"error":{"message":"the file is being uploaded"}}"#),
             (NoSuchPath, 404, "<html>nginx 404</html>"),
             (NoSuchPath, 404, r#"{"detail":"Not Found"}"#),
             (NoSuchPath, 404, "404 page not found"),

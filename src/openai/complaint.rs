@@ -204,6 +204,30 @@ impl Complaint {
         words::content_is_refused(&self.words, &self.message.to_lowercase())
     }
 
+    /// The version of the interface that the backend's address names is too old for the model, or
+    /// unknown: Azure tells so with status 400.
+    pub fn is_about_the_version(&self) -> bool {
+        const SAID: [&str; 3] =
+            ["api version not supported", "api version is not supported", "only for api versions"];
+        let sentence = self.message.to_lowercase();
+        SAID.iter().any(|said| sentence.contains(said))
+            || self.words.iter().any(|word| word == "unsupportedapiversion")
+    }
+
+    /// The model is not there yet.
+    pub fn is_about_loading(&self) -> bool {
+        const SAID: [&str; 5] = [
+            "loading model",
+            "loading the model",
+            "model is loading",
+            "currently loading",
+            "being loaded",
+        ];
+        let sentence = self.message.to_lowercase();
+        SAID.iter().any(|said| sentence.contains(said))
+            && !["failed", "error loading"].iter().any(|said| sentence.contains(said))
+    }
+
     /// Whether it speaks of the account or the key that was sent: Anthropic and OpenAI tell of an
     /// account without money, and Gemini of a wrong key, with status 400.
     pub fn is_about_the_account(&self) -> bool {

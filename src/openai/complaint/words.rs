@@ -306,11 +306,12 @@ const GONE: [&str; 43] = [
 ];
 
 /// What is said with the model's name behind it.
-const GONE_BEFORE: [&str; 19] = [
+const GONE_BEFORE: [&str; 20] = [
     "not allowed to sample from this model",
     "unknown model",
     "invalid model",
     "no such model",
+    "not a valid model",
     "model not exist",
     "model not found",
     "not found the model",
