@@ -168,6 +168,38 @@ def test_every_object_has_the_recommended_labels_and_a_namespace_where_it_needs_
         assert ("namespace" in o["metadata"]) == (o["kind"] not in of_all), o["metadata"]
 
 
+def scored(text: str) -> set[tuple[str, str]]:
+    """What kube-score does not like: (the object, what it says of it)."""
+    done = subprocess.run([str(TOOLS / "kube-score"), "score", "--output-format=json", "-"], input=text,
+                          capture_output=True, text=True, timeout=60)
+    return {(o["object_name"], comment["summary"]) for o in json.loads(done.stdout) for check in o["checks"]
+            if not check["skipped"] and check["grade"] < 10 for comment in check["comments"]}
+
+
+def test_what_kube_score_says_of_the_chart_is_explained(tmp_path):
+    said = (CHART / "README.md").read_text().split("## What kube-score says\n")[1].split("\n## ")[0]
+    explained = set(re.findall(r"^\| ([A-Z].+?) \| [A-Z].{9,} \|$", said, re.M))
+    of = lambda name: scored(yaml.safe_dump_all(rendered(tmp_path, COMBINATIONS[name] | {"crds": {"enabled": False}})))
+    both = {f"Deployment/apps/v1/{NAMESPACE}/serinus-{part}" for part in ("operator", "gateway")}
+    expected = {(name, what) for name in both for what in explained}
+    assert len(explained) == 4
+    for name in ("defaults", "model servers", "one namespace"):
+        assert of(name) == expected, name
+    assert scored("---\n".join((ROOT / "deploy" / f"{file}.yaml").read_text() for file in ("operator", "gateway"))) == expected
+    # Whoever sets what the table names is told less of it.
+    assert {what for _, what in of("everything")} < explained
+
+
+def test_a_spread_constraint_is_about_the_pods_of_its_deployment(tmp_path):
+    constraints = [{"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule"},
+                   {"maxSkew": 2, "topologyKey": "host", "whenUnsatisfiable": "ScheduleAnyway",
+                    "labelSelector": {"matchLabels": {"a": "b"}}}]
+    objects = rendered(tmp_path, {part: {"topologySpreadConstraints": constraints} for part in ("operator", "gateway")})
+    for deployment in kinds(objects, "Deployment"):
+        own = {"labelSelector": deployment["spec"]["selector"]}
+        assert deployment["spec"]["template"]["spec"]["topologySpreadConstraints"] == [constraints[0] | own, constraints[1]]
+
+
 def version() -> str:
     return re.search(r'^version = "(.*)"', (ROOT / "Cargo.toml").read_text(), re.M)[1]
 

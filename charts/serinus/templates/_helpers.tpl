@@ -79,8 +79,10 @@ affinity:
   {{- toYaml . | nindent 2 }}
 {{- end }}
 topologySpreadConstraints:
-  {{- with $own.topologySpreadConstraints }}
-  {{- toYaml . | nindent 2 }}
+  {{- $these := dict "matchLabels" (include "serinus.selector" . | fromYaml) }}
+  {{- range $own.topologySpreadConstraints }}
+  {{- /* Without a selector a constraint is about no pod. */}}
+  {{- list (merge dict . (hasKey . "labelSelector" | ternary dict (dict "labelSelector" $these))) | toYaml | nindent 2 }}
   {{- else }}
   - maxSkew: 1
     topologyKey: kubernetes.io/hostname
