@@ -53,7 +53,7 @@ def test_a_dashboard_is_as_grafana_wants_it(name):
     assert board["uid"] == f"serinus-{name}" and board["schemaVersion"] >= 39 and "id" not in board
     variables = {v["name"]: v for v in board["templating"]["list"]}
     source = variables.pop("datasource")
-    assert (source["type"], source["query"]) == ("datasource", "prometheus")
+    assert (source["type"], source["query"], source["label"]) == ("datasource", "prometheus", "Data source")
     assert {f"${v}" for v in variables} <= FILLED.keys()
     ids, taken = [], set()
     for panel in board["panels"]:
@@ -66,11 +66,13 @@ def test_a_dashboard_is_as_grafana_wants_it(name):
         taken |= cells
         if panel["type"] == "row":
             continue
-        assert panel["fieldConfig"]["defaults"]["unit"] and panel["targets"], panel["title"]
+        assert panel["fieldConfig"]["defaults"]["unit"] and panel["targets"] and panel["description"], panel["title"]
         for part in (panel, *panel["targets"]):
             assert part["datasource"] == {"type": "prometheus", "uid": "${datasource}"}, panel["title"]
         assert len({t["refId"] for t in panel["targets"]}) == len(panel["targets"])
         for target in panel["targets"]:
+            # Other programs have metrics of these names, too, but not with this label.
+            assert all("traffic=" in one for one in re.findall(r"gen_ai_\w+{([^}]*)}", target["expr"])), target["expr"]
             histogram = re.search(r"_bucket\b", target["expr"])
             assert not histogram or re.match(r"histogram_quantile\([\d.]+, sum by \(le\b", target["expr"]), target["expr"]
     assert len(set(ids)) == len(ids)
