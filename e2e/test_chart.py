@@ -667,8 +667,11 @@ def test_the_number_of_gateways_stays_when_autoscaling_begins_and_ends(installed
 def test_an_install_from_deploy_becomes_one_of_the_chart(installed):
     """As docs/install.md says, without a moment in which a Deployment is away."""
     cluster, _ = installed
+    # As an earlier version was installed.
     cluster.kubectl("apply", "--server-side", "--force-conflicts", "-k", str(ROOT / "crds"))
     cluster.kubectl("apply", "-k", str(ROOT / "deploy"))
+    applied = cluster.kubectl("apply", "--server-side", "--force-conflicts", "-k", str(ROOT / "deploy"), check=False)
+    assert not [line for line in applied.splitlines() if not line.endswith(" serverside-applied")], applied
     wait_for("the pods", lambda: len(pods(cluster)) == 4)
     cluster.patch("secret", "serinus-request-ids", {"data": {"kept": "a2V5"}}, NAMESPACE)
     uids = lambda: {o["metadata"]["uid"] for o in json.loads(

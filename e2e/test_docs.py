@@ -66,7 +66,7 @@ HERE: list[tuple[str, str]] = [
     # Installed is what the cases of test_chart.py install: here the API server only says what it would do.
     (r"^helm install ", "helm install --dry-run=server --take-ownership "),
     (r"^helm upgrade ", "helm upgrade --install --dry-run=server --take-ownership "),
-    (r"^kubectl apply -k ", "kubectl apply --dry-run=server -k "),
+    (r"^kubectl apply (--server-side.*) -k (?!crds)", r"kubectl apply --dry-run=server \1 -k "),
     (r"^kubectl delete -k ", "kubectl delete --dry-run=server --ignore-not-found -k "),
     (r"^kubectl delete namespace (\S+)$", r"kubectl delete namespace \1 --wait=false"),
     (r"^kubectl delete (promptreleases,\S+)", r"kubectl delete --dry-run=server \1"),
