@@ -32,6 +32,7 @@ NOT_RUN = {
     r"make |cargo |benches/|SECONDS=|e2e/": "builds or measures; CI runs make test",
     r"docker |kind |k3d |minikube ": "needs a container runtime",
     r"kubectl (port-forward|rollout status)": "needs a kubelet: a gateway of the test stands in",
+    r"curl -s https://raw\.|kubectl create configmap model-dates": "needs the internet; test_models.py reads such a file",
     r"cosign |gh |SIGNED=|helm upgrade serinus oci:": "needs a published version",
     r"helm rollback ": "test_chart.py does it",
     r"kubectl get podmonitors": "needs the definitions of the Prometheus Operator",

@@ -153,3 +153,52 @@ def test_a_folder_tells_of_a_model_that_ends(world, tmp_path, days):
         assert said.startswith("LLMDeployment default/model: ") and in_days(days) in said
     finally:
         alone.process.stop()
+
+
+def test_a_file_says_when_models_end_of_which_nobody_else_says_it(world, tmp_path):
+    """As LiteLLM's list and a product of endoflife.date, in a ConfigMap that may change."""
+    litellm, claude = tmp_path / "models.json", tmp_path / "claude.json"
+
+    def write(date: str) -> None:
+        litellm.write_text(json.dumps({
+            "sample_spec": {"litellm_provider": "one of ...", "deprecation_date": "YYYY-MM-DD"},
+            "in-a-file": {"litellm_provider": "openai", "deprecation_date": date},
+            "azure/written": {"litellm_provider": "azure", "deprecation_date": date}}))
+
+    write(in_days(20))
+    claude.write_text(json.dumps({"schema_version": "1.2.0", "result": {"name": "claude", "releases": [
+        {"name": "claude-old", "isEol": False, "eolFrom": in_days(40)}]}}))
+    by_other, written = (m.backend(f"filed-{model}", world.model.url, model) for model in ("claude-old", "written"))
+    by_other["spec"]["provider"] = "anthropic"
+    written["spec"].update(provider="azure", retiresOn=in_days(50))
+    world.cluster.apply([m.backend("filed", world.model.url, "in-a-file"), by_other, written])
+    # Without an operator's file, the command reads one.
+    found = yaml.safe_load(serinus(world, "models", "-o", "yaml", "--model-dates", str(litellm)))
+    until = {model["model"]: model["until"] for model in found}
+    assert str(until["in-a-file"]) == in_days(20) and str(until["written"]) == in_days(50)
+    assert "/dev/null: it is no JSON" in serinus(world, "models", "--model-dates", "/dev/null", code=1)
+    commands = [list(operator.process.command) for operator in world.operators]
+    try:
+        for operator, command in zip(world.operators, commands):
+            operator.process.stop()
+            operator.process.command = [*command, f"--model-dates={litellm}", f"--model-dates={claude}"]
+            operator.start()
+        told = wait_for("the condition", lambda: retirement(world, "filed"), 60)
+        assert told["reason"] == "RetiresWithin30Days" and "says the file of --model-dates" in told["message"], told
+        assert backend(world, "filed")["status"]["retirement"] == {"date": in_days(20), "source": "File"}
+        assert retirement(world, "filed-claude-old")["reason"] == "RetiresWithin60Days"
+        assert backend(world, "filed-written")["status"]["retirement"]["source"] == "Spec"
+        # What changes counts without a restart; what can not be read changes nothing.
+        write(in_days(5))
+        wait_for("the new date", lambda: retirement(world, "filed")["reason"] == "RetiresWithin7Days", 60)
+        litellm.write_text("{")
+        wait_for("the warning", lambda: any("what was read before stays" in operator.process.log.read_text()
+                                            for operator in world.operators), 60)
+        assert backend(world, "filed")["status"]["retirement"] == {"date": in_days(5), "source": "File"}
+    finally:
+        for operator, command in zip(world.operators, commands):
+            operator.process.stop()
+            operator.process.command = command
+            operator.start()
+        wait_for("a leader", lambda: world.leader, 60)
+    wait_for("without the file", lambda: retirement(world, "filed") is None, 60)

@@ -14,6 +14,7 @@ pub mod gateway;
 pub mod identity;
 pub mod limits;
 pub mod migrate;
+mod model_dates;
 pub mod models;
 mod numbers;
 pub mod operator;

@@ -8,6 +8,7 @@ pub mod gateways;
 pub mod index;
 pub mod keyring;
 pub mod links;
+pub mod model_dates;
 pub mod prometheus;
 pub mod proof;
 pub mod report;

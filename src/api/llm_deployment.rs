@@ -82,7 +82,7 @@ pub struct LLMDeploymentSpec {
     pub proxy: Option<Proxy>,
     /// The day on which the provider ends the model, for example 2027-01-14: people are warned
     /// 60, 30 and 7 days before, and requests go on as before. Default: what the server's list
-    /// of models says (shutdown_date), which OpenAI's does.
+    /// of models says (shutdown_date), which OpenAI's does, or a file of --model-dates.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retires_on: Option<Date>,
 }
@@ -389,6 +389,8 @@ pub enum RetirementSource {
     Spec,
     /// The server, in its list of models.
     Server,
+    /// A file that the operator was given (--model-dates).
+    File,
 }
 
 /// What was observed of the backend.

@@ -53,6 +53,7 @@ use crate::{
         snapshot::Action,
     },
     signals::{
+        model_dates::ModelDates,
         prometheus::{Prometheus, Questions, questions},
         report::{GatewayReport, ReleaseReport},
     },
@@ -106,6 +107,7 @@ pub struct Standalone {
     state: State,
     gateway: Arc<Gateway>,
     prometheus: Arc<Prometheus>,
+    model_dates: Arc<ModelDates>,
     /// Which version of the manifests the gateway was told of with the state as it is.
     told: Option<u64>,
     /// What was decided for the last time with nothing to compare.
@@ -159,6 +161,7 @@ impl Standalone {
             state,
             gateway,
             prometheus: Arc::default(),
+            model_dates: Arc::default(),
             told: None,
             at_rest: HashMap::new(),
             clients_of: None,
@@ -174,6 +177,13 @@ impl Standalone {
     #[must_use]
     pub fn with_prometheus(mut self, prometheus: Arc<Prometheus>) -> Self {
         self.prometheus = prometheus;
+        self
+    }
+
+    /// Takes the days on which models end from files too.
+    #[must_use]
+    pub fn with_model_dates(mut self, dates: Arc<ModelDates>) -> Self {
+        self.model_dates = dates;
         self
     }
 
@@ -317,7 +327,8 @@ impl Standalone {
         let notice = |backend: &(String, String)| {
             let (namespace, name) = backend;
             let spec = self.manifests.backend(namespace, name)?;
-            let known = retirement::retirement(spec, ends.get(backend).copied(), None);
+            let filed = self.model_dates.of(&spec.provider, &spec.model);
+            let known = retirement::retirement(spec, ends.get(backend).copied(), None, filed);
             let is_gone = gone.contains(backend);
             let what_to_do = "write an LLMDeployment with another model, and name it in \
                               spec.backendRef of the releases, which starts a canary of each";

@@ -4,6 +4,8 @@
 //! only at thresholds, because a message that counts down would be a write to the API server a
 //! day for each backend: the message has the date, and its reason says how near that is.
 
+pub mod dates;
+
 use jiff::{
     Timestamp, ToSpan,
     civil::Date,
@@ -58,20 +60,22 @@ pub struct News {
 }
 
 /// When the model of a backend ends. What a person has written comes before what the server
-/// tells: `told` is none when the server did not say which models it has, and then what it told
-/// `before` stays.
+/// tells, and that before what a file says (`filed`): `told` is none when the server did not say
+/// which models it has, and then what it told `before` stays.
 pub fn retirement(
     spec: &LLMDeploymentSpec,
     told: Option<Option<Date>>,
     before: Option<&Retirement>,
+    filed: Option<Date>,
 ) -> Option<Retirement> {
     if let Some(date) = spec.retires_on {
         return Some(Retirement { date, source: RetirementSource::Spec });
     }
-    match told {
+    let by_server = match told {
         Some(date) => date.map(|date| Retirement { date, source: RetirementSource::Server }),
         None => before.filter(|before| before.source == RetirementSource::Server).cloned(),
-    }
+    };
+    by_server.or_else(|| Some(Retirement { date: filed?, source: RetirementSource::File }))
 }
 
 /// The days until a date (in UTC); 0 on the day itself, and less after that.
@@ -121,6 +125,7 @@ fn source(source: RetirementSource) -> &'static str {
     match source {
         RetirementSource::Spec => "spec.retiresOn",
         RetirementSource::Server => "the server's list of models",
+        RetirementSource::File => "the file of --model-dates",
     }
 }
 
@@ -171,6 +176,7 @@ mod tests {
             source: RetirementSource::Server,
         };
         let early = told("2026-12-11");
+        let retirement = |spec, told, before| retirement(spec, told, before, None);
         assert_eq!(retirement(&written, early, None), Some(on("2027-01-14")));
         assert_eq!(retirement(&plain, early, None), Some(server("2026-12-11")));
         // A server that does not answer does not take its date back; one that has none does.
@@ -179,6 +185,27 @@ mod tests {
         assert_eq!(retirement(&plain, Some(None), Some(&before)), None);
         // What was in the spec and is not any more does not stay.
         assert_eq!(retirement(&plain, None, Some(&on("2027-01-14"))), None);
+    }
+
+    #[test]
+    fn a_file_counts_where_neither_a_person_nor_the_server_says_anything() {
+        let written =
+            LLMDeploymentSpec { retires_on: Some("2027-01-14".parse().unwrap()), ..<_>::default() };
+        let plain = LLMDeploymentSpec::default();
+        let day = |date: &str| date.parse::<Date>().unwrap();
+        let filed = Some(day("2027-03-01"));
+        let by = |spec, told, before: Option<&Retirement>| {
+            retirement(spec, told, before, filed).unwrap().source
+        };
+        let server = Retirement { date: day("2026-12-11"), source: RetirementSource::Server };
+        assert_eq!(by(&written, None, None), RetirementSource::Spec);
+        assert_eq!(by(&plain, Some(Some(day("2026-12-11"))), None), RetirementSource::Server);
+        assert_eq!(by(&plain, None, Some(&server)), RetirementSource::Server);
+        assert_eq!(by(&plain, Some(None), Some(&server)), RetirementSource::File);
+        assert_eq!(by(&plain, None, None), RetirementSource::File);
+        // It is taken out of the file.
+        let was = Retirement { date: day("2027-03-01"), source: RetirementSource::File };
+        assert_eq!(retirement(&plain, None, Some(&was), None), None);
     }
 
     /// Looks at a backend every hour from `from` on for `days`, through restarts: only the

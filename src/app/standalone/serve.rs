@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Standalone, StateLocation, durable::followed};
 use crate::{
     app::{
-        addresses, cache, clock, identity, limits,
+        addresses, cache, clock, identity, limits, model_dates,
         process::{listen_on, start_logs, stop_signal},
         prometheus, request_ids, telemetry, tls,
     },
@@ -55,6 +55,8 @@ pub struct Options {
     addresses: addresses::Options,
     #[command(flatten)]
     prometheus: prometheus::Options,
+    #[command(flatten)]
+    model_dates: model_dates::Options,
     #[command(flatten)]
     telemetry: telemetry::Options,
     #[command(flatten)]
@@ -103,8 +105,11 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         ..GatewayConfig::new(clock::now)
     });
     let prometheus = Arc::new(options.prometheus.build()?);
+    let model_dates = options.model_dates.build()?;
+    following.spawn(model_dates.clone().follow());
     let mut standalone = Standalone::open(&options.folder, state, gateway.clone(), clock::now())?
         .with_prometheus(prometheus.clone())
+        .with_model_dates(model_dates)
         .with_state_at(location);
     // Before it knows its routes it could only refuse: nobody should reach it. What can not
     // be written now ends the start, while somebody looks.

@@ -28,9 +28,11 @@ pub(super) fn note(
     let was_gone = before.as_ref().is_some_and(|condition| condition.reason == MODEL_GONE);
     // Before the gateways were asked in this term, what they said to another leader counts.
     let (is_gone, ends) = by_gateways(backend, context).unwrap_or((was_gone, None));
+    let (provider, model) = (&backend.spec.provider, &backend.spec.model);
+    let filed = context.model_dates.of(provider, model);
     status.retirement =
-        retirement::retirement(&backend.spec, told.or(ends), status.retirement.as_ref());
-    let (model, known) = (&backend.spec.model, status.retirement.as_ref());
+        retirement::retirement(&backend.spec, told.or(ends), status.retirement.as_ref(), filed);
+    let known = status.retirement.as_ref();
     let what_to_do = retirement::migrate(model);
     let found = retirement::finding(model, known, is_gone, &what_to_do, now);
     match &found {
