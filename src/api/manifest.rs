@@ -6,7 +6,7 @@ use std::{
     sync::LazyLock,
 };
 
-use jsonschema::Validator;
+use jsonschema::{ValidationError, Validator};
 use k8s_openapi::{
     api::core::v1::Secret,
     apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinitionVersion,
@@ -512,7 +512,7 @@ fn typed<T: DeserializeOwned + Serialize>(value: Value, kind: &str) -> Result<T,
     let quotes = !may_hold_secrets(kind);
     let checks = checks_of(kind)?;
     if let Some(spec) = value.get("spec")
-        && let Some(error) = checks.schema.iter_errors(spec).next()
+        && let Some(error) = first_fault(checks, spec)
     {
         let path = faults::instance_path(&error);
         let path = if path.is_empty() { "spec".to_owned() } else { format!("spec.{path}") };
@@ -526,6 +526,18 @@ fn typed<T: DeserializeOwned + Serialize>(value: Value, kind: &str) -> Result<T,
     let object = faults::typed(value, quotes)?;
     rules(kind, &object, None)?;
     Ok(object)
+}
+
+/// The first error, or one of a field that nobody knows: what is missing is often there under a
+/// name that was mistyped.
+fn first_fault<'a>(checks: &'a Checks, spec: &'a Value) -> Option<ValidationError<'a>> {
+    let mut all = checks.schema.iter_errors(spec);
+    let first = all.next()?;
+    if faults::unknown_field(&first, &checks.spec).is_some() {
+        return Some(first);
+    }
+    let unknown = all.find(|error| faults::unknown_field(error, &checks.spec).is_some());
+    Some(unknown.unwrap_or(first))
 }
 
 /// Checks an object, and what it replaces, against the rules of its kind.

@@ -19,7 +19,10 @@ use super::{
     releases::Scope,
 };
 use crate::{
-    api::{LLMDeployment, LLMDeploymentSpec, PromptRelease, llm_deployment::Limits},
+    api::{
+        LLMDeployment, LLMDeploymentSpec, PromptRelease, llm_deployment::Limits,
+        prompt_release::Phase,
+    },
     cost::Prices,
 };
 
@@ -343,6 +346,16 @@ fn moved_release(
         spec.backend_ref.name.clone_from(new);
         if spec.suspend {
             comments.push("spec.suspend is true: no canary starts before it is false.".to_owned());
+        }
+        let status = release.status.clone().unwrap_or_default();
+        if let Some(stable) = status.stable.filter(|_| status.phase == Phase::RolledBack)
+            && stable.prompt != spec.prompt_ref.name
+        {
+            comments.push(format!(
+                "The prompt {} was rolled back, and {} serves: name that one in spec.promptRef, or \
+                 both changes are one canary.",
+                spec.prompt_ref.name, stable.prompt
+            ));
         }
         if release.status.as_ref().is_some_and(|status| status.canary.is_some()) {
             comments.push(

@@ -2,16 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::Context;
 use jiff::{Timestamp, civil::Date};
 use kube::{Api, ResourceExt, api::ListParams};
 use serde::Serialize;
 
 use super::{
-    clock,
+    clock, model_dates,
     output::{Output, complete},
     process::{install_tls, say},
-    releases::Scope,
+    releases::{Scope, unread},
     table::table,
 };
 use crate::{
@@ -22,7 +21,7 @@ use crate::{
         url::without_path,
     },
     rollout::retirement::{MODEL_GONE, days_left},
-    signals::tried,
+    signals::{model_dates::ModelDates, tried},
 };
 
 /// What to list.
@@ -30,6 +29,8 @@ use crate::{
 pub struct Options {
     #[command(flatten)]
     at: Scope,
+    #[command(flatten)]
+    dates: model_dates::Options,
     /// For people or for programs.
     #[arg(short, long, default_value = "text")]
     output: Output,
@@ -69,8 +70,9 @@ struct User {
 /// The cluster can not be asked.
 pub async fn run(options: Options) -> anyhow::Result<()> {
     install_tls();
+    let dates = options.dates.build()?;
     let Read { backends, releases, unread } = read(&options.at).await?;
-    let models = models(&backends, &releases, clock::now());
+    let models = models(&backends, &releases, &dates, clock::now());
     match options.output.document(&models)? {
         Some(document) => print!("{document}"),
         None if models.is_empty() => say("no LLMDeployments found"),
@@ -97,9 +99,9 @@ pub(super) async fn read(at: &Scope) -> anyhow::Result<Read> {
         (at.api(&client), at.api(&client));
     let everything = ListParams::default();
     let backends = tried::list(&client, &backends, &everything).await;
-    let backends = backends.context("the LLMDeployments can not be read")?;
+    let backends = backends.map_err(|error| unread("LLMDeployments", error))?;
     let releases = tried::list(&client, &releases, &everything).await;
-    let releases = releases.context("the PromptReleases can not be read")?;
+    let releases = releases.map_err(|error| unread("PromptReleases", error))?;
     Ok(Read {
         backends: backends.objects,
         releases: releases.objects,
@@ -129,7 +131,12 @@ pub(super) fn uses(release: &PromptRelease, backend: &str) -> Vec<&'static str> 
 }
 
 /// The models of `backends`, those that end first at the beginning.
-fn models(backends: &[LLMDeployment], releases: &[PromptRelease], now: Timestamp) -> Vec<Model> {
+fn models(
+    backends: &[LLMDeployment],
+    releases: &[PromptRelease],
+    dates: &ModelDates,
+    now: Timestamp,
+) -> Vec<Model> {
     let mut all = BTreeMap::<_, Model>::new();
     for backend in backends {
         let (namespace, name) = (backend.namespace().unwrap_or_default(), backend.name_any());
@@ -149,7 +156,8 @@ fn models(backends: &[LLMDeployment], releases: &[PromptRelease], now: Timestamp
         });
         let status = backend.status.clone().unwrap_or_default();
         // Without an operator only what a person has written is known.
-        let date = spec.retires_on.or(status.retirement.as_ref().map(|known| known.date));
+        let known = spec.retires_on.or(status.retirement.as_ref().map(|known| known.date));
+        let date = known.or_else(|| dates.of(&spec.provider, &spec.model));
         model.until = model.until.into_iter().chain(date).min();
         let retirement = conditions::find(&status.conditions, MODEL_RETIREMENT);
         model.gone |= retirement.is_some_and(|condition| condition.reason == MODEL_GONE);
@@ -253,7 +261,7 @@ mod tests {
             release("new", "b", json!(null)),
         ];
         let now = "2026-11-29T12:00:00Z".parse().unwrap();
-        let text = text(&models(&backends, &releases, now), false);
+        let text = text(&models(&backends, &releases, &ModelDates::default(), now), false);
         let expected = "\
 MODEL   PROVIDER  ADDRESS                  UNTIL       DAYS   LLMDEPLOYMENTS  RELEASES
 spare   openai    https://api.example.com  -           gone   spare           faq (fallback), new (fallback)

@@ -9,11 +9,12 @@ mod text;
 
 use std::pin::pin;
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use futures::TryStreamExt;
 use serde_json::{Value, json};
 
 pub use self::place::Scope;
+pub(super) use self::place::unread;
 use self::{
     ask::{Asked, ask},
     place::Where,
@@ -24,7 +25,10 @@ use super::{
     process::{install_tls, say},
 };
 use crate::{
-    api::{PromptRelease, prompt_release::Outcome},
+    api::{
+        PromptRelease, conditions,
+        prompt_release::{Outcome, Phase},
+    },
     rollout::snapshot::Action,
 };
 
@@ -113,7 +117,8 @@ pub async fn run(command: Command) -> anyhow::Result<bool> {
         Command::Explain { at, name } => match explain::reason(&name) {
             Some(known) => print!("{known}"),
             None => {
-                let release = at.source().await?.one(&name).await?;
+                let release = at.source().await?.one(&name).await;
+                let release = release.with_context(|| explain::no_reason(&name))?;
                 print!("{}", explain::release(&release, &at.in_words(), clock::now()));
             }
         },
@@ -147,7 +152,9 @@ async fn get(at: &Where, name: Option<&str>, all: bool, output: Output) -> anyho
     };
     match document {
         Some(document) => print!("{document}"),
-        None if releases.is_empty() => say("no PromptReleases found"),
+        None if releases.is_empty() => {
+            say(format_args!("no PromptReleases found{}", source.within(all)));
+        }
         None => print!("{}", text::list(&releases, all, clock::now())),
     }
     complete(&unread)
@@ -172,21 +179,43 @@ async fn watch(at: &Where, name: &str, wait: bool) -> anyhow::Result<bool> {
     bail!("the watch ended")
 }
 
-/// Whether the variant of the spec serves, once nothing is under way any more.
+/// Whether the variant of the spec serves, once nothing is under way any more; none before.
 fn settled(release: &PromptRelease) -> Option<bool> {
-    use crate::api::prompt_release::Phase;
     let status = release.status.as_ref()?;
-    if Some(status.observed_generation) != release.metadata.generation {
+    if !is_observed(release) {
         return None;
     }
+    let is = |type_: &str, is: &str| {
+        conditions::find(&status.conditions, type_).is_some_and(|c| c.status == is)
+    };
+    let stalled = is(conditions::types::STALLED, "True");
+    let spec = &release.spec;
+    let serves = status.stable.as_ref().is_some_and(|stable| {
+        stable.prompt == spec.prompt_ref.name && stable.backend == spec.backend_ref.name
+    });
     match status.phase {
         Phase::RolledBack => Some(false),
+        // What the spec names is not there, not valid, or somebody else's; or nothing begins
+        // before a person lets it.
+        Phase::Stable | Phase::Pending if stalled || (spec.suspend && !serves) => Some(false),
+        // What is missing is waited for.
+        Phase::Stable if !is(conditions::types::READY, "True") => None,
         Phase::Stable => {
             let last = status.history.last().map(|h| h.outcome);
             Some(!matches!(last, Some(Outcome::RolledBack)))
         }
         _ => None,
     }
+}
+
+/// What is to be said of a spec that no operator has seen.
+const UNSEEN: &str = "nobody has looked at the spec as it is: does an operator run, or `serinus \
+                      standalone`, and does it watch this namespace?";
+
+/// Whether an operator has seen the spec as it is.
+fn is_observed(release: &PromptRelease) -> bool {
+    let observed = release.status.as_ref().map(|status| status.observed_generation);
+    observed.is_some_and(|seen| release.metadata.generation.is_none_or(|now| now == seen))
 }
 
 /// Releases as `kubectl get -o json` has several objects.
@@ -200,4 +229,101 @@ fn object(release: &PromptRelease) -> anyhow::Result<Value> {
     let mut release = release.clone();
     release.metadata.managed_fields = None;
     Ok(serde_json::to_value(release)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn release(spec: Value, status: Value) -> PromptRelease {
+        let mut all = json!({"promptRef": {"name": "p-v2"}, "backendRef": {"name": "b"}});
+        let named = spec.as_object().cloned().unwrap_or_default();
+        all.as_object_mut().unwrap().extend(named);
+        serde_json::from_value(json!({
+            "metadata": {"name": "r", "namespace": "shop", "generation": 2},
+            "spec": all, "status": status,
+        }))
+        .unwrap()
+    }
+
+    fn condition(type_: &str, status: &str, reason: &str) -> Value {
+        json!({"type": type_, "status": status, "reason": reason, "message": "",
+            "lastTransitionTime": "2026-11-29T00:00:00Z"})
+    }
+
+    #[test]
+    fn a_wait_ends_well_only_when_the_variant_of_the_spec_serves() {
+        let variant = |prompt: &str| json!({"revision": "1", "prompt": prompt, "backend": "b"});
+        let status = |phase: &str, prompt: &str, conditions: &[Value]| {
+            json!({"observedGeneration": 2, "phase": phase, "stable": variant(prompt),
+                "conditions": conditions})
+        };
+        let ready = || condition("Ready", "True", "Serving");
+        let waits = || condition("Ready", "False", "PromptNotFound");
+        let stalled = || condition("Stalled", "True", "PromptNotFound");
+        let nothing = json!({});
+        for (expected, what, spec, status) in [
+            (Some(true), "it serves", &nothing, status("Stable", "p-v2", &[ready()])),
+            // A prompt of another name with the same words is the same revision.
+            (Some(true), "the same", &nothing, status("Stable", "p-v1", &[ready()])),
+            (None, "a canary", &nothing, status("Progressing", "p-v1", &[ready()])),
+            (None, "a bake", &nothing, status("Baking", "p-v2", &[ready()])),
+            (Some(false), "rolled back", &nothing, status("RolledBack", "p-v1", &[ready()])),
+            (None, "missing, still waited for", &nothing, status("Stable", "p-v1", &[waits()])),
+            (Some(false), "missing", &nothing, status("Stable", "p-v1", &[waits(), stalled()])),
+            (None, "nothing served yet", &nothing, json!({"observedGeneration": 2})),
+            (
+                Some(false),
+                "nothing will be served",
+                &nothing,
+                json!({"observedGeneration": 2, "conditions": [waits(), stalled()]}),
+            ),
+            (
+                Some(false),
+                "suspended",
+                &json!({"suspend": true}),
+                status("Stable", "p-v1", &[condition("Ready", "True", "Suspended")]),
+            ),
+            (
+                Some(true),
+                "suspended, and served",
+                &json!({"suspend": true}),
+                status("Stable", "p-v2", &[ready()]),
+            ),
+            (None, "not seen", &nothing, json!({"observedGeneration": 1, "phase": "Stable"})),
+            (None, "new", &nothing, json!({"observedGeneration": -1})),
+        ] {
+            assert_eq!(settled(&release(spec.clone(), status)), expected, "{what}");
+        }
+    }
+
+    #[test]
+    fn what_nobody_has_looked_at_is_said() {
+        let new = release(json!({}), json!({"observedGeneration": -1}));
+        let seen = release(json!({}), json!({"observedGeneration": 2}));
+        let told = |release: &PromptRelease| {
+            [text::description(release, clock::now()), explain::release(release, "", clock::now())]
+        };
+        assert!(told(&new).iter().all(|text| text.contains("nobody has looked at the spec")));
+        assert!(told(&seen).iter().all(|text| !text.contains("nobody has looked")));
+        let [text, _] = told(&seen);
+        assert!(text.contains("Traffic:") && text.contains("none: nothing is served"), "{text}");
+    }
+
+    #[test]
+    fn what_comes_next_is_true_of_what_waits() {
+        let stable = json!({"revision": "1", "prompt": "p-v1", "backend": "b"});
+        let status = |reason: &str| {
+            json!({"observedGeneration": 2, "phase": "Stable", "stable": stable,
+                "conditions": [condition("Ready", "False", reason)]})
+        };
+        for (spec, reason, part) in [
+            (json!({"suspend": true}), "Suspended", "until spec.suspend is false"),
+            (json!({}), "PromptNotFound", "when all that the spec names exists"),
+            (json!({}), "Serving", "until the spec names another prompt"),
+        ] {
+            let text = explain::release(&release(spec, status(reason)), "", clock::now());
+            assert!(text.contains(part), "{text}");
+        }
+    }
 }

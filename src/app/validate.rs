@@ -41,6 +41,7 @@ pub struct Options {
 
 /// What was found out about one document.
 #[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
 struct Finding {
     file: String,
     /// Counted from 1.
@@ -64,7 +65,9 @@ pub fn run(options: &Options) -> anyhow::Result<bool> {
     let mut findings = vec![];
     let mut objects = BTreeMap::new();
     for (name, bytes) in contents(&options.files)? {
-        for (document, read) in manifest::each(&bytes) {
+        let documents = manifest::each(&bytes);
+        ensure!(!documents.is_empty(), "{name} is empty: there is nothing to check");
+        for (document, read) in documents {
             findings.push(finding(&name, document, read, &mut objects));
         }
     }

@@ -303,6 +303,11 @@ mod tests {
                 of("CanaryPolicy", "spec: {steps: [{setWeight: 20}]}\n"),
                 "spec.steps[0]: unknown field `setWeight`, expected one of `".to_owned(),
             ),
+            // What is missing is there under another name.
+            (
+                of("PromptRelease", "spec: {backendRef: {name: b}, promtRef: {name: p}}\n"),
+                "spec: unknown field `promtRef`, expected one of `".to_owned(),
+            ),
         ] {
             assert!(error.contains(&told), "{error}");
         }

@@ -150,3 +150,22 @@ fn a_release_that_moves_already_is_left_alone_and_told() {
     assert!(migration.documents.is_empty());
     assert!(migration.notes.concat().contains("r moves already"), "{:?}", migration.notes);
 }
+
+#[test]
+fn a_prompt_that_was_rolled_back_is_told() {
+    let moved = |phase: &str, stable: &str| {
+        let mut of = release("r", "a", &[]);
+        of.status = serde_json::from_value(json!({"phase": phase,
+            "stable": {"revision": "1", "prompt": stable, "backend": "a"}}))
+        .unwrap();
+        let migration =
+            migration("gpt-4o", "gpt-4.1", &[backend("a", "gpt-4o", json!({}))], &[of]).unwrap();
+        migration.text(&options()).unwrap()
+    };
+    assert!(
+        moved("RolledBack", "before").contains("The prompt p was rolled back, and before serves")
+    );
+    // The same prompt on another model was.
+    assert!(!moved("RolledBack", "p").contains("was rolled back"));
+    assert!(!moved("Stable", "before").contains("was rolled back"));
+}

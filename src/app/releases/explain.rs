@@ -6,13 +6,17 @@ use std::fmt::Write;
 use jiff::Timestamp;
 use kube::ResourceExt;
 
-use super::text::{age, left_text, variant};
+use super::{
+    UNSEEN, is_observed,
+    text::{age, left_text, variant},
+};
 use crate::{
     api::{
-        PromptRelease, PromptReleaseStatus, conditions,
+        PromptRelease, PromptReleaseSpec, PromptReleaseStatus, conditions,
         prompt_release::{MetricStatus, Phase, Unit, Verdict},
     },
     prompt::short,
+    rollout::resolve::is_missing,
 };
 
 /// What each reason means.
@@ -20,16 +24,31 @@ const REASONS: &str = include_str!("../../../docs/reasons.md");
 
 /// What a reason means and what to do; none when there is no such reason.
 pub(super) fn reason(word: &str) -> Option<String> {
-    let quoted = format!("`{word}`");
     let mut out = String::new();
     for row in REASONS.lines().filter(|line| line.starts_with("| `")) {
         let mut cells = row.trim_matches('|').split(" | ").map(str::trim);
-        if cells.next().is_some_and(|reasons| reasons.split(", ").any(|r| r == quoted)) {
+        let reasons = cells.next().unwrap_or_default();
+        let mut reasons = reasons.split(", ").map(|reason| reason.trim_matches('`'));
+        if let Some(word) = reasons.find(|reason| reason.eq_ignore_ascii_case(word)) {
             let [means, remedy] = [cells.next(), cells.next()].map(|c| plain(c.unwrap_or("-")));
             let _ = write!(out, "{word}\n  What it means: {means}\n  What to do:    {remedy}\n");
         }
     }
     (!out.is_empty()).then_some(out)
+}
+
+/// That this is no reason, and which it is like.
+pub(super) fn no_reason(word: &str) -> String {
+    let word = word.to_lowercase();
+    let known = REASONS.lines().filter_map(|line| line.strip_prefix("| `"));
+    let known = known.flat_map(|line| line.split(" | ").next().unwrap_or_default().split(", "));
+    let like = known
+        .map(|reason| reason.trim_matches('`'))
+        .map(|reason| (strsim::jaro_winkler(&reason.to_lowercase(), &word), reason))
+        .filter(|(likeness, _)| *likeness > 0.9)
+        .max_by(|(a, _), (b, _)| a.total_cmp(b));
+    let like = like.map_or_else(String::new, |(_, reason)| format!(" (do you mean {reason}?)"));
+    format!("it is no reason of a condition{like}, and no release")
 }
 
 /// A text without the marks of Markdown: of a link its words.
@@ -79,6 +98,9 @@ pub(super) fn release(release: &PromptRelease, at: &str, now: Timestamp) -> Stri
             ),
         };
     }
+    if !is_observed(release) {
+        let _ = writeln!(out, "\nNot seen yet: {UNSEEN}");
+    }
     if let Some(ready) = conditions::find(&status.conditions, conditions::types::READY) {
         let _ = writeln!(out, "\n{}: {}", ready.reason, ready.message);
         if ready.status != "True"
@@ -98,7 +120,7 @@ pub(super) fn release(release: &PromptRelease, at: &str, now: Timestamp) -> Stri
         out.extend(canary.passed.iter().map(|line| format!("  {line}\n")));
     }
     out.push_str("\nWhat comes next\n");
-    for line in next(&name, at, &status) {
+    for line in next(&name, at, &release.spec, &status) {
         let _ = writeln!(out, "  {line}");
     }
     out
@@ -146,7 +168,12 @@ fn sides(metric: &MetricStatus) -> String {
 }
 
 /// What happens by itself, and what a person can do.
-fn next(name: &str, at: &str, status: &PromptReleaseStatus) -> Vec<String> {
+fn next(
+    name: &str,
+    at: &str,
+    spec: &PromptReleaseSpec,
+    status: &PromptReleaseStatus,
+) -> Vec<String> {
     let command = |action: &str, revision: &str| {
         format!("serinus {action} {at}{name} --revision {}", short(revision))
     };
@@ -163,11 +190,18 @@ fn next(name: &str, at: &str, status: &PromptReleaseStatus) -> Vec<String> {
         lines.push(format!("to take it back:   {}", command("abort", revision)));
         return lines;
     }
+    let ready = conditions::find(&status.conditions, conditions::types::READY);
     match (&status.failed_revision, status.phase) {
         (Some(failed), Phase::RolledBack | Phase::RollingBack) => vec![
             format!("{} stays out. Name a corrected PromptVersion in the spec,", short(failed)),
             format!("or, when you know better: {}", command("retry", failed)),
         ],
+        _ if spec.suspend => {
+            vec!["nothing, until spec.suspend is false".to_owned()]
+        }
+        _ if ready.is_some_and(|ready| is_missing(&ready.reason)) => {
+            vec!["it begins by itself, when all that the spec names exists".to_owned()]
+        }
         (_, Phase::Stable) => {
             vec!["nothing, until the spec names another prompt or backend".to_owned()]
         }
@@ -195,6 +229,9 @@ mod tests {
             assert!(!told.contains("](") && !told.contains('`'), "{told}");
         }
         assert_eq!(reason("support"), None);
+        assert_eq!(reason("nodata"), reason("NoData"));
+        assert!(no_reason("NoDatta").contains("do you mean NoData?"));
+        assert!(!no_reason("support").contains("do you mean"));
         assert!(reason("NoData").unwrap().contains("is there traffic on the route?"));
     }
 

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use futures::{Stream, StreamExt, TryStreamExt, stream};
 use k8s_openapi::{NamespaceResourceScope, api::authentication::v1::SelfSubjectReview};
 use kube::{
@@ -13,7 +13,12 @@ use kube::{
 };
 use serde_json::json;
 
-use crate::{api::PromptRelease, app::standalone::View, rollout::snapshot::Action, signals::tried};
+use crate::{
+    api::PromptRelease,
+    app::standalone::View,
+    rollout::snapshot::Action,
+    signals::{cause::innermost, tried},
+};
 
 /// How often a folder's state is read again.
 const LOOK: Duration = Duration::from_millis(500);
@@ -37,13 +42,17 @@ impl Place {
     async fn client(&self) -> anyhow::Result<Client> {
         let advice = "no cluster to talk to: set KUBECONFIG or --context";
         let config = match &self.context {
-            None => Config::infer().await.context(advice)?,
+            None => Config::infer()
+                .await
+                .map_err(|error| anyhow!("{advice} ({})", innermost(&error)))?,
             Some(_) => {
                 let options = KubeConfigOptions {
                     context: self.context.clone(),
                     ..KubeConfigOptions::default()
                 };
-                Config::from_kubeconfig(&options).await.context(advice)?
+                Config::from_kubeconfig(&options)
+                    .await
+                    .map_err(|error| anyhow!("{advice} ({})", innermost(&error)))?
             }
         };
         Ok(Client::try_from(config)?)
@@ -106,9 +115,20 @@ pub struct Where {
     state: Option<PathBuf>,
 }
 
+/// Why objects of a kind can not be read. A cluster without our definitions answers a bare 404.
+pub(in crate::app) fn unread(kind: &str, error: kube::Error) -> anyhow::Error {
+    match &error {
+        kube::Error::Api(status) if status.code == 404 => anyhow!(
+            "this cluster does not know {kind}: Serinus is not installed in it (docs/install.md), \
+             or --context names another cluster"
+        ),
+        _ => anyhow::Error::new(error).context(format!("the {kind} can not be read")),
+    }
+}
+
 /// Where releases are read, and asked for things.
 pub(super) enum Source {
-    Cluster { client: Client, api: Box<Api<PromptRelease>> },
+    Cluster { client: Client, api: Box<Api<PromptRelease>>, namespace: String },
     Folder { view: View, namespace: Option<String> },
 }
 
@@ -120,7 +140,9 @@ impl Where {
         }
         let client = self.cluster.client().await?;
         let api = Box::new(self.cluster.api(client.clone()));
-        Ok(Source::Cluster { client, api })
+        let namespace = self.cluster.namespace.clone();
+        let namespace = namespace.unwrap_or_else(|| client.default_namespace().to_owned());
+        Ok(Source::Cluster { client, api, namespace })
     }
 
     /// What a command that is printed for people has to name, as `--folder DIR `.
@@ -146,11 +168,11 @@ impl Source {
         all: bool,
     ) -> anyhow::Result<(Vec<PromptRelease>, Vec<String>)> {
         match self {
-            Self::Cluster { client, api } => {
+            Self::Cluster { client, api, .. } => {
                 let everywhere = all.then(|| Api::<PromptRelease>::all(client.clone()));
                 let api = everywhere.as_ref().unwrap_or(&**api);
                 let list = tried::list(client, api, &ListParams::default()).await;
-                let list = list.context("the releases can not be read")?;
+                let list = list.map_err(|error| unread("PromptReleases", error))?;
                 Ok((list.objects, list.unread))
             }
             Self::Folder { view, namespace } => {
@@ -163,14 +185,25 @@ impl Source {
         }
     }
 
+    /// Where a command looks, as ` in the namespace shop`; empty for everywhere.
+    pub(super) fn within(&self, all: bool) -> String {
+        let namespace = match self {
+            Self::Cluster { namespace, .. } => Some(namespace),
+            Self::Folder { namespace, .. } => namespace.as_ref(),
+        };
+        let namespace = namespace.filter(|_| !all);
+        namespace.map_or_else(String::new, |name| format!(" in the namespace {name}"))
+    }
+
     pub(super) async fn one(&self, name: &str) -> anyhow::Result<PromptRelease> {
         match self {
             Self::Cluster { api, .. } => {
-                let found = api.get_opt(name).await.context("the releases can not be read")?;
+                let found = api.get_opt(name).await;
+                let found = found.map_err(|error| unread("PromptReleases", error))?;
                 found.with_context(|| {
                     format!(
-                        "there is no PromptRelease {name} in this namespace: `serinus get -A` lists \
-                         all"
+                        "there is no PromptRelease {name}{}: `serinus get -A` lists all",
+                        self.within(false)
                     )
                 })
             }

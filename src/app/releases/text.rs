@@ -5,6 +5,7 @@ use std::fmt::Write;
 use jiff::Timestamp;
 use kube::ResourceExt;
 
+use super::{UNSEEN, is_observed};
 use crate::{
     analysis::evidence,
     api::{
@@ -179,6 +180,9 @@ fn head(release: &PromptRelease, status: &PromptReleaseStatus, now: Timestamp) -
     if let Some(ready) = conditions::find(&status.conditions, conditions::types::READY) {
         rows.push(vec!["Why:".to_owned(), format!("{}: {}", ready.reason, ready.message)]);
     }
+    if !is_observed(release) {
+        rows.push(vec!["Warning:".to_owned(), UNSEEN.to_owned()]);
+    }
     let of_canary = status.canary.is_some();
     for (type_, counts) in [
         (conditions::types::DECIDABLE, of_canary),
@@ -228,7 +232,11 @@ fn head(release: &PromptRelease, status: &PromptReleaseStatus, now: Timestamp) -
         .collect();
     let followed =
         format!("generation {}, followed by {} gateways", routing.generation, routing.observed_by);
-    rows.push(vec!["Traffic:".to_owned(), format!("{} ({followed})", shares.join(", "))]);
+    let traffic = match shares.as_slice() {
+        [] => "none: nothing is served".to_owned(),
+        shares => format!("{} ({followed})", shares.join(", ")),
+    };
+    rows.push(vec!["Traffic:".to_owned(), traffic]);
     if let Some(paired) = &evidence::totals(&status.evidence).1.paired {
         rows.push(vec!["Shadow:".to_owned(), shadow(paired)]);
     }

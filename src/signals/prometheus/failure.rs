@@ -45,7 +45,7 @@ pub enum Failure {
     SameQuery,
     /// No connection.
     #[error(
-        "nobody answers at --prometheus-url ({0}): is Prometheus up, may the operator reach it?"
+        "nobody answers at --prometheus-url ({0}): is Prometheus up, and may this process reach it?"
     )]
     Unreachable(String),
     /// No answer in time.
