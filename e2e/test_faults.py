@@ -276,7 +276,7 @@ def test_what_can_not_be_read_of_a_status_costs_only_itself(world):
 
 def test_objects_that_can_not_be_read_cost_only_themselves(world):
     """The API server takes them; whoever starts must lead and serve without them."""
-    deep = json.loads("[" * 140 + "]" * 140)
+    deep, nested = json.loads("[" * 140 + "]" * 140), json.loads('{"a":' * 140 + "1" + "}" * 140)
     served = world.first("odd-stays")["status"]["stable"]["revision"]
     odd = {"apiVersion": m.API, "kind": "LLMDeployment", "metadata": m.meta("odd-server"),
            "spec": {"provider": "vllm", "model": "m", "serving": {"image": "x", "resources": {"limits": 7}}}}
@@ -284,6 +284,14 @@ def test_objects_that_can_not_be_read_cost_only_themselves(world):
     prompt["spec"]["variables"] = {"type": "object", "properties": {"question": {"type": "string", "default": deep}}}
     world.cluster.kubectl("apply", "--server-side", "-f", "-", stdin=json.dumps(odd))
     world.cluster.kubectl("apply", "--server-side", "-f", "-", stdin=json.dumps(prompt))
+    # The API server notes who wrote each field, as deep as the fields are; and it takes any such notes.
+    prompt["metadata"]["name"] = "odd-nested"
+    prompt["spec"]["variables"]["properties"]["question"]["default"] = nested
+    world.cluster.kubectl("apply", "--server-side", "-f", "-", stdin=json.dumps(prompt))
+    world.cluster.apply([m.policy("odd-policy"), m.backend("odd-managed", world.model.url)])
+    notes = [{"manager": "x", "operation": "Update", "apiVersion": m.API, "fieldsType": "FieldsV1", "fieldsV1": nested}]
+    for of in ("canarypolicy/odd-policy", "llmdeployment/odd-managed", "promptrelease/odd-stays"):
+        world.cluster.kubectl("patch", of, "--type=merge", "-p", json.dumps({"metadata": {"managedFields": notes}}))
     world.first("odd-release")
     evidence = {"status": {"evidence": [{"instance": "a", "stable": {"assigned": 0, "z": deep}, "canary": {"assigned": 0}}]}}
     world.cluster.kubectl("patch", "promptrelease", "odd-release", "--subresource=status", "--type=merge",
@@ -302,8 +310,10 @@ def test_objects_that_can_not_be_read_cost_only_themselves(world):
         assert not [e for e in users.errors() if e.at > began], users.errors()[:3]
         assert {s.revision for s in users.since(began)} > {served}
         _, words = ready_in_words(world.leader)
+        for name in ("odd-policy", "odd-managed", "odd-stays"):
+            assert name not in words, words
         for name in ("LLMDeployment default/odd-server", "PromptVersion default/odd-deep",
-                     "PromptRelease default/odd-release"):
+                     "PromptVersion default/odd-nested", "PromptRelease default/odd-release"):
             assert f"{name} can not be read" in words, words
         assert world.cluster.release("odd-release")["status"]["stable"], "nobody takes it for deleted"
         # Commands tell of the others, and do not hide that some are missing.
@@ -314,9 +324,74 @@ def test_objects_that_can_not_be_read_cost_only_themselves(world):
             assert run.returncode == 1 and json.loads(run.stdout), run
             assert all(f"{name} can not be read" in run.stderr for name in unread), run.stderr
     finally:
-        for what in ("promptrelease/odd-release", "llmdeployment/odd-server", "promptversion/odd-deep"):
+        for what in ("promptrelease/odd-release", "llmdeployment/odd-server", "promptversion/odd-deep",
+                     "promptversion/odd-nested"):
             world.cluster.kubectl("delete", what)
     wait_for("nothing unread", lambda: "can not be read" not in ready_in_words(world.leader)[1], 30)
+
+
+def test_a_canary_whose_release_can_not_be_read_has_no_judge_whoever_leads(world):
+    deep = json.loads("[" * 140 + "]" * 140)
+    stable = world.first("unread")["status"]["stable"]["revision"]
+    world.first("unread-beside")
+    with Traffic(world.gateways, "unread") as users:
+        world.next("unread", "v2", "firstTokenMs=20")
+        world.wait_phase("unread", "Progressing", seconds=30)
+        wait_for("users on the canary", lambda: len(answered_by(users, 4)) == 2)
+        def evidence() -> list[dict]:
+            return world.cluster.release("unread")["status"].get("evidence") or []
+
+        def put(parts: list[dict]) -> None:
+            world.cluster.kubectl("patch", "promptrelease", "unread", "--subresource=status", "--type=merge",
+                                  "-p", json.dumps({"status": {"evidence": parts}}))
+
+        wait_for("evidence", evidence)
+        first, *others = evidence()
+        put([{**first, "stable": {**first["stable"], "z": deep}}, *others])
+        wait_for("all users on stable", lambda: answered_by(users, 4) == {stable}, 60)
+        # Another leader has never read it, and does not give the canary back.
+        for _ in range(2):
+            leader = world.leader
+            leader.process.kill()
+            began = time.monotonic()
+            wait_for("another leader", lambda: any(o.leads for o in world.operators if o is not leader), 60)
+            time.sleep(10)
+            assert {s.revision for s in users.since(began)} == {stable}
+            leader.start()
+            wait_for("both", lambda: all(ready_in_words(o)[0] == 200 for o in world.operators), 60)
+        _, words = ready_in_words(world.leader)
+        assert "PromptRelease default/unread can not be read" in words and "unread-beside" not in words, words
+        # What names it says that it is there.
+        world.cluster.apply(m.release("unread-rival", "unread-v1", route="unread"))
+        rival = lambda: str(world.cluster.release("unread-rival").get("status", {}).get("conditions"))  # noqa: E731
+        wait_for("what it waits for", lambda: "RouteTaken" in rival() and "default/unread" in rival())
+        world.cluster.kubectl("delete", "promptrelease", "unread-rival")
+        # Mended, it goes on.
+        put([first, *others])
+        wait_for("the promotion", lambda: ("unread-v2", "Promoted") in world.history("unread"), 120)
+    assert not users.errors(), users.errors()[:5]
+
+
+def test_what_exists_and_can_not_be_read_is_not_said_to_be_missing(world):
+    deep = json.loads("[" * 140 + "]" * 140)
+    prompt = m.prompt("unreadable-v1")
+    prompt["spec"]["variables"] = {"type": "object", "properties": {"question": {"type": "string", "default": deep}}}
+    shallow = json.loads("[" * 105 + "]" * 105)
+    kept = m.prompt("unkept-v1")
+    kept["spec"]["variables"] = {"type": "object", "properties": {"question": {"type": "string", "default": shallow}}}
+    for one in (prompt, kept):
+        world.cluster.kubectl("apply", "--server-side", "-f", "-", stdin=json.dumps(one))
+    world.cluster.apply([m.release("unreadable", "unreadable-v1"), m.release("unkept", "unkept-v1")])
+
+    def ready(name: str) -> dict:
+        conditions = world.cluster.release(name).get("status", {}).get("conditions", [])
+        return next((c for c in conditions if c["type"] == "Ready"), {})
+
+    # It could not be read again from its snapshot.
+    for name, why in (("unreadable", "is there and can not be read"), ("unkept", "nested deeper than 100 levels")):
+        wait_for("the reason", lambda: ready(name).get("reason") == "PromptInvalid")
+        assert why in ready(name)["message"], ready(name)
+        world.cluster.kubectl("delete", f"promptrelease/{name}", f"promptversion/{name}-v1")
 
 
 def test_a_tenant_whose_releases_can_not_be_written_ends_no_canary_of_others(world):

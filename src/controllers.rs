@@ -42,7 +42,7 @@ use self::{
 };
 use crate::{
     rollout::retirement::days_left,
-    signals::{gateways::Gateways, prometheus::Prometheus, watch::News},
+    signals::{gateways::Gateways, model_dates::ModelDates, prometheus::Prometheus, watch::News},
 };
 
 /// Reconciles of one kind that run at the same time.
@@ -58,6 +58,8 @@ pub struct Context {
     pub gateways: Gateways,
     /// What Prometheus answered last.
     pub prometheus: Prometheus,
+    /// When models end, by files.
+    pub model_dates: Arc<ModelDates>,
     /// Metrics.
     pub exported: Arc<Exported>,
     /// The wall clock.
@@ -90,7 +92,10 @@ impl Context {
             *phases.entry(format!("{phase:?}")).or_insert(0) += 1;
         }
         self.exported.phases(phases);
-        self.exported.problems(problems::count(releases.iter().map(AsRef::as_ref)));
+        let mut problems = problems::count(releases.iter().map(AsRef::as_ref));
+        problems
+            .insert(problems::NOT_READ, self.caches.count_unread().try_into().unwrap_or(i64::MAX));
+        self.exported.problems(problems);
         let backends = if term.is_some() { self.caches.backends.state() } else { vec![] };
         let now = (self.clock)();
         self.exported.models(backends.iter().filter_map(|backend| {

@@ -8,7 +8,7 @@
 use kube::{CustomResource, KubeSchema};
 use schemars::{Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::DeserializeOwned};
-use serde_json::{Value, json};
+use serde_json::{Value, json, value::RawValue};
 
 use super::{
     CanaryPolicySpec, schema,
@@ -104,7 +104,11 @@ impl Serialize for Content {
 
 impl<'de> Deserialize<'de> for Content {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Value::deserialize(deserializer).map(|value| Self::from(&value))
+        // What is nested too deep is kept as it is, and fails when it is read: that hides
+        // neither the snapshot nor what is remembered on it.
+        let text = Box::<RawValue>::deserialize(deserializer)?;
+        let read: Result<Value, _> = serde_json::from_str(text.get());
+        Ok(read.map_or_else(|_| Self(text.get().into()), |value| Self::from(&value)))
     }
 }
 
@@ -207,6 +211,22 @@ mod tests {
 
     fn saved(content: &Saved) -> Value {
         serde_json::to_value(content).unwrap()
+    }
+
+    /// Whoever may write a snapshot can write one that can not be read.
+    #[test]
+    fn a_content_that_is_nested_too_deep_hides_neither_the_snapshot_nor_its_notes() {
+        let deep = "[".repeat(500) + &"]".repeat(500);
+        let text = format!(
+            r#"{{"metadata": {{"name": "a-1", "annotations": {{"serinus.dev/note": "x"}}}}, "spec": {{
+                "release": "a", "type": "Variant", "revision": "1", "variant": {{"prompt": {deep}}}}}}}"#
+        );
+        let read: ReleaseSnapshot = serde_json::from_str(&text).unwrap();
+        assert_eq!(
+            read.metadata.annotations.as_ref().map(std::collections::BTreeMap::len),
+            Some(1)
+        );
+        assert!(read.spec.content().is_err());
     }
 
     #[test]

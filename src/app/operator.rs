@@ -7,17 +7,16 @@ use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
 use anyhow::Context as _;
 use futures::channel::mpsc::unbounded;
 use k8s_openapi::api::{
-    apps::v1::Deployment,
     core::v1::Secret,
     discovery::v1::{EndpointPort, EndpointSlice},
 };
-use kube::{Api, Client, core::PartialObjectMeta, runtime::watcher};
+use kube::{Api, Client, runtime::watcher};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use self::admin::serve_admin;
 use super::{
-    addresses, clock,
+    addresses, clock, model_dates,
     process::{cluster, listen_on, start_logs, stop_signal},
     prometheus,
 };
@@ -92,6 +91,8 @@ pub struct Options {
     pull_milliseconds: u64,
     #[command(flatten)]
     prometheus: prometheus::Options,
+    #[command(flatten)]
+    model_dates: model_dates::Options,
     /// Logs as JSON.
     #[arg(long)]
     log_json: bool,
@@ -123,6 +124,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         caches,
         gateways: Gateways::new(report_keys(&options, &client), clock::now)?,
         prometheus: options.prometheus.build()?,
+        model_dates: options.model_dates.build()?,
         exported: exported.clone(),
         clock: clock::now,
         probe: Probe::new(options.addresses.build())?,
@@ -134,6 +136,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         serving: options.serving,
     });
     let endpoints = gateway_addresses(&options, &client, &mut tasks);
+    tasks.spawn(context.model_dates.clone().follow());
     let stores = &context.caches;
     tasks.spawn(policy::run(
         stores.policies.clone(),
@@ -150,7 +153,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     tasks.spawn(backend::run(
         stores.backends.clone(),
         watches.backends,
-        options.serving.then(|| deployments(&options, &client)),
+        options.serving.then(|| (client.clone(), options.watch_namespace.clone())),
         triggers.clone(),
         of_used,
         context.clone(),
@@ -187,13 +190,6 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     stop.cancel();
     seeking.await;
     Ok(())
-}
-
-fn deployments(options: &Options, client: &Client) -> Api<PartialObjectMeta<Deployment>> {
-    match &options.watch_namespace {
-        Some(namespace) => Api::namespaced(client.clone(), namespace),
-        None => Api::all(client.clone()),
-    }
 }
 
 fn election(options: &Options) -> ElectionConfig {

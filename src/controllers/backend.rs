@@ -14,8 +14,7 @@ use futures::channel::mpsc::UnboundedReceiver;
 use jiff::civil::Date;
 use k8s_openapi::api::apps::v1::Deployment;
 use kube::{
-    ResourceExt,
-    core::PartialObjectMeta,
+    Client, ResourceExt,
     runtime::{
         Controller,
         controller::Action,
@@ -62,16 +61,19 @@ struct Finding {
 pub async fn run(
     store: Store<LLMDeployment>,
     watch: Touched<LLMDeployment>,
-    deployments: Option<kube::Api<PartialObjectMeta<Deployment>>>,
+    deployments: Option<(Client, Option<String>)>,
     triggers: Triggers,
     used: UnboundedReceiver<ObjectRef<LLMDeployment>>,
     context: Arc<Context>,
 ) {
     let watch = triggers.tap(watch, Use::Backend);
     let ours = watcher::Config::default().labels(keys::BACKEND_LABEL);
-    let mut controller = Controller::for_stream(watch, store).reconcile_on(used);
-    if let Some(deployments) = deployments {
-        controller = controller.owns_stream(touched(deployments, ours));
+    let mut controller = Controller::for_stream(watch, store)
+        .reconcile_on(used)
+        .reconcile_all_on(context.model_dates.changes());
+    if let Some((client, namespace)) = deployments {
+        controller =
+            controller.owns_stream(touched::<Deployment>(&client, namespace.as_deref(), ours));
     }
     super::drive("LLMDeployment", controller, context, reconcile).await;
 }

@@ -164,8 +164,60 @@ impl Caches {
 
     /// Whether there is no such release. One that can not be read is there.
     pub fn is_without(&self, release: &Named) -> bool {
+        self.release(release).is_none() && !self.is_unread(release)
+    }
+
+    /// Whether a release can not be read: what is known of it, if anything, is what it was.
+    pub fn is_unread(&self, release: &Named) -> bool {
         let [of_releases, ..] = &self.filled;
-        self.release(release).is_none() && !of_releases.is_unread(release)
+        of_releases.is_unread(release)
+    }
+
+    /// The releases that can not be read.
+    pub fn unread_releases(&self) -> Vec<Named> {
+        let [of_releases, ..] = &self.filled;
+        of_releases.unread().into_iter().map(|(release, _)| release).collect()
+    }
+
+    /// How many objects of all kinds can not be read.
+    pub fn count_unread(&self) -> usize {
+        self.filled.iter().map(|filled| filled.unread().len()).sum()
+    }
+
+    /// The release that serves `route`, as what is remembered says, and can not be read now; not
+    /// counting `other_than`.
+    pub fn unread_on(&self, route: &str, other_than: &Named) -> Option<Named> {
+        let copies = self.by_release.having(&CopyKey::Route(route.to_owned()));
+        let copies =
+            copies.iter().filter_map(|c| self.copies.get(&reference(&c.namespace, &c.name)));
+        let mut owners = copies.map(|copy| owner(&copy)).filter(|by| {
+            by != other_than
+                && self.release(by).is_none()
+                && self.is_unread(by)
+                && self.remembered(by).is_some_and(|(_, note)| note.route == route)
+        });
+        owners.next()
+    }
+
+    /// Why the PromptVersion can not be read that is named so, if it is there and can not; in
+    /// words.
+    pub fn unread_prompt(&self, prompt: &Named) -> Option<String> {
+        self.unread_in_words(1, prompt)
+    }
+
+    /// The same of an LLMDeployment.
+    pub fn unread_backend(&self, backend: &Named) -> Option<String> {
+        self.unread_in_words(2, backend)
+    }
+
+    /// The same of a CanaryPolicy.
+    pub fn unread_policy(&self, policy: &Named) -> Option<String> {
+        self.unread_in_words(3, policy)
+    }
+
+    fn unread_in_words(&self, kind: usize, object: &Named) -> Option<String> {
+        let why = self.filled.get(kind)?.why_unread(object)?;
+        Some(format!("{} is there and can not be read: {why}", object.key()))
     }
 
     /// Whether there is no such LLMDeployment. One that can not be read is there.
@@ -221,8 +273,9 @@ impl Caches {
             .filter_map(|copy| self.copies.get(&reference(&copy.namespace, &copy.name)))
             .map(|copy| owner(&copy))
             .filter(|owner| owner != other_than)
-            .filter(|owner| {
-                self.release(owner).is_none_or(|r| is_deleted(&r) || !r.has_route(route))
+            .filter(|owner| match self.release(owner) {
+                Some(release) => is_deleted(&release) || !release.has_route(route),
+                None => self.is_without(owner),
             })
             .collect();
         owners.sort();

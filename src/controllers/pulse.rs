@@ -199,12 +199,14 @@ impl Pulse {
     /// What the leader of this term tells gateways when it asks them. A new leader has to
     /// show first that it can write: otherwise leaders that can not, one after the other,
     /// would keep canaries running.
-    pub fn sign(&self, term: i64) -> Sign {
+    /// Of releases that can not be read (`unread`) nothing is decided, whoever leads.
+    pub fn sign(&self, term: i64, unread: &[Named]) -> Sign {
         let sign = self.with(term, |term, now| {
             let alone = term.failing.iter().filter(|(_, failure)| term.is_alone(failure, now));
             let behind = term.behind.iter().filter(|(_, since)| now - **since >= Self::UNJUDGED);
             let alone = alone.map(|(release, _)| release);
-            let all: BTreeSet<&Named> = alone.chain(behind.map(|(release, _)| release)).collect();
+            let behind = behind.map(|(release, _)| release);
+            let all: BTreeSet<&Named> = alone.chain(behind).chain(unread).collect();
             let unjudged = unjudged::named(all);
             let works = term.shown && now - term.sign < Self::LOST;
             Sign { leads: works && unjudged.is_some(), unjudged: unjudged.unwrap_or_default() }
@@ -358,7 +360,10 @@ async fn dry_run(context: &Context, term: i64, releases: &[Arc<PromptRelease>], 
     let pulse = &context.pulse;
     let in_turn = releases.iter().cycle().skip(turn).take(releases.len());
     let mut fit = in_turn.filter(|release| {
-        release.status.is_some() && pulse.is_fit_for_dry_run(term, &Named::of(release.as_ref()))
+        let named = Named::of(release.as_ref());
+        release.status.is_some()
+            && pulse.is_fit_for_dry_run(term, &named)
+            && !context.caches.is_unread(&named)
     });
     let Some(release) = fit.next() else {
         // Without a failure nothing waits for a write either.

@@ -78,8 +78,13 @@ async fn reconcile(release: Arc<PromptRelease>, context: Arc<Context>) -> Reconc
         return Ok(Action::requeue(FIRST_PULL));
     }
     let mut written = Written::default();
-    let looked = looks(&release, term, &mut written, &context).await;
     let (pulse, named) = (&context.pulse, Named::of(release.as_ref()));
+    if context.caches.is_unread(&named) {
+        // What is known of it is not what there is, so nothing can be decided. Gateways are told.
+        pulse.done(term, &named, Done::Nothing);
+        return Ok(Action::await_change());
+    }
+    let looked = looks(&release, term, &mut written, &context).await;
     match &looked {
         // What comes after the status decides nothing: it is told, and is tried again.
         Err(error) if !written.status => {
@@ -210,7 +215,7 @@ pub async fn follow_gateways(
         if !context.caches.are_ready() {
             continue;
         }
-        let sign = context.pulse.sign(term);
+        let sign = context.pulse.sign(term, &context.caches.unread_releases());
         let changes = context.gateways.pull(term, &sign, &addresses()).await;
         if let Some(size) = context.gateways.last(term, Pulled::size) {
             context.exported.gateways(size);

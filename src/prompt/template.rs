@@ -17,6 +17,10 @@ use crate::api::{
     prompt_version::{self, Role},
 };
 
+/// A schema may be nested so deep. Snapshots and states have it a few levels deeper, and of JSON 128
+/// are read.
+const DEEPEST: usize = 100;
+
 /// Why a prompt can not be used, or not for these inputs.
 #[derive(Debug, thiserror::Error)]
 pub enum PromptError {
@@ -28,6 +32,12 @@ pub enum PromptError {
         /// What is wrong and where.
         message: String,
     },
+    /// Something lies too deep to be kept in a snapshot or a state and read again.
+    #[error(
+        "spec.{0} is nested deeper than {DEEPEST} levels: write it flatter, a schema with $defs and \
+         $ref"
+    )]
+    TooDeep(&'static str),
     /// A schema is not a valid JSON Schema.
     #[error("spec.{field} is not a valid JSON Schema: {message}")]
     Schema {
@@ -72,7 +82,7 @@ impl PromptError {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Template { .. } => "InvalidTemplate",
-            Self::Schema { .. } => "InvalidSchema",
+            Self::Schema { .. } | Self::TooDeep(_) => "InvalidSchema",
             Self::Undeclared { .. } => "UndeclaredVariable",
             Self::Variables { .. } => "InvalidVariables",
             Self::Render { .. } => "RenderFailed",
@@ -263,6 +273,12 @@ const OPEN: [&str; 11] = [
 /// What keeps it from being released.
 pub fn check(prompt: &PromptVersionSpec) -> Result<(), PromptError> {
     Template::compile(prompt)?;
+    let fields = [("variables", &prompt.variables), ("responseFormat", &prompt.response_format)];
+    for (field, schema) in fields {
+        if schema.iter().flat_map(|schema| schema.values()).any(|part| depth(part) >= DEEPEST) {
+            return Err(PromptError::TooDeep(field));
+        }
+    }
     // One that an earlier version has released goes on.
     if prompt.response_format.as_ref().is_some_and(is_half_wrapped) {
         let message = WRAPPED.to_owned();
@@ -304,6 +320,15 @@ pub fn check(prompt: &PromptVersionSpec) -> Result<(), PromptError> {
         }
     }
     Ok(())
+}
+
+/// Lists and objects within each other.
+fn depth(value: &Value) -> usize {
+    match value {
+        Value::Array(items) => 1 + items.iter().map(depth).max().unwrap_or_default(),
+        Value::Object(fields) => 1 + fields.values().map(depth).max().unwrap_or_default(),
+        _ => 0,
+    }
 }
 
 fn schema(

@@ -19,12 +19,13 @@ use crate::{
 };
 
 /// Every reason that is given here.
-pub const REASONS: [&str; 6] = [
+pub const REASONS: [&str; 7] = [
     "PromptNotFound",
     "BackendNotFound",
     "BackendInvalid",
     "PromptInvalid",
     "PolicyNotFound",
+    "PolicyInvalid",
     SNAPSHOT_REFUSED,
 ];
 

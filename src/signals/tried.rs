@@ -15,8 +15,9 @@ use kube::{
         watcher::Event,
     },
 };
-use serde::{Deserialize, Deserializer, de::DeserializeOwned, de::Error as _};
+use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 use serde_json::value::RawValue;
+use serde_path_to_error::Segment;
 
 use super::index::Named;
 
@@ -28,25 +29,57 @@ pub(super) enum Tried<K> {
 }
 
 /// What there is to know of an object that can not be read.
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
+#[serde(default)]
 struct Head {
-    #[serde(default)]
-    metadata: ObjectMeta,
+    metadata: HeadOfMetadata,
+}
+
+/// Its metadata without what may be nested: what is passed over here is not read at all.
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct HeadOfMetadata {
+    name: Option<String>,
+    namespace: Option<String>,
+    uid: Option<String>,
+    resource_version: Option<String>,
+}
+
+impl From<HeadOfMetadata> for ObjectMeta {
+    fn from(head: HeadOfMetadata) -> Self {
+        let HeadOfMetadata { name, namespace, uid, resource_version } = head;
+        Self { name, namespace, uid, resource_version, ..Self::default() }
+    }
 }
 
 impl<'de, K: DeserializeOwned> Deserialize<'de> for Tried<K> {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         // Text is not nested: however deep it is, it is found to its end.
         let text = Box::<RawValue>::deserialize(from)?;
-        match serde_json::from_str(text.get()) {
-            Ok(object) => Ok(Self::Read(object)),
-            Err(_) => {
-                let Head { metadata } =
-                    serde_json::from_str(text.get()).map_err(D::Error::custom)?;
-                Ok(Self::Unread { metadata: Box::new(metadata), why: why::<K>(text.get()) })
-            }
+        if let Ok(object) = serde_json::from_str(text.get()) {
+            return Ok(Self::Read(object));
         }
+        // The API server notes who wrote each field, as deep as the fields are, and whoever may
+        // write an object may write these notes. Nobody here reads them.
+        let text = without_managed_fields(text.get()).unwrap_or_else(|| text.get().to_owned());
+        if let Ok(object) = serde_json::from_str(&text) {
+            return Ok(Self::Read(object));
+        }
+        // Without a name it is one that nobody can ask about, and hides no other.
+        let Head { metadata } = serde_json::from_str(&text).unwrap_or_default();
+        Ok(Self::Unread { metadata: Box::new(metadata.into()), why: why::<K>(&text) })
     }
+}
+
+/// An object without `metadata.managedFields`.
+fn without_managed_fields(text: &str) -> Option<String> {
+    let mut object: BTreeMap<String, &RawValue> = serde_json::from_str(text).ok()?;
+    let mut metadata: BTreeMap<String, &RawValue> =
+        serde_json::from_str(object.get("metadata")?.get()).ok()?;
+    metadata.remove("managedFields")?;
+    let metadata = serde_json::value::to_raw_value(&metadata).ok()?;
+    object.insert("metadata".to_owned(), &metadata);
+    serde_json::to_string(&object).ok()
 }
 
 /// What a list of the API server has.
@@ -91,11 +124,33 @@ fn why<K: DeserializeOwned>(text: &str) -> String {
     let read: Result<K, _> = serde_path_to_error::deserialize(&mut from);
     match read {
         Err(error) if error.inner().to_string().starts_with("recursion limit") => {
-            format!("{} is nested too deep (128 levels are read)", error.path())
+            format!("{} is nested too deep (128 levels are read)", place(error.path()))
         }
-        Err(error) => format!("this version does not know what {} says", error.path()),
+        Err(error) => format!("this version does not know what {} says", place(error.path())),
         Ok(_) => "it can not be read".to_owned(),
     }
+}
+
+/// A path as far as its parts are names of fields: keys of a map are the text of whoever wrote
+/// them.
+fn place(path: &serde_path_to_error::Path) -> String {
+    const MOST: usize = 8;
+    let is_field = |key: &str| key.len() <= 30 && key.chars().all(|c| c.is_ascii_alphabetic());
+    let mut place = String::new();
+    for (count, segment) in path.iter().enumerate() {
+        match segment {
+            Segment::Map { key } if count < MOST && is_field(key) => {
+                let dot = if place.is_empty() { "" } else { "." };
+                place.extend([dot, key]);
+            }
+            Segment::Seq { index } if count < MOST => place.extend([format!("[{index}]")]),
+            _ => {
+                place.push_str(" (within)");
+                break;
+            }
+        }
+    }
+    if place.is_empty() { "it".to_owned() } else { place }
 }
 
 impl<K: Resource<DynamicType = ()>> Resource for Tried<K> {
@@ -131,6 +186,21 @@ impl<K: Resource<DynamicType = ()>> Resource for Tried<K> {
             Self::Unread { metadata, .. } => metadata,
         }
     }
+}
+
+/// An event, if it tells of what can be read.
+pub(super) fn read<K>(event: Event<Tried<K>>) -> Option<Event<K>> {
+    let object = |tried| match tried {
+        Tried::Read(object) => Some(object),
+        Tried::Unread { .. } => None,
+    };
+    Some(match event {
+        Event::Init => Event::Init,
+        Event::InitApply(tried) => Event::InitApply(object(tried)?),
+        Event::InitDone => Event::InitDone,
+        Event::Apply(tried) => Event::Apply(object(tried)?),
+        Event::Delete(tried) => Event::Delete(object(tried)?),
+    })
 }
 
 /// Why objects can not be read.
@@ -267,10 +337,41 @@ mod tests {
     }
 
     #[test]
-    fn a_value_is_not_quoted() {
-        let bad = backend("bad", json!("sk-0123456789abcdef"));
-        let why = listed::<LLMDeployment>(&[bad.to_string()]).remove(0).map().unwrap_err();
-        assert!(!why.contains("sk-"), "{why}");
+    fn neither_a_value_nor_a_key_of_a_map_is_quoted() {
+        let key = format!("sk-0123456789abcdef\n{}", "x".repeat(100_000));
+        for limits in [json!("sk-0123456789abcdef"), json!({key: [1]})] {
+            let bad = backend("bad", limits);
+            let why = listed::<LLMDeployment>(&[bad.to_string()]).remove(0).map().unwrap_err();
+            assert!(!why.contains("sk-") && why.len() < 200 && !why.contains('\n'), "{why}");
+            assert!(why.contains("spec.serving.resources"), "{why}");
+        }
+    }
+
+    /// The API server keeps them as deep as fields are that were applied, and takes any.
+    #[test]
+    fn who_wrote_which_field_keeps_nothing_from_being_read() {
+        let fields = "{\"f:a\":".repeat(500) + "{}" + &"}".repeat(500);
+        let managed = |object: Value| {
+            let text = object.to_string();
+            let with = format!(
+                r#""metadata":{{"managedFields": [{{"manager": "x", "fieldsV1": {fields}}}],"#
+            );
+            let with = text.replacen("\"metadata\":{", &with, 1);
+            assert_ne!(with, text);
+            with
+        };
+        let items = [managed(backend("good", json!({}))), managed(backend("bad", json!(7)))];
+        let [Tried::Read(good), Tried::Unread { metadata, .. }] =
+            &listed::<LLMDeployment>(&items)[..]
+        else {
+            panic!("{items:?}")
+        };
+        assert_eq!(good.metadata.name.as_deref(), Some("good"));
+        assert_eq!(named(metadata).key(), "shop/bad");
+        assert_eq!(metadata.resource_version.as_deref(), Some("1"));
+        // Nothing else of it can be read either.
+        let odd = r#"{"metadata": {"name": 7, "managedFields": []}, "spec": 7}"#.to_owned();
+        assert!(listed::<LLMDeployment>(&[odd]).remove(0).map().is_err());
     }
 
     #[test]

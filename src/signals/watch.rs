@@ -20,7 +20,7 @@ use tokio::{sync::watch, time::Instant};
 use super::{
     api_server::said_of_watch,
     index::Named,
-    tried::{Sieve, Tried, Unread},
+    tried::{Sieve, Tried, Unread, read},
 };
 
 /// The watch that fills a store: objects that were written or deleted.
@@ -49,6 +49,8 @@ struct Failing {
     why: String,
 }
 
+/// So many objects that can not be read are named.
+const SHOWN: usize = 20;
 /// A watch that fails for so long is told; one error is none, because it is taken up again.
 const TOLD: Duration = Duration::from_secs(5);
 /// A watch that fails is tried again within seconds, and one that was taken up again says nothing
@@ -73,13 +75,20 @@ impl Filled {
         watched.unread.iter().map(|(object, why)| (object.clone(), why.clone())).collect()
     }
 
-    /// A line for each of them.
+    /// A line for each of them, as long as these are few.
     pub fn unread_in_words(&self) -> Vec<String> {
         let (kind, unread) = (&self.1, self.unread());
         let line = |(object, why): &(Named, String)| {
             format!("{kind} {} can not be read, and counts as it was: {why}", object.key())
         };
-        unread.iter().map(line).collect()
+        let more = unread.len().saturating_sub(SHOWN);
+        let more = (more > 0).then(|| format!("and {more} more of {kind}, as the log says"));
+        unread.iter().take(SHOWN).map(line).chain(more).collect()
+    }
+
+    /// Why an object can not be read, if it is there and can not.
+    pub fn why_unread(&self, object: &Named) -> Option<String> {
+        self.0.borrow().unread.get(object).cloned()
     }
 
     /// Whether there is this object, and it can not be read.
@@ -166,18 +175,13 @@ where
         + Sync
         + 'static,
 {
-    let api: Api<Tried<K>> = namespace.map_or_else(
-        || Api::all(client.clone()),
-        |namespace| Api::namespaced(client.clone(), namespace),
-    );
     let (reader, writer) = store();
     let (fills, filled) = watch::channel(Watched::default());
     let (fills, known) = (Arc::new(fills), reader.clone());
     let (unread, mut sieve) = (fills.clone(), Sieve::default());
     let kind = K::kind(&()).into_owned();
     let (of_unread, of_store) = (kind.clone(), kind.clone());
-    let touched = watcher(api, config)
-        .backoff(WatchBackoff::default())
+    let touched = tried(client, namespace, config)
         .filter_map(move |event| {
             let passed = match event {
                 Ok(event) => {
@@ -227,13 +231,63 @@ fn tell_of_unread(kind: &str, before: &Unread, now: &Unread) {
 /// A watch that fills no store and tells of metadata only: which objects were written or
 /// deleted.
 pub fn touched<K>(
-    api: Api<PartialObjectMeta<K>>,
+    client: &Client,
+    namespace: Option<&str>,
     config: watcher::Config,
 ) -> Touched<PartialObjectMeta<K>>
 where
-    K: Resource<DynamicType = ()> + Clone + Debug + Send + Sync + 'static,
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+        + Clone
+        + Debug
+        + Send
+        + Sync
+        + 'static,
 {
-    watcher(api, config).backoff(WatchBackoff::default()).touched_objects().boxed()
+    readable(client, namespace, config).touched_objects().boxed()
+}
+
+/// A watch for who keeps what it tells; what can not be read is left out.
+pub fn readable<K>(
+    client: &Client,
+    namespace: Option<&str>,
+    config: watcher::Config,
+) -> BoxStream<'static, watcher::Result<watcher::Event<K>>>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+        + Clone
+        + Debug
+        + DeserializeOwned
+        + Send
+        + 'static,
+{
+    let readable = tried(client, namespace, config).filter_map(|event| {
+        std::future::ready(match event {
+            Ok(event) => read(event).map(Ok),
+            Err(error) => Some(Err(error)),
+        })
+    });
+    readable.boxed()
+}
+
+/// A watch of objects that are read one by one.
+fn tried<K>(
+    client: &Client,
+    namespace: Option<&str>,
+    config: watcher::Config,
+) -> impl Stream<Item = watcher::Result<watcher::Event<Tried<K>>>> + Send + use<K>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+        + Clone
+        + Debug
+        + DeserializeOwned
+        + Send
+        + 'static,
+{
+    let api: Api<Tried<K>> = namespace.map_or_else(
+        || Api::all(client.clone()),
+        |namespace| Api::namespaced(client.clone(), namespace),
+    );
+    watcher(api, config).backoff(WatchBackoff::default())
 }
 
 /// Polls a watch that nothing else polls, and hands each touched object to `each`.

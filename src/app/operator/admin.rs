@@ -107,7 +107,8 @@ fn silent(pulled: &Pulled) -> Vec<String> {
 
 /// A line for each release of which the leader can make or write no decision.
 fn unwritten(context: &Context, term: i64) -> Vec<String> {
-    let (now, sign) = ((context.clock)(), context.pulse.sign(term));
+    let (now, sign) =
+        ((context.clock)(), context.pulse.sign(term, &context.caches.unread_releases()));
     let mut lines = vec![];
     if !sign.leads {
         lines.push("gateways are not told that a leader asks".to_owned());

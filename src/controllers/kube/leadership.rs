@@ -57,6 +57,9 @@ pub struct ElectionConfig {
 struct Held {
     term: i64,
     until: Instant,
+    /// Since when it leads without a break. Within a break nothing is decided, and who came to be
+    /// looked at has to come again.
+    since: Instant,
 }
 
 /// Whether this process leads.
@@ -180,7 +183,8 @@ impl Leadership {
         (Instant::now() < held.until).then_some(held.term)
     }
 
-    /// Emits whenever this process became the leader.
+    /// Emits whenever this process became the leader, and when it leads again after its time was
+    /// over, if only for a moment and in the same term.
     pub fn elections(&self) -> impl Stream<Item = ()> + Send + 'static {
         let mut receiver = self.held.subscribe();
         // Leadership may be older than the subscription.
@@ -188,10 +192,10 @@ impl Leadership {
         futures::stream::unfold((receiver, None), |(mut receiver, mut known)| async move {
             loop {
                 receiver.changed().await.ok()?;
-                let term = receiver.borrow_and_update().map(|h| h.term);
-                if term != known {
-                    known = term;
-                    if term.is_some() {
+                let led = receiver.borrow_and_update().map(|held| (held.term, held.since));
+                if led != known {
+                    known = led;
+                    if led.is_some() {
                         return Some(((), (receiver, known)));
                     }
                 }
@@ -200,14 +204,22 @@ impl Leadership {
     }
 
     fn set(&self, held: Option<Held>) {
-        self.held.send_replace(held);
+        let now = Instant::now();
+        self.held.send_modify(|known| {
+            let goes_on = known
+                .zip(held)
+                .filter(|(known, held)| known.term == held.term && now < known.until);
+            let since = goes_on.map(|(known, _)| known.since);
+            *known = held.map(|held| Held { since: since.unwrap_or(held.since), ..held });
+        });
     }
 
     /// Leads for an hour.
     #[cfg(test)]
     pub(in crate::controllers) fn leading() -> Arc<Self> {
         let this = Self::new("test", Duration::from_secs(15));
-        this.set(Some(Held { term: 1, until: Instant::now() + Duration::from_secs(3600) }));
+        let since = Instant::now();
+        this.set(Some(Held { term: 1, until: since + Duration::from_secs(3600), since }));
         this
     }
 }
@@ -351,7 +363,7 @@ async fn once(
                 tracing::info!(identity = config.identity, term, "took the Lease {}", config.lease);
             }
             let until = started + config.duration.saturating_sub(MARGIN);
-            Ok(LeaseState::Held(Held { term, until }))
+            Ok(LeaseState::Held(Held { term, until, since: Instant::now() }))
         }
         // Somebody was faster: the next look tells who.
         Err(kube::Error::Api(status)) if status.code == 409 => {
@@ -571,7 +583,8 @@ mod tests {
             assert!(why.contains("b holds the Lease and does not renew it"), "{why}");
         }
         // Whoever leads itself says nothing, also when it can renew no more, until its end.
-        let held = Held { term: 7, until: Instant::now() + 14 * second };
+        let since = Instant::now();
+        let held = Held { term: 7, until: since + 14 * second, since };
         leadership.observed(Ok(LeaseState::Held(held)));
         for _ in 0..13 {
             tokio::time::advance(second).await;
@@ -580,5 +593,44 @@ mod tests {
         }
         tokio::time::advance(21 * second).await;
         assert!(leadership.leaderless().is_some() && leadership.term().is_none());
+    }
+
+    /// What is asked to be looked at within a break is not looked at, and nobody asks again.
+    #[tokio::test(start_paused = true)]
+    async fn who_leads_again_after_a_break_looks_at_everything_again() {
+        use futures::{FutureExt, StreamExt};
+        let second = Duration::from_secs(1);
+        let leadership = Leadership::new("a", 15 * second);
+        let mut elections = std::pin::pin!(leadership.elections());
+        let mut emitted = || elections.next().now_or_never().is_some();
+        let renew = |term| {
+            let since = Instant::now();
+            leadership.observed(Ok(LeaseState::Held(Held {
+                term,
+                until: since + 14 * second,
+                since,
+            })));
+        };
+        assert!(!emitted());
+        renew(1);
+        assert!(emitted() && !emitted());
+        // Renewed in time.
+        for _ in 0..5 {
+            tokio::time::advance(13 * second).await;
+            renew(1);
+            assert!(!emitted());
+        }
+        // Too late, in the same term; nobody saw that it did not lead in between.
+        tokio::time::advance(15 * second).await;
+        assert_eq!(leadership.term(), None);
+        renew(1);
+        assert!(leadership.term() == Some(1) && emitted() && !emitted());
+        // Lost to another one and back between two looks.
+        leadership.observed(Ok(LeaseState::Free));
+        tokio::time::advance(second).await;
+        renew(1);
+        assert!(emitted() && !emitted());
+        renew(2);
+        assert!(emitted() && !emitted());
     }
 }

@@ -10,23 +10,47 @@ use crate::{
     analysis::external::Externals,
     api::{
         CanaryPolicy, CanaryPolicySpec, LLMDeployment, LLMDeploymentSpec, PromptRelease,
-        PromptReleaseStatus, conditions,
+        PromptReleaseSpec, PromptReleaseStatus, conditions,
         prompt_release::VariantRef,
         snapshot::{LastServed, Remembered, Saved},
     },
     controllers::{
         Context,
-        caches::{Use, is_deleted},
+        caches::{Caches, Use, is_deleted},
         error::ControllerError,
         reference,
     },
     prompt,
     rollout::{
-        Deleting, Request, Snapshot,
+        Deleting, Problem, Request, Snapshot,
         resolve::{self, Gone},
     },
     signals::{gateways::Seen, index::Named},
 };
+
+/// The problem that something does not exist, unless it does and can not be read.
+fn of_unread(
+    problem: Problem,
+    spec: &PromptReleaseSpec,
+    namespace: &str,
+    caches: &Caches,
+) -> Problem {
+    let named = |name: &str| Named::new(namespace, name);
+    let policy = spec.policy_ref.as_ref().map(|policy| policy.name.as_str()).unwrap_or_default();
+    let unread = match problem.reason {
+        "PromptNotFound" => caches
+            .unread_prompt(&named(&spec.prompt_ref.name))
+            .map(|why| ("PromptInvalid", format!("PromptVersion {why}"))),
+        "BackendNotFound" => caches
+            .unread_backend(&named(&spec.backend_ref.name))
+            .map(|why| ("BackendInvalid", format!("LLMDeployment {why}"))),
+        "PolicyNotFound" => caches
+            .unread_policy(&named(policy))
+            .map(|why| ("PolicyInvalid", format!("CanaryPolicy {why}"))),
+        _ => None,
+    };
+    unread.map_or(problem, |(reason, message)| Problem { reason, message })
+}
 
 /// The world around a release.
 ///
@@ -59,6 +83,7 @@ pub(super) fn observe(
         &status,
         prompt.as_ref().zip(backend.as_ref()).map(|(p, b)| context.examined.of(p, b)),
     )
+    .map_err(|problem| of_unread(problem, spec, &namespace, caches))
     .and_then(|target| {
         // What is kept already has fitted.
         match caches.copy(&namespace, &name, &target.revision) {
@@ -87,6 +112,7 @@ pub(super) fn observe(
     }
     let stable = stable_backend(&namespace, &name, &status, context)?;
     let policy_spec = resolve::policy(spec, policy.as_ref().map(|p| &p.spec));
+    let policy_spec = policy_spec.map_err(|problem| of_unread(problem, spec, &namespace, caches));
     let without_data = match (&policy_spec, &backend) {
         (Ok(policy), Some(canary)) => {
             let named = (spec.backend_ref.name.as_str(), &canary.spec);
@@ -268,6 +294,12 @@ fn served_until(status: &PromptReleaseStatus) -> Option<Timestamp> {
 
 fn route_held_by(release: &PromptRelease, key: &str, context: &Context) -> Option<String> {
     let route = release.route();
+    let routed = release.status.as_ref().filter(|status| status.routes());
+    if routed.is_none_or(|status| !is_own(status, release))
+        && let Some(by) = context.caches.unread_on(&route, &Named::of(release))
+    {
+        return Some(by.key());
+    }
     let others = context.caches.releases_with(&Use::Route(route.clone()));
     if others.iter().all(|other| other.metadata.uid == release.metadata.uid) {
         return None;

@@ -14,8 +14,8 @@ use std::{
 use futures::{StreamExt, stream::select_all};
 use k8s_openapi::api::core::v1::Secret;
 use kube::{
-    Api, Client, ResourceExt,
-    runtime::{WatchStreamExt, watcher, watcher::Event},
+    Client, ResourceExt,
+    runtime::{watcher, watcher::Event},
 };
 use tokio::time::{Instant, timeout_at};
 
@@ -23,7 +23,7 @@ use super::{ClientKey, Identities, Keys, Owner, Tenant};
 use crate::{
     api::keys::CLIENT_KEY_LABEL,
     gateway::notices::{Notice, Notices},
-    signals::watch::WatchBackoff,
+    signals::watch::readable,
 };
 
 /// A tenant's namespace that can not be read keeps a gateway from starting for so long.
@@ -63,8 +63,7 @@ pub async fn follow_client_keys(
     let mut collected = Collected::new(identities.clone(), notices, missing);
     let mut watches = select_all(all.into_iter().map(|(owner, namespace)| {
         let labelled = watcher::Config::default().labels(&format!("{CLIENT_KEY_LABEL}=true"));
-        watcher(Api::<Secret>::namespaced(client.clone(), &namespace), labelled)
-            .backoff(WatchBackoff::default())
+        readable::<Secret>(&client, Some(&namespace), labelled)
             .map(move |event| (owner.clone(), namespace.clone(), event))
             .boxed()
     }));

@@ -147,6 +147,7 @@ impl World {
             })
             .unwrap(),
             prometheus: Prometheus::new(None).unwrap(),
+            model_dates: Arc::default(),
             exported,
             clock: || Timestamp::UNIX_EPOCH,
             probe: Probe::new(Addresses::default()).unwrap(),
