@@ -20,6 +20,11 @@
 //! as its users may be so alike: the canaries that look good by chance are those whose failing users
 //! show least, and their own failures then make them look least alike.
 //!
+//! Of a canary's share there is a second estimate for acceptance: the effect that it has if it is
+//! no better than at its accept margin, and looks better by chance ([`Side::by_chance`]). The canary
+//! counts as alike as both say on average, where that is more than its own failures say. The second
+//! one alone would be too much for a canary that is good: then it is not at the margin.
+//!
 //! Over steps that are pooled it is the effect of what is compared: each step's requests have the
 //! weight that they have in the difference of all steps ([`Side::over`]). A user is in the same
 //! group in each step, so it includes that the steps have the same users. From few failures of
@@ -38,10 +43,11 @@ use crate::{
         stats::{
             adjusted::Adjusted,
             clustered::{
-                Grouped, beyond_noise, design_effect, dispersion, dispersion_of_few, freedom,
-                is_few,
+                Grouped, beyond_noise, design_effect, design_effect_around, dispersion,
+                dispersion_of_few, freedom, is_few,
             },
             mean::Doubt,
+            proportion::{Share, restricted},
             stratified,
         },
     },
@@ -53,6 +59,8 @@ const TELLING: usize = 8;
 /// In fewer than this they tell too little for acceptance
 /// (`docs/decisions/0017-few-users-are-few-observations.md`).
 const ENOUGH: usize = 12;
+/// The other side is known better from so many times as many failures on.
+const BETTER_KNOWN: f64 = 2.0;
 /// A group with fewer values than this does not tell.
 const LEAST_VALUES: f64 = 3.0;
 
@@ -121,17 +129,19 @@ impl Effects {
 pub(super) struct Strata<'a> {
     pub each: Vec<[&'a Counts; 2]>,
     pub whole: [&'a Counts; 2],
+    /// The accept margin.
+    pub accept: f64,
 }
 
 impl<'a> Strata<'a> {
     /// One step alone.
-    pub(super) fn one(stable: &'a Counts, canary: &'a Counts) -> Self {
-        Self { each: vec![[stable, canary]], whole: [stable, canary] }
+    pub(super) fn one(stable: &'a Counts, canary: &'a Counts, accept: f64) -> Self {
+        Self { each: vec![[stable, canary]], whole: [stable, canary], accept }
     }
 
     fn effects(&self, kind: Kind, part: impl Fn(&Counts) -> Part) -> Effects {
         let steps: Vec<_> = self.each.iter().map(|sides| sides.map(&part)).collect();
-        of_sides(sides(kind, &steps))
+        of_sides(sides(kind, steps, self.accept))
     }
 }
 
@@ -148,6 +158,8 @@ struct Part {
     all: f64,
     mean: f64,
     variance: f64,
+    /// Of a share: the most likely one if the canary were worse by just the accept margin.
+    at_margin: f64,
     /// Those with a key by groups, and their sums.
     counts: Vec<f64>,
     sums: Vec<f64>,
@@ -158,7 +170,7 @@ struct Part {
 impl Part {
     fn of_share(all: f64, p: f64, counts: &[u64], failed: &[u64]) -> Self {
         let (counts, sums) = (as_numbers(counts), as_numbers(failed));
-        Self { all, mean: p, variance: p * (1.0 - p), counts, sums, tells: true }
+        Self { all, mean: p, variance: variance(p), at_margin: p, counts, sums, tells: true }
     }
 
     fn of_mean(moments: &Moments, counts: &[u64], sums: Vec<f64>) -> Self {
@@ -166,8 +178,17 @@ impl Part {
         let mean = moments.sum / n;
         let variance = (moments.squares / n - mean.powi(2)).max(0.0);
         let (all, counts) = (moments.count as f64, as_numbers(counts));
-        Self { all, mean, variance, counts, sums, tells: true }
+        Self { all, mean, variance, at_margin: mean, counts, sums, tells: true }
     }
+
+    fn share(&self) -> Share {
+        Share { n: self.all, bad: self.all * self.mean }
+    }
+}
+
+/// Of one observation of a share.
+fn variance(p: f64) -> f64 {
+    p * (1.0 - p)
 }
 
 fn as_numbers(list: &[u64]) -> Vec<f64> {
@@ -194,10 +215,14 @@ struct Side {
     measured: Option<f64>,
     /// Measured from whatever there is.
     hint: f64,
+    /// Measured around the shares at the accept margin.
+    at_margin: Option<f64>,
     /// If all requests of a user were alike.
     most: f64,
     /// How many groups tell something: they have failures, or values.
     telling: usize,
+    /// How many failures, or values, they have.
+    failures: f64,
     /// These are too few requests to show how unevenly users send.
     few: bool,
     /// The part of the requests that have a sticky key.
@@ -217,8 +242,9 @@ impl Side {
         let worth = 1.0 / used().map(|(w, part)| (w / all).powi(2) / part.all).sum::<f64>();
         let groups = steps.iter().map(|(_, part)| part.counts.len()).max().unwrap_or_default();
         // What tells are failures, or values.
-        let [mut counts, mut sums, mut telling] = [0, 1, 2].map(|_| vec![0.0; groups]);
-        let mut variance = 0.0;
+        let [mut counts, mut sums, mut telling, mut around] =
+            [0, 1, 2, 3].map(|_| vec![0.0; groups]);
+        let [mut variance_of_all, mut variance_around] = [0.0; 2];
         for (weight, part) in used() {
             let each = weight / all / part.all * worth;
             let with_key: f64 = part.counts.iter().sum();
@@ -227,36 +253,69 @@ impl Side {
                 let sum = part.sums.get(i).copied().unwrap_or_default();
                 counts[i] += each * n;
                 sums[i] += each * (sum - n * mean);
+                around[i] += each * (sum - n * part.at_margin);
                 if part.tells {
                     telling[i] += if kind == Kind::Share { sum } else { *n };
                 }
             }
-            variance += each * each * part.all * part.variance / worth;
+            let of_one = each * each * part.all / worth;
+            variance_of_all += of_one * part.variance;
+            variance_around += of_one * variance(part.at_margin);
         }
         let least = if kind == Kind::Share { 1.0 } else { LEAST_VALUES };
+        let failures = telling.iter().sum();
         let telling = telling.iter().filter(|n| **n >= least).count();
         // Without sticky keys nothing is known of users.
         let few = is_few(&counts) && counts.iter().any(|n| *n > 0.0);
         let most = dispersion_of_few(&counts);
-        let grouped = Grouped { counts: &counts, sums: &sums };
-        let hint = design_effect(grouped, variance).unwrap_or(1.0).min(most.max(1.0));
+        let grouped = |sums| Grouped { counts: &counts, sums };
+        let hint = design_effect(grouped(&sums), variance_of_all).unwrap_or(1.0);
+        let hint = hint.min(most.max(1.0));
+        let at_margin = (kind == Kind::Share)
+            .then(|| design_effect_around(grouped(&around), variance_around))
+            .flatten();
         let keyed = (counts.iter().sum::<f64>() / worth).min(1.0);
         let keyed = if keyed.is_finite() { keyed } else { 0.0 };
         let measured = (telling >= TELLING && !few).then_some(hint);
-        Self { measured, hint, most, telling, few, keyed, counts }
+        Self { measured, hint, at_margin, most, telling, failures, few, keyed, counts }
     }
 
     /// The larger of both estimates, of the same groups.
     fn or_more(self, other: Self) -> Self {
-        let measured = match (self.measured, other.measured) {
+        let larger = |one: Option<f64>, another: Option<f64>| match (one, another) {
             (Some(one), Some(another)) => Some(one.max(another)),
             (one, another) => one.or(another),
         };
+        let measured = larger(self.measured, other.measured);
+        let at_margin = larger(self.at_margin, other.at_margin);
         let (hint, most) = (self.hint.max(other.hint), self.most.max(other.most));
-        Self { measured, hint, most, ..self }
+        Self { measured, hint, at_margin, most, ..self }
     }
 
-    fn effect(&self, other: &Self) -> Effect {
+    /// How alike requests of a user are, from 0 to 1: which part of the largest effect that there can
+    /// be it has.
+    fn alike(&self) -> f64 {
+        let part = (self.hint - 1.0) / (self.most - 1.0);
+        if self.most > 1.0 { part.clamp(0.0, 1.0) } else { 0.0 }
+    }
+
+    /// The effect of a canary's share if it is no better than at its accept margin, and looks better
+    /// by chance. Around the most likely shares at the margin a busy user without failures shows, who
+    /// goes unnoticed around a low observed share (an estimate under the null hypothesis: Guo, Pan,
+    /// Connett, Hannan and French, Statistics in Medicine 24, 2005). And where stable has many more
+    /// failures, its users tell how alike users are; the numbers of requests are the canary's own.
+    fn by_chance(&self, stable: &Self) -> Option<f64> {
+        let at_margin = self.at_margin?;
+        let known = |_: &f64| stable.failures >= BETTER_KNOWN * self.failures;
+        let as_both = stable.measured.filter(known).map_or(1.0, |_| {
+            let all = self.failures + stable.failures;
+            let alike = self.failures * self.alike() + stable.failures * stable.alike();
+            1.0 + alike / all.max(1.0) * (self.most - 1.0)
+        });
+        Some(at_margin.max(as_both))
+    }
+
+    fn effect(&self, other: &Self, is_canary: bool) -> Effect {
         let most = if self.few { self.most.max(other.most) } else { self.most };
         if most <= 1.0 {
             return Effect::NONE;
@@ -269,6 +328,8 @@ impl Side {
         // As alike as the other side's users.
         let alike = other.measured.filter(|_| self.telling < ENOUGH).unwrap_or_default();
         let careful = effect.max(alike.min(most));
+        let by_chance = self.by_chance(other).filter(|_| is_canary).unwrap_or_default();
+        let careful = careful.max(0.5 * (careful + by_chance.min(most)));
         Effect { own: self.estimate(effect), careful: self.estimate(careful) }
     }
 
@@ -280,8 +341,14 @@ impl Side {
 }
 
 /// Both sides of each step, stable's and the canary's.
-fn sides(kind: Kind, steps: &[[Part; 2]]) -> [Side; 2] {
-    let weights = weights(kind, steps);
+fn sides(kind: Kind, mut steps: Vec<[Part; 2]>, accept: f64) -> [Side; 2] {
+    if kind == Kind::Share {
+        for [stable, canary] in steps.iter_mut().filter(|step| step.iter().all(|p| p.all > 0.0)) {
+            let at_margin = restricted(canary.share(), stable.share(), accept);
+            (canary.at_margin, stable.at_margin) = at_margin;
+        }
+    }
+    let weights = weights(kind, &steps);
     [0, 1].map(|side| {
         let parts = || steps.iter().map(|step| &step[side]);
         let alike = || Side::over(kind, &parts().map(|part| (part.all, part)).collect::<Vec<_>>());
@@ -295,7 +362,7 @@ fn sides(kind: Kind, steps: &[[Part; 2]]) -> [Side; 2] {
 }
 
 fn of_sides([stable, canary]: [Side; 2]) -> Effects {
-    Effects { canary: canary.effect(&stable), stable: stable.effect(&canary) }
+    Effects { canary: canary.effect(&stable, true), stable: stable.effect(&canary, false) }
 }
 
 pub(super) fn of_errors(strata: &Strata<'_>) -> Effects {
@@ -429,7 +496,7 @@ pub(super) fn of_waits(
             Part { tells: p > 0.0 && p < 1.0, ..Part::of_share(all, p, &counts, &slow) }
         };
         let steps: Vec<_> = strata.each.iter().map(|step| step.map(of)).collect();
-        sides(Kind::Share, &steps)
+        sides(Kind::Share, steps, strata.accept)
     };
     let ([stable, canary], [of_stable, of_canary]) = (beyond(below), beyond(above));
     of_sides([stable.or_more(of_stable), canary.or_more(of_canary)])

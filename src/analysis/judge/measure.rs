@@ -117,7 +117,7 @@ impl Measured {
         paired: bool,
         before: Option<&MetricStatus>,
     ) -> Self {
-        let strata = Strata::one(evidence.stable, evidence.canary);
+        let strata = Strata::one(evidence.stable, evidence.canary, metric.margin().accept);
         Self::plain(metric, evidence, paired, before).with_effects(metric, &strata)
     }
 

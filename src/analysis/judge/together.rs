@@ -93,7 +93,8 @@ impl<'a> Scope<'a> {
         let whole = if counted_elsewhere { own.clone() } else { of_all() };
         let earlier = self.own.earlier.iter().map(|step| [&*step.stable, &*step.canary]);
         let each = earlier.chain([self.own_counts()]).collect();
-        own.pooled_with(&parts, whole).with_effects(metric, &Strata { each, whole: self.whole() })
+        let strata = Strata { each, whole: self.whole(), accept: metric.margin().accept };
+        own.pooled_with(&parts, whole).with_effects(metric, &strata)
     }
 
     /// What each earlier step measured.

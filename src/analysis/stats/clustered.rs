@@ -92,8 +92,7 @@ pub fn freedom(counts: &[f64], effect: f64) -> f64 {
 /// beginning with independent requests.
 pub fn design_effect(grouped: Grouped<'_>, variance: f64) -> Option<f64> {
     let n: f64 = grouped.counts.iter().sum();
-    let groups = grouped.counts.iter().filter(|c| **c > 0.0).count() as f64;
-    if groups < 8.0 || n < PER_GROUP * groups || variance.is_nan() || variance <= 0.0 {
+    if !tells(grouped.counts) || variance.is_nan() || variance <= 0.0 {
         return None;
     }
     let mean = (0..grouped.counts.len()).map(|i| grouped.sum(i)).sum::<f64>() / n;
@@ -117,6 +116,21 @@ pub fn design_effect(grouped: Grouped<'_>, variance: f64) -> Option<f64> {
     };
     let effect = (0..REPEATED).fold(estimate(1.0), |effect, _| estimate(effect));
     effect.is_finite().then_some(effect)
+}
+
+/// The same of sums that are deviations from a mean that was not estimated from them: no group has
+/// a part in it, so none is corrected for that.
+pub fn design_effect_around(grouped: Grouped<'_>, variance: f64) -> Option<f64> {
+    let n: f64 = grouped.counts.iter().sum();
+    let squares: f64 = (0..grouped.counts.len()).map(|i| grouped.sum(i).powi(2)).sum();
+    let effect = squares / (n * variance);
+    (tells(grouped.counts) && variance > 0.0 && effect.is_finite()).then_some(effect)
+}
+
+/// Whether there are enough groups with enough observations.
+fn tells(counts: &[f64]) -> bool {
+    let groups = counts.iter().filter(|c| **c > 0.0).count() as f64;
+    groups >= 8.0 && counts.iter().sum::<f64>() >= PER_GROUP * groups
 }
 
 /// The effect, or 1 when it may be noise: when independent observations in as many groups

@@ -17,7 +17,7 @@ fn groups(of: impl Fn(usize) -> u64) -> Vec<u64> {
 fn of_steps(steps: &[&[Counts; 2]]) -> f64 {
     let whole = [Counts::default(), Counts::default()];
     let each = steps.iter().map(|[stable, canary]| [stable, canary]).collect();
-    of_errors(&Strata { each, whole: whole.each_ref() }).canary.own.factor
+    of_errors(&Strata { each, whole: whole.each_ref(), accept: 0.05 }).canary.own.factor
 }
 
 #[test]
@@ -54,8 +54,8 @@ fn over_steps_it_is_that_of_the_difference() {
 fn the_first_requests_of_a_canary_count_as_uneven_as_stables() {
     let effect = |stable: Counts, canary: Counts| {
         let whole = [Counts::default(), Counts::default()];
-        let strata = Strata { each: vec![[&stable, &canary]], whole: whole.each_ref() };
-        of_errors(&strata).canary
+        let each = vec![[&stable, &canary]];
+        of_errors(&Strata { each, whole: whole.each_ref(), accept: 0.05 }).canary
     };
     // Every eighth group has a busy user. No request fails, so failures do not show how alike the
     // requests of a user are.
@@ -82,7 +82,8 @@ fn the_first_requests_of_a_canary_count_as_uneven_as_stables() {
 fn for_acceptance_a_side_with_failures_in_few_groups_is_as_alike_as_the_other_one() {
     let effects = |stable: &Counts, canary: &Counts| {
         let whole = [Counts::default(), Counts::default()];
-        of_errors(&Strata { each: vec![[stable, canary]], whole: whole.each_ref() })
+        let each = vec![[stable, canary]];
+        of_errors(&Strata { each, whole: whole.each_ref(), accept: 0.05 })
     };
     let uneven = |i: usize| if i.is_multiple_of(4) { 40 } else { 4 };
     // Whole users fail, or one request of each.
@@ -95,10 +96,48 @@ fn for_acceptance_a_side_with_failures_in_few_groups_is_as_alike_as_the_other_on
     assert_eq!(canary.careful, stable.own, "of the same numbers of requests");
     assert_eq!(stable.careful, stable.own);
     // Failures in many groups tell enough.
-    let Effects { canary, .. } = effects(&alike, &apart(16));
-    assert_eq!(canary.careful, canary.own);
+    let Effects { canary, stable } = effects(&alike, &apart(16));
+    assert!(canary.careful.factor < 0.7 * stable.own.factor, "{canary:?} {stable:?}");
     // It is never more than if all requests of a user were alike.
     let even = counts(groups(|i| 12 + i as u64 % 2), groups(|i| u64::from(i % 3 == 0)));
     let Effects { canary, .. } = effects(&alike, &even);
     assert_eq!(canary, Effect::NONE);
+}
+
+#[test]
+fn for_acceptance_busy_users_without_failures_show_at_the_margin() {
+    let effects = |canary: &Counts| {
+        let stable = counts(groups(|i| 60 + i as u64 % 30), groups(|i| 3 + i as u64 % 2));
+        let whole = [Counts::default(), Counts::default()];
+        let each = vec![[&stable, canary]];
+        of_errors(&Strata { each, whole: whole.each_ref(), accept: 0.05 })
+    };
+    // Four groups send half of all requests, and none of these fails; of the others every second
+    // one does once.
+    let busy = |requests: u64| {
+        let of = |i: usize| if i.is_multiple_of(8) { requests } else { 13 };
+        counts(groups(of), groups(|i| i as u64 % 2))
+    };
+    let Effects { canary, stable } = effects(&busy(120));
+    let Effect { own, careful } = canary;
+    assert!(own.factor < 3.0 && careful.factor > 1.3 * own.factor, "{canary:?}");
+    assert_eq!(stable, Effect::NONE);
+    assert_eq!(effects(&busy(13)).canary, Effect::NONE);
+}
+
+#[test]
+fn for_acceptance_stables_failures_tell_when_they_are_many_more() {
+    let uneven = |i: usize| 10 + 30 * (i as u64 % 2);
+    let stable = |times: u64| {
+        counts(groups(|i| times * uneven(i)), groups(|i| if i % 4 == 1 { 3 * times } else { 0 }))
+    };
+    let canary = counts(groups(uneven), groups(|i| [1, 4, 0, 1][i % 4]));
+    let effect = |times: u64| {
+        let (stable, whole) = (stable(times), [Counts::default(), Counts::default()]);
+        let each = vec![[&stable, &canary]];
+        of_errors(&Strata { each, whole: whole.each_ref(), accept: 0.05 }).canary
+    };
+    let [many, few] = [20, 1].map(effect);
+    assert!(many.own.factor < 1.2 && many.careful.factor > 1.4 * many.own.factor, "{many:?}");
+    assert!(few.careful.factor < 1.2, "{few:?}");
 }
