@@ -282,14 +282,12 @@ impl Side {
 
     /// The larger of both estimates, of the same groups.
     fn or_more(self, other: Self) -> Self {
-        let larger = |one: Option<f64>, another: Option<f64>| match (one, another) {
+        let measured = match (self.measured, other.measured) {
             (Some(one), Some(another)) => Some(one.max(another)),
             (one, another) => one.or(another),
         };
-        let measured = larger(self.measured, other.measured);
-        let at_margin = larger(self.at_margin, other.at_margin);
         let (hint, most) = (self.hint.max(other.hint), self.most.max(other.most));
-        Self { measured, hint, at_margin, most, ..self }
+        Self { measured, hint, most, ..self }
     }
 
     /// How alike requests of a user are, from 0 to 1: which part of the largest effect that there can
@@ -496,7 +494,9 @@ pub(super) fn of_waits(
             Part { tells: p > 0.0 && p < 1.0, ..Part::of_share(all, p, &counts, &slow) }
         };
         let steps: Vec<_> = strata.each.iter().map(|step| step.map(of)).collect();
-        sides(Kind::Share, steps, strata.accept)
+        // The larger effect of both bounds counts, which is careful enough without the estimate at
+        // the margin (`docs/statistics.md`): that would only hold canaries.
+        sides(Kind::Share, steps, strata.accept).map(|side| Side { at_margin: None, ..side })
     };
     let ([stable, canary], [of_stable, of_canary]) = (beyond(below), beyond(above));
     of_sides([stable.or_more(of_stable), canary.or_more(of_canary)])
