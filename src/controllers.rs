@@ -42,7 +42,10 @@ use self::{
 };
 use crate::{
     rollout::retirement::days_left,
-    signals::{gateways::Gateways, model_dates::ModelDates, prometheus::Prometheus, watch::News},
+    signals::{
+        gateways::Gateways, index::Named, model_dates::ModelDates, prometheus::Prometheus,
+        watch::News,
+    },
 };
 
 /// Reconciles of one kind that run at the same time.
@@ -207,6 +210,14 @@ where
     context.caches.ready().await?;
     if context.cluster.superseded().has(object.as_ref()) {
         return Ok(Action::requeue(superseded::PATIENCE));
+    }
+    let named = Named::new(
+        object.meta().namespace.clone().unwrap_or_default(),
+        object.meta().name.clone().unwrap_or_default(),
+    );
+    // What is known of it is not what there is. Releases have a judge to think of.
+    if kind != "PromptRelease" && context.caches.is_unread_of(kind, &named) {
+        return Ok(Action::await_change());
     }
     let _timing = context.exported.timing(kind);
     let action = reconcile(object.clone(), context.clone()).await?;

@@ -118,12 +118,22 @@ async fn serve(
     spec: &Serving,
     context: &Context,
 ) -> Result<Finding, ControllerError> {
-    let users = context.caches.releases_with(&Use::Backend(Named::of(backend)));
+    let named = Named::of(backend);
+    let finding = |deployment: &Deployment| {
+        let (readiness, reason, message) = serving::readiness(deployment, spec);
+        Finding { readiness, reason, message, retires: None, next: Action::await_change() }
+    };
+    // A release that can not be read may be one of the owners: what is there stays as it is.
+    if context.caches.has_unread_release(&named.namespace)
+        && let Some(deployment) = context.cluster.get(&named.namespace, &named.name).await?
+    {
+        return Ok(finding(&deployment));
+    }
+    let users = context.caches.releases_with(&Use::Backend(named));
     let owners = serving::owners(Some(backend), &users);
     context.cluster.apply(&serving::service(backend, spec, &owners)).await?;
     let deployment = context.cluster.apply(&serving::deployment(backend, spec, &owners)).await?;
-    let (readiness, reason, message) = serving::readiness(&deployment, spec);
-    Ok(Finding { readiness, reason, message, retires: None, next: Action::await_change() })
+    Ok(finding(&deployment))
 }
 
 fn serving_is_off(backend: &LLMDeployment) -> Finding {

@@ -173,6 +173,17 @@ impl Caches {
         of_releases.is_unread(release)
     }
 
+    /// Whether an object of a watched kind can not be read.
+    pub fn is_unread_of(&self, kind: &str, object: &Named) -> bool {
+        let of_kind = |kind: &&Filled| kind.is_unread(object);
+        self.filled.iter().filter(|filled| filled.kind() == kind).any(|filled| of_kind(&filled))
+    }
+
+    /// Whether some release of a namespace can not be read: what it uses is not known.
+    pub fn has_unread_release(&self, namespace: &str) -> bool {
+        self.unread_releases().iter().any(|release| release.namespace == namespace)
+    }
+
     /// The releases that can not be read.
     pub fn unread_releases(&self) -> Vec<Named> {
         let [of_releases, ..] = &self.filled;

@@ -73,6 +73,14 @@ pub enum ControllerError {
         /// What the API server says.
         why: String,
     },
+    /// An object is there, and can not be read.
+    #[error("{what} can not be read: {why}")]
+    Unread {
+        /// The object.
+        what: String,
+        /// Where it can not be read.
+        why: String,
+    },
     /// A saved copy can not be read or made.
     #[error("the snapshot {name} can not be read: {reason}")]
     Copy {
@@ -135,6 +143,7 @@ impl ControllerError {
             Self::Fenced { .. } => "Fenced",
             Self::Api { .. } => "ApiServer",
             Self::Refused { .. } => "Refused",
+            Self::Unread { .. } => "ObjectNotRead",
             Self::Copy { .. } => "CopyUnreadable",
             Self::CachesNotReady => "CachesNotReady",
         }
@@ -144,7 +153,11 @@ impl ControllerError {
     pub fn worth_a_warning(&self) -> bool {
         matches!(
             self,
-            Self::Api { .. } | Self::Refused { .. } | Self::Copy { .. } | Self::Fenced { .. }
+            Self::Api { .. }
+                | Self::Refused { .. }
+                | Self::Unread { .. }
+                | Self::Copy { .. }
+                | Self::Fenced { .. }
         )
     }
 
@@ -154,7 +167,7 @@ impl ControllerError {
             Self::Conflict { .. } => Duration::from_millis(200),
             Self::NotLeading | Self::Fenced { .. } | Self::CachesNotReady => Duration::from_secs(1),
             Self::Api { .. } | Self::Refused { .. } => Duration::from_secs(2),
-            Self::Copy { .. } => Duration::from_secs(30),
+            Self::Unread { .. } | Self::Copy { .. } => Duration::from_secs(30),
         }
     }
 }

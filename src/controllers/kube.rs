@@ -25,7 +25,10 @@ use crate::{
         keys,
         snapshot::{Remembered, Saved},
     },
-    signals::api_server::said,
+    signals::{
+        api_server::said,
+        tried::{self, Tried},
+    },
 };
 
 /// The longest note that the API server accepts on an Event.
@@ -99,6 +102,11 @@ impl Cluster {
         Api::namespaced(self.client.clone(), namespace)
     }
 
+    /// The same, whose answers are read without what somebody else has noted on an object.
+    fn tried<K: Kind>(&self, namespace: &str) -> Api<Tried<K>> {
+        Api::namespaced(self.client.clone(), namespace)
+    }
+
     /// Replaces the status of `object`, which carries the resourceVersion that was
     /// decided on; answers the object as it is now.
     ///
@@ -132,8 +140,18 @@ impl Cluster {
         let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
         let post = PostParams { field_manager: Some(keys::FIELD_MANAGER.to_owned()), dry_run };
         let kind = K::kind(&()).into_owned();
-        self.api::<K>(&namespace).replace_status(&name, &post, object).await.map_err(|e| {
+        let sent = Tried::Read(object.clone());
+        let answer = self.tried::<K>(&namespace).replace_status(&name, &post, &sent).await;
+        let answer = answer.map_err(|e| {
             ControllerError::api(format!("the status of {kind} {namespace}/{name}"), e)
+        })?;
+        Ok(match (answer, sent) {
+            (Tried::Unread { metadata, .. }, Tried::Read(mut object)) => {
+                object.meta_mut().resource_version = metadata.resource_version;
+                object
+            }
+            (Tried::Read(written), _) => written,
+            (Tried::Unread { .. }, Tried::Unread { .. }) => object.clone(),
         })
     }
 
@@ -146,10 +164,13 @@ impl Cluster {
             Some(namespace) => self.api(namespace),
             None => Api::all(self.client.clone()),
         };
-        let found = api.list(&ListParams::default().labels(label)).await;
+        let found = tried::list(&self.client, &api, &ListParams::default().labels(label)).await;
         let found =
             found.map_err(|e| ControllerError::api(format!("the list of {}", K::kind(&())), e))?;
-        Ok(found.items)
+        for why in found.unread {
+            tracing::warn!("{why}");
+        }
+        Ok(found.objects)
     }
 
     /// An object, if it exists.
@@ -161,8 +182,13 @@ impl Cluster {
         namespace: &str,
         name: &str,
     ) -> Result<Option<K>, ControllerError> {
-        let found = self.api::<K>(namespace).get_opt(name).await;
-        found.map_err(|e| ControllerError::api(format!("{} {namespace}/{name}", K::kind(&())), e))
+        let what = || format!("{} {namespace}/{name}", K::kind(&()));
+        let found = self.tried::<K>(namespace).get_opt(name).await;
+        match found.map_err(|e| ControllerError::api(what(), e))? {
+            None => Ok(None),
+            Some(Tried::Read(object)) => Ok(Some(object)),
+            Some(Tried::Unread { why, .. }) => Err(ControllerError::Unread { what: what(), why }),
+        }
     }
 
     /// Replaces the owners of `object`, provided that it did not change meanwhile.
@@ -199,12 +225,14 @@ impl Cluster {
         body["apiVersion"] = json!(K::api_version(&()));
         body["kind"] = json!(K::kind(&()));
         let params = PatchParams::apply(keys::FIELD_MANAGER).force();
-        let applied =
-            self.api::<K>(&namespace).patch(&name, &params, &Patch::Apply(body)).await.map_err(
-                |e| ControllerError::api(format!("{} {namespace}/{name}", K::kind(&())), e),
-            )?;
+        let what = || format!("{} {namespace}/{name}", K::kind(&()));
+        let applied = self.tried::<K>(&namespace).patch(&name, &params, &Patch::Apply(body)).await;
+        let applied = applied.map_err(|e| ControllerError::api(what(), e))?;
         self.exported.wrote("apply");
-        Ok(applied)
+        match applied {
+            Tried::Read(applied) => Ok(applied),
+            Tried::Unread { why, .. } => Err(ControllerError::Unread { what: what(), why }),
+        }
     }
 
     /// Sets the finalizers of `object`, provided that it did not change meanwhile.
@@ -222,7 +250,7 @@ impl Cluster {
             "finalizers": finalizers,
             "resourceVersion": object.resource_version(),
         }});
-        self.api::<K>(&namespace)
+        self.tried::<K>(&namespace)
             .patch(&name, &PatchParams::default(), &Patch::Merge(body))
             .await
             .map_err(|e| {

@@ -15,7 +15,9 @@ use kube::{
         watcher::Event,
     },
 };
-use serde::{Deserialize, Deserializer, de::DeserializeOwned};
+use serde::{
+    Deserialize, Deserializer, Serialize, Serializer, de::DeserializeOwned, ser::Error as _,
+};
 use serde_json::value::RawValue;
 use serde_path_to_error::Segment;
 
@@ -23,8 +25,10 @@ use super::index::Named;
 
 /// An object, or why it can not be read.
 #[derive(Clone, Debug)]
-pub(super) enum Tried<K> {
+pub enum Tried<K> {
+    /// It was read.
     Read(K),
+    /// It can not be read: what it is called, and why.
     Unread { metadata: Box<ObjectMeta>, why: String },
 }
 
@@ -49,6 +53,15 @@ impl From<HeadOfMetadata> for ObjectMeta {
     fn from(head: HeadOfMetadata) -> Self {
         let HeadOfMetadata { name, namespace, uid, resource_version } = head;
         Self { name, namespace, uid, resource_version, ..Self::default() }
+    }
+}
+
+impl<K: Serialize> Serialize for Tried<K> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Read(object) => object.serialize(to),
+            Self::Unread { why, .. } => Err(S::Error::custom(why)),
+        }
     }
 }
 

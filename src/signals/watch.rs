@@ -91,6 +91,11 @@ impl Filled {
         self.0.borrow().unread.get(object).cloned()
     }
 
+    /// The kind of its objects.
+    pub fn kind(&self) -> &str {
+        &self.1
+    }
+
     /// Whether there is this object, and it can not be read.
     pub fn is_unread(&self, object: &Named) -> bool {
         self.0.borrow().unread.contains_key(object)

@@ -17,7 +17,10 @@ use crate::{
     api::PromptRelease,
     app::standalone::View,
     rollout::snapshot::Action,
-    signals::{cause::innermost, tried},
+    signals::{
+        cause::innermost,
+        tried::{self, Tried},
+    },
 };
 
 /// How often a folder's state is read again.
@@ -197,15 +200,20 @@ impl Source {
 
     pub(super) async fn one(&self, name: &str) -> anyhow::Result<PromptRelease> {
         match self {
-            Self::Cluster { api, .. } => {
+            Self::Cluster { client, namespace, .. } => {
+                let api: Api<Tried<PromptRelease>> = Api::namespaced(client.clone(), namespace);
                 let found = api.get_opt(name).await;
-                let found = found.map_err(|error| unread("PromptReleases", error))?;
-                found.with_context(|| {
-                    format!(
+                match found.map_err(|error| unread("PromptReleases", error))? {
+                    Some(Tried::Read(release)) => Ok(release),
+                    Some(Tried::Unread { why, .. }) => bail!(
+                        "PromptRelease {namespace}/{name} can not be read: {why}. Mend it with \
+                         kubectl, or upgrade this program"
+                    ),
+                    None => bail!(
                         "there is no PromptRelease {name}{}: `serinus get -A` lists all",
                         self.within(false)
-                    )
-                })
+                    ),
+                }
             }
             Self::Folder { .. } => {
                 let (mut found, _) = self.list(false).await?;

@@ -38,6 +38,10 @@ pub async fn settle(backend: &Named, context: &Context) -> Result<(), Controller
     if !context.serving || !is_gone(backend, context) {
         return Ok(());
     }
+    // It may be one of those that use it.
+    if context.caches.has_unread_release(&backend.namespace) {
+        return Ok(());
+    }
     settle_one::<Deployment>(backend, context).await?;
     settle_one::<Service>(backend, context).await
 }
