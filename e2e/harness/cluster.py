@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -95,11 +96,19 @@ class Cluster:
         return self
 
     def wait_ready(self) -> None:
-        wait_for("the API server", lambda: self.http.get("/readyz").status_code == 200, 90)
+        wait_for("the API server", self._ready, 90)
+
+    def _ready(self) -> bool:
+        # Without this, a full disk looks like an API server that refuses connections.
+        for name in ("etcd", "apiserver"):
+            assert self.parts[name].alive, f"{name} has ended: {self.parts[name].tail(3)}"
+        return self.http.get("/readyz").status_code == 200
 
     def stop(self) -> None:
+        """For good: what etcd has written, the most by far, is deleted; logs stay."""
         for name in ("controllers", "apiserver", "etcd"):
             self.parts[name].stop()
+        shutil.rmtree(self.folder / "etcd", ignore_errors=True)
 
     def kubeconfig(self, name: str, token: str, server: str | None = None) -> Path:
         path = self.folder / f"{name}.kubeconfig"
