@@ -338,16 +338,20 @@ def test_a_canary_whose_release_can_not_be_read_has_no_judge_whoever_leads(world
         world.next("unread", "v2", "firstTokenMs=20")
         world.wait_phase("unread", "Progressing", seconds=30)
         wait_for("users on the canary", lambda: len(answered_by(users, 4)) == 2)
-        def evidence() -> list[dict]:
-            return world.cluster.release("unread")["status"].get("evidence") or []
 
-        def put(parts: list[dict]) -> None:
+        def put(parts: list[dict], **metadata) -> None:
             world.cluster.kubectl("patch", "promptrelease", "unread", "--subresource=status", "--type=merge",
-                                  "-p", json.dumps({"status": {"evidence": parts}}))
+                                  "-p", json.dumps({"metadata": metadata, "status": {"evidence": parts}}))
 
-        wait_for("evidence", evidence)
-        first, *others = evidence()
-        put([{**first, "stable": {**first["stable"], "z": deep}}, *others])
+        def spoiled() -> list[dict]:
+            """The evidence as it was. What an operator wrote meanwhile is not taken back."""
+            release = world.cluster.release("unread")
+            first, *others = release["status"].get("evidence") or []
+            put([{**first, "stable": {**first["stable"], "z": deep}}, *others],
+                resourceVersion=release["metadata"]["resourceVersion"])
+            return [first, *others]
+
+        kept = wait_for("evidence", spoiled)
         wait_for("all users on stable", lambda: answered_by(users, 4) == {stable}, 60)
         # Another leader has never read it, and does not give the canary back.
         for _ in range(2):
@@ -367,7 +371,7 @@ def test_a_canary_whose_release_can_not_be_read_has_no_judge_whoever_leads(world
         wait_for("what it waits for", lambda: "RouteTaken" in rival() and "default/unread" in rival())
         world.cluster.kubectl("delete", "promptrelease", "unread-rival")
         # Mended, it goes on.
-        put([first, *others])
+        put(kept)
         wait_for("the promotion", lambda: ("unread-v2", "Promoted") in world.history("unread"), 120)
     assert not users.errors(), users.errors()[:5]
 
