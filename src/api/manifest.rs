@@ -528,8 +528,8 @@ fn typed<T: DeserializeOwned + Serialize>(value: Value, kind: &str) -> Result<T,
     Ok(object)
 }
 
-/// The first error, or one of a field that nobody knows: what is missing is often there under a
-/// name that was mistyped.
+/// The first error. An error about an unknown field comes before all others: a field is often missing
+/// because its name was mistyped.
 fn first_fault<'a>(checks: &'a Checks, spec: &'a Value) -> Option<ValidationError<'a>> {
     let mut all = checks.schema.iter_errors(spec);
     let first = all.next()?;

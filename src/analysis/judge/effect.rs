@@ -59,7 +59,7 @@ const TELLING: usize = 8;
 /// In fewer than this they tell too little for acceptance
 /// (`docs/decisions/0017-few-users-are-few-observations.md`).
 const ENOUGH: usize = 12;
-/// The other side is known better from so many times as many failures on.
+/// When stable has at least so many times as many failures, it tells more of users than the canary.
 const BETTER_KNOWN: f64 = 2.0;
 /// A group with fewer values than this does not tell.
 const LEAST_VALUES: f64 = 3.0;
