@@ -4,6 +4,7 @@ import json
 import time
 from pathlib import Path
 
+import httpx
 import pytest
 import yaml
 
@@ -115,6 +116,17 @@ def test_a_serving_backend_becomes_a_deployment_and_counts_when_its_pods_are_rea
         "get", "deployment", "served", "-o", "json"))["metadata"]["ownerReferences"]]
     # The garbage collector learns of our kinds within 30 seconds, and then lets the gone owner go.
     wait_for("its owner", lambda: owners() == ["PromptRelease"], 120)
+    # A new leader that can not read the release does not know what it uses, and takes nothing away.
+    deep = json.loads("[" * 140 + "]" * 140)
+    cluster.kubectl("patch", "promptrelease", "served", "--subresource=status", "--type=merge", "-p", json.dumps(
+        {"status": {"evidence": [{"instance": "a", "stable": {"assigned": 0, "z": deep}, "canary": {"assigned": 0}}]}}))
+    for operator in world.operators:
+        operator.process.kill()
+        operator.start()
+    words = lambda: httpx.get(f"http://127.0.0.1:{world.leader.admin}/readyz?verbose").text
+    wait_for("a leader that says so", lambda: "PromptRelease default/served can not be read" in words(), 60)
+    time.sleep(8)
+    assert owners() == ["PromptRelease"]
     cluster.kubectl("delete", "promptrelease", "served")
     wait_for("its end", lambda: "NotFound" in cluster.kubectl("get", "deployment", "served", check=False), 120)
 

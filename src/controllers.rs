@@ -44,7 +44,7 @@ use crate::{
     rollout::retirement::days_left,
     signals::{
         gateways::Gateways, index::Named, model_dates::ModelDates, prometheus::Prometheus,
-        watch::News,
+        tried::NOT_READ, watch::News,
     },
 };
 
@@ -96,8 +96,7 @@ impl Context {
         }
         self.exported.phases(phases);
         let mut problems = problems::count(releases.iter().map(AsRef::as_ref));
-        problems
-            .insert(problems::NOT_READ, self.caches.count_unread().try_into().unwrap_or(i64::MAX));
+        problems.insert(NOT_READ, self.caches.count_unread().try_into().unwrap_or(i64::MAX));
         self.exported.problems(problems);
         let backends = if term.is_some() { self.caches.backends.state() } else { vec![] };
         let now = (self.clock)();
@@ -211,12 +210,9 @@ where
     if context.cluster.superseded().has(object.as_ref()) {
         return Ok(Action::requeue(superseded::PATIENCE));
     }
-    let named = Named::new(
-        object.meta().namespace.clone().unwrap_or_default(),
-        object.meta().name.clone().unwrap_or_default(),
-    );
     // What is known of it is not what there is. Releases have a judge to think of.
-    if kind != "PromptRelease" && context.caches.is_unread_of(kind, &named) {
+    let named = Named::of(object.as_ref());
+    if kind != "PromptRelease" && context.caches.why_unread(kind, &named).is_some() {
         return Ok(Action::await_change());
     }
     let _timing = context.exported.timing(kind);

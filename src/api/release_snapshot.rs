@@ -104,11 +104,10 @@ impl Serialize for Content {
 
 impl<'de> Deserialize<'de> for Content {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        // What is nested too deep is kept as it is, and fails when it is read: that hides
-        // neither the snapshot nor what is remembered on it.
+        // What is nested too deep fails when it is read: that hides neither the snapshot nor what
+        // is remembered on it.
         let text = Box::<RawValue>::deserialize(deserializer)?;
-        let read: Result<Value, _> = serde_json::from_str(text.get());
-        Ok(read.map_or_else(|_| Self(text.get().into()), |value| Self::from(&value)))
+        Ok(Self(text.get().into()))
     }
 }
 

@@ -209,8 +209,8 @@ fn settled(release: &PromptRelease) -> Option<bool> {
 }
 
 /// What is to be said of a spec that no operator has seen.
-const UNSEEN: &str = "nobody has looked at the spec as it is: does an operator run, or `serinus \
-                      standalone`, and does it watch this namespace?";
+const UNSEEN: &str = "no operator has seen this version of the spec: is an operator running (or \
+                      `serinus standalone`), and does it watch this namespace?";
 
 /// Whether an operator has seen the spec as it is.
 fn is_observed(release: &PromptRelease) -> bool {
@@ -304,8 +304,8 @@ mod tests {
         let told = |release: &PromptRelease| {
             [text::description(release, clock::now()), explain::release(release, "", clock::now())]
         };
-        assert!(told(&new).iter().all(|text| text.contains("nobody has looked at the spec")));
-        assert!(told(&seen).iter().all(|text| !text.contains("nobody has looked")));
+        assert!(told(&new).iter().all(|text| text.contains("no operator has seen")));
+        assert!(told(&seen).iter().all(|text| !text.contains("no operator has seen")));
         let [text, _] = told(&seen);
         assert!(text.contains("Traffic:") && text.contains("none: nothing is served"), "{text}");
     }

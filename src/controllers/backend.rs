@@ -44,6 +44,8 @@ const PROBE_EVERY: Duration = Duration::from_secs(30);
 /// How often one that does not.
 const PROBE_AGAIN: Duration = Duration::from_secs(5);
 
+/// How often it is asked whether releases can be read again.
+const UNREAD_AGAIN: Duration = Duration::from_secs(30);
 /// A date may be further away than a timer can be set.
 const LONGEST_WAIT: Duration = Duration::from_secs(365 * 24 * 3600);
 
@@ -127,7 +129,9 @@ async fn serve(
     if context.caches.has_unread_release(&named.namespace)
         && let Some(deployment) = context.cluster.get(&named.namespace, &named.name).await?
     {
-        return Ok(finding(&deployment));
+        let mut finding = finding(&deployment);
+        finding.message += "; changes of it wait until every release of its namespace can be read";
+        return Ok(Finding { next: later(UNREAD_AGAIN), ..finding });
     }
     let users = context.caches.releases_with(&Use::Backend(named));
     let owners = serving::owners(Some(backend), &users);

@@ -173,10 +173,10 @@ impl Caches {
         of_releases.is_unread(release)
     }
 
-    /// Whether an object of a watched kind can not be read.
-    pub fn is_unread_of(&self, kind: &str, object: &Named) -> bool {
-        let of_kind = |kind: &&Filled| kind.is_unread(object);
-        self.filled.iter().filter(|filled| filled.kind() == kind).any(|filled| of_kind(&filled))
+    /// Why an object of a watched kind can not be read, if it is there and can not.
+    pub fn why_unread(&self, kind: &str, object: &Named) -> Option<String> {
+        let of_kind = self.filled.iter().find(|filled| filled.kind() == kind);
+        of_kind?.why_unread(object)
     }
 
     /// Whether some release of a namespace can not be read: what it uses is not known.
@@ -208,27 +208,6 @@ impl Caches {
                 && self.remembered(by).is_some_and(|(_, note)| note.route == route)
         });
         owners.next()
-    }
-
-    /// Why the PromptVersion can not be read that is named so, if it is there and can not; in
-    /// words.
-    pub fn unread_prompt(&self, prompt: &Named) -> Option<String> {
-        self.unread_in_words(1, prompt)
-    }
-
-    /// The same of an LLMDeployment.
-    pub fn unread_backend(&self, backend: &Named) -> Option<String> {
-        self.unread_in_words(2, backend)
-    }
-
-    /// The same of a CanaryPolicy.
-    pub fn unread_policy(&self, policy: &Named) -> Option<String> {
-        self.unread_in_words(3, policy)
-    }
-
-    fn unread_in_words(&self, kind: usize, object: &Named) -> Option<String> {
-        let why = self.filled.get(kind)?.why_unread(object)?;
-        Some(format!("{} is there and can not be read: {why}", object.key()))
     }
 
     /// Whether there is no such LLMDeployment. One that can not be read is there.

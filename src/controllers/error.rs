@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use kube::core::Status;
 
-use crate::signals::api_server::said;
+use crate::signals::{api_server::said, tried::NOT_READ};
 
 /// How the API server begins or ends what it says of a quota, of an admission webhook or policy
 /// that denies, of a namespace that is being deleted, and of an object that etcd does not take.
@@ -143,7 +143,7 @@ impl ControllerError {
             Self::Fenced { .. } => "Fenced",
             Self::Api { .. } => "ApiServer",
             Self::Refused { .. } => "Refused",
-            Self::Unread { .. } => "ObjectNotRead",
+            Self::Unread { .. } => NOT_READ,
             Self::Copy { .. } => "CopyUnreadable",
             Self::CachesNotReady => "CachesNotReady",
         }

@@ -141,17 +141,18 @@ impl Cluster {
         let post = PostParams { field_manager: Some(keys::FIELD_MANAGER.to_owned()), dry_run };
         let kind = K::kind(&()).into_owned();
         let sent = Tried::Read(object.clone());
-        let answer = self.tried::<K>(&namespace).replace_status(&name, &post, &sent).await;
+        let answer = self.tried(&namespace).replace_status(&name, &post, &sent).await;
         let answer = answer.map_err(|e| {
             ControllerError::api(format!("the status of {kind} {namespace}/{name}"), e)
         })?;
-        Ok(match (answer, sent) {
-            (Tried::Unread { metadata, .. }, Tried::Read(mut object)) => {
-                object.meta_mut().resource_version = metadata.resource_version;
-                object
+        Ok(match answer {
+            Tried::Read(written) => written,
+            // It was taken all the same.
+            Tried::Unread { metadata, .. } => {
+                let mut written = object.clone();
+                written.meta_mut().resource_version = metadata.resource_version;
+                written
             }
-            (Tried::Read(written), _) => written,
-            (Tried::Unread { .. }, Tried::Unread { .. }) => object.clone(),
         })
     }
 

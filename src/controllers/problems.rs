@@ -15,8 +15,6 @@ use crate::{
     },
 };
 
-/// The reason of an object that can not be read.
-pub(super) const NOT_READ: &str = "ObjectNotRead";
 /// A message is cut here: it may quote what is wrong.
 const LONGEST: usize = 900;
 /// More lines than this are counted and not shown.

@@ -345,6 +345,7 @@ mod tests {
             (Busy, 400, r#"{"error":{"message":"Loading model","type":"unavailable_error"}}"#),
             (Application, 400, r#"{"error":{"message":"error loading the image: not a PNG"}}"#),
             (Application, 409, r#"{"error":{"message":"the file is being uploaded"}}"#),
+            (Application, 400, r#"{"error":{"message":"the tool is being loaded"}}"#),
             (NoSuchPath, 404, "<html>nginx 404</html>"),
             (NoSuchPath, 404, r#"{"detail":"Not Found"}"#),
             (NoSuchPath, 404, "404 page not found"),

@@ -17,7 +17,7 @@ use prometheus_client::{
 use crate::{
     api::conditions::{on_one_line, printable},
     rollout::decide::{ROUTE_TAKEN, reason_label},
-    signals::watch::Filled,
+    signals::{tried::NOT_READ, watch::Filled},
 };
 
 /// Something that is wrong and lasts.
@@ -82,8 +82,6 @@ impl std::fmt::Display for Notice {
 
 /// The reason of a watch that fails.
 const WATCH_FAILS: &str = "WatchFails";
-/// An object that this version can not read.
-const NOT_READ: &str = "ObjectNotRead";
 /// The longest message, in bytes: it may quote what is wrong.
 const LONGEST: usize = 2_000;
 /// More lines than this are counted and not shown.

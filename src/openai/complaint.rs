@@ -216,16 +216,12 @@ impl Complaint {
 
     /// The model is not there yet.
     pub fn is_about_loading(&self) -> bool {
-        const SAID: [&str; 5] = [
-            "loading model",
-            "loading the model",
-            "model is loading",
-            "currently loading",
-            "being loaded",
-        ];
+        const SAID: [&str; 4] =
+            ["loading model", "is loading", "currently loading", "being loaded"];
+        const ENDED: [&str; 2] = ["failed", "error loading"];
         let sentence = self.message.to_lowercase();
-        SAID.iter().any(|said| sentence.contains(said))
-            && !["failed", "error loading"].iter().any(|said| sentence.contains(said))
+        let has = |parts: &[&str]| parts.iter().any(|part| sentence.contains(part));
+        sentence.contains("model") && has(&SAID) && !has(&ENDED)
     }
 
     /// Whether it speaks of the account or the key that was sent: Anthropic and OpenAI tell of an

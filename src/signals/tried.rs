@@ -67,8 +67,9 @@ impl<K: Serialize> Serialize for Tried<K> {
 
 impl<'de, K: DeserializeOwned> Deserialize<'de> for Tried<K> {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        // Text is not nested: however deep it is, it is found to its end.
-        let text = Box::<RawValue>::deserialize(from)?;
+        // Text is not nested: however deep it is, it is found to its end. kube reads objects from
+        // text in memory, which is borrowed here.
+        let text = <&RawValue>::deserialize(from)?;
         if let Ok(object) = serde_json::from_str(text.get()) {
             return Ok(Self::Read(object));
         }
@@ -216,6 +217,9 @@ pub(super) fn read<K>(event: Event<Tried<K>>) -> Option<Event<K>> {
     })
 }
 
+/// The reason of an object that can not be read.
+pub const NOT_READ: &str = "ObjectNotRead";
+
 /// Why objects can not be read.
 pub(super) type Unread = BTreeMap<Named, String>;
 
@@ -237,11 +241,19 @@ impl Sieve {
     where
         K: Resource<DynamicType = ()> + Clone + 'static,
     {
+        let kind = K::kind(&());
+        let over = |object: &Named| {
+            tracing::info!(%kind, object = object.key(), "can be read again, or is gone");
+        };
+        // Of the same object: one that was made anew under its name is another one.
         let known = |metadata: &ObjectMeta| {
             let name = metadata.name.clone().unwrap_or_default();
             let mut known = ObjectRef::new(&name);
             known.namespace.clone_from(&metadata.namespace);
-            store.get(&known).map(|object| (*object).clone())
+            let known = store.get(&known).filter(|object| {
+                object.meta().uid.as_ref().is_none_or(|uid| Some(uid) == metadata.uid.as_ref())
+            });
+            known.map(|object| (*object).clone())
         };
         match event {
             Event::Init => {
@@ -254,19 +266,27 @@ impl Sieve {
                 known(&metadata).map(Event::InitApply)
             }
             Event::InitDone => {
-                *unread = std::mem::take(&mut self.listed);
+                let before = std::mem::replace(unread, std::mem::take(&mut self.listed));
+                for (object, why) in unread.iter().filter(|(key, _)| !before.contains_key(*key)) {
+                    begins(&kind, object, why);
+                }
+                before.keys().filter(|key| !unread.contains_key(*key)).for_each(over);
                 Some(Event::InitDone)
             }
             Event::Apply(Tried::Read(object)) => {
-                unread.remove(&named(object.meta()));
+                unread.remove_entry(&named(object.meta())).iter().for_each(|(key, _)| over(key));
                 Some(Event::Apply(object))
             }
             Event::Apply(Tried::Unread { metadata, why }) => {
-                unread.insert(named(&metadata), why);
+                let object = named(&metadata);
+                if !unread.contains_key(&object) {
+                    begins(&kind, &object, &why);
+                }
+                unread.insert(object, why);
                 None
             }
             Event::Delete(object) => {
-                unread.remove(&named(object.meta()));
+                unread.remove_entry(&named(object.meta())).iter().for_each(|(key, _)| over(key));
                 match object {
                     Tried::Read(object) => Some(Event::Delete(object)),
                     Tried::Unread { metadata, .. } => known(&metadata).map(Event::Delete),
@@ -274,6 +294,10 @@ impl Sieve {
             }
         }
     }
+}
+
+fn begins(kind: &str, object: &Named, why: &str) {
+    tracing::warn!(kind, object = object.key(), "can not be read, and counts as it was: {why}");
 }
 
 fn named(metadata: &ObjectMeta) -> Named {
@@ -292,7 +316,7 @@ mod tests {
     fn backend(name: &str, limits: Value) -> Value {
         json!({
             "apiVersion": "serinus.dev/v1alpha1", "kind": "LLMDeployment",
-            "metadata": {"name": name, "namespace": "shop", "resourceVersion": "1"},
+            "metadata": {"name": name, "namespace": "shop", "resourceVersion": "1", "uid": "own"},
             "spec": {"provider": "vllm", "model": "m",
                      "serving": {"image": "x", "resources": {"limits": limits}}},
         })
@@ -421,7 +445,14 @@ mod tests {
             assert_eq!(unread.len(), 1);
         }
         assert!(reader.get(&key).is_some());
-        assert!(pass(Event::Delete(read(json!(7))), &mut unread));
-        assert!(reader.get(&key).is_none() && unread.is_empty());
+        // Made anew under its name, it is another object: that one is not known.
+        let mut other = read(json!(7));
+        other.meta_mut().uid = Some("other".to_owned());
+        for event in [Event::Init, Event::InitApply(other), Event::InitDone] {
+            pass(event, &mut unread);
+        }
+        assert!(reader.get(&key).is_none() && unread.len() == 1);
+        assert!(!pass(Event::Delete(read(json!(7))), &mut unread));
+        assert!(unread.is_empty());
     }
 }

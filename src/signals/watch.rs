@@ -26,11 +26,38 @@ use super::{
 /// The watch that fills a store: objects that were written or deleted.
 pub type Touched<K> = BoxStream<'static, watcher::Result<K>>;
 
+/// What can be watched here: objects of namespaces.
+pub trait Watchable:
+    Resource<DynamicType = (), Scope = NamespaceResourceScope>
+    + Clone
+    + Debug
+    + DeserializeOwned
+    + Send
+    + Sync
+    + 'static
+{
+}
+
+impl<K> Watchable for K where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+        + Clone
+        + Debug
+        + DeserializeOwned
+        + Send
+        + Sync
+        + 'static
+{
+}
+
 /// Whether a store holds all that there was when its watch began. Any number of tasks may
 /// wait for that, and give up. [`Store::wait_until_ready`] wakes only the task that asked
 /// last, for ever: it is for the one controller that runs on the store.
 #[derive(Clone, Debug)]
-pub struct Filled(watch::Receiver<Watched>, Arc<str>);
+pub struct Filled {
+    watched: watch::Receiver<Watched>,
+    /// The kind of its objects.
+    kind: Arc<str>,
+}
 
 /// What has become of a watch.
 #[derive(Debug, Default)]
@@ -60,24 +87,24 @@ const FORGOTTEN: Duration = Duration::from_secs(30);
 impl Filled {
     /// Whether it does now.
     pub fn now(&self) -> bool {
-        self.0.borrow().filled
+        self.watched.borrow().filled
     }
 
     /// Waits until it does; false when its watch is gone and never will.
     pub async fn wait(&self) -> bool {
-        self.0.clone().wait_for(|watched| watched.filled).await.is_ok()
+        self.watched.clone().wait_for(|watched| watched.filled).await.is_ok()
     }
 
     /// The objects that can not be read, each with the reason: what the store holds of them is
     /// what they were, or nothing.
     pub fn unread(&self) -> Vec<(Named, String)> {
-        let watched = self.0.borrow();
+        let watched = self.watched.borrow();
         watched.unread.iter().map(|(object, why)| (object.clone(), why.clone())).collect()
     }
 
     /// A line for each of them, as long as these are few.
     pub fn unread_in_words(&self) -> Vec<String> {
-        let (kind, unread) = (&self.1, self.unread());
+        let (kind, unread) = (&self.kind, self.unread());
         let line = |(object, why): &(Named, String)| {
             format!("{kind} {} can not be read, and counts as it was: {why}", object.key())
         };
@@ -88,22 +115,22 @@ impl Filled {
 
     /// Why an object can not be read, if it is there and can not.
     pub fn why_unread(&self, object: &Named) -> Option<String> {
-        self.0.borrow().unread.get(object).cloned()
+        self.watched.borrow().unread.get(object).cloned()
     }
 
     /// The kind of its objects.
     pub fn kind(&self) -> &str {
-        &self.1
+        &self.kind
     }
 
     /// Whether there is this object, and it can not be read.
     pub fn is_unread(&self, object: &Named) -> bool {
-        self.0.borrow().unread.contains_key(object)
+        self.watched.borrow().unread.contains_key(object)
     }
 
     /// Why its watch fails, if it does: what the store holds is not what there is.
     pub fn failing(&self) -> Option<String> {
-        let watched = self.0.borrow();
+        let watched = self.watched.borrow();
         let Failing { since, last, why } = watched.failing.as_ref()?;
         let is_told = *last - *since >= TOLD || (since.elapsed() >= TOLD && !watched.filled);
         (is_told && last.elapsed() < FORGOTTEN).then(|| why.clone())
@@ -145,56 +172,36 @@ fn why(kind: &str, error: &watcher::Error) -> String {
 
 /// A store, the watch that fills it, and whether it has. What nobody reads is dropped before it is kept:
 /// who changed which field, and what `trim` takes away.
-pub fn cache<K>(
+pub fn cache<K: Watchable>(
     client: &Client,
     namespace: Option<&str>,
     config: watcher::Config,
     trim: fn(&mut K),
-) -> (Store<K>, Touched<K>, Filled)
-where
-    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
-        + Clone
-        + Debug
-        + DeserializeOwned
-        + Send
-        + Sync
-        + 'static,
-{
+) -> (Store<K>, Touched<K>, Filled) {
     cache_noting(client, namespace, config, trim, |_| ())
 }
 
 /// As [`cache`]; `note` sees each event when the store has taken it in.
-pub fn cache_noting<K>(
+pub fn cache_noting<K: Watchable>(
     client: &Client,
     namespace: Option<&str>,
     config: watcher::Config,
     trim: fn(&mut K),
     mut note: impl FnMut(&watcher::Event<K>) + Send + 'static,
-) -> (Store<K>, Touched<K>, Filled)
-where
-    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
-        + Clone
-        + Debug
-        + DeserializeOwned
-        + Send
-        + Sync
-        + 'static,
-{
+) -> (Store<K>, Touched<K>, Filled) {
     let (reader, writer) = store();
     let (fills, filled) = watch::channel(Watched::default());
     let (fills, known) = (Arc::new(fills), reader.clone());
     let (unread, mut sieve) = (fills.clone(), Sieve::default());
-    let kind = K::kind(&()).into_owned();
-    let (of_unread, of_store) = (kind.clone(), kind.clone());
+    let kind: Arc<str> = K::kind(&()).into();
+    let of_store = kind.clone();
     let touched = tried(client, namespace, config)
         .filter_map(move |event| {
             let passed = match event {
                 Ok(event) => {
                     let mut passed = None;
                     unread.send_if_modified(|watched| {
-                        let before = watched.unread.clone();
                         passed = sieve.pass(event, &known, &mut watched.unread);
-                        tell_of_unread(&of_unread, &before, &watched.unread);
                         false
                     });
                     passed.map(Ok)
@@ -220,51 +227,25 @@ where
         })
         .touched_objects()
         .boxed();
-    (reader, touched, Filled(filled, of_store.into()))
-}
-
-/// Logs which objects can not be read from now on, and which can again.
-fn tell_of_unread(kind: &str, before: &Unread, now: &Unread) {
-    for (object, why) in now.iter().filter(|(object, _)| !before.contains_key(*object)) {
-        tracing::warn!(kind, object = object.key(), "can not be read, and counts as it was: {why}");
-    }
-    for object in before.keys().filter(|object| !now.contains_key(*object)) {
-        tracing::info!(kind, object = object.key(), "can be read again, or is gone");
-    }
+    (reader, touched, Filled { watched: filled, kind: of_store })
 }
 
 /// A watch that fills no store and tells of metadata only: which objects were written or
 /// deleted.
-pub fn touched<K>(
+pub fn touched<K: Watchable>(
     client: &Client,
     namespace: Option<&str>,
     config: watcher::Config,
-) -> Touched<PartialObjectMeta<K>>
-where
-    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
-        + Clone
-        + Debug
-        + Send
-        + Sync
-        + 'static,
-{
+) -> Touched<PartialObjectMeta<K>> {
     readable(client, namespace, config).touched_objects().boxed()
 }
 
 /// A watch for who keeps what it tells; what can not be read is left out.
-pub fn readable<K>(
+pub fn readable<K: Watchable>(
     client: &Client,
     namespace: Option<&str>,
     config: watcher::Config,
-) -> BoxStream<'static, watcher::Result<watcher::Event<K>>>
-where
-    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
-        + Clone
-        + Debug
-        + DeserializeOwned
-        + Send
-        + 'static,
-{
+) -> BoxStream<'static, watcher::Result<watcher::Event<K>>> {
     let readable = tried(client, namespace, config).filter_map(|event| {
         std::future::ready(match event {
             Ok(event) => read(event).map(Ok),
@@ -275,19 +256,11 @@ where
 }
 
 /// A watch of objects that are read one by one.
-fn tried<K>(
+fn tried<K: Watchable>(
     client: &Client,
     namespace: Option<&str>,
     config: watcher::Config,
-) -> impl Stream<Item = watcher::Result<watcher::Event<Tried<K>>>> + Send + use<K>
-where
-    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
-        + Clone
-        + Debug
-        + DeserializeOwned
-        + Send
-        + 'static,
-{
+) -> impl Stream<Item = watcher::Result<watcher::Event<Tried<K>>>> + Send + use<K> {
     let api: Api<Tried<K>> = namespace.map_or_else(
         || Api::all(client.clone()),
         |namespace| Api::namespaced(client.clone(), namespace),
@@ -376,7 +349,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_watch_that_goes_on_failing_says_so_and_one_error_says_nothing() {
         let (sender, receiver) = watch::channel(Watched::default());
-        let filled = Filled(receiver, "ConfigMap".into());
+        let filled = Filled { watched: receiver, kind: "ConfigMap".into() };
         let note = |event| sender.send_modify(|watched| watched.note("ConfigMap", &event));
         let pass = |seconds| tokio::time::advance(Duration::from_secs(seconds));
         // What begins with a failure says so as well.

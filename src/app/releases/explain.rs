@@ -38,8 +38,8 @@ pub(super) fn reason(word: &str) -> Option<String> {
 }
 
 /// That this is no reason, and which it is like.
-pub(super) fn no_reason(word: &str) -> String {
-    let word = word.to_lowercase();
+pub(super) fn no_reason(name: &str) -> String {
+    let word = name.to_lowercase();
     let known = REASONS.lines().filter_map(|line| line.strip_prefix("| `"));
     let known = known.flat_map(|line| line.split(" | ").next().unwrap_or_default().split(", "));
     let like = known
@@ -48,7 +48,7 @@ pub(super) fn no_reason(word: &str) -> String {
         .filter(|(likeness, _)| *likeness > 0.9)
         .max_by(|(a, _), (b, _)| a.total_cmp(b));
     let like = like.map_or_else(String::new, |(_, reason)| format!(" (do you mean {reason}?)"));
-    format!("it is no reason of a condition{like}, and no release")
+    format!("{name} is no reason of a condition{like}")
 }
 
 /// A text without the marks of Markdown: of a link its words.

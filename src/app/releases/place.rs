@@ -20,6 +20,7 @@ use crate::{
     signals::{
         cause::innermost,
         tried::{self, Tried},
+        watch::readable,
     },
 };
 
@@ -239,9 +240,9 @@ impl Source {
         name: &str,
     ) -> impl Stream<Item = anyhow::Result<PromptRelease>> + '_ {
         match self {
-            Self::Cluster { api, .. } => {
+            Self::Cluster { client, namespace, .. } => {
                 let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
-                let changes = watcher((**api).clone(), config).default_backoff().applied_objects();
+                let changes = readable(client, Some(namespace), config).applied_objects();
                 changes.map_err(Into::into).boxed()
             }
             Self::Folder { .. } => {

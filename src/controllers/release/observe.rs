@@ -35,21 +35,18 @@ fn of_unread(
     namespace: &str,
     caches: &Caches,
 ) -> Problem {
-    let named = |name: &str| Named::new(namespace, name);
     let policy = spec.policy_ref.as_ref().map(|policy| policy.name.as_str()).unwrap_or_default();
-    let unread = match problem.reason {
-        "PromptNotFound" => caches
-            .unread_prompt(&named(&spec.prompt_ref.name))
-            .map(|why| ("PromptInvalid", format!("PromptVersion {why}"))),
-        "BackendNotFound" => caches
-            .unread_backend(&named(&spec.backend_ref.name))
-            .map(|why| ("BackendInvalid", format!("LLMDeployment {why}"))),
-        "PolicyNotFound" => caches
-            .unread_policy(&named(policy))
-            .map(|why| ("PolicyInvalid", format!("CanaryPolicy {why}"))),
-        _ => None,
+    let (reason, kind, name) = match problem.reason {
+        "PromptNotFound" => ("PromptInvalid", "PromptVersion", spec.prompt_ref.name.as_str()),
+        "BackendNotFound" => ("BackendInvalid", "LLMDeployment", spec.backend_ref.name.as_str()),
+        "PolicyNotFound" => ("PolicyInvalid", "CanaryPolicy", policy),
+        _ => return problem,
     };
-    unread.map_or(problem, |(reason, message)| Problem { reason, message })
+    let named = Named::new(namespace, name);
+    caches.why_unread(kind, &named).map_or(problem, |why| {
+        let message = format!("{kind} {} is there and can not be read: {why}", named.key());
+        Problem { reason, message }
+    })
 }
 
 /// The world around a release.
