@@ -5,7 +5,7 @@
 //! does not have is reported as gone, which the stream of touched objects does not do.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     hash::Hash,
     sync::{Arc, PoisonError, RwLock},
 };
@@ -54,16 +54,31 @@ pub struct Change<Key> {
 /// The objects of a kind by their keys.
 pub struct Index<Key>(RwLock<Maps<Key>>);
 
+/// Sorted; a key that several objects have is kept once.
+type Keys<Key> = Box<[Arc<Key>]>;
+
 struct Maps<Key> {
-    objects: HashMap<Arc<Named>, Box<[Key]>>,
-    by_key: HashMap<Key, Vec<Arc<Named>>>,
+    objects: HashMap<Arc<Named>, Keys<Key>>,
+    by_key: HashMap<Arc<Key>, Vec<Arc<Named>>>,
     /// What a list that is not complete yet has told.
-    list: Option<HashMap<Arc<Named>, Box<[Key]>>>,
+    list: Option<List<Key>>,
+}
+
+struct List<Key> {
+    objects: HashMap<Arc<Named>, Keys<Key>>,
+    /// Those that no object had before.
+    new: HashSet<Arc<Key>>,
 }
 
 impl<Key> Default for Index<Key> {
     fn default() -> Self {
         Self(RwLock::new(Maps { objects: HashMap::new(), by_key: HashMap::new(), list: None }))
+    }
+}
+
+impl<Key> Default for List<Key> {
+    fn default() -> Self {
+        Self { objects: HashMap::new(), new: HashSet::new() }
     }
 }
 
@@ -85,7 +100,7 @@ impl<Key: Clone + Eq + Hash + Ord> Index<Key> {
             let mut keys = keys(object);
             keys.sort_unstable();
             keys.dedup();
-            keys.into_boxed_slice()
+            keys
         };
         let mut maps = self.0.write().unwrap_or_else(PoisonError::into_inner);
         let changes = match event {
@@ -97,12 +112,11 @@ impl<Key: Clone + Eq + Hash + Ord> Index<Key> {
                 maps.set(Arc::new(Named::of(object)), None).into_iter().collect()
             }
             watcher::Event::Init => {
-                maps.list = Some(HashMap::new());
+                maps.list = Some(List::default());
                 vec![]
             }
             watcher::Event::InitApply(object) => {
-                let keys = keys(object);
-                maps.list.get_or_insert_default().insert(Arc::new(Named::of(object)), keys);
+                maps.listed(Arc::new(Named::of(object)), keys(object));
                 vec![]
             }
             watcher::Event::InitDone => maps.replace(),
@@ -115,16 +129,39 @@ impl<Key: Clone + Eq + Hash + Ord> Index<Key> {
 impl<Key: Clone + Eq + Hash + Ord> Maps<Key> {
     /// Everything is what the list has told.
     fn replace(&mut self) -> Vec<Change<Key>> {
-        let list = self.list.take().unwrap_or_default();
+        let list = self.list.take().unwrap_or_default().objects;
         let gone: Vec<Arc<Named>> =
             self.objects.keys().filter(|known| !list.contains_key(*known)).cloned().collect();
         let gone = gone.into_iter().map(|object| (object, None));
         let all: Vec<_> = gone.chain(list.into_iter().map(|(o, keys)| (o, Some(keys)))).collect();
-        all.into_iter().filter_map(|(object, keys)| self.set(object, keys)).collect()
+        all.into_iter().filter_map(|(object, keys)| self.set_shared(object, keys)).collect()
+    }
+
+    /// Takes an object of a list.
+    fn listed(&mut self, object: Arc<Named>, keys: Vec<Key>) {
+        let List { objects, new } = self.list.get_or_insert_default();
+        let shared = |key: Key| match self.by_key.get_key_value(&key) {
+            Some((known, _)) => known.clone(),
+            None => new.get(&key).cloned().unwrap_or_else(|| {
+                let key = Arc::new(key);
+                new.insert(key.clone());
+                key
+            }),
+        };
+        objects.insert(object, keys.into_iter().map(shared).collect());
     }
 
     /// Sets the keys of an object; without any it does not exist.
-    fn set(&mut self, object: Arc<Named>, keys: Option<Box<[Key]>>) -> Option<Change<Key>> {
+    fn set(&mut self, object: Arc<Named>, keys: Option<Vec<Key>>) -> Option<Change<Key>> {
+        let shared = |key: Key| match self.by_key.get_key_value(&key) {
+            Some((known, _)) => known.clone(),
+            None => Arc::new(key),
+        };
+        let keys = keys.map(|keys| keys.into_iter().map(shared).collect());
+        self.set_shared(object, keys)
+    }
+
+    fn set_shared(&mut self, object: Arc<Named>, keys: Option<Keys<Key>>) -> Option<Change<Key>> {
         let gone = keys.is_none();
         let now = keys.as_deref().unwrap_or_default();
         let (object, before) = match self.objects.get_key_value(&object) {
@@ -132,7 +169,7 @@ impl<Key: Clone + Eq + Hash + Ord> Maps<Key> {
             None if gone => return None,
             None => (object, Box::default()),
         };
-        let not_in = |these: &[Key], those: &[Key]| -> Vec<Key> {
+        let not_in = |these: &[Arc<Key>], those: &[Arc<Key>]| -> Vec<Arc<Key>> {
             these.iter().filter(|key| those.binary_search(key).is_err()).cloned().collect()
         };
         let (left, joined) = (not_in(&before, now), not_in(now, &before));
@@ -152,7 +189,8 @@ impl<Key: Clone + Eq + Hash + Ord> Maps<Key> {
             None => self.objects.remove(&object),
         };
         let changes = gone || !left.is_empty() || !joined.is_empty();
-        changes.then_some(Change { object, left, joined, gone })
+        let told = |keys: Vec<Arc<Key>>| keys.iter().map(|key| (**key).clone()).collect();
+        changes.then(|| Change { object, left: told(left), joined: told(joined), gone })
     }
 }
 
