@@ -9,9 +9,10 @@ use std::{
 
 use axum::{
     body::Body,
-    http::{HeaderMap, HeaderValue, Response, StatusCode, header},
+    http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header},
 };
 use bytes::Bytes;
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::{
     Gateway,
@@ -29,8 +30,8 @@ use super::{
     upstream::{self, Failure, Started},
 };
 use crate::{
-    api::keys,
-    audit::record::{AssignmentReason, Caller, Operation, RecordOutcome, TraceContext},
+    api::{conditions::truncate, keys},
+    audit::record::{AssignmentReason, Caller, Operation, Origin, RecordOutcome, TraceContext},
     openai::error::ApiError,
     telemetry::propagate,
 };
@@ -99,8 +100,14 @@ pub(super) struct Passed {
     pub headers: Arc<HeaderMap>,
 }
 
-/// Headers that mean something to the model and can not carry the client's key.
-const PASSED_ON: [&str; 2] = ["openai-beta", "idempotency-key"];
+/// Of a name that an application has sent, so much is quoted; in bytes.
+const LONGEST_QUOTED: usize = 256;
+
+/// What means something to the model and can not carry the client's key.
+const BETA: HeaderName = HeaderName::from_static("openai-beta");
+/// A server that keeps such keys refuses one that it has seen with another body, or answers as it
+/// did then (draft-ietf-httpapi-idempotency-key-header-07, section 2.6).
+const IDEMPOTENCY: HeaderName = HeaderName::from_static("idempotency-key");
 
 impl Passed {
     fn new(gateway: &Gateway, headers: HeaderMap, asker: &Asker) -> Self {
@@ -112,11 +119,19 @@ impl Passed {
         }
     }
 
-    /// Adds what goes upstream to its headers.
-    pub(super) fn apply(&self, headers: &mut HeaderMap) {
-        for name in PASSED_ON {
-            if let Some(value) = self.headers.get(name) {
-                headers.insert(name, value.clone());
+    /// Adds what goes upstream to its headers. Each variant has another body, and so has each
+    /// backend: there an idempotency key is another one, and a request that is repeated has the
+    /// same.
+    pub(super) fn apply(&self, headers: &mut HeaderMap, origin: &Origin) {
+        if let Some(value) = self.headers.get(BETA) {
+            headers.insert(BETA, value.clone());
+        }
+        if let Some(key) = self.headers.get(IDEMPOTENCY) {
+            let to = xxh3_64(format!("{} {}", origin.revision, origin.backend).as_bytes());
+            let key = [key.as_bytes(), format!("-{to:016x}").as_bytes()].concat();
+            // A suffix of digits keeps it a value.
+            if let Ok(key) = HeaderValue::from_bytes(&key) {
+                headers.insert(IDEMPOTENCY, key);
             }
         }
         propagate(self.trace.as_ref(), &self.headers, headers);
@@ -440,23 +455,25 @@ fn route(
 
 /// Why a route is not served, as far as the client may know.
 fn not_served(gateway: &Gateway, client: Option<&Client>, route: &str) -> ApiError {
+    // No route has so long a name.
+    let quoted = truncate(route, LONGEST_QUOTED);
     let may_use = |namespace: &str| client.is_none_or(|c| c.may_use(namespace, route));
     let withheld = gateway.notices().withheld();
     let message = match gateway.notices().of_route(route, may_use) {
-        Some(why) => format!("the route {route:?} is not served now: {why}"),
+        Some(why) => format!("the route {quoted:?} is not served now: {why}"),
         None if withheld > 0 && client.is_none_or(|client| client.may_name(route)) => {
             let what = match withheld {
                 1 => "one file or folder of manifests is".to_owned(),
                 _ => format!("{withheld} files or folders of manifests are"),
             };
             format!(
-                "no PromptRelease serves the route {route:?}, maybe because {what} not in force: \
+                "no PromptRelease serves the route {quoted:?}, maybe because {what} not in force: \
                  /readyz?verbose of the admin address says what is wrong; GET /v1/models lists the \
                  routes"
             )
         }
         None => {
-            format!("no PromptRelease serves the route {route:?}; GET /v1/models lists the routes")
+            format!("no PromptRelease serves the route {quoted:?}; GET /v1/models lists the routes")
         }
     };
     ApiError::new(404, "model_not_found", message).at("model")

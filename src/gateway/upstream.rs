@@ -132,7 +132,7 @@ pub(super) async fn call(
     let passed = &flight.passed;
     let headers = || {
         let mut headers = target.headers().clone();
-        passed.apply(&mut headers);
+        passed.apply(&mut headers, &target.origin);
         headers
     };
     let alone = asked.request.leaves_something(asked.operation);

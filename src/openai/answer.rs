@@ -411,6 +411,11 @@ impl Answer {
         }
     }
 
+    /// What is kept of it to be checked, in bytes.
+    pub fn kept(&self) -> usize {
+        self.text.len() + calls::held(&self.calls)
+    }
+
     /// How many choices there are.
     pub fn choices(&self) -> usize {
         self.others.len() + usize::from(self.first.is_some())

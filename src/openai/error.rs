@@ -21,10 +21,18 @@ pub struct ApiError {
     pub allow: Option<&'static str>,
 }
 
+/// A longer message is cut: it may quote what the application sent, and nobody counts what it holds.
+/// In bytes.
+const LONGEST_MESSAGE: usize = 4096;
+
 impl ApiError {
     /// An error without a field and without a time to try again.
     pub fn new(status: u16, code: &'static str, message: impl Into<String>) -> Self {
-        let message = message.into();
+        let mut message = message.into();
+        if message.len() > LONGEST_MESSAGE {
+            message.truncate(message.floor_char_boundary(LONGEST_MESSAGE));
+            message.push('…');
+        }
         Self { status, code, message, param: None, retry_after: None, allow: None }
     }
 

@@ -274,9 +274,26 @@ impl<'de> Visitor<'de> for FilledVisitor {
     otherwise!(|_this, filled| filled; unit, bool, number, text, list, map);
 }
 
-/// More in one list is no answer: nobody asks for as many choices, and each of them takes
+/// More in one list is no answer: nobody asks for as many choices or calls, and each of them takes
 /// hundreds of times the bytes of `{},`.
 const MOST: usize = 1024;
+
+/// What a list holds.
+///
+/// # Errors
+/// The JSON is not well-formed, or it holds more than [`MOST`].
+pub(super) fn many<'de, T: Deserialize<'de>, A: SeqAccess<'de>>(
+    mut seq: A,
+) -> Result<Vec<T>, A::Error> {
+    let mut all = Vec::with_capacity(1);
+    while let Some(one) = seq.next_element()? {
+        if all.len() == MOST {
+            return Err(de::Error::custom("a list is longer than anybody asks for"));
+        }
+        all.push(one);
+    }
+    Ok(all)
+}
 
 /// A list of at most [`MOST`]; empty for anything else.
 #[derive(Debug, PartialEq, Eq)]
@@ -303,15 +320,8 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for All<T> {
         f.write_str("anything")
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Vec<T>, A::Error> {
-        let mut all = Vec::with_capacity(1);
-        while let Some(one) = seq.next_element()? {
-            if all.len() == MOST {
-                return Err(de::Error::custom("more choices than anybody asks for"));
-            }
-            all.push(one);
-        }
-        Ok(all)
+    fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<Vec<T>, A::Error> {
+        many(seq)
     }
 
     otherwise!(|_this, _filled| vec![]; unit, bool, number, text, map);

@@ -20,7 +20,13 @@ use axum::{
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
-use serinus::api::PromptVersionSpec;
+use serinus::{
+    api::{
+        PromptVersionSpec,
+        prompt_release::{RoutedVariant, VariantRole},
+    },
+    gateway::routes::ReleaseInput,
+};
 use tokio::net::TcpListener;
 
 use crate::bench::{Bench, edit, event, good};
@@ -44,6 +50,7 @@ struct Got {
 /// A gateway in front of a model that keeps what it gets and answers with `answer`.
 struct Rig {
     bench: Bench,
+    release: ReleaseInput,
     got: Arc<Mutex<Vec<Got>>>,
 }
 
@@ -78,8 +85,8 @@ impl Rig {
                 kept.backend.model = NAME.to_owned();
             });
         }
-        bench.serve(release);
-        Self { bench, got }
+        bench.serve(release.clone());
+        Self { bench, release, got }
     }
 
     async fn post(&self, path: &str, body: impl Into<reqwest::Body>) -> reqwest::Response {
@@ -253,10 +260,8 @@ async fn headers_that_concern_the_model_go_there_and_keys_do_not() {
     }
     let answer = sent.bearer_auth("mine").send().await.unwrap();
     let got = rig.last().headers;
-    assert_eq!(
-        (&got["openai-beta"], &got["idempotency-key"]),
-        (&"mine".parse().unwrap(), &"mine".parse().unwrap())
-    );
+    assert_eq!(got["openai-beta"], "mine");
+    assert!(got["idempotency-key"].to_str().unwrap().starts_with("mine-"), "{got:?}");
     for name in ["authorization", "api-key", "cookie", "openai-organization"] {
         assert!(got.get(name).is_none(), "{name}");
     }
@@ -265,6 +270,36 @@ async fn headers_that_concern_the_model_go_there_and_keys_do_not() {
     let limits = answer.headers().keys().filter(|name| name.as_str().starts_with("x-ratelimit-"));
     assert_eq!(limits.count(), 3, "a name may be a key");
     assert!(answer.headers().get("set-cookie").is_none());
+}
+
+#[tokio::test]
+async fn each_variant_gets_an_idempotency_key_of_its_own_and_a_repetition_the_same() {
+    let rig = Rig::new(&plain(), good).await;
+    let mut release = rig.release.clone();
+    release.routing.generation = 7;
+    release.routing.variants.push(RoutedVariant {
+        revision: "canary".to_owned(),
+        role: VariantRole::Shadow,
+        weight: 0,
+        copies: Some(100),
+    });
+    rig.bench.serve(release);
+    for _ in 0..2 {
+        let url = format!("http://{}/v1/chat/completions", rig.bench.address);
+        let sent = rig.bench.client.post(url).header("idempotency-key", "mine");
+        assert_eq!(sent.body(r#"{"model":"r"}"#).send().await.unwrap().status(), 200);
+    }
+    let keys = || -> Vec<String> {
+        let got = rig.got.lock().unwrap();
+        let key = |got: &Got| got.headers["idempotency-key"].to_str().unwrap().to_owned();
+        got.iter().map(key).collect()
+    };
+    while keys().len() < 4 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let mut keys = keys();
+    keys.sort();
+    assert!(keys[0] == keys[1] && keys[2] == keys[3] && keys[0] != keys[3], "{keys:?}");
 }
 
 #[tokio::test]

@@ -316,6 +316,24 @@ async fn a_body_that_is_long_and_holds_nothing_is_refused_with_what_to_do() {
     assert_eq!(bench.asked().len(), 1);
 }
 
+/// Nobody counts what an error holds, and escaped it may be six times as long.
+#[tokio::test]
+async fn an_error_quotes_little_of_what_was_sent() {
+    let bench = Bench::configured(open(), |_| good()).await;
+    bench.serve(bench.release(0));
+    let long = "\u{7f}".repeat(1 << 20);
+    for path in ["/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses"] {
+        let body = json!({"model": long, "messages": [], "input": "x", "prompt": "x"});
+        let answer = bench.post(path, &body).await;
+        assert_eq!(answer.status(), 404, "{path}");
+        let error = answer.text().await.unwrap();
+        assert!(error.len() < 4096 && error.contains("no PromptRelease"), "{path}: {error}");
+    }
+    let name = format!("/openai/deployments/{}/chat/completions", "%7f".repeat(3000));
+    let answer = bench.post(&name, &json!({"messages": []})).await;
+    assert!(answer.text().await.unwrap().len() < 4096);
+}
+
 #[tokio::test]
 async fn a_large_prompt_before_each_of_many_is_refused() {
     let bench = Bench::configured(open(), |_| good()).await;

@@ -16,7 +16,7 @@ use tokio::{
 };
 
 use crate::{
-    bench::{Bench, edit, event, good, streamed},
+    bench::{Bench, edit, event, good, json_answer, streamed},
     hostile::behind_nothing,
 };
 
@@ -283,6 +283,28 @@ async fn an_answer_that_is_long_and_holds_nothing_is_none() {
         assert_eq!((status, code.as_str()), (502, "upstream_invalid"), "{kind}");
     }
     assert_eq!(bench.chat(json!({})).await.status(), 200);
+}
+
+#[tokio::test]
+async fn a_list_of_more_calls_than_anybody_asks_for_is_no_answer() {
+    let bench = Bench::new(|request| {
+        let calls = vec![0; request["n"].as_u64().unwrap_or_default() as usize];
+        let said = json!({"role": "assistant", "content": "hi", "tool_calls": calls});
+        if request["stream"] == true {
+            let first = json!({"choices": [{"index": 0, "delta": said}]});
+            let text = format!("data: {first}\n\n{}data: [DONE]\n\n", event("", Some("stop")));
+            let kind = ("content-type", "text/event-stream");
+            return Response::builder().header(kind.0, kind.1).body(text.into()).unwrap();
+        }
+        json_answer(&json!({"choices": [{"index": 0, "finish_reason": "stop", "message": said}]}))
+    })
+    .await;
+    bench.serve(bench.release(0));
+    for stream in [false, true] {
+        let answer = bench.chat(json!({"n": 1025, "stream": stream})).await;
+        assert_eq!(answer.status(), 502, "{stream}");
+        assert_eq!(bench.chat(json!({"n": 0, "stream": stream})).await.status(), 200, "{stream}");
+    }
 }
 
 #[tokio::test]

@@ -48,7 +48,7 @@ pub(in crate::gateway) struct Stream {
     patience: Patience,
     /// Content came after a reason why the answer had ended: it says nothing here.
     ends_early: bool,
-    /// What is kept of it: an event that is not complete, the text.
+    /// What is kept of it: an event that is not complete, the text, the calls.
     held: Held,
     quotes: Quotes,
 }
@@ -137,7 +137,7 @@ impl Stream {
 
     /// Holds what is kept of it, if there is room.
     fn hold(&mut self, flight: &Flight) -> Result<(), ApiError> {
-        let kept = self.events.pending() + flight.answer.text.len() + self.quotes.kept();
+        let kept = self.events.pending() + flight.answer.kept() + self.quotes.kept();
         if kept <= SMALL { Ok(()) } else { self.held.grow_to(kept) }
     }
 

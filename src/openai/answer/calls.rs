@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 /// Calls of one answer; no application makes sense of more.
 const MOST: usize = 128;
-/// What all calls of an answer may hold to be checked, in bytes.
+/// What all calls of an answer may hold to be checked, names and ids included, in bytes.
 const LARGEST: usize = 1 << 20;
 
 /// A call of a function.
@@ -38,33 +38,33 @@ pub(super) fn push(calls: &mut Vec<Call>, piece: Piece<'_>) {
     let Piece { index, id, name, arguments, unfit } = piece;
     let held = held(calls);
     if calls.len() < MOST {
-        let [name, id] = [name, id].map(|text| text.map(Cow::into_owned).unwrap_or_default());
-        let mut call = Call { name, index, id, unfit, ..Call::default() };
-        call.goes_on(arguments.as_deref().unwrap_or_default(), held);
+        let mut call = Call { index, unfit, ..Call::default() };
+        let [name, id, arguments] = [&name, &id, &arguments].map(told);
+        call.goes_on(name, id, arguments, held);
         calls.push(call);
     }
 }
 
-fn held(calls: &[Call]) -> usize {
-    calls.iter().map(|call| call.arguments.len() + call.name.len()).sum()
+fn told<'a>(text: &'a Option<Cow<'_, str>>) -> &'a str {
+    text.as_deref().unwrap_or_default()
+}
+
+/// What is kept of calls, in bytes.
+pub(super) fn held(calls: &[Call]) -> usize {
+    calls.iter().map(|call| call.arguments.len() + call.name.len() + call.id.len()).sum()
 }
 
 /// Adds a piece to the call that it belongs to.
 pub(super) fn add(calls: &mut Vec<Call>, piece: Piece<'_>) {
-    let text = |text: &Option<Cow<'_, str>>| text.as_deref().unwrap_or_default().to_owned();
-    let (id, name) = (text(&piece.id), text(&piece.name));
+    let (id, name) = (told(&piece.id), told(&piece.name));
     let held = held(calls);
-    let at = place(calls, piece.index, &id, &name);
+    let at = place(calls, piece.index, id, name);
     let Some(call) = at.and_then(|at| calls.get_mut(at)) else { return push(calls, piece) };
     // Some servers tell the name again with each piece.
-    if call.name != name {
-        call.name.push_str(&name);
-    }
-    if call.id.is_empty() {
-        call.id = id;
-    }
+    let name = if call.name == name { "" } else { name };
+    let id = if call.id.is_empty() { id } else { "" };
     call.unfit |= piece.unfit;
-    call.goes_on(piece.arguments.as_deref().unwrap_or_default(), held);
+    call.goes_on(name, id, told(&piece.arguments), held);
 }
 
 /// Where the call is that this is a piece of; none of a new one.
@@ -88,9 +88,11 @@ impl Call {
         self.id == id
     }
 
-    fn goes_on(&mut self, arguments: &str, held: usize) {
-        self.cut |= held + arguments.len() > LARGEST;
+    fn goes_on(&mut self, name: &str, id: &str, arguments: &str, held: usize) {
+        self.cut |= held + name.len() + id.len() + arguments.len() > LARGEST;
         if !self.cut {
+            self.name.push_str(name);
+            self.id.push_str(id);
             self.arguments.push_str(arguments);
         }
     }
@@ -162,5 +164,16 @@ mod tests {
         let arguments = Some(Cow::Owned("x".repeat(2 << 20)));
         add(&mut calls, Piece { index: Some(0), arguments, ..Piece::default() });
         assert!(calls[0].cut && calls[0].arguments.len() == 1 << 10);
+        // Names and ids, too: a name may come in pieces.
+        for field in [0, 1] {
+            let mut calls = vec![];
+            for i in 0..20 {
+                let text = Some(Cow::Owned(format!("{i:06}{}", "n".repeat(1 << 20))));
+                let mut piece = Piece { index: Some(i % 2), ..Piece::default() };
+                *[&mut piece.name, &mut piece.id][field] = text;
+                add(&mut calls, piece);
+            }
+            assert!(super::held(&calls) <= LARGEST && calls.iter().all(|call| call.cut));
+        }
     }
 }

@@ -9,7 +9,7 @@ use serde::{
 use serde_json::value::RawValue;
 
 use super::wire::{Accused, Index, fields, objects};
-use crate::openai::forgiving::{Filled, Read, Text, object, otherwise, skip};
+use crate::openai::forgiving::{Filled, Read, Text, many, object, otherwise, skip};
 
 objects!(Message, CallPart, Function);
 
@@ -202,11 +202,8 @@ impl<'de: 'a, 'a> Deserialize<'de> for Calls<'a> {
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("anything")
             }
-            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
-                let mut parts = vec![];
-                while let Some(part) = seq.next_element()? {
-                    parts.push(part);
-                }
+            fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<Self::Value, A::Error> {
+                let parts = many(seq)?;
                 Ok(Calls { filled: !parts.is_empty(), is_object: false, parts })
             }
             otherwise!(@map |_this, filled| Calls { filled, is_object: filled, parts: vec![] });
