@@ -74,22 +74,43 @@ def test_an_upgrade_of_the_definitions_keeps_every_object(world):
     assert not users.errors(), users.errors()[:3]
 
 
-def test_a_serving_backend_becomes_a_deployment_and_counts_when_its_pods_are_ready(world):
-    cluster = world.cluster
-    cluster.apply({"apiVersion": m.API, "kind": "LLMDeployment", "metadata": m.meta("served"), "spec": {
+def serving(name: str) -> dict:
+    return {"apiVersion": m.API, "kind": "LLMDeployment", "metadata": m.meta(name), "spec": {
         "provider": "vllm", "model": "m", "serving": {
             "image": "example.com/vllm:1", "args": ["--model=m"], "replicas": 1, "port": 8000,
-            "resources": {"requests": {"cpu": "2"}}}}})
+            "resources": {"requests": {"cpu": "2"}}}}}
+
+
+def deployed(cluster, name: str) -> dict | None:
+    found = cluster.kubectl("get", "deployment", name, "-o", "json", "--ignore-not-found")
+    return json.loads(found) if found else None
+
+
+def owners(cluster, name: str) -> list[str]:
+    return [owner["kind"] for owner in deployed(cluster, name)["metadata"]["ownerReferences"]]
+
+
+def load(cluster, name: str) -> None:
+    """There is no kubelet here: the test says that the model is loaded."""
+    pod = wait_for("the pod", lambda: cluster.kubectl(
+        "get", "pods", "-l", f"serinus.dev/backend={name}", "-o", "name").strip())
+    ready = {"status": {"phase": "Running", "conditions": [
+        {"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"}]}}
+    cluster.kubectl("patch", pod, "--subresource=status", "--type=merge", "-p", json.dumps(ready))
+
+
+def test_a_serving_backend_becomes_a_deployment_and_counts_when_its_pods_are_ready(world):
+    cluster = world.cluster
+    cluster.apply(serving("served"))
     # The right to run model servers is given by namespace; the condition has the command.
     refused = wait_for("the refusal", lambda: [
         c["message"] for c in json.loads(cluster.kubectl(
             "get", "llmdeployment", "served", "-o", "json"))["status"]["conditions"]
         if c["reason"] == "ServingNotPermitted"])
     command = refused[0].partition("kubectl ")[2].split()
-    assert "NotFound" in cluster.kubectl("get", "deployment", "served", check=False)
+    assert not deployed(cluster, "served")
     cluster.kubectl(*command)
-    deployment = wait_for("the Deployment", lambda: json.loads(
-        cluster.kubectl("get", "deployment", "served", "-o", "json")))
+    deployment = wait_for("the Deployment", lambda: deployed(cluster, "served"))
     service = json.loads(cluster.kubectl("get", "service", "served", "-o", "json"))
     for owned in (deployment, service):
         owner = owned["metadata"]["ownerReferences"][0]
@@ -97,38 +118,57 @@ def test_a_serving_backend_becomes_a_deployment_and_counts_when_its_pods_are_rea
     assert service["spec"]["ports"][0]["port"] == 8000
     cluster.apply([m.prompt("served-v1"), m.release("served", "served-v1", "served")])
     world.wait_phase("served", "Initializing")
-    pod = wait_for("the pod", lambda: cluster.kubectl(
-        "get", "pods", "-l", "serinus.dev/backend=served", "-o", "name").strip())
-    # There is no kubelet here: the test says that the model is loaded.
-    ready = {"status": {"phase": "Running", "conditions": [
-        {"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"}]}}
-    cluster.kubectl("patch", pod, "--subresource=status", "--type=merge", "-p", json.dumps(ready))
+    load(cluster, "served")
     world.wait_phase("served", "Stable")
     # Scaling is allowed and reaches the Deployment; what others set there stays.
     cluster.kubectl("annotate", "deployment", "served", "team=search")
     cluster.patch("llmdeployment", "served", {"spec": {"serving": {"replicas": 3}}})
-    wait_for("the scale", lambda: (d := json.loads(cluster.kubectl(
-        "get", "deployment", "served", "-o", "json")))["spec"]["replicas"] == 3
-        and d["metadata"]["annotations"]["team"] == "search")
+    wait_for("the scale", lambda: (d := deployed(cluster, "served"))["spec"]["replicas"] == 3
+             and d["metadata"]["annotations"]["team"] == "search")
     # Deleted while it serves: the release owns the model server, too, until it is gone.
     cluster.kubectl("delete", "llmdeployment", "served")
-    owners = lambda: [o["kind"] for o in json.loads(cluster.kubectl(
-        "get", "deployment", "served", "-o", "json"))["metadata"]["ownerReferences"]]
     # The garbage collector learns of our kinds within 30 seconds, and then lets the gone owner go.
-    wait_for("its owner", lambda: owners() == ["PromptRelease"], 120)
+    wait_for("its owner", lambda: owners(cluster, "served") == ["PromptRelease"], 120)
+
     # A new leader that can not read the release does not know what it uses, and takes nothing away.
     deep = json.loads("[" * 140 + "]" * 140)
-    cluster.kubectl("patch", "promptrelease", "served", "--subresource=status", "--type=merge", "-p", json.dumps(
-        {"status": {"evidence": [{"instance": "a", "stable": {"assigned": 0, "z": deep}, "canary": {"assigned": 0}}]}}))
+
+    def put(evidence: list) -> None:
+        cluster.kubectl("patch", "promptrelease", "served", "--subresource=status", "--type=merge",
+                        "-p", json.dumps({"status": {"evidence": evidence}}))
+
+    put([{"instance": "a", "stable": {"assigned": 0, "z": deep}, "canary": {"assigned": 0}}])
+    # What the operator may not delete, in a namespace that comes first.
+    cluster.kubectl("create", "namespace", "aa-first")
+    cluster.kubectl("create", "deployment", "left", "-n", "aa-first", "--image=example.com/x")
+    cluster.kubectl("label", "deployment", "left", "-n", "aa-first", "serinus.dev/backend=left")
     for operator in world.operators:
         operator.process.kill()
         operator.start()
     words = lambda: httpx.get(f"http://127.0.0.1:{world.leader.admin}/readyz?verbose").text
     wait_for("a leader that says so", lambda: "PromptRelease default/served can not be read" in words(), 60)
+    # Beside it others get what they need, and keep it when their LLMDeployment is deleted.
+    cluster.apply([serving("beside"), m.prompt("beside-v1"), m.release("beside", "beside-v1", "beside")])
+    wait_for("another Deployment", lambda: deployed(cluster, "beside"))
+    load(cluster, "beside")
+    world.wait_phase("beside", "Stable")
+    wait_for("both owners", lambda: owners(cluster, "beside") == ["LLMDeployment", "PromptRelease"])
+    cluster.kubectl("delete", "service", "beside")
+    cluster.patch("llmdeployment", "beside", {"spec": {"serving": {"replicas": 2}}})
+    wait_for("the scale", lambda: deployed(cluster, "beside")["spec"]["replicas"] == 2)
+    cluster.kubectl("get", "service", "beside")
+    cluster.kubectl("delete", "llmdeployment", "beside")
     time.sleep(8)
-    assert owners() == ["PromptRelease"]
+    assert owners(cluster, "served") == ["PromptRelease"]
+    assert "PromptRelease" in owners(cluster, "beside")
+    cluster.kubectl("delete", "promptrelease", "beside")
+    # Readable again, it is known whom it needs; what nobody needs goes, whatever else can not be deleted.
+    put([])
+    wait_for("the end of what is left", lambda: not deployed(cluster, "beside"), 120)
+    assert owners(cluster, "served") == ["PromptRelease"]
     cluster.kubectl("delete", "promptrelease", "served")
-    wait_for("its end", lambda: "NotFound" in cluster.kubectl("get", "deployment", "served", check=False), 120)
+    wait_for("its end", lambda: not deployed(cluster, "served"), 120)
+    cluster.kubectl("delete", "namespace", "aa-first", "--wait=false")
 
 
 def test_a_prompt_pruned_from_git_breaks_neither_serving_nor_rollback(world):

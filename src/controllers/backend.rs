@@ -12,7 +12,7 @@ use std::{sync::Arc, time::Duration};
 
 use futures::channel::mpsc::UnboundedReceiver;
 use jiff::civil::Date;
-use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::{apps::v1::Deployment, core::v1::Service};
 use kube::{
     Client, ResourceExt,
     runtime::{
@@ -45,7 +45,7 @@ const PROBE_EVERY: Duration = Duration::from_secs(30);
 const PROBE_AGAIN: Duration = Duration::from_secs(5);
 
 /// How often it is asked whether releases can be read again.
-const UNREAD_AGAIN: Duration = Duration::from_secs(30);
+pub const UNREAD_AGAIN: Duration = Duration::from_secs(30);
 /// A date may be further away than a timer can be set.
 const LONGEST_WAIT: Duration = Duration::from_secs(365 * 24 * 3600);
 
@@ -121,23 +121,17 @@ async fn serve(
     context: &Context,
 ) -> Result<Finding, ControllerError> {
     let named = Named::of(backend);
-    let finding = |deployment: &Deployment| {
-        let (readiness, reason, message) = serving::readiness(deployment, spec);
-        Finding { readiness, reason, message, retires: None, next: Action::await_change() }
-    };
-    // A release that can not be read may be one of the owners: what is there stays as it is.
-    if context.caches.has_unread_release(&named.namespace)
-        && let Some(deployment) = context.cluster.get(&named.namespace, &named.name).await?
-    {
-        let mut finding = finding(&deployment);
-        finding.message += "; changes of it wait until every release of its namespace can be read";
-        return Ok(Finding { next: later(UNREAD_AGAIN), ..finding });
-    }
-    let users = context.caches.releases_with(&Use::Backend(named));
+    let users = context.caches.releases_with(&Use::Backend(named.clone()));
     let owners = serving::owners(Some(backend), &users);
-    context.cluster.apply(&serving::service(backend, spec, &owners)).await?;
+    let of_service = orphans::and_unread::<Service>(&named, &owners, context).await?;
+    context.cluster.apply(&serving::service(backend, spec, &of_service)).await?;
+    let owners = orphans::and_unread::<Deployment>(&named, &owners, context).await?;
     let deployment = context.cluster.apply(&serving::deployment(backend, spec, &owners)).await?;
-    Ok(finding(&deployment))
+    let (readiness, reason, message) = serving::readiness(&deployment, spec);
+    // Nobody tells that a release can be read which uses it no more.
+    let unread = context.caches.has_unread_release(&named.namespace);
+    let next = if unread { later(UNREAD_AGAIN) } else { Action::await_change() };
+    Ok(Finding { readiness, reason, message, retires: None, next })
 }
 
 fn serving_is_off(backend: &LLMDeployment) -> Finding {

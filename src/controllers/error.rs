@@ -129,6 +129,26 @@ impl ControllerError {
         }
     }
 
+    /// Whether it is about one object, so that others may well be handled: what is wrong with it, or
+    /// with a right in its namespace. Otherwise the API server is away or busy, or this operator does
+    /// not lead.
+    pub fn is_about_one(&self) -> bool {
+        match self {
+            Self::Conflict { .. } | Self::Refused { .. } | Self::Unread { .. } => true,
+            Self::Copy { .. } => true,
+            Self::Api { source, .. } => match &**source {
+                kube::Error::Api(status) => {
+                    is_about_content(status)
+                        || (matches!(status.code, 400..500)
+                            && ![401, 408, 429].contains(&status.code))
+                }
+                kube::Error::SerdeError(_) => true,
+                _ => false,
+            },
+            Self::NotLeading | Self::Fenced { .. } | Self::CachesNotReady => false,
+        }
+    }
+
     /// Whether the API server says that this operator has no right to what it tried.
     pub fn is_forbidden(&self) -> bool {
         let Self::Api { source, .. } = self else { return false };

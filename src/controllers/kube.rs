@@ -380,6 +380,11 @@ impl Cluster {
                 Ok(())
             }
             Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
+            // It was taken. The answer is the object, whatever it holds, where finalizers keep it.
+            Err(kube::Error::SerdeError(_)) => {
+                self.exported.wrote(counted_as);
+                Ok(())
+            }
             Err(error) => {
                 let kind = K::kind(&()).into_owned();
                 Err(ControllerError::api(format!("{kind} {namespace}/{name}"), error))

@@ -46,6 +46,7 @@ use crate::{
     signals::{
         api_server::said,
         endpoints::{SERVICE_LABEL, endpoints, for_requests},
+        index::Named,
         watch::{Filled, cache, follow},
     },
 };
@@ -130,8 +131,7 @@ pub async fn follow_cluster(
     }));
     let told = touched.clone();
     tasks.spawn(follow(copies_watch, "ReleaseSnapshot", move |copy: Kept<SavedCopy>| {
-        let owner = copy.what.as_ref().map(|saved| saved.release.clone());
-        told.add(owner.and_then(|owner| thing(Thing::Release, &copy, owner)));
+        told.add(thing(Thing::Release, &copy, copy.what.release.clone()));
     }));
     let (told, kept, known) = (touched.clone(), by_service.clone(), slices.clone());
     tasks.spawn(follow(slices_watch, "EndpointSlice", move |slice: EndpointSlice| {
@@ -155,9 +155,6 @@ pub async fn follow_cluster(
         result = followed.apply(&gateway, &touched) => result,
     }
 }
-
-/// An object can not be read.
-struct Unreadable;
 
 /// A watch ended.
 #[derive(Debug, thiserror::Error)]
@@ -208,7 +205,7 @@ impl Followed {
             }
             let (mut inputs, mut unserved) = (BTreeMap::new(), vec![]);
             for (namespace, name) in changed {
-                let Ok(input) = self.input(&namespace, &name) else { continue };
+                let input = self.input(&namespace, &name);
                 let why = self.why_unserved(&namespace, &name);
                 let on = input.as_ref().map(things);
                 // Also what is told of a release without a route must end when it is gone.
@@ -252,25 +249,22 @@ impl Followed {
     }
 
     /// What a release's route is made of; none without a release or a routing.
-    ///
-    /// # Errors
-    /// The release can not be read: what is known of it stays.
-    fn input(&self, namespace: &str, name: &str) -> Result<Option<ReleaseInput>, Unreadable> {
-        let Some(release) = self.releases.get(&ObjectRef::new(name).within(namespace)) else {
-            return Ok(None);
-        };
-        let Release { uid, route, created, routing, trial, other_backends, cache, unread, .. } =
-            release.what.clone().ok_or(Unreadable)?;
+    fn input(&self, namespace: &str, name: &str) -> Option<ReleaseInput> {
+        let release = self.releases.get(&ObjectRef::new(name).within(namespace))?;
+        let Release { route, created, routing, trial, other_backends, cache, unread, .. } =
+            release.what.clone();
         if routing.variants.is_empty() {
-            return Ok(None);
+            return None;
         }
+        let [_, of_backends, of_copies] = &self.filled;
         let mut variants = HashMap::new();
         let mut faults = Faults { variants: unread, ..Faults::default() };
         let routed = routing.variants.iter().map(|routed| &routed.revision);
         for revision in routed.chain(&trial) {
-            let copy = ObjectRef::new(&copy_name(name, revision)).within(namespace);
-            let saved = self.copies.get(&copy);
-            match saved.and_then(|copy| copy.what.as_ref()?.variant.clone()) {
+            let copy = copy_name(name, revision);
+            let saved = self.copies.get(&ObjectRef::new(&copy).within(namespace));
+            let unread = || of_copies.why_unread(&Named::new(namespace, copy)).map(Err);
+            match saved.and_then(|copy| copy.what.variant.clone()).or_else(unread) {
                 Some(Ok(variant)) => _ = variants.insert(revision.clone(), variant),
                 Some(Err(why)) => _ = faults.copies.insert(revision.clone(), why),
                 None => {}
@@ -282,15 +276,17 @@ impl Followed {
             .map(|v: &Arc<PackedVariant>| &*v.backend_name)
             .chain(others)
             .collect();
-        let backends: HashMap<String, Arc<LLMDeploymentSpec>> = names
-            .into_iter()
-            .filter_map(|name| {
-                let backend = self.backends.get(&ObjectRef::new(name).within(namespace))?;
-                Some((name.to_owned(), backend.what.clone()?))
-            })
-            .collect();
+        let mut backends: HashMap<String, Arc<LLMDeploymentSpec>> = HashMap::new();
+        for name in names {
+            if let Some(backend) = self.backends.get(&ObjectRef::new(name).within(namespace)) {
+                backends.insert(name.to_owned(), backend.what.clone());
+            } else if let Some(why) = of_backends.why_unread(&Named::new(namespace, name)) {
+                let why = format!("LLMDeployment {name} is there and can not be read: {why}");
+                faults.backends.insert(name.to_owned(), why);
+            }
+        }
         let mut input = ReleaseInput {
-            uid,
+            uid: release.uid().unwrap_or_default(),
             route,
             created,
             routing,
@@ -310,13 +306,13 @@ impl Followed {
             .all_backends()
             .filter_map(|(name, spec)| Some((name.to_owned(), self.pods(namespace, name, &spec)?)))
             .collect();
-        Ok(Some(input))
+        Some(input)
     }
 
     /// Why the operator gives a release no routing, as its status says.
     fn why_unserved(&self, namespace: &str, name: &str) -> Option<Arc<Notice>> {
         let release = self.releases.get(&ObjectRef::new(name).within(namespace))?;
-        release.what.as_ref()?.unserved.clone()
+        release.what.unserved.clone()
     }
 
     /// Where a backend's pods are; none where its name must be resolved.

@@ -188,7 +188,9 @@ pub struct LostSnapshot {
     pub name: String,
     /// What it was a snapshot of.
     pub variant: VariantRef,
-    /// Why it can not be made again.
+    /// It is there, and can not be read.
+    pub unread: bool,
+    /// Why it can not be read, or made again.
     pub why: String,
 }
 

@@ -136,12 +136,21 @@ where
 fn why<K: DeserializeOwned>(text: &str) -> String {
     let mut from = serde_json::Deserializer::from_str(text);
     let read: Result<K, _> = serde_path_to_error::deserialize(&mut from);
-    match read {
-        Err(error) if error.inner().to_string().starts_with("recursion limit") => {
-            format!("{} is nested too deep (128 levels are read)", place(error.path()))
-        }
-        Err(error) => format!("this version does not know what {} says", place(error.path())),
-        Ok(_) => "it can not be read".to_owned(),
+    read.map_or_else(|error| in_words(&error), |_| "it can not be read".to_owned())
+}
+
+const UNKNOWN: &str = "this version does not know what";
+
+/// Where it can not be read, from an error of reading it.
+pub fn in_words(error: &serde_path_to_error::Error<serde_json::Error>) -> String {
+    let inner = error.inner().to_string();
+    if inner.starts_with(UNKNOWN) {
+        // What is kept of an object in parts has said it.
+        inner
+    } else if inner.starts_with("recursion limit") {
+        format!("{} is nested too deep (128 levels are read)", place(error.path()))
+    } else {
+        format!("{UNKNOWN} {} says", place(error.path()))
     }
 }
 
@@ -250,9 +259,7 @@ impl Sieve {
             let name = metadata.name.clone().unwrap_or_default();
             let mut known = ObjectRef::new(&name);
             known.namespace.clone_from(&metadata.namespace);
-            let known = store.get(&known).filter(|object| {
-                object.meta().uid.as_ref().is_none_or(|uid| Some(uid) == metadata.uid.as_ref())
-            });
+            let known = store.get(&known).filter(|object| object.meta().uid == metadata.uid);
             known.map(|object| (*object).clone())
         };
         match event {

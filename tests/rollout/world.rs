@@ -357,7 +357,7 @@ impl World {
         let lost = |variant: &VariantRef| {
             let why = self.lost.get(&variant.revision)?.clone();
             let name = format!("answers-{}", variant.revision);
-            Some(LostSnapshot { name, variant: variant.clone(), why })
+            Some(LostSnapshot { name, variant: variant.clone(), unread: false, why })
         };
         all.filter_map(lost).collect()
     }

@@ -8,6 +8,8 @@
 //! ReleaseSnapshots before the releases, and a status may name them. Nothing here has a timer
 //! while every copy has its release.
 
+mod queue;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -19,6 +21,7 @@ use jiff::{SignedDuration, Timestamp};
 use kube::{ResourceExt, runtime::reflector::ObjectRef};
 use tokio::time::Instant;
 
+use self::queue::Queue;
 use super::{Triggers, keep::label};
 use crate::{
     api::{
@@ -27,11 +30,13 @@ use crate::{
     },
     controllers::{
         Context,
-        backend::orphans,
+        backend::{
+            UNREAD_AGAIN,
+            orphans::{self, Settled},
+        },
         caches::{self, Changes, CopyKey, Use},
         error::ControllerError,
         reference,
-        retries::MAX_BACKOFF,
     },
     signals::index::{Change, Named},
 };
@@ -54,10 +59,10 @@ struct Tidy {
     triggers: Triggers,
     backends: UnboundedSender<ObjectRef<LLMDeployment>>,
     /// Releases to look at: their copies may have lost them.
-    releases: BTreeSet<Named>,
+    releases: Queue,
     /// Backends to look at: they may not exist and be used no more.
-    orphans: BTreeSet<Named>,
-    /// When to look at those.
+    orphans: Queue,
+    /// When to look at what does not wait for a time of its own.
     due: Option<Instant>,
     absent: Absent,
     /// Releases with copies that are to be dropped later.
@@ -127,8 +132,8 @@ pub async fn follow_changes(
         context,
         triggers,
         backends,
-        releases: BTreeSet::new(),
-        orphans: BTreeSet::new(),
+        releases: Queue::default(),
+        orphans: Queue::default(),
         due: None,
         absent: Absent::default(),
         young: BTreeSet::new(),
@@ -220,7 +225,7 @@ impl Tidy {
             }
         }
         match orphans::all(&self.context).await {
-            Ok(found) => self.orphans.extend(found),
+            Ok(found) => found.into_iter().for_each(|backend| self.orphans.insert(backend)),
             Err(error) => self.told(&error),
         }
         self.soon();
@@ -229,14 +234,14 @@ impl Tidy {
     /// When there is something to do next; not for one that does not lead.
     fn next_timer(&self) -> Option<Duration> {
         self.context.cluster.leadership().term()?;
-        if let Some(due) = self.due {
-            return Some(due.saturating_duration_since(Instant::now()));
-        }
+        let due = self.due.into_iter().chain(self.releases.due()).chain(self.orphans.due()).min();
+        let due = due.map(|due| due.saturating_duration_since(Instant::now()));
         let young = self.young.first().map(|(until, _)| *until);
-        let next = self.absent.first().into_iter().chain(young).min()?;
-        let left = next - (self.context.clock)();
-        let left = Duration::try_from(left).unwrap_or_default();
-        Some(left.clamp(Duration::from_secs(1), LONGEST_WAIT))
+        let by_clock = self.absent.first().into_iter().chain(young).min().map(|next| {
+            let left = Duration::try_from(next - (self.context.clock)()).unwrap_or_default();
+            left.clamp(Duration::from_secs(1), LONGEST_WAIT)
+        });
+        due.into_iter().chain(by_clock).min()
     }
 
     async fn work(&mut self) {
@@ -245,36 +250,40 @@ impl Tidy {
             return self.soon();
         }
         let now = (self.context.clock)();
-        self.releases.extend(self.absent.over(now).cloned());
+        let over: Vec<Named> = self.absent.over(now).cloned().collect();
+        over.into_iter().for_each(|release| self.releases.insert(release));
         while self.young.first().is_some_and(|(until, _)| *until <= now) {
-            self.releases.extend(self.young.pop_first().map(|(_, release)| release));
-        }
-        let (mut again, mut refused) = (None, BTreeSet::new());
-        while let Some(release) = self.releases.pop_first() {
-            let Err(error) = self.miss(&release, now).await else { continue };
-            self.told(&error);
-            if error.is_about_content() {
-                // This is about one release: the others go on.
-                refused.insert(release);
-                again = Some(MAX_BACKOFF);
-                continue;
-            }
-            self.releases.insert(release);
-            again = Some(AGAIN);
-            break;
-        }
-        self.releases.append(&mut refused);
-        while let Some(backend) = self.orphans.pop_first() {
-            if let Err(error) = orphans::settle(&backend, &self.context).await {
-                self.told(&error);
-                self.orphans.insert(backend);
-                again = Some(AGAIN);
-                break;
+            if let Some((_, release)) = self.young.pop_first() {
+                self.releases.insert(release);
             }
         }
-        if let Some(again) = again {
-            self.due = Some(Instant::now() + again);
+        let began = Instant::now();
+        while let Some(release) = self.releases.next(began) {
+            match self.miss(&release, now).await {
+                Ok(()) => self.releases.done(&release),
+                Err(error) if self.is_about_one(&error) => self.releases.failed(release, AGAIN),
+                Err(_) => return self.again(),
+            }
         }
+        while let Some(backend) = self.orphans.next(began) {
+            match orphans::settle(&backend, &self.context).await {
+                Ok(Settled::Now) => self.orphans.done(&backend),
+                Ok(Settled::AsFarAsKnown) => self.orphans.wait(backend, UNREAD_AGAIN),
+                Err(error) if self.is_about_one(&error) => self.orphans.failed(backend, AGAIN),
+                Err(_) => return self.again(),
+            }
+        }
+    }
+
+    /// What failed would fail for all others, too.
+    fn again(&mut self) {
+        self.due = Some(Instant::now() + AGAIN);
+    }
+
+    /// Tells an error; whether the others can be handled all the same.
+    fn is_about_one(&self, error: &ControllerError) -> bool {
+        self.told(error);
+        error.is_about_one()
     }
 
     fn told(&self, error: &ControllerError) {

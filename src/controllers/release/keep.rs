@@ -83,7 +83,7 @@ pub(super) async fn heal(
         let variant = variants(&snapshot.status).find(|known| known.revision == name)?.clone();
         let (name, why) =
             (copy_name(&named.name, name), format!("the API server refuses it: {why}"));
-        Some(LostSnapshot { name, variant, why })
+        Some(LostSnapshot { name, variant, unread: false, why })
     };
     for (name, content) in found {
         if let Some(why) = context.refusals.of_copy(&named, &name) {
@@ -126,19 +126,33 @@ fn missing(
     };
     let status = &snapshot.status;
     let mut missing = Missing::default();
+    // It is there, so it can not be written anew.
+    let unread = |copy: &str| {
+        context
+            .caches
+            .why_unread("ReleaseSnapshot", &Named::new(&*namespace, copy_name(&name, copy)))
+    };
     for known in variants(status).filter(|variant| gone(&variant.revision)) {
+        let copy = copy_name(&name, &known.revision);
+        if let Some(why) = unread(&known.revision) {
+            let variant = known.clone();
+            missing.lost.push(LostSnapshot { name: copy, variant, unread: true, why });
+            continue;
+        }
         match origin(&namespace, known, snapshot, context) {
             Ok(variant) => {
                 missing.found.push((known.revision.clone(), Saved::Variant(variant)));
             }
             Err(why) => missing.lost.push(LostSnapshot {
-                name: copy_name(&name, &known.revision),
+                name: copy,
                 variant: known.clone(),
+                unread: false,
                 why,
             }),
         }
     }
     let policy = status.canary.as_ref().map(|canary| &canary.policy).filter(|p| gone(p));
+    let policy = policy.filter(|digest| unread(digest).is_none());
     missing.found.extend(policy.and_then(|digest| {
         let named = snapshot.policy.as_ref().ok()?;
         let policy = resolve::measurable(named, &snapshot.without_data).ok()?;

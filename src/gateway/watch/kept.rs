@@ -9,7 +9,10 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use kube::{Resource, ResourceExt};
-use serde::{Deserialize, Deserializer, de::DeserializeOwned};
+use serde::{
+    Deserialize, Deserializer,
+    de::{DeserializeOwned, Error as _},
+};
 use serde_json::Value;
 
 use crate::{
@@ -19,16 +22,15 @@ use crate::{
         snapshot::{PackedVariant, Saved},
     },
     gateway::notices::Notice,
+    signals::tried,
 };
 
 /// An object of which only `T` is kept.
 #[derive(Clone, Debug)]
 pub(super) struct Kept<T> {
-    /// What it is called and its resourceVersion; nothing else.
+    /// What it is called, its uid and its resourceVersion; nothing else.
     metadata: ObjectMeta,
-    /// None if it can not be read, as when it was written for a newer gateway. Of one
-    /// that fails to be read a watch would hand on nothing at all.
-    pub what: Option<T>,
+    pub what: T,
 }
 
 /// What is kept of an object.
@@ -53,16 +55,22 @@ impl<'de, T: Part> Deserialize<'de> for Kept<T> {
         let metadata = ObjectMeta {
             name: text("name"),
             namespace: text("namespace"),
+            uid: text("uid"),
             resource_version: text("resourceVersion"),
             ..ObjectMeta::default()
         };
-        let what = T::Whole::deserialize(&whole).map(T::of).or_else(|error| {
-            let ObjectMeta { name, namespace, .. } = &metadata;
-            let kind = T::Whole::kind(&());
-            tracing::warn!(?namespace, ?name, "this {kind} can not be read as a whole: {error}");
-            T::salvage(&whole).ok_or(error)
-        });
-        Ok(Self { metadata, what: what.ok() })
+        let what = match serde_path_to_error::deserialize::<_, T::Whole>(&whole) {
+            Ok(object) => T::of(object),
+            Err(error) => {
+                let why = tried::in_words(&error);
+                let salvaged = T::salvage(&whole).ok_or_else(|| D::Error::custom(&why))?;
+                let ObjectMeta { name, namespace, .. } = &metadata;
+                let kind = T::Whole::kind(&());
+                tracing::warn!(?namespace, ?name, "this {kind} can not be read as a whole: {why}");
+                salvaged
+            }
+        };
+        Ok(Self { metadata, what })
     }
 }
 
@@ -98,7 +106,6 @@ impl<T: Part> Resource for Kept<T> {
 /// Of a release, where requests go.
 #[derive(Clone, Debug)]
 pub(super) struct Release {
-    pub uid: String,
     pub route: String,
     pub created: String,
     pub routing: Routing,
@@ -132,7 +139,6 @@ impl Part for Release {
         release.drop_copied_status();
         Self {
             unserved: why_unserved(&release),
-            uid: release.uid().unwrap_or_default(),
             route: release.route(),
             created: release.creation_timestamp().map(|t| t.0.to_string()).unwrap_or_default(),
             other_backends: release.other_backends(),
@@ -161,7 +167,6 @@ impl Part for Release {
         variants.iter().find(|variant| variant.role == VariantRole::Stable)?;
         let others = spec["fallbackBackendRefs"].as_array().into_iter().flatten();
         Some(Self {
-            uid: text(&metadata["uid"])?,
             route: text(&spec["route"]).or_else(|| text(&metadata["name"]))?,
             created: text(&metadata["creationTimestamp"]).unwrap_or_default(),
             trial: text(&status["canary"]["revision"]),
@@ -231,6 +236,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::signals::tried::Tried;
 
     #[test]
     fn of_conditions_only_why_a_release_has_no_routing_is_retained() {
@@ -252,7 +258,7 @@ mod tests {
                 },
             });
             let kept: Kept<Release> = serde_json::from_str(&release.to_string()).unwrap();
-            kept.what.unwrap().unserved
+            kept.what.unserved
         };
         let (none, some) = (json!([]), json!([{"revision": "1", "role": "stable", "weight": 100}]));
         let told = unserved("False", &none).unwrap();
@@ -291,14 +297,18 @@ mod tests {
             .unwrap()
             .push(json!({"revision": "s", "role": "a-role-of-next-year", "weight": 0}));
         let list = [release("old", "stable"), release("new", "a-role-of-next-year"), unknown_field];
-        let kept: Vec<Kept<Release>> = serde_json::from_str(&json!(list).to_string()).unwrap();
-        let known: Vec<_> = kept.iter().map(|k| (k.name_any(), k.what.is_some())).collect();
-        let names = ["old", "new", "next"].map(str::to_owned);
-        assert_eq!(known, names.into_iter().zip([true, false, true]).collect::<Vec<_>>());
-        let [old, _, next] = &kept[..] else { panic!("three") };
+        let kept: Vec<Tried<Kept<Release>>> =
+            serde_json::from_str(&json!(list).to_string()).unwrap();
+        let [Tried::Read(old), Tried::Unread { metadata, why }, Tried::Read(next)] = &kept[..]
+        else {
+            panic!("{kept:?}")
+        };
+        assert_eq!((metadata.name.as_deref(), metadata.uid.as_deref()), (Some("new"), Some("u")));
+        assert_eq!(why, "this version does not know what status.routing.variants[0].role says");
         let read = |kept: &Kept<Release>| {
-            let release = kept.what.clone().unwrap();
-            (release.uid, release.route, release.routing.variants.len(), release.unread.len())
+            let release = &kept.what;
+            let (route, uid) = (release.route.clone(), kept.metadata.uid.clone());
+            (uid.unwrap(), route, release.routing.variants.len(), release.unread.len())
         };
         assert_eq!(read(old), ("u".into(), "old".into(), 1, 0));
         assert_eq!(

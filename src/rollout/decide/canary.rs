@@ -6,7 +6,7 @@ use super::{
     bake,
     draft::{Draft, policy_digest},
     look::{self, confirm, failure, judge},
-    reasons, requests, step,
+    lost, reasons, requests, step,
 };
 use crate::{
     analysis::{
@@ -243,9 +243,7 @@ fn without_backend(
     // Gateways do not say of a canary without traffic that they have no copy of it.
     let lost = || {
         let lost = draft.snapshot.lost.iter().find(|lost| lost.variant.revision == revision)?;
-        (held && !routed).then(|| {
-            format!("its ReleaseSnapshot is gone and can not be written again: {}", lost.why)
-        })
+        (held && !routed).then(|| format!("its ReleaseSnapshot {}: {}", lost::what(lost), lost.why))
     };
     let not_ready = draft.snapshot.why_not_ready(revision);
     let is_lost = not_ready.is_none() || !draft.snapshot.not_ready.contains_key(revision);

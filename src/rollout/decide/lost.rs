@@ -6,9 +6,10 @@ use crate::{api::conditions, prompt::short, rollout::snapshot::LostSnapshot};
 
 /// What a person reads of it, and is to do.
 fn message(lost: &LostSnapshot) -> String {
-    let LostSnapshot { name, variant, why } = lost;
+    let LostSnapshot { name, variant, why, .. } = lost;
+    let what = what(lost);
     format!(
-        "the ReleaseSnapshot {name} of {} ({} on {}) is gone and can not be written again: {why}. \
+        "the ReleaseSnapshot {name} of {} ({} on {}) {what}: {why}. \
          Of what serves, gateways that have it go on, and one that starts can not serve it; a canary gets \
          no users. Put back the \
          ReleaseSnapshot or what it was made of, or release another revision. After an upgrade, \
@@ -17,6 +18,11 @@ fn message(lost: &LostSnapshot) -> String {
         variant.prompt,
         variant.backend,
     )
+}
+
+/// What is wrong with it.
+pub(super) fn what(lost: &LostSnapshot) -> &'static str {
+    if lost.unread { "can not be read" } else { "is gone and can not be written again" }
 }
 
 /// Says on a condition of its own, in whatever phase the release is, that a snapshot is lost,
