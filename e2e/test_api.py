@@ -131,13 +131,11 @@ def test_a_serving_backend_becomes_a_deployment_and_counts_when_its_pods_are_rea
     wait_for("its owner", lambda: owners(cluster, "served") == ["PromptRelease"], 120)
 
     # A new leader that can not read the release does not know what it uses, and takes nothing away.
-    deep = json.loads("[" * 140 + "]" * 140)
-
     def put(evidence: list) -> None:
         cluster.kubectl("patch", "promptrelease", "served", "--subresource=status", "--type=merge",
                         "-p", json.dumps({"status": {"evidence": evidence}}))
 
-    put([{"instance": "a", "stable": {"assigned": 0, "z": deep}, "canary": {"assigned": 0}}])
+    put(m.unreadable())
     # What the operator may not delete, in a namespace that comes first.
     cluster.kubectl("create", "namespace", "aa-first")
     cluster.kubectl("create", "deployment", "left", "-n", "aa-first", "--image=example.com/x")

@@ -276,7 +276,7 @@ def test_what_can_not_be_read_of_a_status_costs_only_itself(world):
 
 def test_objects_that_can_not_be_read_cost_only_themselves(world):
     """The API server takes them; whoever starts must lead and serve without them."""
-    deep, nested = json.loads("[" * 140 + "]" * 140), json.loads('{"a":' * 140 + "1" + "}" * 140)
+    deep, nested = m.deep(), json.loads('{"a":' * 140 + "1" + "}" * 140)
     served = world.first("odd-stays")["status"]["stable"]["revision"]
     odd = {"apiVersion": m.API, "kind": "LLMDeployment", "metadata": m.meta("odd-server"),
            "spec": {"provider": "vllm", "model": "m", "serving": {"image": "x", "resources": {"limits": 7}}}}
@@ -293,7 +293,7 @@ def test_objects_that_can_not_be_read_cost_only_themselves(world):
     for of in ("canarypolicy/odd-policy", "llmdeployment/odd-managed", "promptrelease/odd-stays"):
         world.cluster.kubectl("patch", of, "--type=merge", "-p", json.dumps({"metadata": {"managedFields": notes}}))
     world.first("odd-release")
-    evidence = {"status": {"evidence": [{"instance": "a", "stable": {"assigned": 0, "z": deep}, "canary": {"assigned": 0}}]}}
+    evidence = {"status": {"evidence": m.unreadable()}}
     world.cluster.kubectl("patch", "promptrelease", "odd-release", "--subresource=status", "--type=merge",
                           "-p", json.dumps(evidence))
     try:
@@ -331,7 +331,7 @@ def test_objects_that_can_not_be_read_cost_only_themselves(world):
 
 
 def test_a_canary_whose_release_can_not_be_read_has_no_judge_whoever_leads(world):
-    deep = json.loads("[" * 140 + "]" * 140)
+    deep = m.deep()
     stable = world.first("unread")["status"]["stable"]["revision"]
     world.first("unread-beside")
     with Traffic(world.gateways, "unread") as users:
@@ -377,7 +377,7 @@ def test_a_canary_whose_release_can_not_be_read_has_no_judge_whoever_leads(world
 
 
 def test_what_exists_and_can_not_be_read_is_not_said_to_be_missing(world):
-    deep = json.loads("[" * 140 + "]" * 140)
+    deep = m.deep()
     prompt = m.prompt("unreadable-v1")
     prompt["spec"]["variables"] = {"type": "object", "properties": {"question": {"type": "string", "default": deep}}}
     shallow = json.loads("[" * 105 + "]" * 105)

@@ -1,6 +1,10 @@
 """The objects that the cases are made of."""
 
+import json
+
 API = "serinus.dev/v1alpha1"
+# The gateway of evidence that a test has written.
+OF_A_TEST = "of-a-test"
 KEY = "key-of-the-users-of-this-test"  # noqa: S105 - lives as long as the test
 
 
@@ -63,3 +67,13 @@ def client_key(name: str = "users", key: str = KEY, namespace: str = "serinus-sy
             "metadata": {"name": name, "namespace": namespace,
                          "labels": {"serinus.dev/client-key": "true"}},
             "stringData": {"key": key, "routes": "*", **fields}}
+
+
+def unreadable() -> list[dict]:
+    """Evidence that the API server takes and Serinus can not read: it is nested too deep."""
+    counts = {"assigned": 0}
+    return [{"instance": OF_A_TEST, "stable": {**counts, "z": deep()}, "canary": counts}]
+
+
+def deep() -> list:
+    return json.loads("[" * 140 + "]" * 140)

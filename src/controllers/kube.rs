@@ -64,6 +64,14 @@ impl<K> Kind for K where
 {
 }
 
+/// A write of which nobody needs the answer: that is the object, which may hold what can not be read.
+fn taken<T>(answer: kube::Result<T>) -> kube::Result<()> {
+    match answer {
+        Ok(_) | Err(kube::Error::SerdeError(_)) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
 impl Cluster {
     /// Writes with `client` while `leadership` holds, in one namespace or in all.
     pub fn new(
@@ -209,7 +217,7 @@ impl Cluster {
         }});
         let api = self.api::<K>(&namespace);
         let patched = api.patch_metadata(&name, &PatchParams::default(), &Patch::Merge(body)).await;
-        patched
+        taken(patched)
             .map_err(|e| ControllerError::api(format!("the owners of {namespace}/{name}"), e))?;
         self.exported.wrote("owners");
         Ok(())
@@ -307,8 +315,8 @@ impl Cluster {
         let params =
             PatchParams { field_manager: Some(keys::FIELD_MANAGER.to_owned()), ..<_>::default() };
         let api = self.api::<ReleaseSnapshot>(namespace);
-        match api.patch_metadata(copy, &params, &Patch::Merge(body)).await {
-            Ok(_) => {
+        match taken(api.patch_metadata(copy, &params, &Patch::Merge(body)).await) {
+            Ok(()) => {
                 self.exported.wrote("copy");
                 Ok(())
             }
@@ -336,8 +344,8 @@ impl Cluster {
         let params =
             PatchParams { field_manager: Some(keys::FIELD_MANAGER.to_owned()), ..<_>::default() };
         let api = self.api::<ReleaseSnapshot>(&namespace);
-        match api.patch_metadata(&name, &params, &Patch::Merge(body)).await {
-            Ok(_) => {
+        match taken(api.patch_metadata(&name, &params, &Patch::Merge(body)).await) {
+            Ok(()) => {
                 self.exported.wrote("copy");
                 tracing::info!(namespace, name, "labels of a snapshot were gone: written again");
                 Ok(())
@@ -374,17 +382,12 @@ impl Cluster {
             preconditions: Some(Preconditions { uid: object.uid(), resource_version: None }),
             ..DeleteParams::background()
         };
-        match self.api::<K>(&namespace).delete(&name, &params).await {
-            Ok(_) => {
+        match taken(self.api::<K>(&namespace).delete(&name, &params).await) {
+            Ok(()) => {
                 self.exported.wrote(counted_as);
                 Ok(())
             }
             Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
-            // It was taken. The answer is the object, whatever it holds, where finalizers keep it.
-            Err(kube::Error::SerdeError(_)) => {
-                self.exported.wrote(counted_as);
-                Ok(())
-            }
             Err(error) => {
                 let kind = K::kind(&()).into_owned();
                 Err(ControllerError::api(format!("{kind} {namespace}/{name}"), error))
