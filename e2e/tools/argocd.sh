@@ -8,6 +8,7 @@ bin="${SERINUS_E2E_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/serinus-e2e}/argocd-$k
 if [ ! -e "$bin/.complete" ]; then
   command -v go >/dev/null || { echo "the end-to-end tests need Go 1.26 or newer: https://go.dev/dl" >&2; exit 1; }
   rm -rf "$bin" && mkdir -p "$bin"
+  (cd argocd && go mod download github.com/argoproj/argo-cd/v3)
   module=$(cd argocd && go list -m -f '{{.Dir}}' github.com/argoproj/argo-cd/v3)
   # The controller's metrics have no option for their address: a copy is built with the loopback's.
   cp -r argocd "$bin/build" && cp -r "$module" "$bin/build/argo-cd" && chmod -R u+w "$bin/build"
