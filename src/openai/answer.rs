@@ -27,6 +27,7 @@ use super::{
     mend::{Mended, mend, trimmed},
     reason::{Ending, is_none},
     request::Operation,
+    sse::is_a_page,
     usage::{Tokens, Usage},
     visible::is_blank,
 };
@@ -228,7 +229,9 @@ impl Answer {
     /// Reads a line of a stream that is no field, which some servers write when they fail.
     pub fn stray_line(&mut self, line: &[u8]) {
         let is_error = |body: Body<'_>| body.is_an_error();
-        if with_body(line, is_error).unwrap_or(false) {
+        // Behind a complete answer nobody misses anything.
+        let is_page = is_a_page(line) && !self.complete();
+        if is_page || with_body(line, is_error).unwrap_or(false) {
             self.error_event(line);
         } else {
             self.unread = true;

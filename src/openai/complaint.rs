@@ -78,7 +78,7 @@ const KINDS: [&str; 12] = [
     "reason",
     "name",
 ];
-const MESSAGES: [&str; 16] = [
+const MESSAGES: [&str; 17] = [
     "message",
     "Message",
     "msg",
@@ -95,6 +95,7 @@ const MESSAGES: [&str; 16] = [
     "description",
     "title",
     "exception",
+    "errors",
 ];
 
 impl Complaint {
@@ -127,11 +128,14 @@ impl Complaint {
             let objects = &objects;
             names.iter().flat_map(move |name| objects.iter().filter_map(|o| o.get(*name)))
         };
+        let names = objects.iter().flat_map(|object| object.keys());
+        let exceptions = names.filter(|name| is_exception(name)).map(|name| words::plain(name));
         let words: Vec<String> = all(&KINDS)
             .filter_map(|value| match value {
                 Value::String(text) => Some(words::plain(text)),
                 _ => None,
             })
+            .chain(exceptions)
             .filter(|word| !word.is_empty())
             .collect();
         let alone = match value {
@@ -251,6 +255,11 @@ fn value(json: &[u8]) -> Option<Value> {
     serde_json::from_slice(json).ok().or_else(mended)
 }
 
+/// Whether a field of this name holds an error, as in the streams of Bedrock.
+fn is_exception(name: &str) -> bool {
+    name.ends_with("Exception")
+}
+
 /// The object and those within it, from the outside in.
 fn gather<'a>(value: &'a Value, depth: usize, out: &mut Vec<&'a Map<String, Value>>) {
     match value {
@@ -260,6 +269,9 @@ fn gather<'a>(value: &'a Value, depth: usize, out: &mut Vec<&'a Map<String, Valu
                 if let Some(inner) = object.get(name) {
                     gather(inner, depth + 1, out);
                 }
+            }
+            for (_, inner) in object.iter().filter(|(name, _)| is_exception(name)) {
+                gather(inner, depth + 1, out);
             }
         }
         Value::Array(list) if depth < DEEPEST => {

@@ -275,6 +275,29 @@ pub(super) fn is_none(reason: &str) -> bool {
     matches!(plain(reason).as_str(), "" | "null" | "none" | "nil" | "undefined")
 }
 
+/// Whether a word, as the type of an object, means that something failed: what it ends with says
+/// so, as in `InternalServerError`, or the code of gRPC that it is.
+pub(super) fn means_a_failure(word: &str) -> bool {
+    const ENDS: [&str; 14] = [
+        "error",
+        "exception",
+        "failed",
+        "failure",
+        "fault",
+        "timeout",
+        "unavailable",
+        "exceeded",
+        "exhausted",
+        "overloaded",
+        "aborted",
+        "abort",
+        "denied",
+        "internal",
+    ];
+    let word = plain(word);
+    ENDS.iter().any(|end| word.ends_with(end))
+}
+
 /// Letters and digits, in lower case.
 pub(super) fn plain(word: &str) -> String {
     word.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect()
@@ -327,6 +350,19 @@ mod tests {
         for (at, word) in all.iter().enumerate() {
             assert!(!all[..at].contains(word), "{word}");
             assert_eq!(plain(word), *word);
+        }
+    }
+
+    #[test]
+    fn words_that_mean_a_failure_are_told_from_those_of_progress() {
+        for word in "InternalServerError server_error ThrottlingException UNAVAILABLE INTERNAL \
+                     rate_limit_exceeded RESOURCE_EXHAUSTED DEADLINE_EXCEEDED failed ABORTED"
+            .split_whitespace()
+        {
+            assert!(means_a_failure(word), "{word}");
+        }
+        for word in ["status", "progress", "queued", "running", "ok", "error_free", "warning", ""] {
+            assert!(!means_a_failure(word), "{word}");
         }
     }
 

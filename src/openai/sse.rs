@@ -45,7 +45,7 @@ pub enum Payload<'a> {
     Data(&'a [u8]),
     /// An error: the data of an event of that name, or a field `error`.
     Error(&'a [u8]),
-    /// A line that is JSON and no field.
+    /// A line that is no field: JSON, or the beginning of a page.
     Stray(&'a [u8]),
 }
 
@@ -271,7 +271,9 @@ fn fate(event: &[u8], mut read: impl FnMut(Payload<'_>) -> Fate) -> Fate {
             (b"event", name) => is_error = is_an_error(name),
             // A comment, or fields of the standard.
             (b"" | b"id" | b"retry", _) => {}
-            (name, _) if name.first() == Some(&b'{') => heard(Payload::Stray(line), &mut fate),
+            (name, _) if name.first() == Some(&b'{') || is_a_page(line) => {
+                heard(Payload::Stray(line), &mut fate);
+            }
             _ => {}
         }
     }
@@ -294,7 +296,15 @@ fn is_an_error(name: &[u8]) -> bool {
         Cow::Borrowed("") => return false,
         name => name.to_ascii_lowercase(),
     };
-    name.ends_with("error") || name.ends_with("exception")
+    // Of others only the whole name says so: `response.mcp_call.failed` is of one call.
+    let is_end = matches!(&*name, "failed" | "failure" | "abort" | "aborted");
+    is_end || name.ends_with("error") || name.ends_with("exception")
+}
+
+/// Whether a line begins a page of HTML, which a proxy puts where the answer breaks off.
+pub(super) fn is_a_page(line: &[u8]) -> bool {
+    let begins = |tag: &[u8]| line.get(..tag.len()).is_some_and(|b| b.eq_ignore_ascii_case(tag));
+    begins(b"<html") || begins(b"<!doctype html")
 }
 
 /// Whether a body begins as a stream of events does; none while that does not show yet.
@@ -501,6 +511,11 @@ mod tests {
             (b"data: died\nevent: Server_Error\n\n", vec!["error: died"]),
             (b"event: internalServerException\ndata: {}\n\n", vec!["error: {}"]),
             (b"event: message\ndata: {}\n\n", vec!["{}"]),
+            (b"event: failed\ndata: {}\n\n", vec!["error: {}"]),
+            (b"event: abort\ndata: {}\n\n", vec!["error: {}"]),
+            (b"event: response.mcp_call.failed\ndata: {}\n\n", vec!["{}"]),
+            (b"<HTML><h1>502: Bad Gateway\n\n", vec!["stray: <HTML><h1>502: Bad Gateway"]),
+            (b"<3\ndata: 1\n\n", vec!["1"]),
             (b"{\"error\": {\"code\": 500}}\n\n", vec!["stray: {\"error\": {\"code\": 500}}"]),
         ] {
             assert_eq!(payloads(stream), expected, "{}", String::from_utf8_lossy(stream));

@@ -5,10 +5,11 @@ use std::borrow::Cow;
 
 use super::{
     message::{Calls, Content, Message},
-    wire::{Accused, Body, Choice, Delta, Index, Signs},
+    wire::{Accused, Body, Choice, Delta, Index, Signs, is_a_word_of_life},
 };
 use crate::openai::{
     forgiving::{Many, Text},
+    reason::{is_none, means_a_failure},
     request::Operation,
 };
 
@@ -31,20 +32,34 @@ impl<'a> Body<'a> {
         }
     }
 
-    /// Whether it says of itself, or of one of its choices, that it failed.
+    /// Whether it says of itself, or of one of its choices, that it failed, whatever else it holds.
     pub(super) fn tells_an_error(&self) -> bool {
         let of_choice = |choice: &Choice<'_>| {
             let messages = [&choice.message, &choice.delta].into_iter().flatten();
             choice.error.is_told() || messages.into_iter().any(|message| message.error.is_told())
         };
-        self.error.is_told() || self.choices.0.iter().any(of_choice)
+        self.error.is_told() || self.signs.tell_beside() || self.choices.0.iter().any(of_choice)
     }
 
     /// Whether an event is an error.
     pub(super) fn is_an_error(&self) -> bool {
+        let kind = self.kind.0.as_deref();
         self.tells_an_error()
-            || self.kind.0.as_deref() == Some("error")
+            || matches!(kind, Some("error" | "failed" | "failure" | "abort" | "aborted"))
             || (self.choices.0.is_empty() && self.signs.tell())
+            || self.is_a_message()
+    }
+
+    /// Whether it is a message and nothing else, as API gateways tell of an error, or a message
+    /// with a word that means one.
+    fn is_a_message(&self) -> bool {
+        let words = [&self.kind, &self.status].into_iter().filter_map(|text| text.0.as_deref());
+        let (mut has_words, mut means_failure) = (false, false);
+        for word in words.filter(|word| !is_none(word)) {
+            has_words = true;
+            means_failure |= means_a_failure(word);
+        }
+        !self.more && self.signs.are_a_message() && (means_failure || !has_words)
     }
 
     /// Whether an event says nothing: it is empty, or tells that the connection is alive.
@@ -55,8 +70,7 @@ impl<'a> Body<'a> {
     }
 
     fn is_sign_of_life(&self) -> bool {
-        let kind = self.kind.0.as_deref();
-        matches!(kind, Some("ping" | "heartbeat" | "keepalive" | "keep-alive"))
+        self.kind.0.as_deref().is_some_and(is_a_word_of_life)
     }
 
     /// Whether an event is of no known kind.
@@ -79,6 +93,7 @@ impl<'a> Body<'a> {
             id: _,
             model: _,
             familiar: _,
+            more: _,
             listed: _,
             some: _,
             // Of other operations.

@@ -15,13 +15,21 @@ impl Answer {
         keep(&mut self.id, id);
         keep(&mut self.model, model);
         self.tokens.absorb(tokens(usage.take()));
+        let is_cut = output.0.iter().any(Item::is_cut);
         for item in output.0 {
             self.output_item(item, true);
         }
-        self.ended_as(status.0.as_deref().unwrap_or_default(), incomplete_details);
+        let status = status.0.as_deref().unwrap_or_default();
+        self.ended_as(status, is_cut, incomplete_details);
     }
 
     fn output_item(&mut self, item: Item<'_>, speaks: bool) {
+        if item.status.0.as_deref() == Some("failed") {
+            // The model may go on without what one of its tools did not do, and not without its
+            // own words.
+            self.failed |= item.kind.0.as_deref() == Some("message");
+            return;
+        }
         match item.kind.0.as_deref() {
             Some("message") => {
                 let content = item.content;
@@ -56,7 +64,14 @@ impl Answer {
                     calls::add(&mut self.calls, piece);
                 }
             }
-            Some(_) => self.tool_call = true,
+            // The application is to do something, by a tool that is not described above:
+            // `custom_tool_call`, `shell_call`, `mcp_approval_request`.
+            Some(kind) if kind.ends_with("_call") || kind.ends_with("_request") => {
+                self.tool_call = true;
+            }
+            // What came of a call that the server made itself.
+            Some(kind) if kind.ends_with("_output") => {}
+            Some(_) => self.unread = true,
         }
     }
 
@@ -93,6 +108,7 @@ impl Answer {
 
     /// The response as an event tells it.
     fn within(&mut self, kind: &str, response: Body<'_>) {
+        self.failed |= response.tells_an_error();
         let is_last = matches!(
             kind,
             "response.completed"
@@ -114,16 +130,18 @@ impl Answer {
         keep(&mut self.id, id);
         keep(&mut self.model, model);
         self.tokens.absorb(tokens(usage));
+        let is_cut = output.0.iter().any(Item::is_cut);
         for item in output.0 {
             self.output_item(item, speaks);
         }
         let status = status.0.as_deref().unwrap_or(kind.trim_start_matches("response."));
-        self.ended_as(status, incomplete_details);
+        self.ended_as(status, is_cut, incomplete_details);
     }
 
     /// The status of a response, in the words of chat's finish reasons.
-    fn ended_as(&mut self, status: &str, incomplete: Rare<Incomplete<'_>>) {
+    fn ended_as(&mut self, status: &str, is_cut: bool, incomplete: Rare<Incomplete<'_>>) {
         let reason = match status {
+            "completed" | "done" if is_cut => "length",
             "completed" | "done" => "stop",
             "failed" | "cancelled" | "canceled" => {
                 self.failed = true;
@@ -149,5 +167,13 @@ impl Answer {
             other => other,
         };
         self.finish_reason = Some(reason.to_owned());
+    }
+}
+
+impl Item<'_> {
+    /// What the model itself wrote did not end, though the response did.
+    fn is_cut(&self) -> bool {
+        self.status.0.as_deref() == Some("incomplete")
+            && matches!(self.kind.0.as_deref(), Some("message" | "function_call"))
     }
 }

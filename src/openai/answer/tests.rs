@@ -2,6 +2,7 @@ use serde_json::{Value, json};
 
 use super::*;
 
+mod told;
 mod unusable;
 
 fn whole(operation: Operation, json: &Value) -> Answer {
