@@ -114,9 +114,9 @@ fn vector(json: &str) -> Vector {
         // A list of numbers, or of such lists. `null` is what is left of NaN.
         Some(b'[') => {
             let bytes = json.as_bytes();
-            let numbers = bytes.iter().any(|b| (b'1'..=b'9').contains(b));
+            let is_zero = !numbers(json).any(|number| float(number).is_some_and(|n| n != 0.0));
             let other = memchr::memchr2(b'n', b'"', bytes).is_some();
-            if !numbers || other || has_one_too_large(bytes) {
+            if is_zero || other || has_one_too_large(json) {
                 return Vector::Bad;
             }
             let is_list_of_lists = memchr::memrchr(b'[', bytes) != Some(0);
@@ -129,18 +129,30 @@ fn vector(json: &str) -> Vector {
     }
 }
 
-/// Whether a number has an exponent that no float of 32 bits has: most readers make it infinity.
-fn has_one_too_large(json: &[u8]) -> bool {
-    const LARGEST: u32 = 38;
-    memchr::memchr2_iter(b'e', b'E', json).any(|at| {
-        let digits = &json[at + 1..];
-        let digits = digits.strip_prefix(b"+").unwrap_or(digits);
-        let digits = digits.iter().take_while(|b| b.is_ascii_digit());
-        let exponent = digits.fold(0_u32, |all, digit| {
-            all.saturating_mul(10).saturating_add(u32::from(digit - b'0'))
-        });
-        exponent > LARGEST
+/// The numbers of a list, or of the lists in it.
+fn numbers(json: &str) -> impl Iterator<Item = &str> {
+    let mut from = 0;
+    let ends = memchr::memchr_iter(b',', json.as_bytes()).chain([json.len()]);
+    ends.map(move |end| {
+        let number = json.get(from..end).unwrap_or_default();
+        from = end + 1;
+        number.trim_matches(|c: char| c.is_ascii_whitespace() || matches!(c, '[' | ']'))
     })
+}
+
+/// A number as applications keep it: a float of 32 bits.
+fn float(number: &str) -> Option<f32> {
+    number.parse().ok()
+}
+
+/// Whether a number is infinite as a float of 32 bits, whose largest has 39 digits. Only such a
+/// number is read that is as long or has an exponent.
+fn has_one_too_large(json: &str) -> bool {
+    const DIGITS: usize = 39;
+    let may_be = |number: &&str| {
+        number.len() >= DIGITS || memchr::memchr2(b'e', b'E', number.as_bytes()).is_some()
+    };
+    numbers(json).filter(may_be).any(|number| !float(number).is_some_and(f32::is_finite))
 }
 
 /// Four bytes a number, the lowest first, as OpenAI's clients ask for them.

@@ -80,14 +80,17 @@ fn events_that_say_nothing_are_left_out() {
 fn vectors_that_no_application_can_use_are_none() {
     let of = |data: Value| {
         let json = json!({"object": "list", "data": data, "model": "e"}).to_string();
-        // JSON knows no larger number.
-        let json = json.replace("\"1e999\"", "1e999");
+        // Numbers that no float holds stand in quotation marks, with a sign before them.
+        let json = json.replace("\"#", "").replace("#\"", "");
         let answer = Answer::whole(Operation::Embeddings, json.as_bytes()).unwrap();
         (answer.missing, answer.vectors)
     };
     let one = |index: u32, vector: Value| json!({"index": index, "embedding": vector});
     let good = || one(0, json!([0.1, -0.2]));
+    let longest = format!("#0.{}#", "123456789".repeat(9));
     assert_eq!(of(json!([good(), one(1, json!([3e-9, 1e38]))])), (false, 2));
+    assert_eq!(of(json!([good(), one(1, json!([longest, "#-3.4e+38#"]))])), (false, 2));
+    assert_eq!(of(json!([good(), one(1, json!(["#1e-999#", 1]))])), (false, 2));
     assert_eq!(of(json!([{"embedding": [1]}, {"embedding": [2]}])), (false, 2));
     // A vector of each token has as many as there are tokens.
     assert_eq!(of(json!([one(0, json!([[0.1], [0.2]])), one(1, json!([[0.3]]))])), (false, 2));
@@ -96,7 +99,13 @@ fn vectors_that_no_application_can_use_are_none() {
         one(1, json!([0.3])),
         one(1, json!([])),
         one(1, json!([0.0, 0])),
-        one(1, json!([0.1, "1e999"])),
+        one(1, json!([0.1, "#1e999#"])),
+        one(1, json!([0.1, "#9e38#"])),
+        one(1, json!(["#-3.5E+38#", 0.1])),
+        one(1, json!([0.1, format!("#{}#", "9".repeat(50))])),
+        one(1, json!([0.1, format!("#-{}.5#", "9".repeat(39))])),
+        one(1, json!(["#1e-999#", "#-2.5e-80#"])),
+        one(1, json!([0.1, true])),
         one(1, json!([0.1, null])),
         one(1, json!("!!!")),
         one(1, json!("AAAA")),
