@@ -71,6 +71,19 @@ pub(super) enum Unreadable {
     TooMany,
 }
 
+/// So many bytes of a body show whether it is compressed.
+pub(super) const LONGEST_MARK: usize = 4;
+
+/// Whether a body begins as one that is compressed, which no text does: gzip (RFC 1952, section
+/// 2.3), zlib with its usual window (RFC 1950, section 2.2), zstd (RFC 8878, section 3.1.1). What
+/// Brotli and deflate begin with may be anything.
+pub(super) fn is_compressed(first: &[u8]) -> bool {
+    matches!(
+        first,
+        [0x1f, 0x8b, ..] | [0x78, 0x01 | 0x5e | 0x9c | 0xda, ..] | [0x28, 0xb5, 0x2f, 0xfd, ..]
+    )
+}
+
 /// The codings of a body in the order in which they were applied; none of one that is sent
 /// as it is.
 ///

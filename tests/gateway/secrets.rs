@@ -2,11 +2,16 @@
 
 use std::{
     convert::Infallible,
+    io::Write as _,
     sync::atomic::{AtomicUsize, Ordering},
 };
 
 use axum::{body::Body, http::Response};
 use base64::{Engine, prelude::BASE64_STANDARD};
+use flate2::{
+    Compression,
+    write::{GzEncoder, ZlibEncoder},
+};
 use futures::{StreamExt, stream};
 use serde_json::{Value, json};
 use serinus::{
@@ -183,6 +188,71 @@ async fn a_model_that_quotes_its_request_does_not_hand_out_our_secrets() {
         }
         if scenario.contains("400 ") && !scenario.ends_with("text") {
             assert!(serde_json::from_str::<Value>(&text).is_ok(), "{text}");
+        }
+    }
+}
+
+/// A proxy that drops `content-encoding` leaves what nobody can read, with the key in it.
+#[tokio::test]
+async fn what_is_compressed_and_not_said_to_be_is_withheld() {
+    fn body(scenario: &str) -> Vec<u8> {
+        let text = format!(r#"{{"error": {{"message": "bad: Bearer {KEY}"}}}}"#);
+        let gzip = || {
+            let mut to = GzEncoder::new(vec![], Compression::default());
+            to.write_all(text.as_bytes()).unwrap();
+            to.finish().unwrap()
+        };
+        let zlib = |level: u32| {
+            let mut to = ZlibEncoder::new(vec![], Compression::new(level));
+            to.write_all(text.as_bytes()).unwrap();
+            to.finish().unwrap()
+        };
+        match scenario.split(' ').nth(1).unwrap() {
+            "gzip" => gzip(),
+            "zlib" => zlib(6),
+            "stored" => zlib(0),
+            "zstd" => zstd::encode_all(text.as_bytes(), 3).unwrap(),
+            // Twice, and said once.
+            "twice" => zstd::encode_all(&gzip()[..], 3).unwrap(),
+            other => panic!("{other}"),
+        }
+    }
+    let bench = Bench::new(|request| {
+        let scenario = request["scenario"].as_str().unwrap();
+        let mut answer = Response::builder().status(&scenario[..3]);
+        if scenario.contains("twice") {
+            answer = answer.header("content-encoding", "zstd");
+        }
+        if request["stream"] == true {
+            answer = answer.header("content-type", "text/event-stream");
+        }
+        let size = if scenario.ends_with("pieces") { 1 } else { 1 << 20 };
+        let pieces: Vec<_> = body(scenario).chunks(size).map(<[u8]>::to_vec).collect();
+        answer
+            .body(Body::from_stream(stream::iter(pieces.into_iter().map(Ok::<_, Infallible>))))
+            .unwrap()
+    })
+    .await;
+    bench.serve(with_key(&bench));
+    for scenario in [
+        "400 gzip",
+        "400 gzip pieces",
+        "400 zlib",
+        "400 stored",
+        "400 zstd",
+        "400 twice",
+        "429 gzip",
+        "200 gzip",
+        "200 zlib pieces",
+    ] {
+        for streams in [false, true] {
+            let answer = bench.chat(json!({"scenario": scenario, "stream": streams})).await;
+            let (status, bytes) = (answer.status(), answer.bytes().await.unwrap());
+            let text = String::from_utf8_lossy(&bytes);
+            assert_eq!(status, 502, "{scenario}: {text}");
+            let error: Value = serde_json::from_str(&text).unwrap();
+            assert_eq!(error["error"]["code"], "upstream_invalid", "{scenario}: {text}");
+            assert!(text.contains("no content-encoding"), "{scenario}: {text}");
         }
     }
 }

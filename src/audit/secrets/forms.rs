@@ -22,6 +22,10 @@ const SHORTEST_ANCHOR: usize = 4;
 const LISTS: [&str; 9] =
     [",", ", ", "  ", "\",\"", "\", \"", "\\\",\\\"", "\\\", \\\"", "','", "', '"];
 
+/// What is behind the decimal number of a byte: in a list, as Go prints one, a number in each line,
+/// and the same within JSON.
+const NUMBERS: [&str; 6] = [",", " ", "\t", "\n", "\r", "\\"];
+
 /// With which bytes the spelling of any character may begin.
 const ESCAPES: &[u8] = b"\\%&+=";
 /// With which bytes that begins which may be between two parts.
@@ -81,7 +85,7 @@ impl Text {
             Form::Characters | Form::Lines if self.is_near => 20,
             Form::Characters | Form::Lines => 2,
             Form::Hex => 8,
-            Form::Decimal => 12,
+            Form::Decimal => 20,
         };
         self.bytes.len() * each + 64
     }
@@ -165,6 +169,7 @@ pub(super) fn texts(secret: &str) -> Vec<Text> {
     found.push(Text::near(bytes, Form::Hex));
     found.extend(once.into_iter().map(|once| Text::far(once, Form::Hex)));
     found.push(Text::near(bytes, Form::Decimal));
+    found.extend(wide(secret).map(|wide| Text::far(wide, Form::Hex)));
     found
 }
 
@@ -189,9 +194,13 @@ fn spelled(secret: &str) -> Vec<Vec<u8>> {
         each(&|b| format!("\\\\u{b:04X}")),
         secret.replace('/', "\\/"),
     ];
+    texts.into_iter().map(String::into_bytes).chain(wide(secret)).collect()
+}
+
+/// A secret in UTF-16, of either order.
+fn wide(secret: &str) -> [Vec<u8>; 2] {
     let wide = |unit: fn(u16) -> [u8; 2]| secret.encode_utf16().flat_map(unit).collect();
-    let wide = [wide(u16::to_le_bytes), wide(u16::to_be_bytes)];
-    texts.into_iter().map(String::into_bytes).chain(wide).collect()
+    [wide(u16::to_le_bytes), wide(u16::to_be_bytes)]
 }
 
 /// What bytes read like in base64, at each of the three places of a byte. What depends on
@@ -221,7 +230,8 @@ pub(super) fn anchors(text: &Text) -> Vec<Anchor> {
             // Of three digits, where it can be: others are in many lists.
             let place = text.bytes.iter().take(SHORTEST).position(|byte| *byte >= 100);
             let place = place.unwrap_or(0);
-            vec![anchor(format!("{},", text.bytes[place]), place)]
+            let behind = NUMBERS.iter();
+            behind.map(|behind| anchor(format!("{}{behind}", text.bytes[place]), place)).collect()
         }
     }
 }

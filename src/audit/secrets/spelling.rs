@@ -19,6 +19,8 @@ const MOST_AGAIN: usize = 4;
 const MOST_BETWEEN: usize = 32;
 /// Behind the numbers of a dump's line, the rest of the line has at most so many bytes.
 const LONGEST_COLUMN: usize = 96;
+/// The number of a byte in a list of them.
+const MOST_DIGITS: usize = 6;
 /// The most bytes of one part of a text, with what is before it.
 pub(super) const LONGEST: usize = 192;
 
@@ -99,7 +101,16 @@ pub(super) fn goes_on(
         }
         Form::Decimal => {
             let length = if index == 0 { 0 } else { between(text, b" \t,") };
-            decimal(&text[length..], wanted).behind(length)
+            match decimal(&text[length..], wanted).behind(length) {
+                Begins::Otherwise if index > 0 => match name(&text[length..]) {
+                    Begins::With(named) => {
+                        let length = length + named;
+                        decimal(&text[length..], wanted).behind(length)
+                    }
+                    other => other,
+                },
+                begins => begins,
+            }
         }
     };
     if let Begins::With(length) = begins {
@@ -295,6 +306,33 @@ pub(super) fn rest_of_row(text: &[u8]) -> usize {
     // Not within a character.
     let at = at.min(text.len());
     (at..text.len()).find(|at| text[*at] & 0xC0 != 0x80).unwrap_or(text.len())
+}
+
+/// A number as the name of a field, as JSON writes typed arrays: `"12":`.
+fn name(text: &[u8]) -> Begins {
+    let quote = |text: &[u8]| {
+        escaped_quote(text, b"\"'").or(match text {
+            [b'"' | b'\'', ..] => Some(1),
+            _ => None,
+        })
+    };
+    let is_cut = |at: usize| text[at..].iter().all(|byte| *byte == b'\\');
+    let Some(mut at) = quote(text) else {
+        return if is_cut(0) { Begins::Cut } else { Begins::Otherwise };
+    };
+    let digits = text[at..].iter().take(MOST_DIGITS).take_while(|b| b.is_ascii_digit()).count();
+    at += digits;
+    if is_cut(at) {
+        return Begins::Cut;
+    }
+    let Some(length) = quote(&text[at..]).filter(|_| digits > 0) else { return Begins::Otherwise };
+    at += length;
+    at += between(&text[at..], b" ");
+    match text.get(at) {
+        Some(b':') => Begins::With(at + 1 + between(&text[at + 1..], b" ")),
+        Some(_) => Begins::Otherwise,
+        None => Begins::Cut,
+    }
 }
 
 fn decimal(text: &[u8], wanted: u8) -> Begins {

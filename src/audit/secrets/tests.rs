@@ -265,6 +265,10 @@ fn the_search_takes_no_longer_for_an_answer_made_to_slow_it() {
         "30 ",
         "48,",
         "30  |",
+        "48 ",
+        "48\n",
+        "48,\"1\":",
+        "3000",
         "MDEyMzQ1\n",
         "=30",
         "0\\u0030",
@@ -354,6 +358,18 @@ fn hexadecimal_digits_are_found_in_lines_in_lists_and_in_dumps() {
         }
         // Words of two bytes.
         forms.push(folded(&once, 4, " "));
+        // Of UTF-16.
+        for units in [|b: u8| [b, 0], |b: u8| [0, b]] {
+            let wide = |between: &str, digits: fn(u8) -> String| {
+                let bytes = key.bytes().flat_map(units);
+                bytes.map(digits).collect::<Vec<_>>().join(between)
+            };
+            forms.push(wide("", |b| format!("{b:02x}")));
+            forms.push(wide("", |b| format!("{b:02X}")));
+            forms.push(wide(" ", |b| format!("{b:02x}")));
+            forms.push(wide(":", |b| format!("{b:02X}")));
+            forms.push(folded(&wide("", |b| format!("{b:02x}")), 4, " "));
+        }
         all_are_found(key, &forms);
         let secrets = Arc::new(of(&[key]));
         for shift in 0..16 {
@@ -443,6 +459,24 @@ fn escapes_of_programming_languages_and_mails_and_lists_of_numbers_are_found() {
                 joined(key, between, |b| b.to_string())
             ));
         }
+        // As Go prints them, and one in each line.
+        for between in [" ", "\t", "\n", "\r\n", "\\n", "\\r\\n", "\\\\n"] {
+            forms.push(format!("[{}]", joined(key, between, |b| b.to_string())));
+        }
+        // A typed array as JSON.stringify writes it, also indented and within JSON.
+        for (quote, colon, between) in [
+            ("\"", ":", ","),
+            ("\"", ": ", ", "),
+            ("'", ": ", ", "),
+            ("\"", ": ", ",\n        "),
+            ("\\\"", ":", ","),
+            ("\\\"", ": ", ",\\n        "),
+            ("\\\\\\\"", ":", ","),
+        ] {
+            let numbers = key.bytes().enumerate();
+            let fields = numbers.map(|(at, b)| format!("{quote}{at}{quote}{colon}{b}"));
+            forms.push(format!("{{{}}}", fields.collect::<Vec<_>>().join(between)));
+        }
         all_are_found(key, &forms);
     }
 }
@@ -490,6 +524,9 @@ fn numbers_dumps_and_base64_of_others_stay() {
     let other = LONG.replace("Zq7", "Aq7");
     for text in [
         joined(&other, ", ", |b| b.to_string()),
+        joined(&other, " ", |b| b.to_string()),
+        joined(&other, ",\"7\":", |b| b.to_string()),
+        "115 107\n45 \"1\":115,\"2\":107,\"".to_owned(),
         joined(&other, ", ", |b| format!("0x{b:02x}")),
         joined(&other, "", |b| format!("{b:02x}")),
         each(&other, |b| format!("\\x{b:02x}")),

@@ -29,6 +29,8 @@ pub(in crate::gateway) struct Answered {
     coding: Coding,
     /// What of the request is taken out of it.
     passing: Option<Passing>,
+    /// Its first bytes, as many as show whether it is compressed.
+    first: Vec<u8>,
     ended: bool,
 }
 
@@ -73,7 +75,8 @@ impl Answered {
         } else {
             Coding::Identity
         };
-        Response::from_parts(head, Self { body, coding, passing: None, ended: false })
+        let first = vec![];
+        Response::from_parts(head, Self { body, coding, passing: None, first, ended: false })
     }
 
     /// The same answer without these, wherever it is cut into pieces.
@@ -88,6 +91,18 @@ impl Answered {
             coding => coding,
         };
         Self { passing, coding, ..self }
+    }
+
+    /// Whether what is here is compressed, and no header said so: a proxy has dropped it. No
+    /// application can read it, and no secret is found in it.
+    fn is_compressed(&mut self, frame: &Frame<Bytes>) -> bool {
+        let Some(data) = frame.data_ref().filter(|_| self.first.len() < encoding::LONGEST_MARK)
+        else {
+            return false;
+        };
+        let missing = encoding::LONGEST_MARK - self.first.len();
+        self.first.extend_from_slice(&data[..data.len().min(missing)]);
+        encoding::is_compressed(&self.first)
     }
 
     fn poll_decoded(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Unread>>> {
@@ -113,6 +128,14 @@ fn coding(headers: &axum::http::HeaderMap) -> Coding {
         Ok(decoder) => Coding::Encoded(Box::new(Encoded::new(decoder))),
         Err(_) => Coding::Unreadable(encoding::Unreadable::Unknown("?".to_owned())),
     }
+}
+
+fn undeclared() -> io::Error {
+    io::Error::new(
+        io::ErrorKind::InvalidData,
+        "it is compressed, and has no content-encoding that says so: a proxy between the gateway \
+         and the model may have dropped that header",
+    )
 }
 
 impl Encoded {
@@ -181,6 +204,12 @@ impl Body for Answered {
                 return Poll::Ready(None);
             }
             let frame = ready!(this.poll_decoded(cx));
+            if let Some(Ok(frame)) = &frame
+                && this.is_compressed(frame)
+            {
+                this.ended = true;
+                return Poll::Ready(Some(Err(undeclared().into())));
+            }
             let Some(passing) = &mut this.passing else { return Poll::Ready(frame) };
             let goes_on = match frame {
                 Some(Ok(frame)) => match frame.into_data() {
