@@ -22,9 +22,11 @@ const SHORTEST_ANCHOR: usize = 4;
 const LISTS: [&str; 9] =
     [",", ", ", "  ", "\",\"", "\", \"", "\\\",\\\"", "\\\", \\\"", "','", "', '"];
 
-/// What is behind the decimal number of a byte: in a list, as Go prints one, a number in each line,
-/// and the same within JSON.
-const NUMBERS: [&str; 6] = [",", " ", "\t", "\n", "\r", "\\"];
+/// What is behind the decimal number of a byte: in a list, or before an escaped line break.
+const NUMBERS: [&str; 2] = [",", "\\"];
+/// What is between two of them, as Go prints a list or in lines. One number and a blank would be
+/// met in many texts.
+const BETWEEN_NUMBERS: [&str; 4] = [" ", "\t", "\n", "\r\n"];
 
 /// With which bytes the spelling of any character may begin.
 const ESCAPES: &[u8] = b"\\%&+=";
@@ -228,10 +230,12 @@ pub(super) fn anchors(text: &Text) -> Vec<Anchor> {
         Form::Hex => of_hex(&text.bytes, text.is_near),
         Form::Decimal => {
             // Of three digits, where it can be: others are in many lists.
-            let place = text.bytes.iter().take(SHORTEST).position(|byte| *byte >= 100);
+            let place = text.bytes.iter().take(SHORTEST - 1).position(|byte| *byte >= 100);
             let place = place.unwrap_or(0);
-            let behind = NUMBERS.iter();
-            behind.map(|behind| anchor(format!("{}{behind}", text.bytes[place]), place)).collect()
+            let (first, second) = (text.bytes[place], text.bytes[place + 1]);
+            let lists = NUMBERS.map(|behind| format!("{first}{behind}"));
+            let lines = BETWEEN_NUMBERS.map(|between| format!("{first}{between}{second}"));
+            lists.into_iter().chain(lines).map(|bytes| anchor(bytes, place)).collect()
         }
     }
 }
